@@ -1,0 +1,33 @@
+//! Compiles the C++ file that reaches what tch lacks, and tells the binary where its libtorch lies.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() {
+    // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    println!("cargo:rerun-if-changed=src/torch/glue.cpp");
+    let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
+        panic!("LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
+    };
+    let origin = libtorch.join("origin");
+    println!("cargo:rerun-if-changed={}", origin.display());
+    let real = fs::read_to_string(&origin).map_or_else(|_| libtorch.clone(), |path| PathBuf::from(path.trim()));
+    compile_glue(&libtorch);
+    // The absolute folder first, so that the binary runs from anywhere; then beside the binary, for a copy of both.
+    for folder in [real.join("lib").display().to_string(), "$ORIGIN/../lib".to_owned()] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
+    }
+}
+
+fn compile_glue(libtorch: &Path) {
+    cc::Build::new()
+        .cpp(true)
+        .pic(true)
+        .warnings(false)
+        .flag("-std=c++17")
+        .include(libtorch.join("include"))
+        .include(libtorch.join("include/torch/csrc/api/include"))
+        .file("src/torch/glue.cpp")
+        .compile("loraxs_glue");
+}

@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Shared by the glue-*.sh grids, which source it: what can be changed from outside, and how a grid runs.
+#
+#   LORAXS     the program                          SEEDS, RANKS, LRS, HEAD_LRS, TASKS   the grid, words
+#   BASE       hub id or folder of the base         ARGS   more arguments of every `loraxs train`, words,
+#   OUT        folder of the runs                          such as "--device cuda --set data.limit=64"
+#
+# A run whose folder holds results.json is done and skipped, any other that exists is resumed; so a grid that was
+# stopped is started again with the same command. `--dry` prints the commands that are left instead.
+
+set -euo pipefail
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+if [ -z "${LORAXS:-}" ]; then
+    LORAXS=$scripts/../target/release/loraxs
+    [ -x "$LORAXS" ] || LORAXS=loraxs
+fi
+BASE=${BASE:-roberta-large}
+SEEDS=${SEEDS:-0 1 2 3 4}
+RANKS=${RANKS:-4 8 12 16 20 25}
+failed=0
+dry=
+case "${1:-}" in
+    --dry) dry=yes ;;
+    "") ;;
+    *) echo "usage: $0 [--dry]  (what can be changed: $scripts/grid.sh)" >&2; exit 2 ;;
+esac
+if [ -z "$dry" ] && ! command -v "$LORAXS" >/dev/null; then
+    echo "cannot find \`$LORAXS\`; build it with \`cargo build --release\` or set LORAXS" >&2
+    exit 1
+fi
+
+# run FOLDER RECIPE [ARGUMENT]...: one training, unless it is done; fails where the training fails.
+run() {
+    local folder=$1 recipe=$2 command code=0
+    shift 2
+    if [ -e "$folder/results.json" ]; then return 0; fi
+    read -ra more <<<"${ARGS:-}"
+    command=("$LORAXS" train --recipe "$recipe" --out "$folder" --set "model.name=$BASE" "$@" "${more[@]}")
+    if [ -d "$folder" ]; then command+=(--resume); fi
+    if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; return 0; fi
+    echo "== $folder" >&2
+    "${command[@]}" || code=$?
+    if [ "$code" -ge 128 ]; then exit "$code"; fi # interrupted: stop the whole grid
+    if [ "$code" -ne 0 ]; then failed=$((failed + 1)); fi
+    return "$code"
+}
+
+# grid RANK [ARGUMENT]...: every task, pair of learning rates and seed at one rank.
+grid() {
+    local rank=$1 task lr head seed
+    shift
+    for task in $TASKS; do for lr in $LRS; do for head in $HEAD_LRS; do for seed in $SEEDS; do
+        run "$OUT/$task/rank-$rank-lr-$lr-head-$head-seed-$seed" "glue-$task" --set "adapter.rank=$rank" \
+            --set "train.learning_rate=$lr" --set "train.head_learning_rate=$head" --set "train.seed=$seed" "$@" || true
+    done; done; done; done
+}
+
+# finish: the table of medians over seeds; fails where a training did.
+finish() {
+    if [ -n "$dry" ]; then return 0; fi
+    python3 "$scripts/medians.py" "$OUT"
+    if [ "$failed" -ne 0 ]; then echo "$failed runs failed" >&2; exit 1; fi
+}

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Medians over seeds of all runs under some folders: scripts/medians.py FOLDER...
+
+One line for each task, method, rank and pair of learning rates: the median of the best and of the last evaluation,
+and the distance between the quartiles of the best. A `*` marks the best median of its task, method and rank. Scores
+are in percent. A run that has no results.json yet is not counted.
+"""
+import json
+import pathlib
+import statistics
+import sys
+
+COLUMNS = ("task", "metric", "method", "rank", "lr", "head lr", "seeds", "median", "IQR", "last", "")
+
+
+def read(path):
+    """The settings of a run (all but its seed) and its scores, best and last."""
+    results = json.loads(path.read_text())
+    recipe, metric = results["recipe"], results["metric"]
+    adapter, train = recipe["adapter"], recipe["train"]
+    method = adapter["method"] + (" random" if adapter["init"] == "random" else "")
+    if train["init_from"]:
+        method += " from adapter"
+    key = (results["task"], metric, method, adapter["rank"], train["learning_rate"], train["head_learning_rate"])
+    return key, tuple(100 * results[which]["metrics"][metric] for which in ("best", "last"))
+
+
+def spread(scores):
+    """The distance between the quartiles, interpolated as numpy does."""
+    if len(scores) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(scores, n=4, method="inclusive")
+    return high - low
+
+
+def main(folders):
+    runs = {}
+    for folder in folders:
+        for path in sorted(pathlib.Path(folder).rglob("results.json")):
+            if not path.with_name("recipe.toml").is_file():
+                continue  # the results of an `eval`, not of a run
+            try:
+                key, scores = read(path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                print(f"skipped {path}: {type(error).__name__}: {error}", file=sys.stderr)
+                continue
+            runs.setdefault(key, []).append(scores)
+    best = {}
+    for key, scores in runs.items():
+        best[key[:4]] = max(best.get(key[:4], float("-inf")), statistics.median(score[0] for score in scores))
+    rows = [COLUMNS]
+    for key, scores in sorted(runs.items()):
+        first, last = zip(*scores)
+        median = statistics.median(first)
+        mark = "*" if median == best[key[:4]] else ""
+        figures = (f"{median:.2f}", f"{spread(first):.2f}", f"{statistics.median(last):.2f}", mark)
+        rows.append((*map(str, key), str(len(scores)), *figures))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    if not runs:
+        sys.exit("no finished run found")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: medians.py FOLDER...")
+    main(sys.argv[1:])

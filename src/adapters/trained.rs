@@ -1,0 +1,64 @@
+//! The store of trained tensors. "Trained" means "in this store": the optimiser, the adapter file, the parameter count
+//! and the merge all work from it, never from names.
+
+use tch::{Kind, Tensor, no_grad};
+
+/// What a trained tensor belongs to; it decides the learning rate and the line in the table of parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// A factor of an adapter.
+    Adapter,
+    /// A weight of the base (method `full`).
+    Base,
+    /// A weight of the task's head.
+    Head,
+}
+
+/// One trained tensor.
+#[derive(Debug)]
+pub struct Entry {
+    /// The tensor's path, as in the checkpoint for base and head.
+    pub name: String,
+    /// What it belongs to.
+    pub group: Group,
+    /// fp32 leaf, `[k, ..]`; without the leading axis in [`Group::Base`].
+    pub tensor: Tensor,
+}
+
+/// All trained tensors, in the order in which they were added.
+#[derive(Debug)]
+pub struct Trained {
+    runs: i64,
+    entries: Vec<Entry>,
+}
+
+impl Trained {
+    /// An empty store for `runs` runs trained together.
+    pub fn new(runs: i64) -> Self {
+        Self { runs, entries: Vec::new() }
+    }
+
+    /// k, the number of runs trained together.
+    pub fn runs(&self) -> i64 {
+        self.runs
+    }
+
+    /// Adds a tensor in fp32 and returns the leaf that layers compute with; it shares memory with the store for good.
+    pub fn add(&mut self, name: impl Into<String>, group: Group, initial: &Tensor) -> Tensor {
+        let tensor = no_grad(|| initial.to_kind(Kind::Float).contiguous().copy()).set_requires_grad(true);
+        let shared = tensor.shallow_clone();
+        self.entries.push(Entry { name: name.into(), group, tensor });
+        shared
+    }
+
+    /// The entries, in order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Trained numbers of one run in `group`.
+    pub fn count(&self, group: Group) -> usize {
+        let runs = usize::try_from(self.runs).unwrap_or(1).max(1);
+        self.entries.iter().filter(|e| e.group == group).map(|e| e.tensor.numel()).sum::<usize>() / runs
+    }
+}

@@ -1,0 +1,471 @@
+//! The command line: what can be typed, checked for form only. What it means is decided by the commands.
+
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+
+use crate::fault::Result;
+use crate::recipe::{Precision, Spectrum, SvdMethod};
+
+/// Fine-tune language models with adapters of extremely few parameters, score them, and export them.
+#[derive(Debug, Parser)]
+#[command(name = "loraxs", version, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where to compute: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
+    pub device: Device,
+    /// Catalog that adds data sets to the built-in ones, or replaces them by name
+    #[arg(long, global = true, value_name = "FILE")]
+    pub datasets: Option<PathBuf>,
+    /// Use only what is already on this machine
+    #[arg(long, global = true, env = "HF_HUB_OFFLINE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    pub offline: bool,
+    /// Threads to compute with, 0 = all cores
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Say more (-vv: everything)
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Form of the messages on standard error
+    #[arg(long, global = true, value_name = "FORM", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Decompose a base's weights into the frozen basis of LoRA-XS
+    InitSvd(InitSvdArgs),
+    /// Train an adapter as a recipe says
+    Train(TrainArgs),
+    /// Score a run, a base, or a base with an adapter
+    Eval(EvalArgs),
+    /// Write a base with its adapter merged in, or the adapter as a plain PEFT LoRA
+    Merge(MergeArgs),
+    /// Write a completion script for a shell to standard output
+    #[command(
+        after_help = "Example:\n  loraxs completions bash > ~/.local/share/bash-completion/completions/loraxs"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `loraxs init-svd`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = INIT_SVD_EXAMPLES)]
+pub struct InitSvdArgs {
+    /// Base: hub id or folder
+    #[arg(long, value_name = "M")]
+    pub model: String,
+    /// Branch, tag or commit of a hub id
+    #[arg(long, value_name = "REV", default_value = "main")]
+    pub revision: String,
+    /// Rank of the basis
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
+    pub rank: i64,
+    /// Ends of the paths of the linear layers, separated by commas
+    #[arg(long, value_name = "A,B", value_delimiter = ',', default_values_t = encoder_targets())]
+    pub targets: Vec<String>,
+    /// Which singular directions make the basis
+    #[arg(long, default_value = "top")]
+    pub spectrum: Spectrum,
+    /// Algorithm of the decomposition
+    #[arg(long, default_value = "randomized")]
+    pub method: SvdMethod,
+    /// Power iterations of the randomized decomposition
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub iterations: u32,
+    /// Seed of the randomized decomposition
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    /// Folder for the basis and `report.json` [default: the cache, where `train` finds it]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `loraxs train`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = TRAIN_EXAMPLES)]
+pub struct TrainArgs {
+    /// Recipe: a file, a name in `recipes/`, or the name of a built-in one
+    #[arg(long, value_name = "FILE")]
+    pub recipe: String,
+    /// Override a key of the recipe; may be repeated
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the run [default: `runs/` and the recipe's name]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Folder of an `init-svd` result to use, as `--set adapter.basis=DIR`
+    #[arg(long, value_name = "DIR")]
+    pub basis: Option<PathBuf>,
+    /// Go on from the newest checkpoint of the run, or start where there is none
+    #[arg(long)]
+    pub resume: bool,
+    /// Open everything, print what would be trained and written, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What `eval` and `merge` work on: a run, or a base with or without an adapter.
+#[derive(Debug, Clone, Args)]
+pub struct Subject {
+    /// Folder of a run: its base and its best adapter
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model")]
+    pub run: Option<PathBuf>,
+    /// Base: hub id or folder
+    #[arg(long, value_name = "M")]
+    pub model: Option<String>,
+    /// Branch, tag or commit of a hub id [default: main]
+    #[arg(long, value_name = "REV")]
+    pub revision: Option<String>,
+    /// Folder of an adapter for `--model`
+    #[arg(long, value_name = "DIR", requires = "model")]
+    pub adapter: Option<PathBuf>,
+    /// Folder of the basis that the adapter was trained in [default: the cache, or computed again]
+    #[arg(long, value_name = "DIR")]
+    pub basis: Option<PathBuf>,
+}
+
+/// `loraxs eval`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EVAL_EXAMPLES)]
+pub struct EvalArgs {
+    /// What to score.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Data set of the catalog; may be repeated [default with `--run`: the run's]
+    #[arg(long, value_name = "T", required_unless_present = "run")]
+    pub task: Vec<String>,
+    /// Split to score [default: the recipe's, else `validation`]
+    #[arg(long, value_name = "S")]
+    pub split: Option<String>,
+    /// Score the first N examples, 0 = all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub limit: usize,
+    /// Override a key of the recipe; may be repeated
+    #[arg(long, value_name = "KEY.PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Write the predictions of a test split as a GLUE submission file
+    #[arg(long)]
+    pub predict: bool,
+    /// Arithmetic of the base [default: the recipe's, else `fp32`]
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// Examples in one forward pass
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub batch_size: Option<usize>,
+    /// Longest sequence in tokens
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub max_length: Option<usize>,
+    /// Folder for results and predictions [default with `--run`: `eval` in the run]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+/// `loraxs merge`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = MERGE_EXAMPLES)]
+pub struct MergeArgs {
+    /// What to merge.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// What to write
+    #[arg(long, default_value = "hf")]
+    pub format: MergeFormat,
+    /// Type of the written weights [default: the base's]
+    #[arg(long)]
+    pub dtype: Option<Dtype>,
+    /// Largest difference of the logits, relative to the largest logit, before and after
+    #[arg(long, value_name = "X", default_value_t = 1e-5, value_parser = tolerance)]
+    pub tolerance: f64,
+    /// Largest size of one weight file, such as 500MB, 5GB or 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
+    pub max_shard_size: u64,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The first CUDA device where there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+/// Form of the messages on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What `merge` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MergeFormat {
+    /// A Hugging Face checkpoint with the adapter merged into its weights
+    Hf,
+    /// A plain LoRA adapter in PEFT's layout
+    Peft,
+}
+
+/// Type of stored weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32-bit floats
+    Fp32,
+    /// 16-bit floats
+    Fp16,
+    /// bfloat16
+    Bf16,
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text, text.strip_prefix("cuda:").map(str::parse)) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
+            _ => Err("expected `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+/// The whole command; `version` is what `--version` prints, `-V` prints the crate's alone.
+pub fn command(version: &'static str) -> clap::Command {
+    Cli::command().long_version(version)
+}
+
+/// Parses the arguments of this process; prints help or what is wrong and exits (2 for wrong usage) where needed.
+pub fn parse(version: &'static str) -> Cli {
+    let matches = command(version).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Writes the completion script of `shell` to `out`.
+///
+/// # Errors
+/// Where `out` cannot be written.
+pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<()> {
+    let mut script = Vec::new(); // the generator panics where writing fails, a vector cannot
+    clap_complete::generate(shell, &mut Cli::command(), "loraxs", &mut script);
+    Ok(out.write_all(&script)?)
+}
+
+fn encoder_targets() -> Vec<String> {
+    crate::recipe::ENCODER_TARGETS.map(str::to_owned).to_vec()
+}
+
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|number| *number >= 1).ok_or("expected a whole number of at least 1".to_owned())
+}
+
+fn tolerance(text: &str) -> std::result::Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
+}
+
+/// A size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let split = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = split.unwrap_or((text, 1));
+    let number: Option<u64> = digits.trim().parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|size| *size >= 1)
+        .ok_or("expected a size such as `500MB`, `5GB` or `2GiB`".to_owned())
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loraxs train --recipe glue-qnli --out runs/qnli   train a built-in recipe
+  loraxs eval --run runs/qnli                       score the best adapter of the run
+  loraxs merge --run runs/qnli --out qnli-merged    write a checkpoint that Transformers loads";
+
+const INIT_SVD_EXAMPLES: &str = "\
+Examples:
+  loraxs init-svd --model roberta-large --rank 16
+  loraxs init-svd --model ./base --rank 25 --targets query,value --method exact --out basis";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  loraxs train --recipe glue-qnli.toml
+  loraxs train --recipe glue-cola --set adapter.rank=25 --set train.seed=3 --out runs/cola-25-3
+  loraxs train --recipe mine.toml --datasets mine-datasets.toml --dry-run
+  loraxs train --recipe glue-qnli --out runs/qnli --resume";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  loraxs eval --run runs/qnli
+  loraxs eval --run runs/mnli --task glue/mnli --split validation_mismatched
+  loraxs eval --run runs/qnli --split test --predict --out submission
+  loraxs eval --model ./qnli-merged --task glue/qnli";
+
+const MERGE_EXAMPLES: &str = "\
+Examples:
+  loraxs merge --run runs/qnli --out qnli-merged
+  loraxs merge --model roberta-large --adapter runs/qnli/adapter --out qnli-lora --format peft";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    fn parse_line(line: &str) -> std::result::Result<Cli, clap::Error> {
+        Cli::from_arg_matches(&command("long").try_get_matches_from(line.split(' '))?)
+    }
+
+    fn kind(line: &str) -> ErrorKind {
+        parse_line(line).unwrap_err().kind()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        command("long").debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_command() {
+        let cli = parse_line("loraxs train --recipe r --set a.b=1 --set c.d=2 --device cuda:3 -vv --offline")
+            .unwrap();
+        assert_eq!(cli.global.device, Device::Cuda(3));
+        assert_eq!((cli.global.verbose, cli.global.offline, cli.global.threads), (2, true, 0));
+        let Command::Train(train) = cli.command else { panic!("not train") };
+        assert_eq!(train.set, ["a.b=1", "c.d=2"]);
+    }
+
+    #[test]
+    fn devices_read_and_print_alike() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:7"] {
+            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn eval_and_merge_work_on_a_run_or_a_base_but_not_both() {
+        assert!(parse_line("loraxs eval --run r").is_ok());
+        assert!(parse_line("loraxs eval --model m --adapter a --task glue/rte --task glue/wnli").is_ok());
+        assert!(parse_line("loraxs merge --model m --adapter a --out o --format peft").is_ok());
+        assert_eq!(kind("loraxs eval"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("loraxs eval --model m"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("loraxs eval --run r --model m"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("loraxs eval --run r --adapter a"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("loraxs merge --run r"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("loraxs merge --adapter a --out o"), ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
+    fn wrong_values_are_wrong_usage() {
+        for line in [
+            "loraxs merge --run r --out o --max-shard-size 5XB",
+            "loraxs merge --run r --out o --tolerance small",
+            "loraxs init-svd --model m --rank 0",
+            "loraxs eval --run r --batch-size 0",
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{line}");
+        }
+        assert_eq!(kind("loraxs init-svd --model m --rank 4 --spectrum upper"), ErrorKind::InvalidValue);
+        assert_eq!(kind("loraxs trian"), ErrorKind::InvalidSubcommand);
+    }
+
+    #[test]
+    fn targets_are_split_at_commas_and_default_to_the_published_ones() {
+        let targets = |line: &str| match parse_line(line).unwrap().command {
+            Command::InitSvd(args) => args.targets,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(targets("loraxs init-svd --model m --rank 4 --targets query,value"), ["query", "value"]);
+        assert_eq!(targets("loraxs init-svd --model m --rank 4").len(), 4);
+    }
+
+    #[test]
+    fn sizes_are_decimal_or_binary() {
+        assert_eq!(bytes("5GB"), Ok(5_000_000_000));
+        assert_eq!(bytes("2GiB"), Ok(1 << 31));
+        assert_eq!(bytes("12"), Ok(12));
+        for wrong in ["", "0", "GB", "-1MB", "99999999999999999999", "99999999999999GB", "1TB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn both_versions_are_printed() {
+        let long = parse_line("loraxs --version").unwrap_err();
+        assert_eq!((long.kind(), long.to_string().as_str()), (ErrorKind::DisplayVersion, "loraxs long\n"));
+        let short = parse_line("loraxs -V").unwrap_err().to_string();
+        assert_eq!(short, format!("loraxs {}\n", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[test]
+    fn every_command_but_completions_shows_examples() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_after_help().is_some(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn completions_name_every_command() {
+        let mut script = Vec::new();
+        write_completions(clap_complete::Shell::Bash, &mut script).unwrap();
+        let script = String::from_utf8(script).unwrap();
+        for name in ["init-svd", "train", "eval", "merge"] {
+            assert!(script.contains(name), "{name}");
+        }
+    }
+}

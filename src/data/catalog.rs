@@ -1,0 +1,294 @@
+//! `datasets.toml`: every data set, where it comes from, its columns, labels and metrics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use toml::{Table, Value};
+
+use super::TaskKind;
+use super::entry::{Entry, shown};
+use crate::fault::{Result, fault, nearest, usage};
+use crate::files;
+
+const BUILTIN: &str = include_str!("../../datasets.toml");
+
+/// One entry of the catalog, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Its key in the catalog, such as `glue/mrpc`.
+    pub name: String,
+    /// What it asks of a model.
+    pub task: TaskKind,
+    /// Repository on the hub; absent for local files.
+    pub hub: Option<String>,
+    /// Branch, tag or commit of the repository; absent = `main`.
+    pub revision: Option<String>,
+    /// Folder of local files, absolute; absent for the hub.
+    pub dir: Option<PathBuf>,
+    /// File names or patterns of each split.
+    pub files: BTreeMap<String, Vec<String>>,
+    /// One text column, or two for pairs.
+    pub text: Vec<String>,
+    /// Column of the label.
+    pub label: Option<String>,
+    /// Names of the classes 0..n-1; empty unless this is classification.
+    pub labels: Vec<String>,
+    /// Metric names; the first picks the best checkpoint.
+    pub metrics: Vec<String>,
+    /// Template of the prompt, `{column}` replaced.
+    pub prompt: Option<String>,
+    /// Template of the trained response.
+    pub response: Option<String>,
+    /// Template of the answer that a generation is scored against.
+    pub answer: Option<String>,
+    /// Names of the scoring rules of a generation.
+    pub scorers: Vec<String>,
+    /// Longest generation, in tokens; 0 = not given.
+    pub max_new_tokens: usize,
+    /// Texts that end a generation.
+    pub stop: Vec<String>,
+    /// File name of the GLUE submission for each test split.
+    pub submission: BTreeMap<String, String>,
+    /// The submission holds label names instead of numbers.
+    pub submission_names: bool,
+}
+
+impl Dataset {
+    /// The file names or patterns of a split.
+    ///
+    /// # Errors
+    /// Names the splits that exist when this one does not.
+    pub fn patterns(&self, split: &str) -> Result<&[String]> {
+        if let Some(patterns) = self.files.get(split) {
+            return Ok(patterns);
+        }
+        let splits = self.files.keys().map(String::as_str);
+        let message = format!("data set `{}` has no split `{split}`", self.name);
+        Err(usage(message).hint(which("splits", split, splits)).into())
+    }
+
+    /// The files of a split of a local data set, those of one pattern sorted by name.
+    ///
+    /// # Errors
+    /// When the split does not exist, or a file name or pattern matches nothing, which names the folder.
+    pub fn local_files(&self, split: &str) -> Result<Vec<PathBuf>> {
+        let dir = self.dir.as_deref().unwrap_or(Path::new("."));
+        let mut found = Vec::new();
+        for pattern in self.patterns(split)? {
+            let matches = expand(&dir.join(pattern))?;
+            if matches.is_empty() {
+                let message = format!("no file `{}` in `{}`", pattern, dir.display());
+                return Err(fault(message)
+                    .hint(format!("split `{split}` of data set `{}` names it", self.name))
+                    .into());
+            }
+            found.extend(matches);
+        }
+        Ok(found)
+    }
+}
+
+/// All known data sets by name.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    datasets: BTreeMap<String, Dataset>,
+}
+
+impl Catalog {
+    /// The catalog that is compiled into the binary.
+    ///
+    /// # Errors
+    /// Never, unless the file compiled in is wrong.
+    pub fn builtin() -> Result<Self> {
+        Ok(Self { datasets: parse(BUILTIN, Path::new("datasets.toml"), None)? })
+    }
+
+    /// Adds the entries of a file, or replaces those of the same name.
+    ///
+    /// # Errors
+    /// Names every fault of the file at once.
+    pub fn with_file(mut self, path: &Path) -> Result<Self> {
+        let text = files::read_text(path)?;
+        let absolute =
+            std::path::absolute(path).with_context(|| format!("cannot resolve `{}`", path.display()))?;
+        let folder = absolute.parent().unwrap_or(Path::new("/"));
+        self.datasets.extend(parse(&text, path, Some(folder))?);
+        Ok(self)
+    }
+
+    /// The data set of this name.
+    ///
+    /// # Errors
+    /// Names the nearest and all names that exist.
+    pub fn get(&self, name: &str) -> Result<&Dataset> {
+        self.datasets.get(name).ok_or_else(|| {
+            let hint = which("data sets", name, self.names());
+            usage(format!("no data set `{name}` in the catalog")).hint(hint).into()
+        })
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.datasets.keys().map(String::as_str)
+    }
+}
+
+/// `did you mean …?` where something is near, and what exists.
+pub(super) fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let near = nearest(wanted, known.clone()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
+    let all: Vec<String> = known.map(|k| format!("`{k}`")).collect();
+    format!("{near}{what}: {}", all.join(", "))
+}
+
+/// The files that a path with `*` and `?` in its file name matches, sorted; without them, the path itself if it exists.
+fn expand(path: &Path) -> Result<Vec<PathBuf>> {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    if !name.contains(['*', '?']) {
+        return Ok(if path.is_file() { vec![path.to_owned()] } else { Vec::new() });
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read folder `{}`", folder.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read folder `{}`", folder.display()))?;
+        let is_match = entry.file_name().to_str().is_some_and(|n| matches(name.as_bytes(), n.as_bytes()));
+        if is_match && entry.path().is_file() {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether `name` matches `pattern`, where `*` is any run of bytes and `?` any one byte.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match (pattern.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => (0..=name.len()).any(|i| name.get(i..).is_some_and(|n| matches(rest, n))),
+        (Some((p, rest)), Some((n, names))) => (*p == b'?' || p == n) && matches(rest, names),
+        _ => false,
+    }
+}
+
+/// Parses a catalog. Local files are relative to `folder`; without one every entry must come from the hub.
+fn parse(text: &str, path: &Path, folder: Option<&Path>) -> Result<BTreeMap<String, Dataset>> {
+    let file = path.display();
+    let table: Table =
+        text.parse().map_err(|e| usage(format!("`{file}` is not valid TOML: {}", format!("{e}").trim())))?;
+    let mut faults = Vec::new();
+    let mut datasets = BTreeMap::new();
+    for (name, value) in &table {
+        match value {
+            Value::Table(table) => {
+                if let Some(dataset) = Entry::new(name, table, &mut faults).dataset(folder) {
+                    datasets.insert(name.clone(), dataset);
+                }
+            }
+            other => faults.push(format!("`{name}`: expected a table, found {}", shown(other))),
+        }
+    }
+    match faults.as_slice() {
+        [] => Ok(datasets),
+        [one] => Err(usage(format!("`{file}`: {one}")).into()),
+        many => {
+            let list: Vec<String> = many.iter().map(|f| format!("\n  {f}")).collect();
+            Err(usage(format!("`{file}` has {} faults:{}", many.len(), list.concat())).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::{exit_code, hint_of};
+
+    #[test]
+    fn builtin_catalog_holds_the_nine_glue_tasks() {
+        let catalog = Catalog::builtin().unwrap();
+        for task in ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"] {
+            let dataset = catalog.get(&format!("glue/{task}")).unwrap();
+            assert_eq!(dataset.hub.as_deref(), Some("nyu-mll/glue"));
+            for split in ["train", "validation", "test"] {
+                assert!(!dataset.patterns(split).unwrap().is_empty(), "{task} {split}");
+            }
+            assert!(dataset.submission.contains_key("test"), "{task}");
+            assert_eq!(dataset.labels.is_empty(), task == "stsb");
+        }
+        let mnli = catalog.get("glue/mnli").unwrap();
+        assert_eq!(mnli.patterns("validation").unwrap(), mnli.patterns("validation_matched").unwrap());
+        assert_ne!(mnli.patterns("validation").unwrap(), mnli.patterns("validation_mismatched").unwrap());
+        assert_eq!(mnli.submission["test_mismatched"], "MNLI-mm.tsv");
+    }
+
+    #[test]
+    fn unknown_names_are_answered_with_the_nearest_and_all() {
+        let catalog = Catalog::builtin().unwrap();
+        let error = catalog.get("glue/mrcp").unwrap_err();
+        let hint = hint_of(&error).unwrap().to_owned();
+        assert!(hint.starts_with("did you mean `glue/mrpc`? data sets: `glue/cola`, "), "{hint}");
+        assert_eq!(exit_code(&error), 2);
+        let error = catalog.get("glue/rte").unwrap().patterns("dev").unwrap_err();
+        assert_eq!(error.to_string(), "data set `glue/rte` has no split `dev`");
+        assert!(hint_of(&error).unwrap().contains("`validation`"));
+    }
+
+    #[test]
+    fn all_faults_of_a_file_are_reported_at_once() {
+        let text = "name = 3\n[a]\ntask = \"clasification\"\nfile = {}\n[b]\ntask = \"classification\"\n\
+                    files = { train = 4 }\ntext = [\"x\", 1]\nlabel = \"y\"\nlabels = [\"n\", \"n\"]\n\
+                    metrics = [\"pearson\"]\nsubmission = { test = \"x\" }\nhub = \"a/b\"\ndir = \"c\"\n";
+        let error = parse(text, Path::new("d.toml"), Some(Path::new("/f"))).unwrap_err();
+        let message = error.to_string();
+        for part in [
+            "`d.toml` has 10 faults:",
+            "`name`: expected a table, found integer `3`",
+            "`a.file`: unknown key; did you mean `files`?",
+            "`a.task`: unknown task `clasification`; did you mean `classification`?",
+            "`a.files`: required and missing",
+            "`b.dir`: `hub` and `dir` exclude each other",
+            "`b.files.train`: expected a file name or a list of them, found integer `4`",
+            "`b.text`: expected a list of texts, found another list",
+            "`b.submission.test`: no such split in `files`",
+            "`b.labels`: `n` stands there twice",
+            "`b.metrics`: unknown metric `pearson`",
+        ] {
+            assert!(message.contains(part), "no `{part}` in {message}");
+        }
+        assert_eq!(exit_code(&error), 2);
+    }
+
+    #[test]
+    fn broken_toml_names_file_and_line() {
+        let error = parse("[a\ntask = 1\n", Path::new("d.toml"), None).unwrap_err().to_string();
+        assert!(error.starts_with("`d.toml` is not valid TOML: ") && error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn local_files_are_relative_to_the_catalog_and_patterns_are_sorted() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b-2.csv", "b-1.csv", "b-10.tsv", "c.jsonl"] {
+            std::fs::create_dir_all(folder.path().join("sub")).unwrap();
+            std::fs::write(folder.path().join("sub").join(name), "x").unwrap();
+        }
+        let path = folder.path().join("my.toml");
+        let entry = "task = \"regression\"\nfiles = { train = [\"b-?.csv\", \"c.jsonl\"], test = \"no*\" }\n\
+                     text = \"t\"\nlabel = \"y\"\n";
+        std::fs::write(&path, format!("[one]\ndir = \"sub\"\n{entry}[\"glue/rte\"]\n{entry}")).unwrap();
+        let catalog = Catalog::builtin().unwrap().with_file(&path).unwrap();
+        let one = catalog.get("one").unwrap();
+        let names: Vec<String> = one
+            .local_files("train")
+            .unwrap()
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(names, ["b-1.csv", "b-2.csv", "c.jsonl"]);
+        assert!(one.local_files("test").unwrap_err().to_string().starts_with("no file `no*` in `/"));
+        assert_eq!(one.metrics, ["pearson", "spearmanr"]);
+        let replaced = catalog.get("glue/rte").unwrap();
+        assert_eq!((replaced.task, replaced.dir.as_deref()), (TaskKind::Regression, Some(folder.path())));
+        assert!(replaced.local_files("train").is_err());
+    }
+}

@@ -1,0 +1,261 @@
+//! One table of `datasets.toml`, read key by key so that all its faults are found at once.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use toml::{Table, Value};
+
+use super::TaskKind;
+use super::catalog::{Dataset, which};
+use crate::fault::nearest;
+
+const KEYS: [&str; 17] = [
+    "task",
+    "hub",
+    "revision",
+    "dir",
+    "files",
+    "text",
+    "label",
+    "labels",
+    "metrics",
+    "prompt",
+    "response",
+    "answer",
+    "scorers",
+    "max_new_tokens",
+    "stop",
+    "submission",
+    "submission_names",
+];
+const TASKS: [&str; 5] = ["classification", "regression", "instruction", "chat", "generation"];
+const CLASS_METRICS: [&str; 3] = ["accuracy", "f1", "matthews_correlation"];
+const NUMBER_METRICS: [&str; 2] = ["pearson", "spearmanr"];
+
+/// A TOML value in words.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::Table(_) => "a table".to_owned(),
+        Value::Array(_) => "another list".to_owned(),
+        _ => format!("{} `{value}`", value.type_str()),
+    }
+}
+
+/// Reads one entry and collects its faults.
+pub struct Entry<'a> {
+    name: &'a str,
+    table: &'a Table,
+    faults: &'a mut Vec<String>,
+}
+
+impl<'a> Entry<'a> {
+    /// A reader of the table under `name`, which adds to `faults`.
+    pub fn new(name: &'a str, table: &'a Table, faults: &'a mut Vec<String>) -> Self {
+        Self { name, table, faults }
+    }
+
+    /// The data set, or `None` with at least one fault added. Local files are relative to `folder`.
+    pub fn dataset(&mut self, folder: Option<&Path>) -> Option<Dataset> {
+        let before = self.faults.len();
+        for key in self.table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+            let near = nearest(key, KEYS).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            self.fault(key, &format!("unknown key{near}"));
+        }
+        let task = self.task();
+        let hub = self.string("hub");
+        let dir = self.folder(hub.is_some(), folder);
+        let dataset = Dataset {
+            name: self.name.to_owned(),
+            task: task.unwrap_or(TaskKind::Classification),
+            hub,
+            revision: self.string("revision"),
+            dir,
+            files: self.files(),
+            text: self.strings("text"),
+            label: self.string("label"),
+            labels: self.strings("labels"),
+            metrics: self.strings("metrics"),
+            prompt: self.string("prompt"),
+            response: self.string("response"),
+            answer: self.string("answer"),
+            scorers: self.strings("scorers"),
+            max_new_tokens: self.count("max_new_tokens"),
+            stop: self.strings("stop"),
+            submission: self.submission(),
+            submission_names: self.flag("submission_names"),
+        };
+        let checked = task.map(|_| self.check(dataset));
+        if self.faults.len() == before { checked } else { None }
+    }
+
+    /// What each kind of task needs; fills in the metrics where none are given.
+    fn check(&mut self, mut dataset: Dataset) -> Dataset {
+        let (required, metrics): (&[&str], &[&str]) = match dataset.task {
+            TaskKind::Classification => (&["text", "label", "labels"], &CLASS_METRICS),
+            TaskKind::Regression => (&["text", "label"], &NUMBER_METRICS),
+            TaskKind::Instruction => (&["prompt", "response"], &[]),
+            TaskKind::Generation => (&["prompt"], &[]),
+            TaskKind::Chat => (&[], &[]),
+        };
+        for key in required.iter().filter(|key| !self.table.contains_key(**key)) {
+            self.fault(key, "required here and missing");
+        }
+        if metrics.is_empty() {
+            return dataset;
+        }
+        let is_empty = self.table.get("text").and_then(Value::as_array).is_some_and(Vec::is_empty);
+        if dataset.text.len() > 2 || is_empty {
+            self.fault("text", &format!("expected one or two columns, found {}", dataset.text.len()));
+        }
+        for metric in dataset.metrics.iter().filter(|m| !metrics.contains(&m.as_str())) {
+            let hint = which("metrics of this task", metric, metrics.iter().copied());
+            self.fault("metrics", &format!("unknown metric `{metric}`; {hint}"));
+        }
+        self.check_labels(&dataset);
+        for split in dataset.submission.keys().filter(|split| !dataset.files.contains_key(*split)) {
+            self.fault(&format!("submission.{split}"), "no such split in `files`");
+        }
+        if dataset.metrics.is_empty() {
+            let default =
+                if dataset.task == TaskKind::Regression { &NUMBER_METRICS[..] } else { &["accuracy"] };
+            dataset.metrics = default.iter().map(|m| (*m).to_owned()).collect();
+        }
+        dataset
+    }
+
+    fn check_labels(&mut self, dataset: &Dataset) {
+        let labels = &dataset.labels;
+        if dataset.task == TaskKind::Regression {
+            if !labels.is_empty() {
+                self.fault("labels", "a regression has no labels");
+            }
+            return;
+        }
+        if self.table.contains_key("labels") && labels.len() < 2 {
+            self.fault("labels", &format!("expected at least two labels, found {}", labels.len()));
+        }
+        for (i, label) in labels.iter().enumerate() {
+            if labels.iter().take(i).any(|other| other == label) {
+                self.fault("labels", &format!("`{label}` stands there twice"));
+            }
+        }
+        if labels.len() > 2 && dataset.metrics.iter().any(|m| m == "f1") {
+            self.fault("metrics", &format!("`f1` needs two labels, found {}", labels.len()));
+        }
+    }
+
+    fn fault(&mut self, key: &str, message: &str) {
+        self.faults.push(format!("`{}.{key}`: {message}", self.name));
+    }
+
+    fn expected(&mut self, key: &str, expected: &str, found: &Value) {
+        self.fault(key, &format!("expected {expected}, found {}", shown(found)));
+    }
+
+    fn task(&mut self) -> Option<TaskKind> {
+        if !self.table.contains_key("task") {
+            self.fault("task", "required and missing");
+        }
+        let word = self.string("task")?;
+        let task = TaskKind::deserialize(Value::String(word.clone())).ok();
+        if task.is_none() {
+            let hint = which("tasks", &word, TASKS.iter().copied());
+            self.fault("task", &format!("unknown task `{word}`; {hint}"));
+        }
+        task
+    }
+
+    fn folder(&mut self, from_hub: bool, folder: Option<&Path>) -> Option<PathBuf> {
+        let dir = self.string("dir");
+        match (from_hub, dir, folder) {
+            (true, None, _) => None,
+            (true, Some(_), _) => {
+                self.fault("dir", "`hub` and `dir` exclude each other");
+                None
+            }
+            (false, dir, Some(folder)) => Some(folder.join(dir.unwrap_or_default())),
+            (false, _, None) => {
+                self.fault("hub", "required here and missing");
+                None
+            }
+        }
+    }
+
+    fn files(&mut self) -> BTreeMap<String, Vec<String>> {
+        let mut files = BTreeMap::new();
+        match self.table.get("files") {
+            Some(Value::Table(table)) if !table.is_empty() => {
+                for (split, value) in table {
+                    let key = format!("files.{split}");
+                    match strings_of(value) {
+                        Some(names) if !names.is_empty() => drop(files.insert(split.clone(), names)),
+                        _ => self.expected(&key, "a file name or a list of them", value),
+                    }
+                }
+            }
+            Some(other) => self.expected("files", "a table of splits", other),
+            None => self.fault("files", "required and missing"),
+        }
+        files
+    }
+
+    fn submission(&mut self) -> BTreeMap<String, String> {
+        let mut names = BTreeMap::new();
+        match self.table.get("submission") {
+            None => {}
+            Some(Value::Table(table)) => {
+                for (split, value) in table {
+                    match value.as_str() {
+                        Some(name) => drop(names.insert(split.clone(), name.to_owned())),
+                        None => self.expected(&format!("submission.{split}"), "a file name", value),
+                    }
+                }
+            }
+            Some(other) => self.expected("submission", "a table of file names by split", other),
+        }
+        names
+    }
+
+    fn string(&mut self, key: &str) -> Option<String> {
+        let value = self.table.get(key)?;
+        let text = value.as_str().filter(|text| !text.is_empty());
+        if text.is_none() {
+            self.expected(key, "a text", value);
+        }
+        text.map(str::to_owned)
+    }
+
+    fn strings(&mut self, key: &str) -> Vec<String> {
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        strings_of(value).unwrap_or_else(|| {
+            self.expected(key, "a list of texts", value);
+            Vec::new()
+        })
+    }
+
+    fn count(&mut self, key: &str) -> usize {
+        let Some(value) = self.table.get(key) else { return 0 };
+        value.as_integer().and_then(|n| usize::try_from(n).ok()).unwrap_or_else(|| {
+            self.expected(key, "a whole number", value);
+            0
+        })
+    }
+
+    fn flag(&mut self, key: &str) -> bool {
+        let Some(value) = self.table.get(key) else { return false };
+        value.as_bool().unwrap_or_else(|| {
+            self.expected(key, "`true` or `false`", value);
+            false
+        })
+    }
+}
+
+/// One text or a list of texts.
+fn strings_of(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(list) => list.iter().map(|v| v.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    }
+}

@@ -1,0 +1,145 @@
+//! Labels: from a column of a row to the number that is trained on.
+
+use serde_json::Value;
+
+use super::TaskKind;
+use super::catalog::{Dataset, which};
+use super::rows::kind;
+use crate::fault::{Fault, fault};
+
+/// What a label column holds.
+#[derive(Debug, Clone)]
+pub enum Label {
+    /// A class 0..n-1, or a number.
+    Is(f32),
+    /// Nothing, or the hub's -1: not labelled.
+    Missing,
+    /// Something that makes this row unusable, and why.
+    Unusable(String),
+    /// Something that shows that the catalog's labels are not those of the file; dropping such rows would hide it.
+    Wrong(Fault),
+}
+
+/// Reads the label of one row.
+pub fn read(dataset: &Dataset, value: Option<&Value>) -> Label {
+    match value {
+        None | Some(Value::Null) => Label::Missing,
+        Some(Value::String(text)) if text.is_empty() => Label::Missing,
+        Some(value) if dataset.task == TaskKind::Regression => number(value),
+        Some(value) => class(&dataset.labels, value),
+    }
+}
+
+fn number(value: &Value) -> Label {
+    let parsed = match value {
+        Value::Number(n) => n.as_f64(),
+        Value::String(text) => text.trim().parse::<f64>().ok(),
+        _ => None,
+    };
+    match parsed.map(|x| x as f32) {
+        Some(x) if x.is_finite() => Label::Is(x),
+        Some(_) => Label::Unusable(format!("label `{}` is not a finite number", shown(value))),
+        None => Label::Unusable(format!("expected a number as label, found {}", described(value))),
+    }
+}
+
+fn class(labels: &[String], value: &Value) -> Label {
+    let named = |name: &str| labels.iter().position(|label| label == name);
+    match value {
+        Value::String(text) => match named(text) {
+            Some(class) => Label::Is(class as f32),
+            None => text.trim().parse().map_or_else(|_| unknown(labels, value), |n| index(labels, n, value)),
+        },
+        Value::Bool(b) => match named(&b.to_string()) {
+            Some(class) => Label::Is(class as f32),
+            None => index(labels, f64::from(u8::from(*b)), value),
+        },
+        Value::Number(n) => n.as_f64().map_or_else(|| unknown(labels, value), |n| index(labels, n, value)),
+        _ => Label::Unusable(format!("expected a label, found {}", described(value))),
+    }
+}
+
+fn index(labels: &[String], n: f64, value: &Value) -> Label {
+    if n == -1.0 {
+        Label::Missing
+    } else if n >= 0.0 && n < labels.len() as f64 && n.fract() == 0.0 {
+        Label::Is(n as f32)
+    } else {
+        unknown(labels, value)
+    }
+}
+
+fn unknown(labels: &[String], value: &Value) -> Label {
+    let found = shown(value);
+    let hint = which("labels", &found, labels.iter().map(String::as_str));
+    let message = format!("label `{found}` is none of the {} labels of the catalog", labels.len());
+    Label::Wrong(fault(message).hint(format!("{hint}, or their numbers from 0")))
+}
+
+/// A text without its quotes, anything else as JSON.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
+        _ => format!("`{}`", shown(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::catalog::Catalog;
+    use super::*;
+
+    fn outcome(dataset: &str, value: &Value) -> String {
+        let catalog = Catalog::builtin().unwrap();
+        match read(catalog.get(dataset).unwrap(), Some(value)) {
+            Label::Is(x) => format!("{x}"),
+            Label::Missing => "missing".to_owned(),
+            Label::Unusable(why) => format!("unusable: {why}"),
+            Label::Wrong(fault) => format!("wrong: {fault}"),
+        }
+    }
+
+    #[test]
+    fn classes_are_numbers_or_names() {
+        for (value, expected) in [
+            (json!(0), "0"),
+            (json!(1.0), "1"),
+            (json!("1"), "1"),
+            (json!("entailment"), "0"),
+            (json!(true), "1"),
+            (json!(-1), "missing"),
+            (json!("-1"), "missing"),
+            (json!(null), "missing"),
+            (json!(""), "missing"),
+            (json!(2), "wrong: label `2` is none of the 2 labels of the catalog"),
+            (json!(-2), "wrong: label `-2` is none of the 2 labels of the catalog"),
+            (json!(0.5), "wrong: label `0.5` is none of the 2 labels of the catalog"),
+            (json!("NaN"), "wrong: label `NaN` is none of the 2 labels of the catalog"),
+            (json!("Entailment"), "wrong: label `Entailment` is none of the 2 labels of the catalog"),
+            (json!([1]), "unusable: expected a label, found a list"),
+        ] {
+            assert_eq!(outcome("glue/rte", &value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn regression_takes_finite_numbers_only() {
+        for (value, expected) in [
+            (json!(3.8), "3.8"),
+            (json!("4.25"), "4.25"),
+            (json!(-1), "-1"),
+            (json!("NaN"), "unusable: label `NaN` is not a finite number"),
+            (json!(1e300), "unusable: label `1e+300` is not a finite number"),
+            (json!("high"), "unusable: expected a number as label, found `high`"),
+            (json!({"a": 1}), "unusable: expected a number as label, found an object"),
+        ] {
+            assert_eq!(outcome("glue/stsb", &value), expected, "{value}");
+        }
+    }
+}

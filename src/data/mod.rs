@@ -1,0 +1,63 @@
+//! Data sets: the catalog, readers of local files, tokenising, and its cache. Stands alone: no tensors in here.
+
+pub mod cache;
+pub mod catalog;
+pub mod entry;
+pub mod examples;
+pub mod label;
+pub mod parquet;
+pub mod rows;
+pub mod tokenize;
+
+use serde::{Deserialize, Serialize};
+
+/// What a data set asks of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskKind {
+    /// A sentence, or a pair, to one of n labels.
+    Classification,
+    /// A sentence, or a pair, to a number.
+    Regression,
+    /// A prompt that is not trained on, and a response that is.
+    Instruction,
+    /// A conversation of several turns.
+    Chat,
+    /// A prompt to be continued and scored against an answer.
+    Generation,
+}
+
+/// One tokenised row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// Row of the split, from 0, over all its files and counting rows that cannot be used.
+    pub index: usize,
+    /// Token ids, special tokens included, at most `max_length`.
+    pub ids: Vec<u32>,
+    /// Token type of each id: 0, or 1 in the second sentence where the tokenizer makes a difference.
+    pub types: Vec<u8>,
+    /// Class 0..n-1 or the number to predict; absent in test splits only.
+    pub label: Option<f32>,
+}
+
+/// Rows that could not be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// How many.
+    pub count: usize,
+    /// File, row and reason of the first ones.
+    pub first: Vec<String>,
+}
+
+/// A tokenised split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examples {
+    /// The usable rows, in the order of the files.
+    pub examples: Vec<Example>,
+    /// The others.
+    pub skipped: Skipped,
+    /// How many examples were cut to `max_length`.
+    pub truncated: usize,
+    /// Hex digest of everything that these depend on: file contents, tokenizer, columns, labels, lengths.
+    pub hash: String,
+}

@@ -1,0 +1,376 @@
+//! `tokenizer.json`, read as Transformers' `AutoTokenizer` reads it.
+//!
+//! Transformers (5.x, `tokenization_auto.py`, `tokenization_bert.py`, `tokenization_roberta.py`) takes vocabulary and
+//! special tokens from `tokenizer.json`, but a BERT tokenizer gets its normaliser, and a RoBERTa tokenizer its leading
+//! space, from `tokenizer_config.json`; truncation and padding stored in `tokenizer.json` do not count when a call
+//! asks for its own. Token types are passed to the model only where `model_input_names` lists them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow};
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use tokenizers::{
+    PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+};
+
+use crate::fault::{Result, fault, usage};
+use crate::files;
+
+/// Files that make up a tokenizer; those that exist are copied next to a saved model.
+const FILES: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// A tokenizer with the settings that its folder gives it.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    direction: TruncationDirection,
+    /// Whether the model gets token types other than 0.
+    has_types: bool,
+    hash: String,
+    files: Vec<PathBuf>,
+}
+
+/// A text as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Token type of each id.
+    pub types: Vec<u8>,
+    /// Whether tokens were cut off to fit.
+    pub truncated: bool,
+}
+
+/// Which class of Transformers would read the folder.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Class {
+    Bert,
+    Roberta,
+    /// `tokenizer.json` as it stands.
+    Plain,
+}
+
+impl Tokenizer {
+    /// Loads `tokenizer.json` of a folder, and what `tokenizer_config.json` and `config.json` say about it.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing, with a hint how to make it, or is not a tokenizer.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("tokenizer.json");
+        if !path.is_file() {
+            let shown = folder.display();
+            return Err(fault(format!("no `tokenizer.json` in `{shown}`"))
+                .hint(format!(
+                    "make it once in Python: `from transformers import AutoTokenizer; \
+                     AutoTokenizer.from_pretrained(\"{shown}\").save_pretrained(\"{shown}\")`"
+                ))
+                .into());
+        }
+        let bytes = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| fault(format!("`{}` is not a tokenizer: {e}", path.display())))?;
+        let settings = optional_json(&folder.join("tokenizer_config.json"))?;
+        let class = class_of(&settings, &optional_json(&folder.join("config.json"))?);
+        let changes = configure(&mut inner, class, &settings)
+            .with_context(|| format!("cannot use `{}`", path.display()))?;
+        let has_types = match settings.get("model_input_names").and_then(Value::as_array) {
+            Some(names) => names.iter().any(|name| name == "token_type_ids"),
+            None => class == Class::Bert,
+        };
+        let is_left = settings.get("truncation_side").is_some_and(|side| side == "left");
+        let direction = if is_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes).update(format!("{changes}|{has_types}|{is_left}").as_bytes());
+        let files = FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
+        Ok(Self { inner, direction, has_types, hash: hasher.finalize().to_hex().to_string(), files })
+    }
+
+    /// Encodes a text, or a pair, with special tokens; of a pair the longer text is cut first.
+    ///
+    /// # Errors
+    /// When the special tokens alone exceed `max_length`.
+    pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
+        let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
+        if max_length < added {
+            let message = format!("`max_length` is {max_length}, but the special tokens alone are {added}");
+            return Err(usage(message).into());
+        }
+        let part = |text: &str| self.inner.encode_fast(text, false).map_err(failed);
+        let (first, second) = (part(text)?, pair.map(part).transpose()?);
+        let whole = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len);
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: max_length - added,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let (first, second) = truncate_encodings(first, second, &params).map_err(failed)?;
+        let encoding = self.inner.post_process(first, second, true).map_err(failed)?;
+        let types = if self.has_types {
+            encoding.get_type_ids().iter().map(|t| u8::from(*t != 0)).collect()
+        } else {
+            vec![0; encoding.len()]
+        };
+        Ok(Encoding { ids: encoding.get_ids().to_vec(), types, truncated: whole > params.max_length })
+    }
+
+    /// Encodes texts or pairs on all cores, in their order.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_batch(&self, texts: &[(&str, Option<&str>)], max_length: usize) -> Result<Vec<Encoding>> {
+        texts.par_iter().map(|(text, pair)| self.encode(text, *pair, max_length)).collect()
+    }
+
+    /// The text of token ids.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder refuses them.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(failed)
+    }
+
+    /// Hex digest of `tokenizer.json` and of the settings that change what it yields.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// One more than the largest token id.
+    pub fn vocab_size(&self) -> usize {
+        let largest = self.inner.get_vocab(true).into_values().max();
+        largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The id of a token, special or not.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The files that make up this tokenizer, to be copied next to a saved model.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// The library's errors are boxed, a form that anyhow does not take as it is.
+fn failed(error: tokenizers::Error) -> anyhow::Error {
+    anyhow!("cannot tokenise: {error}")
+}
+
+/// A JSON file, or an empty object where there is none.
+fn optional_json(path: &Path) -> Result<Value> {
+    if path.is_file() { files::read_json(path) } else { Ok(json!({})) }
+}
+
+/// A class that is named counts more than the model type; a name that is neither leaves `tokenizer.json` as it is.
+fn class_of(settings: &Value, config: &Value) -> Class {
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+    let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));
+    if let Some(name) = named {
+        return match name.strip_suffix("Fast").unwrap_or(&name) {
+            "BertTokenizer" => Class::Bert,
+            "RobertaTokenizer" => Class::Roberta,
+            _ => Class::Plain,
+        };
+    }
+    match text(config, "model_type").as_deref() {
+        Some("bert" | "distilbert" | "electra") => Class::Bert,
+        Some("roberta") => Class::Roberta,
+        _ => Class::Plain,
+    }
+}
+
+/// Applies what the class takes from its settings, and returns it in writing.
+fn configure(inner: &mut tokenizers::Tokenizer, class: Class, settings: &Value) -> Result<String> {
+    inner.with_truncation(None).map_err(failed)?;
+    inner.with_padding(None);
+    let flag = |key: &str, default: bool| settings.get(key).and_then(Value::as_bool).unwrap_or(default);
+    let (normalizer, pre_tokenizer) = match class {
+        Class::Plain => return Ok(String::new()),
+        Class::Bert => {
+            let normalizer = json!({
+                "type": "BertNormalizer",
+                "clean_text": true,
+                "handle_chinese_chars": flag("tokenize_chinese_chars", true),
+                "strip_accents": settings.get("strip_accents").and_then(Value::as_bool),
+                "lowercase": flag("do_lower_case", true),
+            });
+            (Some(normalizer), json!({ "type": "BertPreTokenizer" }))
+        }
+        Class::Roberta => {
+            let prefix = flag("add_prefix_space", false);
+            let bytes = json!({
+                "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true,
+            });
+            (None, bytes)
+        }
+    };
+    let changes = format!("{normalizer:?}{pre_tokenizer}");
+    let normalizer: Option<tokenizers::NormalizerWrapper> =
+        normalizer.map(|n| serde_json::from_str(&n.to_string())).transpose()?;
+    inner.with_normalizer(normalizer).map_err(failed)?;
+    let pre_tokenizer: tokenizers::PreTokenizerWrapper = serde_json::from_str(&pre_tokenizer.to_string())?;
+    inner.with_pre_tokenizer(Some(pre_tokenizer));
+    let specials = special_tokens(inner, class, settings);
+    if let Some(processor) = specials {
+        let processor: tokenizers::PostProcessorWrapper = serde_json::from_str(&processor.to_string())?;
+        inner.with_post_processor(Some(processor));
+    }
+    Ok(changes)
+}
+
+/// The frame of special tokens that both classes put around texts; the file's own where the tokens are not in it.
+fn special_tokens(inner: &tokenizers::Tokenizer, class: Class, settings: &Value) -> Option<Value> {
+    let token = |key: &str, default: &str| -> Option<(String, u32)> {
+        let named = settings.get(key).map(|t| t.get("content").unwrap_or(t));
+        let name = named.and_then(Value::as_str).unwrap_or(default).to_owned();
+        inner.token_to_id(&name).map(|id| (name, id))
+    };
+    if class == Class::Roberta {
+        let (cls, sep) = (token("cls_token", "<s>")?, token("sep_token", "</s>")?);
+        return Some(json!({
+            "type": "RobertaProcessing", "sep": sep, "cls": cls, "trim_offsets": true, "add_prefix_space": false,
+        }));
+    }
+    let (cls, sep) = (token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
+    Some(json!({ "type": "BertProcessing", "sep": sep, "cls": cls }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::fault::hint_of;
+
+    const WORDS: &str = "[PAD] [UNK] [CLS] [SEP] a b c d e f A é";
+
+    /// A folder with a word-piece `tokenizer.json` whose stored truncation and padding must not count.
+    fn folder(settings: &[(&str, Value)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let vocab: serde_json::Map<String, Value> =
+            WORDS.split(' ').enumerate().map(|(i, w)| (w.to_owned(), json!(i))).collect();
+        let special: Vec<Value> = WORDS
+            .split(' ')
+            .take(4)
+            .enumerate()
+            .map(|(i, w)| {
+                json!({"id": i, "content": w, "special": true, "normalized": false, "single_word": false,
+                       "lstrip": false, "rstrip": false})
+            })
+            .collect();
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": {"max_length": 3, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+            "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_id": 0, "pad_type_id": 0,
+                        "pad_token": "[PAD]", "pad_to_multiple_of": null},
+            "added_tokens": special, "normalizer": null, "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+            "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+            "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                      "max_input_chars_per_word": 100, "vocab": vocab},
+        });
+        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        for (name, value) in settings {
+            fs::write(folder.path().join(name), value.to_string()).unwrap();
+        }
+        folder
+    }
+
+    fn encode(settings: &[(&str, Value)], text: &str, pair: Option<&str>) -> (Vec<u32>, Vec<u8>) {
+        let folder = folder(settings);
+        let encoding = Tokenizer::load(folder.path()).unwrap().encode(text, pair, 20).unwrap();
+        (encoding.ids, encoding.types)
+    }
+
+    #[test]
+    fn longest_first_cuts_the_longer_text_and_keeps_the_frame() {
+        let folder = folder(&[("config.json", json!({"model_type": "bert"}))]);
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let ids = |text, pair, length| tokenizer.encode(text, pair, length).unwrap().ids;
+        assert_eq!(ids("a b c d e f", None, 20), [2, 4, 5, 6, 7, 8, 9, 3]);
+        assert_eq!(ids("a b c d e f", None, 4), [2, 4, 5, 3]);
+        assert_eq!(ids("a b c d e", Some("f"), 7), [2, 4, 5, 6, 3, 9, 3]);
+        // Both too long: halves, and the odd token goes to the longer text
+        assert_eq!(ids("a b c d e", Some("f e d"), 8), [2, 4, 5, 6, 3, 9, 8, 3]);
+        let encoding = tokenizer.encode("a b", Some("c d"), 7).unwrap();
+        assert_eq!((encoding.types, encoding.truncated), (vec![0, 0, 0, 0, 1, 1, 1], false));
+        assert!(tokenizer.encode("a b", Some("c d"), 6).unwrap().truncated);
+        assert_eq!(ids("a", Some("b"), 3), [2, 3, 3]);
+        let error = tokenizer.encode("a", Some("b"), 2).unwrap_err().to_string();
+        assert_eq!(error, "`max_length` is 2, but the special tokens alone are 3");
+        let batch = tokenizer.encode_batch(&[("a", None), ("b", Some("c"))], 20).unwrap();
+        assert_eq!(batch[1].ids, [2, 5, 3, 6, 3]);
+        assert_eq!(tokenizer.decode(&[2, 4, 5, 3], true).unwrap(), "a b");
+        assert_eq!(tokenizer.vocab_size(), 12);
+    }
+
+    #[test]
+    fn a_bert_tokenizer_takes_its_case_from_its_settings() {
+        let bert = json!({"model_type": "bert"});
+        assert_eq!(encode(&[], "A", None).0, [2, 10, 3]);
+        assert_eq!(encode(&[("config.json", bert.clone())], "A É", None).0, [2, 4, 8, 3]);
+        let cased = json!({"do_lower_case": false});
+        assert_eq!(
+            encode(&[("config.json", bert.clone()), ("tokenizer_config.json", cased)], "A é", None).0,
+            [2, 10, 11, 3]
+        );
+        let plain = json!({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true});
+        assert_eq!(
+            encode(&[("config.json", bert), ("tokenizer_config.json", plain)], "A", None).0,
+            [2, 10, 3]
+        );
+    }
+
+    #[test]
+    fn token_types_follow_the_model_input_names() {
+        let types = |settings: Value| encode(&[("tokenizer_config.json", settings)], "a", Some("b")).1;
+        assert_eq!(types(json!({})), [0, 0, 0, 0, 0]);
+        assert_eq!(types(json!({"tokenizer_class": "BertTokenizerFast"})), [0, 0, 0, 1, 1]);
+        let names = json!(["input_ids", "attention_mask"]);
+        assert_eq!(types(json!({"tokenizer_class": "BertTokenizer", "model_input_names": names})), [0; 5]);
+        let names = json!(["input_ids", "token_type_ids"]);
+        assert_eq!(types(json!({"model_input_names": names})), [0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn the_hash_changes_with_what_changes_tokens() {
+        let hash = |settings: &[(&str, Value)]| {
+            let folder = folder(settings);
+            Tokenizer::load(folder.path()).unwrap().hash().to_owned()
+        };
+        let bert = |lower: bool| {
+            let settings =
+                json!({"do_lower_case": lower, "tokenizer_class": "BertTokenizer", "pad_token": "[PAD]"});
+            hash(&[("tokenizer_config.json", settings)])
+        };
+        assert_eq!(hash(&[]), hash(&[("special_tokens_map.json", json!({}))]));
+        assert_ne!(bert(true), bert(false));
+        assert_ne!(hash(&[]), bert(true));
+    }
+
+    #[test]
+    fn a_missing_or_broken_tokenizer_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = Tokenizer::load(folder.path()).unwrap_err();
+        assert!(error.to_string().starts_with("no `tokenizer.json` in `"), "{error}");
+        assert!(hint_of(&error).unwrap().contains("save_pretrained"));
+        fs::write(folder.path().join("tokenizer.json"), "{\"model\": 3}").unwrap();
+        let error = Tokenizer::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json` is not a tokenizer: "), "{error}");
+    }
+}

@@ -1,0 +1,355 @@
+//! Accuracy, F1, Matthews, Pearson and Spearman as the standard GLUE script computes them, each with its error.
+//!
+//! Values follow scikit-learn (F1, Matthews) and SciPy (Pearson, Spearman), which that script calls.
+//!
+//! Standard errors are those of a mean: the sample standard deviation (n - 1) of one number per example, over
+//! √n. For accuracy that number is 1 or 0, so the error is the one that lm-evaluation-harness reports. For the
+//! others it is the influence of the example on the metric (the infinitesimal jackknife, Efron 1982, chapter 6),
+//! which needs no assumption about the distribution and no random draws.
+//!
+//! What is undefined is NaN, which JSON writes as `null`: any metric of no examples, a correlation of a constant
+//! or non-finite column, the error of fewer than two examples. F1 and Matthews are 0 where they are undefined, as
+//! in scikit-learn.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Fault, nearest, usage};
+
+/// What a task is scored by; the names are those of the catalog and of the results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// The share of predictions that equal the label.
+    Accuracy,
+    /// 2·TP / (2·TP + FP + FN) for class 1 against the rest.
+    F1,
+    /// The correlation of predicted and true classes, any number of classes (Gorodkin 2004).
+    MatthewsCorrelation,
+    /// The linear correlation of predicted and true numbers.
+    Pearson,
+    /// The linear correlation of their ranks, ties sharing the mean rank.
+    Spearmanr,
+}
+
+impl Metric {
+    /// Every metric, in the order in which messages name them.
+    pub const ALL: [Self; 5] =
+        [Self::Accuracy, Self::F1, Self::MatthewsCorrelation, Self::Pearson, Self::Spearmanr];
+
+    /// The name in recipes, catalog and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::F1 => "f1",
+            Self::MatthewsCorrelation => "matthews_correlation",
+            Self::Pearson => "pearson",
+            Self::Spearmanr => "spearmanr",
+        }
+    }
+
+    /// Whether predictions are numbers rather than classes.
+    pub fn is_regression(self) -> bool {
+        matches!(self, Self::Pearson | Self::Spearmanr)
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Fault;
+
+    fn from_str(name: &str) -> Result<Self, Fault> {
+        if let Some(metric) = Self::ALL.into_iter().find(|metric| metric.name() == name) {
+            return Ok(metric);
+        }
+        let names = Self::ALL.map(Self::name);
+        let fault = usage(format!("unknown metric `{name}`, expected one of `{}`", names.join("`, `")));
+        Err(match nearest(name, names) {
+            Some(near) => fault.hint(format!("did you mean `{near}`?")),
+            None => fault,
+        })
+    }
+}
+
+/// A metric and its standard error; NaN (in JSON `null`) where undefined.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Score {
+    /// The metric, between -1 or 0 and 1; not a percentage.
+    pub value: f64,
+    /// Its standard error over the examples.
+    pub stderr: f64,
+}
+
+impl Score {
+    const UNDEFINED: Self = Self { value: f64::NAN, stderr: f64::NAN };
+}
+
+/// Scores predictions against labels, pair by pair; classes are given as whole numbers.
+///
+/// # Panics
+/// Where the caller did not make one prediction for each label.
+pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
+    assert_eq!(predictions.len(), golds.len(), "one prediction per label");
+    if predictions.is_empty() {
+        return Score::UNDEFINED;
+    }
+    match metric {
+        Metric::Accuracy => accuracy(predictions, golds),
+        Metric::F1 => f1(predictions, golds),
+        Metric::MatthewsCorrelation => matthews(predictions, golds),
+        Metric::Pearson => pearson(predictions, golds),
+        Metric::Spearmanr => spearman(predictions, golds),
+    }
+}
+
+/// The mean of a task's metrics where it has more than one (MRPC, QQP, STS-B): GLUE's `combined_score`.
+pub fn combined(scores: &[Score]) -> Option<f64> {
+    (scores.len() > 1).then(|| mean(&scores.iter().map(|score| score.value).collect::<Vec<_>>()))
+}
+
+fn accuracy(predictions: &[f64], golds: &[f64]) -> Score {
+    let hits: Vec<f64> = predictions.iter().zip(golds).map(|(p, g)| f64::from(u8::from(p == g))).collect();
+    Score { value: mean(&hits), stderr: error_of_mean(&hits) }
+}
+
+fn f1(predictions: &[f64], golds: &[f64]) -> Score {
+    // F1 is a ratio of sums, Σ both / Σ either, over 2·[p = g = 1] and [p = 1] + [g = 1].
+    let counts: Vec<(f64, f64)> = predictions
+        .iter()
+        .zip(golds)
+        .map(|(&p, &g)| (f64::from(u8::from(p == 1.0)), f64::from(u8::from(g == 1.0))))
+        .map(|(p, g)| (2.0 * p * g, p + g))
+        .collect();
+    let both: f64 = counts.iter().map(|(both, _)| both).sum();
+    let either: f64 = counts.iter().map(|(_, either)| either).sum();
+    if either == 0.0 {
+        return Score { value: 0.0, stderr: f64::NAN };
+    }
+    let value = both / either;
+    let scale = counts.len() as f64 / either;
+    let influences: Vec<f64> = counts.iter().map(|(both, either)| scale * (both - value * either)).collect();
+    Score { value, stderr: error_of_mean(&influences) }
+}
+
+/// The correlation of the one-hot vectors of predictions and labels (Gorodkin 2004), as scikit-learn has it.
+fn matthews(predictions: &[f64], golds: &[f64]) -> Score {
+    let shares_predicted = class_shares(predictions);
+    let shares_gold = class_shares(golds);
+    let share = |shares: &BTreeMap<u64, f64>, class: u64| shares.get(&class).copied().unwrap_or(0.0);
+    let overlap = |a: &BTreeMap<u64, f64>, b: &BTreeMap<u64, f64>| -> f64 {
+        a.iter().map(|(&class, portion)| portion * share(b, class)).sum()
+    };
+    let overlaps = [
+        overlap(&shares_predicted, &shares_gold),
+        overlap(&shares_predicted, &shares_predicted),
+        overlap(&shares_gold, &shares_gold),
+    ];
+    // Scalar products of centred one-hot vectors: <e_p - P, e_g - G> = [p = g] - G_p - P_g + <P, G>.
+    let products: Vec<[f64; 3]> = predictions
+        .iter()
+        .zip(golds)
+        .map(|(&p, &g)| {
+            let (p, g) = (class_key(p), class_key(g));
+            let same = f64::from(u8::from(p == g));
+            [
+                same - share(&shares_gold, p) - share(&shares_predicted, g) + overlaps[0],
+                1.0 - 2.0 * share(&shares_predicted, p) + overlaps[1],
+                1.0 - 2.0 * share(&shares_gold, g) + overlaps[2],
+            ]
+        })
+        .collect();
+    if shares_predicted.len() < 2 || shares_gold.len() < 2 {
+        return Score { value: 0.0, stderr: f64::NAN };
+    }
+    correlation(&products)
+}
+
+fn pearson(predictions: &[f64], golds: &[f64]) -> Score {
+    match (centred(predictions), centred(golds)) {
+        (Some(x), Some(y)) => {
+            correlation(&x.iter().zip(&y).map(|(x, y)| [x * y, x * x, y * y]).collect::<Vec<_>>())
+        }
+        _ => Score::UNDEFINED,
+    }
+}
+
+fn spearman(predictions: &[f64], golds: &[f64]) -> Score {
+    if predictions.iter().chain(golds).any(|x| x.is_nan()) {
+        return Score::UNDEFINED;
+    }
+    let (x, y) = (ranks(predictions), ranks(golds));
+    let value = pearson(&x, &y).value;
+    let n = x.len() as f64;
+    let shares = |ranks: &[f64]| ranks.iter().map(|rank| (rank - (n + 1.0) / 2.0) / n).collect::<Vec<_>>();
+    let (u, v) = (shares(&x), shares(&y));
+    let (v_above_x, u_above_y) = (means_above(&x, &v), means_above(&y, &u));
+    let (u_above_x, v_above_y) = (means_above(&x, &u), means_above(&y, &v));
+    let products: Vec<[f64; 3]> = (0..x.len())
+        .map(|i| {
+            [
+                u[i] * v[i] + v_above_x[i] + u_above_y[i],
+                u[i] * u[i] + 2.0 * u_above_x[i],
+                v[i] * v[i] + 2.0 * v_above_y[i],
+            ]
+        })
+        .collect();
+    // An example counts three times, by its own ranks and by raising the ranks above it in both columns (Croux and
+    // Dehon, Statistical Methods & Applications 19, 2010); products of three times the mean give a third.
+    Score { value, stderr: 3.0 * correlation(&products).stderr }
+}
+
+/// Σxy / √(Σxx·Σyy) from each example's `[xy, xx, yy]`. The influence of an example on a correlation r is
+/// xy - r·(xx + yy)/2 with xx and yy of mean 1 (Devlin, Gnanadesikan and Kettenring, Biometrika 62, 1975).
+fn correlation(products: &[[f64; 3]]) -> Score {
+    let average = |axis: fn(&[f64; 3]) -> f64| mean(&products.iter().map(axis).collect::<Vec<_>>());
+    let (xy, xx, yy) = (average(|p| p[0]), average(|p| p[1]), average(|p| p[2]));
+    let scale = xx.sqrt() * yy.sqrt();
+    let value = (xy / scale).clamp(-1.0, 1.0);
+    let influences: Vec<f64> = products
+        .iter()
+        .map(|[p_xy, p_xx, p_yy]| p_xy / scale - value * (p_xx / xx + p_yy / yy) / 2.0)
+        .collect();
+    Score { value, stderr: error_of_mean(&influences) }
+}
+
+/// The column less its mean, scaled so that squares neither overflow nor vanish; nothing where it is constant.
+fn centred(column: &[f64]) -> Option<Vec<f64>> {
+    let first = *column.first()?;
+    if column.iter().all(|&x| x == first) {
+        return None;
+    }
+    let middle = mean(column);
+    let largest = column.iter().fold(0.0, |largest: f64, x| largest.max((x - middle).abs()));
+    Some(column.iter().map(|x| (x - middle) / largest).collect())
+}
+
+/// For each element of `column`, the mean over all examples of `values` where the column is larger, half where equal.
+fn means_above(column: &[f64], values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<(f64, usize)> = column.iter().copied().zip(0..).collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut means = vec![0.0; column.len()];
+    let mut above = 0.0;
+    for equal in order.chunk_by(|a, b| a.0 == b.0) {
+        let here: f64 = equal.iter().map(|&(_, place)| values[place]).sum();
+        for &(_, place) in equal {
+            means[place] = (above + here / 2.0) / column.len() as f64;
+        }
+        above += here;
+    }
+    means
+}
+
+/// Ranks from 1; equal values share the mean of their ranks.
+fn ranks(column: &[f64]) -> Vec<f64> {
+    let mut order: Vec<(f64, usize)> = column.iter().copied().zip(0..).collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut ranks = vec![0.0; column.len()];
+    let mut before = 0;
+    for equal in order.chunk_by(|a, b| a.0 == b.0) {
+        let rank = before as f64 + (equal.len() as f64 + 1.0) / 2.0;
+        before += equal.len();
+        for &(_, place) in equal {
+            ranks[place] = rank;
+        }
+    }
+    ranks
+}
+
+fn class_shares(classes: &[f64]) -> BTreeMap<u64, f64> {
+    let mut counts = BTreeMap::new();
+    for &class in classes {
+        *counts.entry(class_key(class)).or_insert(0.0) += 1.0;
+    }
+    counts.into_iter().map(|(class, count)| (class, count / classes.len() as f64)).collect()
+}
+
+/// A key by which classes compare; adding zero makes one class of 0 and -0.
+fn class_key(class: f64) -> u64 {
+    (class + 0.0).to_bits()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The sample standard deviation (n - 1) over √n; NaN for fewer than two values.
+fn error_of_mean(values: &[f64]) -> f64 {
+    let middle = mean(values);
+    let squares: f64 = values.iter().map(|x| (x - middle) * (x - middle)).sum();
+    (squares / (values.len() as f64 - 1.0) / values.len() as f64).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_print_and_serialise_alike() {
+        for metric in Metric::ALL {
+            assert_eq!(metric.name().parse::<Metric>().unwrap(), metric);
+            assert_eq!(serde_json::to_string(&metric).unwrap(), format!("\"{metric}\""));
+        }
+    }
+
+    #[test]
+    fn an_unknown_metric_names_the_nearest() {
+        let error = anyhow::Error::from("matthews".parse::<Metric>().unwrap_err());
+        assert!(error.to_string().starts_with("unknown metric `matthews`, expected one of `accuracy`"));
+        assert_eq!(crate::fault::hint_of(&error), Some("did you mean `matthews_correlation`?"));
+        assert_eq!(crate::fault::exit_code(&error), 2);
+    }
+
+    #[test]
+    fn non_finite_predictions_are_wrong_or_undefined_but_never_a_panic() {
+        let golds = [0.0, 1.0, 1.0, 0.0];
+        let predictions = [f64::NAN, 1.0, f64::INFINITY, f64::NEG_INFINITY];
+        assert_eq!(score(Metric::Accuracy, &predictions, &golds).value, 0.25);
+        assert_eq!(score(Metric::F1, &predictions, &golds).value, 2.0 / 3.0);
+        assert!(score(Metric::MatthewsCorrelation, &predictions, &golds).value.is_finite());
+        assert!(score(Metric::Pearson, &predictions, &golds).value.is_nan());
+        assert!(score(Metric::Spearmanr, &predictions, &golds).value.is_nan());
+        assert_eq!(score(Metric::Spearmanr, &[0.5, f64::INFINITY], &[1.0, 2.0]).value, 1.0);
+    }
+
+    #[test]
+    fn the_undefined_is_null_in_json() {
+        for metric in Metric::ALL {
+            let none = serde_json::to_string(&score(metric, &[], &[])).unwrap();
+            assert_eq!(none, r#"{"value":null,"stderr":null}"#);
+            assert!(score(metric, &[1.0], &[1.0]).stderr.is_nan());
+        }
+        assert!(score(Metric::Pearson, &[0.1; 3], &[1.0, 2.0, 4.0]).value.is_nan());
+        assert_eq!(score(Metric::F1, &[0.0, 0.0], &[0.0, 0.0]).value, 0.0);
+        assert_eq!(score(Metric::MatthewsCorrelation, &[1.0, 1.0], &[0.0, 1.0]).value, 0.0);
+    }
+
+    #[test]
+    fn correlations_survive_the_largest_and_smallest_numbers() {
+        for factor in [1e-200, 1.0, 1e200] {
+            let x: Vec<f64> = [1.0, 2.0, 4.0, 3.0].iter().map(|x| x * factor).collect();
+            assert!((score(Metric::Pearson, &x, &[1.0, 2.0, 3.0, 4.0]).value - 0.8).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn negative_zero_is_class_zero() {
+        let golds = [0.0, 1.0, 0.0];
+        assert_eq!(score(Metric::MatthewsCorrelation, &[-0.0, 1.0, 0.0], &golds).value, 1.0);
+        assert_eq!(ranks(&[-0.0, 1.0, 0.0]), [1.5, 3.0, 1.5]);
+    }
+
+    #[test]
+    fn only_tasks_with_several_metrics_have_a_combined_score() {
+        let of = |value| Score { value, stderr: 0.0 };
+        assert_eq!(combined(&[of(0.5)]), None);
+        assert_eq!(combined(&[of(0.5), of(1.0)]), Some(0.75));
+    }
+}

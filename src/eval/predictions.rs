@@ -1,0 +1,252 @@
+//! What a model answered, example by example: JSON lines to look at, and TSV files to send to GLUE.
+
+use std::path::Path;
+
+use serde::{Serialize, Serializer};
+
+use crate::fault::{Result, fault};
+use crate::files::write_atomically;
+
+/// A class or, in regression, a number; in JSON the bare number.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// The position of the class in the catalog's `labels`.
+    Class(usize),
+    /// The value itself.
+    Number(f64),
+}
+
+impl Answer {
+    /// The answer as the metrics take it.
+    pub fn as_number(self) -> f64 {
+        match self {
+            Self::Class(class) => class as f64,
+            Self::Number(number) => number,
+        }
+    }
+}
+
+/// One line of `OUT/predictions/TASK.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prediction {
+    /// The example's row in its split, from 0.
+    pub index: usize,
+    /// The model's answer.
+    pub prediction: Answer,
+    /// The right answer; nothing (`null`) where the split has no labels.
+    pub label: Option<Answer>,
+    /// The model's output, one number per class or one in all.
+    #[serde(serialize_with = "widened")]
+    pub logits: Vec<f32>,
+}
+
+impl Prediction {
+    /// The class with the largest logit, the first of equals.
+    pub fn of_class(index: usize, logits: Vec<f32>, label: Option<usize>) -> Self {
+        let prediction = Answer::Class(argmax(&logits));
+        Self { index, prediction, label: label.map(Answer::Class), logits }
+    }
+
+    /// The single logit of a regression as the answer.
+    pub fn of_number(index: usize, logit: f32, label: Option<f64>) -> Self {
+        let prediction = Answer::Number(f64::from(logit));
+        Self { index, prediction, label: label.map(Answer::Number), logits: vec![logit] }
+    }
+}
+
+/// The place of the largest value, the first of equals; NaN is never the largest, and 0 is the place in nothing.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (place, &value) in values.iter().enumerate() {
+        if value > best.1 {
+            best = (place, value);
+        }
+    }
+    best.0
+}
+
+/// Writes one JSON object per line, all of them or no file.
+///
+/// Logits are written with the digits of an `f64`, so that every reader gets each `f32` back exactly; non-finite
+/// numbers become `null`.
+///
+/// # Errors
+/// When `path` cannot be written.
+pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
+    write_atomically(path, |out| {
+        for prediction in predictions {
+            serde_json::to_writer(&mut *out, prediction)?;
+            out.write_all(b"\n")?;
+        }
+        Ok(())
+    })
+}
+
+/// How the second column of a submission is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Submission<'a> {
+    /// The number of the class.
+    Classes,
+    /// The name of the class, from these.
+    Names(&'a [String]),
+    /// The number, clipped to this range, with three decimals.
+    Numbers {
+        /// The smallest score the task knows.
+        low: f64,
+        /// The largest.
+        high: f64,
+    },
+}
+
+/// The file name that GLUE expects for a split of a task, and whether it wants names of classes.
+///
+/// `task` is the catalog's key with or without `glue/`. MNLI, QNLI, RTE and the diagnostic set AX are sent in by
+/// name, the other classes by number (the format page of gluebenchmark.com). Nothing for a task GLUE lacks.
+pub fn glue_file(task: &str) -> Option<(&'static str, bool)> {
+    Some(match task.strip_prefix("glue/").unwrap_or(task) {
+        "cola" => ("CoLA.tsv", false),
+        "sst2" => ("SST-2.tsv", false),
+        "mrpc" => ("MRPC.tsv", false),
+        "qqp" => ("QQP.tsv", false),
+        "stsb" => ("STS-B.tsv", false),
+        "mnli" | "mnli_matched" | "mnli-matched" => ("MNLI-m.tsv", true),
+        "mnli_mismatched" | "mnli-mismatched" | "mnli-mm" => ("MNLI-mm.tsv", true),
+        "qnli" => ("QNLI.tsv", true),
+        "rte" => ("RTE.tsv", true),
+        "wnli" => ("WNLI.tsv", false),
+        "ax" => ("AX.tsv", true),
+        _ => return None,
+    })
+}
+
+/// Writes a GLUE submission: the header `index`, tab, `prediction`, then a line for each example.
+///
+/// # Errors
+/// When a class has no name, a number is NaN, an answer is of the wrong kind, or `path` cannot be written.
+pub fn write_submission(path: &Path, predictions: &[Prediction], style: Submission<'_>) -> Result<()> {
+    write_atomically(path, |out| {
+        writeln!(out, "index\tprediction")?;
+        for prediction in predictions {
+            writeln!(out, "{}\t{}", prediction.index, submitted(prediction, style)?)?;
+        }
+        Ok(())
+    })
+}
+
+fn submitted(prediction: &Prediction, style: Submission<'_>) -> Result<String> {
+    let row = prediction.index;
+    Ok(match (style, prediction.prediction) {
+        (Submission::Classes, Answer::Class(class)) => class.to_string(),
+        (Submission::Names(names), Answer::Class(class)) => names
+            .get(class)
+            .ok_or_else(|| {
+                fault(format!("row {row}: expected a class below {}, found {class}", names.len()))
+            })?
+            .clone(),
+        (Submission::Numbers { .. }, Answer::Number(number)) if number.is_nan() => {
+            return Err(fault(format!("row {row}: the prediction is not a number")).into());
+        }
+        (Submission::Numbers { low, high }, Answer::Number(number)) => {
+            // Adding zero turns -0 into 0.
+            format!("{:.3}", number.max(low).min(high) + 0.0)
+        }
+        (Submission::Numbers { .. }, Answer::Class(class)) => {
+            return Err(fault(format!("row {row}: expected a number, found class {class}")).into());
+        }
+        (Submission::Classes | Submission::Names(_), Answer::Number(number)) => {
+            return Err(fault(format!("row {row}: expected a class, found the number {number}")).into());
+        }
+    })
+}
+
+fn widened<S: Serializer>(logits: &[f32], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(logits.iter().map(|&logit| f64::from(logit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(predictions: &[Prediction], style: Submission<'_>) -> Result<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("task.tsv");
+        write_submission(&path, predictions, style)?;
+        crate::files::read_text(&path)
+    }
+
+    #[test]
+    fn lines_have_the_keys_of_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("predictions/task.jsonl");
+        let of_class = Prediction::of_class(0, vec![0.5, 1.25], Some(0));
+        let of_number = Prediction::of_number(1, f32::NAN, None);
+        write_predictions(&path, &[of_class, of_number]).unwrap();
+        let text = crate::files::read_text(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], r#"{"index":0,"prediction":1,"label":0,"logits":[0.5,1.25]}"#);
+        assert_eq!(lines[1], r#"{"index":1,"prediction":null,"label":null,"logits":[null]}"#);
+    }
+
+    #[test]
+    fn logits_come_back_bit_for_bit() {
+        // 7.038531e-26 is the number that shortest `f32` digits lose to a reader of `f64`.
+        let logits = vec![0.1, -1.0 / 3.0, 7.038_531e-26, f32::MIN_POSITIVE, f32::MAX, 1e-45, -0.0];
+        let text = serde_json::to_string(&Prediction::of_class(0, logits.clone(), None)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let back: Vec<u32> = value["logits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| (x.as_f64().unwrap() as f32).to_bits())
+            .collect();
+        assert_eq!(back, logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_first_of_equal_logits_wins_and_nan_never_does() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(argmax(&[f32::NAN, -2.0, -1.0]), 2);
+        assert_eq!(argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
+        assert_eq!(argmax(&[]), 0);
+    }
+
+    #[test]
+    fn submissions_hold_numbers_or_names() {
+        let predictions =
+            [Prediction::of_class(0, vec![0.0, 1.0], None), Prediction::of_class(1, vec![1.0, 0.0], None)];
+        let names = ["entailment".to_owned(), "not_entailment".to_owned()];
+        assert_eq!(written(&predictions, Submission::Classes).unwrap(), "index\tprediction\n0\t1\n1\t0\n");
+        assert_eq!(
+            written(&predictions, Submission::Names(&names)).unwrap(),
+            "index\tprediction\n0\tnot_entailment\n1\tentailment\n"
+        );
+    }
+
+    #[test]
+    fn scores_are_clipped_and_have_three_decimals() {
+        let predictions = [-0.25, 5.5, 2.71849, -0.0].map(|x| Prediction::of_number(0, x, None));
+        let text = written(&predictions, Submission::Numbers { low: 0.0, high: 5.0 }).unwrap();
+        let column: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split('\t').nth(1)).collect();
+        assert_eq!(column, ["0.000", "5.000", "2.718", "0.000"]);
+    }
+
+    #[test]
+    fn a_submission_that_cannot_be_written_names_the_row_and_leaves_no_file() {
+        let one_name = ["yes".to_owned()];
+        let class = Prediction::of_class(7, vec![0.0, 1.0], None);
+        let error = written(std::slice::from_ref(&class), Submission::Names(&one_name)).unwrap_err();
+        assert_eq!(error.root_cause().to_string(), "row 7: expected a class below 1, found 1");
+        let numbers = Submission::Numbers { low: 0.0, high: 5.0 };
+        let error = written(&[Prediction::of_number(3, f32::NAN, None)], numbers).unwrap_err();
+        assert_eq!(error.root_cause().to_string(), "row 3: the prediction is not a number");
+        assert!(written(&[class], numbers).is_err());
+    }
+
+    #[test]
+    fn glue_names_its_files() {
+        assert_eq!(glue_file("glue/mnli"), Some(("MNLI-m.tsv", true)));
+        assert_eq!(glue_file("stsb"), Some(("STS-B.tsv", false)));
+        assert_eq!(glue_file("my/task"), None);
+    }
+}

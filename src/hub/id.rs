@@ -1,0 +1,163 @@
+//! Names: of repositories, revisions and files, and patterns of files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::fault::{Result, fault};
+
+/// A repository is `name` or `owner/name`, with the characters that the hub allows.
+fn is_repository(name: &str) -> bool {
+    let allowed = |part: &str| {
+        (1..=96).contains(&part.len())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && !part.starts_with(['-', '.'])
+            && !part.ends_with(['-', '.'])
+            && !part.contains("--")
+            && !part.contains("..")
+    };
+    name.split('/').count() <= 2 && name.split('/').all(allowed)
+}
+
+/// Refuses a name that no model can have, saying what was looked for.
+pub(super) fn check_model_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(fault("the name of the model is empty")
+            .hint("give a folder, or a hub id such as `roberta-base` or `owner/name`")
+            .into());
+    }
+    let path = Path::new(name);
+    if path.is_file() {
+        return Err(fault(format!("`{name}` is a file, expected the folder of a checkpoint"))
+            .hint("give the folder that holds `config.json` and the weights")
+            .into());
+    }
+    if is_repository(name) {
+        return Ok(());
+    }
+    let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Err(fault(format!("no model `{name}`: there is no folder `{}`, and it is no hub id", place.display()))
+        .hint("a hub id is `name` or `owner/name`")
+        .into())
+}
+
+/// Refuses a name that no data set repository can have.
+pub(super) fn check_dataset_name(name: &str) -> Result<()> {
+    if is_repository(name) {
+        return Ok(());
+    }
+    Err(fault(format!("`{name}` is no hub id of a data set"))
+        .hint("a hub id is `name` or `owner/name`")
+        .into())
+}
+
+/// Refuses a revision that no repository can have; it becomes a path in the cache.
+pub(super) fn check_revision(revision: &str) -> Result<()> {
+    let plain = revision.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?*[~^:".contains(&byte));
+    if plain && check_file_name(revision).is_ok() {
+        return Ok(());
+    }
+    Err(fault(format!("`{revision}` is no revision"))
+        .hint("a revision is a branch, a tag or a commit; the usual one is `main`")
+        .into())
+}
+
+/// Refuses a file name of a repository that would lead out of its folder.
+pub(super) fn check_file_name(name: &str) -> Result<()> {
+    let safe = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\0', '\\']);
+    if name.split('/').all(safe) {
+        return Ok(());
+    }
+    Err(fault(format!("the repository names a file `{}`, which is not safe to write", name.escape_debug()))
+        .into())
+}
+
+/// Whether `name` matches `pattern`: `?` is one byte and `*` any number of them within a folder, `**` across folders.
+pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'*', b'*', b'/', rest @ ..] if matches(rest, name) => true,
+        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[]))),
+        [b'*', rest @ ..] => {
+            let reach = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
+            (0..=reach).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[])))
+        }
+        [b'?', rest @ ..] => matches!(name, [first, tail @ ..] if *first != b'/' && matches(rest, tail)),
+        [wanted, rest @ ..] => matches!(name, [first, tail @ ..] if first == wanted && matches(rest, tail)),
+    }
+}
+
+/// Refuses a set of files such as `train-00000-of-00002.parquet` that lacks some of its parts.
+pub(super) fn check_parts(names: &[String]) -> Result<()> {
+    let mut groups: BTreeMap<(&str, u32), u32> = BTreeMap::new();
+    for (stem, total) in names.iter().filter_map(|name| part_of(name)) {
+        *groups.entry((stem, total)).or_default() += 1;
+    }
+    match groups.iter().find(|((_, total), found)| *found < total) {
+        None => Ok(()),
+        Some(((stem, total), found)) => {
+            Err(fault(format!("`{stem}-*` has {total} parts, of which {found} are there"))
+                .hint("run once with a network and without `--offline`")
+                .into())
+        }
+    }
+}
+
+/// `train` and 2 for `train-00000-of-00002.parquet`.
+fn part_of(name: &str) -> Option<(&str, u32)> {
+    let (head, tail) = name.rsplit_once("-of-")?;
+    let (stem, _) = head.rsplit_once('-')?;
+    let digits = tail.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    Some((stem, digits.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn glob(pattern: &str, name: &str) -> bool {
+        matches(pattern.as_bytes(), name.as_bytes())
+    }
+
+    #[test]
+    fn a_star_stays_within_a_folder_and_two_cross_folders() {
+        assert!(glob("mrpc/train-*.parquet", "mrpc/train-00000-of-00001.parquet"));
+        assert!(!glob("mrpc/train-*.parquet", "mrpc/test-00000-of-00001.parquet"));
+        assert!(!glob("*.parquet", "mrpc/train.parquet"));
+        assert!(glob("**/*.parquet", "a/b/train.parquet"));
+        assert!(glob("**/*.parquet", "train.parquet"));
+        assert!(glob("data.json", "data.json"));
+        assert!(!glob("data.json", "data.jsonl"));
+        assert!(glob("?.csv", "a.csv"));
+        assert!(!glob("?.csv", "/.csv"));
+    }
+
+    #[test]
+    fn hub_ids_have_one_or_two_plain_parts() {
+        for good in ["gpt2", "FacebookAI/roberta-large", "a/b.c_d-e"] {
+            assert!(is_repository(good), "{good}");
+        }
+        for bad in ["", "a/b/c", "/a", "a/", "../a", "a b", "a/.b", "a--b", "~/x", "-a"] {
+            assert!(!is_repository(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_folder_are_refused() {
+        assert!(check_file_name("data/train.parquet").is_ok());
+        for bad in ["../x", "/etc/x", "a//b", "a/../../b", "", "a/."] {
+            assert!(check_file_name(bad).is_err(), "{bad}");
+        }
+        assert!(check_revision("refs/pr/1").is_ok());
+        assert!(check_revision("a/../../b").is_err());
+        assert!(check_revision("").is_err());
+    }
+
+    #[test]
+    fn a_part_that_is_not_there_is_named() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(check_parts(&names(&["a/t-00000-of-00002.parquet", "a/t-00001-of-00002.parquet"])).is_ok());
+        assert!(check_parts(&names(&["plain.json"])).is_ok());
+        let missing = check_parts(&names(&["a/t-00001-of-00002.parquet"])).unwrap_err();
+        assert_eq!(missing.to_string(), "`a/t-*` has 2 parts, of which 1 are there");
+    }
+}

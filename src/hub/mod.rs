@@ -1,0 +1,283 @@
+//! Where checkpoints and data sets come from: the Hugging Face hub with its cache, or folders.
+//!
+//! The cache is laid out as `huggingface_hub` lays it out (`models--owner--name/{blobs,refs,snapshots}`), so Python
+//! and this program share downloads. Names and addresses are those of `hf-hub`; its transfer is not used, for the reasons
+//! that `transfer.rs` gives.
+
+mod checkpoint;
+mod client;
+mod id;
+mod settings;
+mod transfer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use anyhow::Context as _;
+use hf_hub::api::RepoInfo;
+use hf_hub::{Repo, RepoType};
+
+use crate::fault::{Result, fault, hint_of, nearest};
+use crate::files;
+use client::{Client, Failure, Target};
+pub use settings::Settings;
+
+/// The hub as one set of settings sees it.
+pub struct Hub {
+    settings: Settings,
+    client: Client,
+    /// What was already asked for, so that a repository is listed once however many files are taken from it.
+    listings: Mutex<BTreeMap<String, RepoInfo>>,
+    /// Why the hub could not be reached, so that it is waited for and warned about once.
+    down: OnceLock<String>,
+}
+
+/// A checkpoint on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The folder with `config.json`, weights and tokenizer.
+    pub folder: PathBuf,
+    /// The commit it was taken from; `None` for a plain folder.
+    pub commit: Option<String>,
+}
+
+impl Hub {
+    /// The hub that the environment describes, see [`Settings::from_environment`].
+    ///
+    /// # Errors
+    /// Names the variable that cannot be used.
+    pub fn new(offline: bool) -> Result<Self> {
+        Self::with(Settings::from_environment(offline)?)
+    }
+
+    /// The hub with explicit settings.
+    ///
+    /// # Errors
+    /// When the endpoint is not an address or the token cannot be sent as a header.
+    pub fn with(settings: Settings) -> Result<Self> {
+        let settings = settings.checked()?;
+        let client = Client::new(&settings.endpoint, settings.token.as_deref());
+        Ok(Self { settings, client, listings: Mutex::default(), down: OnceLock::new() })
+    }
+
+    /// A model by folder or hub id. A folder is used as it is; of a repository, the configuration, the tokenizer and
+    /// the safetensors weights are taken, and the folder of the snapshot is returned.
+    ///
+    /// # Errors
+    /// When there is neither a folder nor a repository of that name, it is gated, the hub cannot be reached and no
+    /// whole copy is cached, a download stays broken, or the checkpoint has no `config.json` or no safetensors.
+    pub fn model(&self, name: &str, revision: &str) -> Result<Snapshot> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            checkpoint::check_folder(path, name)?;
+            return Ok(Snapshot { folder: path.to_owned(), commit: None });
+        }
+        id::check_model_name(name)?;
+        let target = self.target(name, RepoType::Model, revision)?;
+        let Some(info) = self.listing(&target)? else {
+            return self.cached_model(&target);
+        };
+        let folder = self.fetch_model(&target, &info)?;
+        self.remember(&target, &info.sha)?;
+        Ok(Snapshot { folder, commit: Some(info.sha) })
+    }
+
+    /// The files of a data set repository that match `pattern`, sorted by their path in the repository. In the pattern,
+    /// `*` and `?` stay within a folder and `**` crosses folders, as in `mrpc/train-*.parquet`.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; also when no file matches.
+    pub fn dataset(&self, repo: &str, revision: &str, pattern: &str) -> Result<Vec<PathBuf>> {
+        id::check_dataset_name(repo)?;
+        let target = self.target(repo, RepoType::Dataset, revision)?;
+        let Some(info) = self.listing(&target)? else {
+            return self.cached_dataset(&target, pattern);
+        };
+        let names = names_of(&info)?;
+        let wanted = matching(&names, pattern);
+        if wanted.is_empty() {
+            return Err(no_match(&target, pattern, &names).into());
+        }
+        let fetched: Result<Vec<PathBuf>> =
+            wanted.iter().map(|file| self.fetch(&target, &info.sha, file)).collect();
+        let fetched = fetched?;
+        self.remember(&target, &info.sha)?;
+        Ok(fetched)
+    }
+
+    fn target(&self, name: &str, kind: RepoType, revision: &str) -> Result<Target> {
+        id::check_revision(revision)?;
+        let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());
+        let root = self.settings.cache.join(repo.folder_name());
+        Ok(Target { id: name.to_owned(), kind, repo, root })
+    }
+
+    /// The commit and the file names of a repository, or `None` where the cache has to do: offline, or the hub cannot
+    /// be reached and something is cached.
+    fn listing(&self, target: &Target) -> Result<Option<RepoInfo>> {
+        if self.settings.offline {
+            return Ok(None);
+        }
+        let key = target.repo.api_url();
+        if let Some(known) = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let asked = match self.down.get() {
+            Some(why) => Err(Failure::Unreachable(why.clone())),
+            None => self.client.info(target),
+        };
+        let why = match asked {
+            Ok(info) => {
+                id::check_file_name(&info.sha)?;
+                let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+                listings.insert(key, info.clone());
+                return Ok(Some(info));
+            }
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Unreachable(why)) => why,
+        };
+        if self.cached_commit(target).is_none() {
+            return Err(self.unreachable(target, &why));
+        }
+        if self.down.set(why.clone()).is_ok() {
+            tracing::warn!("cannot reach `{}` ({why}); using the cache", self.settings.endpoint);
+        }
+        Ok(None)
+    }
+
+    /// Takes what a checkpoint needs: small files first, so that what is wrong shows before the weights are taken.
+    fn fetch_model(&self, target: &Target, info: &RepoInfo) -> Result<PathBuf> {
+        let names = names_of(info)?;
+        checkpoint::check_config(&names, &format!("the repository `{}`", target.id))?;
+        let config = self.fetch(target, &info.sha, checkpoint::CONFIG)?;
+        let weights = checkpoint::weights(&names, &target.id, &config)?;
+        for file in checkpoint::COMPANIONS.iter().filter(|file| names.contains(**file)) {
+            self.fetch(target, &info.sha, file)?;
+        }
+        let main = self.fetch(target, &info.sha, weights)?;
+        if weights == checkpoint::INDEX {
+            let shards = checkpoint::shards(&main)?;
+            checkpoint::check_shards(&shards, &names, &format!("the repository `{}`", target.id))?;
+            for shard in &shards {
+                self.fetch(target, &info.sha, shard)?;
+            }
+        }
+        Ok(target.snapshot(&info.sha))
+    }
+
+    fn fetch(&self, target: &Target, commit: &str, file: &str) -> Result<PathBuf> {
+        transfer::fetch(&self.client, &self.settings, target, commit, file).map_err(|failure| match failure {
+            Failure::Unreachable(why) => self.unreachable(target, &format!("`{file}`: {why}")),
+            Failure::Final(error) => error,
+        })
+    }
+
+    /// Only a whole download is remembered: the reference is what makes a snapshot the one to use without a network.
+    fn remember(&self, target: &Target, commit: &str) -> Result<()> {
+        let reference = target.reference();
+        let known = std::fs::read_to_string(&reference).is_ok_and(|text| text.trim() == commit);
+        if known || target.repo.revision() == commit {
+            return Ok(());
+        }
+        files::write_bytes(&reference, commit.as_bytes())
+    }
+
+    /// The commit that the cache holds for this revision, which may be a branch, a tag or a commit itself.
+    fn cached_commit(&self, target: &Target) -> Option<String> {
+        let named = std::fs::read_to_string(target.reference()).ok().map(|text| text.trim().to_owned());
+        named
+            .into_iter()
+            .chain([target.repo.revision().to_owned()])
+            .find(|commit| id::check_file_name(commit).is_ok() && target.snapshot(commit).is_dir())
+    }
+
+    fn cached_model(&self, target: &Target) -> Result<Snapshot> {
+        let commit = self.cached_commit(target).ok_or_else(|| self.not_cached(target))?;
+        let folder = target.snapshot(&commit);
+        checkpoint::check_folder(&folder, &target.id).map_err(|error| {
+            let other = hint_of(&error).map(|hint| format!("; if that changes nothing: {hint}"));
+            fault(format!("the cached copy of `{}` cannot be used: {error:#}", target.id))
+                .hint(format!("run once with a network and without `--offline`{}", other.unwrap_or_default()))
+        })?;
+        Ok(Snapshot { folder, commit: Some(commit) })
+    }
+
+    fn cached_dataset(&self, target: &Target, pattern: &str) -> Result<Vec<PathBuf>> {
+        let commit = self.cached_commit(target).ok_or_else(|| self.not_cached(target))?;
+        let folder = target.snapshot(&commit);
+        let mut names = BTreeSet::new();
+        files_below(&folder, "", &mut names)?;
+        let found = matching(&names, pattern);
+        if found.is_empty() {
+            let message = format!("no file that matches `{pattern}` is cached in `{}`", folder.display());
+            return Err(fault(message).hint("run once with a network and without `--offline`").into());
+        }
+        id::check_parts(&found)
+            .with_context(|| format!("the cached copy of `{}` is not complete", target.id))?;
+        Ok(found.iter().map(|name| folder.join(name)).collect())
+    }
+
+    fn not_cached(&self, target: &Target) -> anyhow::Error {
+        let (id, revision, cache) = (&target.id, target.repo.revision(), self.settings.cache.display());
+        fault(format!(
+            "offline, and `{id}` at revision `{revision}` is neither a folder nor in the cache `{cache}`"
+        ))
+        .hint(
+            "run once without `--offline` and `HF_HUB_OFFLINE`, or point `HF_HOME` at the cache that has it",
+        )
+        .into()
+    }
+
+    fn unreachable(&self, target: &Target, why: &str) -> anyhow::Error {
+        let (endpoint, cache) = (&self.settings.endpoint, self.settings.cache.display());
+        fault(format!("cannot take `{}` from `{endpoint}`: {why}", target.id))
+            .hint(format!(
+                "check the network, the proxy and `HF_ENDPOINT`; no whole copy is in the cache `{cache}`, \
+                 and the next run continues what is there"
+            ))
+            .into()
+    }
+}
+
+/// The file names of a repository, none of which may lead out of its folder.
+fn names_of(info: &RepoInfo) -> Result<BTreeSet<String>> {
+    info.siblings
+        .iter()
+        .map(|file| id::check_file_name(&file.rfilename).map(|()| file.rfilename.clone()))
+        .collect()
+}
+
+fn matching(names: &BTreeSet<String>, pattern: &str) -> Vec<String> {
+    names.iter().filter(|name| id::matches(pattern.as_bytes(), name.as_bytes())).cloned().collect()
+}
+
+fn no_match(target: &Target, pattern: &str, names: &BTreeSet<String>) -> crate::fault::Fault {
+    let message = format!("no file of the data set `{}` matches `{pattern}`", target.id);
+    match nearest(pattern, names.iter().map(String::as_str)) {
+        Some(near) => fault(message).hint(format!("the nearest of its {} files is `{near}`", names.len())),
+        None => {
+            let some: Vec<&str> = names.iter().take(5).map(String::as_str).collect();
+            fault(message).hint(format!(
+                "it has {} files, the first are `{}`",
+                names.len(),
+                some.join("`, `")
+            ))
+        }
+    }
+}
+
+/// Adds the paths of all files below `folder`, relative to the first one and with `/` between their parts.
+fn files_below(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) -> Result<()> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            files_below(&entry.path(), &format!("{name}/"), names)?;
+        } else if entry.path().exists() {
+            names.insert(name);
+        }
+    }
+    Ok(())
+}

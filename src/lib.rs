@@ -1,0 +1,19 @@
+//! Fine-tuning of language models with almost no trainable parameters.
+//!
+//! Layers look one way only: `commands → train → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
+//! `report` beside them and `torch` (what tch lacks), `files` and `fault` below.
+
+pub mod adapters;
+pub mod cli;
+//pub mod commands;
+pub mod data;
+pub mod eval;
+pub mod fault;
+pub mod files;
+//pub mod hub;
+pub mod models;
+pub mod nn;
+pub mod recipe;
+pub mod report;
+pub mod torch;
+pub mod train;

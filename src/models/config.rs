@@ -1,0 +1,263 @@
+//! `config.json` of an encoder, read into what the layers need. Family names end here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::nn::packed::Positions;
+
+/// An activation between the two feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact GELU.
+    Gelu,
+    /// GELU by its tanh approximation.
+    GeluTanh,
+    /// max(x, 0).
+    Relu,
+    /// x · sigmoid(x).
+    Silu,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+/// How the sequence vector becomes logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadKind {
+    /// BERT: a pooler (dense, tanh) in the trunk, then dropout and one layer.
+    Pooled,
+    /// RoBERTa: dropout, dense, tanh, dropout, one layer, all in the head.
+    TwoLayer,
+}
+
+/// The shape and switches of an encoder.
+#[derive(Debug, Clone)]
+pub struct EncoderConfig {
+    /// Prefix of the trunk's tensors in a saved classifier, such as `bert`.
+    pub prefix: &'static str,
+    /// Architecture that Transformers loads a merged checkpoint as.
+    pub architecture: String,
+    /// d.
+    pub width: i64,
+    /// Number of layers.
+    pub layers: usize,
+    /// h.
+    pub heads: i64,
+    /// Width between the two feed-forward layers.
+    pub intermediate: i64,
+    /// v.
+    pub vocabulary: i64,
+    /// Rows of the position embedding.
+    pub positions: i64,
+    /// Rows of the token-type embedding.
+    pub token_types: i64,
+    /// Activation of the feed-forward layers.
+    pub activation: Activation,
+    /// Epsilon of every layer norm.
+    pub norm_eps: f64,
+    /// Dropout on embeddings and on the outputs of attention and feed-forward layers.
+    pub dropout: f64,
+    /// Dropout on attention probabilities.
+    pub attention_dropout: f64,
+    /// Dropout before the head.
+    pub head_dropout: f64,
+    /// Standard deviation with which Transformers draws new weights.
+    pub initializer_range: f64,
+    /// Id of the padding token; its embedding gets no gradient.
+    pub padding: u32,
+    /// How positions are numbered.
+    pub position_rule: Positions,
+    /// The head.
+    pub head: HeadKind,
+    /// Names of the classes, in order, where the checkpoint has a head.
+    pub labels: Vec<String>,
+    /// The whole file, for writing it back.
+    pub raw: serde_json::Map<String, Value>,
+}
+
+/// The fields read from `config.json`; what is absent has the default of Transformers' configuration class.
+#[derive(Deserialize)]
+struct Raw {
+    model_type: String,
+    hidden_size: i64,
+    num_hidden_layers: usize,
+    num_attention_heads: i64,
+    intermediate_size: i64,
+    vocab_size: i64,
+    max_position_embeddings: i64,
+    #[serde(default = "two")]
+    type_vocab_size: i64,
+    #[serde(default = "gelu")]
+    hidden_act: String,
+    #[serde(default = "tiny")]
+    layer_norm_eps: f64,
+    #[serde(default = "tenth")]
+    hidden_dropout_prob: f64,
+    #[serde(default = "tenth")]
+    attention_probs_dropout_prob: f64,
+    classifier_dropout: Option<f64>,
+    #[serde(default = "fiftieth")]
+    initializer_range: f64,
+    pad_token_id: Option<u32>,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
+    problem_type: Option<String>,
+    id2label: Option<BTreeMap<String, String>>,
+}
+
+fn two() -> i64 {
+    2
+}
+fn gelu() -> String {
+    "gelu".into()
+}
+fn tiny() -> f64 {
+    1e-12
+}
+fn tenth() -> f64 {
+    0.1
+}
+fn fiftieth() -> f64 {
+    0.02
+}
+
+impl EncoderConfig {
+    /// Reads `config.json` of a checkpoint folder.
+    ///
+    /// # Errors
+    /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let raw: serde_json::Map<String, Value> = files::read_json(&path)?;
+        Self::from_json(raw).map_err(|e| e.context(format!("cannot use `{}`", path.display())))
+    }
+
+    fn from_json(json: serde_json::Map<String, Value>) -> Result<Self> {
+        let raw: Raw = serde_json::from_value(Value::Object(json.clone()))?;
+        let (prefix, class, head, padded) = match raw.model_type.as_str() {
+            "bert" => ("bert", "Bert", HeadKind::Pooled, false),
+            "roberta" => ("roberta", "Roberta", HeadKind::TwoLayer, true),
+            "xlm-roberta" => ("roberta", "XLMRoberta", HeadKind::TwoLayer, true),
+            "camembert" => ("roberta", "Camembert", HeadKind::TwoLayer, true),
+            other => {
+                return Err(fault(format!("the model type `{other}` is not supported"))
+                    .hint("supported are `bert`, `roberta`, `xlm-roberta` and `camembert`")
+                    .into());
+            }
+        };
+        refuse_unsupported(&raw)?;
+        if padded && json.get("pad_token_id").is_some_and(Value::is_null) {
+            return Err(fault("`pad_token_id` is null, but positions are counted from it").into());
+        }
+        let pad = raw.pad_token_id.unwrap_or(u32::from(padded));
+        Ok(Self {
+            prefix,
+            architecture: format!("{class}ForSequenceClassification"),
+            width: raw.hidden_size,
+            layers: raw.num_hidden_layers,
+            heads: raw.num_attention_heads,
+            intermediate: raw.intermediate_size,
+            vocabulary: raw.vocab_size,
+            positions: raw.max_position_embeddings,
+            token_types: raw.type_vocab_size,
+            activation: activation(&raw.hidden_act)?,
+            norm_eps: raw.layer_norm_eps,
+            dropout: raw.hidden_dropout_prob,
+            attention_dropout: raw.attention_probs_dropout_prob,
+            head_dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
+            initializer_range: raw.initializer_range,
+            padding: pad,
+            position_rule: if padded { Positions::AfterPadding(pad) } else { Positions::FromZero },
+            head,
+            labels: labels(raw.id2label),
+            raw: json,
+        })
+    }
+
+    /// The longest sequence that the position embedding can number.
+    pub fn longest_sequence(&self) -> i64 {
+        match self.position_rule {
+            Positions::FromZero => self.positions,
+            Positions::AfterPadding(pad) => self.positions - i64::from(pad) - 1,
+        }
+    }
+
+    /// Replaces every dropout.
+    pub fn set_dropout(&mut self, p: f64) {
+        (self.dropout, self.attention_dropout, self.head_dropout) = (p, p, p);
+    }
+}
+
+/// Fields that would change the numbers in ways that the layers do not compute.
+fn refuse_unsupported(raw: &Raw) -> Result<()> {
+    let positive = [
+        ("hidden_size", raw.hidden_size),
+        ("num_attention_heads", raw.num_attention_heads),
+        ("intermediate_size", raw.intermediate_size),
+        ("vocab_size", raw.vocab_size),
+        ("max_position_embeddings", raw.max_position_embeddings),
+        ("type_vocab_size", raw.type_vocab_size),
+    ];
+    if let Some((name, value)) = positive.into_iter().find(|(_, value)| *value <= 0) {
+        return Err(fault(format!("`{name}` must be positive, found {value}")).into());
+    }
+    if raw.hidden_size % raw.num_attention_heads != 0 {
+        let (d, h) = (raw.hidden_size, raw.num_attention_heads);
+        return Err(fault(format!("`hidden_size` {d} is not a multiple of `num_attention_heads` {h}")).into());
+    }
+    match raw.position_embedding_type.as_deref() {
+        None | Some("absolute") => {}
+        Some(other) => {
+            return Err(fault(format!("`position_embedding_type` `{other}` is not supported, only `absolute`")).into());
+        }
+    }
+    if raw.is_decoder || raw.add_cross_attention {
+        return Err(fault("`is_decoder` and `add_cross_attention` are not supported for an encoder").into());
+    }
+    if raw.problem_type.as_deref() == Some("multi_label_classification") {
+        return Err(fault("`problem_type` `multi_label_classification` is not supported").into());
+    }
+    for (name, p) in [
+        ("hidden_dropout_prob", raw.hidden_dropout_prob),
+        ("attention_probs_dropout_prob", raw.attention_probs_dropout_prob),
+        ("classifier_dropout", raw.classifier_dropout.unwrap_or(0.0)),
+    ] {
+        if !(0.0..1.0).contains(&p) {
+            return Err(fault(format!("`{name}` must be at least 0 and below 1, found {p}")).into());
+        }
+    }
+    Ok(())
+}
+
+fn activation(name: &str) -> Result<Activation> {
+    Ok(match name {
+        "gelu" | "gelu_python" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        "tanh" => Activation::Tanh,
+        other => {
+            return Err(fault(format!("`hidden_act` `{other}` is not supported"))
+                .hint("supported are gelu, gelu_new, gelu_pytorch_tanh, relu, silu and tanh")
+                .into());
+        }
+    })
+}
+
+/// Class names in the order of their numbers.
+fn labels(id2label: Option<BTreeMap<String, String>>) -> Vec<String> {
+    let mut numbered: Vec<(usize, String)> = id2label
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(id, name)| Some((id.parse().ok()?, name)))
+        .collect();
+    numbered.sort();
+    numbered.into_iter().map(|(_, name)| name).collect()
+}

@@ -1,0 +1,181 @@
+//! BERT and RoBERTa: embeddings, layers with norms after the sums, and BERT's pooler.
+
+use tch::Tensor;
+
+use super::config::{Activation, EncoderConfig};
+use super::loader::Loader;
+use crate::fault::Result;
+use crate::nn::attention::attend;
+use crate::nn::{LayerNorm, Linear, Packed, Pass};
+use crate::torch::{cast, dims3};
+
+/// The trunk of an encoder.
+///
+/// Source of the wiring: `modeling_bert.py` and `modeling_roberta.py` of Transformers.
+#[derive(Debug)]
+pub struct Encoder {
+    words: Tensor,
+    positions: Tensor,
+    types: Tensor,
+    embedding_norm: LayerNorm,
+    /// Id whose embedding gets no gradient.
+    padding: i64,
+    dropout: f64,
+    blocks: Vec<Block>,
+    /// Dense and tanh on the first token; absent where the head does its own.
+    pub pooler: Option<Linear>,
+    /// Kind in which the layers compute.
+    kind: tch::Kind,
+}
+
+/// One layer: attention, then feed-forward, each with a residual sum and a norm after it.
+#[derive(Debug)]
+struct Block {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    attention_output: Linear,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    output: Linear,
+    output_norm: LayerNorm,
+    activation: Activation,
+    heads: i64,
+    dropout: f64,
+    attention_dropout: f64,
+}
+
+impl Encoder {
+    /// Builds the trunk from the loader's tensors.
+    ///
+    /// # Errors
+    /// Collected by the loader: missing and mis-shaped tensors.
+    pub fn load(config: &EncoderConfig, loader: &mut Loader, with_pooler: bool) -> Result<Self> {
+        let d = config.width;
+        let at = |name: &str| format!("{}.embeddings.{name}", config.prefix);
+        let mut encoder = Self {
+            words: loader.tensor(&at("word_embeddings.weight"), &[config.vocabulary, d])?,
+            positions: loader.tensor(&at("position_embeddings.weight"), &[config.positions, d])?,
+            types: loader.tensor(&at("token_type_embeddings.weight"), &[config.token_types, d])?,
+            embedding_norm: loader.norm(&at("LayerNorm"), d, config.norm_eps)?,
+            padding: i64::from(config.padding),
+            dropout: config.dropout,
+            blocks: Vec::with_capacity(config.layers),
+            pooler: None,
+            kind: loader.kind(),
+        };
+        for i in 0..config.layers {
+            encoder.blocks.push(Block::load(config, loader, &format!("{}.encoder.layer.{i}", config.prefix))?);
+        }
+        if with_pooler {
+            encoder.pooler = Some(loader.linear(&format!("{}.pooler.dense", config.prefix), d, d)?);
+        }
+        Ok(encoder)
+    }
+
+    /// # Shapes
+    /// `batch` of `[k, n]` tokens to hidden states `[k, n, d]`.
+    pub fn forward(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        let mut x = self.embed(batch, pass);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, batch, &pass.layer(i))?;
+        }
+        Ok(x)
+    }
+
+    /// The sum of the three embeddings, normed: `[k, n, d]`.
+    pub fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
+        let look_up = |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
+        let sum = look_up(&self.words, &batch.ids, self.padding)
+            + look_up(&self.types, &batch.types, -1)
+            + look_up(&self.positions, &batch.positions, -1);
+        pass.dropout(&self.embedding_norm.forward(&cast(&sum, self.kind)), self.dropout)
+    }
+
+    /// Number of layers.
+    pub fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Layer `index` alone: hidden states `[k, n, d]` to the same.
+    pub fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        match self.blocks.get(index) {
+            Some(block) => block.forward(x, batch, &pass.layer(index)),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).chain(self.pooler.as_mut()).collect()
+    }
+
+    /// The same layers, for reading.
+    pub fn linears(&self) -> Vec<&Linear> {
+        self.blocks.iter().flat_map(Block::linears).chain(self.pooler.as_ref()).collect()
+    }
+}
+
+impl Block {
+    fn load(config: &EncoderConfig, loader: &mut Loader, at: &str) -> Result<Self> {
+        let (d, wide) = (config.width, config.intermediate);
+        Ok(Self {
+            query: loader.linear(&format!("{at}.attention.self.query"), d, d)?,
+            key: loader.linear(&format!("{at}.attention.self.key"), d, d)?,
+            value: loader.linear(&format!("{at}.attention.self.value"), d, d)?,
+            attention_output: loader.linear(&format!("{at}.attention.output.dense"), d, d)?,
+            attention_norm: loader.norm(&format!("{at}.attention.output.LayerNorm"), d, config.norm_eps)?,
+            intermediate: loader.linear(&format!("{at}.intermediate.dense"), wide, d)?,
+            output: loader.linear(&format!("{at}.output.dense"), d, wide)?,
+            output_norm: loader.norm(&format!("{at}.output.LayerNorm"), d, config.norm_eps)?,
+            activation: config.activation,
+            heads: config.heads,
+            dropout: config.dropout,
+            attention_dropout: config.attention_dropout,
+        })
+    }
+
+    /// # Shapes
+    /// `x` `[k, n, d]` to the same.
+    fn forward(&self, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        let [k, n, d] = dims3(x);
+        let heads = |y: Tensor| y.view([k * n, self.heads, d / self.heads]); // [m, h, d]
+        let q = heads(self.query.forward(x, pass));
+        let key = heads(self.key.forward(x, pass));
+        let v = heads(self.value.forward(x, pass));
+        let attended = attend([&q, &key, &v], batch, self.attention_dropout, pass)?.view([k, n, d]);
+        let attended = pass.dropout(&self.attention_output.forward(&attended, pass), self.dropout);
+        let x = self.attention_norm.forward(&(attended + x));
+        let wide = self.activation.apply(&self.intermediate.forward(&x, pass));
+        let narrow = pass.dropout(&self.output.forward(&wide, pass), self.dropout);
+        Ok(self.output_norm.forward(&(narrow + x)))
+    }
+
+    fn linears(&self) -> [&Linear; 6] {
+        [&self.query, &self.key, &self.value, &self.attention_output, &self.intermediate, &self.output]
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 6] {
+        [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.attention_output,
+            &mut self.intermediate,
+            &mut self.output,
+        ]
+    }
+}
+
+impl Activation {
+    /// Applies the activation to every element.
+    pub fn apply(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
+            Self::Relu => x.relu(),
+            Self::Silu => x.silu(),
+            Self::Tanh => x.tanh(),
+        }
+    }
+}

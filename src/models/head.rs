@@ -1,0 +1,144 @@
+//! The classification head: trained, in fp32, one for each run.
+
+use tch::{Device, Kind, Tensor};
+
+use super::config::{EncoderConfig, HeadKind};
+use crate::adapters::{Group, Trained};
+use crate::fault::Result;
+use crate::torch::tensors::Tensors;
+use crate::nn::Pass;
+use crate::nn::pass::{mix_name, seed_torch};
+use crate::torch::cast;
+
+/// Sequence vectors to logits.
+#[derive(Debug)]
+pub struct Head {
+    layers: Vec<Dense>,
+    dropout: f64,
+    /// Whether dropout also comes before the first layer; not where that layer is a pooler.
+    drop_first: bool,
+}
+
+/// `y = x Wᵀ + b` with one W and b for each run.
+#[derive(Debug)]
+struct Dense {
+    /// `[k, out, in]`.
+    weight: Tensor,
+    /// `[k, out]`.
+    bias: Tensor,
+}
+
+/// Where a head's tensors come from.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadSource<'a> {
+    /// A checkpoint that may hold a head; used where its shape fits.
+    pub checkpoint: &'a Tensors,
+    /// One seed for each run, for tensors that are drawn.
+    pub seeds: &'a [u64],
+    /// Where the head computes.
+    pub device: Device,
+}
+
+/// A layer of a head: path in the checkpoint, outputs, inputs.
+type Layer = (String, i64, i64);
+
+/// The head's layers after the pooler.
+pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
+    let d = config.width;
+    match config.head {
+        HeadKind::Pooled => vec![("classifier".into(), classes, d)],
+        HeadKind::TwoLayer => vec![("classifier.dense".into(), d, d), ("classifier.out_proj".into(), classes, d)],
+    }
+}
+
+/// The number of classes of the head that a checkpoint holds.
+pub fn classes_in(config: &EncoderConfig, checkpoint: &Tensors) -> Option<i64> {
+    let (last, _, _) = layer_shapes(config, 0).pop()?;
+    checkpoint.shape(&format!("{last}.weight"))?.first().copied()
+}
+
+impl Head {
+    /// Loads the head where the checkpoint holds one of the right shape, else draws it as Transformers does: weights from
+    /// N(0, initializer_range²), biases zero. A pooler that the checkpoint lacks (`draw_pooler`) is drawn too and
+    /// becomes the head's first layer. Adds all of them to `trained`.
+    ///
+    /// # Errors
+    /// When a tensor of the checkpoint cannot be read.
+    pub fn load(
+        config: &EncoderConfig,
+        classes: i64,
+        draw_pooler: bool,
+        source: HeadSource,
+        trained: &mut Trained,
+    ) -> Result<Self> {
+        let shapes = layer_shapes(config, classes);
+        let stored = shapes.iter().all(|layer| source.holds(layer));
+        let mut layers = Vec::with_capacity(shapes.len() + 1);
+        if draw_pooler {
+            let pooler = (format!("{}.pooler.dense", config.prefix), config.width, config.width);
+            layers.push(Dense::load(&pooler, false, config, source, trained)?);
+        }
+        for layer in &shapes {
+            layers.push(Dense::load(layer, stored, config, source, trained)?);
+        }
+        tracing::debug!(stored, draw_pooler, "head of {classes} outputs");
+        Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler })
+    }
+
+    /// Dropout before each layer, tanh between two.
+    ///
+    /// # Shapes
+    /// `[k, s, d]` of any kind to logits `[k, s, c]` in fp32.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let mut x = cast(x, Kind::Float);
+        for (i, layer) in self.layers.iter().enumerate() {
+            if i > 0 {
+                x = x.tanh();
+            }
+            let dropout = if i > 0 || self.drop_first { self.dropout } else { 0.0 };
+            x = layer.forward(&pass.dropout(&x, dropout));
+        }
+        x
+    }
+}
+
+impl HeadSource<'_> {
+    fn holds(&self, (name, out, inputs): &Layer) -> bool {
+        self.checkpoint.shape(&format!("{name}.weight")) == Some(&[*out, *inputs])
+            && self.checkpoint.shape(&format!("{name}.bias")) == Some(&[*out])
+    }
+}
+
+impl Dense {
+    fn load(
+        (name, out, inputs): &Layer,
+        stored: bool,
+        config: &EncoderConfig,
+        source: HeadSource,
+        trained: &mut Trained,
+    ) -> Result<Self> {
+        let mut initial = |suffix: &str, shape: &[i64], std: f64| -> Result<Tensor> {
+            let name = format!("{name}.{suffix}");
+            let runs: Vec<Tensor> = if stored {
+                let tensor = source.checkpoint.tensor(&name, Some(Kind::Float), source.device)?;
+                source.seeds.iter().map(|_| tensor.shallow_clone()).collect()
+            } else {
+                source.seeds.iter().map(|&seed| drawn(seed, &name, shape, std).to_device(source.device)).collect()
+            };
+            Ok(trained.add(name, Group::Head, &Tensor::stack(&runs, 0)))
+        };
+        let weight = initial("weight", &[*out, *inputs], config.initializer_range)?;
+        let bias = initial("bias", &[*out], 0.0)?;
+        Ok(Self { weight, bias })
+    }
+
+    fn forward(&self, x: &Tensor) -> Tensor {
+        self.bias.unsqueeze(1).baddbmm(x, &self.weight.transpose(1, 2), 1.0, 1.0) // [k, s, out]
+    }
+}
+
+/// N(0, std²) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
+pub fn drawn(seed: u64, name: &str, shape: &[i64], std: f64) -> Tensor {
+    seed_torch(mix_name(seed, name));
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)) * std
+}

@@ -1,0 +1,132 @@
+//! Takes a trunk's tensors out of a checkpoint by their canonical names, whatever prefix they were saved with, and
+//! collects everything that is missing or mis-shaped into one error.
+
+use std::collections::BTreeSet;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::tensors::Tensors;
+use crate::adapters::{Group, Trained};
+use crate::fault::{Result, fault};
+use crate::nn::{LayerNorm, Linear};
+
+/// Reads tensors for a trunk; canonical names carry the family's prefix (`bert.encoder.layer.0…`).
+#[derive(Debug)]
+pub struct Loader<'a> {
+    tensors: &'a Tensors,
+    prefix: String,
+    /// Whether the checkpoint's names carry the prefix too.
+    prefixed: bool,
+    kind: Kind,
+    device: Device,
+    /// Where every tensor goes when the whole base is trained.
+    trained: Option<&'a mut Trained>,
+    used: BTreeSet<String>,
+    faults: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    /// Reads from `tensors` into `kind` on `device`. With `trained`, every tensor becomes a trained one in fp32.
+    pub fn new(
+        tensors: &'a Tensors,
+        prefix: &str,
+        kind: Kind,
+        device: Device,
+        trained: Option<&'a mut Trained>,
+    ) -> Self {
+        let prefixed = tensors.names().any(|name| name.starts_with(&format!("{prefix}.")));
+        let (used, faults) = (BTreeSet::new(), Vec::new());
+        Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, used, faults }
+    }
+
+    /// The kind in which layers compute.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The name under which the checkpoint stores a canonical name. Old TensorFlow conversions call a norm's weight
+    /// `gamma` and its bias `beta`.
+    pub fn stored_name(&self, canonical: &str) -> String {
+        let name = if self.prefixed { canonical } else { canonical.strip_prefix(&self.prefix).unwrap_or(canonical) };
+        if self.tensors.contains(name) {
+            return name.to_owned();
+        }
+        let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        if self.tensors.contains(&old) { old } else { name.to_owned() }
+    }
+
+    /// Whether the checkpoint holds this canonical name.
+    pub fn contains(&self, canonical: &str) -> bool {
+        self.tensors.contains(&self.stored_name(canonical))
+    }
+
+    /// One tensor of the given shape; a fault is noted and reported by [`Loader::finish`].
+    ///
+    /// # Errors
+    /// When the tensor holds numbers that are not finite.
+    pub fn tensor(&mut self, canonical: &str, shape: &[i64]) -> Result<Tensor> {
+        let name = self.stored_name(canonical);
+        self.used.insert(name.clone());
+        match self.tensors.shape(&name) {
+            None => {
+                self.faults.push(format!("missing tensor `{name}` {shape:?}"));
+                return Ok(Tensor::new());
+            }
+            Some(found) if found != shape => {
+                self.faults.push(format!("tensor `{name}` has shape {found:?}, expected {shape:?}"));
+                return Ok(Tensor::new());
+            }
+            Some(_) => {}
+        }
+        match &mut self.trained {
+            None => self.tensors.tensor(&name, Some(self.kind), self.device),
+            Some(trained) => {
+                let initial = self.tensors.tensor(&name, Some(Kind::Float), self.device)?;
+                Ok(trained.add(canonical, Group::Base, &initial))
+            }
+        }
+    }
+
+    /// A linear layer with a bias.
+    pub fn linear(&mut self, at: &str, out: i64, inputs: i64) -> Result<Linear> {
+        let weight = self.tensor(&format!("{at}.weight"), &[out, inputs])?;
+        let bias = self.tensor(&format!("{at}.bias"), &[out])?;
+        Ok(Linear::new(at.to_owned(), weight, Some(bias)))
+    }
+
+    /// A layer norm.
+    pub fn norm(&mut self, at: &str, width: i64, eps: f64) -> Result<LayerNorm> {
+        let weight = self.tensor(&format!("{at}.weight"), &[width])?;
+        let bias = self.tensor(&format!("{at}.bias"), &[width])?;
+        Ok(LayerNorm::new(weight, bias, eps))
+    }
+
+    /// Reports all faults at once, and tensors that were not expected (`heads` names those of known heads).
+    ///
+    /// # Errors
+    /// When a tensor was missing or mis-shaped.
+    pub fn finish(self, known: impl Fn(&str) -> bool) -> Result<()> {
+        let unexpected: Vec<&str> =
+            self.tensors.names().filter(|name| !self.used.contains(*name) && !known(name)).collect();
+        if !self.faults.is_empty() {
+            let mut message = format!("the checkpoint does not fit its config.json:\n  {}", self.faults.join("\n  "));
+            if !unexpected.is_empty() {
+                message += &format!("\nunexpected tensors: {}", listed(&unexpected));
+            }
+            return Err(fault(message).hint("config.json and the weights belong to different models").into());
+        }
+        if !unexpected.is_empty() {
+            tracing::warn!("tensors of the checkpoint that are not used: {}", listed(&unexpected));
+        }
+        Ok(())
+    }
+}
+
+/// The first eight names.
+fn listed(names: &[&str]) -> String {
+    let first: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(8) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}

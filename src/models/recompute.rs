@@ -1,0 +1,62 @@
+//! Gradient checkpointing: keep each layer's input, compute the layer again in the backward pass.
+//!
+//! A layer's noise is a function of its seed ([`Pass::layer`]), so the second computation equals the first.
+
+use tch::{Tensor, no_grad};
+
+use super::encoder::Encoder;
+use crate::fault::{Result, fault};
+use crate::nn::{Packed, Pass};
+
+/// The inputs of all layers of one forward pass.
+#[derive(Debug)]
+pub struct Tape<'a> {
+    encoder: &'a Encoder,
+    batch: &'a Packed,
+    pass: &'a Pass,
+    /// Input of each layer, `[k, n, d]`.
+    inputs: Vec<Tensor>,
+    /// Output of the last layer: a leaf, whose gradient the loss leaves behind.
+    hidden: Tensor,
+}
+
+impl<'a> Tape<'a> {
+    /// Runs the trunk without a graph.
+    pub fn record(encoder: &'a Encoder, batch: &'a Packed, pass: &'a Pass) -> Result<Self> {
+        let mut inputs = Vec::with_capacity(encoder.depth());
+        let hidden = no_grad(|| -> Result<Tensor> {
+            let mut x = encoder.embed(batch, pass);
+            for i in 0..encoder.depth() {
+                let next = encoder.layer(i, &x, batch, pass)?;
+                inputs.push(std::mem::replace(&mut x, next));
+            }
+            Ok(x)
+        })?;
+        Ok(Self { encoder, batch, pass, inputs, hidden: hidden.detach().set_requires_grad(true) })
+    }
+
+    /// Hidden states `[k, n, d]`.
+    pub fn hidden(&self) -> &Tensor {
+        &self.hidden
+    }
+
+    /// Finishes the backward pass that a loss over [`Tape::hidden`] began.
+    pub fn backward(self) -> Result<()> {
+        let mut gradient = self.hidden.grad();
+        for (i, input) in self.inputs.into_iter().enumerate().rev() {
+            if !gradient.defined() {
+                return Err(fault("the loss does not depend on the trunk").into());
+            }
+            let x = input.detach().set_requires_grad(true);
+            let y = self.encoder.layer(i, &x, self.batch, self.pass)?;
+            // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
+            (y * gradient).sum(None).f_backward()?;
+            gradient = x.grad();
+        }
+        let embedded = self.encoder.embed(self.batch, self.pass);
+        if embedded.requires_grad() {
+            (embedded * gradient).sum(None).f_backward()?;
+        }
+        Ok(())
+    }
+}

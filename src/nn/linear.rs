@@ -1,0 +1,70 @@
+//! The linear layer: a base weight and, perhaps, an adapter. The only place where the two meet.
+
+use tch::Tensor;
+
+use super::Pass;
+use crate::adapters::Adapter;
+use crate::torch::{cast, dims3};
+
+/// `y = W x + b + ΔW x`.
+#[derive(Debug)]
+pub struct Linear {
+    name: String,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    adapter: Option<Attached>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    adapter: Box<dyn Adapter>,
+    /// Dropout on what the adapter reads.
+    dropout: f64,
+}
+
+impl Linear {
+    /// `name` is the layer's path as in the checkpoint; `weight` is `[out, in]`, `bias` `[out]`.
+    pub fn new(name: String, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { name, weight, bias, adapter: None }
+    }
+
+    /// The layer's path as in the checkpoint, without `.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The base weight, `[out, in]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// `[out, in]`.
+    pub fn shape(&self) -> [i64; 2] {
+        let size = self.weight.size();
+        [size[0], size[1]]
+    }
+
+    /// Puts an adapter on this layer, with dropout probability `dropout` on its input.
+    pub fn attach(&mut self, adapter: Box<dyn Adapter>, dropout: f64) {
+        self.adapter = Some(Attached { adapter, dropout });
+    }
+
+    /// The layer's adapter.
+    pub fn adapter(&self) -> Option<&dyn Adapter> {
+        self.adapter.as_ref().map(|attached| attached.adapter.as_ref())
+    }
+
+    /// # Shapes
+    /// `[k, n, in]` to `[k, n, out]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let [k, n, _in] = dims3(x);
+        let weight = cast(&self.weight, x.kind());
+        let bias = self.bias.as_ref().map(|bias| cast(bias, x.kind()));
+        // Flat, so that `y` is no view and an adapter can add to it in place.
+        let mut y = x.flatten(0, 1).linear(&weight, bias.as_ref()); // [k·n, out]
+        if let Some(attached) = &self.adapter {
+            y = attached.adapter.add_to(y, &pass.dropout(x, attached.dropout));
+        }
+        y.view([k, n, -1])
+    }
+}

@@ -1,0 +1,158 @@
+//! A packed batch: the tokens of all sequences back to back, and where each sequence begins.
+
+use tch::{Device, Tensor};
+
+/// Tokens of one sequence, ready to be packed.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// Token ids.
+    pub ids: &'a [u32],
+    /// Segment (token type) of each token; the same length, or empty for all zeros.
+    pub types: &'a [u8],
+}
+
+/// How a family numbers positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// 0, 1, 2, …
+    FromZero,
+    /// RoBERTa: padding id + 1, + 2, …, counting tokens that are not the padding token; a padding token that stands
+    /// in a text gets the padding id itself (`create_position_ids_from_input_ids` in Transformers).
+    AfterPadding(u32),
+}
+
+/// Sequences of equal length that lie side by side in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Index along k.
+    pub run: usize,
+    /// Number of sequences.
+    pub count: i64,
+    /// Tokens in each.
+    pub length: i64,
+}
+
+/// A batch of k runs with n tokens each; shorter runs are filled up with one sequence of zeros at their end.
+#[derive(Debug)]
+pub struct Packed {
+    /// Token ids, int64 `[k, n]`.
+    pub ids: Tensor,
+    /// Position of each token in its sequence by the family's rule, int64 `[k, n]`.
+    pub positions: Tensor,
+    /// Token types, int64 `[k, n]`.
+    pub types: Tensor,
+    /// Index of each sequence's first token in its run, int64 `[k, s]`, in the order in which the sequences were given.
+    pub first: Tensor,
+    /// The sequences from left to right, run after run.
+    pub stretches: Vec<Stretch>,
+    /// Start of each sequence in the flat `[k·n]`, and the end of the last: int32 `[s + 1]`, on the device.
+    pub bounds: Tensor,
+    /// Tokens in the longest sequence.
+    pub longest: i64,
+    /// Tokens that are not filling.
+    pub tokens: usize,
+}
+
+/// One run's flat columns while they are filled.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<i64>,
+    positions: Vec<i64>,
+    types: Vec<i64>,
+    lengths: Vec<i64>,
+}
+
+impl Columns {
+    fn push(&mut self, sequence: Sequence, positions: Positions) {
+        let mut next = 0;
+        for (i, &id) in sequence.ids.iter().enumerate() {
+            let position = match positions {
+                Positions::FromZero => i as i64,
+                Positions::AfterPadding(pad) if id == pad => i64::from(pad),
+                Positions::AfterPadding(pad) => {
+                    next += 1;
+                    i64::from(pad) + next
+                }
+            };
+            self.ids.push(i64::from(id));
+            self.positions.push(position);
+            self.types.push(sequence.types.get(i).copied().map_or(0, i64::from));
+        }
+        self.lengths.push(sequence.ids.len() as i64);
+    }
+
+    /// Fills up to `n` tokens with one sequence of zeros.
+    fn fill(&mut self, n: usize) {
+        let missing = n - self.ids.len();
+        if missing > 0 {
+            for column in [&mut self.ids, &mut self.positions, &mut self.types] {
+                column.resize(n, 0);
+            }
+            self.lengths.push(missing as i64);
+        }
+    }
+}
+
+impl Packed {
+    /// Packs the sequences of each run. Every run holds the same number of sequences, none of them empty.
+    pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
+        let mut columns: Vec<Columns> = Vec::with_capacity(runs.len());
+        let mut first: Vec<Vec<i64>> = Vec::with_capacity(runs.len());
+        for sequences in runs {
+            // Equal lengths side by side let attention take several sequences in one product.
+            let mut order: Vec<usize> = (0..sequences.len()).collect();
+            order.sort_by_key(|&i| sequences[i].ids.len());
+            let mut column = Columns::default();
+            let mut starts = vec![0; sequences.len()];
+            for i in order {
+                starts[i] = column.ids.len() as i64;
+                column.push(sequences[i], positions);
+            }
+            columns.push(column);
+            first.push(starts);
+        }
+        let tokens = columns.iter().map(|c| c.ids.len()).sum();
+        let n = columns.iter().map(|c| c.ids.len()).max().unwrap_or(0);
+        for column in &mut columns {
+            column.fill(n);
+        }
+        let bounds = bounds(&columns);
+        let table = |pick: fn(&Columns) -> &Vec<i64>| {
+            let flat: Vec<i64> = columns.iter().flat_map(|c| pick(c).iter().copied()).collect();
+            Tensor::from_slice(&flat).view([runs.len() as i64, n as i64]).to_device(device) // [k, n]
+        };
+        Self {
+            ids: table(|c| &c.ids),
+            positions: table(|c| &c.positions),
+            types: table(|c| &c.types),
+            first: Tensor::from_slice(&first.concat()).view([runs.len() as i64, -1]).to_device(device), // [k, s]
+            longest: columns.iter().flat_map(|c| c.lengths.iter().copied()).max().unwrap_or(0),
+            stretches: stretches(&columns),
+            bounds: Tensor::from_slice(&bounds).to_device(device),
+            tokens,
+        }
+    }
+}
+
+fn bounds(columns: &[Columns]) -> Vec<i32> {
+    let mut end = 0;
+    std::iter::once(0)
+        .chain(columns.iter().flat_map(|c| c.lengths.iter()).map(|&length| {
+            end += i32::try_from(length).unwrap_or(i32::MAX);
+            end
+        }))
+        .collect()
+}
+
+fn stretches(columns: &[Columns]) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    for (run, column) in columns.iter().enumerate() {
+        for &length in &column.lengths {
+            match found.last_mut() {
+                Some(last) if last.run == run && last.length == length => last.count += 1,
+                _ => found.push(Stretch { run, count: 1, length }),
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,309 @@
+//! From the text of a recipe and its overrides to a [`Recipe`]: every key, its default and its range.
+
+use super::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
+use super::{
+    AdapterRecipe, BasisInit, DataRecipe, EvalRecipe, Every, Method, ModelRecipe, Precision, Recipe,
+    Schedule, Spectrum, SvdMethod, TrainRecipe,
+};
+use crate::fault::Result;
+
+/// The layers that the published code adapts in BERT and RoBERTa.
+pub(crate) const ENCODER_TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
+
+/// Methods that a recipe may name one day.
+const NOT_YET: [&str; 4] = ["lora", "vera", "lora-mini", "tiny-lora"];
+
+/// Reads `text`, applies `sets`, and reports all faults at once.
+pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
+    let mut reader = Reader::open(text, name)?;
+    for assignment in sets {
+        reader.set(assignment);
+    }
+    reader.displace("train.epochs", "train.max_steps");
+    reader.displace("train.warmup_ratio", "train.warmup_steps");
+    let recipe = Recipe {
+        model: model(&mut reader),
+        adapter: adapter(&mut reader),
+        data: data(&mut reader),
+        train: train(&mut reader),
+        eval: eval(&mut reader),
+    };
+    contradictions(&recipe, &mut reader);
+    reader.finish(name)?;
+    Ok(recipe)
+}
+
+fn model(reader: &mut Reader) -> ModelRecipe {
+    ModelRecipe {
+        name: reader.required("model.name"),
+        revision: reader.text("model.revision", "main"),
+        dropout: reader.optional_number("model.dropout", FRACTION),
+    }
+}
+
+fn adapter(reader: &mut Reader) -> AdapterRecipe {
+    AdapterRecipe {
+        method: method(reader),
+        rank: reader.whole("adapter.rank", 16, 1),
+        alpha: reader.number("adapter.alpha", 16.0, POSITIVE),
+        targets: reader.list("adapter.targets", &ENCODER_TARGETS),
+        init: reader.choice("adapter.init", BasisInit::Svd),
+        svd: reader.choice("adapter.svd", SvdMethod::Randomized),
+        spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
+        svd_iterations: reader.whole("adapter.svd_iterations", 10, 0),
+        svd_seed: reader.whole("adapter.svd_seed", 42, 0),
+        basis: reader.text("adapter.basis", ""),
+        with_basis: reader.flag("adapter.with_basis", false),
+        init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
+        dropout: reader.number("adapter.dropout", 0.0, FRACTION),
+    }
+}
+
+fn method(reader: &mut Reader) -> Method {
+    let key = "adapter.method";
+    let planned = reader.peek(key).and_then(|name| NOT_YET.into_iter().find(|planned| *planned == name));
+    let Some(planned) = planned else { return reader.choice(key, Method::LoraXs) };
+    reader.know(key);
+    reader.fail(key, format!("method `{planned}` is not available yet, use `lora-xs`, `full` or `head`"));
+    Method::LoraXs
+}
+
+fn data(reader: &mut Reader) -> DataRecipe {
+    DataRecipe {
+        dataset: reader.required("data.dataset"),
+        train: reader.text("data.train", "train"),
+        validation: reader.text("data.validation", "validation"),
+        max_length: reader.whole("data.max_length", 128, 1),
+        limit: reader.whole("data.limit", 0, 0),
+        eval_limit: reader.whole("data.eval_limit", 0, 0),
+    }
+}
+
+fn train(reader: &mut Reader) -> TrainRecipe {
+    let max_steps = reader.whole("train.max_steps", 0, 0);
+    let warmup_steps = reader.whole("train.warmup_steps", 0, 0);
+    let batch_size = reader.whole("train.batch_size", 32, 1);
+    TrainRecipe {
+        epochs: reader.whole("train.epochs", if max_steps > 0 { 0 } else { 10 }, 0),
+        max_steps,
+        batch_size,
+        micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1),
+        learning_rate: reader.number("train.learning_rate", 1e-3, NOT_NEGATIVE),
+        head_learning_rate: reader.number("train.head_learning_rate", 5e-3, NOT_NEGATIVE),
+        schedule: reader.choice("train.schedule", Schedule::Linear),
+        warmup_ratio: reader.number(
+            "train.warmup_ratio",
+            if warmup_steps > 0 { 0.0 } else { 0.06 },
+            FRACTION,
+        ),
+        warmup_steps,
+        weight_decay: reader.number("train.weight_decay", 0.01, NOT_NEGATIVE),
+        max_grad_norm: reader.number("train.max_grad_norm", 1.0, NOT_NEGATIVE),
+        precision: reader.choice("train.precision", Precision::Fp32),
+        seed: reader.whole("train.seed", 0, 0),
+        shuffle: reader.flag("train.shuffle", true),
+        log_every: reader.whole("train.log_every", 10, 1),
+        checkpoint_every: reader.every("train.checkpoint_every", Every::Epoch),
+        keep_checkpoints: reader.whole("train.keep_checkpoints", 1, 1),
+        gradient_checkpointing: reader.flag("train.gradient_checkpointing", false),
+        init_from: reader.text("train.init_from", ""),
+    }
+}
+
+fn eval(reader: &mut Reader) -> EvalRecipe {
+    EvalRecipe {
+        every: reader.every("eval.every", Every::Epoch),
+        metric: reader.text("eval.metric", ""),
+        patience: reader.whole("eval.patience", 0, 0),
+        batch_size: reader.whole("eval.batch_size", 0, 0),
+        tasks: reader.list("eval.tasks", &[]),
+    }
+}
+
+/// Keys that fit one by one and not together.
+fn contradictions(recipe: &Recipe, reader: &mut Reader) {
+    let Recipe { adapter, train, eval, .. } = recipe;
+    if reader.sound(&["train.epochs", "train.max_steps"]) {
+        match (train.epochs, train.max_steps) {
+            (0, 0) => {
+                reader.fail("train.epochs", "expected at least 1, or `train.max_steps`, found 0 for both")
+            }
+            (_, 0) | (0, _) => {}
+            _ => reader.fail("train.max_steps", "excludes `train.epochs`, expected one of them, found both"),
+        }
+    }
+    if train.warmup_ratio > 0.0 && train.warmup_steps > 0 {
+        reader.fail("train.warmup_steps", "excludes `train.warmup_ratio`, expected one of them, found both");
+    }
+    if reader.sound(&["train.batch_size", "train.micro_batch_size"])
+        && train.micro_batch_size > train.batch_size
+    {
+        let problem = format!(
+            "expected at most `train.batch_size` = {}, found {}",
+            train.batch_size, train.micro_batch_size
+        );
+        reader.fail("train.micro_batch_size", problem);
+    }
+    if adapter.init == BasisInit::Random && !adapter.basis.is_empty() {
+        reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
+    }
+    if adapter.targets.is_empty() && adapter.method == Method::LoraXs {
+        reader.fail("adapter.targets", "expected at least one name, found none");
+    }
+    if eval.every == Every::Never && eval.patience > 0 {
+        reader.fail(
+            "eval.patience",
+            "expected 0 with `eval.every = \"never\"`, early stopping needs evaluations",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "[model]\nname = \"m\"\n[data]\ndataset = \"d\"\n";
+
+    fn with(text: &str, sets: &[&str]) -> Result<Recipe> {
+        parse(
+            &format!("{LEAST}{text}"),
+            "r.toml",
+            &sets.iter().map(|set| (*set).to_owned()).collect::<Vec<_>>(),
+        )
+    }
+
+    fn message(text: &str, sets: &[&str]) -> String {
+        with(text, sets).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn two_keys_are_enough_and_the_rest_is_published() {
+        let recipe = with("", &[]).unwrap();
+        assert_eq!((recipe.adapter.rank, recipe.adapter.alpha, recipe.adapter.init_std), (16, 16.0, 1e-5));
+        assert_eq!(recipe.adapter.targets, ENCODER_TARGETS);
+        assert_eq!(
+            (recipe.train.epochs, recipe.train.batch_size, recipe.train.micro_batch_size),
+            (10, 32, 32)
+        );
+        assert_eq!((recipe.train.learning_rate, recipe.train.head_learning_rate), (1e-3, 5e-3));
+        assert_eq!((recipe.train.warmup_ratio, recipe.train.weight_decay), (0.06, 0.01));
+        assert_eq!((recipe.model.dropout, recipe.eval.every), (None, Every::Epoch));
+    }
+
+    #[test]
+    fn writing_and_reading_back_gives_the_same_recipe() {
+        let odd = [
+            "train.max_steps=7",
+            "train.warmup_steps=3",
+            "train.learning_rate=3.3e-7",
+            "model.dropout=0.0",
+            "eval.every=25",
+            "train.checkpoint_every=never",
+            "adapter.targets=q \"x\",v",
+            "train.precision=bf16",
+            "model.name=C:\\odd \"folder\"",
+            "adapter.method=full",
+            "adapter.spectrum=bottom",
+            "eval.tasks=gsm8k,math",
+            "train.seed=9223372036854775807",
+            "adapter.init_std=0",
+        ];
+        for recipe in [with("", &[]).unwrap(), with("", &odd).unwrap()] {
+            let text = recipe.to_toml().unwrap();
+            assert_eq!(Recipe::parse(&text, "again", &[]).unwrap(), recipe, "{text}");
+        }
+        assert_eq!(with("", &odd).unwrap().adapter.targets, ["q \"x\"", "v"]);
+    }
+
+    #[test]
+    fn every_key_is_written_out() {
+        let text = with("", &["model.dropout=0.1"]).unwrap().to_toml().unwrap();
+        let mut reader = Reader::open(LEAST, "r").unwrap();
+        _ = (
+            model(&mut reader),
+            adapter(&mut reader),
+            data(&mut reader),
+            train(&mut reader),
+            eval(&mut reader),
+        );
+        let written: toml::Table = text.parse().unwrap();
+        for key in reader.known() {
+            let (section, leaf) = key.split_once('.').unwrap();
+            assert!(written[section].get(leaf).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn names_are_the_same_written_and_read() {
+        fn check<T: clap::ValueEnum + serde::Serialize>() {
+            for variant in T::value_variants() {
+                let name = variant.to_possible_value().unwrap().get_name().to_owned();
+                assert_eq!(serde_json::to_value(variant).unwrap(), name);
+            }
+        }
+        check::<Method>();
+        check::<BasisInit>();
+        check::<SvdMethod>();
+        check::<Spectrum>();
+        check::<Schedule>();
+        check::<Precision>();
+    }
+
+    #[test]
+    fn a_serialised_recipe_deserialises_with_the_same_checks() {
+        let recipe = with("", &["train.max_steps=5"]).unwrap();
+        let json = serde_json::to_string(&recipe).unwrap();
+        assert_eq!(serde_json::from_str::<Recipe>(&json).unwrap(), recipe);
+        let wrong = json.replace("\"rank\":16", "\"rank\":0");
+        assert!(serde_json::from_str::<Recipe>(&wrong).unwrap_err().to_string().contains("adapter.rank"));
+    }
+
+    #[test]
+    fn keys_that_exclude_each_other_are_refused_in_one_file() {
+        let found =
+            message("[train]\nepochs = 3\nmax_steps = 9\nwarmup_ratio = 0.1\nwarmup_steps = 2\n", &[]);
+        assert!(found.contains("line 7: `train.max_steps`: excludes `train.epochs`"), "{found}");
+        assert!(found.contains("line 9: `train.warmup_steps`: excludes `train.warmup_ratio`"), "{found}");
+        assert!(message("", &["train.epochs=0"]).contains("found 0 for both"));
+        assert!(message("", &["train.epochs=2", "train.max_steps=9"]).contains("excludes"));
+        assert!(
+            message("", &["train.batch_size=8", "train.micro_batch_size=16"])
+                .contains("`train.batch_size` = 8")
+        );
+        assert!(message("", &["eval.every=never", "eval.patience=2"]).contains("early stopping"));
+        assert!(message("", &["adapter.targets="]).contains("at least one name"));
+        assert!(message("", &["adapter.init=random", "adapter.basis=x"]).contains("adapter.init"));
+    }
+
+    #[test]
+    fn an_override_displaces_what_it_excludes_in_the_file() {
+        let recipe =
+            with("[train]\nepochs = 3\nwarmup_ratio = 0.1\n", &["train.max_steps=9", "train.warmup_steps=2"]);
+        let train = recipe.unwrap().train;
+        assert_eq!((train.epochs, train.max_steps, train.warmup_ratio, train.warmup_steps), (0, 9, 0.0, 2));
+        let train = with("[train]\nmax_steps = 9\n", &["train.epochs=3"]).unwrap().train;
+        assert_eq!((train.epochs, train.max_steps), (3, 0));
+        let train = with("[train]\nepochs = 3\n", &["train.max_steps=0"]).unwrap().train;
+        assert_eq!((train.epochs, train.max_steps), (3, 0));
+    }
+
+    #[test]
+    fn methods_of_tomorrow_are_refused_by_name() {
+        for name in NOT_YET {
+            let found = message("", &[&format!("adapter.method={name}")]);
+            assert!(found.contains(&format!("method `{name}` is not available yet")), "{found}");
+        }
+        assert!(
+            message("", &["adapter.method=lora-xl"]).contains("expected one of `lora-xs`, `full`, `head`")
+        );
+    }
+
+    #[test]
+    fn both_required_keys_are_reported_missing() {
+        let found = parse("", "r.toml", &[]).unwrap_err().to_string();
+        assert_eq!(
+            found,
+            "recipe `r.toml` has 2 faults:\n  missing key `data.dataset`\n  missing key `model.name`"
+        );
+    }
+}

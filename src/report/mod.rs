@@ -1,0 +1,131 @@
+//! What people see of a run: log lines, progress, tables, and the files that other tools plot.
+
+pub mod metrics_log;
+pub mod progress;
+pub mod tensorboard;
+
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::LazyLock;
+
+use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle};
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+/// Columns apart by spaces, a rule under the headers, nothing else.
+const PLAIN: TableStyle = TableStyle::new()
+    .header_lines(ContentLineStyle::none().junction(' '))
+    .header_separator(LineStyle::none().fill('-').junction('-'))
+    .content_lines(ContentLineStyle::none().junction(' '));
+
+/// All progress bars; hidden where standard error is no terminal, in quiet mode, and beside JSON lines.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Sends log lines to standard error, where they do not tear the progress bars.
+///
+/// `verbosity` is the count of `-v` less that of `-q`: warnings and errors at -1, errors alone below, everything
+/// that `loraxs` says at 2; `RUST_LOG`, where set, decides instead. `json` writes one object per line. A second
+/// call changes nothing but the visibility of the bars.
+pub fn init_logging(verbosity: i8, json: bool) {
+    if json || verbosity < 0 {
+        BARS.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    // What libraries have to say is of interest only to those who ask for everything.
+    let levels = match verbosity {
+        ..=-2 => "error",
+        -1 => "warn",
+        0 => "warn,loraxs=info",
+        1 => "warn,loraxs=debug",
+        2.. => "debug,loraxs=trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
+    let terminal = io::stderr().is_terminal();
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = fmt::layer().with_writer(|| BesideBars).with_target(false).with_ansi(colour);
+    let lines = match (json, terminal) {
+        (true, _) => lines.json().flatten_event(true).boxed(),
+        (false, true) => lines.compact().without_time().boxed(),
+        (false, false) => lines.compact().boxed(),
+    };
+    // An error here means that logging is set up already.
+    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+}
+
+/// Standard error with the bars out of the way.
+struct BesideBars;
+
+impl Write for BesideBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The largest memory that this process has held so far, in MiB; nothing where the system does not say.
+pub fn peak_rss_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+/// A plain table for people: a rule under the headers, columns of numbers to the right, no trailing spaces.
+pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(PLAIN).set_header(headers.iter().copied()).add_rows(rows.iter().cloned());
+    for (place, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        let mut cells =
+            rows.iter().filter_map(|row| row.get(place)).filter(|cell| !cell.is_empty()).peekable();
+        if cells.peek().is_some() && cells.all(|cell| is_number(cell)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// Whether a cell reads as a number, with the marks people put around one.
+fn is_number(cell: &str) -> bool {
+    let bare = cell.replace([',', '_'], "");
+    bare.trim_end_matches(['%', 'x']).trim_end().parse::<f64>().is_ok() || cell == "-"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align_numbers_to_the_right_and_leave_no_trailing_space() {
+        let rows = [["query", "1,024", "0.5"], ["attention.output", "9", "-"]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|&cell| cell.to_owned()).collect()).collect();
+        let expected = [
+            "module            numbers  share",
+            "---------------------------------",
+            "query               1,024    0.5",
+            "attention.output        9      -",
+        ];
+        assert_eq!(table(&["module", "numbers", "share"], &rows).lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn short_rows_and_no_rows_make_a_table_too() {
+        assert!(table(&["a", "b"], &[]).contains('a'));
+        assert!(table(&["a", "b"], &[vec!["only".to_owned()]]).contains("only"));
+    }
+
+    #[test]
+    fn peak_memory_is_at_least_that_of_an_idle_program() {
+        assert!(peak_rss_mib().is_some_and(|mib| mib > 1.0));
+    }
+
+    #[test]
+    fn logging_may_be_set_up_twice() {
+        init_logging(-1, true);
+        init_logging(0, false);
+    }
+}

@@ -1,0 +1,65 @@
+// What tch does not expose of libtorch, as C functions over `at::Tensor*` (src/torch/mod.rs declares them).
+// Every function returns 0, or 1 after keeping the message of the C++ exception for `lx_last_error`.
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/ops/_efficient_attention_forward.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/Exception.h>
+
+#include <string>
+
+namespace {
+
+thread_local std::string last_error;
+
+template <typename F>
+int guarded(F&& body) {
+  try {
+    body();
+    return 0;
+  } catch (const c10::Error& e) {
+    last_error = e.what_without_backtrace();
+  } catch (const std::exception& e) {
+    last_error = e.what();
+  }
+  return 1;
+}
+
+}  // namespace
+
+extern "C" {
+
+const char* lx_last_error() { return last_error.c_str(); }
+
+// Makes `grad` the gradient that backward passes add to for the leaf `tensor`.
+int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
+  return guarded([&] { tensor->mutable_grad() = *grad; });
+}
+
+// Lets fp32 matrix products on CUDA use tensor cores with a 10-bit mantissa.
+int lx_allow_tf32(int allow) {
+  return guarded([&] { at::globalContext().setFloat32MatmulPrecision(allow ? "high" : "highest"); });
+}
+
+// Peak bytes that tensors occupied on CUDA device `index` since the last reset.
+int lx_cuda_peak_bytes(int index, int reset, int64_t* bytes) {
+  return guarded([&] {
+    auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    if (reset) allocator->resetPeakStats(static_cast<c10::DeviceIndex>(index));
+    *bytes = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index)).allocated_bytes[0].peak;
+  });
+}
+
+// Attention over packed sequences on CUDA, differentiable: q, k, v are [m, h, d]; `bounds` is int32 [s + 1], the start
+// of each sequence and the end of the last. `out` receives a new [m, h, d].
+int lx_packed_attention(at::Tensor** out, at::Tensor* q, at::Tensor* k, at::Tensor* v, at::Tensor* bounds,
+                        int64_t longest, double dropout, int causal, double scale) {
+  return guarded([&] {
+    auto result = at::_efficient_attention_forward(
+        q->unsqueeze(0), k->unsqueeze(0), v->unsqueeze(0), /*bias=*/std::nullopt, *bounds, *bounds, longest, longest,
+        dropout, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/true, scale);
+    *out = new at::Tensor(std::get<0>(result).squeeze(0));
+  });
+}
+}

@@ -1,0 +1,159 @@
+//! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
+
+pub mod tensors;
+
+use std::ffi::{CStr, c_char, c_int};
+use std::path::Path;
+
+use tch::{Cuda, Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use crate::fault::{Result, fault};
+
+unsafe extern "C" {
+    fn lx_last_error() -> *const c_char;
+    fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
+    fn lx_allow_tf32(allow: c_int) -> c_int;
+    fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
+    fn lx_packed_attention(
+        out: *mut *mut C_tensor,
+        q: *const C_tensor,
+        k: *const C_tensor,
+        v: *const C_tensor,
+        bounds: *const C_tensor,
+        longest: i64,
+        dropout: f64,
+        causal: c_int,
+        scale: f64,
+    ) -> c_int;
+}
+
+/// Where to compute, as asked for on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The first GPU, or the CPU where there is none.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// This GPU, or an error.
+    Cuda(usize),
+}
+
+/// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
+///
+/// Must come before any other call that asks libtorch about CUDA: libtorch keeps its first answer for good.
+///
+/// # Errors
+/// When a GPU was asked for by name and cannot be used.
+pub fn open_device(wanted: Wanted) -> Result<Device> {
+    if wanted == Wanted::Cpu {
+        return Ok(Device::Cpu);
+    }
+    let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
+    let loaded = if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
+    let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
+    let missing = match loaded {
+        Err(reason) => reason,
+        Ok(()) => format!("libtorch sees {count} CUDA devices"),
+    };
+    let hint = "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
+                NVIDIA's libraries on LD_LIBRARY_PATH";
+    match wanted {
+        Wanted::Cuda(index) if index < count => Ok(Device::Cuda(index)),
+        Wanted::Cuda(index) => Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into()),
+        _ if count > 0 => Ok(Device::Cuda(0)),
+        _ => {
+            if gpu_present {
+                tracing::warn!("there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}");
+            }
+            Ok(Device::Cpu)
+        }
+    }
+}
+
+/// Loads `libtorch_cuda.so` for the life of the process; its static initialisers register the CUDA back-end.
+fn load_cuda() -> std::result::Result<(), String> {
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    // SAFETY: the library is libtorch's own and its initialisers only register kernels.
+    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
+    library.map(std::mem::forget).map_err(|e| e.to_string())
+}
+
+/// The version of libtorch that this binary was built for, and the CUDA version it is paired with.
+pub const LIBTORCH_VERSION: &str = "2.11.0 (CUDA 13.0 where a GPU is present)";
+
+fn checked(status: c_int) -> Result<()> {
+    if status == 0 {
+        return Ok(());
+    }
+    // SAFETY: the pointer is to a thread-local C string that lives until the next failing call.
+    let message = unsafe { CStr::from_ptr(lx_last_error()) }.to_string_lossy();
+    Err(fault(format!("libtorch: {}", message.lines().next().unwrap_or("unknown error"))).into())
+}
+
+/// Makes `grad` the buffer that backward passes add `tensor`'s gradient to. Both have the same shape.
+pub fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
+    // SAFETY: both pointers are live tensors for the length of the call.
+    checked(unsafe { lx_set_grad(tensor.as_ptr(), grad.as_ptr()) })
+}
+
+/// Allows or forbids TF32 in fp32 matrix products on CUDA; without effect on a CPU.
+pub fn allow_tf32(allow: bool) -> Result<()> {
+    // SAFETY: sets a flag of libtorch's global context.
+    checked(unsafe { lx_allow_tf32(c_int::from(allow)) })
+}
+
+/// Peak mebibytes used: of device memory on CUDA, of resident memory on a CPU.
+pub fn peak_memory_mib(device: Device) -> f64 {
+    let Device::Cuda(index) = device else { return crate::report::peak_rss_mib().unwrap_or(f64::NAN) };
+    let mut bytes = 0;
+    // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
+    let status = unsafe { lx_cuda_peak_bytes(c_int::try_from(index).unwrap_or(0), 0, &raw mut bytes) };
+    if checked(status).is_err() { f64::NAN } else { bytes as f64 / f64::from(1 << 20) }
+}
+
+/// Attention over packed sequences on CUDA, differentiable.
+///
+/// # Shapes
+/// `q`, `k`, `v` and the result `[m, h, d]`; `bounds` int32 `[s + 1]` on the same device; `longest` tokens.
+pub fn packed_attention(
+    [q, k, v]: [&Tensor; 3],
+    bounds: &Tensor,
+    longest: i64,
+    dropout: f64,
+    scale: f64,
+) -> Result<Tensor> {
+    let mut out: *mut C_tensor = std::ptr::null_mut();
+    // SAFETY: all pointers are live for the call; on success `out` is a new tensor that we own.
+    unsafe {
+        let status = lx_packed_attention(
+            &raw mut out,
+            q.as_ptr(),
+            k.as_ptr(),
+            v.as_ptr(),
+            bounds.as_ptr(),
+            longest,
+            dropout,
+            0,
+            scale,
+        );
+        checked(status)?;
+        Ok(Tensor::from_ptr(out))
+    }
+}
+
+/// `tensor` in `kind`; the same tensor where it already is.
+pub fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
+    if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
+}
+
+/// The three axes of a tensor.
+///
+/// The one sanctioned panic of the layers: tch's operators return no `Result`, and shapes were checked on loading.
+#[expect(clippy::panic, reason = "a wrong rank here is a defect of the program, not an input")]
+pub fn dims3(tensor: &Tensor) -> [i64; 3] {
+    match tensor.size().as_slice() {
+        &[a, b, c] => [a, b, c],
+        other => panic!("expected a tensor of 3 axes, found {other:?}"),
+    }
+}

@@ -1,0 +1,228 @@
+//! Checkpoints: everything that makes a resumed run repeat the interrupted one bit for bit.
+//!
+//! Order and noise are functions of seed and step, so tensors, optimiser state and the counters below are enough.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::optim::{AdamW, LossScale};
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::torch::tensors::{Tensors, write};
+
+/// The counters of a training.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// What the run depends on.
+    pub fingerprint: String,
+    /// Optimiser steps done, skipped ones included.
+    pub step: u64,
+    /// Steps skipped because a number was not finite.
+    pub skipped: u64,
+    /// Of these, the last ones without a good step between.
+    pub bad_in_a_row: u64,
+    /// Seconds of training, evaluations not counted.
+    pub seconds: f64,
+    /// Examples trained on, over all runs.
+    pub examples: u64,
+    /// Tokens trained on, over all runs.
+    pub tokens: u64,
+    /// fp16's loss scale.
+    pub scale: LossScale,
+    /// The k runs.
+    pub runs: Vec<RunState>,
+}
+
+/// What the loop remembers of one run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RunState {
+    /// The best evaluation.
+    pub best: Option<Record>,
+    /// Its value of the metric that picks the best.
+    pub best_value: Option<f64>,
+    /// The newest evaluation.
+    pub last: Option<Record>,
+    /// Evaluations since the best one.
+    pub without_improvement: u64,
+    /// Sum of the losses since the last log point.
+    pub loss_sum: f64,
+    /// Their number.
+    pub losses: u64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// The same in epochs.
+    pub epoch: f64,
+    /// Metrics by name; `null` where undefined.
+    #[serde(deserialize_with = "null_as_nan")]
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// JSON has no NaN: an undefined metric is written as `null`.
+fn null_as_nan<'de, D: serde::Deserializer<'de>>(input: D) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
+    let read: BTreeMap<String, Option<f64>> = Deserialize::deserialize(input)?;
+    Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
+impl State {
+    /// The state before the first step.
+    pub fn new(fingerprint: &str, runs: usize, loss_scaling: bool) -> Self {
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            step: 0,
+            skipped: 0,
+            bad_in_a_row: 0,
+            seconds: 0.0,
+            examples: 0,
+            tokens: 0,
+            scale: LossScale::new(loss_scaling),
+            runs: vec![RunState::default(); runs],
+        }
+    }
+
+    /// Whether every run went `patience` evaluations without improvement.
+    pub fn stopped_early(&self, patience: u64) -> bool {
+        patience > 0 && self.runs.iter().all(|run| run.without_improvement >= patience)
+    }
+
+    /// Examples a second of training so far.
+    pub fn examples_per_second(&self) -> f64 {
+        self.examples as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+}
+
+impl RunState {
+    /// Notes a step's loss.
+    pub fn add_loss(&mut self, loss: f64) {
+        self.loss_sum += loss;
+        self.losses += 1;
+    }
+
+    /// The mean loss since the last call; NaN where there was none.
+    pub fn take_mean_loss(&mut self) -> f64 {
+        let mean = self.loss_sum / self.losses as f64;
+        (self.loss_sum, self.losses) = (0.0, 0);
+        mean
+    }
+
+    /// Notes an evaluation whose metric is `value`; returns whether it is the best so far.
+    pub fn note(&mut self, record: Record, value: f64) -> bool {
+        let better = match self.best_value {
+            None => true,
+            Some(best) => value > best,
+        };
+        self.last = Some(record.clone());
+        if better {
+            self.best = Some(record);
+            // An undefined first value must not stand in the way of a defined later one.
+            self.best_value = value.is_finite().then_some(value);
+            self.without_improvement = 0;
+        } else {
+            self.without_improvement += 1;
+        }
+        better
+    }
+}
+
+const TENSORS: &str = "state.safetensors";
+const COUNTERS: &str = "state.json";
+
+/// Writes a checkpoint as `step-N` and removes the oldest beyond `keep`.
+///
+/// # Errors
+/// Names the file that cannot be written.
+pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+    let place = folder.join(format!("step-{}", state.step));
+    let partial = folder.join(format!(".partial-step-{}", state.step));
+    let write_all = || -> Result<()> {
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+        fs::create_dir_all(&partial)?;
+        write(&partial.join(TENSORS), &optimizer.state(), None)?;
+        files::write_json(&partial.join(COUNTERS), state)?;
+        if place.exists() {
+            fs::remove_dir_all(&place)?;
+        }
+        fs::rename(&partial, &place)?;
+        Ok(())
+    };
+    write_all().with_context(|| format!("cannot write the checkpoint `{}`", place.display()))?;
+    for (_, old) in found(folder).into_iter().skip(keep.max(1)) {
+        // A checkpoint that stays behind costs disk, nothing else.
+        let _ = fs::remove_dir_all(old);
+    }
+    Ok(())
+}
+
+/// The checkpoints of a folder, newest first.
+fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut steps: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            Some((name.to_str()?.strip_prefix("step-")?.parse().ok()?, entry.path()))
+        })
+        .collect();
+    steps.sort_by(|a, b| b.cmp(a));
+    steps
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    state: State,
+    tensors: Tensors,
+    place: PathBuf,
+}
+
+impl Loaded {
+    /// The newest checkpoint in `folder` that can be read whole; broken ones are passed over with a warning.
+    pub fn newest(folder: &Path) -> Option<Self> {
+        found(folder).into_iter().find_map(|(_, place)| match Self::read(&place) {
+            Ok(loaded) => Some(loaded),
+            Err(error) => {
+                tracing::warn!("passing over the broken checkpoint `{}`: {error:#}", place.display());
+                None
+            }
+        })
+    }
+
+    fn read(place: &Path) -> Result<Self> {
+        let state = files::read_json(&place.join(COUNTERS))?;
+        Ok(Self { state, tensors: Tensors::open(&[place.join(TENSORS)])?, place: place.to_owned() })
+    }
+
+    /// Optimiser steps done when it was written.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Puts the tensors back and returns the counters.
+    ///
+    /// # Errors
+    /// When the checkpoint belongs to another run.
+    pub fn restore(self, fingerprint: &str, optimizer: &mut AdamW) -> Result<State> {
+        if self.state.fingerprint != fingerprint {
+            return Err(fault(format!(
+                "the checkpoint `{}` belongs to another run: recipe, data or base differ",
+                self.place.display()
+            ))
+            .hint("resume with the recipe and data of the run, or train into another folder")
+            .into());
+        }
+        optimizer
+            .restore(|name| self.tensors.tensor(name, None, Device::Cpu))
+            .with_context(|| format!("cannot resume from `{}`", self.place.display()))?;
+        Ok(self.state)
+    }
+}

@@ -1,0 +1,111 @@
+//! What the training loop asks of a task, and the task of classifying sequences.
+
+use tch::{Kind, Reduction, Tensor};
+
+use crate::data::Example;
+use crate::eval::metrics::Metric;
+use crate::eval::{Evaluation, evaluate, sequence};
+use crate::fault::Result;
+use crate::models::Classifier;
+use crate::nn::packed::Sequence;
+use crate::nn::{Packed, Pass};
+
+/// Batches, loss and metric; the loop knows nothing else of a task.
+pub trait Task {
+    /// Number of training examples.
+    fn examples(&self) -> usize;
+
+    /// What the losses of these examples are summed over, and divided by in a step: examples here, target tokens in a
+    /// language model.
+    fn weight(&self, batch: &[usize]) -> f64;
+
+    /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
+    ///
+    /// `batches` holds the examples of each of the k runs; `divisors` what each run's sum is divided by.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro>;
+
+    /// Scores run `run` on the validation data.
+    ///
+    /// # Errors
+    /// When libtorch fails or a logit is not finite.
+    fn evaluate(&self, run: usize) -> Result<Evaluation>;
+}
+
+/// What one micro batch gave.
+#[derive(Debug)]
+pub struct Micro {
+    /// Loss of each run, divided by its divisor, `[k]` in fp32, without a graph.
+    pub losses: Tensor,
+    /// Tokens computed.
+    pub tokens: usize,
+}
+
+/// Sequences to classes (cross-entropy) or to a number (squared error).
+#[derive(Debug)]
+pub struct Classification<'a> {
+    /// The model.
+    pub model: &'a Classifier,
+    /// Examples to train on.
+    pub train: &'a [Example],
+    /// Examples to score.
+    pub validation: &'a [Example],
+    /// The task's metrics; those of a regression make this one.
+    pub metrics: Vec<Metric>,
+    /// Examples in one pass of an evaluation.
+    pub eval_batch_size: usize,
+    /// Whether activations are computed again in the backward pass.
+    pub recompute: bool,
+}
+
+impl Classification<'_> {
+    /// Summed loss of each run: logits `[k, s, c]` and labels to `[k]`.
+    fn losses(&self, logits: &Tensor, batches: &[Vec<usize>]) -> Tensor {
+        let labels: Vec<f32> =
+            batches.iter().flatten().map(|&i| self.train[i].label.unwrap_or_default()).collect();
+        let labels = Tensor::from_slice(&labels).to_device(logits.device());
+        let runs = batches.len() as i64;
+        let each = if self.metrics.iter().any(|metric| metric.is_regression()) {
+            logits.flatten(0, -1).mse_loss(&labels, Reduction::None)
+        } else {
+            let labels = labels.to_kind(Kind::Int64);
+            logits.flatten(0, 1).cross_entropy_loss(&labels, None::<&Tensor>, Reduction::None, -100, 0.0)
+        };
+        each.view([runs, -1]).sum_dim_intlist(1, false, Kind::Float)
+    }
+}
+
+impl Task for Classification<'_> {
+    fn examples(&self) -> usize {
+        self.train.len()
+    }
+
+    fn weight(&self, batch: &[usize]) -> f64 {
+        batch.len() as f64
+    }
+
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro> {
+        let runs: Vec<Vec<Sequence>> =
+            batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
+        let batch = Packed::new(&runs, self.model.config.position_rule, self.model.device());
+        let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
+        let (logits, tape) = if self.recompute {
+            let (logits, tape) = self.model.forward_recomputed(&batch, pass)?;
+            (logits, Some(tape))
+        } else {
+            (self.model.forward(&batch, pass)?, None)
+        };
+        let losses = self.losses(&logits, batches) / divisors;
+        (losses.sum(Kind::Float) * scale).f_backward()?;
+        if let Some(tape) = tape {
+            tape.backward()?;
+        }
+        Ok(Micro { losses: losses.detach(), tokens: batch.tokens })
+    }
+
+    fn evaluate(&self, run: usize) -> Result<Evaluation> {
+        evaluate(self.model, run, self.validation, &self.metrics, self.eval_batch_size)
+    }
+}
