@@ -5,12 +5,12 @@
 
 pub mod adapters;
 pub mod cli;
-//pub mod commands;
+pub mod commands;
 pub mod data;
 pub mod eval;
 pub mod fault;
 pub mod files;
-//pub mod hub;
+pub mod hub;
 pub mod models;
 pub mod nn;
 pub mod recipe;

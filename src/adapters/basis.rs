@@ -174,21 +174,7 @@ impl Basis {
 }
 
 fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
-    let (out, input) = match weight.size().as_slice() {
-        &[out, input] => (out, input),
-        shape => {
-            let message = format!("module `{name}`: expected a weight of shape [out, in], found {shape:?}");
-            return Err(fault(message).into());
-        }
-    };
-    let most = out.min(input);
-    if spec.rank < 1 || spec.rank > most {
-        let message = format!(
-            "rank {} does not fit module `{name}` of shape [{out}, {input}]: expected 1 to {most}",
-            spec.rank
-        );
-        return Err(fault(message).hint("choose a smaller rank, or leave this module out of the targets").into());
-    }
+    svd::check_rank(weight, spec.rank).with_context(|| format!("cannot make a basis for module `{name}`"))?;
     if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(fault(format!("the weight of module `{name}` holds NaN or infinity"))
             .hint("the checkpoint is damaged: download it again")
@@ -207,9 +193,13 @@ fn in_parallel(
     // A GPU is kept busy by one module; on a CPU one thread per module scales best (docs/measurements.md)
     // and lets no number depend on how a product is split over threads.
     let on_cpu = modules.iter().all(|(_, weight)| weight.device() == Device::Cpu);
-    let workers = if on_cpu { usize::try_from(threads).unwrap_or(1).clamp(1, modules.len().max(1)) } else { 1 };
-    let mut queue: Vec<(usize, &str, Tensor)> =
-        modules.iter().enumerate().map(|(index, (name, w))| (index, name.as_str(), w.shallow_clone())).collect();
+    let workers =
+        if on_cpu { usize::try_from(threads).unwrap_or(1).clamp(1, modules.len().max(1)) } else { 1 };
+    let mut queue: Vec<(usize, &str, Tensor)> = modules
+        .iter()
+        .enumerate()
+        .map(|(index, (name, w))| (index, name.as_str(), w.shallow_clone()))
+        .collect();
     // Taken from the back: the largest first, so that no worker is left alone with one at the end.
     queue.sort_by_key(|(index, _, weight)| (weight.numel(), usize::MAX - index));
     let queue = Mutex::new(queue);
@@ -223,7 +213,8 @@ fn in_parallel(
         drop(sender);
         for (done, (index, name, result)) in (1..).zip(receiver) {
             // An early return closes the channel, and the workers stop.
-            let factors: (Factors, f64) = result.with_context(|| format!("cannot decompose module `{name}`"))?;
+            let factors: (Factors, f64) =
+                result.with_context(|| format!("cannot decompose module `{name}`"))?;
             if let Some(slot) = found.get_mut(index) {
                 *slot = Some(factors);
             }
@@ -255,5 +246,112 @@ fn work<'a>(
         if sender.send((index, name, result)).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use tch::Kind;
+
+    /// A seeded matrix with decaying singular values.
+    pub(crate) fn weight(out: i64, input: i64, seed: u64) -> Tensor {
+        let draw = |rows, columns, name| svd::kaiming([rows, columns], 1, seed, name, Device::Cpu).unwrap();
+        let scale = (Tensor::arange(input, (Kind::Float, Device::Cpu)) * -0.1).exp();
+        let dense = draw(1, out, "u").a.reshape([out, 1]).matmul(&draw(1, input, "v").a.reshape([1, input]));
+        dense + draw(1, out * input, "noise").a.reshape([out, input]) * scale * 10.0
+    }
+
+    pub(crate) fn modules() -> Vec<(String, Tensor)> {
+        let shapes = [(24, 40), (40, 24), (32, 32), (20, 48), (64, 64)];
+        let named =
+            |(index, (out, input))| (format!("layer.{index}.dense"), weight(out, input, index as u64));
+        shapes.into_iter().enumerate().map(named).collect()
+    }
+
+    pub(crate) fn basis_of(spec: &BasisSpec) -> Basis {
+        Basis::compute(spec, "hash", &modules(), &|_, _| {}).unwrap().0
+    }
+
+    fn same(left: &Factors, right: &Factors) -> bool {
+        left.a == right.a && left.b == right.b && left.s == right.s
+    }
+
+    fn message(spec: &BasisSpec, weight: Tensor) -> String {
+        let modules = [("good".into(), weight_of_any()), ("bad".to_owned(), weight)];
+        format!("{:#}", Basis::compute(spec, "hash", &modules, &|_, _| {}).unwrap_err())
+    }
+
+    fn weight_of_any() -> Tensor {
+        weight(32, 32, 9)
+    }
+
+    #[test]
+    fn neither_threads_nor_the_order_of_modules_change_a_bit() {
+        let spec = BasisSpec { rank: 4, ..BasisSpec::default() };
+        let threads = tch::get_num_threads();
+        tch::set_num_threads(1);
+        let one = basis_of(&spec);
+        tch::set_num_threads(4);
+        let mut reversed = modules();
+        reversed.reverse();
+        let (four, _) = Basis::compute(&spec, "hash", &reversed, &|_, _| {}).unwrap();
+        assert_eq!(tch::get_num_threads(), 4);
+        tch::set_num_threads(threads);
+        for ((name, left), (other, right)) in one.modules.iter().zip(four.modules.iter().rev()) {
+            assert!(name == other && same(left, right), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_report_lists_modules_in_order_and_progress_counts_them() {
+        let heard = std::cell::RefCell::new(Vec::new());
+        let spec = BasisSpec { rank: 4, ..BasisSpec::default() };
+        let progress = |done: usize, name: &str| heard.borrow_mut().push((done, name.to_owned()));
+        let (_, reports) = Basis::compute(&spec, "hash", &modules(), &progress).unwrap();
+        assert_eq!(heard.borrow().iter().map(|(done, _)| *done).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(reports[1].shape, [40, 24]);
+        assert_eq!(reports[4].name, "layer.4.dense");
+        assert!(reports.iter().all(|report| report.captured_energy > 0.1 && report.captured_energy < 1.0));
+    }
+
+    #[test]
+    fn a_rank_above_a_side_names_module_and_shape() {
+        let spec = BasisSpec { rank: 21, ..BasisSpec::default() };
+        for init in [Init::Svd, Init::Random] {
+            let message = message(&BasisSpec { init, ..spec.clone() }, weight(20, 48, 0));
+            assert!(message.contains("`bad`") && message.contains("[20, 48]") && message.contains("1 to 20"));
+        }
+        assert!(message(&BasisSpec { rank: 0, ..spec.clone() }, weight_of_any()).contains("rank 0"));
+        assert!(message(&spec, Tensor::from_slice(&[1f32])).contains("[1]"));
+    }
+
+    #[test]
+    fn a_weight_with_nan_names_the_module() {
+        for value in [f64::NAN, f64::INFINITY] {
+            let weight = weight_of_any();
+            let _ = weight.get(3).get(4).fill_(value);
+            assert!(message(&BasisSpec::default(), weight).contains("`bad` holds NaN"));
+        }
+    }
+
+    #[test]
+    fn a_seed_beyond_numpys_is_refused_where_numpys_stream_is_used() {
+        let spec = BasisSpec { rank: 2, seed: 1 << 32, ..BasisSpec::default() };
+        assert!(message(&spec, weight_of_any()).contains("below 2^32"));
+        basis_of(&BasisSpec { method: Method::Exact, ..spec });
+    }
+
+    #[test]
+    fn selected_modules_come_in_the_order_asked_for() {
+        let spec = BasisSpec { rank: 4, ..BasisSpec::default() };
+        let wanted = [("layer.3.dense".to_owned(), [20, 48]), ("layer.0.dense".to_owned(), [24, 40])];
+        let selected = basis_of(&spec).select(&wanted).unwrap();
+        let names: Vec<_> = selected.modules.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["layer.3.dense", "layer.0.dense"]);
+        let absent = [("layer.9.dense".to_owned(), [20, 48])];
+        assert!(format!("{:#}", basis_of(&spec).select(&absent).unwrap_err()).contains("`layer.9.dense`"));
+        let other = [("layer.0.dense".to_owned(), [24, 41])];
+        assert!(format!("{:#}", basis_of(&spec).select(&other).unwrap_err()).contains("A [4, 41]"));
     }
 }

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | `<module>.A` | [r, in] |
 //! | `<module>.B` | [out, r] |
-//! | `<module>.S` | [r] |
+//! | `<module>.S` | `[r]` |
 //!
 //! Metadata: `format`, `base_hash`, the fields of [`BasisSpec`], `captured_energy` (one number a module, as
 //! JSON) and `checksum` (BLAKE3 of the values). Modules lie in the order of the targets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
@@ -87,28 +87,34 @@ impl Basis {
         modules: &[(String, Tensor)],
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
-        let folder = cache_entry(spec, base_hash, modules)?;
-        match from_cache(&folder, spec, base_hash, modules) {
-            Ok(Some(found)) => {
-                tracing::debug!("basis from the cache: {}", folder.display());
-                return Ok(found);
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!("the cached basis is computed again: {error:#}"),
-        }
-        let (basis, reports) = Self::compute(spec, base_hash, modules, progress)?;
-        if let Err(error) = basis.save(&folder) {
-            tracing::warn!("the basis is not cached: {error:#}");
-        }
-        Ok((basis, reports))
+        let names: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
+        let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
+        let folder = files::cache_folder().join("basis").join(key.to_hex().as_str());
+        cached_in(&folder, spec, base_hash, modules, progress)
     }
 }
 
-/// The cache folder of what these arguments give.
-fn cache_entry(spec: &BasisSpec, base_hash: &str, modules: &[(String, Tensor)]) -> Result<PathBuf> {
-    let names: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
-    let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
-    Ok(files::cache_folder().join("basis").join(key.to_hex().as_str()))
+/// What `folder` holds, or what is computed and left there.
+fn cached_in(
+    folder: &Path,
+    spec: &BasisSpec,
+    base_hash: &str,
+    modules: &[(String, Tensor)],
+    progress: &dyn Fn(usize, &str),
+) -> Result<(Basis, Vec<ModuleReport>)> {
+    match from_cache(folder, spec, base_hash, modules) {
+        Ok(Some(found)) => {
+            tracing::debug!("basis from the cache: {}", folder.display());
+            return Ok(found);
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!("the cached basis is computed again: {error:#}"),
+    }
+    let (basis, reports) = Basis::compute(spec, base_hash, modules, progress)?;
+    if let Err(error) = basis.save(folder) {
+        tracing::warn!("the basis is not cached: {error:#}");
+    }
+    Ok((basis, reports))
 }
 
 /// What the cache holds, checked against what is asked for; nothing where it holds nothing.
@@ -189,7 +195,7 @@ fn factors(
     captured_energy: f64,
     device: Device,
 ) -> Result<Factors> {
-    let read = |suffix: &str| -> Result<Tensor> { Ok(file.tensor(&format!("{name}.{suffix}"))?) };
+    let read = |suffix: &str| file.tensor(&format!("{name}.{suffix}"));
     let (a, b, s) = (read("A")?, read("B")?, read("S")?);
     let fits = matches!(a.size().as_slice(), &[r, _] if r == rank)
         && matches!(b.size().as_slice(), &[_, r] if r == rank)
@@ -205,4 +211,109 @@ fn factors(
     }
     let [a, b, s] = [a.f_to_device(device)?, b.f_to_device(device)?, s.f_to_device(device)?];
     Ok(Factors { a, b, s, captured_energy })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::basis::tests::{basis_of, modules};
+    use crate::adapters::basis::{Init, ModuleReport};
+    use crate::adapters::svd::{Method, Spectrum};
+
+    fn spec() -> BasisSpec {
+        BasisSpec { rank: 4, ..BasisSpec::default() }
+    }
+
+    fn error_of(folder: &Path) -> String {
+        format!("{:#}", Basis::load(folder, Device::Cpu).unwrap_err())
+    }
+
+    fn same(left: &Basis, right: &Basis) -> bool {
+        left.spec == right.spec
+            && left.base_hash == right.base_hash
+            && left.modules.iter().zip(&right.modules).all(|((name, x), (other, y))| {
+                name == other
+                    && (x.a == y.a && x.b == y.b && x.s == y.s)
+                    && x.captured_energy == y.captured_energy
+            })
+    }
+
+    #[test]
+    fn every_kind_of_basis_comes_back_bit_for_bit_and_writes_the_same_file() {
+        let specs = [
+            spec(),
+            BasisSpec { method: Method::Exact, iterations: 3, ..spec() },
+            BasisSpec { spectrum: Spectrum::Middle, seed: u64::MAX, ..spec() },
+            BasisSpec { spectrum: Spectrum::Bottom, ..spec() },
+            BasisSpec { init: Init::Random, spectrum: Spectrum::Random, ..spec() },
+        ];
+        for spec in specs {
+            let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let basis = basis_of(&spec);
+            basis.save(first.path()).unwrap();
+            let read = Basis::load(first.path(), Device::Cpu).unwrap();
+            assert!(read.modules.len() == 5 && same(&basis, &read), "{spec:?}");
+            read.save(second.path()).unwrap();
+            let bytes = |folder: &Path| std::fs::read(folder.join(FILE_NAME)).unwrap();
+            assert_eq!(bytes(first.path()), bytes(second.path()));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        assert!(error_of(folder.path()).contains("there is no basis"));
+        basis_of(&spec()).save(folder.path()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(error_of(folder.path()).contains("truncated"));
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, &flipped).unwrap();
+        assert!(error_of(folder.path()).contains("checksum"));
+        let replace = |from: &str, to: &str| {
+            assert_eq!(from.len(), to.len());
+            let position = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+            let mut changed = whole.clone();
+            changed[position..position + from.len()].copy_from_slice(to.as_bytes());
+            std::fs::write(&path, &changed).unwrap();
+            error_of(folder.path())
+        };
+        assert!(replace("loraxs-basis-1", "loraxs-basis-7").contains("`loraxs-basis-7`"));
+        assert!(replace("\"rank\":\"4\"", "\"rank\":\"5\"").contains("of rank 5"));
+        assert!(replace("\"rank\":\"4\"", "\"rank\":\"x\"").contains("`rank`"));
+        assert!(replace("layer.0.dense.B", "layer.0.dense.C").contains("`layer.0.dense.B`"));
+        assert!(replace("base_hash", "base_hush").contains("`base_hash`"));
+    }
+
+    #[test]
+    fn the_cache_is_used_and_a_damaged_entry_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let computed = |base_hash: &str| {
+            let count = std::cell::Cell::new(0);
+            let progress = |done: usize, _: &str| count.set(done);
+            let (basis, reports) =
+                cached_in(folder.path(), &spec(), base_hash, &modules(), &progress).unwrap();
+            assert_eq!(basis.base_hash, base_hash);
+            (count.get(), reports)
+        };
+        let (first, reports) = computed("hash");
+        let (second, cached) = computed("hash");
+        assert_eq!((first, second), (5, 0));
+        let timeless = |report: &ModuleReport| ModuleReport { seconds: 0.0, ..report.clone() };
+        assert_eq!(reports.iter().map(timeless).collect::<Vec<_>>(), cached);
+        std::fs::write(folder.path().join(FILE_NAME), b"damaged").unwrap();
+        assert_eq!((computed("hash").0, computed("hash").0), (5, 0));
+        assert_eq!((computed("other").0, computed("other").0), (5, 0));
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("file");
+        std::fs::write(&blocked, b"").unwrap();
+        let (basis, _) = cached_in(&blocked.join("entry"), &spec(), "hash", &modules(), &|_, _| {}).unwrap();
+        assert_eq!(basis.modules.len(), 5);
+    }
 }

@@ -1,11 +1,14 @@
 //! Adapters: what is added to a frozen linear layer, and the store of what is trained.
 
 pub mod basis;
+pub mod basis_file;
 pub mod file;
 pub mod lora_xs;
 pub mod numpy_random;
 pub mod svd;
+pub mod tensor_file;
 pub mod trained;
+pub mod witness;
 
 use tch::Tensor;
 

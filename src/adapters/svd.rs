@@ -91,7 +91,7 @@ pub struct Factors {
     pub a: Tensor,
     /// [out, r]: U_r.
     pub b: Tensor,
-    /// [r]: the singular values, descending; zeros for random factors.
+    /// `[r]`: the singular values, descending; zeros for random factors.
     pub s: Tensor,
     /// Share of the squared Frobenius norm of W that the directions carry, 0 to 1; 0 for random factors.
     pub captured_energy: f64,
@@ -143,13 +143,7 @@ pub fn exact(weight: &Tensor, rank: i64, spectrum: Spectrum, seed: u64) -> Resul
 ///
 /// # Errors
 /// When a size is not positive, or libtorch fails.
-pub fn kaiming(
-    [out, input]: [i64; 2],
-    rank: i64,
-    seed: u64,
-    name: &str,
-    device: Device,
-) -> Result<Factors> {
+pub fn kaiming([out, input]: [i64; 2], rank: i64, seed: u64, name: &str, device: Device) -> Result<Factors> {
     let mut words = generator("kaiming", seed, name);
     let mut draw = |rows: i64, columns: i64| -> Result<Tensor> {
         let count = usize::try_from(rows.saturating_mul(columns))
@@ -186,14 +180,19 @@ fn sorted_choice(count: i64, rank: i64, words: &mut ChaCha8Rng) -> Vec<i64> {
 }
 
 /// The number of singular values of `weight`, or why `rank` of them cannot be had.
-fn check_rank(weight: &Tensor, rank: i64) -> Result<i64> {
-    let (out, input) = weight.size2()?;
+///
+/// # Errors
+/// When the weight is not a matrix, or the rank exceeds one of its sides.
+pub(crate) fn check_rank(weight: &Tensor, rank: i64) -> Result<i64> {
+    let &[out, input] = weight.size().as_slice() else {
+        return Err(fault(format!("expected a weight of shape [out, in], found {:?}", weight.size())).into());
+    };
     let most = out.min(input);
     if rank < 1 || rank > most {
         return Err(fault(format!(
             "rank {rank} does not fit a weight of shape [{out}, {input}]: expected 1 to {most}"
         ))
-        .hint("choose a smaller rank, or targets that are larger")
+        .hint("choose a smaller rank, or leave this module out of the targets")
         .into());
     }
     Ok(most)
@@ -242,7 +241,7 @@ fn lu_normalised(x: &Tensor) -> Result<Tensor> {
     Ok(lower.f_index_select(0, &Tensor::f_from_slice(&place)?.f_to_device(x.device())?)?)
 }
 
-/// Factors from singular vectors `u` [out, r], `v` [in, r] and values `s` [r], with the sign rule applied.
+/// Factors from singular vectors `u` [out, r], `v` [in, r] and values `s` `[r]`, with the sign rule applied.
 fn finish(w: &Tensor, u: &Tensor, s: &Tensor, v: &Tensor) -> Result<Factors> {
     let square = |x: &Tensor| -> Result<f64> { Ok(x.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
     let (kept, total) = (square(s)?, square(w)?);
@@ -259,4 +258,114 @@ fn with_fixed_signs(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let negative = largest.f_lt(0.0)?;
     let sign = largest.f_ones_like()?.f_masked_fill(&negative, -1.0)?; // [1, r]
     Ok((a.f_mul(&sign.f_transpose(0, 1)?)?.f_contiguous()?, b.f_mul(&sign)?.f_contiguous()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    fn far(left: &Tensor, right: &Tensor) -> f64 {
+        (left.to_kind(Kind::Double) - right.to_kind(Kind::Double)).abs().max().double_value(&[])
+    }
+
+    /// Singular values 5, 4, 3, 2, 1 along the coordinate axes.
+    fn diagonal() -> Tensor {
+        Tensor::from_slice(&[5f32, 4.0, 3.0, 2.0, 1.0]).diag_embed(0, 0, 1).constant_pad_nd([0, 2, 0, 0])
+    }
+
+    #[test]
+    fn the_spectrum_chooses_the_singular_values() {
+        let values = |spectrum, rank| {
+            Vec::<f32>::try_from(&exact(&diagonal(), rank, spectrum, 3).unwrap().s.round()).unwrap()
+        };
+        assert_eq!(values(Spectrum::Top, 2), [5.0, 4.0]);
+        assert_eq!(values(Spectrum::Middle, 3), [4.0, 3.0, 2.0]);
+        assert_eq!(values(Spectrum::Bottom, 2), [2.0, 1.0]);
+        assert_eq!(values(Spectrum::Random, 5), [5.0, 4.0, 3.0, 2.0, 1.0]);
+        assert_eq!(values(Spectrum::Random, 2), values(Spectrum::Random, 2));
+    }
+
+    #[test]
+    fn random_directions_are_spread_evenly_and_follow_the_seed() {
+        let mut counts = [0; 10];
+        for seed in 0..2000 {
+            let chosen = Spectrum::Random.positions(10, 3, seed);
+            assert!(chosen.len() == 3 && chosen.is_sorted());
+            chosen.iter().for_each(|&position| counts[position as usize] += 1);
+        }
+        assert!(counts.iter().all(|count| (500..700).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn the_first_largest_entry_of_each_column_of_b_is_positive() {
+        let b = Tensor::from_slice(&[-2f32, 1.0, 0.0, 2.0, 0.5, -3.0]).view([3, 2]); // columns -2 0 .5, 1 2 -3
+        let a = Tensor::from_slice(&[1f32, 2.0, 3.0, 4.0]).view([2, 2]);
+        let (fixed_a, fixed_b) = with_fixed_signs(&a, &b).unwrap();
+        assert_eq!(fixed_b, Tensor::from_slice(&[2f32, -1.0, 0.0, -2.0, -0.5, 3.0]).view([3, 2]));
+        assert_eq!(fixed_a, -&a);
+        let tied = Tensor::from_slice(&[1f32, -1.0]).view([2, 1]);
+        assert_eq!(with_fixed_signs(&a.narrow(0, 0, 1), &tied).unwrap().1, tied);
+        assert_eq!(with_fixed_signs(&a.narrow(0, 0, 1), &-&tied).unwrap().1, tied);
+    }
+
+    #[test]
+    fn full_rank_factors_give_the_weight_back() {
+        for shape in [[12, 20], [20, 12], [16, 16]] {
+            let w = kaiming(shape, 1, 0, "w", Device::Cpu).unwrap();
+            let w = w.b.matmul(&w.a) + Tensor::eye_m(shape[0], shape[1], CPU);
+            let rank = shape[0].min(shape[1]);
+            let found = [randomized(&w, rank, 10, 42).unwrap(), exact(&w, rank, Spectrum::Top, 0).unwrap()];
+            for Factors { a, b, captured_energy, .. } in found {
+                assert!(far(&b.matmul(&a), &w) < 1e-6);
+                assert!(far(&b.transpose(0, 1).matmul(&b), &Tensor::eye(rank, CPU)) < 1e-6);
+                assert!((captured_energy - 1.0).abs() < 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_low_rank_and_of_zeros_are_decomposed() {
+        let thin = kaiming([30, 50], 2, 0, "w", Device::Cpu).unwrap();
+        let found = randomized(&thin.b.matmul(&thin.a), 4, 10, 42).unwrap();
+        assert!(far(&found.b.matmul(&found.a), &thin.b.matmul(&thin.a)) < 1e-6);
+        let zero = randomized(&Tensor::zeros([8, 6], CPU), 2, 10, 42).unwrap();
+        assert!(zero.captured_energy == 0.0 && far(&zero.a, &Tensor::zeros([2, 6], CPU)) == 0.0);
+        assert_eq!(zero.b.isfinite().all().int64_value(&[]), 1);
+    }
+
+    #[test]
+    fn weights_in_half_precision_give_the_factors_of_their_values() {
+        for kind in [Kind::BFloat16, Kind::Half] {
+            let low = diagonal().to_kind(kind);
+            let (found, expected) =
+                (randomized(&low, 2, 10, 42).unwrap(), randomized(&diagonal(), 2, 10, 42).unwrap());
+            assert!(found.a == expected.a && found.b == expected.b && found.a.kind() == Kind::Float);
+        }
+    }
+
+    #[test]
+    fn two_iterations_are_not_normalised_and_none_are_allowed() {
+        for iterations in [0, 1, 2] {
+            let found = randomized(&diagonal(), 2, iterations, 42).unwrap();
+            assert!(far(&found.s, &Tensor::from_slice(&[5f32, 4.0])) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn random_factors_fill_their_range_and_depend_on_seed_and_name_alone() {
+        let draw = |seed, name| kaiming([64, 100], 16, seed, name, Device::Cpu).unwrap();
+        let first = draw(1, "x");
+        tch::manual_seed(7);
+        assert!(first.a == draw(1, "x").a && first.b == draw(1, "x").b);
+        assert!(first.a != draw(2, "x").a && first.a != draw(1, "y").a);
+        for (factor, bound) in [(&first.a, 0.1), (&first.b, 0.25)] {
+            let largest = factor.abs().max().double_value(&[]);
+            assert!(largest <= bound && largest > 0.99 * bound);
+            let spread = factor.std(true).double_value(&[]) / (bound / 3f64.sqrt());
+            assert!((spread - 1.0).abs() < 0.05, "{spread}");
+        }
+        assert_eq!((first.a.size(), first.b.size(), first.s.size()), (vec![16, 100], vec![64, 16], vec![16]));
+    }
 }

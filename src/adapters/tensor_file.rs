@@ -32,12 +32,13 @@ pub fn write(path: &Path, metadata: &[(&str, String)], tensors: &[(String, &Tens
     for (name, tensor) in tensors {
         let kind = tensor.kind();
         let Some((_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
-            return Err(fault(format!("tensor `{name}` is {kind:?}, which safetensors files cannot hold")).into());
+            return Err(
+                fault(format!("tensor `{name}` is {kind:?}, which safetensors files cannot hold")).into()
+            );
         };
         let start = end;
         end += tensor.numel() * kind.elt_size_in_bytes();
-        let entry =
-            json!({"dtype": dtype.to_string(), "shape": tensor.size(), "data_offsets": [start, end]});
+        let entry = json!({"dtype": dtype.to_string(), "shape": tensor.size(), "data_offsets": [start, end]});
         header.insert(name.clone(), entry);
     }
     let mut header = serde_json::to_vec(&header)?;
@@ -119,7 +120,8 @@ impl TensorFile {
         let (start, end) = info.data_offsets;
         let bytes = self.values().get(start..end);
         let bytes = bytes.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is truncated")))?;
-        let shape = info.shape.iter().map(|&n| i64::try_from(n)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let shape =
+            info.shape.iter().map(|&n| i64::try_from(n)).collect::<std::result::Result<Vec<_>, _>>()?;
         Ok(Tensor::f_from_data_size(bytes, &shape, *kind)?)
     }
 }

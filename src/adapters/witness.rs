@@ -13,9 +13,9 @@ use crate::adapters::basis::Basis;
 use crate::adapters::svd::{Factors, generator};
 use crate::fault::{Result, fault};
 
-/// Largest difference, relative to the Frobenius norm of the factor, of one basis computed twice. Another
-/// machine or device moves a witness by about 1e-7; a turned column moves it by about 1/√r.
-const TOLERANCE: f64 = 1e-3;
+/// Largest difference, relative to the Frobenius norm of the factor, of one basis computed twice. Rounding to
+/// fp32 moves a witness by about 1e-8, a turned column by about 1/√r, and by less than 1e-4 only by rare chance.
+const TOLERANCE: f64 = 1e-4;
 
 /// The two numbers of every module of `basis`, in its order: for A, then for B.
 ///
@@ -74,4 +74,94 @@ fn forms(name: &str, factors: &Factors) -> Result<[f64; 2]> {
 fn signs(count: i64, words: &mut ChaCha8Rng) -> Result<Tensor> {
     let signs: Vec<f64> = (0..count).map(|_| if words.next_u32() >> 31 == 0 { 1.0 } else { -1.0 }).collect();
     Ok(Tensor::f_from_slice(&signs)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::basis::tests::{basis_of, modules};
+    use crate::adapters::basis::{BasisSpec, Init};
+    use crate::adapters::svd::Method;
+
+    fn spec() -> BasisSpec {
+        BasisSpec { rank: 8, ..BasisSpec::default() }
+    }
+
+    /// Replaces the basis of module `index` by B G and Gᵀ A, with G orthogonal: the same product, other cores.
+    fn turned(index: usize, rotation: &Tensor) -> Basis {
+        let mut basis = basis_of(&spec());
+        let factors = &mut basis.modules[index].1;
+        factors.a = rotation.transpose(0, 1).matmul(&factors.a);
+        factors.b = factors.b.matmul(rotation);
+        basis
+    }
+
+    /// The rotation by `angle` among directions `i` and `j`.
+    fn rotation(i: i64, j: i64, angle: f64) -> Tensor {
+        let turn = Tensor::eye(8, (Kind::Float, tch::Device::Cpu));
+        let put = |row: i64, column: i64, value: f64| {
+            let _ = turn.get(row).get(column).fill_(value);
+        };
+        put(i, i, angle.cos());
+        put(j, j, angle.cos());
+        put(i, j, -angle.sin());
+        put(j, i, angle.sin());
+        turn
+    }
+
+    #[test]
+    fn the_same_basis_passes_however_it_was_computed() {
+        let expected = witness(&basis_of(&spec())).unwrap();
+        let threads = tch::get_num_threads();
+        tch::set_num_threads(3);
+        check(&basis_of(&spec()), &expected).unwrap();
+        tch::set_num_threads(threads);
+        let mut noisy = basis_of(&spec());
+        for (_, factors) in &mut noisy.modules {
+            factors.a = &factors.a * (1.0 + 1e-6);
+            factors.b = &factors.b + 1e-7;
+        }
+        check(&noisy, &expected).unwrap();
+    }
+
+    #[test]
+    fn any_column_turned_is_caught() {
+        let expected = witness(&basis_of(&spec())).unwrap();
+        for index in 0..5 {
+            for column in 0..8 {
+                let flip = Tensor::eye(8, (Kind::Float, tch::Device::Cpu));
+                let _ = flip.get(column).get(column).fill_(-1.0);
+                let error = format!("{:#}", check(&turned(index, &flip), &expected).unwrap_err());
+                assert!(error.contains(&format!("`layer.{index}.dense`")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_rotation_of_two_columns_is_caught() {
+        let expected = witness(&basis_of(&spec())).unwrap();
+        let pairs = (0..8).flat_map(|i| (0..i).map(move |j| (i, j)));
+        for (i, j) in pairs {
+            for angle in [0.02, 0.3, std::f64::consts::FRAC_PI_2] {
+                assert!(check(&turned(2, &rotation(i, j, angle)), &expected).is_err(), "{i} {j} {angle}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_basis_and_numbers_that_are_none_are_refused() {
+        let basis = basis_of(&spec());
+        let expected = witness(&basis).unwrap();
+        let random = basis_of(&BasisSpec { init: Init::Random, ..spec() });
+        assert!(check(&random, &expected).is_err());
+        assert!(check(&basis, &expected[1..]).unwrap_err().to_string().contains("4 modules"));
+        let mut none = expected.clone();
+        none[3][1] = f64::NAN;
+        let error = check(&basis, &none).unwrap_err();
+        assert!(error.to_string().contains("B of module `layer.3.dense`"), "{error}");
+        assert!(crate::fault::hint_of(&error).is_some_and(|hint| hint.contains("--basis")));
+        let converged = basis_of(&BasisSpec { method: Method::Exact, ..spec() });
+        check(&converged, &witness(&converged).unwrap()).unwrap();
+        assert_eq!(expected.len(), modules().len());
+    }
 }

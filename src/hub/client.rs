@@ -200,7 +200,10 @@ impl Client {
                  private or gated{}",
                 if matches!(target.kind, RepoType::Model) { "; there is no folder of that name either" } else { "" }
             ))
-            .hint(format!("check the name; for a private one {token}; for a gated one accept its licence first at `{page}`")),
+            .hint(format!(
+                "check the name; for a private one {token}; for a gated one accept its licence first \
+                at `{page}`"
+            )),
             _ => fault(format!("`{endpoint}` answers {status} for the {noun} `{id}`")),
         };
         Err(Failure::Final(error.into()))

@@ -1,8 +1,8 @@
 //! Where checkpoints and data sets come from: the Hugging Face hub with its cache, or folders.
 //!
 //! The cache is laid out as `huggingface_hub` lays it out (`models--owner--name/{blobs,refs,snapshots}`), so Python
-//! and this program share downloads. Names and addresses are those of `hf-hub`; its transfer is not used, for the reasons
-//! that `transfer.rs` gives.
+//! and this program share downloads. Names and listings are those of `hf-hub`; its transfer is not used, for the
+//! reasons that `transfer.rs` gives.
 
 mod checkpoint;
 mod client;

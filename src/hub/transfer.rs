@@ -57,8 +57,10 @@ pub(super) fn fetch(
 
 /// The name and the length of the content; without them nothing could be checked.
 fn described(answer: &Answer, target: &Target, file: &str) -> Result<(String, u64)> {
-    let plain =
-        |tag: &&String| tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') && !tag.is_empty();
+    let plain = |tag: &&String| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !tag.is_empty() && !tag.starts_with('.') && tag.bytes().all(is_plain)
+    };
     match (answer.etag.as_ref().filter(plain), answer.size) {
         (Some(etag), Some(size)) => Ok((etag.clone(), size)),
         (etag, _) => {

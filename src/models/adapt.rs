@@ -28,14 +28,17 @@ fn matches(name: &str, target: &str) -> bool {
     name == target || name.strip_suffix(target).is_some_and(|before| before.ends_with('.'))
 }
 
-/// The layers that `targets` name, in the model's order, with their weights `[out, in]`.
+/// A linear layer: its path and its shape `[out, in]`.
+pub type Layer = (String, [i64; 2]);
+
+/// The layers that `targets` name, in the order of `layers`.
 ///
 /// # Errors
 /// When a target names no layer; the message lists the names that exist.
-pub fn targeted<'a>(linears: &[&'a Linear], targets: &[String]) -> Result<Vec<&'a Linear>> {
+pub fn targeted(layers: &[Layer], targets: &[String]) -> Result<Vec<Layer>> {
     for target in targets {
-        if !linears.iter().any(|linear| matches(linear.name(), target)) {
-            let mut ends: Vec<&str> = linears.iter().map(|linear| short_name(linear.name())).collect();
+        if !layers.iter().any(|(name, _)| matches(name, target)) {
+            let mut ends: Vec<&str> = layers.iter().map(|(name, _)| short_name(name)).collect();
             ends.sort_unstable();
             ends.dedup();
             return Err(usage(format!("the target `{target}` names no layer of the model"))
@@ -43,7 +46,7 @@ pub fn targeted<'a>(linears: &[&'a Linear], targets: &[String]) -> Result<Vec<&'
                 .into());
         }
     }
-    Ok(linears.iter().filter(|l| targets.iter().any(|t| matches(l.name(), t))).copied().collect())
+    Ok(layers.iter().filter(|(name, _)| targets.iter().any(|t| matches(name, t))).cloned().collect())
 }
 
 /// A layer's path after its layer number: `attention.self.query`.
@@ -99,4 +102,36 @@ pub fn attach_lora_xs(
 /// The kind of the layer's frozen weight.
 fn compute_kind(linear: &Linear) -> Kind {
     linear.weight().kind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layers() -> Vec<Layer> {
+        ["attention.self.query", "attention.output.dense", "output.dense", "intermediate.dense"]
+            .map(|end| (format!("bert.encoder.layer.0.{end}"), [2, 3]))
+            .into()
+    }
+
+    fn names(targets: &[&str]) -> Vec<String> {
+        let targets: Vec<String> = targets.iter().map(|&t| t.to_owned()).collect();
+        targeted(&layers(), &targets).unwrap().into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_target_matches_the_end_of_a_path_after_a_dot() {
+        assert_eq!(names(&["query"]).len(), 1);
+        assert_eq!(names(&["output.dense"]).len(), 2);
+        assert_eq!(names(&["dense"]).len(), 3);
+        assert!(targeted(&layers(), &["uery".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_target_that_names_nothing_is_answered_with_the_names_that_exist() {
+        let error = targeted(&layers(), &["q_proj".to_owned()]).unwrap_err();
+        let hint = crate::fault::hint_of(&error).unwrap();
+        assert_eq!(hint, "layers end in attention.output.dense, attention.self.query, intermediate.dense, output.dense");
+        assert_eq!(crate::fault::exit_code(&error), 2);
+    }
 }

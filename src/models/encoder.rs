@@ -6,6 +6,7 @@ use super::config::{Activation, EncoderConfig};
 use super::loader::Loader;
 use crate::fault::Result;
 use crate::nn::attention::attend;
+use crate::nn::packed::Positions;
 use crate::nn::{LayerNorm, Linear, Packed, Pass};
 use crate::torch::{cast, dims3};
 
@@ -20,6 +21,8 @@ pub struct Encoder {
     embedding_norm: LayerNorm,
     /// Id whose embedding gets no gradient.
     padding: i64,
+    /// Position whose embedding gets no gradient, -1 for none.
+    position_padding: i64,
     dropout: f64,
     blocks: Vec<Block>,
     /// Dense and tanh on the first token; absent where the head does its own.
@@ -59,6 +62,10 @@ impl Encoder {
             types: loader.tensor(&at("token_type_embeddings.weight"), &[config.token_types, d])?,
             embedding_norm: loader.norm(&at("LayerNorm"), d, config.norm_eps)?,
             padding: i64::from(config.padding),
+            position_padding: match config.position_rule {
+                Positions::FromZero => -1,
+                Positions::AfterPadding(pad) => i64::from(pad),
+            },
             dropout: config.dropout,
             blocks: Vec::with_capacity(config.layers),
             pooler: None,
@@ -88,7 +95,7 @@ impl Encoder {
         let look_up = |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
         let sum = look_up(&self.words, &batch.ids, self.padding)
             + look_up(&self.types, &batch.types, -1)
-            + look_up(&self.positions, &batch.positions, -1);
+            + look_up(&self.positions, &batch.positions, self.position_padding);
         pass.dropout(&self.embedding_norm.forward(&cast(&sum, self.kind)), self.dropout)
     }
 

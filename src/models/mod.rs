@@ -8,6 +8,7 @@ pub mod loader;
 pub mod recompute;
 
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
@@ -15,6 +16,7 @@ use tch::{Device, Kind, Tensor};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
+use adapt::Layer;
 use config::{EncoderConfig, HeadKind};
 use encoder::Encoder;
 use head::{Head, HeadSource};
@@ -73,6 +75,39 @@ impl Base {
             .collect();
         found.sort();
         found
+    }
+
+    /// The trunk's linear layers, which an adapter may go on, in the order of the layers.
+    pub fn linear_layers(&self) -> Vec<Layer> {
+        let mut layers: Vec<Layer> = self
+            .trunk_tensors()
+            .into_iter()
+            .filter_map(|(canonical, name)| {
+                let path = canonical.strip_suffix(".weight")?;
+                let &[out, inputs] = self.tensors.shape(&name)? else { return None };
+                (!path.contains(".embeddings.")).then(|| (path.to_owned(), [out, inputs]))
+            })
+            .collect();
+        // Layer 10 comes after layer 9: numbers are compared as numbers.
+        let key = |path: &str| -> Vec<(u64, String)> {
+            path.split('.').map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
+        };
+        layers.sort_by_cached_key(|(path, _)| key(path));
+        layers
+    }
+
+    /// Weights `[out, in]` of these layers, as stored, on `device`.
+    ///
+    /// # Errors
+    /// When one is missing or not finite.
+    pub fn weights(&self, layers: &[Layer], device: Device) -> Result<Vec<(String, Tensor)>> {
+        let stored: BTreeMap<String, String> = self.trunk_tensors().into_iter().collect();
+        let read = |(path, _): &Layer| {
+            let canonical = format!("{path}.weight");
+            let name = stored.get(&canonical).unwrap_or(&canonical);
+            Ok((path.clone(), self.tensors.tensor(name, None, device)?))
+        };
+        layers.iter().map(read).collect()
     }
 
     /// A hash of the trunk: of names, types, shapes and bytes, whatever the prefix and the sharding.

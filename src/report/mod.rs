@@ -73,6 +73,13 @@ pub fn peak_rss_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// A line of results on standard output; where nobody reads it any more, nothing happens.
+pub fn say(text: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(io::stdout(), "{text}");
+    });
+}
+
 /// A plain table for people: a rule under the headers, columns of numbers to the right, no trailing spaces.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();

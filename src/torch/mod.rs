@@ -142,6 +142,13 @@ pub fn packed_attention(
     }
 }
 
+/// What a message of libtorch says, without the C++ trace below it.
+pub fn first_line(message: &str) -> String {
+    let message = message.strip_prefix("called `Result::unwrap()` on an `Err` value: ").unwrap_or(message);
+    let message = message.strip_prefix("Torch(\"").unwrap_or(message);
+    message.split("\\n").next().unwrap_or(message).lines().next().unwrap_or("unknown error").to_owned()
+}
+
 /// `tensor` in `kind`; the same tensor where it already is.
 pub fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
     if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }

@@ -1,0 +1,182 @@
+//! `loraxs eval`: metrics with standard errors, predictions, GLUE submissions.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::open::{Workplace, check_fit, classes, kind, metrics};
+use super::subject::Subject;
+use crate::cli::{EvalArgs, Global};
+use crate::data::TaskKind;
+use crate::data::catalog::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::eval::metrics::Score;
+use crate::eval::predictions::{Submission, write_predictions, write_submission};
+use crate::eval::{Evaluation, evaluate};
+use crate::fault::{Result, usage};
+use crate::files;
+use crate::recipe::Precision;
+use crate::report::{say, table};
+
+/// Examples in one pass where nothing else is said.
+const BATCH_SIZE: usize = 64;
+/// Tokens of a sequence where nothing else is said.
+const MAX_LENGTH: usize = 128;
+
+/// One task's part of `OUT/results.json`.
+#[derive(Serialize)]
+struct TaskResult {
+    split: String,
+    metrics: BTreeMap<String, Score>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    combined_score: Option<f64>,
+    count: usize,
+    skipped: usize,
+    seconds: f64,
+}
+
+/// Settings that the command line, the run or a default decides.
+struct Settings {
+    tasks: Vec<String>,
+    split: String,
+    precision: Precision,
+    batch_size: usize,
+    max_length: usize,
+    out: PathBuf,
+}
+
+/// Scores every task and writes results and predictions.
+///
+/// # Errors
+/// When the subject, a data set or the folder for the results cannot be used.
+pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
+    let place = Workplace::open(global)?;
+    let subject = Subject::open(&place, &args.subject, &args.set)?;
+    let settings = settings(args, &subject);
+    let tokenizer = Tokenizer::load(&subject.base.base.folder)?;
+    check_fit(&subject.base.base, &tokenizer, settings.max_length)?;
+    let outputs = subject.classes()?;
+    let datasets: Vec<&Dataset> =
+        settings.tasks.iter().map(|task| fitting(&place, task, outputs)).collect::<Result<_>>()?;
+    let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
+    let mut results = BTreeMap::new();
+    for dataset in datasets {
+        let examples =
+            place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
+        let evaluation =
+            evaluate(&model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
+        let file = settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
+        write_predictions(&file, &evaluation.predictions)?;
+        if args.predict {
+            submit(dataset, &settings.split, &evaluation, &settings.out)?;
+        }
+        results.insert(dataset.name.clone(), result(&evaluation, &settings.split, examples.skipped.count));
+    }
+    files::write_json(&settings.out.join("results.json"), &results)?;
+    say(&results_table(&results));
+    say(&format!("wrote {}", settings.out.display()));
+    Ok(())
+}
+
+fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
+    let recipe = subject.recipe.as_ref();
+    let trained_length = subject.adapter.as_ref().map(|adapter| adapter.config.max_length);
+    let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
+    let own_out = || args.subject.run.as_ref().map_or_else(|| PathBuf::from("eval"), |run| run.join("eval"));
+    Settings {
+        tasks: match (&recipe, args.task.as_slice()) {
+            (Some(recipe), []) => vec![recipe.data.dataset.clone()],
+            (_, tasks) => tasks.to_vec(),
+        },
+        split: args
+            .split
+            .clone()
+            .or(recipe.map(|recipe| recipe.data.validation.clone()))
+            .unwrap_or_else(|| "validation".into()),
+        precision: args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
+        batch_size: args.batch_size.unwrap_or(BATCH_SIZE),
+        max_length: args
+            .max_length
+            .or(recipe.map(|recipe| recipe.data.max_length))
+            .or(trained_length)
+            .unwrap_or(MAX_LENGTH.min(longest)),
+        out: args.out.clone().unwrap_or_else(own_out),
+    }
+}
+
+/// The data set of this name, whose labels fit the head.
+fn fitting<'a>(place: &'a Workplace, task: &str, outputs: i64) -> Result<&'a Dataset> {
+    let dataset = place.catalog.get(task)?;
+    let wanted = classes(dataset)?;
+    if wanted != outputs {
+        return Err(usage(format!("`{task}` has {wanted} outputs, the model's head has {outputs}"))
+            .hint("score the task that the head was trained on")
+            .into());
+    }
+    Ok(dataset)
+}
+
+fn result(evaluation: &Evaluation, split: &str, skipped: usize) -> TaskResult {
+    TaskResult {
+        split: split.to_owned(),
+        metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
+        combined_score: evaluation.by_name().get("combined_score").copied(),
+        count: evaluation.predictions.len(),
+        skipped,
+        seconds: evaluation.seconds,
+    }
+}
+
+/// Writes the predictions as GLUE wants them.
+fn submit(dataset: &Dataset, split: &str, evaluation: &Evaluation, out: &Path) -> Result<()> {
+    let Some(name) = dataset.submission.get(split) else {
+        let known: Vec<String> = dataset.submission.keys().map(|split| format!("`{split}`")).collect();
+        return Err(usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
+            .hint(if known.is_empty() {
+                "only data sets with a `submission` in the catalog have one".to_owned()
+            } else {
+                format!("choose `--split` among {}", known.join(", "))
+            })
+            .into());
+    };
+    let style = match dataset.task {
+        TaskKind::Regression => Submission::Numbers { low: 0.0, high: 5.0 },
+        _ if dataset.submission_names => Submission::Names(&dataset.labels),
+        _ => Submission::Classes,
+    };
+    let path = out.join(name);
+    write_submission(&path, &evaluation.predictions, style)?;
+    say(&format!("wrote {}", path.display()));
+    Ok(())
+}
+
+fn results_table(results: &BTreeMap<String, TaskResult>) -> String {
+    let mut rows = Vec::new();
+    for (task, result) in results {
+        for (metric, score) in &result.metrics {
+            rows.push(vec![
+                task.clone(),
+                result.split.clone(),
+                metric.clone(),
+                format!("{:.4}", score.value),
+                format!("{:.4}", score.stderr),
+                result.count.to_string(),
+                format!("{:.1}", result.seconds),
+            ]);
+        }
+        if let Some(combined) = result.combined_score {
+            let empty = String::new;
+            rows.push(vec![
+                task.clone(),
+                result.split.clone(),
+                "combined_score".into(),
+                format!("{combined:.4}"),
+                empty(),
+                result.count.to_string(),
+                empty(),
+            ]);
+        }
+    }
+    table(&["task", "split", "metric", "value", "stderr", "count", "seconds"], &rows)
+}

@@ -1,0 +1,67 @@
+//! `loraxs init-svd`: a base's weights to the frozen basis of LoRA-XS.
+
+use serde::Serialize;
+
+use super::open::{Workplace, method, spectrum};
+use crate::adapters::basis::{BasisSpec, Init, ModuleReport};
+use crate::adapters::file::short;
+use crate::cli::{Global, InitSvdArgs};
+use crate::fault::Result;
+use crate::files;
+use crate::models::adapt::targeted;
+use crate::report::{say, table};
+
+/// `OUT/report.json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    base: &'a str,
+    base_hash: &'a str,
+    spec: &'a BasisSpec,
+    modules: &'a [ModuleReport],
+}
+
+/// Computes the basis, or finds it in the cache, and reports each module.
+///
+/// # Errors
+/// When the base cannot be read, a target names nothing, or the rank is too large for a module.
+pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
+    let place = Workplace::open(global)?;
+    let base = place.base(&args.model, &args.revision)?;
+    let layers = targeted(&base.base.linear_layers(), &args.targets)?;
+    let spec = BasisSpec {
+        rank: args.rank,
+        init: Init::Svd,
+        spectrum: spectrum(args.spectrum),
+        method: method(args.method),
+        iterations: args.iterations,
+        seed: args.seed,
+    };
+    let (basis, modules) = place.basis(&base, &layers, &spec, None)?;
+    say(&module_table(&modules));
+    let seconds: f64 = modules.iter().map(|module| module.seconds).sum();
+    say(&format!("{} modules, {seconds:.1} s of decomposition", modules.len()));
+    if let Some(out) = &args.out {
+        basis.save(out)?;
+        let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
+        files::write_json(&out.join("report.json"), &report)?;
+        say(&format!("wrote {}", out.display()));
+    } else {
+        say(&format!("cached for base {}; `train` finds it there", short(&base.hash)));
+    }
+    Ok(())
+}
+
+fn module_table(modules: &[ModuleReport]) -> String {
+    let rows: Vec<Vec<String>> = modules
+        .iter()
+        .map(|module| {
+            vec![
+                module.name.clone(),
+                format!("{}x{}", module.shape[0], module.shape[1]),
+                format!("{:.4}", module.captured_energy),
+                if module.seconds > 0.0 { format!("{:.2}", module.seconds) } else { "cached".into() },
+            ]
+        })
+        .collect();
+    table(&["module", "out x in", "captured energy", "seconds"], &rows)
+}

@@ -1,0 +1,217 @@
+//! What the commands share: opening hub, catalog, device, bases, splits and bases' decompositions.
+
+use std::path::Path;
+
+use tch::{Device, Kind};
+
+use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
+use crate::adapters::svd;
+use crate::cli::{self, Global};
+use crate::data::catalog::{Catalog, Dataset};
+use crate::data::tokenize::Tokenizer;
+use crate::data::{Examples, TaskKind, examples};
+use crate::eval::metrics::Metric;
+use crate::fault::{Result, usage};
+use crate::hub::Hub;
+use crate::models::Base;
+use crate::models::adapt::Layer;
+use crate::recipe::{self, AdapterRecipe, Precision};
+use crate::report::progress::Progress;
+use crate::torch::{self, Wanted};
+
+/// Everything that the global options decide.
+pub struct Workplace {
+    /// The hub.
+    pub hub: Hub,
+    /// All known data sets.
+    pub catalog: Catalog,
+    /// Where to compute.
+    pub device: Device,
+}
+
+/// A base that was fetched and opened.
+pub struct OpenBase {
+    /// The checkpoint.
+    pub base: Base,
+    /// As the user named it.
+    pub name: String,
+    /// Commit on the hub, or nothing for a folder.
+    pub commit: Option<String>,
+    /// Hash of the trunk.
+    pub hash: String,
+}
+
+impl Workplace {
+    /// Opens hub, catalog and device.
+    ///
+    /// # Errors
+    /// When the catalog is wrong or the device cannot be used.
+    pub fn open(global: &Global) -> Result<Self> {
+        let wanted = match global.device {
+            cli::Device::Auto => Wanted::Auto,
+            cli::Device::Cpu => Wanted::Cpu,
+            cli::Device::Cuda(index) => Wanted::Cuda(index),
+        };
+        let device = torch::open_device(wanted)?;
+        if global.threads > 0 {
+            tch::set_num_threads(i32::try_from(global.threads).unwrap_or(i32::MAX));
+        }
+        let mut catalog = Catalog::builtin()?;
+        if let Some(path) = &global.datasets {
+            catalog = catalog.with_file(path)?;
+        }
+        Ok(Self { hub: Hub::new(global.offline)?, catalog, device })
+    }
+
+    /// Fetches and opens a base.
+    ///
+    /// # Errors
+    /// When it cannot be had or read.
+    pub fn base(&self, name: &str, revision: &str) -> Result<OpenBase> {
+        let snapshot = self.hub.model(name, revision)?;
+        let base = Base::open(&snapshot.folder)?;
+        let hash = base.hash();
+        // A folder is remembered by its whole path, so that a run can be used from any other folder.
+        let name = match Path::new(name).canonicalize() {
+            Ok(path) if snapshot.commit.is_none() => path.display().to_string(),
+            _ => name.to_owned(),
+        };
+        Ok(OpenBase { base, name, commit: snapshot.commit, hash })
+    }
+
+    /// Fetches and tokenises a split of a data set.
+    ///
+    /// # Errors
+    /// When it cannot be had, or no row can be used.
+    pub fn split(
+        &self,
+        dataset: &Dataset,
+        split: &str,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        limit: usize,
+    ) -> Result<Examples> {
+        let files = match &dataset.hub {
+            None => dataset.local_files(split)?,
+            Some(repository) => {
+                let revision = dataset.revision.as_deref().unwrap_or("main");
+                let mut files = Vec::new();
+                for pattern in dataset.patterns(split)? {
+                    files.extend(self.hub.dataset(repository, revision, pattern)?);
+                }
+                files
+            }
+        };
+        examples::load(dataset, split, &files, tokenizer, max_length, limit)
+    }
+
+    /// The basis of these layers: from `folder` where one is given, else from the cache, else computed.
+    ///
+    /// # Errors
+    /// When it does not fit, or cannot be computed.
+    pub fn basis(
+        &self,
+        base: &OpenBase,
+        layers: &[Layer],
+        spec: &BasisSpec,
+        folder: Option<&Path>,
+    ) -> Result<(Basis, Vec<ModuleReport>)> {
+        if let Some(folder) = folder {
+            let basis = Basis::load(folder, self.device)?.select(layers)?;
+            return Ok((basis, Vec::new()));
+        }
+        let weights = base.base.weights(layers, self.device)?;
+        let progress = Progress::new(layers.len() as u64, "svd", "modules");
+        let found = Basis::cached_or_compute(spec, &base.hash, &weights, &|done, name| {
+            progress.tick(done as u64, name);
+        })?;
+        progress.finish();
+        Ok(found)
+    }
+}
+
+/// Refuses lengths and vocabularies that the base cannot take.
+///
+/// # Errors
+/// Says which and what the limit is.
+pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
+    let longest = base.config.longest_sequence();
+    if max_length as i64 > longest {
+        return Err(usage(format!("`data.max_length` is {max_length}, but the model's positions end at {longest}"))
+            .hint(format!("set `data.max_length={longest}` or less"))
+            .into());
+    }
+    let (tokens, rows) = (tokenizer.vocab_size(), base.config.vocabulary);
+    if tokens as i64 > rows {
+        return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
+            .hint("tokenizer.json and config.json belong to different models")
+            .into());
+    }
+    Ok(())
+}
+
+/// Outputs of the head for a data set: its classes, or 1 for a number.
+///
+/// # Errors
+/// When the data set is not for classification or regression.
+pub fn classes(dataset: &Dataset) -> Result<i64> {
+    match dataset.task {
+        TaskKind::Classification => Ok(dataset.labels.len() as i64),
+        TaskKind::Regression => Ok(1),
+        other => Err(usage(format!("data set `{}` is for {other:?}, not for classification", dataset.name)).into()),
+    }
+}
+
+/// The data set's metrics.
+///
+/// # Errors
+/// When a name is unknown.
+pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
+    Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
+}
+
+/// How the recipe's basis is made.
+pub fn basis_spec(adapter: &AdapterRecipe) -> BasisSpec {
+    BasisSpec {
+        rank: adapter.rank,
+        init: match adapter.init {
+            recipe::BasisInit::Svd => Init::Svd,
+            recipe::BasisInit::Random => Init::Random,
+        },
+        spectrum: spectrum(adapter.spectrum),
+        method: method(adapter.svd),
+        iterations: adapter.svd_iterations,
+        seed: adapter.svd_seed,
+    }
+}
+
+/// The recipe's word for a part of the spectrum as the decomposition knows it.
+pub fn spectrum(spectrum: recipe::Spectrum) -> svd::Spectrum {
+    match spectrum {
+        recipe::Spectrum::Top => svd::Spectrum::Top,
+        recipe::Spectrum::Middle => svd::Spectrum::Middle,
+        recipe::Spectrum::Bottom => svd::Spectrum::Bottom,
+        recipe::Spectrum::Random => svd::Spectrum::Random,
+    }
+}
+
+/// The recipe's word for an algorithm as the decomposition knows it.
+pub fn method(method: recipe::SvdMethod) -> svd::Method {
+    match method {
+        recipe::SvdMethod::Randomized => svd::Method::Randomized,
+        recipe::SvdMethod::Exact => svd::Method::Exact,
+    }
+}
+
+/// The kind in which the base computes; also switches TF32.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn kind(precision: Precision) -> Result<Kind> {
+    torch::allow_tf32(precision == Precision::Tf32)?;
+    Ok(match precision {
+        Precision::Fp32 | Precision::Tf32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    })
+}

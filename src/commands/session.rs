@@ -1,0 +1,331 @@
+//! A training session: a recipe turned into base, data, model and adapter, and what can be said of it beforehand.
+
+use std::path::Path;
+
+use tch::Kind;
+
+use super::forecast::Forecast;
+use super::open::{OpenBase, Workplace, basis_spec, check_fit, classes, kind, metrics};
+use super::subject::adapter_basis;
+use crate::adapters::basis::Basis;
+use crate::adapters::file::{AdapterConfig, AdapterFile, CoresConfig};
+use crate::adapters::{Group, Trained, witness};
+use crate::data::catalog::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::data::Examples;
+use crate::eval::metrics::Metric;
+use crate::fault::{Result, usage};
+use crate::models::adapt::{Spec, attach_lora_xs, targeted};
+use crate::models::{Build, Classifier};
+use crate::recipe::{Every, Method, Precision, Recipe};
+use crate::report::table;
+use crate::train::order::steps_per_epoch;
+use crate::train::{Interval, Plan, RunPlan, schedule};
+
+/// Everything that a training needs, opened.
+pub struct Session {
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// The base.
+    pub base: OpenBase,
+    /// The data set.
+    pub dataset: Dataset,
+    /// The base's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Examples to train on.
+    pub train: Examples,
+    /// Examples to score; absent where the recipe never evaluates.
+    pub validation: Option<Examples>,
+    /// The data set's metrics, the one that picks the best checkpoint among them.
+    pub metrics: Vec<Metric>,
+    /// The model with its adapter.
+    pub model: Classifier,
+    /// What is trained.
+    pub trained: Trained,
+    /// The frozen factors of LoRA-XS.
+    pub basis: Option<Basis>,
+    /// What the adapter file will say.
+    pub adapter: AdapterConfig,
+}
+
+impl Session {
+    /// Opens everything that the recipe names.
+    ///
+    /// # Errors
+    /// When something is missing or does not fit.
+    pub fn open(place: &Workplace, mut recipe: Recipe) -> Result<Self> {
+        let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
+        let outputs = classes(&dataset)?;
+        let metrics = chosen_metrics(&recipe, &dataset)?;
+        if !recipe.eval.tasks.is_empty() {
+            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do").into());
+        }
+        let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
+        recipe.model.name.clone_from(&base.name);
+        if let Some(p) = recipe.model.dropout {
+            base.base.config.set_dropout(p);
+        }
+        let tokenizer = Tokenizer::load(&base.base.folder)?;
+        let data = recipe.data.clone();
+        check_fit(&base.base, &tokenizer, data.max_length)?;
+        let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
+        let validation = match recipe.eval.every {
+            Every::Never => None,
+            _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
+        };
+        let seeds = [recipe.train.seed];
+        let build = Build {
+            device: place.device,
+            kind: kind(recipe.train.precision)?,
+            classes: outputs,
+            seeds: seeds.to_vec(),
+            train_base: recipe.adapter.method == Method::Full,
+        };
+        let mut trained = Trained::new(1);
+        let mut model = Classifier::load(&base.base, &build, &mut trained)?;
+        let start = start_adapter(&recipe, &base)?;
+        let basis = match recipe.adapter.method {
+            Method::LoraXs => Some(lora_xs(place, &recipe, &base, start.as_ref(), &mut model, &mut trained)?),
+            Method::Full | Method::Head => None,
+        };
+        if let Some(start) = &start {
+            let head = start.load_into(&trained, true)?;
+            tracing::info!("started from `{}`, {head} tensors of its head kept", recipe.train.init_from);
+        }
+        let adapter = adapter_config(&recipe, &base, &dataset, basis.as_ref())?;
+        Ok(Self {
+            recipe, base, dataset, tokenizer, train, validation, metrics, model, trained, basis, adapter
+        })
+    }
+
+    /// Examples in one pass of an evaluation.
+    pub fn eval_batch_size(&self) -> usize {
+        match self.recipe.eval.batch_size {
+            0 => 2 * self.recipe.train.micro_batch_size,
+            given => given,
+        }
+    }
+
+    /// Optimiser steps of the whole training.
+    pub fn steps(&self) -> u64 {
+        let train = &self.recipe.train;
+        match train.max_steps {
+            0 => train.epochs * steps_per_epoch(self.train.examples.len(), train.batch_size),
+            given => given,
+        }
+    }
+
+    /// The loop's settings for a run in `out`.
+    ///
+    /// # Errors
+    /// When the recipe cannot be written as text.
+    pub fn plan(&self, out: &Path) -> Result<Plan> {
+        let train = &self.recipe.train;
+        let steps = self.steps();
+        let run = RunPlan {
+            seed: train.seed,
+            learning_rate: train.learning_rate,
+            head_learning_rate: train.head_learning_rate,
+        };
+        let warmup = match train.warmup_steps {
+            0 => schedule::warmup_steps(train.warmup_ratio, steps),
+            given => given,
+        };
+        let mut fingerprint = blake3::Hasher::new();
+        fingerprint.update(self.recipe.to_toml()?.as_bytes());
+        fingerprint.update(self.base.hash.as_bytes()).update(self.train.hash.as_bytes());
+        Ok(Plan {
+            runs: vec![run],
+            steps,
+            warmup,
+            batch_size: train.batch_size,
+            micro_batch_size: train.micro_batch_size,
+            schedule: train.schedule,
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+            loss_scaling: train.precision == Precision::Fp16,
+            shuffle: train.shuffle,
+            log_every: train.log_every,
+            evaluate: interval(self.recipe.eval.every),
+            metric: self.metrics[0],
+            patience: self.recipe.eval.patience,
+            checkpoint: interval(train.checkpoint_every),
+            keep_checkpoints: train.keep_checkpoints,
+            checkpoints: out.join("checkpoints"),
+            fingerprint: fingerprint.finalize().to_hex().to_string(),
+        })
+    }
+
+    /// The table of what is trained.
+    pub fn table(&self) -> String {
+        let base: usize = self
+            .base
+            .base
+            .trunk_tensors()
+            .iter()
+            .filter_map(|(_, name)| self.base.base.tensors.shape(name))
+            .map(|shape| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0))
+            .sum();
+        let [adapter, full, head] = [Group::Adapter, Group::Base, Group::Head].map(|g| self.trained.count(g));
+        let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / base.max(1) as f64);
+        let rows = [
+            ("base", base, base - full.min(base)),
+            ("adapter", adapter, 0),
+            ("head", head, 0),
+            ("trained", adapter + full + head, 0),
+        ]
+        .map(|(name, count, frozen)| {
+            let trained = if name == "base" { full } else { count };
+            vec![name.to_owned(), count.to_string(), frozen.to_string(), trained.to_string(), share(trained)]
+        });
+        table(&["part", "numbers", "frozen", "trained", "of the base"], &rows)
+    }
+
+    /// The first training example as the model sees it.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode.
+    pub fn shown_example(&self) -> Result<String> {
+        let Some(example) = self.train.examples.first() else { return Ok(String::new()) };
+        let text = self.tokenizer.decode(&example.ids, false)?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+        let label = match (example.label, self.dataset.labels.is_empty()) {
+            (Some(label), true) => label.to_string(),
+            (Some(label), false) => self.dataset.labels[label as usize].clone(),
+            (None, _) => "none".into(),
+        };
+        Ok(format!("first example, {} tokens, label {label}: {text}", example.ids.len()))
+    }
+
+    /// What `--dry-run` says.
+    pub fn forecast(&self, out: &Path) -> String {
+        let kind = match self.recipe.train.precision {
+            Precision::Fp32 | Precision::Tf32 => Kind::Float,
+            Precision::Bf16 | Precision::Fp16 => Kind::Half,
+        };
+        let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
+        Forecast {
+            config: &self.base.base.config,
+            trained: &self.trained,
+            lengths: &lengths,
+            micro_batch_size: self.recipe.train.micro_batch_size,
+            kind,
+            recompute: self.recipe.train.gradient_checkpointing,
+            steps: self.steps(),
+        }
+        .text(out)
+    }
+}
+
+fn interval(every: Every) -> Interval {
+    match every {
+        Every::Epoch => Interval::Epoch,
+        Every::Steps(steps) => Interval::Steps(steps),
+        Every::Never => Interval::Never,
+    }
+}
+
+/// The data set's metrics, with the recipe's choice first.
+fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
+    let mut metrics = metrics(dataset)?;
+    if !recipe.eval.metric.is_empty() {
+        let chosen: Metric = recipe.eval.metric.parse()?;
+        let Some(place) = metrics.iter().position(|&metric| metric == chosen) else {
+            let known: Vec<&str> = metrics.iter().map(|metric| metric.name()).collect();
+            return Err(usage(format!("`{}` has no metric `{chosen}`", dataset.name))
+                .hint(format!("its metrics are {}", known.join(", ")))
+                .into());
+        };
+        metrics.swap(0, place);
+    }
+    Ok(metrics)
+}
+
+/// The adapter that the recipe starts from.
+fn start_adapter(recipe: &Recipe, base: &OpenBase) -> Result<Option<AdapterFile>> {
+    let folder = &recipe.train.init_from;
+    if folder.is_empty() {
+        return Ok(None);
+    }
+    let file = AdapterFile::open(Path::new(folder))?;
+    file.check_base(&base.name, &base.hash)?;
+    let method = method_name(recipe.adapter.method);
+    let mismatch = |what: &str, found: String, wanted: String| {
+        let message = format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
+        usage(message).hint("train with the settings of the adapter that you start from")
+    };
+    if file.config.method != method {
+        return Err(mismatch("method", file.config.method.clone(), method.to_owned()).into());
+    }
+    match &file.config.cores {
+        Some(cores) if cores.r != recipe.adapter.rank => {
+            Err(mismatch("rank", cores.r.to_string(), recipe.adapter.rank.to_string()).into())
+        }
+        _ => Ok(Some(file)),
+    }
+}
+
+/// Puts LoRA-XS on the model: in the basis of the adapter that training starts from, else in the recipe's.
+fn lora_xs(
+    place: &Workplace,
+    recipe: &Recipe,
+    base: &OpenBase,
+    start: Option<&AdapterFile>,
+    model: &mut Classifier,
+    trained: &mut Trained,
+) -> Result<Basis> {
+    let adapter = &recipe.adapter;
+    let layers = targeted(&base.base.linear_layers(), &adapter.targets)?;
+    let folder = (!adapter.basis.is_empty()).then(|| Path::new(&adapter.basis));
+    let basis = match start {
+        Some(start) => adapter_basis(place, base, start, folder)?.select(&layers)?,
+        None => place.basis(base, &layers, &basis_spec(adapter), folder)?.0,
+    };
+    if basis.spec.rank != adapter.rank {
+        let message = format!("the basis in `{}` has rank {}", adapter.basis, basis.spec.rank);
+        return Err(usage(message).hint(format!("`adapter.rank` is {}", adapter.rank)).into());
+    }
+    let spec =
+        Spec { rank: adapter.rank, alpha: adapter.alpha, init_std: adapter.init_std, dropout: adapter.dropout };
+    attach_lora_xs(model, &basis, spec, &[recipe.train.seed], trained)?;
+    Ok(basis)
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::LoraXs => "lora-xs",
+        Method::Full => "full",
+        Method::Head => "head",
+    }
+}
+
+fn adapter_config(
+    recipe: &Recipe,
+    base: &OpenBase,
+    dataset: &Dataset,
+    basis: Option<&Basis>,
+) -> Result<AdapterConfig> {
+    let cores = |basis: &Basis| -> Result<CoresConfig> {
+        Ok(CoresConfig {
+            r: recipe.adapter.rank,
+            lora_alpha: recipe.adapter.alpha,
+            target_modules: recipe.adapter.targets.clone(),
+            modules: basis.modules.iter().map(|(name, _)| name.clone()).collect(),
+            basis: basis.spec.clone(),
+            witness: witness::witness(basis)?,
+            with_basis: recipe.adapter.with_basis,
+        })
+    };
+    Ok(AdapterConfig {
+        peft_type: "LORAXS".into(),
+        task_type: "SEQ_CLS".into(),
+        method: method_name(recipe.adapter.method).into(),
+        base_model_name_or_path: base.name.clone(),
+        revision: base.commit.clone().unwrap_or_else(|| recipe.model.revision.clone()),
+        base_hash: base.hash.clone(),
+        dataset: dataset.name.clone(),
+        labels: dataset.labels.clone(),
+        max_length: recipe.data.max_length,
+        cores: basis.map(cores).transpose()?,
+    })
+}

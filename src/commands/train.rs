@@ -1,0 +1,95 @@
+//! `loraxs train`: a recipe to a run folder.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::Outcome;
+use super::open::Workplace;
+use super::results::{Results, write_results};
+use super::run_folder::RunFolder;
+use super::session::Session;
+use crate::cli::{Global, TrainArgs};
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::recipe::{Origin, Recipe};
+use crate::report::say;
+use crate::train::checkpoint::Loaded;
+use crate::train::task::Classification;
+use crate::train::{Ending, Trainer, interrupt};
+
+/// Trains as the recipe says, or with `--dry-run` only says what would be trained.
+///
+/// # Errors
+/// When recipe, base, data or folder cannot be used, or training fails.
+pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
+    let start = Instant::now();
+    let (mut recipe, origin) = Recipe::load(&args.recipe, &args.set)?;
+    if let Some(basis) = &args.basis {
+        recipe.adapter.basis = basis.display().to_string();
+    }
+    let out = args.out.clone().unwrap_or_else(|| default_folder(&origin));
+    if out.join("results.json").exists() && args.resume {
+        say(&format!("{} is finished", out.display()));
+        return Ok(Outcome::Done);
+    }
+    refuse_used(&out, args)?;
+    let place = Workplace::open(global)?;
+    let session = Session::open(&place, recipe)?;
+    say(&session.table());
+    say(&session.shown_example()?);
+    if args.dry_run {
+        say(&session.forecast(&out));
+        return Ok(Outcome::Done);
+    }
+    interrupt::listen()?;
+    train(&session, &out, args.resume, start)
+}
+
+/// `runs/` and the recipe's name.
+fn default_folder(origin: &Origin) -> PathBuf {
+    Path::new("runs").join(origin.stem())
+}
+
+/// A folder that holds a run is only touched by `--resume`.
+fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
+    let used = ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
+    match used {
+        Some(name) if !args.resume && !args.dry_run => {
+            Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
+                .hint("go on with it by `--resume`, or choose another folder by `--out`")
+                .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
+    let plan = session.plan(out)?;
+    files::write_bytes(&out.join("recipe.toml"), session.recipe.to_toml()?.as_bytes())?;
+    let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
+    if let Some(loaded) = &loaded {
+        say(&format!("resuming after step {}", loaded.step()));
+    }
+    let task = Classification {
+        model: &session.model,
+        train: &session.train.examples,
+        validation: session.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default(),
+        metrics: session.metrics.clone(),
+        eval_batch_size: session.eval_batch_size(),
+        recompute: session.recipe.train.gradient_checkpointing,
+    };
+    let mut folder = RunFolder::open(session, out, loaded.as_ref().map(Loaded::step))?;
+    let (ending, state) = Trainer::new(plan, &task, &session.trained, &mut folder, loaded)?.run()?;
+    if ending == Ending::Interrupted {
+        say(&format!("interrupted after step {}; go on with `--resume`", state.step));
+        return Ok(Outcome::Interrupted);
+    }
+    folder.finish(&state)?;
+    let results = Results::new(session, &state, start.elapsed().as_secs_f64());
+    write_results(out, &results).context("the run is done, but its results are lost")?;
+    say(&results.summary());
+    say(&format!("wrote {}", out.display()));
+    Ok(Outcome::Done)
+}
