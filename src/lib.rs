@@ -1,6 +1,6 @@
 //! Fine-tuning of language models with almost no trainable parameters.
 //!
-//! Layers look one way only: `commands → train → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
+//! Layers look one way only: `commands → train, export → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
 //! `report` beside them and `torch` (what tch lacks), `files` and `fault` below.
 
 pub mod adapters;
@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod data;
 pub mod eval;
+pub mod export;
 pub mod fault;
 pub mod files;
 pub mod hub;

@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::svd::Factors;
-use crate::adapters::tensor_file::{self, TensorFile};
+use crate::torch::tensor_file::{self, TensorFile};
 use crate::fault::{Result, fault};
 use crate::files;
 

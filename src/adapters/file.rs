@@ -14,7 +14,8 @@ use super::svd::Factors;
 use super::{Group, Trained};
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::torch::tensors::{Tensors, write};
+use crate::torch::tensor_file::write;
+use crate::torch::tensors::Tensors;
 
 /// The file of tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
@@ -108,7 +109,8 @@ pub fn save(
         tensors.push((format!("{name}.B"), factors.b.shallow_clone()));
     }
     files::write_json(&folder.join(CONFIG), config)?;
-    write(&folder.join(WEIGHTS), &tensors, Some(("format", "pt".into())))
+    let tensors: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 
 impl AdapterFile {

@@ -6,7 +6,6 @@ pub mod file;
 pub mod lora_xs;
 pub mod numpy_random;
 pub mod svd;
-pub mod tensor_file;
 pub mod trained;
 pub mod witness;
 

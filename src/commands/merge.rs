@@ -1,4 +1,95 @@
-//! `loraxs merge`.
-use crate::cli::{Global, MergeArgs};
-use crate::fault::Result;
-pub fn run(_global: &Global, _args: &MergeArgs) -> Result<()> { Ok(()) }
+//! `loraxs merge`: a checkpoint that Transformers loads, or an adapter that PEFT loads.
+
+use tch::Kind;
+
+use super::open::Workplace;
+use super::subject::Subject;
+use crate::adapters::Trained;
+use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
+use crate::export::{self, Source, hf, peft, probe, relative_difference};
+use crate::fault::{Result, fault, usage};
+use crate::models::{Base, Build, Classifier};
+use crate::report::say;
+
+/// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
+///
+/// # Errors
+/// When there is nothing to merge, a file cannot be written, or the logits differ by more than the tolerance.
+pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
+    let place = Workplace::open(global)?;
+    let subject = Subject::open(&place, &args.subject, &[])?;
+    let Some(adapter) = &subject.adapter else {
+        return Err(usage("there is nothing to merge: `--model` came without `--adapter`").into());
+    };
+    let classes = subject.classes()?;
+    let (model, trained) = subject.build(&place, Kind::Float, classes)?;
+    let source = Source {
+        base: &subject.base.base,
+        model: &model,
+        trained: &trained,
+        labels: &adapter.config.labels,
+    };
+    match args.format {
+        MergeFormat::Hf => merge_hf(&place, args, &source, classes),
+        MergeFormat::Peft => {
+            let limit = tolerance(args, Kind::Float);
+            let difference = export::write_folder(&args.out, |folder| {
+                let difference = peft::write(folder, &source, &adapter.config)?;
+                check(difference, limit, "weights")
+            })?;
+            say(&format!("wrote {}: largest relative difference of a ΔW {difference:.2e}", args.out.display()));
+            Ok(())
+        }
+    }
+}
+
+fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) -> Result<()> {
+    let kind = args.dtype.map(|dtype| match dtype {
+        Dtype::Fp32 => Kind::Float,
+        Dtype::Fp16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+    });
+    let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(source.base)));
+    let expected = probe(source.model)?;
+    let (difference, bytes) = export::write_folder(&args.out, |folder| {
+        hf::write(folder, source, kind, args.max_shard_size)?;
+        // Loaded as any user would, so that names, shapes and files are checked along with the numbers.
+        let build =
+            Build { device: place.device, kind: Kind::Float, classes, seeds: vec![0], train_base: false };
+        let written = Classifier::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
+        let difference = check(relative_difference(&expected, &probe(&written)?), limit, "logits")?;
+        Ok((difference, hf::weight_bytes(folder)?))
+    })?;
+    say(&format!(
+        "wrote {} ({:.1} MiB): largest relative difference of a logit on the probe batch {difference:.2e}",
+        args.out.display(),
+        bytes as f64 / f64::from(1 << 20)
+    ));
+    Ok(())
+}
+
+/// The kind of most of the trunk: that of its first linear layer.
+fn stored_kind(base: &Base) -> Kind {
+    let first = base.trunk_tensors().into_iter().find(|(name, _)| name.contains(".encoder."));
+    first.and_then(|(_, name)| base.tensors.kind(&name)).unwrap_or(Kind::Float)
+}
+
+/// What was asked for, else what one rounding to `kind` may cost: 1e-5 in fp32, more where it has fewer digits.
+fn tolerance(args: &MergeArgs, kind: Kind) -> f64 {
+    args.tolerance.unwrap_or(match kind {
+        Kind::Half => 2e-2,
+        Kind::BFloat16 => 1e-1,
+        _ => 1e-5,
+    })
+}
+
+fn check(difference: f64, limit: f64, what: &str) -> Result<f64> {
+    if difference <= limit {
+        return Ok(difference);
+    }
+    Err(fault(format!(
+        "merged and unmerged {what} differ by {difference:.2e} of the largest, more than {limit:.0e}; nothing was written"
+    ))
+    .hint("merge with `--dtype fp32`, or raise `--tolerance`")
+    .into())
+}

@@ -5,13 +5,14 @@ use std::path::Path;
 use tch::{Device, Kind};
 
 use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
+use crate::adapters::file::short;
 use crate::adapters::svd;
 use crate::cli::{self, Global};
 use crate::data::catalog::{Catalog, Dataset};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind, examples};
 use crate::eval::metrics::Metric;
-use crate::fault::{Result, usage};
+use crate::fault::{Result, fault, usage};
 use crate::hub::Hub;
 use crate::models::Base;
 use crate::models::adapt::Layer;
@@ -117,8 +118,15 @@ impl Workplace {
         folder: Option<&Path>,
     ) -> Result<(Basis, Vec<ModuleReport>)> {
         if let Some(folder) = folder {
-            let basis = Basis::load(folder, self.device)?.select(layers)?;
-            return Ok((basis, Vec::new()));
+            let basis = Basis::load(folder, self.device)?;
+            if basis.base_hash != base.hash {
+                let [made, found] = [short(&basis.base_hash), short(&base.hash)];
+                let place = folder.display();
+                return Err(fault(format!("the basis in `{place}` belongs to another base"))
+                    .hint(format!("it was made from a base with hash {made}, `{}` has hash {found}", base.name))
+                    .into());
+            }
+            return Ok((basis.select(layers)?, Vec::new()));
         }
         let weights = base.base.weights(layers, self.device)?;
         let progress = Progress::new(layers.len() as u64, "svd", "modules");

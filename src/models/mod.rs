@@ -116,7 +116,7 @@ impl Base {
         for (canonical, name) in self.trunk_tensors() {
             let (kind, shape) = (self.tensors.kind(&name), self.tensors.shape(&name));
             hasher.update(format!("{canonical} {kind:?} {shape:?}\n").as_bytes());
-            hasher.update_rayon(self.tensors.bytes(&name).unwrap_or_default());
+            hasher.update_rayon(self.tensors.view(&name).map(|view| view.bytes).unwrap_or_default());
         }
         hasher.finalize().to_hex().to_string()
     }

@@ -1,5 +1,6 @@
 //! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
 
+pub mod tensor_file;
 pub mod tensors;
 
 use std::ffi::{CStr, c_char, c_int};

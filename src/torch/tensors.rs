@@ -1,32 +1,28 @@
-//! Safetensors of a checkpoint folder: single or sharded, memory-mapped, checked before anything is computed.
+//! Safetensors of a checkpoint folder: single or sharded, checked before anything is computed.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
+use super::tensor_file::{TensorFile, View};
 use crate::fault::{Result, fault};
 use crate::files;
 
 /// The tensors of one or several safetensors files, by name.
 #[derive(Debug)]
 pub struct Tensors {
-    maps: Vec<(PathBuf, Mmap)>,
+    files: Vec<TensorFile>,
+    /// Name to file, kind and shape.
     index: BTreeMap<String, Slot>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Slot {
-    map: usize,
+    file: usize,
     kind: Kind,
     shape: Vec<i64>,
-    start: usize,
-    end: usize,
 }
 
 #[derive(Deserialize)]
@@ -62,32 +58,20 @@ impl Tensors {
     }
 
     /// Opens these files.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read or is not safetensors.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut opened = Self { maps: Vec::new(), index: BTreeMap::new() };
+        let mut opened = Self { files: Vec::new(), index: BTreeMap::new() };
         for path in paths {
-            opened.add(path).with_context(|| format!("cannot read tensors of `{}`", path.display()))?;
+            let file = TensorFile::open(path)?;
+            for name in file.names() {
+                let View { kind, shape, .. } = file.view(&name)?;
+                opened.index.insert(name, Slot { file: opened.files.len(), kind, shape });
+            }
+            opened.files.push(file);
         }
         Ok(opened)
-    }
-
-    fn add(&mut self, path: &Path) -> Result<()> {
-        let file = File::open(path)?;
-        // SAFETY: the file is read only; a program that truncates it meanwhile would break any reader.
-        let map = unsafe { Mmap::map(&file) }?;
-        let parsed = SafeTensors::deserialize(&map).map_err(|e| {
-            fault(format!("not a whole safetensors file ({e}), {} bytes", map.len()))
-                .hint("the file is truncated or of another format; download or copy it again")
-        })?;
-        for (name, view) in parsed.iter() {
-            let kind = kind_of(view.dtype())
-                .ok_or_else(|| fault(format!("tensor `{name}` has the unsupported type {:?}", view.dtype())))?;
-            let shape = view.shape().iter().map(|&n| n as i64).collect();
-            let start = view.data().as_ptr() as usize - map.as_ptr() as usize;
-            let slot = Slot { map: self.maps.len(), kind, shape, start, end: start + view.data().len() };
-            self.index.insert(name.to_owned(), slot);
-        }
-        self.maps.push((path.to_owned(), map));
-        Ok(())
     }
 
     /// The names, sorted.
@@ -110,10 +94,12 @@ impl Tensors {
         self.index.get(name).map(|slot| slot.kind)
     }
 
-    /// The bytes of a tensor as stored, little-endian.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        let slot = self.index.get(name)?;
-        self.maps.get(slot.map)?.1.get(slot.start..slot.end)
+    /// A tensor as it is stored.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn view(&self, name: &str) -> Result<View<'_>> {
+        self.file_of(name)?.view(name)
     }
 
     /// A copy of a tensor on `device`, in `kind` or as stored.
@@ -121,72 +107,21 @@ impl Tensors {
     /// # Errors
     /// When there is none, or it holds a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
-        let (Some(slot), Some(bytes)) = (self.index.get(name), self.bytes(name)) else {
-            return Err(fault(format!("there is no tensor `{name}`")).into());
-        };
-        let tensor = Tensor::f_from_data_size(bytes, &slot.shape, slot.kind)?;
-        let tensor = tensor.to_device(device).to_kind(kind.unwrap_or(slot.kind));
+        let file = self.file_of(name)?;
+        let stored = file.tensor(name)?;
+        let kind = kind.unwrap_or(stored.kind());
+        let tensor = stored.to_device(device).to_kind(kind);
         if tensor.is_floating_point() && i64::try_from(tensor.isfinite().all())? == 0 {
-            let path = self.maps[slot.map].0.display();
+            let path = file.path().display();
             return Err(fault(format!("tensor `{name}` of `{path}` holds NaN or infinite numbers"))
                 .hint("the checkpoint is broken, or its numbers do not fit the precision that it is loaded in")
                 .into());
         }
         Ok(tensor)
     }
-}
 
-fn kind_of(dtype: Dtype) -> Option<Kind> {
-    Some(match dtype {
-        Dtype::F32 => Kind::Float,
-        Dtype::F16 => Kind::Half,
-        Dtype::BF16 => Kind::BFloat16,
-        Dtype::F64 => Kind::Double,
-        Dtype::I64 => Kind::Int64,
-        Dtype::I32 => Kind::Int,
-        Dtype::U8 => Kind::Uint8,
-        Dtype::BOOL => Kind::Bool,
-        _ => return None,
-    })
-}
-
-/// The safetensors type of a kind.
-pub fn dtype_of(kind: Kind) -> Option<Dtype> {
-    Some(match kind {
-        Kind::Float => Dtype::F32,
-        Kind::Half => Dtype::F16,
-        Kind::BFloat16 => Dtype::BF16,
-        Kind::Double => Dtype::F64,
-        Kind::Int64 => Dtype::I64,
-        Kind::Int => Dtype::I32,
-        Kind::Uint8 => Dtype::U8,
-        Kind::Bool => Dtype::BOOL,
-        _ => return None,
-    })
-}
-
-/// Writes tensors as one safetensors file, as they are, beside its place and then into it.
-///
-/// # Errors
-/// Names the file when it cannot be written.
-pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: Option<(&str, String)>) -> Result<()> {
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, tensor) in tensors {
-        let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-        let dtype = dtype_of(tensor.kind()).ok_or_else(|| fault(format!("cannot store {:?}", tensor.kind())))?;
-        let mut bytes = vec![0u8; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
-        views.push((name.as_str(), dtype, tensor.size(), bytes));
+    fn file_of(&self, name: &str) -> Result<&TensorFile> {
+        let file = self.index.get(name).and_then(|slot| self.files.get(slot.file));
+        file.ok_or_else(|| fault(format!("there is no tensor `{name}`")).into())
     }
-    let views = views
-        .iter()
-        .map(|(name, dtype, shape, bytes)| {
-            let shape = shape.iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
-            Ok((*name, safetensors::tensor::TensorView::new(*dtype, shape, bytes)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    // One key at most: the library keeps them in a hash map, whose order would change the file's bytes.
-    let metadata = metadata.map(|(key, value)| std::iter::once((key.to_owned(), value)).collect());
-    let bytes = safetensors::serialize(views, metadata)?;
-    files::write_bytes(path, &bytes)
 }

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tch::Device;
 
 use super::optim::{AdamW, LossScale};
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::torch::tensors::{Tensors, write};
+use crate::torch::tensor_file::{TensorFile, write};
 
 /// The counters of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -148,7 +147,9 @@ pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Res
             fs::remove_dir_all(&partial)?;
         }
         fs::create_dir_all(&partial)?;
-        write(&partial.join(TENSORS), &optimizer.state(), None)?;
+        let tensors = optimizer.state();
+        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        write(&partial.join(TENSORS), &[], &tensors)?;
         files::write_json(&partial.join(COUNTERS), state)?;
         if place.exists() {
             fs::remove_dir_all(&place)?;
@@ -181,7 +182,7 @@ fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
 #[derive(Debug)]
 pub struct Loaded {
     state: State,
-    tensors: Tensors,
+    tensors: TensorFile,
     place: PathBuf,
 }
 
@@ -199,7 +200,7 @@ impl Loaded {
 
     fn read(place: &Path) -> Result<Self> {
         let state = files::read_json(&place.join(COUNTERS))?;
-        Ok(Self { state, tensors: Tensors::open(&[place.join(TENSORS)])?, place: place.to_owned() })
+        Ok(Self { state, tensors: TensorFile::open(&place.join(TENSORS))?, place: place.to_owned() })
     }
 
     /// Optimiser steps done when it was written.
@@ -221,7 +222,7 @@ impl Loaded {
             .into());
         }
         optimizer
-            .restore(|name| self.tensors.tensor(name, None, Device::Cpu))
+            .restore(|name| self.tensors.tensor(name))
             .with_context(|| format!("cannot resume from `{}`", self.place.display()))?;
         Ok(self.state)
     }

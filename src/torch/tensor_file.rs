@@ -1,4 +1,4 @@
-//! Safetensors files of our own: written with their header in a fixed order, read through a memory map.
+//! One safetensors file: written with its header in a fixed order, read through a memory map.
 //!
 //! The `safetensors` crate writes metadata in the order of a hash map, so that equal content gives unequal
 //! files; here equal content gives equal bytes. Layout: <https://huggingface.co/docs/safetensors>.
@@ -80,10 +80,15 @@ impl TensorFile {
     /// Names `path` when it cannot be read, is truncated or is no safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        // SAFETY: our files are replaced by renaming, never changed in place, so the mapped one stays as it is.
+        // SAFETY: it is only read; a program that truncates a checkpoint in place meanwhile would break any reader.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot read `{}`", path.display()))?;
         let (length, header) = SafeTensors::read_metadata(&map).map_err(|e| {
-            fault(format!("`{}` is truncated or not a safetensors file: {e}", path.display()))
+            fault(format!(
+                "`{}` is truncated or not a safetensors file ({} bytes): {e}",
+                path.display(),
+                map.len()
+            ))
+            .hint("download or copy it again")
         })?;
         Ok(Self { path: path.to_owned(), start: PREFIX + length, header, map })
     }
@@ -102,16 +107,21 @@ impl TensorFile {
         self.header.offset_keys()
     }
 
+    /// The file's place.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The values of all tensors.
     pub fn values(&self) -> &[u8] {
         self.map.get(self.start..).unwrap_or_default()
     }
 
-    /// A copy of the tensor `name`, on the CPU.
+    /// Kind, shape and bytes of the tensor `name`, as they lie in the file.
     ///
     /// # Errors
     /// Names the file and the tensor that it lacks or that has a kind libtorch does not know.
-    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+    pub fn view(&self, name: &str) -> Result<View<'_>> {
         let path = self.path.display();
         let info = self.header.info(name).ok_or_else(|| fault(format!("`{path}` has no tensor `{name}`")))?;
         let known = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype);
@@ -122,8 +132,28 @@ impl TensorFile {
         let bytes = bytes.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is truncated")))?;
         let shape =
             info.shape.iter().map(|&n| i64::try_from(n)).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(Tensor::f_from_data_size(bytes, &shape, *kind)?)
+        Ok(View { kind: *kind, shape, bytes })
     }
+
+    /// A copy of the tensor `name`, on the CPU.
+    ///
+    /// # Errors
+    /// As [`TensorFile::view`].
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let View { kind, shape, bytes } = self.view(name)?;
+        Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
+    }
+}
+
+/// A tensor as it lies in a file.
+#[derive(Debug, Clone)]
+pub struct View<'a> {
+    /// Kind of its numbers.
+    pub kind: Kind,
+    /// Its shape.
+    pub shape: Vec<i64>,
+    /// Its numbers, little-endian, row by row.
+    pub bytes: &'a [u8],
 }
 
 /// The kinds that both libtorch and safetensors have.
