@@ -8,11 +8,13 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/torch/glue.cpp");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
-        panic!("LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
+        println!("cargo:error=LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
+        return;
     };
     let origin = libtorch.join("origin");
     println!("cargo:rerun-if-changed={}", origin.display());
-    let real = fs::read_to_string(&origin).map_or_else(|_| libtorch.clone(), |path| PathBuf::from(path.trim()));
+    let real =
+        fs::read_to_string(&origin).map_or_else(|_| libtorch.clone(), |path| PathBuf::from(path.trim()));
     compile_glue(&libtorch);
     // The absolute folder first, so that the binary runs from anywhere; then beside the binary, for a copy of both.
     for folder in [real.join("lib").display().to_string(), "$ORIGIN/../lib".to_owned()] {

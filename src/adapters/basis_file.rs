@@ -18,9 +18,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::svd::Factors;
-use crate::torch::tensor_file::{self, TensorFile};
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::torch::tensor_file::{self, TensorFile};
 
 /// The name of the file in its folder.
 pub const FILE_NAME: &str = "basis.safetensors";

@@ -109,7 +109,8 @@ pub fn save(
         tensors.push((format!("{name}.B"), factors.b.shallow_clone()));
     }
     files::write_json(&folder.join(CONFIG), config)?;
-    let tensors: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let tensors: Vec<(String, &Tensor)> =
+        tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 
@@ -121,16 +122,21 @@ impl AdapterFile {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         if !path.exists() {
-            return Err(fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display())).into());
+            return Err(
+                fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display())).into()
+            );
         }
         let json: BTreeMap<String, serde_json::Value> = files::read_json(&path)?;
         match json.get("peft_type").and_then(|kind| kind.as_str()) {
             Some("LORAXS") => {}
             other => {
                 let found = other.unwrap_or("none");
-                return Err(fault(format!("`{}` has `peft_type` `{found}`, expected `LORAXS`", path.display()))
-                    .hint("only adapters trained by this program can be loaded")
-                    .into());
+                return Err(fault(format!(
+                    "`{}` has `peft_type` `{found}`, expected `LORAXS`",
+                    path.display()
+                ))
+                .hint("only adapters trained by this program can be loaded")
+                .into());
             }
         }
         let config: AdapterConfig = files::read_json(&path)?;
@@ -172,7 +178,9 @@ impl AdapterFile {
     /// # Errors
     /// When the config promises factors that the file lacks.
     pub fn stored_basis(&self) -> Result<Option<Basis>> {
-        let Some(cores) = self.config.cores.as_ref().filter(|cores| cores.with_basis) else { return Ok(None) };
+        let Some(cores) = self.config.cores.as_ref().filter(|cores| cores.with_basis) else {
+            return Ok(None);
+        };
         let mut modules = Vec::with_capacity(cores.modules.len());
         for name in &cores.modules {
             let read = |part: &str| self.tensors.tensor(&format!("{name}.{part}"), None, Device::Cpu);
@@ -191,9 +199,11 @@ impl AdapterFile {
         let cores = self.config.cores.as_ref();
         let stacked =
             cores.map(|_| self.tensors.tensor(CORES, Some(Kind::Float), Device::Cpu)).transpose()?;
-        let head_fits = trained.entries().iter().filter(|e| e.group == Group::Head).all(|entry| {
-            self.tensors.shape(&entry.name) == Some(&entry.tensor.size()[1..])
-        });
+        let head_fits = trained
+            .entries()
+            .iter()
+            .filter(|e| e.group == Group::Head)
+            .all(|entry| self.tensors.shape(&entry.name) == Some(&entry.tensor.size()[1..]));
         let mut head_tensors = 0;
         for entry in trained.entries() {
             let stored = match entry.group {
@@ -217,7 +227,8 @@ impl AdapterFile {
     }
 
     fn lacks(&self, module: &str) -> anyhow::Error {
-        let targets = self.config.cores.as_ref().map(|cores| cores.target_modules.join(", ")).unwrap_or_default();
+        let targets =
+            self.config.cores.as_ref().map(|cores| cores.target_modules.join(", ")).unwrap_or_default();
         fault(format!("the adapter has no core for `{module}`; its targets are: {targets}")).into()
     }
 }
@@ -226,7 +237,11 @@ impl AdapterFile {
 fn copy_into(leaf: &Tensor, stored: &Tensor, name: &str) -> Result<()> {
     let (expected, found) = (leaf.size(), stored.size());
     if expected != found && expected.get(1..) != Some(found.as_slice()) {
-        return Err(fault(format!("the adapter's `{name}` has shape {found:?}, expected {:?}", &expected[1..])).into());
+        return Err(fault(format!(
+            "the adapter's `{name}` has shape {found:?}, expected {:?}",
+            &expected[1..]
+        ))
+        .into());
     }
     no_grad(|| leaf.shallow_clone().f_copy_(stored))?;
     Ok(())

@@ -62,10 +62,8 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
     let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
     let mut results = BTreeMap::new();
     for dataset in datasets {
-        let examples =
-            place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
-        let evaluation =
-            evaluate(&model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
+        let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
+        let evaluation = evaluate(&model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
         let file = settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         write_predictions(&file, &evaluation.predictions)?;
         if args.predict {

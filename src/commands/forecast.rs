@@ -39,7 +39,8 @@ impl Forecast<'_> {
         let (d, wide, layers) = (c.width as f64, c.intermediate as f64, c.layers as f64);
         let embeddings = (c.vocabulary + c.positions + c.token_types) as f64 * d;
         let weights = embeddings + layers * (4.0 * d * d + 2.0 * d * wide + 9.0 * d + wide);
-        let trained: usize = [Group::Adapter, Group::Base, Group::Head].iter().map(|&g| self.trained.count(g)).sum();
+        let trained: usize =
+            [Group::Adapter, Group::Base, Group::Head].iter().map(|&g| self.trained.count(g)).sum();
         let mut lengths = self.lengths.to_vec();
         lengths.sort_unstable();
         let longest = lengths.iter().rev().take(self.micro_batch_size).map(|&t| t as f64);

@@ -23,12 +23,8 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     };
     let classes = subject.classes()?;
     let (model, trained) = subject.build(&place, Kind::Float, classes)?;
-    let source = Source {
-        base: &subject.base.base,
-        model: &model,
-        trained: &trained,
-        labels: &adapter.config.labels,
-    };
+    let source =
+        Source { base: &subject.base.base, model: &model, trained: &trained, labels: &adapter.config.labels };
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, &source, classes),
         MergeFormat::Peft => {
@@ -37,7 +33,10 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
                 let difference = peft::write(folder, &source, &adapter.config)?;
                 check(difference, limit, "weights")
             })?;
-            say(&format!("wrote {}: largest relative difference of a ΔW {difference:.2e}", args.out.display()));
+            say(&format!(
+                "wrote {}: largest relative difference of a ΔW {difference:.2e}",
+                args.out.display()
+            ));
             Ok(())
         }
     }

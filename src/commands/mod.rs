@@ -78,7 +78,9 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
 fn report_error(error: &anyhow::Error, format: LogFormat) {
     let (message, hint) = (format!("{error:#}"), hint_of(error));
     let text = match (format, hint) {
-        (LogFormat::Json, _) => serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string(),
+        (LogFormat::Json, _) => {
+            serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string()
+        }
         (LogFormat::Text, None) => format!("error: {message}"),
         (LogFormat::Text, Some(hint)) => format!("error: {message}\nhint: {hint}"),
     };

@@ -123,7 +123,10 @@ impl Workplace {
                 let [made, found] = [short(&basis.base_hash), short(&base.hash)];
                 let place = folder.display();
                 return Err(fault(format!("the basis in `{place}` belongs to another base"))
-                    .hint(format!("it was made from a base with hash {made}, `{}` has hash {found}", base.name))
+                    .hint(format!(
+                        "it was made from a base with hash {made}, `{}` has hash {found}",
+                        base.name
+                    ))
                     .into());
             }
             return Ok((basis.select(layers)?, Vec::new()));
@@ -145,9 +148,11 @@ impl Workplace {
 pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
     let longest = base.config.longest_sequence();
     if max_length as i64 > longest {
-        return Err(usage(format!("`data.max_length` is {max_length}, but the model's positions end at {longest}"))
-            .hint(format!("set `data.max_length={longest}` or less"))
-            .into());
+        return Err(usage(format!(
+            "`data.max_length` is {max_length}, but the model's positions end at {longest}"
+        ))
+        .hint(format!("set `data.max_length={longest}` or less"))
+        .into());
     }
     let (tokens, rows) = (tokenizer.vocab_size(), base.config.vocabulary);
     if tokens as i64 > rows {
@@ -166,7 +171,9 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
     match dataset.task {
         TaskKind::Classification => Ok(dataset.labels.len() as i64),
         TaskKind::Regression => Ok(1),
-        other => Err(usage(format!("data set `{}` is for {other:?}, not for classification", dataset.name)).into()),
+        other => {
+            Err(usage(format!("data set `{}` is for {other:?}, not for classification", dataset.name)).into())
+        }
     }
 }
 

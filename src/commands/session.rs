@@ -10,9 +10,9 @@ use super::subject::adapter_basis;
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile, CoresConfig};
 use crate::adapters::{Group, Trained, witness};
+use crate::data::Examples;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::data::Examples;
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::adapt::{Spec, attach_lora_xs, targeted};
@@ -71,7 +71,9 @@ impl Session {
         let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
         let validation = match recipe.eval.every {
             Every::Never => None,
-            _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
+            _ => {
+                Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?)
+            }
         };
         let seeds = [recipe.train.seed];
         let build = Build {
@@ -94,7 +96,17 @@ impl Session {
         }
         let adapter = adapter_config(&recipe, &base, &dataset, basis.as_ref())?;
         Ok(Self {
-            recipe, base, dataset, tokenizer, train, validation, metrics, model, trained, basis, adapter
+            recipe,
+            base,
+            dataset,
+            tokenizer,
+            train,
+            validation,
+            metrics,
+            model,
+            trained,
+            basis,
+            adapter,
         })
     }
 
@@ -285,8 +297,12 @@ fn lora_xs(
         let message = format!("the basis in `{}` has rank {}", adapter.basis, basis.spec.rank);
         return Err(usage(message).hint(format!("`adapter.rank` is {}", adapter.rank)).into());
     }
-    let spec =
-        Spec { rank: adapter.rank, alpha: adapter.alpha, init_std: adapter.init_std, dropout: adapter.dropout };
+    let spec = Spec {
+        rank: adapter.rank,
+        alpha: adapter.alpha,
+        init_std: adapter.init_std,
+        dropout: adapter.dropout,
+    };
     attach_lora_xs(model, &basis, spec, &[recipe.train.seed], trained)?;
     Ok(basis)
 }

@@ -41,7 +41,10 @@ impl Subject {
             }
             (None, Some(model)) => {
                 if !sets.is_empty() {
-                    return Err(usage("`--set` changes the recipe of a run, and there is none without `--run`").into());
+                    return Err(usage(
+                        "`--set` changes the recipe of a run, and there is none without `--run`",
+                    )
+                    .into());
                 }
                 let revision = args.revision.clone().unwrap_or_else(|| "main".into());
                 (None, model.clone(), revision, args.adapter.clone())
@@ -110,8 +113,7 @@ pub fn attach(
 ) -> Result<()> {
     let Some(cores) = &adapter.config.cores else { return Ok(()) };
     let basis = adapter_basis(place, base, adapter, basis_folder)?;
-    let spec =
-        Spec { rank: cores.r, alpha: cores.lora_alpha, init_std: 0.0, dropout: 0.0 };
+    let spec = Spec { rank: cores.r, alpha: cores.lora_alpha, init_std: 0.0, dropout: 0.0 };
     attach_lora_xs(model, &basis, spec, &[0], trained)
 }
 
@@ -134,9 +136,10 @@ pub fn adapter_basis(
         }
     };
     if basis.spec.rank != cores.r {
-        return Err(fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r)).into());
+        return Err(
+            fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r)).into()
+        );
     }
     witness::check(&basis, &cores.witness)?;
     basis.to_device(place.device)
 }
-

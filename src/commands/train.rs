@@ -54,7 +54,8 @@ fn default_folder(origin: &Origin) -> PathBuf {
 
 /// A folder that holds a run is only touched by `--resume`.
 fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
-    let used = ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
+    let used =
+        ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
     match used {
         Some(name) if !args.resume && !args.dry_run => {
             Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))

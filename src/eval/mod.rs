@@ -74,7 +74,11 @@ pub fn evaluate(
                 Prediction::of_number(example.index, value, example.label.map(f64::from))
             }
             // Labels were checked against the classes when the rows were read.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "small whole numbers"
+            )]
             false => Prediction::of_class(example.index, logits, example.label.map(|label| label as usize)),
         })
         .collect();

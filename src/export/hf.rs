@@ -62,7 +62,9 @@ fn merged(source: &Source, kind: Option<Kind>) -> Result<Vec<(String, Tensor)>> 
         let stored = tensors.tensor(&name, None, source.model.device())?;
         let target = kind.unwrap_or(stored.kind());
         head_kind = target;
-        let canonical = canonical.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+        let canonical = canonical
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias");
         found.insert(canonical, stored.to_kind(target));
     }
     for linear in source.model.encoder.linears() {

@@ -72,7 +72,11 @@ fn adapted<'a>(source: &'a Source) -> Vec<(&'a str, &'a dyn Adapter)> {
 /// The modules that PEFT must restore whole: the first part of a head's path, or all of it below the trunk.
 fn head_modules(head: &[(String, Tensor)]) -> Vec<String> {
     let module = |name: &str| {
-        if name.contains(".pooler.") { "pooler".to_owned() } else { name.split('.').next().unwrap_or(name).to_owned() }
+        if name.contains(".pooler.") {
+            "pooler".to_owned()
+        } else {
+            name.split('.').next().unwrap_or(name).to_owned()
+        }
     };
     let mut modules: Vec<String> = head.iter().map(|(name, _)| module(name)).collect();
     modules.sort();
@@ -86,7 +90,9 @@ fn target_modules(source: &Source, cores: &CoresConfig) -> Vec<String> {
     let heads = source.trained_tensors(&[Group::Head]);
     all.extend(heads.iter().filter_map(|(name, _)| Some((name.strip_suffix(".weight")?.to_owned(), [0, 0]))));
     match targeted(&all, &cores.target_modules) {
-        Ok(found) if found.iter().map(|(name, _)| name).eq(cores.modules.iter()) => cores.target_modules.clone(),
+        Ok(found) if found.iter().map(|(name, _)| name).eq(cores.modules.iter()) => {
+            cores.target_modules.clone()
+        }
         _ => cores.modules.clone(),
     }
 }

@@ -74,7 +74,9 @@ pub fn attach_lora_xs(
     let mut linears = model.encoder.linears_mut();
     for (name, factors) in &basis.modules {
         let Some(linear) = linears.iter_mut().find(|linear| linear.name() == name) else {
-            return Err(fault(format!("the basis is for a layer `{name}`, which the model does not have")).into());
+            return Err(
+                fault(format!("the basis is for a layer `{name}`, which the model does not have")).into()
+            );
         };
         let [out, inputs] = linear.shape();
         if factors.a.size() != [spec.rank, inputs] || factors.b.size() != [out, spec.rank] {
@@ -131,7 +133,10 @@ mod tests {
     fn a_target_that_names_nothing_is_answered_with_the_names_that_exist() {
         let error = targeted(&layers(), &["q_proj".to_owned()]).unwrap_err();
         let hint = crate::fault::hint_of(&error).unwrap();
-        assert_eq!(hint, "layers end in attention.output.dense, attention.self.query, intermediate.dense, output.dense");
+        assert_eq!(
+            hint,
+            "layers end in attention.output.dense, attention.self.query, intermediate.dense, output.dense"
+        );
         assert_eq!(crate::fault::exit_code(&error), 2);
     }
 }

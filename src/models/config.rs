@@ -215,7 +215,10 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
     match raw.position_embedding_type.as_deref() {
         None | Some("absolute") => {}
         Some(other) => {
-            return Err(fault(format!("`position_embedding_type` `{other}` is not supported, only `absolute`")).into());
+            return Err(fault(format!(
+                "`position_embedding_type` `{other}` is not supported, only `absolute`"
+            ))
+            .into());
         }
     }
     if raw.is_decoder || raw.add_cross_attention {

@@ -72,7 +72,11 @@ impl Encoder {
             kind: loader.kind(),
         };
         for i in 0..config.layers {
-            encoder.blocks.push(Block::load(config, loader, &format!("{}.encoder.layer.{i}", config.prefix))?);
+            encoder.blocks.push(Block::load(
+                config,
+                loader,
+                &format!("{}.encoder.layer.{i}", config.prefix),
+            )?);
         }
         if with_pooler {
             encoder.pooler = Some(loader.linear(&format!("{}.pooler.dense", config.prefix), d, d)?);
@@ -92,7 +96,8 @@ impl Encoder {
 
     /// The sum of the three embeddings, normed: `[k, n, d]`.
     pub fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
-        let look_up = |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
+        let look_up =
+            |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
         let sum = look_up(&self.words, &batch.ids, self.padding)
             + look_up(&self.types, &batch.types, -1)
             + look_up(&self.positions, &batch.positions, self.position_padding);

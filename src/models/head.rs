@@ -5,10 +5,10 @@ use tch::{Device, Kind, Tensor};
 use super::config::{EncoderConfig, HeadKind};
 use crate::adapters::{Group, Trained};
 use crate::fault::Result;
-use crate::torch::tensors::Tensors;
 use crate::nn::Pass;
 use crate::nn::pass::{mix_name, seed_torch};
 use crate::torch::cast;
+use crate::torch::tensors::Tensors;
 
 /// Sequence vectors to logits.
 #[derive(Debug)]
@@ -47,7 +47,9 @@ pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
     let d = config.width;
     match config.head {
         HeadKind::Pooled => vec![("classifier".into(), classes, d)],
-        HeadKind::TwoLayer => vec![("classifier.dense".into(), d, d), ("classifier.out_proj".into(), classes, d)],
+        HeadKind::TwoLayer => {
+            vec![("classifier.dense".into(), d, d), ("classifier.out_proj".into(), classes, d)]
+        }
     }
 }
 
@@ -123,7 +125,11 @@ impl Dense {
                 let tensor = source.checkpoint.tensor(&name, Some(Kind::Float), source.device)?;
                 source.seeds.iter().map(|_| tensor.shallow_clone()).collect()
             } else {
-                source.seeds.iter().map(|&seed| drawn(seed, &name, shape, std).to_device(source.device)).collect()
+                source
+                    .seeds
+                    .iter()
+                    .map(|&seed| drawn(seed, &name, shape, std).to_device(source.device))
+                    .collect()
             };
             Ok(trained.add(name, Group::Head, &Tensor::stack(&runs, 0)))
         };

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::tensors::Tensors;
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
 use crate::nn::{LayerNorm, Linear};
+use crate::torch::tensors::Tensors;
 
 /// Reads tensors for a trunk; canonical names carry the family's prefix (`bert.encoder.layer.0…`).
 #[derive(Debug)]
@@ -47,11 +47,13 @@ impl<'a> Loader<'a> {
     /// The name under which the checkpoint stores a canonical name. Old TensorFlow conversions call a norm's weight
     /// `gamma` and its bias `beta`.
     pub fn stored_name(&self, canonical: &str) -> String {
-        let name = if self.prefixed { canonical } else { canonical.strip_prefix(&self.prefix).unwrap_or(canonical) };
+        let name =
+            if self.prefixed { canonical } else { canonical.strip_prefix(&self.prefix).unwrap_or(canonical) };
         if self.tensors.contains(name) {
             return name.to_owned();
         }
-        let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let old =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
         if self.tensors.contains(&old) { old } else { name.to_owned() }
     }
 
@@ -109,7 +111,8 @@ impl<'a> Loader<'a> {
         let unexpected: Vec<&str> =
             self.tensors.names().filter(|name| !self.used.contains(*name) && !known(name)).collect();
         if !self.faults.is_empty() {
-            let mut message = format!("the checkpoint does not fit its config.json:\n  {}", self.faults.join("\n  "));
+            let mut message =
+                format!("the checkpoint does not fit its config.json:\n  {}", self.faults.join("\n  "));
             if !unexpected.is_empty() {
                 message += &format!("\nunexpected tensors: {}", listed(&unexpected));
             }

@@ -7,7 +7,6 @@ pub mod head;
 pub mod loader;
 pub mod recompute;
 
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +15,13 @@ use tch::{Device, Kind, Tensor};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
+use crate::torch::tensors::Tensors;
 use adapt::Layer;
 use config::{EncoderConfig, HeadKind};
 use encoder::Encoder;
 use head::{Head, HeadSource};
 use loader::Loader;
 use recompute::Tape;
-use crate::torch::tensors::Tensors;
 
 /// A checkpoint folder, opened but not loaded.
 #[derive(Debug)]
@@ -69,8 +68,10 @@ impl Base {
             .names()
             .filter_map(|name| {
                 let inner = if prefixed { name.strip_prefix(&prefix)? } else { name };
-                let of_trunk = ["embeddings.", "encoder.", "pooler."].iter().any(|part| inner.starts_with(part));
-                (of_trunk && !inner.ends_with("position_ids")).then(|| (format!("{prefix}{inner}"), name.to_owned()))
+                let of_trunk =
+                    ["embeddings.", "encoder.", "pooler."].iter().any(|part| inner.starts_with(part));
+                (of_trunk && !inner.ends_with("position_ids"))
+                    .then(|| (format!("{prefix}{inner}"), name.to_owned()))
             })
             .collect();
         found.sort();
@@ -160,7 +161,9 @@ impl Classifier {
         loader.finish(|name| {
             // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
             let other = ["cls.", "lm_head.", "classifier.", "qa_outputs.", "seq_relationship."];
-            name.contains("pooler.") || name.ends_with("position_ids") || other.iter().any(|p| name.starts_with(p))
+            name.contains("pooler.")
+                || name.ends_with("position_ids")
+                || other.iter().any(|p| name.starts_with(p))
         })?;
         let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
         let head = Head::load(&config, build.classes, pooled && !pooler_stored, source, trained)?;

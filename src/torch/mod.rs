@@ -51,7 +51,8 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         return Ok(Device::Cpu);
     }
     let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded = if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
+    let loaded =
+        if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
     let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
     let missing = match loaded {
         Err(reason) => reason,
@@ -65,7 +66,9 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         _ if count > 0 => Ok(Device::Cuda(0)),
         _ => {
             if gpu_present {
-                tracing::warn!("there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}");
+                tracing::warn!(
+                    "there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}"
+                );
             }
             Ok(Device::Cpu)
         }

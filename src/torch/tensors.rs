@@ -51,9 +51,11 @@ impl Tensors {
         let tensors = Self::open(&shards)?;
         match index.weight_map.keys().find(|name| !tensors.index.contains_key(*name)) {
             None => Ok(tensors),
-            Some(name) => Err(fault(format!("`{}` names tensor `{name}`, which no shard holds", index_path.display()))
-                .hint("a shard is missing or of another checkpoint; download it again")
-                .into()),
+            Some(name) => {
+                Err(fault(format!("`{}` names tensor `{name}`, which no shard holds", index_path.display()))
+                    .hint("a shard is missing or of another checkpoint; download it again")
+                    .into())
+            }
         }
     }
 
@@ -114,7 +116,9 @@ impl Tensors {
         if tensor.is_floating_point() && i64::try_from(tensor.isfinite().all())? == 0 {
             let path = file.path().display();
             return Err(fault(format!("tensor `{name}` of `{path}` holds NaN or infinite numbers"))
-                .hint("the checkpoint is broken, or its numbers do not fit the precision that it is loaded in")
+                .hint(
+                    "the checkpoint is broken, or its numbers do not fit the precision that it is loaded in",
+                )
                 .into());
         }
         Ok(tensor)

@@ -67,7 +67,9 @@ pub struct Record {
 }
 
 /// JSON has no NaN: an undefined metric is written as `null`.
-fn null_as_nan<'de, D: serde::Deserializer<'de>>(input: D) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
+fn null_as_nan<'de, D: serde::Deserializer<'de>>(
+    input: D,
+) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
     let read: BTreeMap<String, Option<f64>> = Deserialize::deserialize(input)?;
     Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }

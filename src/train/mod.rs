@@ -19,8 +19,8 @@ use crate::eval::metrics::Metric;
 use crate::fault::{Result, fault};
 use crate::nn::Pass;
 use crate::nn::pass::mix;
-use crate::report::metrics_log::TrainPoint;
 use crate::recipe::Schedule;
+use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use checkpoint::{Record, State};
 use optim::AdamW;
@@ -184,8 +184,8 @@ impl<'a> Trainer<'a> {
     /// Whether something with this interval is due after the step just done.
     fn due(&self, interval: Interval) -> bool {
         match interval {
-            Interval::Epoch => self.state.step % self.steps_per_epoch == 0,
-            Interval::Steps(n) => self.state.step % n.max(1) == 0,
+            Interval::Epoch => self.state.step.is_multiple_of(self.steps_per_epoch),
+            Interval::Steps(n) => self.state.step.is_multiple_of(n.max(1)),
             Interval::Never => false,
         }
     }
@@ -213,7 +213,7 @@ impl<'a> Trainer<'a> {
                 record.add_loss(*loss);
             }
         }
-        if self.state.step % self.plan.log_every == 0 || self.state.step == self.plan.steps {
+        if self.state.step.is_multiple_of(self.plan.log_every) || self.state.step == self.plan.steps {
             self.log(&norms, factor)?;
         }
         let shown = losses.first().copied().unwrap_or(f64::NAN);
@@ -230,7 +230,8 @@ impl<'a> Trainer<'a> {
         for part in 0..parts {
             let slice = |batch: &Vec<usize>| batch.chunks(micro).nth(part).unwrap_or_default().to_vec();
             let slices: Vec<Vec<usize>> = batches.iter().map(slice).collect();
-            let seeds = self.plan.runs.iter().map(|run| mix(&[run.seed, self.state.step, part as u64])).collect();
+            let seeds =
+                self.plan.runs.iter().map(|run| mix(&[run.seed, self.state.step, part as u64])).collect();
             let pass = Pass::training(seeds);
             let done = self.task.backward(&slices, &divisors, self.state.scale.value, &pass)?;
             tokens += done.tokens;

@@ -149,7 +149,8 @@ impl Buffer {
 
     fn update(&mut self, rates: &[f64], weight_decay: f64, bias1: f64, bias2: f64) {
         no_grad(|| {
-            let rates = Tensor::from_slice(rates).to_kind(Kind::Float).to_device(self.values.device()).unsqueeze(1);
+            let rates =
+                Tensor::from_slice(rates).to_kind(Kind::Float).to_device(self.values.device()).unsqueeze(1);
             let _ = self.values.g_mul_(&(1.0 - &rates * weight_decay));
             let _ = self.mean.lerp_(&self.gradient, 1.0 - BETA1);
             self.square *= BETA2;

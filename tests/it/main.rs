@@ -1,1 +1,23 @@
+//! Integration tests: the library and the built command against references, contracts and broken input.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test that cannot go on fails, and what it prints is shown with the failure"
+)]
+
+mod contract; // adapters: ΔW, gradients, files, runs trained together
+mod data; // local files to tokenised examples
+mod hub; // the hub client against a small server
+mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
+mod parity; // logits and hidden states against Transformers
+mod recipes; // shipped recipes, faults and overrides
+mod resume; // killed, interrupted and damaged runs go on to the same bits
+mod support; // what the tests share
+mod svd; // decompositions against scikit-learn and NumPy
+mod tidy; // the rules of the code that no compiler checks
+mod training; // losses, gradients and cores against PyTorch

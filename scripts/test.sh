@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets up libtorch where it is missing and runs every test.
+#
+#   scripts/test.sh [arguments of cargo test]
+#
+# Tests over real data run where LORAXS_TEST_DATA names a folder with it, and are skipped by name elsewhere.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+# Release, as the binary is built: libtorch's bindings take minutes to compile, so one profile serves everything.
+exec cargo test --release --locked "$@"

@@ -1,0 +1,128 @@
+//! What the tests share: the built command in a place of its own, fixtures, and numbers read back from its files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+/// A folder for one test, with a cache of its own.
+pub struct Place(tempfile::TempDir);
+
+/// A line of `metrics.jsonl` or of a fixture's losses; the parts that do not depend on the clock.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Point {
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Mean loss since the last point; absent in evaluations.
+    pub loss: Option<f64>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: Option<f64>,
+    /// Learning rate of the adapter.
+    pub learning_rate: Option<f64>,
+    /// Metrics of an evaluation.
+    pub metrics: Option<std::collections::BTreeMap<String, Option<f64>>>,
+}
+
+impl Place {
+    /// A new empty folder.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A path inside it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The built command with these arguments, the fixtures' catalog, no network and this place's cache.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+        command.args(args).arg("--datasets").arg(encoders().join("data/datasets.toml"));
+        command.env("LORAXS_CACHE", self.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(self.0.path());
+        // The references are those of a CPU, and tests run side by side.
+        command.args(["--device", "cpu", "--threads", "1"]);
+        command
+    }
+
+    /// Runs the command, which must end with this exit code.
+    pub fn run(&self, args: &[&str], code: i32) -> Output {
+        let output = self.command(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "loraxs {}\n{}", args.join(" "), errors(&output));
+        output
+    }
+
+    /// Writes a recipe for a checkpoint of the fixtures, and runs it into `out` with further overrides.
+    pub fn train(&self, recipe: &str, out: &str, sets: &[&str]) -> PathBuf {
+        fs::write(self.path("recipe.toml"), recipe).unwrap();
+        let mut args = vec!["train", "--recipe", "recipe.toml", "--out", out];
+        for set in sets {
+            args.extend(["--set", set]);
+        }
+        self.run(&args, 0);
+        self.path(out)
+    }
+}
+
+/// What the command said on standard error.
+pub fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The fixtures' folder of checkpoints.
+pub fn encoders() -> PathBuf {
+    fixture("encoders")
+}
+
+/// A path among the fixtures.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name)
+}
+
+/// Reads a JSON file.
+pub fn json<T: DeserializeOwned>(path: &Path) -> T {
+    serde_json::from_str(&fs::read_to_string(path).unwrap())
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Reads a file of JSON lines.
+pub fn json_lines<T: DeserializeOwned>(path: &Path) -> Vec<T> {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The log of a run.
+pub fn log(run: &Path) -> Vec<Point> {
+    json_lines(&run.join("metrics.jsonl"))
+}
+
+/// The losses of a run's log.
+pub fn losses(run: &Path) -> Vec<f64> {
+    log(run).iter().filter_map(|point| point.loss).collect()
+}
+
+/// The largest of |found − expected| / |expected|.
+pub fn strays(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    found.iter().zip(expected).map(|(a, b)| ((a - b) / b).abs()).fold(0.0, f64::max)
+}
+
+/// The largest difference relative to the largest expected value.
+pub fn distance(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    difference / expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()))
+}
+
+/// Every number of a tensor.
+pub fn numbers(tensor: &tch::Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.detach().to_kind(tch::Kind::Double).contiguous().flatten(0, -1)).unwrap()
+}
+
+/// Keeps other tests from drawing: libtorch has one generator for all threads of the process.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
+}
