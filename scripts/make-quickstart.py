@@ -8,6 +8,7 @@
 Python's standard library alone, and one seed: the files are the same bytes wherever they are made.
 """
 
+import itertools
 import json
 import math
 import random
@@ -16,40 +17,36 @@ import sys
 from pathlib import Path
 
 SEED = 20240527
-NAMES = "Ana Bob Cleo Dan Eva Finn Gus Hana Ivo Jana Kofi Lena Mila Nils Olga Pia".split()
+NAMES = "Ana Bob Cleo Dan Eva Finn Gus Hana".split()
 COLOURS = "red green blue black white brown pink grey".split()
 PLACES = "kitchen garden cellar attic garage library office hall".split()
-THINGS = (
-    "key lamp cup book chair clock ball hat box vase bag coat mirror table basket bottle knife spoon plate pillow "
-    "blanket guitar candle hammer ladder bucket rope map radio camera violin brush umbrella kettle jar drum doll kite"
-).split()
+THINGS = "key lamp cup book chair clock ball hat box vase bag coat mirror basket bottle knife".split()
 MOODS = "late early cold warm quiet loud windy rainy sunny dark".split()
 FACTS = [
     "The {colour} {thing} of {name} is in the {place}.",
     "{name} keeps a {colour} {thing} in the {place}.",
-    "In the {place} lies the {colour} {thing} that {name} bought.",
-    "A {colour} {thing} stands in the {place}, it belongs to {name}.",
-    "{name} left the {thing}, a {colour} one, in the {place}.",
+    "In the {place} {name} has a {colour} {thing}.",
 ]
-ASIDES = ["It is {mood} today.", "{name} says that it is {mood}.", "The evening was {mood}.", "{name} is tired."]
+ASIDES = ["It is {mood} today.", "They say that it is {mood}.", "The evening was {mood}."]
 QUESTIONS = {
     "name": ["Who owns the {thing}?", "To whom does the {thing} belong?", "Whose {thing} is it?"],
     "colour": ["What colour is the {thing}?", "Which colour has the {thing}?"],
     "place": ["Where is the {thing}?", "In which room is the {thing}?"],
 }
 ANSWERS = {"name": NAMES, "colour": COLOURS, "place": PLACES}
-LABELS = NAMES + COLOURS + PLACES
+# Most facts in a story -> number of stories to pretrain on, in this order.
+LESSONS = {1: 60000, 2: 60000, 3: 180000}
 
 WIDTH, LAYERS, HEADS, INTERMEDIATE, POSITIONS = 64, 4, 4, 256, 96
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def story(random, things):
-    """Three facts about these things, in a random order, with an aside; the facts and the text."""
+    """One fact about each of these things, in a random order, with an aside; the facts and the text."""
     columns = [random.sample(words, len(things)) for words in (NAMES, COLOURS, PLACES)]
     facts = [dict(zip(("thing", "name", "colour", "place"), row)) for row in zip(things, *columns)]
     sentences = [random.choice(FACTS).format(**fact) for fact in facts]
-    aside = random.choice(ASIDES).format(name=random.choice(NAMES), mood=random.choice(MOODS))
+    aside = random.choice(ASIDES).format(mood=random.choice(MOODS))
     random.shuffle(sentences)
     sentences.insert(random.randrange(len(sentences) + 1), aside)
     return facts, " ".join(sentences)
@@ -62,27 +59,24 @@ def key_rows(random):
         yield {"story": text, "room": facts[0]["place"]}
 
 
-def question_rows(random):
-    """Stories with a question about any thing, labelled with the answer."""
+def question_rows(random, longest):
+    """Stories of up to `longest` facts with a question about any of them, labelled with the answer."""
     while True:
-        facts, text = story(random, random.sample(THINGS, 3))
+        facts, text = story(random, random.sample(THINGS, random.randint(1, longest)))
         fact, wanted = random.choice(facts), random.choice(list(QUESTIONS))
         question = random.choice(QUESTIONS[wanted]).format(thing=fact["thing"])
         yield {"story": text, "question": question, "answer": fact[wanted]}
 
 
-def write_splits(folder, rows, sizes):
-    """Writes one file a split; no story comes twice, in whichever split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seen = set()
-    for split, size in sizes.items():
-        with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as out:
-            while size > 0:
-                row = next(rows)
-                if row["story"] not in seen:
-                    seen.add(row["story"])
-                    out.write(json.dumps(row) + "\n")
-                    size -= 1
+def write_rows(path, parts, seen):
+    """Writes `count` rows of each part (rows, count); a story that is in `seen` is left out, and all are put there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as out:
+        for rows, count in parts:
+            fresh = (row for row in rows if row["story"] not in seen)
+            for row in itertools.islice(fresh, count):
+                seen.add(row["story"])
+                out.write(json.dumps(row) + "\n")
 
 
 def vocabulary():
@@ -165,16 +159,25 @@ def shapes(words):
     return found + linear("bert.pooler.dense", WIDTH, WIDTH)
 
 
+def waves():
+    """Sines and cosines of the position at wavelengths from 2 pi up, so that attention finds neighbours from the start."""
+    for position in range(POSITIONS):
+        for i in range(WIDTH // 2):
+            angle = position / 200 ** (2 * i / WIDTH)
+            yield from (0.5 * math.sin(angle), 0.5 * math.cos(angle))
+
+
 def random_weights(random, words):
-    """Weights as Transformers draws them, N(0, 0.02^2) with unit norms and zero biases, but wider by `1 / sqrt(width)`."""
+    """Weights from N(0, 1 / width), words from N(0, 0.5^2), positions as waves; unit norms, zero biases."""
     for name, shape in shapes(words):
         count = math.prod(shape)
-        if name.endswith("LayerNorm.weight"):
-            values = [1.0] * count
+        if "position" in name:
+            values = list(waves())
         elif len(shape) == 1:
-            values = [0.0] * count
+            values = [1.0 if name.endswith("LayerNorm.weight") else 0.0] * count
         else:
-            values = [random.gauss(0.0, 0.02) for _ in range(count)]
+            spread = 0.5 if "word" in name else WIDTH**-0.5
+            values = [random.gauss(0.0, spread) for _ in range(count)]
         yield name, shape, struct.pack(f"<{count}f", *values)
 
 
@@ -205,7 +208,11 @@ def write_json(path, value):
 
 
 def make_start(folder):
-    write_splits(folder, question_rows(random.Random(SEED)), {"train": 60000, "validation": 2000})
+    draw, seen = random.Random(SEED), set()
+    write_rows(folder / "validation.jsonl", [(question_rows(draw, 3), 2000)], seen)
+    # From easy to hard: the recipe does not shuffle.
+    lessons = [(question_rows(draw, longest), count) for longest, count in LESSONS.items()]
+    write_rows(folder / "train.jsonl", lessons, seen)
     base, words = folder / "base", vocabulary()
     base.mkdir(exist_ok=True)
     full, settings = tokenizer(words)
@@ -227,7 +234,9 @@ def make_trunk(source, target):
 def main(arguments):
     match arguments:
         case ["data", folder]:
-            write_splits(Path(folder), key_rows(random.Random(SEED + 1)), {"train": 4000, "validation": 1000})
+            rows, seen = key_rows(random.Random(SEED + 1)), set()
+            write_rows(Path(folder) / "train.jsonl", [(rows, 4000)], seen)
+            write_rows(Path(folder) / "validation.jsonl", [(rows, 1000)], seen)
         case ["start", folder]:
             make_start(Path(folder))
         case ["trunk", source, target]:

@@ -37,7 +37,7 @@ pub struct Global {
     #[arg(long, global = true, env = "HF_HUB_OFFLINE", hide_env_values = true, value_parser = FalseyValueParser::new())]
     pub offline: bool,
     /// Threads to compute with, 0 = all cores
-    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 0, value_parser = threads)]
     pub threads: usize,
     /// Say more (-vv: everything)
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
@@ -300,6 +300,11 @@ fn encoder_targets() -> Vec<String> {
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|number| *number >= 1).ok_or("expected a whole number of at least 1".to_owned())
+}
+
+/// Far more threads than cores bring the machine to a halt.
+fn threads(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|number| *number <= 1024).ok_or("expected a whole number from 0 to 1024".to_owned())
 }
 
 fn tolerance(text: &str) -> std::result::Result<f64, String> {

@@ -1,12 +1,12 @@
 //! Files that are either whole or absent: each is written beside its place and renamed into it.
 
 use std::fs;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 
 /// Writes a file through `fill`, beside `path`, then renames it into place.
 ///
@@ -24,7 +24,17 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().with_context(|| format!("cannot write `{}`", path.display()))
+    write().map_err(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        let hint = match kind {
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => {
+                "make room on the disk, or write to another folder"
+            }
+            Some(_) => "choose a folder that can be made and written",
+            None => return error.context(format!("cannot write `{}`", path.display())),
+        };
+        fault(format!("cannot write `{}`: {error}", path.display())).hint(hint).into()
+    })
 }
 
 /// Writes `bytes` as [`write_atomically`] does.
@@ -49,7 +59,33 @@ pub fn read_text(path: &Path) -> Result<String> {
 
 /// Reads and parses a JSON file, naming it and the place of the mistake in the error.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_str(&read_text(path)?).with_context(|| format!("`{}` is not valid", path.display()))
+    parse_json(&read_text(path)?).with_context(|| format!("`{}` is not valid", path.display()))
+}
+
+/// Parses JSON; an error names the key whose value is wrong, the place, and what was expected in plain words.
+///
+/// # Errors
+/// Where the text is no JSON, or not of this form.
+pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let mut message = error.to_string();
+        let words = [("i64", "a whole number"), ("usize", "a count"), ("u32", "a count"), ("f64", "a number")];
+        for (name, plain) in words {
+            message = message.replace(&format!("expected {name}"), &format!("expected {plain}"));
+        }
+        match key_before(text, error.line(), error.column()).filter(|_| message.starts_with("invalid")) {
+            Some(key) => fault(format!("`{key}`: {message}")).into(),
+            None => fault(message).into(),
+        }
+    })
+}
+
+/// The last key before a place, counted from 1, in the text of an object.
+fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
+    let start: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let before = text.get(..start + column)?;
+    let quoted = before.get(..before.rfind("\":")?)?;
+    quoted.get(quoted.rfind('"')? + 1..)
 }
 
 /// The folder for what can be made again: `$LORAXS_CACHE`, else `loraxs` in the user's cache folder.

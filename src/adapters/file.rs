@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -44,8 +45,8 @@ pub struct AdapterConfig {
     pub labels: Vec<String>,
     /// Longest sequence in tokens that was trained on.
     pub max_length: usize,
-    /// What is special to LoRA-XS.
-    #[serde(flatten)]
+    /// What is special to LoRA-XS. Read by itself, since serde takes a wrong field in a flattened option for none.
+    #[serde(flatten, skip_deserializing)]
     pub cores: Option<CoresConfig>,
 }
 
@@ -114,6 +115,22 @@ pub fn save(
     write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 
+impl CoresConfig {
+    /// Refuses numbers that no training writes.
+    fn check(&self) -> Result<()> {
+        let Self { r, lora_alpha, modules, witness, .. } = self;
+        if *r < 1 || !(lora_alpha.is_finite() && *lora_alpha > 0.0) {
+            let message = format!("expected `r` of at least 1 and `lora_alpha` above 0, found {r} and {lora_alpha}");
+            return Err(fault(message).into());
+        }
+        if modules.is_empty() || modules.len() != witness.len() {
+            let [modules, witness] = [modules.len(), witness.len()];
+            return Err(fault(format!("expected a witness for each module, found {witness} for {modules}")).into());
+        }
+        Ok(())
+    }
+}
+
 impl AdapterFile {
     /// Opens an adapter folder.
     ///
@@ -122,9 +139,8 @@ impl AdapterFile {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
         if !path.exists() {
-            return Err(
-                fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display())).into()
-            );
+            let missing = fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display()));
+            return Err(missing.hint("an adapter is the folder `adapter` of a run").into());
         }
         let json: BTreeMap<String, serde_json::Value> = files::read_json(&path)?;
         match json.get("peft_type").and_then(|kind| kind.as_str()) {
@@ -139,9 +155,23 @@ impl AdapterFile {
                 .into());
             }
         }
-        let config: AdapterConfig = files::read_json(&path)?;
+        let mut config: AdapterConfig = files::read_json(&path)?;
+        config.cores = match config.method.as_str() {
+            "lora-xs" => Some(files::read_json(&path)?),
+            "full" | "head" => None,
+            other => {
+                return Err(fault(format!("`{}` has the unknown `method` `{other}`", path.display()))
+                    .hint("known methods are `lora-xs`, `full` and `head`")
+                    .into());
+            }
+        };
         let tensors = Tensors::open(&[folder.join(WEIGHTS)])?;
+        if config.cores.is_none() && tensors.contains(CORES) {
+            let path = path.display();
+            return Err(fault(format!("`{path}` says `{}`, but the file beside it holds cores", config.method)).into());
+        }
         if let Some(cores) = &config.cores {
+            cores.check().with_context(|| format!("cannot use `{}`", path.display()))?;
             let expected = [cores.modules.len() as i64, cores.r, cores.r];
             let found = tensors.shape(CORES).unwrap_or_default();
             if found != expected {

@@ -59,6 +59,9 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
     let outputs = subject.classes()?;
     let datasets: Vec<&Dataset> =
         settings.tasks.iter().map(|task| fitting(&place, task, outputs)).collect::<Result<_>>()?;
+    if args.predict {
+        datasets.iter().try_for_each(|dataset| submission_name(dataset, &settings.split).map(drop))?;
+    }
     let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
     let mut results = BTreeMap::new();
     for dataset in datasets {
@@ -126,18 +129,23 @@ fn result(evaluation: &Evaluation, split: &str, skipped: usize) -> TaskResult {
     }
 }
 
-/// Writes the predictions as GLUE wants them.
-fn submit(dataset: &Dataset, split: &str, evaluation: &Evaluation, out: &Path) -> Result<()> {
-    let Some(name) = dataset.submission.get(split) else {
+/// The name of the submission file for a split.
+fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str> {
+    dataset.submission.get(split).map(String::as_str).ok_or_else(|| {
         let known: Vec<String> = dataset.submission.keys().map(|split| format!("`{split}`")).collect();
-        return Err(usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
+        usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
             .hint(if known.is_empty() {
                 "only data sets with a `submission` in the catalog have one".to_owned()
             } else {
                 format!("choose `--split` among {}", known.join(", "))
             })
-            .into());
-    };
+            .into()
+    })
+}
+
+/// Writes the predictions as GLUE wants them.
+fn submit(dataset: &Dataset, split: &str, evaluation: &Evaluation, out: &Path) -> Result<()> {
+    let name = submission_name(dataset, split)?;
     let style = match dataset.task {
         TaskKind::Regression => Submission::Numbers { low: 0.0, high: 5.0 },
         _ if dataset.submission_names => Submission::Names(&dataset.labels),

@@ -27,6 +27,7 @@ struct Report<'a> {
 pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
     let place = Workplace::open(global)?;
     let base = place.base(&args.model, &args.revision)?;
+    base.base.check_layers()?;
     let layers = targeted(&base.base.linear_layers(), &args.targets)?;
     let spec = BasisSpec {
         rank: args.rank,

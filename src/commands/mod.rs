@@ -36,6 +36,7 @@ pub fn run(cli: Cli) -> ExitCode {
     report::init_logging(loudness, global.log_format == LogFormat::Json);
     // libtorch's plain operators panic with a C++ trace; people get its first line instead.
     std::panic::set_hook(Box::new(|_| {}));
+    interrupt::outlive_file_limits();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(&cli)));
     match outcome.unwrap_or_else(|payload| Err(from_panic(payload.as_ref()))) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

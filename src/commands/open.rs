@@ -172,7 +172,10 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
         TaskKind::Classification => Ok(dataset.labels.len() as i64),
         TaskKind::Regression => Ok(1),
         other => {
-            Err(usage(format!("data set `{}` is for {other:?}, not for classification", dataset.name)).into())
+            let task = format!("{other:?}").to_lowercase();
+            Err(usage(format!("data set `{}` is for `{task}`, not for classification", dataset.name))
+                .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
+                .into())
         }
     }
 }

@@ -7,7 +7,7 @@ use tch::Kind;
 use super::forecast::Forecast;
 use super::open::{OpenBase, Workplace, basis_spec, check_fit, classes, kind, metrics};
 use super::subject::adapter_basis;
-use crate::adapters::basis::Basis;
+use crate::adapters::basis::{Basis, BasisSpec, Init};
 use crate::adapters::file::{AdapterConfig, AdapterFile, CoresConfig};
 use crate::adapters::{Group, Trained, witness};
 use crate::data::Examples;
@@ -58,10 +58,18 @@ impl Session {
         let outputs = classes(&dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
         if !recipe.eval.tasks.is_empty() {
-            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do").into());
+            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
+                .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+                .into());
         }
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         recipe.model.name.clone_from(&base.name);
+        // Saved with the run, which must mean the same from any other folder.
+        for folder in [&mut recipe.adapter.basis, &mut recipe.train.init_from] {
+            if let Some(path) = Path::new(&*folder).canonicalize().ok().filter(|_| !folder.is_empty()) {
+                *folder = path.display().to_string();
+            }
+        }
         if let Some(p) = recipe.model.dropout {
             base.base.config.set_dropout(p);
         }
@@ -146,6 +154,7 @@ impl Session {
         let mut fingerprint = blake3::Hasher::new();
         fingerprint.update(self.recipe.to_toml()?.as_bytes());
         fingerprint.update(self.base.hash.as_bytes()).update(self.train.hash.as_bytes());
+        fingerprint.update(self.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
         Ok(Plan {
             runs: vec![run],
             steps,
@@ -296,6 +305,12 @@ fn lora_xs(
     if basis.spec.rank != adapter.rank {
         let message = format!("the basis in `{}` has rank {}", adapter.basis, basis.spec.rank);
         return Err(usage(message).hint(format!("`adapter.rank` is {}", adapter.rank)).into());
+    }
+    let (made, wanted) = (&basis.spec, basis_spec(adapter));
+    if made.init != wanted.init || (made.init == Init::Svd && made.spectrum != wanted.spectrum) {
+        let words = |spec: &BasisSpec| format!("{:?}, {:?}", spec.init, spec.spectrum).to_lowercase();
+        let message = format!("the basis is of another kind: it is `{}`, the recipe's `{}`", words(made), words(&wanted));
+        return Err(usage(message).hint("set `adapter.init` and `adapter.spectrum` as the basis was made").into());
     }
     let spec = Spec {
         rank: adapter.rank,

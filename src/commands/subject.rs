@@ -94,7 +94,8 @@ impl Subject {
 fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
     let path = run.join("recipe.toml");
     if !path.exists() {
-        return Err(fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display())).into());
+        let missing = fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display()));
+        return Err(missing.hint("a run is the folder that `loraxs train --out` wrote").into());
     }
     Ok(Recipe::load(&path.to_string_lossy(), sets)?.0)
 }
@@ -131,13 +132,17 @@ pub fn adapter_basis(
     let basis = match adapter.stored_basis()? {
         Some(basis) if folder.is_none() => basis,
         _ => {
-            let layers = targeted(&base.base.linear_layers(), &cores.modules)?;
+            let mut layers = targeted(&base.base.linear_layers(), &cores.modules)?;
+            // Cores and witness follow the adapter's own order.
+            layers.sort_by_key(|(name, _)| cores.modules.iter().position(|module| module == name));
             place.basis(base, &layers, &cores.basis, folder)?.0
         }
     };
     if basis.spec.rank != cores.r {
         return Err(
-            fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r)).into()
+            fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r))
+                .hint("give the basis that the adapter was trained in by `--basis DIR`")
+                .into()
         );
     }
     witness::check(&basis, &cores.witness)?;

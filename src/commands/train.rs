@@ -1,5 +1,6 @@
 //! `loraxs train`: a recipe to a run folder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use super::results::{Results, write_results};
 use super::run_folder::RunFolder;
 use super::session::Session;
 use crate::cli::{Global, TrainArgs};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::recipe::{Origin, Recipe};
 use crate::report::say;
@@ -66,9 +67,46 @@ fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     }
 }
 
+/// A run goes on with its own recipe only.
+fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
+    let begun = flat(&toml::from_str(&files::read_text(path)?).context("the run's recipe is broken")?, "");
+    let asked = flat(&toml::from_str(&recipe.to_toml()?)?, "");
+    let differing = |key: &&String| begun.get(*key) != asked.get(*key);
+    let keys: BTreeSet<&String> = begun.keys().chain(asked.keys()).filter(differing).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let value = |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
+    let lines: Vec<String> = keys
+        .into_iter()
+        .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
+        .collect();
+    Err(usage(format!("`{}` is a run of another recipe: {}", path.display(), lines.join("; ")))
+        .hint("resume with the same recipe, or train into another folder by `--out`")
+        .into())
+}
+
+/// The values of a table by their whole keys.
+fn flat(table: &toml::Table, prefix: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => found.extend(flat(inner, &format!("{prefix}{key}."))),
+            value => {
+                found.insert(format!("{prefix}{key}"), value.to_string());
+            }
+        }
+    }
+    found
+}
+
 fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
     let plan = session.plan(out)?;
-    files::write_bytes(&out.join("recipe.toml"), session.recipe.to_toml()?.as_bytes())?;
+    let recipe = out.join("recipe.toml");
+    if recipe.exists() {
+        refuse_another_recipe(&recipe, &session.recipe)?;
+    }
+    files::write_bytes(&recipe, session.recipe.to_toml()?.as_bytes())?;
     let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
     if let Some(loaded) = &loaded {
         say(&format!("resuming after step {}", loaded.step()));

@@ -174,7 +174,8 @@ impl<'a> Entry<'a> {
                 self.fault("dir", "`hub` and `dir` exclude each other");
                 None
             }
-            (false, dir, Some(folder)) => Some(folder.join(dir.unwrap_or_default())),
+            // Collecting the components drops a `.` among them.
+            (false, dir, Some(folder)) => Some(folder.join(dir.unwrap_or_default()).components().collect()),
             (false, _, None) => {
                 self.fault("hub", "required here and missing");
                 None
@@ -194,6 +195,7 @@ impl<'a> Entry<'a> {
                     }
                 }
             }
+            Some(Value::Table(_)) => self.fault("files", "expected at least one split, found none"),
             Some(other) => self.expected("files", "a table of splits", other),
             None => self.fault("files", "required and missing"),
         }

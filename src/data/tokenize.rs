@@ -173,7 +173,11 @@ fn failed(error: tokenizers::Error) -> anyhow::Error {
 
 /// A JSON file, or an empty object where there is none.
 fn optional_json(path: &Path) -> Result<Value> {
-    if path.is_file() { files::read_json(path) } else { Ok(json!({})) }
+    let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
+    if !Value::is_object(&value) {
+        return Err(fault(format!("`{}` is not valid: expected an object of settings", path.display())).into());
+    }
+    Ok(value)
 }
 
 /// A class that is named counts more than the model type; a name that is neither leaves `tokenizer.json` as it is.

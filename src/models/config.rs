@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -79,12 +80,15 @@ pub struct EncoderConfig {
     pub raw: serde_json::Map<String, Value>,
 }
 
+/// More layers than any encoder has: a number beyond it is a mistake, and would only be told layer by layer.
+const MOST_LAYERS: i64 = 1000;
+
 /// The fields read from `config.json`; what is absent has the default of Transformers' configuration class.
 #[derive(Deserialize)]
 struct Raw {
     model_type: String,
     hidden_size: i64,
-    num_hidden_layers: usize,
+    num_hidden_layers: i64,
     num_attention_heads: i64,
     intermediate_size: i64,
     vocab_size: i64,
@@ -135,12 +139,13 @@ impl EncoderConfig {
     /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let raw: serde_json::Map<String, Value> = files::read_json(&path)?;
-        Self::from_json(raw).map_err(|e| e.context(format!("cannot use `{}`", path.display())))
+        let text = files::read_text(&path)?;
+        Self::from_json(&text).with_context(|| format!("cannot use `{}`", path.display()))
     }
 
-    fn from_json(json: serde_json::Map<String, Value>) -> Result<Self> {
-        let raw: Raw = serde_json::from_value(Value::Object(json.clone()))?;
+    fn from_json(text: &str) -> Result<Self> {
+        let json: serde_json::Map<String, Value> = files::parse_json(text)?;
+        let raw: Raw = files::parse_json(text)?;
         let (prefix, class, head, padded) = match raw.model_type.as_str() {
             "bert" => ("bert", "Bert", HeadKind::Pooled, false),
             "roberta" => ("roberta", "Roberta", HeadKind::TwoLayer, true),
@@ -157,11 +162,20 @@ impl EncoderConfig {
             return Err(fault("`pad_token_id` is null, but positions are counted from it").into());
         }
         let pad = raw.pad_token_id.unwrap_or(u32::from(padded));
+        let first = if padded { i64::from(pad) + 1 } else { 0 };
+        if raw.max_position_embeddings <= first {
+            let (found, pad) = (raw.max_position_embeddings, first - 1);
+            return Err(fault(format!(
+                "`max_position_embeddings` is {found}, expected more than `pad_token_id` = {pad}, \
+                 after which positions are counted"
+            ))
+            .into());
+        }
         Ok(Self {
             prefix,
             architecture: format!("{class}ForSequenceClassification"),
             width: raw.hidden_size,
-            layers: raw.num_hidden_layers,
+            layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
             heads: raw.num_attention_heads,
             intermediate: raw.intermediate_size,
             vocabulary: raw.vocab_size,
@@ -176,7 +190,7 @@ impl EncoderConfig {
             padding: pad,
             position_rule: if padded { Positions::AfterPadding(pad) } else { Positions::FromZero },
             head,
-            labels: labels(raw.id2label),
+            labels: labels(raw.id2label)?,
             raw: json,
         })
     }
@@ -199,6 +213,7 @@ impl EncoderConfig {
 fn refuse_unsupported(raw: &Raw) -> Result<()> {
     let positive = [
         ("hidden_size", raw.hidden_size),
+        ("num_hidden_layers", raw.num_hidden_layers),
         ("num_attention_heads", raw.num_attention_heads),
         ("intermediate_size", raw.intermediate_size),
         ("vocab_size", raw.vocab_size),
@@ -207,6 +222,17 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
     ];
     if let Some((name, value)) = positive.into_iter().find(|(_, value)| *value <= 0) {
         return Err(fault(format!("`{name}` must be positive, found {value}")).into());
+    }
+    if raw.num_hidden_layers > MOST_LAYERS {
+        let found = raw.num_hidden_layers;
+        return Err(fault(format!("`num_hidden_layers` must be at most {MOST_LAYERS}, found {found}")).into());
+    }
+    if raw.layer_norm_eps < 0.0 {
+        return Err(fault(format!("`layer_norm_eps` must not be negative, found {}", raw.layer_norm_eps)).into());
+    }
+    if raw.initializer_range < 0.0 {
+        let found = raw.initializer_range;
+        return Err(fault(format!("`initializer_range` must not be negative, found {found}")).into());
     }
     if raw.hidden_size % raw.num_attention_heads != 0 {
         let (d, h) = (raw.hidden_size, raw.num_attention_heads);
@@ -255,12 +281,12 @@ fn activation(name: &str) -> Result<Activation> {
 }
 
 /// Class names in the order of their numbers.
-fn labels(id2label: Option<BTreeMap<String, String>>) -> Vec<String> {
-    let mut numbered: Vec<(usize, String)> = id2label
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|(id, name)| Some((id.parse().ok()?, name)))
-        .collect();
+fn labels(id2label: Option<BTreeMap<String, String>>) -> Result<Vec<String>> {
+    let number = |(id, name): (String, String)| match id.parse::<usize>() {
+        Ok(number) => Ok((number, name)),
+        Err(_) => Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into()),
+    };
+    let mut numbered = id2label.unwrap_or_default().into_iter().map(number).collect::<Result<Vec<_>>>()?;
     numbered.sort();
-    numbered.into_iter().map(|(_, name)| name).collect()
+    Ok(numbered.into_iter().map(|(_, name)| name).collect())
 }

@@ -111,8 +111,11 @@ impl<'a> Loader<'a> {
         let unexpected: Vec<&str> =
             self.tensors.names().filter(|name| !self.used.contains(*name) && !known(name)).collect();
         if !self.faults.is_empty() {
-            let mut message =
-                format!("the checkpoint does not fit its config.json:\n  {}", self.faults.join("\n  "));
+            let shown = self.faults.iter().take(SHOWN).map(|fault| format!("\n  {fault}")).collect::<String>();
+            let mut message = format!("the checkpoint does not fit its config.json:{shown}");
+            if let more @ 1.. = self.faults.len().saturating_sub(SHOWN) {
+                message += &format!("\n  and {more} more");
+            }
             if !unexpected.is_empty() {
                 message += &format!("\nunexpected tensors: {}", listed(&unexpected));
             }
@@ -124,6 +127,9 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 }
+
+/// How many faults of a checkpoint are shown.
+const SHOWN: usize = 12;
 
 /// The first eight names.
 fn listed(names: &[&str]) -> String {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::Trained;
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::nn::{Packed, Pass};
 use crate::torch::tensors::Tensors;
 use adapt::Layer;
@@ -95,6 +95,37 @@ impl Base {
         };
         layers.sort_by_cached_key(|(path, _)| key(path));
         layers
+    }
+
+    /// Refuses a checkpoint that lacks linear layers of its `config.json`, or holds them in another shape.
+    ///
+    /// # Errors
+    /// Names the first tensor that does not fit.
+    pub fn check_layers(&self) -> Result<()> {
+        let EncoderConfig { prefix, width: d, intermediate: wide, layers, .. } = self.config;
+        let found: BTreeMap<String, [i64; 2]> = self.linear_layers().into_iter().collect();
+        for i in 0..layers {
+            let shapes = [
+                ("attention.self.query", [d, d]),
+                ("attention.self.key", [d, d]),
+                ("attention.self.value", [d, d]),
+                ("attention.output.dense", [d, d]),
+                ("intermediate.dense", [wide, d]),
+                ("output.dense", [d, wide]),
+            ];
+            for (end, expected) in shapes {
+                let path = format!("{prefix}.encoder.layer.{i}.{end}");
+                let problem = match found.get(&path) {
+                    Some(shape) if *shape == expected => continue,
+                    Some(shape) => format!("tensor `{path}.weight` has shape {shape:?}, expected {expected:?}"),
+                    None => format!("missing tensor `{path}.weight` {expected:?}"),
+                };
+                return Err(fault(format!("the checkpoint does not fit its config.json: {problem}"))
+                    .hint("config.json and the weights belong to different models")
+                    .into());
+            }
+        }
+        Ok(())
     }
 
     /// Weights `[out, in]` of these layers, as stored, on `device`.

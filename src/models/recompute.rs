@@ -53,7 +53,7 @@ impl<'a> Tape<'a> {
             (y * gradient).sum(None).f_backward()?;
             gradient = x.grad();
         }
-        let embedded = self.encoder.embed(self.batch, self.pass);
+        let embedded = self.encoder.embed(self.batch, &self.pass.restarted());
         if embedded.requires_grad() {
             (embedded * gradient).sum(None).f_backward()?;
         }

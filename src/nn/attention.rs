@@ -17,7 +17,8 @@ pub fn attend([q, k, v]: [&Tensor; 3], batch: &Packed, dropout: f64, pass: &Pass
     let [_m, _h, d] = dims3(q);
     let dropout = if pass.drops(dropout) { dropout } else { 0.0 };
     let draw = pass.next_draw();
-    if q.device().is_cuda() {
+    // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
+    if q.device().is_cuda() && d % 8 == 0 {
         pass.seed_run(0, draw);
         return packed_attention([q, k, v], &batch.bounds, batch.longest, dropout, (d as f64).sqrt().recip());
     }

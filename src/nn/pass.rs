@@ -29,6 +29,11 @@ impl Pass {
         Self { seeds, drawn: Cell::new(0) }
     }
 
+    /// This pass from its start: it draws again what it drew first, so that what came first can be recomputed.
+    pub fn restarted(&self) -> Self {
+        Self::training(self.seeds.clone())
+    }
+
     /// Whether dropout with probability `p` does anything in this pass.
     pub fn drops(&self, p: f64) -> bool {
         p > 0.0 && !self.seeds.is_empty()

@@ -7,7 +7,7 @@ use crate::fault::{Result, nearest, usage};
 use crate::files::read_text;
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: [(&str, &str); 9] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("glue-cola", include_str!("../../recipes/glue-cola.toml")),
     ("glue-mnli", include_str!("../../recipes/glue-mnli.toml")),
     ("glue-mrpc", include_str!("../../recipes/glue-mrpc.toml")),
@@ -17,6 +17,8 @@ const BUILT_IN: [(&str, &str); 9] = [
     ("glue-sst2", include_str!("../../recipes/glue-sst2.toml")),
     ("glue-stsb", include_str!("../../recipes/glue-stsb.toml")),
     ("glue-wnli", include_str!("../../recipes/glue-wnli.toml")),
+    ("quickstart", include_str!("../../recipes/quickstart.toml")),
+    ("quickstart-pretrain", include_str!("../../recipes/quickstart-pretrain.toml")),
 ];
 
 /// Where a recipe was found.

@@ -3,6 +3,7 @@
 pub mod tensor_file;
 pub mod tensors;
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int};
 use std::path::Path;
 
@@ -80,7 +81,7 @@ fn load_cuda() -> std::result::Result<(), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: the library is libtorch's own and its initialisers only register kernels.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    library.map(std::mem::forget).map_err(|e| e.to_string())
+    library.map(std::mem::forget).map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
 }
 
 /// The version of libtorch that this binary was built for, and the CUDA version it is paired with.

@@ -107,13 +107,19 @@ impl Tensors {
     /// A copy of a tensor on `device`, in `kind` or as stored.
     ///
     /// # Errors
-    /// When there is none, or it holds a number that is not finite.
+    /// When there is none, or it holds integers or a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
         let file = self.file_of(name)?;
         let stored = file.tensor(name)?;
+        if !stored.is_floating_point() {
+            let (path, found) = (file.path().display(), stored.kind());
+            return Err(fault(format!("tensor `{name}` of `{path}` holds {found:?}, expected floats"))
+                .hint("a quantised checkpoint cannot be used: take the one that it was made from")
+                .into());
+        }
         let kind = kind.unwrap_or(stored.kind());
         let tensor = stored.to_device(device).to_kind(kind);
-        if tensor.is_floating_point() && i64::try_from(tensor.isfinite().all())? == 0 {
+        if i64::try_from(tensor.isfinite().all())? == 0 {
             let path = file.path().display();
             return Err(fault(format!("tensor `{name}` of `{path}` holds NaN or infinite numbers"))
                 .hint(

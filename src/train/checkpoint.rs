@@ -137,13 +137,21 @@ impl RunState {
 const TENSORS: &str = "state.safetensors";
 const COUNTERS: &str = "state.json";
 
-/// Writes a checkpoint as `step-N` and removes the oldest beyond `keep`.
+/// The file of counters.
+#[derive(Serialize, Deserialize)]
+struct Counters {
+    /// BLAKE3 of the file of tensors.
+    checksum: String,
+    state: State,
+}
+
+/// Writes a checkpoint as `step-N` and removes all older ones but the newest, so that `keep` are left.
 ///
 /// # Errors
 /// Names the file that cannot be written.
 pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
     let place = folder.join(format!("step-{}", state.step));
-    let partial = folder.join(format!(".partial-step-{}", state.step));
+    let partial = folder.join(".partial");
     let write_all = || -> Result<()> {
         if partial.exists() {
             fs::remove_dir_all(&partial)?;
@@ -152,7 +160,8 @@ pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Res
         let tensors = optimizer.state();
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         write(&partial.join(TENSORS), &[], &tensors)?;
-        files::write_json(&partial.join(COUNTERS), state)?;
+        let checksum = checksum(&partial.join(TENSORS))?;
+        files::write_json(&partial.join(COUNTERS), &Counters { checksum, state: state.clone() })?;
         if place.exists() {
             fs::remove_dir_all(&place)?;
         }
@@ -160,11 +169,20 @@ pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Res
         Ok(())
     };
     write_all().with_context(|| format!("cannot write the checkpoint `{}`", place.display()))?;
-    for (_, old) in found(folder).into_iter().skip(keep.max(1)) {
+    // Newer than this one can only be those that were broken when the run resumed: they must not count.
+    let (newer, older): (Vec<_>, Vec<_>) =
+        found(folder).into_iter().partition(|(step, _)| *step > state.step);
+    for (_, old) in newer.into_iter().chain(older.into_iter().skip(keep.max(1))) {
         // A checkpoint that stays behind costs disk, nothing else.
         let _ = fs::remove_dir_all(old);
     }
     Ok(())
+}
+
+fn checksum(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The checkpoints of a folder, newest first.
@@ -201,7 +219,11 @@ impl Loaded {
     }
 
     fn read(place: &Path) -> Result<Self> {
-        let state = files::read_json(&place.join(COUNTERS))?;
+        let Counters { checksum: expected, state } = files::read_json(&place.join(COUNTERS))?;
+        let found = checksum(&place.join(TENSORS))?;
+        if found != expected {
+            return Err(fault(format!("`{TENSORS}` has checksum {found}, expected {expected}")).into());
+        }
         Ok(Self { state, tensors: TensorFile::open(&place.join(TENSORS))?, place: place.to_owned() })
     }
 

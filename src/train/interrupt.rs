@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 
 use crate::fault::Result;
 
@@ -23,6 +23,12 @@ pub fn listen() -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
     }
     Ok(())
+}
+
+/// Makes a write beyond a limit on the size of files an error that can be told, where it would end the process.
+pub fn outlive_file_limits() {
+    // Without the handler the limit still holds, only its message is lost.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
 /// Whether a signal came.

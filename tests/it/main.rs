@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and what it prints is shown with the failure"
 )]
 
+mod cli; // help, exit codes, and one clear message for every wrong input
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod hub; // the hub client against a small server

@@ -1,1 +1,261 @@
-//! To come.
+//! Killed, interrupted and damaged runs: each goes on to the same bits as a run that never stopped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{Place, Point, encoders, errors, log};
+
+const STEPS: usize = 150;
+
+/// The longest that any run may take, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A place with a recipe: dropout, shuffling, accumulation and evaluations all on.
+fn place() -> Place {
+    let place = Place::new();
+    let recipe = format!(
+        "[model]\nname = {:?}\n[adapter]\nrank = 4\nalpha = 8.0\n[data]\ndataset = \"tiny/pairs\"\nmax_length = 24\n\
+         [train]\nmax_steps = {STEPS}\nbatch_size = 4\nmicro_batch_size = 3\nlearning_rate = 1e-2\nseed = 5\n\
+         log_every = 2\ncheckpoint_every = 3\nkeep_checkpoints = 3\n[eval]\nevery = 20\n",
+        encoders().join("bert-gelu")
+    );
+    fs::write(place.path("recipe.toml"), recipe).unwrap();
+    place
+}
+
+const TRAIN: [&str; 5] = ["train", "--recipe", "recipe.toml", "--out", "run"];
+
+fn resumed() -> Vec<&'static str> {
+    [&TRAIN[..], &["--resume"]].concat()
+}
+
+/// What must be the same bits: the log without its clock, and the adapter.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    log: Vec<Point>,
+    adapter: Vec<u8>,
+    results: serde_json::Value,
+}
+
+fn outcome(run: &Path) -> Outcome {
+    let results: serde_json::Value = crate::support::json(&run.join("results.json"));
+    Outcome {
+        log: log(run),
+        adapter: fs::read(run.join("adapter/adapter_model.safetensors")).unwrap(),
+        results: ["best", "last", "steps", "skipped_steps"]
+            .map(|key| results[key].clone())
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// The same recipe without a stop.
+fn uninterrupted() -> Outcome {
+    let place = place();
+    place.run(&TRAIN, 0);
+    let outcome = outcome(&place.path("run"));
+    assert_eq!(outcome.log.iter().filter(|point| point.loss.is_some()).count(), STEPS / 2);
+    assert!(outcome.log.iter().filter(|point| point.metrics.is_some()).count() >= STEPS / 20);
+    outcome
+}
+
+fn start(place: &Place, args: &[&str]) -> Child {
+    place.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Waits until `seen` or until the process ended; says whether it is still running.
+fn wait_until(child: &mut Child, seen: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    while !seen() {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        assert!(start.elapsed() < PATIENCE, "the run does not come to the point");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    true
+}
+
+/// The step of the newest log point.
+fn logged_step(run: &Path) -> u64 {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    let points = text.lines().filter_map(|line| serde_json::from_str::<Point>(line).ok());
+    points.fold(0, |_, point| point.step)
+}
+
+/// The checkpoints of a run, newest first.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    let step =
+        |path: &PathBuf| -> Option<u64> { path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok() };
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| step(path).is_some()).collect();
+    found.sort_by_key(|path| std::cmp::Reverse(step(path)));
+    found
+}
+
+/// Whether a checkpoint is being written.
+fn writing(run: &Path) -> bool {
+    let mut entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_string_lossy().starts_with(".partial"))
+}
+
+#[test]
+fn a_run_killed_again_and_again_ends_with_the_bits_of_one_that_never_stopped() {
+    let expected = uninterrupted();
+    let place = place();
+    let run = place.path("run");
+    // Milliseconds after a point of the log: now in a step, now in a checkpoint, now in an evaluation.
+    let kills = [(0, 0), (7, 1), (19, 4), (20, 0), (39, 2), (55, 7), (79, 3), (99, 0), (121, 5), (139, 1)];
+    let mut killed = 0;
+    for (step, delay) in kills {
+        let mut child = start(&place, &resumed());
+        if wait_until(&mut child, || logged_step(&run) >= step) {
+            std::thread::sleep(Duration::from_millis(delay));
+        }
+        child.kill().unwrap();
+        // The signal 9 leaves no exit code; a run that was faster than the test has one.
+        killed += usize::from(child.wait().unwrap().code().is_none());
+    }
+    assert!(killed >= kills.len() / 2, "only {killed} kills came in time");
+    place.run(&resumed(), 0);
+    assert_eq!(outcome(&run), expected);
+}
+
+#[test]
+fn a_run_killed_while_it_writes_a_checkpoint_loses_nothing() {
+    let expected = uninterrupted();
+    let place = place();
+    let run = place.path("run");
+    let mut torn = 0;
+    for step in [1, 30, 60, 90, 120] {
+        let mut child = start(&place, &resumed());
+        wait_until(&mut child, || logged_step(&run) >= step && writing(&run));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        torn += usize::from(writing(&run));
+    }
+    println!("{torn} checkpoints were left half written");
+    assert!(torn >= 1, "no kill came while a checkpoint was written");
+    place.run(&resumed(), 0);
+    assert_eq!(outcome(&run), expected);
+}
+
+/// Asks a running training to end, and returns its exit code.
+fn interrupted(place: &Place, signal: i32, step: u64) -> Option<i32> {
+    let run = place.path("run");
+    let mut child = start(place, &resumed());
+    assert!(wait_until(&mut child, || logged_step(&run) >= step), "the run ended before the signal");
+    // SAFETY: sends a signal to a child that was not waited for, so its number is still its own.
+    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) }, 0);
+    child.wait().unwrap().code()
+}
+
+#[test]
+fn sigterm_and_ctrl_c_leave_a_checkpoint_and_exit_code_130() {
+    let expected = uninterrupted();
+    let place = place();
+    let run = place.path("run");
+    for (signal, step) in [(libc::SIGTERM, 11), (libc::SIGINT, 50), (libc::SIGTERM, 90)] {
+        assert_eq!(interrupted(&place, signal, step), Some(130));
+        let newest = checkpoints(&run).first().cloned().unwrap();
+        assert!(newest.join("state.json").exists());
+        assert!(!run.join("results.json").exists());
+    }
+    place.run(&resumed(), 0);
+    assert_eq!(outcome(&run), expected);
+}
+
+#[test]
+fn resuming_a_finished_run_changes_nothing() {
+    let place = place();
+    place.run(&TRAIN, 0);
+    let files = ["results.json", "metrics.jsonl", "recipe.toml", "adapter/adapter_model.safetensors"];
+    let state = || -> Vec<_> {
+        let look = |file: &str| {
+            let path = place.path("run").join(file);
+            (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap())
+        };
+        files.map(look).into()
+    };
+    let before = state();
+    let output = place.run(&resumed(), 0);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is finished"));
+    assert!(state() == before);
+    let output = place.run(&TRAIN, 1);
+    assert!(errors(&output).contains("already holds a run"), "{}", errors(&output));
+    assert!(state() == before);
+}
+
+/// A run that was interrupted after some steps and has several checkpoints.
+fn begun() -> Place {
+    let place = place();
+    assert_eq!(interrupted(&place, libc::SIGTERM, 60), Some(130));
+    assert!(checkpoints(&place.path("run")).len() >= 2);
+    place
+}
+
+fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+/// Changes one byte in the middle of a file.
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
+    let expected = uninterrupted();
+    for (file, trouble) in
+        [("state.safetensors", cut as fn(&Path)), ("state.safetensors", damage), ("state.json", cut)]
+    {
+        let place = begun();
+        let run = place.path("run");
+        trouble(&checkpoints(&run)[0].join(file));
+        let output = place.run(&resumed(), 0);
+        assert!(errors(&output).contains("passing over the broken checkpoint"), "{}", errors(&output));
+        assert_eq!(outcome(&run), expected, "{file}");
+    }
+}
+
+#[test]
+fn without_any_whole_checkpoint_the_run_starts_again_and_its_new_checkpoints_count() {
+    let expected = uninterrupted();
+    let place = begun();
+    let run = place.path("run");
+    for checkpoint in checkpoints(&run) {
+        cut(&checkpoint.join("state.safetensors"));
+    }
+    fs::remove_file(run.join("metrics.jsonl")).unwrap(); // else the old points tell a wrong step
+    assert_eq!(interrupted(&place, libc::SIGTERM, 12), Some(130));
+    let newest = logged_step(&run);
+    assert!((12..60).contains(&newest), "the run went on at step {newest}");
+    let output = place.run(&resumed(), 0);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("resuming after step"), "{said}");
+    assert_eq!(outcome(&run), expected);
+}
+
+#[test]
+fn a_run_does_not_go_on_with_another_recipe_or_other_data() {
+    let expected = uninterrupted();
+    let place = begun();
+    let run = place.path("run");
+    let state = || ["recipe.toml", "metrics.jsonl"].map(|file| fs::read(run.join(file)).unwrap());
+    let before = state();
+    for set in ["train.learning_rate=2e-2", "adapter.rank=5", "train.seed=6", "data.limit=50"] {
+        let output = place.command(&[&resumed()[..], &["--set", set]].concat()).output().unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{set}: {}", errors(&output));
+        assert!(errors(&output).contains("another"), "{set}: {}", errors(&output));
+        assert!(state() == before, "{set} changed the run that it was refused");
+    }
+    place.run(&resumed(), 0);
+    assert_eq!(outcome(&run), expected);
+}

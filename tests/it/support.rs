@@ -121,8 +121,10 @@ pub fn numbers(tensor: &tch::Tensor) -> Vec<f64> {
     Vec::try_from(tensor.detach().to_kind(tch::Kind::Double).contiguous().flatten(0, -1)).unwrap()
 }
 
-/// Keeps other tests from drawing: libtorch has one generator for all threads of the process.
+/// Keeps other tests from drawing: libtorch has one generator for all threads of the process. One thread computes: for
+/// matrices as small as the fixtures', more only wait for each other.
 pub fn alone() -> MutexGuard<'static, ()> {
     static DRAWING: Mutex<()> = Mutex::new(());
+    tch::set_num_threads(1);
     DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,1 +1,247 @@
-//! To come.
+//! The rules of the code that no compiler checks: sizes, names, and which module may know which.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What each module may use of the crate, besides itself and [`BELOW`]: `commands → train → eval → models → nn →
+/// adapters`, with data, hub, recipe and report beside them.
+const MAY_USE: [(&str, &[&str]); 17] = [
+    ("main", &["cli", "commands"]),
+    ("lib", &[]),
+    (
+        "commands",
+        &["adapters", "cli", "data", "eval", "export", "hub", "models", "nn", "recipe", "report", "train"],
+    ),
+    ("cli", &["recipe"]),
+    // The loop takes the name of a schedule from the recipe, and nothing else.
+    ("train", &["adapters", "data", "eval", "models", "nn", "recipe::Schedule", "report"]),
+    ("export", &["adapters", "eval", "models", "nn", "report"]),
+    ("eval", &["adapters", "data", "models", "nn", "report"]),
+    ("models", &["adapters", "nn", "report"]),
+    ("nn", &["adapters"]),
+    ("adapters", &["report"]),
+    ("data", &["report"]),
+    ("hub", &["report"]),
+    ("recipe", &["report"]),
+    ("report", &[]),
+    ("torch", &["report"]),
+    ("files", &[]),
+    ("fault", &[]),
+];
+
+/// What every module may use.
+const BELOW: [&str; 3] = ["fault", "files", "torch"];
+
+/// The modules that know nothing of tensors.
+const WITHOUT_TENSORS: [&str; 4] = ["recipe", "cli", "data", "hub"];
+
+/// Names of methods, and the modules where they may be written.
+const METHODS: [&str; 3] = ["lora_xs", "lora-xs", "LoraXs"];
+const KNOW_METHODS: [&str; 5] = ["adapters", "recipe", "commands", "cli", "export"];
+/// The one place outside where an adapter is put on the layers of a model.
+const ATTACHES: &str = "models/adapt.rs";
+
+struct Source {
+    /// Below `src`.
+    path: String,
+    /// Up to the tests at the end.
+    code: String,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            walk(&path, ending, found);
+        } else if path.extension().is_some_and(|e| e == ending) {
+            found.push(path);
+        }
+    }
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(&root().join(folder), ending, &mut found);
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<Source> {
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+        let path = path.strip_prefix(root().join("src")).unwrap().display().to_string();
+        Source { path, code }
+    };
+    let found: Vec<Source> = files("src", "rs").into_iter().map(read).collect();
+    assert!(found.len() > 40, "{} files", found.len());
+    found
+}
+
+impl Source {
+    /// The first part of the path: `train/order.rs` and `train.rs` are `train`.
+    fn module(&self) -> &str {
+        self.path.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+    }
+
+    /// Lines of code with their numbers, without comments.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        let text = self.code.lines().map(|line| line.split("//").next().unwrap_or_default());
+        (1..).zip(text)
+    }
+
+    /// What the code takes of the crate: `data::catalog::Catalog` for `use crate::data::catalog::Catalog`, each name
+    /// of a list apart.
+    fn uses(&self) -> Vec<String> {
+        let code: String = self.lines().map(|(_, line)| line.trim()).collect();
+        let mut found = Vec::new();
+        for (start, _) in code.match_indices("crate::") {
+            let rest = &code[start + "crate::".len()..];
+            match rest.strip_prefix('{') {
+                Some(list) => found.extend(names_of_list(list)),
+                None => found.push(
+                    rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
+                ),
+            }
+        }
+        found
+    }
+}
+
+/// `cli, report, train::interrupt}; …` to its names; lists inside are passed over.
+fn names_of_list(list: &str) -> Vec<String> {
+    let (mut names, mut depth) = (vec![String::new()], 0);
+    for c in list.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(String::new()),
+            c if depth == 0 => names.last_mut().unwrap().push(c),
+            _ => {}
+        }
+    }
+    names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+}
+
+fn assert_none(rule: &str, faults: &[String]) {
+    assert!(faults.is_empty(), "{rule}:\n  {}", faults.join("\n  "));
+}
+
+/// Lines of code with any of these words, outside of the modules and files that may have them.
+fn lines_with(words: &[&str], allowed: impl Fn(&Source) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in sources().iter().filter(|source| !allowed(source)) {
+        for (number, line) in source.lines().filter(|(_, line)| words.iter().any(|word| line.contains(word)))
+        {
+            found.push(format!("{}:{number}: {}", source.path, line.trim()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_source_opens_with_what_it_is() {
+    let faults: Vec<String> =
+        sources().into_iter().filter(|s| !s.code.starts_with("//! ")).map(|s| s.path).collect();
+    assert_none("a file opens with a `//!` sentence", &faults);
+}
+
+#[test]
+fn no_source_is_longer_than_400_lines() {
+    let long = |source: Source| {
+        let lines = source.code.lines().count();
+        (lines > 400).then(|| format!("{}: {lines}", source.path))
+    };
+    assert_none(
+        "at most 400 lines besides the tests",
+        &sources().into_iter().filter_map(long).collect::<Vec<_>>(),
+    );
+}
+
+#[test]
+fn no_source_is_named_after_nothing() {
+    let nothing = ["utils.rs", "util.rs", "common.rs", "base.rs", "helpers.rs", "misc.rs"];
+    let faults: Vec<String> = sources()
+        .into_iter()
+        .map(|source| source.path)
+        .filter(|path| path.rsplit('/').next().is_some_and(|name| nothing.contains(&name)))
+        .collect();
+    assert_none("a file is named after what it holds", &faults);
+}
+
+#[test]
+fn modules_look_one_way() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.into();
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for source in sources() {
+        let module = source.module().to_owned();
+        let Some(allowed) = allowed.get(module.as_str()) else {
+            faults.push(format!("{}: the module `{module}` has no place in the order", source.path));
+            continue;
+        };
+        for name in source.uses() {
+            seen += 1;
+            let is =
+                |may: &str| name == may || name.strip_prefix(may).is_some_and(|rest| rest.starts_with("::"));
+            if !(is(&module) || BELOW.into_iter().any(is) || allowed.iter().any(|may| is(may))) {
+                faults.push(format!("{} uses crate::{name}", source.path));
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} uses");
+    assert_none("commands → train → eval → models → nn → adapters", &faults);
+}
+
+#[test]
+fn a_list_of_uses_is_taken_apart() {
+    let code = "//! Doc.\nuse crate::{cli, report::say, train::{order, task::Task}};\nuse crate::nn::Pass; // crate::hub\n\
+                fn f() { crate::torch::cast(x) }\n";
+    let source = Source { path: "eval/mod.rs".into(), code: code.into() };
+    assert_eq!(source.uses(), ["cli", "report::say", "train::", "nn::Pass", "torch::cast"]);
+    assert_eq!(source.module(), "eval");
+}
+
+#[test]
+fn recipes_data_and_hub_know_nothing_of_tensors() {
+    let faults = lines_with(&["tch::", "torch::"], |source| !WITHOUT_TENSORS.contains(&source.module()));
+    assert_none("no tensors here", &faults);
+}
+
+#[test]
+fn methods_are_named_where_they_are_made() {
+    let allowed = |source: &Source| KNOW_METHODS.contains(&source.module()) || source.path == ATTACHES;
+    assert_none("models and loop know no method", &lines_with(&METHODS, allowed));
+}
+
+#[test]
+fn nothing_is_printed_past_the_report() {
+    let faults = lines_with(&["println!", "print!(", "eprint!("], |_| false);
+    assert_none("use `report::say` or `tracing`", &faults);
+}
+
+#[test]
+fn nothing_is_trained_by_its_name() {
+    let faults = lines_with(&["contains(\"lora", "contains(\"head", "contains(\"classifier"], |_| false);
+    assert_none("trained means in the trained store", &faults);
+}
+
+#[test]
+fn every_script_is_valid_for_its_shell() {
+    let scripts = files("scripts", "sh");
+    assert!(!scripts.is_empty());
+    for script in scripts {
+        let output = Command::new("bash").arg("-n").arg(&script).output().unwrap();
+        assert!(output.status.success(), "{}\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -157,48 +157,69 @@ fn twenty_steps_are_those_of_pytorch() {
     assert_eq!(checked, 8);
 }
 
-/// Runs the first case of each method and checkpoint with overrides, beside one without; gives name and both losses.
-fn beside(plain: &[&str], sets: &[&str]) -> Vec<(String, Vec<f64>, Vec<f64>)> {
-    let mut found = Vec::new();
+/// Runs one case of each method and checkpoint as `plain` says, and again with each of `changes`; `check` gets a name, the
+/// plain run and the changed one.
+fn beside(plain: &[&str], changes: &[&str], check: impl Fn(&str, &Path, &Path)) {
+    let mut checked = 0;
     for Fixture { settings, cases } in fixtures() {
         for case in cases.iter().filter(|case| case.svd.as_deref() != Some("exact")) {
-            let place = Place::new();
-            let recipe = case.recipe(&settings);
-            let (one, two) =
-                (place.train(&recipe, "one", plain), place.train(&recipe, "two", &[plain, sets].concat()));
-            found.push((format!("{} {sets:?}", case.name()), losses(&one), losses(&two)));
+            let (place, recipe) = (Place::new(), case.recipe(&settings));
+            let one = place.train(&recipe, "plain", plain);
+            for change in changes {
+                let other = place.train(&recipe, change, &[plain, &[change]].concat());
+                check(&format!("{} {change}", case.name()), &one, &other);
+                checked += 1;
+            }
         }
     }
-    assert_eq!(found.len(), 6);
-    found
+    assert_eq!(checked, 6 * changes.len());
 }
 
 #[test]
 fn losses_do_not_depend_on_the_micro_batch() {
-    for sets in [["train.micro_batch_size=1"], ["train.micro_batch_size=2"], ["train.micro_batch_size=3"]] {
-        for (name, whole, parts) in beside(&[], &sets) {
-            let stray = strays(&parts, &whole);
-            println!("{name}: {stray:.1e}");
-        }
-    }
+    let changes = ["train.micro_batch_size=1", "train.micro_batch_size=2", "train.micro_batch_size=3"];
+    beside(&[], &changes, |name, whole, parts| {
+        let norm = |run: &Path| log(run)[0].grad_norm.unwrap();
+        let (first, all) = (norm(parts) / norm(whole) - 1.0, strays(&losses(parts), &losses(whole)));
+        println!("{name}: first gradient {first:.1e}, losses {all:.1e}");
+        assert!(first.abs() < 1e-6, "{name}: the first gradient's norm is off by {first:e}");
+        // The sums are rounded in another order, and twenty steps of AdamW make a little more of it.
+        assert!(all < 5e-6, "{name}: losses are off by {all:e}");
+    });
 }
 
 #[test]
 fn recomputed_activations_give_the_same_bits_with_dropout_too() {
     for dropout in ["model.dropout=0.0", "model.dropout=0.1"] {
         let plain = [dropout, "train.micro_batch_size=2"];
-        for (name, kept, recomputed) in beside(&plain, &["train.gradient_checkpointing=true"]) {
-            assert_eq!(kept, recomputed, "{name}, {dropout}");
-        }
+        beside(&plain, &["train.gradient_checkpointing=true"], |name, kept, recomputed| {
+            assert_eq!(losses(recomputed), losses(kept), "{name}, {dropout}");
+        });
     }
 }
 
 #[test]
 fn bf16_losses_stay_near_those_of_fp32() {
-    for precision in ["train.precision=bf16", "train.precision=fp16"] {
-        for (name, full, half) in beside(&[], &[precision]) {
-            let stray = distance(&half, &full);
-            println!("{name}: {stray:.1e} first {:.1e}", half[0] / full[0] - 1.0);
-        }
-    }
+    beside(&[], &["train.precision=bf16"], |name, full, half| {
+        let stray = distance(&losses(half), &losses(full));
+        println!("{name}: {stray:.1e}");
+        // A rounding of bf16 is up to 2⁻⁹; the lively weights of the fixtures and the steps make at most ten of it.
+        // What is equal to fp32 was not computed in bf16.
+        assert!((1e-4..0.05).contains(&stray), "{name}: {stray:e}");
+    });
+}
+
+#[test]
+fn fp16_trains_on_a_cpu_and_skips_only_while_it_looks_for_its_scale() {
+    beside(&[], &["train.precision=fp16"], |name, full, half| {
+        let points = log(half);
+        let skipped = points.iter().filter(|point| point.loss.is_none()).count() as u64;
+        assert_eq!(json::<Results>(&half.join("results.json")).skipped_steps, skipped, "{name}");
+        // The scale starts at 65,536 and is halved at each skipped step.
+        assert!(skipped <= 3, "{name}: {skipped} steps skipped");
+        // The first skipped step parts the two runs: from there on fp16 is one update behind.
+        let same: Vec<f64> = points.iter().map_while(|point| point.loss).collect();
+        let stray = strays(&same, &losses(full)[..same.len()]);
+        assert!(stray < 0.01, "{name}: {stray:e} in {} steps", same.len());
+    });
 }

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# The main job on what the repository carries: sets up, builds, trains LoRA-XS on `quickstart/base`, scores it, merges it.
+#
+#   scripts/quickstart.sh            about two minutes of training on 2 cores, after set-up and build
+#   scripts/quickstart.sh --fresh    trains again, in place of runs/quickstart
+#
+# What is finished is not done again, and what was interrupted goes on, so a second call takes seconds.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+runs=runs/quickstart
+loraxs=${CARGO_TARGET_DIR:-target}/release/loraxs
+case "${1:-}" in
+    "") ;;
+    --fresh) rm -rf "$runs" ;;
+    *) echo "usage: $0 [--fresh]" >&2; exit 2 ;;
+esac
+
+say() { printf '\n== %s\n' "$*" >&2; }
+call() { printf '$ loraxs %s\n' "$*" >&2; "$loraxs" "$@" --datasets quickstart/datasets.toml; }
+
+say "set-up and build"
+scripts/setup.sh
+cargo build --release --locked --quiet
+
+say "before training"
+call train --recipe quickstart --out $runs/untrained --resume --quiet --set data.limit=32 --set train.epochs=1 \
+    --set train.learning_rate=0 --set train.head_learning_rate=0
+
+say "the head alone"
+call train --recipe quickstart --out $runs/head --resume --quiet --set adapter.method=head
+
+say "LoRA-XS"
+call train --recipe quickstart --out $runs/lora-xs --resume
+call eval --run $runs/lora-xs
+
+say "merged"
+[ -f $runs/merged/config.json ] || call merge --run $runs/lora-xs --out $runs/merged
+call eval --model $runs/merged --task quickstart/key --out $runs/merged-eval --quiet
+
+say "held-out accuracy"
+python3 - "$runs" <<'PY'
+import json
+import sys
+
+def read(path):
+    with open(f"{sys.argv[1]}/{path}/results.json") as file:
+        return json.load(file)
+
+def trained(run):
+    count = read(run)["parameters"]
+    return f"adapter {count['adapter']:,}, head {count['head']:,}"
+
+def scored(run):
+    (result,) = read(run).values()
+    return result["metrics"]["accuracy"]["value"]
+
+rows = [
+    ("before training", "nothing", read("untrained")["last"]["metrics"]["accuracy"]),
+    ("head alone", trained("head"), read("head")["best"]["metrics"]["accuracy"]),
+    ("LoRA-XS", trained("lora-xs"), scored("lora-xs/eval")),
+    ("LoRA-XS, merged", "", scored("merged-eval")),
+]
+for name, numbers, accuracy in rows:
+    print(f"{name:<16}  {accuracy:7.2%}   {numbers}")
+print(f"LoRA-XS trained for {read('lora-xs')['train_seconds']:.0f} s")
+PY
