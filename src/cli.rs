@@ -304,7 +304,10 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 
 /// Far more threads than cores bring the machine to a halt.
 fn threads(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|number| *number <= 1024).ok_or("expected a whole number from 0 to 1024".to_owned())
+    text.parse()
+        .ok()
+        .filter(|number| *number <= 1024)
+        .ok_or("expected a whole number from 0 to 1024".to_owned())
 }
 
 fn tolerance(text: &str) -> std::result::Result<f64, String> {

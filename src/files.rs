@@ -69,7 +69,8 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| {
         let mut message = error.to_string();
-        let words = [("i64", "a whole number"), ("usize", "a count"), ("u32", "a count"), ("f64", "a number")];
+        let words =
+            [("i64", "a whole number"), ("usize", "a count"), ("u32", "a count"), ("f64", "a number")];
         for (name, plain) in words {
             message = message.replace(&format!("expected {name}"), &format!("expected {plain}"));
         }

@@ -120,12 +120,15 @@ impl CoresConfig {
     fn check(&self) -> Result<()> {
         let Self { r, lora_alpha, modules, witness, .. } = self;
         if *r < 1 || !(lora_alpha.is_finite() && *lora_alpha > 0.0) {
-            let message = format!("expected `r` of at least 1 and `lora_alpha` above 0, found {r} and {lora_alpha}");
+            let message =
+                format!("expected `r` of at least 1 and `lora_alpha` above 0, found {r} and {lora_alpha}");
             return Err(fault(message).into());
         }
         if modules.is_empty() || modules.len() != witness.len() {
             let [modules, witness] = [modules.len(), witness.len()];
-            return Err(fault(format!("expected a witness for each module, found {witness} for {modules}")).into());
+            return Err(
+                fault(format!("expected a witness for each module, found {witness} for {modules}")).into()
+            );
         }
         Ok(())
     }
@@ -168,7 +171,11 @@ impl AdapterFile {
         let tensors = Tensors::open(&[folder.join(WEIGHTS)])?;
         if config.cores.is_none() && tensors.contains(CORES) {
             let path = path.display();
-            return Err(fault(format!("`{path}` says `{}`, but the file beside it holds cores", config.method)).into());
+            return Err(fault(format!(
+                "`{path}` says `{}`, but the file beside it holds cores",
+                config.method
+            ))
+            .into());
         }
         if let Some(cores) = &config.cores {
             cores.check().with_context(|| format!("cannot use `{}`", path.display()))?;

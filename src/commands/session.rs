@@ -57,11 +57,6 @@ impl Session {
         let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
         let outputs = classes(&dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
-        if !recipe.eval.tasks.is_empty() {
-            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
-                .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
-                .into());
-        }
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         recipe.model.name.clone_from(&base.name);
         // Saved with the run, which must mean the same from any other folder.
@@ -248,6 +243,11 @@ fn interval(every: Every) -> Interval {
 
 /// The data set's metrics, with the recipe's choice first.
 fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
+    if !recipe.eval.tasks.is_empty() {
+        return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
+            .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+            .into());
+    }
     let mut metrics = metrics(dataset)?;
     if !recipe.eval.metric.is_empty() {
         let chosen: Metric = recipe.eval.metric.parse()?;
@@ -309,8 +309,14 @@ fn lora_xs(
     let (made, wanted) = (&basis.spec, basis_spec(adapter));
     if made.init != wanted.init || (made.init == Init::Svd && made.spectrum != wanted.spectrum) {
         let words = |spec: &BasisSpec| format!("{:?}, {:?}", spec.init, spec.spectrum).to_lowercase();
-        let message = format!("the basis is of another kind: it is `{}`, the recipe's `{}`", words(made), words(&wanted));
-        return Err(usage(message).hint("set `adapter.init` and `adapter.spectrum` as the basis was made").into());
+        let message = format!(
+            "the basis is of another kind: it is `{}`, the recipe's `{}`",
+            words(made),
+            words(&wanted)
+        );
+        return Err(usage(message)
+            .hint("set `adapter.init` and `adapter.spectrum` as the basis was made")
+            .into());
     }
     let spec = Spec {
         rank: adapter.rank,

@@ -139,11 +139,9 @@ pub fn adapter_basis(
         }
     };
     if basis.spec.rank != cores.r {
-        return Err(
-            fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r))
-                .hint("give the basis that the adapter was trained in by `--basis DIR`")
-                .into()
-        );
+        return Err(fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r))
+            .hint("give the basis that the adapter was trained in by `--basis DIR`")
+            .into());
     }
     witness::check(&basis, &cores.witness)?;
     basis.to_device(place.device)

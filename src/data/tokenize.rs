@@ -175,7 +175,9 @@ fn failed(error: tokenizers::Error) -> anyhow::Error {
 fn optional_json(path: &Path) -> Result<Value> {
     let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
     if !Value::is_object(&value) {
-        return Err(fault(format!("`{}` is not valid: expected an object of settings", path.display())).into());
+        return Err(
+            fault(format!("`{}` is not valid: expected an object of settings", path.display())).into()
+        );
     }
     Ok(value)
 }

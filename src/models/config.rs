@@ -228,7 +228,9 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
         return Err(fault(format!("`num_hidden_layers` must be at most {MOST_LAYERS}, found {found}")).into());
     }
     if raw.layer_norm_eps < 0.0 {
-        return Err(fault(format!("`layer_norm_eps` must not be negative, found {}", raw.layer_norm_eps)).into());
+        return Err(
+            fault(format!("`layer_norm_eps` must not be negative, found {}", raw.layer_norm_eps)).into()
+        );
     }
     if raw.initializer_range < 0.0 {
         let found = raw.initializer_range;

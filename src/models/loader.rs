@@ -111,7 +111,8 @@ impl<'a> Loader<'a> {
         let unexpected: Vec<&str> =
             self.tensors.names().filter(|name| !self.used.contains(*name) && !known(name)).collect();
         if !self.faults.is_empty() {
-            let shown = self.faults.iter().take(SHOWN).map(|fault| format!("\n  {fault}")).collect::<String>();
+            let shown =
+                self.faults.iter().take(SHOWN).map(|fault| format!("\n  {fault}")).collect::<String>();
             let mut message = format!("the checkpoint does not fit its config.json:{shown}");
             if let more @ 1.. = self.faults.len().saturating_sub(SHOWN) {
                 message += &format!("\n  and {more} more");

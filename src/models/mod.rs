@@ -117,7 +117,9 @@ impl Base {
                 let path = format!("{prefix}.encoder.layer.{i}.{end}");
                 let problem = match found.get(&path) {
                     Some(shape) if *shape == expected => continue,
-                    Some(shape) => format!("tensor `{path}.weight` has shape {shape:?}, expected {expected:?}"),
+                    Some(shape) => {
+                        format!("tensor `{path}.weight` has shape {shape:?}, expected {expected:?}")
+                    }
                     None => format!("missing tensor `{path}.weight` {expected:?}"),
                 };
                 return Err(fault(format!("the checkpoint does not fit its config.json: {problem}"))
