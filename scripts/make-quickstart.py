@@ -1,89 +1,99 @@
 #!/usr/bin/env python3
 """Makes what `quickstart/` is made from: stories, their tokenizer, and a BERT of random weights.
 
-    scripts/make-quickstart.py data FOLDER    train.jsonl and validation.jsonl of the task `quickstart/key`
+    scripts/make-quickstart.py data FOLDER    train.jsonl and validation.jsonl of the task `quickstart/city`
     scripts/make-quickstart.py start FOLDER   the data of `quickstart/questions`, and the untrained base in FOLDER/base
     scripts/make-quickstart.py trunk IN OUT   the checkpoint IN without its classification head, as OUT
 
 Python's standard library alone, and one seed: the files are the same bytes wherever they are made.
 """
 
-import itertools
 import json
 import math
 import random
+import re
 import struct
 import sys
+from itertools import chain, islice
 from pathlib import Path
 
 SEED = 20240527
 NAMES = "Ana Bob Cleo Dan Eva Finn Gus Hana".split()
 COLOURS = "red green blue black white brown pink grey".split()
-PLACES = "kitchen garden cellar attic garage library office hall".split()
+CITIES = "Paris Rome Oslo Cairo Lima Delhi Tokyo Boston".split()
 THINGS = "key lamp cup book chair clock ball hat box vase bag coat mirror basket bottle knife".split()
 MOODS = "late early cold warm quiet loud windy rainy sunny dark".split()
-FACTS = [
-    "The {colour} {thing} of {name} is in the {place}.",
-    "{name} keeps a {colour} {thing} in the {place}.",
-    "In the {place} {name} has a {colour} {thing}.",
+CARRIED = [
+    "{carrier} carried the {colour} {thing} from {source} to {target}.",
+    "{carrier} came to {target} from {source} with the {colour} {thing}.",
+    "The {colour} {thing} was carried to {target} from {source} by {carrier}.",
+    "From {source} to {target} went the {colour} {thing}, brought by {carrier}.",
 ]
+SOUGHT = ["{seeker} looked for it in {wrong}.", "In {wrong} it was sought by {seeker}.", "{seeker} sought it in {wrong}."]
 ASIDES = ["It is {mood} today.", "They say that it is {mood}.", "The evening was {mood}."]
 QUESTIONS = {
-    "name": ["Who owns the {thing}?", "To whom does the {thing} belong?", "Whose {thing} is it?"],
-    "colour": ["What colour is the {thing}?", "Which colour has the {thing}?"],
-    "place": ["Where is the {thing}?", "In which room is the {thing}?"],
+    "carrier": ["Who carried it?", "Who brought the {thing}?"],
+    "colour": ["What colour is it?", "Which colour has the {thing}?"],
+    "source": ["Where was it before?", "From which city came the {thing}?"],
+    "target": ["Where is it now?", "To which city went the {thing}?"],
+    "seeker": ["Who sought it?", "Who looked for the {thing}?"],
+    "wrong": ["Where was it sought?", "In which city was the {thing} not found?"],
 }
-ANSWERS = {"name": NAMES, "colour": COLOURS, "place": PLACES}
-# Most facts in a story -> number of stories to pretrain on, in this order.
-LESSONS = {1: 60000, 2: 60000, 3: 180000}
+# From easy to hard: number of stories, sentences that they are made of, and what is asked about them.
+LESSONS = [
+    (10000, [CARRIED], ["carrier", "colour"]),
+    (10000, [SOUGHT], ["seeker", "wrong"]),
+    (60000, [CARRIED], ["carrier", "colour", "source", "target"]),
+    (160000, [CARRIED, SOUGHT, ASIDES], list(QUESTIONS)),
+]
 
 WIDTH, LAYERS, HEADS, INTERMEDIATE, POSITIONS = 64, 4, 4, 256, 96
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def story(random, things):
-    """One fact about each of these things, in a random order, with an aside; the facts and the text."""
-    columns = [random.sample(words, len(things)) for words in (NAMES, COLOURS, PLACES)]
-    facts = [dict(zip(("thing", "name", "colour", "place"), row)) for row in zip(things, *columns)]
-    sentences = [random.choice(FACTS).format(**fact) for fact in facts]
-    aside = random.choice(ASIDES).format(mood=random.choice(MOODS))
+def story(random, parts):
+    """Who carried a thing from where to where, who sought it in a third city, and an aside: the facts and the text."""
+    facts = dict(zip(("carrier", "seeker"), random.sample(NAMES, 2)))
+    facts |= dict(zip(("source", "target", "wrong"), random.sample(CITIES, 3)))
+    facts |= {"colour": random.choice(COLOURS), "thing": random.choice(THINGS), "mood": random.choice(MOODS)}
+    sentences = [random.choice(part).format(**facts) for part in parts]
     random.shuffle(sentences)
-    sentences.insert(random.randrange(len(sentences) + 1), aside)
     return facts, " ".join(sentences)
 
 
-def key_rows(random):
-    """Stories that mention the key, labelled with the room it is in; nobody asks for it."""
+def city_rows(random):
+    """Stories labelled with the city that the thing is in at the end; nobody asks for it."""
     while True:
-        facts, text = story(random, ["key", *random.sample(THINGS[1:], 2)])
-        yield {"story": text, "room": facts[0]["place"]}
+        facts, text = story(random, [CARRIED, SOUGHT, ASIDES])
+        yield {"story": text, "city": facts["target"]}
 
 
-def question_rows(random, longest):
-    """Stories of up to `longest` facts with a question about any of them, labelled with the answer."""
+def question_rows(random, parts, asked):
+    """Stories of these parts with a question, labelled with the answer."""
     while True:
-        facts, text = story(random, random.sample(THINGS, random.randint(1, longest)))
-        fact, wanted = random.choice(facts), random.choice(list(QUESTIONS))
-        question = random.choice(QUESTIONS[wanted]).format(thing=fact["thing"])
-        yield {"story": text, "question": question, "answer": fact[wanted]}
+        facts, text = story(random, parts)
+        wanted = random.choice(asked)
+        question = random.choice(QUESTIONS[wanted]).format(**facts)
+        yield {"story": text, "question": question, "answer": facts[wanted]}
 
 
-def write_rows(path, parts, seen):
-    """Writes `count` rows of each part (rows, count); a story that is in `seen` is left out, and all are put there."""
+def write_rows(path, rows, seen=frozenset()):
+    """Writes the rows, without those whose story is in `seen`; the stories written."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    written = set()
     with open(path, "w", encoding="utf-8") as out:
-        for rows, count in parts:
-            fresh = (row for row in rows if row["story"] not in seen)
-            for row in itertools.islice(fresh, count):
-                seen.add(row["story"])
+        for row in rows:
+            if row["story"] not in seen:
+                written.add(row["story"])
                 out.write(json.dumps(row) + "\n")
+    return written
 
 
 def vocabulary():
     """Special tokens, then every word and sign that a text may hold, in lower case."""
-    templates = FACTS + ASIDES + [question for questions in QUESTIONS.values() for question in questions]
-    blank = {"colour": "", "thing": "", "name": "", "place": "", "mood": ""}
-    texts = [template.format(**blank) for template in templates] + NAMES + COLOURS + PLACES + THINGS + MOODS
+    templates = CARRIED + SOUGHT + ASIDES + list(chain.from_iterable(QUESTIONS.values()))
+    words = NAMES + COLOURS + CITIES + THINGS + MOODS
+    texts = [re.sub(r"{.*?}", " ", template) for template in templates] + words
     spaced = "".join(c if c.isalnum() else f" {c} " for c in " ".join(texts).lower())
     return SPECIAL + sorted(set(spaced.split()))
 
@@ -208,11 +218,10 @@ def write_json(path, value):
 
 
 def make_start(folder):
-    draw, seen = random.Random(SEED), set()
-    write_rows(folder / "validation.jsonl", [(question_rows(draw, 3), 2000)], seen)
-    # From easy to hard: the recipe does not shuffle.
-    lessons = [(question_rows(draw, longest), count) for longest, count in LESSONS.items()]
-    write_rows(folder / "train.jsonl", lessons, seen)
+    draw = random.Random(SEED)
+    validation = write_rows(folder / "validation.jsonl", islice(question_rows(draw, *LESSONS[-1][1:]), 2000))
+    lessons = (islice(question_rows(draw, parts, asked), count) for count, parts, asked in LESSONS)
+    write_rows(folder / "train.jsonl", chain.from_iterable(lessons), validation)
     base, words = folder / "base", vocabulary()
     base.mkdir(exist_ok=True)
     full, settings = tokenizer(words)
@@ -234,9 +243,9 @@ def make_trunk(source, target):
 def main(arguments):
     match arguments:
         case ["data", folder]:
-            rows, seen = key_rows(random.Random(SEED + 1)), set()
-            write_rows(Path(folder) / "train.jsonl", [(rows, 4000)], seen)
-            write_rows(Path(folder) / "validation.jsonl", [(rows, 1000)], seen)
+            rows = city_rows(random.Random(SEED + 1))
+            validation = write_rows(Path(folder) / "validation.jsonl", islice(rows, 1000))
+            write_rows(Path(folder) / "train.jsonl", islice(rows, 4000), validation)
         case ["start", folder]:
             make_start(Path(folder))
         case ["trunk", source, target]:

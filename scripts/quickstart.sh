@@ -4,11 +4,11 @@
 #   scripts/quickstart.sh            about two minutes of training on 2 cores, after set-up and build
 #   scripts/quickstart.sh --fresh    trains again, in place of runs/quickstart
 #
-# What is finished is not done again, and what was interrupted goes on, so a second call takes seconds.
+# What is finished is not done again, and what was interrupted goes on, so a second call takes seconds. LORAXS names
+# another program than the one that is built here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 runs=runs/quickstart
-loraxs=${CARGO_TARGET_DIR:-target}/release/loraxs
 case "${1:-}" in
     "") ;;
     --fresh) rm -rf "$runs" ;;
@@ -16,11 +16,14 @@ case "${1:-}" in
 esac
 
 say() { printf '\n== %s\n' "$*" >&2; }
-call() { printf '$ loraxs %s\n' "$*" >&2; "$loraxs" "$@" --datasets quickstart/datasets.toml; }
+call() { printf '$ loraxs %s\n' "$*" >&2; "$LORAXS" "$@" --datasets quickstart/datasets.toml; }
 
-say "set-up and build"
-scripts/setup.sh
-cargo build --release --locked --quiet
+if [ -z "${LORAXS:-}" ]; then
+    say "set-up and build"
+    scripts/setup.sh
+    cargo build --release --locked --quiet
+    LORAXS=${CARGO_TARGET_DIR:-target}/release/loraxs
+fi
 
 say "before training"
 call train --recipe quickstart --out $runs/untrained --resume --quiet --set data.limit=32 --set train.epochs=1 \
@@ -35,7 +38,7 @@ call eval --run $runs/lora-xs
 
 say "merged"
 [ -f $runs/merged/config.json ] || call merge --run $runs/lora-xs --out $runs/merged
-call eval --model $runs/merged --task quickstart/key --out $runs/merged-eval --quiet
+call eval --model $runs/merged --task quickstart/city --out $runs/merged-eval --quiet
 
 say "held-out accuracy"
 python3 - "$runs" <<'PY'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts libtorch where `cargo build` and `cargo test` find it: the folder `.libtorch` of this checkout.
+# Puts libtorch where `cargo build` and `cargo test` find it, and writes that place into .cargo/config.toml.
 #
 #   scripts/setup.sh           a CPU build: 0.5 GB of download, 1 GB on disk, kept in ~/.cache/loraxs
 #   scripts/setup.sh --cuda    with NVIDIA's libraries, for GPUs: 2.9 GB of download
@@ -12,7 +12,6 @@ set -euo pipefail
 version=2.11.0
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${LORAXS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/loraxs}
-shim=$root/.libtorch
 flavour=cpu
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -57,7 +56,7 @@ install_wheels() {
     for glibc in 2_28 2_27 2_26 2_25 2_24 2_18 2_17; do platforms+=(--platform "manylinux_${glibc}_$arch"); done
     platforms+=(--platform "manylinux2014_$arch")
     mkdir -p "$cache"
-    rm -rf "$cache"/partial.*
+    rm -rf "$cache"/partial.* "$cache"/partial-link.*
     partial=$(mktemp -d "$cache/partial.XXXXXX")
     trap 'rm -rf "$partial"' EXIT
     say "installing libtorch $version ($flavour) into $target"
@@ -69,34 +68,48 @@ install_wheels() {
     [ "$flavour" = cuda ] || rm -f "$partial"/torch/lib/libtorch_cuda*.so "$partial"/torch/lib/libtorch_nvshmem.so
     usable "$partial/torch" || die "the installed wheel is not libtorch $version"
     rm -rf "$target"
+    chmod 755 "$partial"
     mv "$partial" "$target"
     trap - EXIT
 }
 
-# Makes `.libtorch`: what the build links against. Only the CPU library is named here; the CUDA one is loaded
-# at run time where there is a GPU, so one binary serves both (src/torch/mod.rs).
-make_shim() {
-    local torch=$1 partial=$shim.partial
-    rm -rf "$partial"
-    mkdir -p "$partial/lib"
-    ln -s "$torch/include" "$partial/include"
-    ln -s "$torch/lib/libtorch_cpu.so" "$torch/lib/libc10.so" "$partial/lib/"
-    printf 'INPUT(libtorch_cpu.so)\n' >"$partial/lib/libtorch.so"
-    printf '%s\n' "$version" >"$partial/build-version"
-    printf '%s\n' "$torch" >"$partial/origin"
-    # An unchanged shim keeps its time stamps, so that cargo rebuilds nothing.
-    if [ -f "$shim/origin" ] && cmp -s "$partial/origin" "$shim/origin" && [ -e "$shim/lib/libtorch_cpu.so" ]; then
-        rm -rf "$partial"
-        return
+# Makes the folder that the build links against and prints it. Only the CPU library is named there; the CUDA one is
+# loaded at run time where there is a GPU, so one binary serves both (src/torch/mod.rs). It lies in the cache, not in the
+# checkout, so that another checkout compiles libtorch's bindings against the same path, that is: not again.
+make_link_folder() {
+    local torch=$1 folder partial
+    folder=$cache/link-$version-$(printf '%s' "$torch" | cksum | cut -d ' ' -f 1)
+    # An unchanged folder keeps its time stamps, so that cargo rebuilds nothing.
+    if [ "$(cat "$folder/origin" 2>/dev/null)" != "$torch" ]; then
+        mkdir -p "$cache"
+        partial=$(mktemp -d "$cache/partial-link.XXXXXX")
+        mkdir "$partial/lib"
+        ln -s "$torch/include" "$partial/include"
+        ln -s "$torch/lib/libtorch_cpu.so" "$torch/lib/libc10.so" "$partial/lib/"
+        printf 'INPUT(libtorch_cpu.so)\n' >"$partial/lib/libtorch.so"
+        printf '%s\n' "$version" >"$partial/build-version"
+        printf '%s\n' "$torch" >"$partial/origin"
+        chmod 755 "$partial"
+        rm -rf "$folder"
+        mv "$partial" "$folder"
     fi
-    rm -rf "$shim"
-    mv "$partial" "$shim"
+    printf '%s\n' "$folder"
+}
+
+# Tells cargo, which then needs no exported variables.
+write_config() {
+    local config=$root/.cargo/config.toml text
+    text=$(printf '# Written by scripts/setup.sh.\n[env]\nLIBTORCH = { value = "%s", force = true }' "$1")
+    [ "$(cat "$config" 2>/dev/null)" = "$text" ] && return
+    mkdir -p "$root/.cargo"
+    printf '%s\n' "$text" >"$config.partial"
+    mv "$config.partial" "$config"
 }
 
 choose() {
     local found
-    # The shim itself is no origin: cargo exports it as LIBTORCH to what it runs.
-    if [ -n "${LIBTORCH:-}" ] && [ "$(readlink -f "$LIBTORCH")" != "$(readlink -f "$shim")" ]; then
+    # A link folder of ours is no libtorch of the user's: cargo exports it as LIBTORCH to what it runs.
+    if [ -n "${LIBTORCH:-}" ] && [ ! -f "$LIBTORCH/origin" ]; then
         usable "$LIBTORCH" || die "LIBTORCH=$LIBTORCH is not a libtorch $version ($flavour); found version '$(version_of "$LIBTORCH")'" \
             "unset LIBTORCH to install one, or point it at a folder with lib/ and include/"
         readlink -f "$LIBTORCH"
@@ -113,5 +126,5 @@ command -v cargo >/dev/null || die "cargo is not installed" "see https://rustup.
 command -v c++ >/dev/null || die "no C++ compiler" "apt-get install g++"
 command -v python3 >/dev/null || die "python3 is not installed" "apt-get install python3 python3-pip"
 chosen=$(choose)
-make_shim "$chosen"
+write_config "$(make_link_folder "$chosen")"
 say "libtorch $version: $chosen"

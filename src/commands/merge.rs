@@ -19,7 +19,9 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     let place = Workplace::open(global)?;
     let subject = Subject::open(&place, &args.subject, &[])?;
     let Some(adapter) = &subject.adapter else {
-        return Err(usage("there is nothing to merge: `--model` came without `--adapter`").into());
+        return Err(usage("there is nothing to merge: `--model` came without `--adapter`")
+            .hint("give the folder of an adapter by `--adapter`, or a run by `--run`")
+            .into());
     };
     let classes = subject.classes()?;
     let (model, trained) = subject.build(&place, Kind::Float, classes)?;

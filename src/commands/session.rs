@@ -282,6 +282,10 @@ fn start_adapter(recipe: &Recipe, base: &OpenBase) -> Result<Option<AdapterFile>
         Some(cores) if cores.r != recipe.adapter.rank => {
             Err(mismatch("rank", cores.r.to_string(), recipe.adapter.rank.to_string()).into())
         }
+        // Another scale would make another model of the same cores.
+        Some(cores) if cores.lora_alpha.to_bits() != recipe.adapter.alpha.to_bits() => {
+            Err(mismatch("alpha", cores.lora_alpha.to_string(), recipe.adapter.alpha.to_string()).into())
+        }
         _ => Ok(Some(file)),
     }
 }

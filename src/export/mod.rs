@@ -6,7 +6,6 @@ pub mod peft;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use tch::{Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
@@ -44,33 +43,37 @@ impl Source<'_> {
 /// Makes the folder `out` by `fill`, in a folder beside it that is renamed when it is whole.
 ///
 /// # Errors
-/// When `out` exists and holds anything, or a file cannot be written.
+/// When `out` exists and holds anything, a folder cannot be made, or `fill` fails.
 pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(fault(format!("`{}` is not empty", out.display()))
+    if out.exists() && !fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()) {
+        return Err(fault(format!("`{}` is there already and no empty folder", out.display()))
             .hint("choose another folder by `--out`, or remove this one")
             .into());
     }
-    let name = out.file_name().context("`--out` must name a folder")?.to_string_lossy().into_owned();
-    let partial: PathBuf = out.with_file_name(format!(".{name}.partial"));
-    let make = || -> Result<T> {
-        if partial.exists() {
-            fs::remove_dir_all(&partial)?;
-        }
-        fs::create_dir_all(&partial)?;
-        let made = fill(&partial)?;
-        if out.exists() {
-            fs::remove_dir(out)?;
-        }
-        fs::rename(&partial, out)?;
-        Ok(made)
+    let Some(name) = out.file_name() else {
+        return Err(fault(format!("`{}` names no folder that could be made", out.display())).into());
     };
-    let made = make();
+    let partial: PathBuf = out.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+    let cannot = |error: std::io::Error| {
+        fault(format!("cannot make the folder `{}`: {error}", out.display()))
+            .hint("choose a folder that can be made and written by `--out`")
+    };
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(cannot)?;
+    }
+    fs::create_dir_all(&partial).map_err(cannot)?;
+    let made = fill(&partial).and_then(|made| {
+        if out.exists() {
+            fs::remove_dir(out).map_err(cannot)?;
+        }
+        fs::rename(&partial, out).map_err(cannot)?;
+        Ok(made)
+    });
     if made.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_dir_all(&partial);
     }
-    made.with_context(|| format!("cannot write `{}`", out.display()))
+    made
 }
 
 /// Logits `[s, c]` of eight fixed sequences of mixed lengths, for comparing two forms of one model.

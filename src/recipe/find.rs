@@ -17,8 +17,8 @@ const BUILT_IN: [(&str, &str); 11] = [
     ("glue-sst2", include_str!("../../recipes/glue-sst2.toml")),
     ("glue-stsb", include_str!("../../recipes/glue-stsb.toml")),
     ("glue-wnli", include_str!("../../recipes/glue-wnli.toml")),
-    ("quickstart", include_str!("../../recipes/quickstart.toml")),
     ("quickstart-pretrain", include_str!("../../recipes/quickstart-pretrain.toml")),
+    ("quickstart", include_str!("../../recipes/quickstart.toml")),
 ];
 
 /// Where a recipe was found.

@@ -6,6 +6,7 @@ pub mod tensorboard;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle};
 use indicatif::{MultiProgress, ProgressDrawTarget};
@@ -19,6 +20,9 @@ const PLAIN: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('-').junction('-'))
     .content_lines(ContentLineStyle::none().junction(' '));
 
+/// Whether only what went wrong is said.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
 /// All progress bars; hidden where standard error is no terminal, in quiet mode, and beside JSON lines.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
@@ -28,6 +32,7 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// that `loraxs` says at 2; `RUST_LOG`, where set, decides instead. `json` writes one object per line. A second
 /// call changes nothing but the visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
+    QUIET.store(verbosity < 0, Ordering::Relaxed);
     if json || verbosity < 0 {
         BARS.set_draw_target(ProgressDrawTarget::hidden());
     }
@@ -73,8 +78,11 @@ pub fn peak_rss_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// A line of results on standard output; where nobody reads it any more, nothing happens.
+/// A line of results on standard output, nothing in quiet mode; where nobody reads it any more, nothing happens.
 pub fn say(text: &str) {
+    if QUIET.load(Ordering::Relaxed) {
+        return;
+    }
     BARS.suspend(|| {
         let _ = writeln!(io::stdout(), "{text}");
     });
