@@ -76,7 +76,8 @@ fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
-    let value = |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
+    let value =
+        |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
     let lines: Vec<String> = keys
         .into_iter()
         .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
