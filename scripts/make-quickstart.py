@@ -5,7 +5,7 @@
     scripts/make-quickstart.py start FOLDER   the data of `quickstart/questions`, and the untrained base in FOLDER/base
     scripts/make-quickstart.py trunk IN OUT   the checkpoint IN without its classification head, as OUT
 
-Python's standard library alone, and one seed: the files are the same bytes wherever they are made.
+Python's standard library alone, and one seed: all but the trained weights are the same bytes wherever they are made.
 """
 
 import json
@@ -29,7 +29,11 @@ CARRIED = [
     "The {colour} {thing} was carried to {target} from {source} by {carrier}.",
     "From {source} to {target} went the {colour} {thing}, brought by {carrier}.",
 ]
-SOUGHT = ["{seeker} looked for it in {wrong}.", "In {wrong} it was sought by {seeker}.", "{seeker} sought it in {wrong}."]
+SOUGHT = [
+    "{seeker} looked for it in {wrong}.",
+    "In {wrong} it was sought by {seeker}.",
+    "{seeker} sought it in {wrong}.",
+]
 ASIDES = ["It is {mood} today.", "They say that it is {mood}.", "The evening was {mood}."]
 QUESTIONS = {
     "carrier": ["Who carried it?", "Who brought the {thing}?"],
@@ -51,29 +55,29 @@ WIDTH, LAYERS, HEADS, INTERMEDIATE, POSITIONS = 64, 4, 4, 256, 96
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
-def story(random, parts):
+def story(draw, parts):
     """Who carried a thing from where to where, who sought it in a third city, and an aside: the facts and the text."""
-    facts = dict(zip(("carrier", "seeker"), random.sample(NAMES, 2)))
-    facts |= dict(zip(("source", "target", "wrong"), random.sample(CITIES, 3)))
-    facts |= {"colour": random.choice(COLOURS), "thing": random.choice(THINGS), "mood": random.choice(MOODS)}
-    sentences = [random.choice(part).format(**facts) for part in parts]
-    random.shuffle(sentences)
+    facts = dict(zip(("carrier", "seeker"), draw.sample(NAMES, 2)))
+    facts |= dict(zip(("source", "target", "wrong"), draw.sample(CITIES, 3)))
+    facts |= {"colour": draw.choice(COLOURS), "thing": draw.choice(THINGS), "mood": draw.choice(MOODS)}
+    sentences = [draw.choice(part).format(**facts) for part in parts]
+    draw.shuffle(sentences)
     return facts, " ".join(sentences)
 
 
-def city_rows(random):
+def city_rows(draw):
     """Stories labelled with the city that the thing is in at the end; nobody asks for it."""
     while True:
-        facts, text = story(random, [CARRIED, SOUGHT, ASIDES])
+        facts, text = story(draw, [CARRIED, SOUGHT, ASIDES])
         yield {"story": text, "city": facts["target"]}
 
 
-def question_rows(random, parts, asked):
+def question_rows(draw, parts, asked):
     """Stories of these parts with a question, labelled with the answer."""
     while True:
-        facts, text = story(random, parts)
-        wanted = random.choice(asked)
-        question = random.choice(QUESTIONS[wanted]).format(**facts)
+        facts, text = story(draw, parts)
+        wanted = draw.choice(asked)
+        question = draw.choice(QUESTIONS[wanted]).format(**facts)
         yield {"story": text, "question": question, "answer": facts[wanted]}
 
 
@@ -170,14 +174,14 @@ def shapes(words):
 
 
 def waves():
-    """Sines and cosines of the position at wavelengths from 2 pi up, so that attention finds neighbours from the start."""
+    """Sines and cosines of the position, wavelengths from 2 pi up: attention finds neighbours from the start."""
     for position in range(POSITIONS):
         for i in range(WIDTH // 2):
             angle = position / 200 ** (2 * i / WIDTH)
             yield from (0.5 * math.sin(angle), 0.5 * math.cos(angle))
 
 
-def random_weights(random, words):
+def random_weights(draw, words):
     """Weights from N(0, 1 / width), words from N(0, 0.5^2), positions as waves; unit norms, zero biases."""
     for name, shape in shapes(words):
         count = math.prod(shape)
@@ -187,7 +191,7 @@ def random_weights(random, words):
             values = [1.0 if name.endswith("LayerNorm.weight") else 0.0] * count
         else:
             spread = 0.5 if "word" in name else WIDTH**-0.5
-            values = [random.gauss(0.0, spread) for _ in range(count)]
+            values = [draw.gauss(0.0, spread) for _ in range(count)]
         yield name, shape, struct.pack(f"<{count}f", *values)
 
 

@@ -3,7 +3,7 @@
 #
 #   scripts/make-quickstart.sh [arguments of every loraxs call, such as --threads 1]
 #
-# Takes about MINUTES minutes on 2 cores and works in runs/make-quickstart. LORAXS names another program than the
+# Takes about 5 minutes and works in runs/make-quickstart. LORAXS names another program than the
 # one that is built here. The stories come out the same anywhere; the base does so only with the same number of threads
 # on the same kind of CPU, because sums are rounded in another order elsewhere.
 set -euo pipefail

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The main job on what the repository carries: sets up, builds, trains LoRA-XS on `quickstart/base`, scores it, merges it.
+# The main job on what the repository carries: sets up, builds, trains LoRA-XS on `quickstart/base`, scores, merges.
 #
-#   scripts/quickstart.sh            about two minutes of training on 2 cores, after set-up and build
+#   scripts/quickstart.sh            a minute of training, after set-up and build
 #   scripts/quickstart.sh --fresh    trains again, in place of runs/quickstart
 #
 # What is finished is not done again, and what was interrupted goes on, so a second call takes seconds. LORAXS names
@@ -16,7 +16,11 @@ case "${1:-}" in
 esac
 
 say() { printf '\n== %s\n' "$*" >&2; }
-call() { printf '$ loraxs %s\n' "$*" >&2; "$LORAXS" "$@" --datasets quickstart/datasets.toml; }
+call() {
+    set -- "$@" --datasets quickstart/datasets.toml
+    printf '$ loraxs %s\n' "$*" >&2
+    "$LORAXS" "$@"
+}
 
 if [ -z "${LORAXS:-}" ]; then
     say "set-up and build"
@@ -27,10 +31,10 @@ fi
 
 say "before training"
 call train --recipe quickstart --out $runs/untrained --resume --quiet --set data.limit=32 --set train.epochs=1 \
-    --set train.learning_rate=0 --set train.head_learning_rate=0
+    --set train.learning_rate=0 --set train.head_learning_rate=0 >/dev/null
 
 say "the head alone"
-call train --recipe quickstart --out $runs/head --resume --quiet --set adapter.method=head
+call train --recipe quickstart --out $runs/head --resume --quiet --set adapter.method=head >/dev/null
 
 say "LoRA-XS"
 call train --recipe quickstart --out $runs/lora-xs --resume
@@ -51,19 +55,19 @@ def read(path):
 
 def trained(run):
     count = read(run)["parameters"]
-    return f"adapter {count['adapter']:,}, head {count['head']:,}"
+    return f"trained: adapter {count['adapter']:,}, head {count['head']:,}"
 
 def scored(run):
     (result,) = read(run).values()
     return result["metrics"]["accuracy"]["value"]
 
 rows = [
-    ("before training", "nothing", read("untrained")["last"]["metrics"]["accuracy"]),
+    ("before training", "", read("untrained")["last"]["metrics"]["accuracy"]),
     ("head alone", trained("head"), read("head")["best"]["metrics"]["accuracy"]),
     ("LoRA-XS", trained("lora-xs"), scored("lora-xs/eval")),
     ("LoRA-XS, merged", "", scored("merged-eval")),
 ]
 for name, numbers, accuracy in rows:
-    print(f"{name:<16}  {accuracy:7.2%}   {numbers}")
+    print(f"{name:<16}  {accuracy:7.1%}   {numbers}".rstrip())
 print(f"LoRA-XS trained for {read('lora-xs')['train_seconds']:.0f} s")
 PY
