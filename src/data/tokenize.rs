@@ -18,7 +18,7 @@ use crate::fault::{Result, fault, usage};
 use crate::files;
 
 /// Files that make up a tokenizer; those that exist are copied next to a saved model.
-const FILES: [&str; 12] = [
+pub const FILES: [&str; 12] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

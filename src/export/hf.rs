@@ -9,28 +9,14 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Source;
 use crate::adapters::Group;
+use crate::data::tokenize;
 use crate::fault::Result;
 use crate::files;
 use crate::models::config::HeadKind;
 use crate::torch::tensor_file;
 
-/// Files of a checkpoint folder that are copied as they are.
-const COPIED: [&str; 14] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "generation_config.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "README.md",
-];
+/// Files of a checkpoint folder that are copied as they are, besides those of its tokenizer.
+const COPIED: [&str; 4] = ["generation_config.json", "LICENSE", "LICENSE.txt", "README.md"];
 
 /// Writes the merged checkpoint into `folder`; `kind` replaces the base's own where given.
 ///
@@ -40,7 +26,7 @@ pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64
     let tensors = merged(source, kind)?;
     write_shards(folder, &tensors, shard_size)?;
     files::write_json(&folder.join("config.json"), &config(source, kind))?;
-    for name in COPIED {
+    for name in tokenize::FILES.into_iter().chain(COPIED) {
         let from = source.base.folder.join(name);
         if from.exists() {
             files::write_bytes(&folder.join(name), &files::read_bytes(&from)?)?;

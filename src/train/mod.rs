@@ -22,6 +22,7 @@ use crate::nn::pass::mix;
 use crate::recipe::Schedule;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
+use crate::torch::peak_memory_mib;
 use checkpoint::{Record, State};
 use optim::AdamW;
 use order::{Order, steps_per_epoch};
@@ -217,7 +218,8 @@ impl<'a> Trainer<'a> {
             self.log(&norms, factor)?;
         }
         let shown = losses.first().copied().unwrap_or(f64::NAN);
-        Ok(format!("loss {shown:.4}, {:.0} examples/s", self.state.examples_per_second()))
+        let memory = peak_memory_mib(self.optimizer.device());
+        Ok(format!("loss {shown:.4}, {:.0} examples/s, {memory:.0} MiB", self.state.examples_per_second()))
     }
 
     /// Forward and backward over the micro batches: each run's loss, and the tokens computed.

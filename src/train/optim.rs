@@ -4,7 +4,7 @@
 //! handful of kernels however many layers are adapted, and each of the k runs has a norm and a learning rate of its own.
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::Result;
@@ -49,6 +49,11 @@ impl AdamW {
             }
         }
         Ok(Self { buffers, weight_decay, updates: 0 })
+    }
+
+    /// Where the trained tensors lie.
+    pub fn device(&self) -> Device {
+        self.buffers.first().map_or(Device::Cpu, |buffer| buffer.values.device())
     }
 
     /// Norm of each run's whole gradient, over all groups, after division by `divisor`: `[k]`.

@@ -17,7 +17,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("cli", &["recipe"]),
     // The loop takes the name of a schedule from the recipe, and nothing else.
     ("train", &["adapters", "data", "eval", "models", "nn", "recipe::Schedule", "report"]),
-    ("export", &["adapters", "eval", "models", "nn", "report"]),
+    ("export", &["adapters", "data", "eval", "models", "nn", "report"]),
     ("eval", &["adapters", "data", "models", "nn", "report"]),
     ("models", &["adapters", "nn", "report"]),
     ("nn", &["adapters"]),
