@@ -457,7 +457,7 @@ fn a_finished_run_is_used_with_care() {
         &["no submission file for the split `validation`"],
     );
     assert!(!bench.path("run/eval").exists());
-    bench.refuses(&["merge", "--run", "run", "--out", "run"], 1, &["is not empty", "hint:"]);
+    bench.refuses(&["merge", "--run", "run", "--out", "run"], 1, &["is there already", "hint:"]);
     bench.refuses(
         &["merge", "--run", "run", "--out", "recipe.toml/x"],
         1,
