@@ -1,6 +1,6 @@
 //! Adapters over a model's named linear layers: which layers, and putting LoRA-XS on them.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::Classifier;
 use super::head::drawn;
@@ -93,17 +93,13 @@ pub fn attach_lora_xs(
         let cores: Vec<Tensor> =
             seeds.iter().map(|&seed| drawn(seed, &name, &[spec.rank, spec.rank], spec.init_std)).collect();
         let core = trained.add(name, Group::Adapter, &Tensor::stack(&cores, 0).to_device(device));
-        let kind = compute_kind(linear);
+        // The kind that the layer's frozen weight computes in.
+        let kind = linear.weight().kind();
         let place = |factor: &Tensor| factor.to_device(device).to_kind(kind).contiguous();
         let adapter = LoraXs::new(place(&factors.a), place(&factors.b), core, spec.alpha / spec.rank as f64);
         linear.attach(Box::new(adapter), spec.dropout);
     }
     Ok(())
-}
-
-/// The kind of the layer's frozen weight.
-fn compute_kind(linear: &Linear) -> Kind {
-    linear.weight().kind()
 }
 
 #[cfg(test)]
