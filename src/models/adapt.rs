@@ -8,7 +8,6 @@ use crate::adapters::basis::Basis;
 use crate::adapters::lora_xs::LoraXs;
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault, usage};
-use crate::nn::Linear;
 
 /// The settings of an adapter that do not depend on the layer.
 #[derive(Debug, Clone, Copy)]
