@@ -461,7 +461,7 @@ fn a_finished_run_is_used_with_care() {
     bench.refuses(
         &["merge", "--run", "run", "--out", "recipe.toml/x"],
         1,
-        &["cannot write", "recipe.toml/x"],
+        &["cannot make the folder `recipe.toml/x`", "hint:"],
     );
 }
 
