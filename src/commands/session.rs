@@ -15,7 +15,7 @@ use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
-use crate::models::adapt::{Spec, attach_lora_xs, targeted};
+use crate::models::adapt::{Plan as AdapterPlan, Spec, attach, targeted};
 use crate::models::{Build, Classifier};
 use crate::recipe::{Every, Method, Precision, Recipe};
 use crate::report::table;
@@ -328,7 +328,9 @@ fn lora_xs(
         init_std: adapter.init_std,
         dropout: adapter.dropout,
     };
-    attach_lora_xs(model, &basis, spec, &[recipe.train.seed], trained)?;
+    let plan = AdapterPlan::LoraXs { basis: &basis, spec };
+    let device = model.device();
+    attach(model.encoder.linears_mut(), device, plan, &[recipe.train.seed], trained)?;
     Ok(basis)
 }
 

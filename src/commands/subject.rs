@@ -11,7 +11,7 @@ use crate::adapters::file::AdapterFile;
 use crate::adapters::{Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
-use crate::models::adapt::{Spec, attach_lora_xs, targeted};
+use crate::models::adapt::{self, Plan, Spec, targeted};
 use crate::models::{Build, Classifier};
 use crate::recipe::Recipe;
 
@@ -115,7 +115,8 @@ pub fn attach(
     let Some(cores) = &adapter.config.cores else { return Ok(()) };
     let basis = adapter_basis(place, base, adapter, basis_folder)?;
     let spec = Spec { rank: cores.r, alpha: cores.lora_alpha, init_std: 0.0, dropout: 0.0 };
-    attach_lora_xs(model, &basis, spec, &[0], trained)
+    let (plan, device) = (Plan::LoraXs { basis: &basis, spec }, model.device());
+    adapt::attach(model.encoder.linears_mut(), device, plan, &[0], trained)
 }
 
 /// The basis that an adapter was trained in: from its own file, from `folder`, from the cache, or computed again.

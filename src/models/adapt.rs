@@ -1,13 +1,13 @@
 //! Adapters over a model's named linear layers: which layers, and putting LoRA-XS on them.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
-use super::Classifier;
 use super::head::drawn;
 use crate::adapters::basis::Basis;
 use crate::adapters::lora_xs::LoraXs;
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault, usage};
+use crate::nn::Linear;
 
 /// The settings of an adapter that do not depend on the layer.
 #[derive(Debug, Clone, Copy)]
@@ -58,19 +58,42 @@ fn short_name(name: &str) -> &str {
     start.filter(|(part, _)| number(part)).last().map_or(name, |(_, end)| &name[end..])
 }
 
-/// Puts LoRA-XS adapters on the layers of `basis`, with one core for each seed, and adds the cores to `trained`.
+/// What is put on a model's layers: a method with its settings and its frozen factors.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan<'a> {
+    /// LoRA-XS on the layers of its basis.
+    LoraXs {
+        /// Frozen factors of each adapted layer.
+        basis: &'a Basis,
+        /// The settings.
+        spec: Spec,
+    },
+}
+
+/// Puts adapters on those of `linears`, all on `device`, that the plan names, with one set of trained factors for each
+/// seed, and adds these to `trained`.
 ///
 /// # Errors
-/// When the basis does not fit the model's layers.
-pub fn attach_lora_xs(
-    model: &mut Classifier,
-    basis: &Basis,
-    spec: Spec,
+/// When the plan does not fit the layers.
+pub fn attach(
+    linears: Vec<&mut Linear>,
+    device: Device,
+    plan: Plan,
     seeds: &[u64],
     trained: &mut Trained,
 ) -> Result<()> {
-    let device = model.device();
-    let mut linears = model.encoder.linears_mut();
+    match plan {
+        Plan::LoraXs { basis, spec } => attach_lora_xs(linears, device, (basis, spec), seeds, trained),
+    }
+}
+
+fn attach_lora_xs(
+    mut linears: Vec<&mut Linear>,
+    device: Device,
+    (basis, spec): (&Basis, Spec),
+    seeds: &[u64],
+    trained: &mut Trained,
+) -> Result<()> {
     for (name, factors) in &basis.modules {
         let Some(linear) = linears.iter_mut().find(|linear| linear.name() == name) else {
             return Err(

@@ -12,7 +12,7 @@ use loraxs::data::Example;
 use loraxs::eval::Evaluation;
 use loraxs::eval::metrics::Metric;
 use loraxs::fault::Result;
-use loraxs::models::adapt::{Spec, attach_lora_xs, targeted};
+use loraxs::models::adapt::{Plan as AdapterPlan, Spec, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::Sequence;
 use loraxs::nn::{Linear, Packed, Pass};
@@ -59,7 +59,8 @@ fn adapted(checkpoint: &str, kind: Kind, seeds: &[u64], spec: Spec) -> Adapted {
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let basis = basis(&base, Init::Svd);
-    attach_lora_xs(&mut model, &basis, spec, seeds, &mut trained).unwrap();
+    let plan = AdapterPlan::LoraXs { basis: &basis, spec };
+    attach(model.encoder.linears_mut(), Device::Cpu, plan, seeds, &mut trained).unwrap();
     Adapted { base, basis, model, trained }
 }
 
