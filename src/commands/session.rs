@@ -221,7 +221,7 @@ impl Session {
         };
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
         Forecast {
-            config: &self.base.base.config,
+            config: &self.model.config,
             trained: &self.trained,
             lengths: &lengths,
             micro_batch_size: self.recipe.train.micro_batch_size,

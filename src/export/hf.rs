@@ -99,8 +99,8 @@ fn write_shards(folder: &Path, tensors: &[(String, Tensor)], shard_size: u64) ->
 
 /// The base's `config.json` with architecture and labels of the classifier.
 fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
-    let mut config = source.base.config.raw.clone();
-    config.insert("architectures".into(), json!([source.base.config.architecture]));
+    let mut config = source.base.config.raw().clone();
+    config.insert("architectures".into(), json!([source.model.config.architecture]));
     let regression = source.labels.is_empty();
     let names: Vec<String> = if regression { vec!["LABEL_0".into()] } else { source.labels.to_vec() };
     let id2label: Map<String, Value> =

@@ -1,9 +1,7 @@
 //! `config.json` of an encoder, read into what the layers need. Family names end here.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::Context as _;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -80,8 +78,11 @@ pub struct EncoderConfig {
     pub raw: serde_json::Map<String, Value>,
 }
 
+/// The `model_type`s of encoders.
+pub const FAMILIES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "camembert"];
+
 /// More layers than any encoder has: a number beyond it is a mistake, and would only be told layer by layer.
-const MOST_LAYERS: i64 = 1000;
+pub(super) const MOST_LAYERS: i64 = 1000;
 
 /// The fields read from `config.json`; what is absent has the default of Transformers' configuration class.
 #[derive(Deserialize)]
@@ -133,17 +134,11 @@ fn fiftieth() -> f64 {
 }
 
 impl EncoderConfig {
-    /// Reads `config.json` of a checkpoint folder.
+    /// Reads the text of a `config.json`.
     ///
     /// # Errors
     /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let text = files::read_text(&path)?;
-        Self::from_json(&text).with_context(|| format!("cannot use `{}`", path.display()))
-    }
-
-    fn from_json(text: &str) -> Result<Self> {
+    pub fn from_json(text: &str) -> Result<Self> {
         let json: serde_json::Map<String, Value> = files::parse_json(text)?;
         let raw: Raw = files::parse_json(text)?;
         let (prefix, class, head, padded) = match raw.model_type.as_str() {
@@ -152,9 +147,7 @@ impl EncoderConfig {
             "xlm-roberta" => ("roberta", "XLMRoberta", HeadKind::TwoLayer, true),
             "camembert" => ("roberta", "Camembert", HeadKind::TwoLayer, true),
             other => {
-                return Err(fault(format!("the model type `{other}` is not supported"))
-                    .hint("supported are `bert`, `roberta`, `xlm-roberta` and `camembert`")
-                    .into());
+                return Err(fault(format!("the model type `{other}` is not supported")).into());
             }
         };
         refuse_unsupported(&raw)?;
@@ -201,6 +194,22 @@ impl EncoderConfig {
             Positions::FromZero => self.positions,
             Positions::AfterPadding(pad) => self.positions - i64::from(pad) - 1,
         }
+    }
+
+    /// The linear layers of the trunk: path and shape `[out, in]`, in the order of the layers.
+    pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
+        let (d, wide) = (self.width, self.intermediate);
+        let ends = [
+            ("attention.self.query", [d, d]),
+            ("attention.self.key", [d, d]),
+            ("attention.self.value", [d, d]),
+            ("attention.output.dense", [d, d]),
+            ("intermediate.dense", [wide, d]),
+            ("output.dense", [d, wide]),
+        ];
+        let at =
+            |i: usize| ends.map(|(end, shape)| (format!("{}.encoder.layer.{i}.{end}", self.prefix), shape));
+        (0..self.layers).flat_map(at).collect()
     }
 
     /// Replaces every dropout.
@@ -267,7 +276,8 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
     Ok(())
 }
 
-fn activation(name: &str) -> Result<Activation> {
+/// The activation of this name in Transformers.
+pub(super) fn activation(name: &str) -> Result<Activation> {
     Ok(match name {
         "gelu" | "gelu_python" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,

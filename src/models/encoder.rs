@@ -4,8 +4,9 @@ use tch::Tensor;
 
 use super::config::{Activation, EncoderConfig};
 use super::loader::Loader;
+use super::recompute::Trunk;
 use crate::fault::Result;
-use crate::nn::attention::attend;
+use crate::nn::attention::Attention;
 use crate::nn::packed::Positions;
 use crate::nn::{LayerNorm, Linear, Packed, Pass};
 use crate::torch::{cast, dims3};
@@ -45,7 +46,7 @@ struct Block {
     activation: Activation,
     heads: i64,
     dropout: f64,
-    attention_dropout: f64,
+    attention: Attention,
 }
 
 impl Encoder {
@@ -94,29 +95,6 @@ impl Encoder {
         Ok(x)
     }
 
-    /// The sum of the three embeddings, normed: `[k, n, d]`.
-    pub fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
-        let look_up =
-            |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
-        let sum = look_up(&self.words, &batch.ids, self.padding)
-            + look_up(&self.types, &batch.types, -1)
-            + look_up(&self.positions, &batch.positions, self.position_padding);
-        pass.dropout(&self.embedding_norm.forward(&cast(&sum, self.kind)), self.dropout)
-    }
-
-    /// Number of layers.
-    pub fn depth(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Layer `index` alone: hidden states `[k, n, d]` to the same.
-    pub fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
-        match self.blocks.get(index) {
-            Some(block) => block.forward(x, batch, &pass.layer(index)),
-            None => Ok(x.shallow_clone()),
-        }
-    }
-
     /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.blocks.iter_mut().flat_map(Block::linears_mut).chain(self.pooler.as_mut()).collect()
@@ -125,6 +103,29 @@ impl Encoder {
     /// The same layers, for reading.
     pub fn linears(&self) -> Vec<&Linear> {
         self.blocks.iter().flat_map(Block::linears).chain(self.pooler.as_ref()).collect()
+    }
+}
+
+impl Trunk for Encoder {
+    fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The sum of the three embeddings, normed.
+    fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
+        let look_up =
+            |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
+        let sum = look_up(&self.words, &batch.ids, self.padding)
+            + look_up(&self.types, &batch.types, -1)
+            + look_up(&self.positions, &batch.positions, self.position_padding);
+        pass.dropout(&self.embedding_norm.forward(&cast(&sum, self.kind)), self.dropout)
+    }
+
+    fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        match self.blocks.get(index) {
+            Some(block) => block.forward(x, batch, &pass.layer(index)),
+            None => Ok(x.shallow_clone()),
+        }
     }
 }
 
@@ -143,7 +144,13 @@ impl Block {
             activation: config.activation,
             heads: config.heads,
             dropout: config.dropout,
-            attention_dropout: config.attention_dropout,
+            attention: Attention {
+                causal: false,
+                window: None,
+                scale: ((d / config.heads) as f64).sqrt().recip(),
+                cap: None,
+                dropout: config.attention_dropout,
+            },
         })
     }
 
@@ -155,7 +162,7 @@ impl Block {
         let q = heads(self.query.forward(x, pass));
         let key = heads(self.key.forward(x, pass));
         let v = heads(self.value.forward(x, pass));
-        let attended = attend([&q, &key, &v], batch, self.attention_dropout, pass)?.view([k, n, d]);
+        let attended = self.attention.forward([&q, &key, &v], batch, pass)?.view([k, n, d]);
         let attended = pass.dropout(&self.attention_output.forward(&attended, pass), self.dropout);
         let x = self.attention_norm.forward(&(attended + x));
         let wide = self.activation.apply(&self.intermediate.forward(&x, pass));

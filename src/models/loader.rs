@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
-use crate::nn::{LayerNorm, Linear};
+use crate::nn::{LayerNorm, Linear, RmsNorm};
 use crate::torch::tensors::Tensors;
 
 /// Reads tensors for a trunk; canonical names carry the family's prefix (`bert.encoder.layer.0…`).
@@ -42,6 +42,11 @@ impl<'a> Loader<'a> {
     /// The kind in which layers compute.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Where the tensors go.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The name under which the checkpoint stores a canonical name. Old TensorFlow conversions call a norm's weight
@@ -90,10 +95,29 @@ impl<'a> Loader<'a> {
     }
 
     /// A linear layer with a bias.
+    ///
+    /// # Errors
+    /// As [`Loader::tensor`].
     pub fn linear(&mut self, at: &str, out: i64, inputs: i64) -> Result<Linear> {
+        self.linear_with(at, out, inputs, true)
+    }
+
+    /// A linear layer, with a bias or without.
+    ///
+    /// # Errors
+    /// As [`Loader::tensor`].
+    pub fn linear_with(&mut self, at: &str, out: i64, inputs: i64, biased: bool) -> Result<Linear> {
         let weight = self.tensor(&format!("{at}.weight"), &[out, inputs])?;
-        let bias = self.tensor(&format!("{at}.bias"), &[out])?;
-        Ok(Linear::new(at.to_owned(), weight, Some(bias)))
+        let bias = if biased { Some(self.tensor(&format!("{at}.bias"), &[out])?) } else { None };
+        Ok(Linear::new(at.to_owned(), weight, bias))
+    }
+
+    /// A root-mean-square norm whose stored weight counts from `offset`.
+    ///
+    /// # Errors
+    /// As [`Loader::tensor`].
+    pub fn rms_norm(&mut self, at: &str, width: i64, offset: f64, eps: f64) -> Result<RmsNorm> {
+        Ok(RmsNorm::new(self.tensor(&format!("{at}.weight"), &[width])?, offset, eps))
     }
 
     /// A layer norm.

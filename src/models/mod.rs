@@ -1,7 +1,12 @@
-//! Models: a checkpoint folder opened ([`Base`]), and a trunk with a head built from it ([`Classifier`]).
+//! Models: a checkpoint folder opened ([`Base`]), and what is built from it ([`Classifier`], [`CausalLm`]).
 
 pub mod adapt;
+pub mod causal;
+pub mod classifier;
 pub mod config;
+pub mod decoder;
+pub mod decoder_config;
+mod decoder_fields;
 pub mod encoder;
 pub mod head;
 pub mod loader;
@@ -10,18 +15,148 @@ pub mod recompute;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::Trained;
 use crate::fault::{Result, fault};
-use crate::nn::{Packed, Pass};
+use crate::files;
+use crate::nn::Linear;
+use crate::nn::packed::Positions;
 use crate::torch::tensors::Tensors;
 use adapt::Layer;
-use config::{EncoderConfig, HeadKind};
-use encoder::Encoder;
-use head::{Head, HeadSource};
-use loader::Loader;
-use recompute::Tape;
+pub use causal::CausalLm;
+pub use classifier::Classifier;
+use config::EncoderConfig;
+use decoder_config::DecoderConfig;
+use decoder_fields::FAMILIES;
+
+/// `config.json` of a checkpoint.
+#[derive(Debug, Clone)]
+pub enum Config {
+    /// BERT and its relatives.
+    Encoder(EncoderConfig),
+    /// Llama and its relatives.
+    Decoder(DecoderConfig),
+}
+
+#[derive(Deserialize)]
+struct ModelType {
+    model_type: String,
+}
+
+impl Config {
+    /// Reads `config.json` of a checkpoint folder.
+    ///
+    /// # Errors
+    /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let text = files::read_text(&path)?;
+        let read = || -> Result<Self> {
+            let ModelType { model_type } = files::parse_json(&text)?;
+            match model_type.as_str() {
+                name if FAMILIES.contains(&name) => Ok(Self::Decoder(DecoderConfig::from_json(name, &text)?)),
+                name if config::FAMILIES.contains(&name) => {
+                    Ok(Self::Encoder(EncoderConfig::from_json(&text)?))
+                }
+                other => {
+                    let known: Vec<String> =
+                        config::FAMILIES.iter().chain(&FAMILIES).map(|name| format!("`{name}`")).collect();
+                    Err(fault(format!("the model type `{other}` is not supported"))
+                        .hint(format!("supported are {}", known.join(", ")))
+                        .into())
+                }
+            }
+        };
+        read().with_context(|| format!("cannot use `{}`", path.display()))
+    }
+
+    /// The config of an encoder.
+    ///
+    /// # Errors
+    /// When it is a decoder's.
+    pub fn encoder(&self) -> Result<&EncoderConfig> {
+        match self {
+            Self::Encoder(config) => Ok(config),
+            Self::Decoder(config) => {
+                let name = &config.architecture;
+                Err(fault(format!("the base is a decoder (`{name}`), expected an encoder")).into())
+            }
+        }
+    }
+
+    /// The config of a decoder.
+    ///
+    /// # Errors
+    /// When it is an encoder's.
+    pub fn decoder(&self) -> Result<&DecoderConfig> {
+        match self {
+            Self::Decoder(config) => Ok(config),
+            Self::Encoder(config) => {
+                let name = &config.prefix;
+                Err(fault(format!("the base is an encoder (`{name}`), expected a decoder")).into())
+            }
+        }
+    }
+
+    /// Prefix of the trunk's tensors in a saved model.
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Encoder(config) => config.prefix,
+            Self::Decoder(_) => "model",
+        }
+    }
+
+    /// The longest sequence that the model can number or was made for.
+    pub fn longest_sequence(&self) -> i64 {
+        match self {
+            Self::Encoder(config) => config.longest_sequence(),
+            Self::Decoder(config) => config.positions,
+        }
+    }
+
+    /// v.
+    pub fn vocabulary(&self) -> i64 {
+        match self {
+            Self::Encoder(config) => config.vocabulary,
+            Self::Decoder(config) => config.vocabulary,
+        }
+    }
+
+    /// How positions are numbered.
+    pub fn position_rule(&self) -> Positions {
+        match self {
+            Self::Encoder(config) => config.position_rule,
+            Self::Decoder(_) => Positions::FromZero,
+        }
+    }
+
+    /// Replaces every dropout.
+    pub fn set_dropout(&mut self, p: f64) {
+        match self {
+            Self::Encoder(config) => config.set_dropout(p),
+            Self::Decoder(config) => config.set_dropout(p),
+        }
+    }
+
+    /// The whole file.
+    pub fn raw(&self) -> &Map<String, Value> {
+        match self {
+            Self::Encoder(config) => &config.raw,
+            Self::Decoder(config) => &config.raw,
+        }
+    }
+
+    /// The linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
+    fn linear_shapes(&self) -> Vec<Layer> {
+        match self {
+            Self::Encoder(config) => config.linear_shapes(),
+            Self::Decoder(config) => config.linear_shapes(),
+        }
+    }
+}
 
 /// A checkpoint folder, opened but not loaded.
 #[derive(Debug)]
@@ -29,7 +164,7 @@ pub struct Base {
     /// The folder.
     pub folder: PathBuf,
     /// Its `config.json`.
-    pub config: EncoderConfig,
+    pub config: Config,
     /// Its weights, memory-mapped.
     pub tensors: Tensors,
 }
@@ -55,22 +190,29 @@ impl Base {
     /// # Errors
     /// Names the file and the field or tensor that is wrong.
     pub fn open(folder: &Path) -> Result<Self> {
-        let config = EncoderConfig::load(folder)?;
+        let config = Config::load(folder)?;
         Ok(Self { folder: folder.to_owned(), config, tensors: Tensors::open_checkpoint(folder)? })
     }
 
     /// The trunk's tensors: canonical name, name in the checkpoint; sorted.
     pub fn trunk_tensors(&self) -> Vec<(String, String)> {
-        let prefix = format!("{}.", self.config.prefix);
+        let prefix = format!("{}.", self.config.prefix());
         let prefixed = self.tensors.names().any(|name| name.starts_with(&prefix));
         let mut found: Vec<(String, String)> = self
             .tensors
             .names()
             .filter_map(|name| {
+                if name == "lm_head.weight" {
+                    let apart = matches!(&self.config, Config::Decoder(config) if !config.tied);
+                    return apart.then(|| (name.to_owned(), name.to_owned()));
+                }
                 let inner = if prefixed { name.strip_prefix(&prefix)? } else { name };
-                let of_trunk =
-                    ["embeddings.", "encoder.", "pooler."].iter().any(|part| inner.starts_with(part));
-                (of_trunk && !inner.ends_with("position_ids"))
+                let of_trunk = match &self.config {
+                    Config::Encoder(_) => ["embeddings.", "encoder.", "pooler."].as_slice(),
+                    Config::Decoder(_) => ["embed_tokens.", "layers.", "norm."].as_slice(),
+                };
+                let buffer = ["position_ids", "rotary_emb.inv_freq"].iter().any(|end| inner.ends_with(end));
+                (of_trunk.iter().any(|part| inner.starts_with(part)) && !buffer)
                     .then(|| (format!("{prefix}{inner}"), name.to_owned()))
             })
             .collect();
@@ -86,7 +228,9 @@ impl Base {
             .filter_map(|(canonical, name)| {
                 let path = canonical.strip_suffix(".weight")?;
                 let &[out, inputs] = self.tensors.shape(&name)? else { return None };
-                (!path.contains(".embeddings.")).then(|| (path.to_owned(), [out, inputs]))
+                let table =
+                    path == "lm_head" || path.contains(".embeddings.") || path.ends_with(".embed_tokens");
+                (!table).then(|| (path.to_owned(), [out, inputs]))
             })
             .collect();
         // Layer 10 comes after layer 9: numbers are compared as numbers.
@@ -102,30 +246,18 @@ impl Base {
     /// # Errors
     /// Names the first tensor that does not fit.
     pub fn check_layers(&self) -> Result<()> {
-        let EncoderConfig { prefix, width: d, intermediate: wide, layers, .. } = self.config;
         let found: BTreeMap<String, [i64; 2]> = self.linear_layers().into_iter().collect();
-        for i in 0..layers {
-            let shapes = [
-                ("attention.self.query", [d, d]),
-                ("attention.self.key", [d, d]),
-                ("attention.self.value", [d, d]),
-                ("attention.output.dense", [d, d]),
-                ("intermediate.dense", [wide, d]),
-                ("output.dense", [d, wide]),
-            ];
-            for (end, expected) in shapes {
-                let path = format!("{prefix}.encoder.layer.{i}.{end}");
-                let problem = match found.get(&path) {
-                    Some(shape) if *shape == expected => continue,
-                    Some(shape) => {
-                        format!("tensor `{path}.weight` has shape {shape:?}, expected {expected:?}")
-                    }
-                    None => format!("missing tensor `{path}.weight` {expected:?}"),
-                };
-                return Err(fault(format!("the checkpoint does not fit its config.json: {problem}"))
-                    .hint("config.json and the weights belong to different models")
-                    .into());
-            }
+        for (path, expected) in self.config.linear_shapes() {
+            let problem = match found.get(&path) {
+                Some(shape) if *shape == expected => continue,
+                Some(shape) => {
+                    format!("tensor `{path}.weight` has shape {shape:?}, expected {expected:?}")
+                }
+                None => format!("missing tensor `{path}.weight` {expected:?}"),
+            };
+            return Err(fault(format!("the checkpoint does not fit its config.json: {problem}"))
+                .hint("config.json and the weights belong to different models")
+                .into());
         }
         Ok(())
     }
@@ -157,89 +289,80 @@ impl Base {
 
     /// The number of outputs of the head in the checkpoint.
     pub fn classes(&self) -> Option<i64> {
-        head::classes_in(&self.config, &self.tensors)
+        self.config.encoder().ok().and_then(|config| head::classes_in(config, &self.tensors))
     }
 }
 
-/// A trunk and a classification head.
+/// A model of either kind.
 #[derive(Debug)]
-pub struct Classifier {
-    /// Shape and switches.
-    pub config: EncoderConfig,
-    /// The trunk.
-    pub encoder: Encoder,
-    head: Head,
-    device: Device,
-    runs: usize,
+pub enum Model {
+    /// Sequences to classes or numbers.
+    Classifier(Classifier),
+    /// Tokens to the next token.
+    Language(CausalLm),
 }
 
-impl Classifier {
-    /// Loads the trunk and the head; what is trained of them goes into `trained`.
+impl Model {
+    /// Builds what the base is: a classifier from an encoder, a language model from a decoder.
     ///
     /// # Errors
     /// Names every missing and mis-shaped tensor at once.
-    pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
-        let Build { device, kind, .. } = *build;
-        let config = base.config.clone();
-        let mut loader = Loader::new(
-            &base.tensors,
-            config.prefix,
-            kind,
-            device,
-            if build.train_base { Some(trained) } else { None },
-        );
-        let pooled = config.head == HeadKind::Pooled;
-        let pooler_stored = loader.contains(&format!("{}.pooler.dense.weight", config.prefix));
-        let encoder = Encoder::load(&config, &mut loader, pooled && pooler_stored)?;
-        loader.finish(|name| {
-            // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
-            let other = ["cls.", "lm_head.", "classifier.", "qa_outputs.", "seq_relationship."];
-            name.contains("pooler.")
-                || name.ends_with("position_ids")
-                || other.iter().any(|p| name.starts_with(p))
-        })?;
-        let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
-        let head = Head::load(&config, build.classes, pooled && !pooler_stored, source, trained)?;
-        Ok(Self { config, encoder, head, device, runs: build.seeds.len() })
+    pub fn load(base: &Base, build: &Build, trained: &mut crate::adapters::Trained) -> Result<Self> {
+        Ok(match &base.config {
+            Config::Encoder(_) => Self::Classifier(Classifier::load(base, build, trained)?),
+            Config::Decoder(_) => Self::Language(CausalLm::load(base, build, trained)?),
+        })
+    }
+
+    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Classifier(model) => model.encoder.linears_mut(),
+            Self::Language(model) => model.decoder.linears_mut(),
+        }
+    }
+
+    /// The same layers, for reading.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Classifier(model) => model.encoder.linears(),
+            Self::Language(model) => model.decoder.linears(),
+        }
     }
 
     /// Where the model computes.
     pub fn device(&self) -> Device {
-        self.device
+        match self {
+            Self::Classifier(model) => model.device(),
+            Self::Language(model) => model.device(),
+        }
     }
 
-    /// k, the number of runs trained together.
-    pub fn runs(&self) -> usize {
-        self.runs
-    }
-
-    /// Logits in fp32 of every sequence, in the order in which they were packed.
-    ///
-    /// # Shapes
-    /// `batch` of `[k, n]` tokens and s sequences a run to `[k, s, c]`.
+    /// The classifier.
     ///
     /// # Errors
-    /// When libtorch refuses an operation.
-    pub fn forward(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
-        Ok(self.logits(&self.encoder.forward(batch, pass)?, batch, pass))
-    }
-
-    /// As [`Classifier::forward`], but keeps only each layer's input; the tape makes the backward pass.
-    pub fn forward_recomputed<'a>(&'a self, batch: &'a Packed, pass: &'a Pass) -> Result<(Tensor, Tape<'a>)> {
-        let tape = Tape::record(&self.encoder, batch, pass)?;
-        Ok((self.logits(tape.hidden(), batch, pass), tape))
-    }
-
-    /// The head over the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
-    fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
-        let d = hidden.size().last().copied().unwrap_or(0);
-        let [k, s] = [batch.first.size()[0], batch.first.size()[1]];
-        let index = batch.first.unsqueeze(-1).expand([k, s, d], false);
-        let mut first = hidden.gather(1, &index, false); // [k, s, d]
-        let after = pass.layer(self.encoder.depth());
-        if let Some(pooler) = &self.encoder.pooler {
-            first = pooler.forward(&first, &after).tanh();
+    /// When it is a language model.
+    pub fn classifier(&self) -> Result<&Classifier> {
+        match self {
+            Self::Classifier(model) => Ok(model),
+            Self::Language(model) => {
+                let name = &model.config.architecture;
+                Err(fault(format!("the base is a decoder (`{name}`), expected an encoder")).into())
+            }
         }
-        self.head.forward(&first, &after)
+    }
+
+    /// The language model.
+    ///
+    /// # Errors
+    /// When it is a classifier.
+    pub fn language(&self) -> Result<&CausalLm> {
+        match self {
+            Self::Language(model) => Ok(model),
+            Self::Classifier(model) => {
+                let name = &model.config.prefix;
+                Err(fault(format!("the base is an encoder (`{name}`), expected a decoder")).into())
+            }
+        }
     }
 }

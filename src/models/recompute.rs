@@ -4,14 +4,28 @@
 
 use tch::{Tensor, no_grad};
 
-use super::encoder::Encoder;
 use crate::fault::{Result, fault};
 use crate::nn::{Packed, Pass};
+
+/// A stack of layers over embeddings.
+pub trait Trunk: std::fmt::Debug {
+    /// Number of layers.
+    fn depth(&self) -> usize;
+
+    /// What the first layer reads: `[k, n, d]`.
+    fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor;
+
+    /// Layer `index` alone: hidden states `[k, n, d]` to the same.
+    ///
+    /// # Errors
+    /// When libtorch refuses an operation.
+    fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor>;
+}
 
 /// The inputs of all layers of one forward pass.
 #[derive(Debug)]
 pub struct Tape<'a> {
-    encoder: &'a Encoder,
+    trunk: &'a dyn Trunk,
     batch: &'a Packed,
     pass: &'a Pass,
     /// Input of each layer, `[k, n, d]`.
@@ -22,17 +36,17 @@ pub struct Tape<'a> {
 
 impl<'a> Tape<'a> {
     /// Runs the trunk without a graph.
-    pub fn record(encoder: &'a Encoder, batch: &'a Packed, pass: &'a Pass) -> Result<Self> {
-        let mut inputs = Vec::with_capacity(encoder.depth());
+    pub fn record(trunk: &'a dyn Trunk, batch: &'a Packed, pass: &'a Pass) -> Result<Self> {
+        let mut inputs = Vec::with_capacity(trunk.depth());
         let hidden = no_grad(|| -> Result<Tensor> {
-            let mut x = encoder.embed(batch, pass);
-            for i in 0..encoder.depth() {
-                let next = encoder.layer(i, &x, batch, pass)?;
+            let mut x = trunk.embed(batch, pass);
+            for i in 0..trunk.depth() {
+                let next = trunk.layer(i, &x, batch, pass)?;
                 inputs.push(std::mem::replace(&mut x, next));
             }
             Ok(x)
         })?;
-        Ok(Self { encoder, batch, pass, inputs, hidden: hidden.detach().set_requires_grad(true) })
+        Ok(Self { trunk, batch, pass, inputs, hidden: hidden.detach().set_requires_grad(true) })
     }
 
     /// Hidden states `[k, n, d]`.
@@ -48,12 +62,12 @@ impl<'a> Tape<'a> {
                 return Err(fault("the loss does not depend on the trunk").into());
             }
             let x = input.detach().set_requires_grad(true);
-            let y = self.encoder.layer(i, &x, self.batch, self.pass)?;
+            let y = self.trunk.layer(i, &x, self.batch, self.pass)?;
             // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
             (y * gradient).sum(None).f_backward()?;
             gradient = x.grad();
         }
-        let embedded = self.encoder.embed(self.batch, &self.pass.restarted());
+        let embedded = self.trunk.embed(self.batch, &self.pass.restarted());
         if embedded.requires_grad() {
             (embedded * gradient).sum(None).f_backward()?;
         }

@@ -1,47 +1,122 @@
-//! Multi-head attention inside each sequence of a packed batch. It gets boundaries, never masks.
+//! Multi-head attention inside each sequence of a packed batch. It gets boundaries, never padding masks.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{dims3, packed_attention};
+use crate::torch::{Kernel, dims3, packed_attention};
 
-/// `softmax(q kᵀ / sqrt(d)) v` inside each sequence, with dropout on the probabilities.
-///
-/// # Shapes
-/// `q`, `k`, `v` and the result `[m, h, d]`, where m counts the tokens of all runs.
-///
-/// # Errors
-/// When the device's kernel refuses the shape.
-pub fn attend([q, k, v]: [&Tensor; 3], batch: &Packed, dropout: f64, pass: &Pass) -> Result<Tensor> {
-    let [_m, _h, d] = dims3(q);
-    let dropout = if pass.drops(dropout) { dropout } else { 0.0 };
-    let draw = pass.next_draw();
-    // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
-    if q.device().is_cuda() && d % 8 == 0 {
-        pass.seed_run(0, draw);
-        return packed_attention([q, k, v], &batch.bounds, batch.longest, dropout, (d as f64).sqrt().recip());
-    }
-    // Splitting, not slicing: its backward is one concatenation, where each slice would write a whole gradient.
-    let tokens: Vec<i64> = batch.stretches.iter().map(|s| s.count * s.length).collect();
-    let split = |x: &Tensor| x.split_with_sizes(&tokens, 0);
-    let (q, k, v) = (split(q), split(k), split(v));
-    let mut outputs = Vec::with_capacity(tokens.len());
-    let mut position = (usize::MAX, 0);
-    for (i, stretch) in batch.stretches.iter().enumerate() {
-        // Counted inside the run, so that a run draws the same alone and in a grid.
-        position = if position.0 == stretch.run { (stretch.run, position.1 + 1) } else { (stretch.run, 0) };
-        let heads = |x: &Tensor| {
-            let [_, h, d] = dims3(x);
-            x.view([stretch.count, stretch.length, h, d]).transpose(1, 2) // [s, h, t, d]
-        };
-        if dropout > 0.0 {
-            pass.seed_run(stretch.run, crate::nn::pass::mix(&[draw, position.1]));
+/// What a layer's attention is, besides its inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Whether a token sees itself and what came before it only.
+    pub causal: bool,
+    /// How many positions back a token sees, itself included; `None` = all. Only where causal.
+    pub window: Option<i64>,
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Soft cap c of the scores: c·tanh(x / c) (Gemma 2, arXiv 2408.00118, section 2).
+    pub cap: Option<f64>,
+    /// Dropout on the probabilities.
+    pub dropout: f64,
+}
+
+impl Attention {
+    /// `softmax(cap(q kᵀ · scale)) v` inside each sequence, with dropout on the probabilities. Heads of keys and values
+    /// may be fewer: each serves h / kv heads of queries that lie side by side.
+    ///
+    /// # Shapes
+    /// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`, where m counts the tokens of all runs.
+    ///
+    /// # Errors
+    /// When the device's kernel refuses the shape.
+    pub fn forward(&self, [q, k, v]: [&Tensor; 3], batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        let [_m, h, d] = dims3(q);
+        let dropout = if pass.drops(self.dropout) { self.dropout } else { 0.0 };
+        let draw = pass.next_draw();
+        // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
+        if q.device().is_cuda() && d % 8 == 0 && self.cap.is_none() {
+            pass.seed_run(0, draw);
+            let [k, v] = [k, v].map(|x| repeated(x, h, 1));
+            let window = self.window.filter(|&window| window < batch.longest);
+            let kernel =
+                Kernel { longest: batch.longest, dropout, causal: self.causal, window, scale: self.scale };
+            return packed_attention([q, &k, &v], &batch.bounds, kernel);
         }
-        let (q, k, v) = (heads(&q[i]), heads(&k[i]), heads(&v[i]));
-        let attended =
-            Tensor::f_scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, dropout, false, None, false)?;
-        outputs.push(attended.transpose(1, 2).flatten(0, 1)); // [s·t, h, d]
+        // Splitting, not slicing: its backward is one concatenation, where each slice would write a whole gradient.
+        let tokens: Vec<i64> = batch.stretches.iter().map(|s| s.count * s.length).collect();
+        let split = |x: &Tensor| x.split_with_sizes(&tokens, 0);
+        let (q, k, v) = (split(q), split(k), split(v));
+        let mut outputs = Vec::with_capacity(tokens.len());
+        let mut position = (usize::MAX, 0);
+        for (i, stretch) in batch.stretches.iter().enumerate() {
+            // Counted inside the run, so that a run draws the same alone and in a grid.
+            position =
+                if position.0 == stretch.run { (stretch.run, position.1 + 1) } else { (stretch.run, 0) };
+            let heads = |x: &Tensor| {
+                let [_, h, d] = dims3(x);
+                x.view([stretch.count, stretch.length, h, d]).transpose(1, 2) // [s, h, t, d]
+            };
+            if dropout > 0.0 {
+                pass.seed_run(stretch.run, crate::nn::pass::mix(&[draw, position.1]));
+            }
+            let attended =
+                self.stretch([heads(&q[i]), heads(&k[i]), heads(&v[i])], stretch.length, dropout)?;
+            outputs.push(attended.transpose(1, 2).flatten(0, 1)); // [s·t, h, d]
+        }
+        Ok(Tensor::cat(&outputs, 0))
     }
-    Ok(Tensor::cat(&outputs, 0))
+
+    /// Sequences of equal length t: `q` `[s, h, t, d]`, `k` and `v` `[s, kv, t, d]`, to `[s, h, t, d]`.
+    fn stretch(&self, [q, k, v]: [Tensor; 3], t: i64, dropout: f64) -> Result<Tensor> {
+        let masked = self.window.is_some_and(|window| window < t);
+        let mask = (masked || self.cap.is_some() && self.causal).then(|| self.mask(t, &q));
+        if self.cap.is_some() {
+            return self.capped([&q, &k, &v], mask.as_ref(), dropout);
+        }
+        let (causal, grouped) = (self.causal && mask.is_none(), q.size()[1] != k.size()[1]);
+        Ok(Tensor::f_scaled_dot_product_attention(
+            &q,
+            &k,
+            &v,
+            mask.as_ref(),
+            dropout,
+            causal,
+            self.scale,
+            grouped,
+        )?)
+    }
+
+    /// Which key each query sees: `[t, t]` of booleans.
+    fn mask(&self, t: i64, like: &Tensor) -> Tensor {
+        let seen = Tensor::ones([t, t], (Kind::Bool, like.device())).tril(0);
+        match self.window {
+            Some(window) => {
+                seen.logical_and(&Tensor::ones([t, t], (Kind::Bool, like.device())).triu(1 - window))
+            }
+            None => seen,
+        }
+    }
+
+    /// Attention with capped scores, probabilities in fp32; shapes as in [`Attention::stretch`], `mask` true where a key
+    /// is seen, broadcast to `[s, h, t, keys]`.
+    pub fn capped(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, dropout: f64) -> Result<Tensor> {
+        let h = q.size()[1];
+        let (k, v) = (repeated(k, h, 1), repeated(v, h, 1));
+        let mut scores = q.f_matmul(&k.transpose(2, 3))? * self.scale; // [s, h, t, keys]
+        if let Some(cap) = self.cap {
+            scores = (scores / cap).tanh() * cap;
+        }
+        if let Some(mask) = mask {
+            scores = scores.masked_fill(&mask.logical_not(), f64::NEG_INFINITY);
+        }
+        let probabilities = scores.softmax(-1, Kind::Float).to_kind(q.kind());
+        Ok(probabilities.dropout(dropout, dropout > 0.0).f_matmul(&v)?)
+    }
+}
+
+/// Heads along `axis` repeated side by side until there are `heads`.
+fn repeated(x: &Tensor, heads: i64, axis: i64) -> Tensor {
+    let own = x.size().get(usize::try_from(axis).unwrap_or(0)).copied().unwrap_or(heads);
+    if own == heads { x.shallow_clone() } else { x.repeat_interleave_self_int(heads / own, axis, None) }
 }

@@ -8,8 +8,29 @@ pub mod linear;
 pub mod norm;
 pub mod packed;
 pub mod pass;
+pub mod rope;
 
 pub use linear::Linear;
-pub use norm::LayerNorm;
+pub use norm::{LayerNorm, RmsNorm};
 pub use packed::Packed;
 pub use pass::Pass;
+
+use tch::Tensor;
+
+use crate::fault::Result;
+use attention::Attention;
+
+/// What the tokens of a pass see: each other inside a packed batch, or a cache of what came before.
+pub trait Sight {
+    /// Attention of layer `layer`; shapes as in [`Attention::forward`].
+    ///
+    /// # Errors
+    /// When the device's kernel refuses the shape.
+    fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], pass: &Pass) -> Result<Tensor>;
+}
+
+impl Sight for Packed {
+    fn attend(&self, _layer: usize, attention: &Attention, qkv: [&Tensor; 3], pass: &Pass) -> Result<Tensor> {
+        attention.forward(qkv, self, pass)
+    }
+}

@@ -1,6 +1,6 @@
-//! Layer normalisation.
+//! Layer normalisation and root-mean-square normalisation.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::torch::cast;
 
@@ -23,5 +23,38 @@ impl LayerNorm {
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (weight, bias) = (cast(&self.weight, x.kind()), cast(&self.bias, x.kind()));
         x.layer_norm(weight.size(), Some(&weight), Some(&bias), self.eps, true)
+    }
+}
+
+/// `y = x / sqrt(mean(x²) + eps) · (weight + offset)` (Zhang and Sennrich, arXiv 1910.07467).
+///
+/// Computed in fp32. Llama and its relatives round to the kind of `x` before the weight is applied, Gemma (which has
+/// the offset) after it, as in their classes in Transformers.
+#[derive(Debug)]
+pub struct RmsNorm {
+    weight: Tensor,
+    offset: f64,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// `weight` is `[d]`.
+    pub fn new(weight: Tensor, offset: f64, eps: f64) -> Self {
+        Self { weight, offset, eps }
+    }
+
+    /// # Shapes
+    /// `[.., d]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let width = self.weight.size();
+        if self.offset > 0.0 {
+            let weight = cast(&self.weight, Kind::Float) + self.offset;
+            return cast(&cast(x, Kind::Float).rms_norm(width, Some(&weight), self.eps), x.kind());
+        }
+        if x.kind() == Kind::Float {
+            return x.rms_norm(width, Some(&cast(&self.weight, Kind::Float)), self.eps);
+        }
+        let normed = cast(&cast(x, Kind::Float).rms_norm(width, None::<&Tensor>, self.eps), x.kind());
+        normed * cast(&self.weight, x.kind())
     }
 }

@@ -52,13 +52,15 @@ int lx_cuda_peak_bytes(int index, int reset, int64_t* bytes) {
 }
 
 // Attention over packed sequences on CUDA, differentiable: q, k, v are [m, h, d]; `bounds` is int32 [s + 1], the start
-// of each sequence and the end of the last. `out` receives a new [m, h, d].
+// of each sequence and the end of the last; a `window` above 0 limits how many positions back a token sees, itself
+// included. `out` receives a new [m, h, d].
 int lx_packed_attention(at::Tensor** out, at::Tensor* q, at::Tensor* k, at::Tensor* v, at::Tensor* bounds,
-                        int64_t longest, double dropout, int causal, double scale) {
+                        int64_t longest, double dropout, int causal, int64_t window, double scale) {
   return guarded([&] {
     auto result = at::_efficient_attention_forward(
         q->unsqueeze(0), k->unsqueeze(0), v->unsqueeze(0), /*bias=*/std::nullopt, *bounds, *bounds, longest, longest,
-        dropout, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/true, scale);
+        dropout, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/true, scale, /*seqlen_k=*/std::nullopt,
+        window > 0 ? std::optional<int64_t>(window) : std::nullopt);
     *out = new at::Tensor(std::get<0>(result).squeeze(0));
   });
 }

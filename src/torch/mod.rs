@@ -26,6 +26,7 @@ unsafe extern "C" {
         longest: i64,
         dropout: f64,
         causal: c_int,
+        window: i64,
         scale: f64,
     ) -> c_int;
 }
@@ -117,17 +118,26 @@ pub fn peak_memory_mib(device: Device) -> f64 {
     if checked(status).is_err() { f64::NAN } else { bytes as f64 / f64::from(1 << 20) }
 }
 
+/// What the packed attention kernel is told besides its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Tokens of the longest sequence.
+    pub longest: i64,
+    /// Dropout on the probabilities.
+    pub dropout: f64,
+    /// Whether a token sees only itself and what came before it.
+    pub causal: bool,
+    /// Positions back that a token sees, itself included.
+    pub window: Option<i64>,
+    /// Factor of the scores.
+    pub scale: f64,
+}
+
 /// Attention over packed sequences on CUDA, differentiable.
 ///
 /// # Shapes
-/// `q`, `k`, `v` and the result `[m, h, d]`; `bounds` int32 `[s + 1]` on the same device; `longest` tokens.
-pub fn packed_attention(
-    [q, k, v]: [&Tensor; 3],
-    bounds: &Tensor,
-    longest: i64,
-    dropout: f64,
-    scale: f64,
-) -> Result<Tensor> {
+/// `q`, `k`, `v` and the result `[m, h, d]`; `bounds` int32 `[s + 1]` on the same device.
+pub fn packed_attention([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Result<Tensor> {
     let mut out: *mut C_tensor = std::ptr::null_mut();
     // SAFETY: all pointers are live for the call; on success `out` is a new tensor that we own.
     unsafe {
@@ -137,10 +147,11 @@ pub fn packed_attention(
             k.as_ptr(),
             v.as_ptr(),
             bounds.as_ptr(),
-            longest,
-            dropout,
-            0,
-            scale,
+            kernel.longest,
+            kernel.dropout,
+            c_int::from(kernel.causal),
+            kernel.window.unwrap_or(0),
+            kernel.scale,
         );
         checked(status)?;
         Ok(Tensor::from_ptr(out))

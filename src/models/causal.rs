@@ -1,0 +1,90 @@
+//! A language model: a decoder and the layer that turns its hidden states into logits over the vocabulary.
+
+use tch::{Device, Kind, Tensor};
+
+use super::decoder::Decoder;
+use super::decoder_config::DecoderConfig;
+use super::loader::Loader;
+use super::recompute::Tape;
+use super::{Base, Build};
+use crate::adapters::Trained;
+use crate::fault::Result;
+use crate::nn::{Packed, Pass};
+use crate::torch::cast;
+
+/// A decoder with its output layer.
+#[derive(Debug)]
+pub struct CausalLm {
+    /// Shape and switches.
+    pub config: DecoderConfig,
+    /// The trunk.
+    pub decoder: Decoder,
+    /// `[v, d]`; the embedding itself where they are tied.
+    head: Tensor,
+    device: Device,
+    runs: usize,
+}
+
+impl CausalLm {
+    /// Loads the trunk and the output layer; with `build.train_base` every weight goes into `trained`.
+    ///
+    /// # Errors
+    /// Names every missing and mis-shaped tensor at once.
+    pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
+        let config = base.config.decoder()?.clone();
+        let store = if build.train_base { Some(trained) } else { None };
+        let mut loader = Loader::new(&base.tensors, "model", build.kind, build.device, store);
+        let decoder = Decoder::load(&config, &mut loader)?;
+        let head = if config.tied {
+            decoder.words().shallow_clone()
+        } else {
+            loader.tensor("lm_head.weight", &[config.vocabulary, config.width])?
+        };
+        // A copy of the tied embedding, and a buffer of old versions.
+        loader.finish(|name| name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq"))?;
+        Ok(Self { config, decoder, head, device: build.device, runs: build.seeds.len() })
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// k, the number of runs trained together.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// Hidden states after the last norm, for [`CausalLm::logits`].
+    ///
+    /// # Shapes
+    /// `batch` of `[k, n]` tokens to `[k, n, d]`.
+    ///
+    /// # Errors
+    /// When libtorch refuses an operation.
+    pub fn hidden(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        self.decoder.forward(&batch.ids, &batch.positions, batch, pass)
+    }
+
+    /// As [`CausalLm::hidden`], but keeps only each layer's input; the tape makes the backward pass.
+    ///
+    /// # Errors
+    /// When libtorch refuses an operation.
+    pub fn hidden_recomputed<'a>(&'a self, batch: &'a Packed, pass: &'a Pass) -> Result<(Tensor, Tape<'a>)> {
+        let tape = Tape::record(&self.decoder, batch, pass)?;
+        Ok((self.decoder.normed(tape.hidden()), tape))
+    }
+
+    /// Logits in fp32.
+    ///
+    /// # Shapes
+    /// `hidden` `[.., d]` to `[.., v]`.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        let logits = hidden.linear(&cast(&self.head, hidden.kind()), None::<&Tensor>);
+        let logits = match self.config.logit_cap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
+        };
+        cast(&logits, Kind::Float)
+    }
+}

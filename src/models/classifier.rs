@@ -1,0 +1,96 @@
+//! A classifier: an encoder's trunk and a classification head.
+
+use tch::{Device, Tensor};
+
+use super::config::{EncoderConfig, HeadKind};
+use super::encoder::Encoder;
+use super::head::{Head, HeadSource};
+use super::loader::Loader;
+use super::recompute::{Tape, Trunk};
+use super::{Base, Build};
+use crate::adapters::Trained;
+use crate::fault::Result;
+use crate::nn::{Packed, Pass};
+
+/// A trunk and a classification head.
+#[derive(Debug)]
+pub struct Classifier {
+    /// Shape and switches.
+    pub config: EncoderConfig,
+    /// The trunk.
+    pub encoder: Encoder,
+    head: Head,
+    device: Device,
+    runs: usize,
+}
+
+impl Classifier {
+    /// Loads the trunk and the head; what is trained of them goes into `trained`.
+    ///
+    /// # Errors
+    /// Names every missing and mis-shaped tensor at once.
+    pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
+        let Build { device, kind, .. } = *build;
+        let config = base.config.encoder()?.clone();
+        let mut loader = Loader::new(
+            &base.tensors,
+            config.prefix,
+            kind,
+            device,
+            if build.train_base { Some(trained) } else { None },
+        );
+        let pooled = config.head == HeadKind::Pooled;
+        let pooler_stored = loader.contains(&format!("{}.pooler.dense.weight", config.prefix));
+        let encoder = Encoder::load(&config, &mut loader, pooled && pooler_stored)?;
+        loader.finish(|name| {
+            // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
+            let other = ["cls.", "lm_head.", "classifier.", "qa_outputs.", "seq_relationship."];
+            name.contains("pooler.")
+                || name.ends_with("position_ids")
+                || other.iter().any(|p| name.starts_with(p))
+        })?;
+        let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
+        let head = Head::load(&config, build.classes, pooled && !pooler_stored, source, trained)?;
+        Ok(Self { config, encoder, head, device, runs: build.seeds.len() })
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// k, the number of runs trained together.
+    pub fn runs(&self) -> usize {
+        self.runs
+    }
+
+    /// Logits in fp32 of every sequence, in the order in which they were packed.
+    ///
+    /// # Shapes
+    /// `batch` of `[k, n]` tokens and s sequences a run to `[k, s, c]`.
+    ///
+    /// # Errors
+    /// When libtorch refuses an operation.
+    pub fn forward(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        Ok(self.logits(&self.encoder.forward(batch, pass)?, batch, pass))
+    }
+
+    /// As [`Classifier::forward`], but keeps only each layer's input; the tape makes the backward pass.
+    pub fn forward_recomputed<'a>(&'a self, batch: &'a Packed, pass: &'a Pass) -> Result<(Tensor, Tape<'a>)> {
+        let tape = Tape::record(&self.encoder, batch, pass)?;
+        Ok((self.logits(tape.hidden(), batch, pass), tape))
+    }
+
+    /// The head over the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
+    fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
+        let d = hidden.size().last().copied().unwrap_or(0);
+        let [k, s] = [batch.first.size()[0], batch.first.size()[1]];
+        let index = batch.first.unsqueeze(-1).expand([k, s, d], false);
+        let mut first = hidden.gather(1, &index, false); // [k, s, d]
+        let after = pass.layer(self.encoder.depth());
+        if let Some(pooler) = &self.encoder.pooler {
+            first = pooler.forward(&first, &after).tanh();
+        }
+        self.head.forward(&first, &after)
+    }
+}

@@ -1,0 +1,316 @@
+//! Decoders of the Llama line: rotated attention and a gated feed-forward, norms before the sums.
+//!
+//! One wiring serves all families; what differs is in [`DecoderConfig`]. Source: the `modeling_*.py` of Llama, Mistral,
+//! Gemma, Gemma 2, Qwen2, Qwen3 and Phi-3 in Transformers 5.
+
+use tch::{Kind, Tensor};
+
+use super::config::Activation;
+use super::decoder_config::DecoderConfig;
+use super::loader::Loader;
+use super::recompute::Trunk;
+use crate::fault::Result;
+use crate::nn::attention::Attention;
+use crate::nn::rope::{Angles, Rope};
+use crate::nn::{Linear, Packed, Pass, RmsNorm, Sight};
+use crate::torch::{cast, dims3};
+
+/// The trunk of a decoder.
+#[derive(Debug)]
+pub struct Decoder {
+    words: Tensor,
+    /// Factor of the embeddings, rounded to their kind as Transformers rounds it.
+    scale: Option<Tensor>,
+    /// Id whose embedding gets no gradient, -1 for none.
+    padding: i64,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    frequencies: Tensor,
+    kind: Kind,
+}
+
+/// One layer: attention, then feed-forward, each with a norm before it and a residual sum after it.
+#[derive(Debug)]
+struct Block {
+    inputs: Inputs,
+    output: Linear,
+    gate: Gate,
+    down: Linear,
+    attention_norm: RmsNorm,
+    feed_forward_norm: RmsNorm,
+    /// Norms of the outputs of attention and feed-forward.
+    output_norms: Option<[RmsNorm; 2]>,
+    /// Norms of each head of queries and keys.
+    head_norms: Option<[RmsNorm; 2]>,
+    attention: Attention,
+    activation: Activation,
+    /// Width of a head.
+    head_width: i64,
+    dropout: f64,
+}
+
+/// Queries, keys and values.
+#[derive(Debug)]
+enum Inputs {
+    Apart([Linear; 3]),
+    /// One layer, and the widths of its three parts.
+    Fused(Linear, [i64; 3]),
+}
+
+/// Gate and value of the feed-forward layer.
+#[derive(Debug)]
+enum Gate {
+    Apart([Linear; 2]),
+    Fused(Linear),
+}
+
+impl Decoder {
+    /// Builds the trunk from the loader's tensors.
+    ///
+    /// # Errors
+    /// Collected by the loader: missing and mis-shaped tensors.
+    pub fn load(config: &DecoderConfig, loader: &mut Loader) -> Result<Self> {
+        let words = loader.tensor("model.embed_tokens.weight", &[config.vocabulary, config.width])?;
+        let blocks = (0..config.layers).map(|i| Block::load(config, loader, i)).collect::<Result<_>>()?;
+        let norm = loader.rms_norm("model.norm", config.width, config.norm_offset, config.norm_eps)?;
+        let (kind, device) = (loader.kind(), loader.device());
+        let scale = |scale: f64| Tensor::from(scale).to_kind(kind).to_device(device);
+        let padding = config.raw.get("pad_token_id").and_then(serde_json::Value::as_i64);
+        Ok(Self {
+            words,
+            scale: config.embedding_scale.map(scale),
+            padding: padding.filter(|&id| id < config.vocabulary).unwrap_or(-1),
+            blocks,
+            norm,
+            frequencies: config.rope.frequencies(device),
+            kind,
+        })
+    }
+
+    /// The embedding, `[v, d]`.
+    pub fn words(&self) -> &Tensor {
+        &self.words
+    }
+
+    /// Kind in which the layers compute.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Hidden states after the last norm.
+    ///
+    /// # Shapes
+    /// `ids` and `positions` int64 `[k, n]` to `[k, n, d]`.
+    ///
+    /// # Errors
+    /// When libtorch refuses an operation.
+    pub fn forward(
+        &self,
+        ids: &Tensor,
+        positions: &Tensor,
+        sight: &dyn Sight,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let angles = Rope::angles(positions, &self.frequencies, self.kind);
+        let mut x = self.look_up(ids);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, &angles, (i, sight), &pass.layer(i))?;
+        }
+        Ok(self.norm.forward(&x))
+    }
+
+    /// The last norm.
+    pub fn normed(&self, x: &Tensor) -> Tensor {
+        self.norm.forward(x)
+    }
+
+    fn look_up(&self, ids: &Tensor) -> Tensor {
+        let x = cast(&Tensor::embedding(&self.words, ids, self.padding, false, false), self.kind);
+        match &self.scale {
+            Some(scale) => x * scale,
+            None => x,
+        }
+    }
+
+    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        self.blocks.iter_mut().flat_map(Block::linears_mut).collect()
+    }
+
+    /// The same layers, for reading.
+    pub fn linears(&self) -> Vec<&Linear> {
+        self.blocks.iter().flat_map(Block::linears).collect()
+    }
+}
+
+impl Trunk for Decoder {
+    fn depth(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn embed(&self, batch: &Packed, _pass: &Pass) -> Tensor {
+        self.look_up(&batch.ids)
+    }
+
+    fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
+        let angles = Rope::angles(&batch.positions, &self.frequencies, self.kind);
+        match self.blocks.get(index) {
+            Some(block) => block.forward(x, &angles, (index, batch), &pass.layer(index)),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+}
+
+impl Block {
+    fn load(config: &DecoderConfig, loader: &mut Loader, index: usize) -> Result<Self> {
+        let at = |end: &str| format!("model.layers.{index}.{end}");
+        let (d, wide, head) = (config.width, config.intermediate, config.head_width);
+        let [q, kv] = [config.heads * head, config.kv_heads * head];
+        let mut linear = |end: &str, out, inputs, bias| loader.linear_with(&at(end), out, inputs, bias);
+        let (inputs, gate) = if config.fused {
+            let qkv = linear("self_attn.qkv_proj", q + 2 * kv, d, config.qkv_bias)?;
+            let gate_up = linear("mlp.gate_up_proj", 2 * wide, d, config.mlp_bias)?;
+            (Inputs::Fused(qkv, [q, kv, kv]), Gate::Fused(gate_up))
+        } else {
+            let inputs = [
+                linear("self_attn.q_proj", q, d, config.qkv_bias)?,
+                linear("self_attn.k_proj", kv, d, config.qkv_bias)?,
+                linear("self_attn.v_proj", kv, d, config.qkv_bias)?,
+            ];
+            let gate = [
+                linear("mlp.gate_proj", wide, d, config.mlp_bias)?,
+                linear("mlp.up_proj", wide, d, config.mlp_bias)?,
+            ];
+            (Inputs::Apart(inputs), Gate::Apart(gate))
+        };
+        let output = linear("self_attn.o_proj", d, q, config.output_bias)?;
+        let down = linear("mlp.down_proj", d, wide, config.mlp_bias)?;
+        let mut norm =
+            |end: &str, width| loader.rms_norm(&at(end), width, config.norm_offset, config.norm_eps);
+        let attention_norm = norm("input_layernorm", d)?;
+        // Gemma 2 calls the norm before the feed-forward layers by another name, and gives this one to attention's output.
+        let (feed_forward_norm, output_norms) = if config.output_norms {
+            let outputs = [norm("post_attention_layernorm", d)?, norm("post_feedforward_layernorm", d)?];
+            (norm("pre_feedforward_layernorm", d)?, Some(outputs))
+        } else {
+            (norm("post_attention_layernorm", d)?, None)
+        };
+        let head_norms = if config.head_norms {
+            Some([norm("self_attn.q_norm", head)?, norm("self_attn.k_norm", head)?])
+        } else {
+            None
+        };
+        let attention = Attention {
+            causal: true,
+            window: config.windows.get(index).copied().flatten(),
+            scale: config.score_scale,
+            cap: config.score_cap,
+            dropout: config.attention_dropout,
+        };
+        Ok(Self {
+            inputs,
+            output,
+            gate,
+            down,
+            attention_norm,
+            feed_forward_norm,
+            output_norms,
+            head_norms,
+            attention,
+            activation: config.activation,
+            head_width: head,
+            dropout: config.dropout,
+        })
+    }
+
+    /// # Shapes
+    /// `x` `[k, n, d]` to the same.
+    fn forward(
+        &self,
+        x: &Tensor,
+        angles: &Angles,
+        sight: (usize, &dyn Sight),
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let [k, n, _d] = dims3(x);
+        let normed = self.attention_norm.forward(x);
+        let [q, key, v] = self.inputs.forward(&normed, pass).map(|y| y.view([k * n, -1, self.head_width]));
+        let [q, key] = match &self.head_norms {
+            Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
+            None => [q, key],
+        };
+        let [q, key] = [angles.rotate(&q), angles.rotate(&key)];
+        let (layer, sight) = sight;
+        let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([k, n, -1]);
+        let attended = self.after(0, self.output.forward(&attended, pass), pass);
+        let x = x + attended;
+        let wide = self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, pass);
+        let narrow = self.after(1, self.down.forward(&wide, pass), pass);
+        Ok(x + narrow)
+    }
+
+    /// Norm and dropout of the output of attention (0) or feed-forward (1).
+    fn after(&self, part: usize, y: Tensor, pass: &Pass) -> Tensor {
+        let y = match &self.output_norms {
+            Some(norms) => norms[part].forward(&y),
+            None => y,
+        };
+        pass.dropout(&y, self.dropout)
+    }
+
+    fn linears(&self) -> Vec<&Linear> {
+        let mut linears: Vec<&Linear> = match &self.inputs {
+            Inputs::Apart(apart) => apart.iter().collect(),
+            Inputs::Fused(fused, _) => vec![fused],
+        };
+        linears.push(&self.output);
+        match &self.gate {
+            Gate::Apart(apart) => linears.extend(apart),
+            Gate::Fused(fused) => linears.push(fused),
+        }
+        linears.push(&self.down);
+        linears
+    }
+
+    fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        let mut linears: Vec<&mut Linear> = match &mut self.inputs {
+            Inputs::Apart(apart) => apart.iter_mut().collect(),
+            Inputs::Fused(fused, _) => vec![fused],
+        };
+        linears.push(&mut self.output);
+        match &mut self.gate {
+            Gate::Apart(apart) => linears.extend(apart),
+            Gate::Fused(fused) => linears.push(fused),
+        }
+        linears.push(&mut self.down);
+        linears
+    }
+}
+
+impl Inputs {
+    /// `[k, n, d]` to queries, keys and values `[k, n, ..]`.
+    fn forward(&self, x: &Tensor, pass: &Pass) -> [Tensor; 3] {
+        match self {
+            Self::Apart(apart) => apart.each_ref().map(|linear| linear.forward(x, pass)),
+            Self::Fused(fused, widths) => {
+                let all = fused.forward(x, pass);
+                let [q, k, v] = *widths;
+                [(0, q), (q, k), (q + k, v)].map(|(start, width)| all.narrow(2, start, width).contiguous())
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// `[k, n, d]` to the gated `[k, n, intermediate]`.
+    fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Tensor {
+        match self {
+            Self::Apart([gate, up]) => activation.apply(&gate.forward(x, pass)) * up.forward(x, pass),
+            Self::Fused(fused) => {
+                let both = fused.forward(x, pass);
+                let [_, _, width] = dims3(&both);
+                activation.apply(&both.narrow(2, 0, width / 2)) * both.narrow(2, width / 2, width / 2)
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `config.json` of a decoder, read into what the layers need. Names of decoder families end here.
+//!
+//! Fields, their defaults and what each family makes of them follow the configuration and model classes of
+//! Transformers 5 (`models/{llama,mistral,gemma,gemma2,qwen2,qwen3,phi3}`). A field that would change the numbers in a
+//! way that the layers do not compute is refused, whatever it is called.
+
+use serde_json::{Map, Value};
+
+use super::config::{Activation, activation};
+use super::decoder_fields::{
+    FAMILIES, Family, Raw, check_sizes, family, probability, refuse_foreign, rope, windows,
+};
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::nn::rope::Rope;
+
+/// The shape and switches of a decoder.
+#[derive(Debug, Clone)]
+pub struct DecoderConfig {
+    /// Architecture that Transformers loads a merged checkpoint as.
+    pub architecture: String,
+    /// d.
+    pub width: i64,
+    /// Number of layers.
+    pub layers: usize,
+    /// h.
+    pub heads: i64,
+    /// kv, heads of keys and values; a divisor of h.
+    pub kv_heads: i64,
+    /// Width of a head; h times this need not be d.
+    pub head_width: i64,
+    /// Width between the feed-forward layers.
+    pub intermediate: i64,
+    /// v.
+    pub vocabulary: i64,
+    /// Positions that the model was made for (`max_position_embeddings`).
+    pub positions: i64,
+    /// Activation of the gate.
+    pub activation: Activation,
+    /// Epsilon of every norm.
+    pub norm_eps: f64,
+    /// What is added to every norm's stored weight.
+    pub norm_offset: f64,
+    /// Whether attention and feed-forward have a second norm, on their output.
+    pub output_norms: bool,
+    /// Whether each head of queries and keys is normed before it is rotated.
+    pub head_norms: bool,
+    /// Factor of the embeddings.
+    pub embedding_scale: Option<f64>,
+    /// Factor of the attention scores.
+    pub score_scale: f64,
+    /// Soft cap c of the attention scores: c·tanh(x / c).
+    pub score_cap: Option<f64>,
+    /// Soft cap of the logits.
+    pub logit_cap: Option<f64>,
+    /// For each layer, how many positions back a token sees, itself included; `None` = all.
+    pub windows: Vec<Option<i64>>,
+    /// Whether queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Whether attention's output has a bias.
+    pub output_bias: bool,
+    /// Whether the feed-forward layers have a bias.
+    pub mlp_bias: bool,
+    /// Whether q, k, v are one layer, and gate and up another.
+    pub fused: bool,
+    /// Rotary embedding.
+    pub rope: Rope,
+    /// Whether the output layer is the embedding.
+    pub tied: bool,
+    /// Dropout on attention probabilities.
+    pub attention_dropout: f64,
+    /// Dropout on the outputs of attention and feed-forward.
+    pub dropout: f64,
+    /// The whole file, for writing it back.
+    pub raw: Map<String, Value>,
+}
+
+impl DecoderConfig {
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
+    pub fn from_json(model_type: &str, text: &str) -> Result<Self> {
+        let json: Map<String, Value> = files::parse_json(text)?;
+        let raw: Raw = files::parse_json(text)?;
+        let Some(family) = family(model_type) else {
+            return Err(fault(format!(
+                "the model type `{model_type}` is not a decoder's: {}",
+                FAMILIES.join(", ")
+            ))
+            .into());
+        };
+        check_sizes(&raw)?;
+        refuse_foreign(&json, &raw, &family)?;
+        let heads = raw.num_attention_heads;
+        // A field that is there and null is not a field that is absent: only the latter has the class's default.
+        let given = |key: &str| json.contains_key(key);
+        let head_width = raw.head_dim.or(if given("head_dim") { None } else { family.head_width });
+        let head_width = head_width.unwrap_or(raw.hidden_size / heads);
+        let kv_heads = raw.num_key_value_heads;
+        let kv_heads =
+            kv_heads.or(if given("num_key_value_heads") { None } else { family.kv_heads }).unwrap_or(heads);
+        if kv_heads < 1 || heads % kv_heads != 0 {
+            return Err(fault(format!(
+                "`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}"
+            ))
+            .into());
+        }
+        let cap = |key: &str, value: Option<f64>, default| {
+            if family.output_norms { value.or(if given(key) { None } else { Some(default) }) } else { None }
+        };
+        let query_scalar =
+            if family.output_norms { raw.query_pre_attn_scalar.unwrap_or(256.0) } else { head_width as f64 };
+        Ok(Self {
+            architecture: format!("{}ForCausalLM", family.class),
+            width: raw.hidden_size,
+            layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
+            heads,
+            kv_heads,
+            head_width,
+            intermediate: raw.intermediate_size,
+            vocabulary: raw.vocab_size,
+            positions: raw.max_position_embeddings,
+            activation: gate(&raw, &family)?,
+            norm_eps: raw.rms_norm_eps.unwrap_or(family.norm_eps),
+            norm_offset: if family.gemma { 1.0 } else { 0.0 },
+            output_norms: family.output_norms,
+            head_norms: family.head_norms,
+            embedding_scale: family.gemma.then(|| (raw.hidden_size as f64).sqrt()),
+            score_scale: query_scalar.sqrt().recip(),
+            score_cap: cap("attn_logit_softcapping", raw.attn_logit_softcapping, 50.0),
+            logit_cap: cap("final_logit_softcapping", raw.final_logit_softcapping, 30.0),
+            windows: windows(&raw, &json, family.windows)?,
+            qkv_bias: family.qkv_bias.unwrap_or(raw.attention_bias),
+            output_bias: family.attention_bias && raw.attention_bias,
+            mlp_bias: family.mlp_bias && raw.mlp_bias,
+            fused: family.fused,
+            rope: rope(&raw, head_width, family.fused)?,
+            tied: raw.tie_word_embeddings.unwrap_or(family.tied),
+            attention_dropout: probability("attention_dropout", raw.attention_dropout)?,
+            dropout: if family.fused { probability("resid_pdrop", raw.resid_pdrop)? } else { 0.0 },
+            raw: json,
+        })
+    }
+
+    /// Every linear layer that an adapter may go on: path and shape `[out, in]`, in the order of the layers.
+    pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
+        let (d, wide) = (self.width, self.intermediate);
+        let (q, kv) = (self.heads * self.head_width, self.kv_heads * self.head_width);
+        let ends: Vec<(&str, [i64; 2])> = if self.fused {
+            vec![
+                ("self_attn.qkv_proj", [q + 2 * kv, d]),
+                ("self_attn.o_proj", [d, q]),
+                ("mlp.gate_up_proj", [2 * wide, d]),
+                ("mlp.down_proj", [d, wide]),
+            ]
+        } else {
+            vec![
+                ("self_attn.q_proj", [q, d]),
+                ("self_attn.k_proj", [kv, d]),
+                ("self_attn.v_proj", [kv, d]),
+                ("self_attn.o_proj", [d, q]),
+                ("mlp.gate_proj", [wide, d]),
+                ("mlp.up_proj", [wide, d]),
+                ("mlp.down_proj", [d, wide]),
+            ]
+        };
+        let at = |i: usize| ends.iter().map(move |(end, shape)| (format!("model.layers.{i}.{end}"), *shape));
+        (0..self.layers).flat_map(at).collect()
+    }
+
+    /// Replaces every dropout.
+    pub fn set_dropout(&mut self, p: f64) {
+        (self.dropout, self.attention_dropout) = (p, p);
+    }
+}
+
+fn gate(raw: &Raw, family: &Family) -> Result<Activation> {
+    let name = if family.output_norms { raw.hidden_activation.as_deref() } else { raw.hidden_act.as_deref() };
+    match (name, family.gemma) {
+        // The official releases of Gemma say `gelu` and mean its tanh approximation.
+        (None | Some("gelu"), true) => Ok(Activation::GeluTanh),
+        (None, false) => Ok(Activation::Silu),
+        (Some(name), _) => activation(name),
+    }
+}
