@@ -233,7 +233,7 @@ fn wrong_values_in_a_recipe_are_usage_errors() {
 fn a_wrong_config_names_the_field() {
     let bench = Bench::new();
     let cases: [(&str, Value, &str); 16] = [
-        ("model_type", json!("llama"), "the model type `llama` is not supported"),
+        ("model_type", json!("gpt2"), "the model type `gpt2` is not supported"),
         ("model_type", json!(3), "`model_type`: invalid type: integer `3`, expected a string at line"),
         ("hidden_act", json!("mish"), "`hidden_act` `mish` is not supported"),
         ("position_embedding_type", json!("relative_key"), "only `absolute`"),
