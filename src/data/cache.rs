@@ -1,8 +1,9 @@
 //! The cache of tokenised splits: one file each, named by the digest of everything that it depends on.
 //!
 //! Layout, little-endian: magic, length and JSON of the header, then per example its index (u32), length (u32) and
-//! label (f32, NaN = none), then all token ids (u32), then all token types (u8) if any is not 0, and at the end the
-//! BLAKE3 digest of everything before it. A file that is not exactly that is made again.
+//! label (f32, NaN = none), then all token ids (u32), then all token types (u8) if any is not 0, then for each token
+//! whether it is trained on (u8) where that is known, and at the end the BLAKE3 digest of everything before it. A file
+//! that is not exactly that is made again.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +13,14 @@ use super::{Example, Examples, Skipped};
 use crate::fault::Result;
 use crate::files;
 
-const MAGIC: &[u8; 8] = b"lxstok01";
+const MAGIC: &[u8; 8] = b"lxstok02";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     count: usize,
     tokens: usize,
     has_types: bool,
+    has_targets: bool,
     truncated: usize,
     skipped: Skipped,
 }
@@ -54,14 +56,15 @@ fn encode(examples: &Examples) -> Result<Vec<u8>> {
         count: list.len(),
         tokens: list.iter().map(|e| e.ids.len()).sum(),
         has_types,
+        has_targets: list.iter().any(|e| !e.trained.is_empty()),
         truncated: examples.truncated,
         skipped: examples.skipped.clone(),
     };
     let mut bytes = Vec::with_capacity(12 * header.count + 5 * header.tokens + 1024);
-    let header = serde_json::to_vec(&header)?;
+    let json = serde_json::to_vec(&header)?;
     bytes.extend(MAGIC);
-    bytes.extend(u32::try_from(header.len())?.to_le_bytes());
-    bytes.extend(header);
+    bytes.extend(u32::try_from(json.len())?.to_le_bytes());
+    bytes.extend(json);
     for example in list {
         bytes.extend(u32::try_from(example.index)?.to_le_bytes());
         bytes.extend(u32::try_from(example.ids.len())?.to_le_bytes());
@@ -72,6 +75,9 @@ fn encode(examples: &Examples) -> Result<Vec<u8>> {
     }
     if has_types {
         list.iter().for_each(|e| bytes.extend(&e.types));
+    }
+    if header.has_targets {
+        list.iter().for_each(|e| bytes.extend(&e.trained));
     }
     let digest = blake3::hash(&bytes);
     bytes.extend(digest.as_bytes());
@@ -89,6 +95,7 @@ fn decode(bytes: &[u8], hash: &str) -> Option<Examples> {
     let mut table = take(&mut rest, header.count.checked_mul(12)?)?;
     let mut ids = take(&mut rest, header.tokens.checked_mul(4)?)?;
     let mut types = take(&mut rest, if header.has_types { header.tokens } else { 0 })?;
+    let mut trained = take(&mut rest, if header.has_targets { header.tokens } else { 0 })?;
     if magic != MAGIC || !rest.is_empty() {
         return None;
     }
@@ -101,6 +108,7 @@ fn decode(bytes: &[u8], hash: &str) -> Option<Examples> {
             index,
             ids: take(&mut ids, length.checked_mul(4)?)?.chunks_exact(4).filter_map(u32_of).collect(),
             types: if header.has_types { take(&mut types, length)?.to_vec() } else { vec![0; length] },
+            trained: if header.has_targets { take(&mut trained, length)?.to_vec() } else { Vec::new() },
             label: Some(label).filter(|x| !x.is_nan()),
         });
     }
@@ -127,6 +135,7 @@ mod tests {
             index,
             ids: ids.to_vec(),
             types: types.to_vec(),
+            trained: Vec::new(),
             label,
         };
         Examples {
@@ -149,6 +158,8 @@ mod tests {
         assert_eq!(load(folder.path(), "abc"), Some(examples.clone()));
         assert_eq!(load(folder.path(), "abd"), None);
         examples.examples[0].types = vec![0, 0];
+        examples.examples.iter_mut().for_each(|e| e.trained = vec![0; e.ids.len()]);
+        examples.examples[0].trained[1] = 1;
         store(folder.path(), &examples).unwrap();
         assert_eq!(load(folder.path(), "abc"), Some(examples));
     }

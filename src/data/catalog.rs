@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::TaskKind;
 use super::entry::{Entry, shown};
+use super::template::Template;
 use crate::fault::{Result, fault, nearest, usage};
 use crate::files;
 
@@ -48,6 +49,24 @@ pub struct Dataset {
     pub max_new_tokens: usize,
     /// Texts that end a generation.
     pub stop: Vec<String>,
+    /// Beams of a generation; 1 = none.
+    pub beams: usize,
+    /// Temperature of a generation; 0 = the likeliest token.
+    pub temperature: f64,
+    /// Share of the probability that is sampled from; 1 = all.
+    pub top_p: f64,
+    /// Number of tokens that are sampled from; 0 = all.
+    pub top_k: usize,
+    /// Columns by whose values scores are told apart too.
+    pub group_by: Vec<String>,
+    /// Template of a solved row in a few-shot prompt; absent = prompt and answer.
+    pub shot: Option<String>,
+    /// What stands between the rows of a few-shot prompt.
+    pub shot_separator: String,
+    /// The split that solved rows come from.
+    pub shot_split: String,
+    /// Column of a chat's messages.
+    pub messages: String,
     /// File name of the GLUE submission for each test split.
     pub submission: BTreeMap<String, String>,
     /// The submission holds label names instead of numbers.
@@ -55,6 +74,16 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// The template under `key`, whose text is given.
+    ///
+    /// # Errors
+    /// Names data set and key when there is none, or it is wrong.
+    pub fn template(&self, key: &str, text: Option<&str>) -> Result<Template> {
+        let place = format!("`{}.{key}`", self.name);
+        let text = text.ok_or_else(|| usage(format!("{place}: required here and missing")))?;
+        Template::parse(text).map_err(|reason| usage(format!("{place}: {reason}")).into())
+    }
+
     /// The file names or patterns of a split.
     ///
     /// # Errors

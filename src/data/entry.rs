@@ -8,9 +8,10 @@ use toml::{Table, Value};
 
 use super::TaskKind;
 use super::catalog::{Dataset, which};
+use super::template::Template;
 use crate::fault::nearest;
 
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 26] = [
     "task",
     "hub",
     "revision",
@@ -26,6 +27,15 @@ const KEYS: [&str; 17] = [
     "scorers",
     "max_new_tokens",
     "stop",
+    "beams",
+    "temperature",
+    "top_p",
+    "top_k",
+    "group_by",
+    "shot",
+    "shot_separator",
+    "shot_split",
+    "messages",
     "submission",
     "submission_names",
 ];
@@ -82,6 +92,15 @@ impl<'a> Entry<'a> {
             scorers: self.strings("scorers"),
             max_new_tokens: self.count("max_new_tokens"),
             stop: self.strings("stop"),
+            beams: self.count("beams").max(1),
+            temperature: self.number("temperature", 0.0),
+            top_p: self.number("top_p", 1.0),
+            top_k: self.count("top_k"),
+            group_by: self.strings("group_by"),
+            shot: self.string("shot"),
+            shot_separator: self.string("shot_separator").unwrap_or_else(|| "\n\n".to_owned()),
+            shot_split: self.string("shot_split").unwrap_or_else(|| "train".to_owned()),
+            messages: self.string("messages").unwrap_or_else(|| "messages".to_owned()),
             submission: self.submission(),
             submission_names: self.flag("submission_names"),
         };
@@ -100,6 +119,12 @@ impl<'a> Entry<'a> {
         };
         for key in required.iter().filter(|key| !self.table.contains_key(**key)) {
             self.fault(key, "required here and missing");
+        }
+        for key in ["prompt", "response", "answer", "shot"] {
+            let text = self.table.get(key).and_then(Value::as_str).map(Template::parse);
+            if let Some(Err(reason)) = text {
+                self.fault(key, &reason);
+            }
         }
         if metrics.is_empty() {
             return dataset;
@@ -242,6 +267,20 @@ impl<'a> Entry<'a> {
             self.expected(key, "a whole number", value);
             0
         })
+    }
+
+    /// A number that is not negative; `top_p` is a share besides.
+    fn number(&mut self, key: &str, default: f64) -> f64 {
+        let Some(value) = self.table.get(key) else { return default };
+        let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
+        match number.filter(|x| x.is_finite() && *x >= 0.0) {
+            Some(x) if key != "top_p" || (x > 0.0 && x <= 1.0) => x,
+            _ => {
+                let range = if key == "top_p" { "a number above 0 and up to 1" } else { "a number from 0" };
+                self.expected(key, range, value);
+                default
+            }
+        }
     }
 
     fn flag(&mut self, key: &str) -> bool {

@@ -4,20 +4,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rayon::prelude::*;
-use serde_json::Value;
 
 use super::catalog::{Dataset, which};
+use super::chat::Chat;
+use super::instruction::Instruction;
 use super::label::{self, Label};
-use super::rows::{Columns, Row, Rows, kind, read_rows};
+use super::rows::{Columns, Row, Rows, read_rows};
+use super::template::cell;
 use super::tokenize::Tokenizer;
 use super::{Example, Examples, Skipped, TaskKind, cache};
-use crate::fault::{Fault, Result, fault};
+use crate::fault::{Fault, Result, fault, usage};
 use crate::files;
 
 /// Changes with anything here that changes what the same files give.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How many of the rows that cannot be used are shown.
-const SHOWN: usize = 3;
+pub(super) const SHOWN: usize = 3;
 /// Rows tokenised at once when only the first examples are wanted.
 const CHUNK: usize = 8192;
 
@@ -64,9 +66,9 @@ pub fn load_in(
     max_length: usize,
 ) -> Result<Examples> {
     let dataset = split.dataset;
-    if !matches!(dataset.task, TaskKind::Classification | TaskKind::Regression) {
-        let message = format!("data set `{}` has neither labels nor scores to train on", dataset.name);
-        return Err(fault(message).hint("`task` must be `classification` or `regression` here").into());
+    if dataset.task == TaskKind::Generation {
+        let message = format!("data set `{}` is for generation, not for training", dataset.name);
+        return Err(usage(message).hint("`task` must be another one here, such as `instruction`").into());
     }
     let hash = digest(split, tokenizer, max_length)?;
     let examples = match cache::load(cache, &hash) {
@@ -103,19 +105,28 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
         dataset.text,
         dataset.label,
         dataset.labels,
+        [&dataset.prompt, &dataset.response, &dataset.messages],
+        [tokenizer.eos().ok()],
+        [tokenizer.chat_template()],
         may_miss_labels(split.name),
         tokenizer.hash(),
         max_length,
         split.limit,
     ]);
     hasher.update(settings.to_string().as_bytes());
-    for path in split.files {
+    hash_files(&mut hasher, split.files)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Adds the contents of files.
+pub(super) fn hash_files(hasher: &mut blake3::Hasher, files: &[PathBuf]) -> Result<()> {
+    for path in files {
         let mut file = blake3::Hasher::new();
         file.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         // The name is part of it: its ending is the format, and the skipped rows are shown with it
         hasher.update(file.finalize().as_bytes()).update(path.as_os_str().as_encoded_bytes());
     }
-    Ok(hasher.finalize().to_hex().to_string())
+    Ok(())
 }
 
 fn may_miss_labels(split: &str) -> bool {
@@ -130,13 +141,13 @@ enum Outcome {
 }
 
 fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: String) -> Result<Examples> {
-    tokenizer.encode("", split.dataset.text.get(1).map(|_| ""), max_length)?;
+    let form = Form::new(split.dataset, tokenizer, max_length)?;
     let mut found = Examples { examples: Vec::new(), skipped: Skipped::default(), truncated: 0, hash };
     let mut before = 0;
     for path in split.files {
         let rows = read_rows(path)?;
-        check_columns(split, path, &rows)?;
-        let reader = Reader { split, path, unit: rows.unit, before, tokenizer, max_length };
+        check_columns(path, &rows, form.columns(split))?;
+        let reader = Reader { split, path, unit: rows.unit, before, form: &form };
         reader.read(&rows.rows, &mut found)?;
         before += rows.rows.len();
         if split.limit > 0 && found.examples.len() >= split.limit {
@@ -146,7 +157,7 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     if found.examples.is_empty() {
         let (name, first) = (&split.dataset.name, found.skipped.first.join("; "));
         let message = format!("no row of `{name}` {} can be used: {first}", split.name);
-        return Err(fault(message).hint("see `text`, `label` and `labels` of its catalog entry").into());
+        return Err(fault(message).hint(format!("see {} of its catalog entry", form.keys())).into());
     }
     // The hub marks a test split without scores by -1 throughout
     if may_miss_labels(split.name) && found.examples.iter().all(|e| e.label.is_none_or(|x| x == -1.0)) {
@@ -155,13 +166,16 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     Ok(found)
 }
 
-/// Every column that the catalog names must occur in the file; the label may be absent in test splits.
-fn check_columns(split: &Split<'_>, path: &Path, rows: &Rows) -> Result<()> {
+/// Every column that the catalog names must occur in the file.
+pub(super) fn check_columns<'a>(
+    path: &Path,
+    rows: &Rows,
+    columns: impl Iterator<Item = &'a str>,
+) -> Result<()> {
     if rows.columns.is_empty() {
         return Ok(());
     }
-    let label = split.dataset.label.iter().filter(|_| !may_miss_labels(split.name));
-    for column in split.dataset.text.iter().chain(label) {
+    for column in columns {
         if !rows.columns.contains(column) {
             let message = format!("`{}` has no column `{column}`", path.display());
             let hint = which("columns", column, rows.columns.iter().map(String::as_str));
@@ -171,6 +185,68 @@ fn check_columns(split: &Split<'_>, path: &Path, rows: &Rows) -> Result<()> {
     Ok(())
 }
 
+/// How a row becomes tokens.
+enum Form<'a> {
+    /// One or two texts and a label.
+    Labelled(&'a Dataset, &'a Tokenizer, usize),
+    Instruction(Instruction<'a>),
+    Chat(Chat<'a>),
+}
+
+impl<'a> Form<'a> {
+    fn new(dataset: &'a Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
+        Ok(match dataset.task {
+            TaskKind::Instruction => Self::Instruction(Instruction::new(dataset, tokenizer, max_length)?),
+            TaskKind::Chat => Self::Chat(Chat::new(dataset, tokenizer, max_length)?),
+            _ => {
+                tokenizer.encode("", dataset.text.get(1).map(|_| ""), max_length)?;
+                Self::Labelled(dataset, tokenizer, max_length)
+            }
+        })
+    }
+
+    /// The columns that it needs; a label may be absent in test splits.
+    fn columns(&self, split: &'a Split<'_>) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::Labelled(dataset, ..) => {
+                let label = dataset.label.iter().filter(|_| !may_miss_labels(split.name));
+                Box::new(dataset.text.iter().chain(label).map(String::as_str))
+            }
+            Self::Instruction(instruction) => Box::new(instruction.columns()),
+            Self::Chat(chat) => Box::new(std::iter::once(chat.column())),
+        }
+    }
+
+    /// The keys of the catalog that decide which rows can be used.
+    fn keys(&self) -> &'static str {
+        match self {
+            Self::Labelled(..) => "`text`, `label` and `labels`",
+            Self::Instruction(_) => "`prompt` and `response`",
+            Self::Chat(_) => "`messages`",
+        }
+    }
+
+    fn encode(&self, columns: &Columns) -> std::result::Result<(Example, bool), String> {
+        match self {
+            Self::Labelled(dataset, tokenizer, max_length) => {
+                let texts: Vec<String> = dataset
+                    .text
+                    .iter()
+                    .map(|c| cell(c, columns.get(c)))
+                    .collect::<std::result::Result<_, _>>()?;
+                let first = texts.first().map(String::as_str).unwrap_or_default();
+                let second = texts.get(1).map(String::as_str);
+                let encoded = tokenizer.encode(first, second, *max_length).map_err(|e| format!("{e:#}"))?;
+                let (ids, types) = (encoded.ids, encoded.types);
+                let example = Example { index: 0, ids, types, trained: Vec::new(), label: None };
+                Ok((example, encoded.truncated))
+            }
+            Self::Instruction(instruction) => instruction.encode(columns),
+            Self::Chat(chat) => chat.encode(columns),
+        }
+    }
+}
+
 /// Reads the rows of one file.
 struct Reader<'a> {
     split: &'a Split<'a>,
@@ -178,8 +254,7 @@ struct Reader<'a> {
     unit: &'static str,
     /// Rows of the split in the files before this one.
     before: usize,
-    tokenizer: &'a Tokenizer,
-    max_length: usize,
+    form: &'a Form<'a>,
 }
 
 impl Reader<'_> {
@@ -221,16 +296,11 @@ impl Reader<'_> {
             Ok(columns) => columns,
             Err(reason) => return Outcome::Skip(reason.clone()),
         };
-        let dataset = self.split.dataset;
-        let column = dataset.label.as_deref().unwrap_or_default();
-        let label = match label::read(dataset, columns.get(column)) {
-            Label::Is(x) => Some(x),
-            Label::Missing if may_miss_labels(self.split.name) => None,
-            Label::Missing => return Outcome::Skip(format!("column `{column}` holds no label")),
-            Label::Unusable(reason) => return Outcome::Skip(reason),
-            Label::Wrong(fault) => return Outcome::Wrong(fault),
+        let label = match self.label(columns) {
+            Ok(label) => label,
+            Err(outcome) => return outcome,
         };
-        match self.encode(columns) {
+        match self.form.encode(columns) {
             Ok((mut example, truncated)) => {
                 (example.index, example.label) = (index, label);
                 Outcome::Example(example, truncated)
@@ -239,25 +309,15 @@ impl Reader<'_> {
         }
     }
 
-    fn encode(&self, columns: &Columns) -> std::result::Result<(Example, bool), String> {
-        let mut texts = Vec::with_capacity(2);
-        for column in &self.split.dataset.text {
-            texts.push(text(column, columns.get(column))?);
+    fn label(&self, columns: &Columns) -> std::result::Result<Option<f32>, Outcome> {
+        let dataset = self.split.dataset;
+        let Some(column) = dataset.label.as_deref() else { return Ok(None) };
+        match label::read(dataset, columns.get(column)) {
+            Label::Is(x) => Ok(Some(x)),
+            Label::Missing if may_miss_labels(self.split.name) => Ok(None),
+            Label::Missing => Err(Outcome::Skip(format!("column `{column}` holds no label"))),
+            Label::Unusable(reason) => Err(Outcome::Skip(reason)),
+            Label::Wrong(fault) => Err(Outcome::Wrong(fault)),
         }
-        let first = texts.first().map(String::as_str).unwrap_or_default();
-        let second = texts.get(1).map(String::as_str);
-        let encoded = self.tokenizer.encode(first, second, self.max_length).map_err(|e| format!("{e:#}"))?;
-        let example = Example { index: 0, ids: encoded.ids, types: encoded.types, label: None };
-        Ok((example, encoded.truncated))
-    }
-}
-
-/// A cell as text: numbers count as what they look like.
-fn text(column: &str, value: Option<&Value>) -> std::result::Result<String, String> {
-    match value {
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        None | Some(Value::Null) => Err(format!("column `{column}` is empty")),
-        Some(other) => Err(format!("column `{column}`: expected a text, found {}", kind(other))),
     }
 }

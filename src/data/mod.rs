@@ -2,12 +2,19 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod chat;
 pub mod entry;
 pub mod examples;
+pub mod instruction;
+mod jinja;
 pub mod label;
 pub mod parquet;
+pub mod prompts;
 pub mod rows;
+mod special;
+pub mod template;
 pub mod tokenize;
+mod tokenizer_class;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +43,8 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// Token type of each id: 0, or 1 in the second sentence where the tokenizer makes a difference.
     pub types: Vec<u8>,
+    /// 1 for each id that is a target, predicted from those before it; empty where a label is the target.
+    pub trained: Vec<u8>,
     /// Class 0..n-1 or the number to predict; absent in test splits only.
     pub label: Option<f32>,
 }

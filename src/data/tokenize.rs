@@ -1,10 +1,12 @@
 //! `tokenizer.json`, read as Transformers' `AutoTokenizer` reads it.
 //!
-//! Transformers (5.x, `tokenization_auto.py`, `tokenization_bert.py`, `tokenization_roberta.py`) takes vocabulary and
-//! special tokens from `tokenizer.json`, but a BERT tokenizer gets its normaliser, and a RoBERTa tokenizer its leading
-//! space, from `tokenizer_config.json`; truncation and padding stored in `tokenizer.json` do not count when a call
-//! asks for its own. Token types are passed to the model only where `model_input_names` lists them.
+//! Transformers (5.x, `tokenization_auto.py`, `tokenization_bert.py`, `tokenization_roberta.py`,
+//! `tokenization_llama.py`) takes vocabulary and special tokens from `tokenizer.json`, but a BERT tokenizer gets its
+//! normaliser, and a RoBERTa or Llama tokenizer its leading space, from `tokenizer_config.json`; `add_bos_token` and
+//! `add_eos_token` do not count beside a `tokenizer.json`, whose own template of special tokens does. Truncation
+//! and padding stored there do not count when a call asks for its own. Token types are passed to the model only where `model_input_names` lists them.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
@@ -14,6 +16,8 @@ use tokenizers::{
     PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
+use super::special::Special;
+use super::tokenizer_class::{Class, class_of, configure};
 use crate::fault::{Result, fault, usage};
 use crate::files;
 
@@ -40,6 +44,7 @@ pub struct Tokenizer {
     direction: TruncationDirection,
     /// Whether the model gets token types other than 0.
     has_types: bool,
+    special: Special,
     hash: String,
     files: Vec<PathBuf>,
 }
@@ -53,15 +58,6 @@ pub struct Encoding {
     pub types: Vec<u8>,
     /// Whether tokens were cut off to fit.
     pub truncated: bool,
-}
-
-/// Which class of Transformers would read the folder.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Class {
-    Bert,
-    Roberta,
-    /// `tokenizer.json` as it stands.
-    Plain,
 }
 
 impl Tokenizer {
@@ -84,7 +80,8 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|e| fault(format!("`{}` is not a tokenizer: {e}", path.display())))?;
         let settings = optional_json(&folder.join("tokenizer_config.json"))?;
-        let class = class_of(&settings, &optional_json(&folder.join("config.json"))?);
+        let config = optional_json(&folder.join("config.json"))?;
+        let class = class_of(&inner, &settings, &config);
         let changes = configure(&mut inner, class, &settings)
             .with_context(|| format!("cannot use `{}`", path.display()))?;
         let has_types = match settings.get("model_input_names").and_then(Value::as_array) {
@@ -93,10 +90,11 @@ impl Tokenizer {
         };
         let is_left = settings.get("truncation_side").is_some_and(|side| side == "left");
         let direction = if is_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let special = Special::read(folder, &inner, class, (&settings, &config))?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes).update(format!("{changes}|{has_types}|{is_left}").as_bytes());
         let files = FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
-        Ok(Self { inner, direction, has_types, hash: hasher.finalize().to_hex().to_string(), files })
+        Ok(Self { inner, direction, has_types, special, hash: hasher.finalize().to_hex().to_string(), files })
     }
 
     /// Encodes a text, or a pair, with special tokens; of a pair the longer text is cut first.
@@ -136,6 +134,57 @@ impl Tokenizer {
         texts.par_iter().map(|(text, pair)| self.encode(text, *pair, max_length)).collect()
     }
 
+    /// Token ids of a text with the special tokens that the tokenizer adds, whole.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that already holds its special tokens, and the bytes of the text that each stands for.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text.
+    pub fn encode_plain(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
+        let encoding = self.inner.encode(text, false).map_err(failed)?;
+        let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok((encoding.get_ids().to_vec(), places))
+    }
+
+    /// The token that ends a text: `eos_token` of the tokenizer, else the first `eos_token_id` of
+    /// `generation_config.json` or `config.json`.
+    ///
+    /// # Errors
+    /// When none of them names one.
+    pub fn eos(&self) -> Result<u32> {
+        self.special.eos.ok_or_else(|| {
+            fault("no token is known that ends a text")
+                .hint("name it as `eos_token` in tokenizer_config.json, or `eos_token_id` in config.json")
+                .into()
+        })
+    }
+
+    /// Every token that ends a generation: those of `generation_config.json`, else of `config.json`, and `eos_token`.
+    pub fn ends(&self) -> &[u32] {
+        &self.special.ends
+    }
+
+    /// The folder's own chat template, in Jinja.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.special.chat_template.as_deref()
+    }
+
+    /// Special tokens by the names that chat templates know, such as `bos_token`.
+    pub fn named_tokens(&self) -> &[(&'static str, String)] {
+        &self.special.tokens
+    }
+
+    /// The texts of all special tokens, such as `<s>`.
+    pub fn special_texts(&self) -> impl Iterator<Item = &str> {
+        self.special.texts.iter().map(String::as_str)
+    }
+
     /// The text of token ids.
     ///
     /// # Errors
@@ -167,12 +216,12 @@ impl Tokenizer {
 }
 
 /// The library's errors are boxed, a form that anyhow does not take as it is.
-fn failed(error: tokenizers::Error) -> anyhow::Error {
+pub(super) fn failed(error: tokenizers::Error) -> anyhow::Error {
     anyhow!("cannot tokenise: {error}")
 }
 
 /// A JSON file, or an empty object where there is none.
-fn optional_json(path: &Path) -> Result<Value> {
+pub(super) fn optional_json(path: &Path) -> Result<Value> {
     let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
     if !Value::is_object(&value) {
         return Err(
@@ -180,80 +229,6 @@ fn optional_json(path: &Path) -> Result<Value> {
         );
     }
     Ok(value)
-}
-
-/// A class that is named counts more than the model type; a name that is neither leaves `tokenizer.json` as it is.
-fn class_of(settings: &Value, config: &Value) -> Class {
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-    let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));
-    if let Some(name) = named {
-        return match name.strip_suffix("Fast").unwrap_or(&name) {
-            "BertTokenizer" => Class::Bert,
-            "RobertaTokenizer" => Class::Roberta,
-            _ => Class::Plain,
-        };
-    }
-    match text(config, "model_type").as_deref() {
-        Some("bert" | "distilbert" | "electra") => Class::Bert,
-        Some("roberta") => Class::Roberta,
-        _ => Class::Plain,
-    }
-}
-
-/// Applies what the class takes from its settings, and returns it in writing.
-fn configure(inner: &mut tokenizers::Tokenizer, class: Class, settings: &Value) -> Result<String> {
-    inner.with_truncation(None).map_err(failed)?;
-    inner.with_padding(None);
-    let flag = |key: &str, default: bool| settings.get(key).and_then(Value::as_bool).unwrap_or(default);
-    let (normalizer, pre_tokenizer) = match class {
-        Class::Plain => return Ok(String::new()),
-        Class::Bert => {
-            let normalizer = json!({
-                "type": "BertNormalizer",
-                "clean_text": true,
-                "handle_chinese_chars": flag("tokenize_chinese_chars", true),
-                "strip_accents": settings.get("strip_accents").and_then(Value::as_bool),
-                "lowercase": flag("do_lower_case", true),
-            });
-            (Some(normalizer), json!({ "type": "BertPreTokenizer" }))
-        }
-        Class::Roberta => {
-            let prefix = flag("add_prefix_space", false);
-            let bytes = json!({
-                "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true,
-            });
-            (None, bytes)
-        }
-    };
-    let changes = format!("{normalizer:?}{pre_tokenizer}");
-    let normalizer: Option<tokenizers::NormalizerWrapper> =
-        normalizer.map(|n| serde_json::from_str(&n.to_string())).transpose()?;
-    inner.with_normalizer(normalizer).map_err(failed)?;
-    let pre_tokenizer: tokenizers::PreTokenizerWrapper = serde_json::from_str(&pre_tokenizer.to_string())?;
-    inner.with_pre_tokenizer(Some(pre_tokenizer));
-    let specials = special_tokens(inner, class, settings);
-    if let Some(processor) = specials {
-        let processor: tokenizers::PostProcessorWrapper = serde_json::from_str(&processor.to_string())?;
-        inner.with_post_processor(Some(processor));
-    }
-    Ok(changes)
-}
-
-/// The frame of special tokens that both classes put around texts; the file's own where the tokens are not in it.
-fn special_tokens(inner: &tokenizers::Tokenizer, class: Class, settings: &Value) -> Option<Value> {
-    let token = |key: &str, default: &str| -> Option<(String, u32)> {
-        let named = settings.get(key).map(|t| t.get("content").unwrap_or(t));
-        let name = named.and_then(Value::as_str).unwrap_or(default).to_owned();
-        inner.token_to_id(&name).map(|id| (name, id))
-    };
-    if class == Class::Roberta {
-        let (cls, sep) = (token("cls_token", "<s>")?, token("sep_token", "</s>")?);
-        return Some(json!({
-            "type": "RobertaProcessing", "sep": sep, "cls": cls, "trim_offsets": true, "add_prefix_space": false,
-        }));
-    }
-    let (cls, sep) = (token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
-    Some(json!({ "type": "BertProcessing", "sep": sep, "cls": cls }))
 }
 
 #[cfg(test)]

@@ -85,6 +85,7 @@ fn examples(checkpoint: &str) -> Vec<Example> {
         index,
         ids: row.input_ids,
         types: row.token_type_ids,
+        trained: Vec::new(),
         label: Some((index % 3) as f32),
     })
     .collect()

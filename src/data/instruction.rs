@@ -1,0 +1,77 @@
+//! Instruction data: a prompt that is not trained on, a response that is, and the token that ends it.
+//!
+//! As the published code does it (MetaMath `train_math.py`; LoRA-XS `main_math_tuning.py` @0be0770 and
+//! `main_commonsense_tuning.py` @e50b1a8): prompt and response are tokenised as one text, the end follows, all beyond
+//! `max_length` is cut off the end, and as many tokens as the prompt has alone are not trained on.
+
+use super::Example;
+use super::catalog::Dataset;
+use super::rows::Columns;
+use super::template::Template;
+use super::tokenize::Tokenizer;
+use crate::fault::Result;
+
+/// Renders rows of one data set.
+#[derive(Debug)]
+pub struct Instruction<'a> {
+    prompt: Template,
+    response: Template,
+    tokenizer: &'a Tokenizer,
+    eos: u32,
+    max_length: usize,
+}
+
+impl<'a> Instruction<'a> {
+    /// A renderer with the templates of a data set.
+    ///
+    /// # Errors
+    /// When a template is wrong, or no token is known that ends a text.
+    pub fn new(dataset: &Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
+        Ok(Self {
+            prompt: dataset.template("prompt", dataset.prompt.as_deref())?,
+            response: dataset.template("response", dataset.response.as_deref())?,
+            tokenizer,
+            eos: tokenizer.eos()?,
+            max_length,
+        })
+    }
+
+    /// The columns that its templates name.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.prompt.columns().chain(self.response.columns())
+    }
+
+    /// The example of one row, and whether it was cut.
+    ///
+    /// # Errors
+    /// Why the row cannot be used: an empty column or response, or no room for any of the response.
+    pub fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), String> {
+        let (prompt, response) = (self.prompt.render(row)?, self.response.render(row)?);
+        if response.trim().is_empty() {
+            return Err("the response is empty".to_owned());
+        }
+        let tokens = |text: &str| -> std::result::Result<Vec<u32>, String> {
+            let mut ids = self.tokenizer.encode_whole(text).map_err(|e| format!("{e:#}"))?;
+            // Tokenizers that end every text would end the prompt too
+            if ids.last() == Some(&self.eos) {
+                ids.pop();
+            }
+            Ok(ids)
+        };
+        let alone = tokens(&prompt)?.len();
+        let mut ids = tokens(&(prompt + &response))?;
+        ids.push(self.eos);
+        let whole = ids.len();
+        ids.truncate(self.max_length);
+        // The first token has none before it to be predicted from
+        let trained: Vec<u8> = (0..ids.len()).map(|i| u8::from(i > 0 && i >= alone)).collect();
+        if !trained.contains(&1) {
+            return Err(format!(
+                "the prompt alone is {alone} tokens, which leaves nothing of `max_length` {} to train on",
+                self.max_length
+            ));
+        }
+        let types = vec![0; ids.len()];
+        Ok((Example { index: 0, types, trained, label: None, ids }, whole > self.max_length))
+    }
+}

@@ -1,0 +1,196 @@
+//! Prompts of generation data: what a model is to continue, and what its continuation is scored against.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::catalog::Dataset;
+use super::examples::{SHOWN, Split, check_columns, hash_files};
+use super::rows::{Columns, Row, read_rows};
+use super::template::Template;
+use super::tokenize::Tokenizer;
+use super::{Skipped, TaskKind};
+use crate::fault::{Result, fault, usage};
+
+/// One row of a generation data set, ready to be continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// Row of the split, from 0, over all its files and counting rows that cannot be used.
+    pub index: usize,
+    /// What the model reads, the shots before it included.
+    pub text: String,
+    /// Its token ids with the special tokens that the tokenizer adds.
+    pub ids: Vec<u32>,
+    /// What the continuation is scored against; empty where the data set names no `answer`.
+    pub gold: String,
+    /// The whole row.
+    pub columns: Columns,
+}
+
+/// The prompts of a split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompts {
+    /// The usable rows, in the order of the files.
+    pub prompts: Vec<Prompt>,
+    /// The others.
+    pub skipped: Skipped,
+    /// Hex digest of everything that these depend on: file contents, templates, tokenizer, limit, shots.
+    pub hash: String,
+}
+
+/// Solved rows that are put before every prompt.
+#[derive(Debug, Clone, Copy)]
+pub struct Shots<'a> {
+    /// How many.
+    pub count: usize,
+    /// Where they come from: the first usable rows of the split `shot_split` of the data set.
+    pub split: Split<'a>,
+}
+
+/// Reads and renders the files of a split; `split.limit` keeps the first so many usable rows (0 = all).
+///
+/// A shot is the template `shot`, or where there is none the prompt, a space unless the prompt ends in one, and the
+/// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
+///
+/// # Errors
+/// When the data set is not for generation, a template is wrong, a file cannot be read, a column does not exist,
+/// there are fewer usable rows than shots, or no row can be used.
+pub fn load(split: &Split<'_>, shots: Option<&Shots<'_>>, tokenizer: &Tokenizer) -> Result<Prompts> {
+    let templates = Templates::new(split.dataset)?;
+    let shots = shots.filter(|shots| shots.count > 0);
+    let (solved, hash) = match shots {
+        Some(shots) => (solved(shots, &templates)?, digest(split, Some(shots), tokenizer)?),
+        None => (Vec::new(), digest(split, None, tokenizer)?),
+    };
+    let same = shots.is_some_and(|shots| shots.split.name == split.name);
+    let (rendered, skipped) = read(split, &templates, split.limit, |row| templates.ask(row))?;
+    let separator = &split.dataset.shot_separator;
+    let count = shots.map_or(0, |shots| shots.count);
+    let prompts = rendered
+        .into_par_iter()
+        .map(|(index, columns, (prompt, gold))| {
+            let others = solved.iter().filter(|(row, _)| !same || *row != index).take(count);
+            let mut text: String = others.flat_map(|(_, shot)| [shot.as_str(), separator]).collect();
+            text.push_str(&prompt);
+            let ids = tokenizer.encode_whole(&text)?;
+            Ok(Prompt { index, text, ids, gold, columns })
+        })
+        .collect::<Result<Vec<Prompt>>>()?;
+    Ok(Prompts { prompts, skipped, hash })
+}
+
+/// One more than asked for, because a row is never its own shot.
+fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String)>> {
+    let (found, _) = read(&shots.split, templates, shots.count + 1, |row| templates.solved(row))?;
+    if found.len() <= shots.count {
+        let (name, split) = (&shots.split.dataset.name, shots.split.name);
+        let message = format!("{} shots were asked for, `{name}` {split} has {}", shots.count, found.len());
+        return Err(usage(message).hint("one row more than shots is needed").into());
+    }
+    Ok(found.into_iter().map(|(index, _, text)| (index, text)).collect())
+}
+
+/// What is rendered of each row.
+struct Templates {
+    prompt: Template,
+    answer: Option<Template>,
+    shot: Option<Template>,
+}
+
+impl Templates {
+    fn new(dataset: &Dataset) -> Result<Self> {
+        if dataset.task != TaskKind::Generation {
+            let message = format!("data set `{}` is not for generation", dataset.name);
+            return Err(usage(message).hint("`task` must be `generation` here").into());
+        }
+        let optional = |key: &'static str, text: Option<&str>| {
+            text.map(|text| dataset.template(key, Some(text))).transpose()
+        };
+        Ok(Self {
+            prompt: dataset.template("prompt", dataset.prompt.as_deref())?,
+            answer: optional("answer", dataset.answer.as_deref())?,
+            shot: optional("shot", dataset.shot.as_deref())?,
+        })
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &str> {
+        let answer = self.answer.iter().flat_map(Template::columns);
+        self.prompt.columns().chain(answer).chain(self.shot.iter().flat_map(Template::columns))
+    }
+
+    /// Prompt and gold.
+    fn ask(&self, row: &Columns) -> std::result::Result<(String, String), String> {
+        let gold = self.answer.as_ref().map(|answer| answer.render(row)).transpose()?;
+        Ok((self.prompt.render(row)?, gold.unwrap_or_default()))
+    }
+
+    fn solved(&self, row: &Columns) -> std::result::Result<String, String> {
+        if let Some(shot) = &self.shot {
+            return shot.render(row);
+        }
+        let (prompt, gold) = self.ask(row)?;
+        let space = if prompt.ends_with(char::is_whitespace) { "" } else { " " };
+        Ok(format!("{prompt}{space}{gold}"))
+    }
+}
+
+/// A row with its number and what was rendered of it.
+type Rendered<T> = (usize, Columns, T);
+
+/// Renders the usable rows of a split, at most `limit` of them.
+fn read<T>(
+    split: &Split<'_>,
+    templates: &Templates,
+    limit: usize,
+    render: impl Fn(&Columns) -> std::result::Result<T, String>,
+) -> Result<(Vec<Rendered<T>>, Skipped)> {
+    let (mut found, mut skipped, mut before) = (Vec::new(), Skipped::default(), 0);
+    for path in split.files {
+        let rows = read_rows(path)?;
+        let (unit, count) = (rows.unit, rows.rows.len());
+        check_columns(path, &rows, templates.columns())?;
+        for (i, Row { number, columns }) in rows.rows.into_iter().enumerate() {
+            if limit > 0 && found.len() == limit {
+                break;
+            }
+            match columns.and_then(|columns| render(&columns).map(|rendered| (columns, rendered))) {
+                Ok((columns, rendered)) => found.push((before + i, columns, rendered)),
+                Err(reason) => note(&mut skipped, path, (unit, number), &reason),
+            }
+        }
+        before += count;
+    }
+    let (name, split) = (&split.dataset.name, split.name);
+    let first = skipped.first.join("; ");
+    if found.is_empty() {
+        return Err(fault(format!("no row of `{name}` {split} can be used: {first}"))
+            .hint("see `prompt` and `answer` of its catalog entry")
+            .into());
+    }
+    if skipped.count > 0 {
+        let total = found.len() + skipped.count;
+        tracing::warn!("`{name}` {split}: {} of {total} rows cannot be used: {first}", skipped.count);
+    }
+    Ok((found, skipped))
+}
+
+fn note(skipped: &mut Skipped, path: &Path, (unit, number): (&str, usize), reason: &str) {
+    skipped.count += 1;
+    if skipped.first.len() < SHOWN {
+        skipped.first.push(format!("`{}` {unit} {number}: {reason}", path.display()));
+    }
+}
+
+fn digest(split: &Split<'_>, shots: Option<&Shots<'_>>, tokenizer: &Tokenizer) -> Result<String> {
+    let dataset = split.dataset;
+    let mut hasher = blake3::Hasher::new();
+    let count = shots.map_or(0, |shots| shots.count);
+    let templates = json!([dataset.prompt, dataset.answer, dataset.shot, dataset.shot_separator]);
+    hasher.update(json!([templates, tokenizer.hash(), split.limit, count]).to_string().as_bytes());
+    hash_files(&mut hasher, split.files)?;
+    if let Some(shots) = shots {
+        hash_files(&mut hasher, shots.split.files)?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
