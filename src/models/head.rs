@@ -64,6 +64,8 @@ impl Head {
     /// N(0, initializer_range²), biases zero. A pooler that the checkpoint lacks (`draw_pooler`) is drawn too and
     /// becomes the head's first layer. Adds all of them to `trained`.
     ///
+    /// The numbers drawn are those of `from_pretrained` after `torch.manual_seed(seed)`.
+    ///
     /// # Errors
     /// When a tensor of the checkpoint cannot be read.
     pub fn load(
@@ -73,15 +75,21 @@ impl Head {
         source: HeadSource,
         trained: &mut Trained,
     ) -> Result<Self> {
-        let shapes = layer_shapes(config, classes);
+        let mut shapes = layer_shapes(config, classes);
         let stored = shapes.iter().all(|layer| source.holds(layer));
-        let mut layers = Vec::with_capacity(shapes.len() + 1);
         if draw_pooler {
-            let pooler = (format!("{}.pooler.dense", config.prefix), config.width, config.width);
-            layers.push(Dense::load(&pooler, false, config, source, trained)?);
+            shapes.insert(0, (format!("{}.pooler.dense", config.prefix), config.width, config.width));
         }
-        for layer in &shapes {
-            layers.push(Dense::load(layer, stored, config, source, trained)?);
+        let drawn_layers = if stored { usize::from(draw_pooler) } else { shapes.len() };
+        let mut weights = source.draw(&shapes[..drawn_layers], config.initializer_range).into_iter();
+        let mut layers = Vec::with_capacity(shapes.len());
+        for (name, out, _) in &shapes {
+            let [weight, bias] = match weights.next() {
+                Some(weight) => [weight, Tensor::zeros([source.runs(), *out], (Kind::Float, source.device))],
+                None => [source.read(&format!("{name}.weight"))?, source.read(&format!("{name}.bias"))?],
+            };
+            let mut add = |part, start| trained.add(format!("{name}.{part}"), Group::Head, start);
+            layers.push(Dense { weight: add("weight", &weight), bias: add("bias", &bias) });
         }
         tracing::debug!(stored, draw_pooler, "head of {classes} outputs");
         Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler })
@@ -109,35 +117,32 @@ impl HeadSource<'_> {
         self.checkpoint.shape(&format!("{name}.weight")) == Some(&[*out, *inputs])
             && self.checkpoint.shape(&format!("{name}.bias")) == Some(&[*out])
     }
+
+    fn runs(&self) -> i64 {
+        self.seeds.len() as i64
+    }
+
+    /// A tensor of the checkpoint, the same for each run: `[k, ..]`.
+    fn read(&self, name: &str) -> Result<Tensor> {
+        let tensor = self.checkpoint.tensor(name, Some(Kind::Float), self.device)?;
+        Ok(Tensor::stack(&vec![&tensor; self.seeds.len()], 0))
+    }
+
+    /// The weights `[k, out, in]` of these layers, drawn one after the other from each run's seed.
+    fn draw(&self, layers: &[Layer], std: f64) -> Vec<Tensor> {
+        let run = |&seed: &u64| -> Vec<Tensor> {
+            tch::manual_seed(seed.cast_signed());
+            // On the CPU, so that every device starts with the same numbers.
+            let empty = |out, inputs| Tensor::empty([out, inputs], (Kind::Float, Device::Cpu));
+            layers.iter().map(|&(_, out, inputs)| empty(out, inputs).normal_(0.0, std)).collect()
+        };
+        let runs: Vec<Vec<Tensor>> = self.seeds.iter().map(run).collect();
+        let stacked = |i| Tensor::stack(&runs.iter().map(|run| &run[i]).collect::<Vec<_>>(), 0);
+        (0..layers.len()).map(|i| stacked(i).to_device(self.device)).collect()
+    }
 }
 
 impl Dense {
-    fn load(
-        (name, out, inputs): &Layer,
-        stored: bool,
-        config: &EncoderConfig,
-        source: HeadSource,
-        trained: &mut Trained,
-    ) -> Result<Self> {
-        let mut initial = |suffix: &str, shape: &[i64], std: f64| -> Result<Tensor> {
-            let name = format!("{name}.{suffix}");
-            let runs: Vec<Tensor> = if stored {
-                let tensor = source.checkpoint.tensor(&name, Some(Kind::Float), source.device)?;
-                source.seeds.iter().map(|_| tensor.shallow_clone()).collect()
-            } else {
-                source
-                    .seeds
-                    .iter()
-                    .map(|&seed| drawn(seed, &name, shape, std).to_device(source.device))
-                    .collect()
-            };
-            Ok(trained.add(name, Group::Head, &Tensor::stack(&runs, 0)))
-        };
-        let weight = initial("weight", &[*out, *inputs], config.initializer_range)?;
-        let bias = initial("bias", &[*out], 0.0)?;
-        Ok(Self { weight, bias })
-    }
-
     fn forward(&self, x: &Tensor) -> Tensor {
         self.bias.unsqueeze(1).baddbmm(x, &self.weight.transpose(1, 2), 1.0, 1.0) // [k, s, out]
     }

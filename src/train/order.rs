@@ -1,24 +1,27 @@
-//! Which examples a step trains on: a function of seed and step.
+//! Which examples a step trains on: a function of seed and step, in PyTorch's order.
 
-use rand::SeedableRng as _;
-use rand::seq::SliceRandom as _;
-use rand_chacha::ChaCha8Rng;
-
-use crate::nn::pass::mix;
+use rand_mt::Mt;
 
 /// The order of the examples of one run, one epoch at a time.
+///
+/// With shuffling it is the one in which
+/// `DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))` gives them.
 #[derive(Debug)]
 pub struct Order {
     seed: u64,
     shuffle: bool,
+    /// The epoch of `permutation`.
     epoch: u64,
     permutation: Vec<usize>,
+    /// PyTorch's CPU generator after `epoch + 1` epochs.
+    words: Mt,
 }
 
 impl Order {
     /// The order of `examples` examples under `seed`; with `shuffle`, every epoch has its own.
     pub fn new(examples: usize, seed: u64, shuffle: bool) -> Self {
-        let mut order = Self { seed, shuffle, epoch: 0, permutation: (0..examples).collect() };
+        let permutation = (0..examples).collect();
+        let mut order = Self { seed, shuffle, epoch: 0, permutation, words: generator(seed) };
         order.turn_to(0);
         order
     }
@@ -35,13 +38,49 @@ impl Order {
         self.permutation.get(start..end).unwrap_or_default().to_vec()
     }
 
+    /// Draws up to `epoch`: from the epoch at hand where that came before it, else from the start.
     fn turn_to(&mut self, epoch: u64) {
+        let mut next = self.epoch + 1;
+        if epoch <= self.epoch {
+            (self.words, next) = (generator(self.seed), 0);
+        }
         self.epoch = epoch;
         if self.shuffle {
-            self.permutation.sort_unstable();
-            self.permutation.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(&[self.seed, epoch])));
+            for _ in next..epoch {
+                self.pass_over(2 + 2 * self.swaps());
+            }
+            self.shuffle();
         }
     }
+
+    /// `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist, `RandomSampler.__iter__`
+    /// one permutation to give and one of which it gives nothing.
+    fn shuffle(&mut self) {
+        self.pass_over(2);
+        self.permutation.sort_unstable();
+        // ATen's `randperm` (`aten/src/ATen/native/TensorFactories.cpp`) for fewer than 2^32 / 20 examples.
+        for i in 0..self.swaps() {
+            let chosen = i + self.words.next_u32() as usize % (self.permutation.len() - i);
+            self.permutation.swap(i, chosen);
+        }
+        self.pass_over(self.swaps());
+    }
+
+    /// Words of the generator that one permutation takes.
+    fn swaps(&self) -> usize {
+        self.permutation.len().saturating_sub(1)
+    }
+
+    fn pass_over(&mut self, words: usize) {
+        for _ in 0..words {
+            self.words.next_u32();
+        }
+    }
+}
+
+/// PyTorch's CPU generator after `manual_seed`: the Mersenne Twister of the seed's low 32 bits.
+fn generator(seed: u64) -> Mt {
+    Mt::new(seed as u32)
 }
 
 /// Optimiser steps that visit every example once; at least 1.
@@ -67,11 +106,27 @@ mod tests {
         assert_eq!(order.batch(3, 3).len(), 1);
     }
 
+    // Printed by torch 2.11: `loader = DataLoader(range(n), 3, shuffle=True, collate_fn=list,
+    // generator=torch.Generator().manual_seed(seed))`, then `[sum(loader, []) for _ in range(3)]`.
+    #[test]
+    fn the_order_is_that_of_a_data_loader_with_the_same_seed() {
+        let ten =
+            [[1, 3, 5, 7, 9, 4, 6, 2, 8, 0], [5, 1, 6, 0, 9, 7, 8, 4, 3, 2], [4, 3, 2, 8, 1, 0, 6, 5, 9, 7]];
+        let six = [[1, 0, 4, 2, 3, 5], [0, 4, 5, 3, 2, 1], [1, 5, 0, 3, 4, 2]];
+        let epochs = |examples, seed| {
+            let mut order = Order::new(examples, seed, true);
+            [0, 1, 2].map(|epoch| order.batch(epoch, examples))
+        };
+        assert_eq!(epochs(10, 7), ten);
+        assert_eq!(epochs(6, (1 << 32) + 5), six);
+    }
+
     #[test]
     fn a_step_does_not_depend_on_the_steps_before_it() {
         let mut whole = Order::new(50, 1, true);
         let batches: Vec<_> = (0..30).map(|step| whole.batch(step, 8)).collect();
         assert_eq!(Order::new(50, 1, true).batch(29, 8), batches[29]);
+        assert_eq!(whole.batch(3, 8), batches[3]);
         assert_ne!(Order::new(50, 2, true).batch(29, 8), batches[29]);
     }
 

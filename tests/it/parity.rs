@@ -1,16 +1,18 @@
 //! Logits and hidden states against Transformers, in fp32 on the CPU (`scripts/reference/encoder_parity.py`).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
 use loraxs::adapters::Trained;
+use loraxs::models::head::{Head, HeadSource};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::Sequence;
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use tch::{Device, Kind, no_grad};
 
-use crate::support::{Place, alone, distance, encoders, json, json_lines, numbers};
+use crate::support::{Place, alone, distance, encoders, fixture, json, json_lines, numbers};
 
 /// Relative to the largest expected value.
 const TOLERANCE: f64 = 1e-5;
@@ -181,5 +183,52 @@ fn packed_sequences_are_computed_as_if_each_were_alone() {
         let alone: Vec<f64> = rows.iter().flat_map(|row| logits(&[row])).collect();
         let found = distance(&logits(&rows), &alone);
         assert!(found < 1e-6, "{checkpoint}: {found:e}");
+    }
+}
+
+/// A case of `scripts/reference/head_draws.py`.
+#[derive(Deserialize)]
+struct DrawnHead {
+    checkpoint: String,
+    without_pooler: bool,
+    classes: i64,
+    seed: u64,
+    tensors: BTreeMap<String, DrawnTensor>,
+}
+
+#[derive(Deserialize)]
+struct DrawnTensor {
+    shape: Vec<i64>,
+    first: Vec<f64>,
+    last: Vec<f64>,
+    sum: f64,
+}
+
+#[test]
+fn a_drawn_head_is_the_one_that_transformers_draws_after_the_same_seed() {
+    let _alone = alone();
+    let cases: Vec<DrawnHead> = json(&fixture("head_draws.json"));
+    for case in cases {
+        let base = Base::open(&encoders().join(&case.checkpoint)).unwrap();
+        // A run beside it has a seed of its own and must not disturb it.
+        let source =
+            HeadSource { checkpoint: &base.tensors, seeds: &[case.seed + 1, case.seed], device: Device::Cpu };
+        let mut trained = Trained::new(2);
+        Head::load(base.config.encoder().unwrap(), case.classes, case.without_pooler, source, &mut trained)
+            .unwrap();
+        assert_eq!(trained.entries().len(), case.tensors.len());
+        for entry in trained.entries() {
+            let (expected, found) = (&case.tensors[&entry.name], entry.tensor.get(1));
+            assert_eq!(found.size(), expected.shape, "{}", entry.name);
+            let found = numbers(&found);
+            let shown =
+                [&found[..expected.first.len()], &found[found.len() - expected.last.len()..]].concat();
+            let off = shown.iter().zip(expected.first.iter().chain(&expected.last));
+            let off = off.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let sum = (found.iter().sum::<f64>() - expected.sum).abs();
+            println!("{} {}: {off:.1e}, sum {sum:.1e}", case.checkpoint, entry.name);
+            // Rounding of another processor's logarithm; the numbers are of the size of 0.02.
+            assert!(off < 1e-7 && sum < 1e-5, "{}, {}: {off:e}, {sum:e}", case.checkpoint, entry.name);
+        }
     }
 }
