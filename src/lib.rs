@@ -16,5 +16,6 @@ pub mod models;
 pub mod nn;
 pub mod recipe;
 pub mod report;
+pub mod scoring;
 pub mod torch;
 pub mod train;

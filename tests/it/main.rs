@@ -19,6 +19,7 @@ mod metrics; // metrics and schedules against scikit-learn, SciPy and Transforme
 mod parity; // logits and hidden states against Transformers
 mod recipes; // shipped recipes, faults and overrides
 mod resume; // killed, interrupted and damaged runs go on to the same bits
+mod scoring; // verdicts against the published scripts
 mod support; // what the tests share
 mod svd; // decompositions against scikit-learn and NumPy
 mod tidy; // the rules of the code that no compiler checks

@@ -7,21 +7,25 @@ use std::process::Command;
 
 /// What each module may use of the crate, besides itself and [`BELOW`]: `commands → train → eval → models → nn →
 /// adapters`, with data, hub, recipe and report beside them.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("main", &["cli", "commands"]),
     ("lib", &[]),
     (
         "commands",
-        &["adapters", "cli", "data", "eval", "export", "hub", "models", "nn", "recipe", "report", "train"],
+        &[
+            "adapters", "cli", "data", "eval", "export", "hub", "models", "nn", "recipe", "report",
+            "scoring", "train",
+        ],
     ),
     ("cli", &["recipe"]),
     // The loop takes the name of a schedule from the recipe, and nothing else.
     ("train", &["adapters", "data", "eval", "models", "nn", "recipe::Schedule", "report"]),
     ("export", &["adapters", "data", "eval", "models", "nn", "report"]),
-    ("eval", &["adapters", "data", "models", "nn", "report"]),
+    ("eval", &["adapters", "data", "models", "nn", "report", "scoring"]),
     ("models", &["adapters", "nn", "report"]),
     ("nn", &["adapters"]),
     ("adapters", &["report"]),
+    ("scoring", &[]),
     ("data", &["report"]),
     ("hub", &["report"]),
     ("recipe", &["report"]),
@@ -35,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
 const BELOW: [&str; 3] = ["fault", "files", "torch"];
 
 /// The modules that know nothing of tensors.
-const WITHOUT_TENSORS: [&str; 4] = ["recipe", "cli", "data", "hub"];
+const WITHOUT_TENSORS: [&str; 5] = ["recipe", "cli", "data", "hub", "scoring"];
 
 /// Names of methods, and the modules where they may be written.
 const METHODS: [&str; 3] = ["lora_xs", "lora-xs", "LoraXs"];

@@ -1,0 +1,56 @@
+//! The last box of a solution, as the published scripts find it.
+
+/// The last `\boxed{…}` (or `\fbox{…}` where there is none) with its braces; nothing where the braces do not close.
+/// hendrycks/math@357963a, `modeling/dataset/util.py`, as MetaMath and LoRA-XS have it.
+pub fn last_braced(text: &str) -> Option<&str> {
+    let start = text.rfind("\\boxed").or_else(|| text.rfind("\\fbox"))?;
+    let mut open = 0;
+    for (place, byte) in text.bytes().enumerate().skip(start) {
+        match byte {
+            b'{' => open += 1,
+            b'}' => {
+                open -= 1;
+                if open == 0 {
+                    return Some(&text[start..=place]);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What stands in the last box, also in one without braces: `\boxed 2$` holds `2`. EleutherAI/lm-evaluation-harness,
+/// `hendrycks_math/utils.py`; where that raises (an `\fbox`, a bare `\boxed`), there is no content.
+pub fn last_content(text: &str) -> Option<&str> {
+    const BARE: &str = "\\boxed ";
+    match text.rfind(BARE) {
+        Some(start) => text[start + BARE.len()..].split('$').next(),
+        None => last_braced(text).and_then(content),
+    }
+}
+
+/// What stands in `\boxed{…}`; nothing for any other text.
+pub fn content(text: &str) -> Option<&str> {
+    text.strip_prefix("\\boxed{")?.strip_suffix('}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_box_is_found_with_its_braces() {
+        assert_eq!(last_braced(r"\boxed{1} so $\boxed{\frac{1}{2}}$."), Some(r"\boxed{\frac{1}{2}}"));
+        assert_eq!(last_braced(r"\fbox{3}"), Some(r"\fbox{3}"));
+        assert_eq!(last_braced(r"\boxed{\frac{1}{2}"), None);
+        assert_eq!(last_braced("none"), None);
+    }
+
+    #[test]
+    fn the_content_of_boxes_without_braces_ends_at_the_dollar() {
+        assert_eq!(last_content(r"it is $\boxed 2$."), Some("2"));
+        assert_eq!(last_content(r"$\boxed{x^{2}}$"), Some("x^{2}"));
+        assert_eq!(last_content(r"\fbox{3}"), None);
+    }
+}
