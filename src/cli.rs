@@ -9,7 +9,7 @@ use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::Result;
-use crate::recipe::{Precision, Spectrum, SvdMethod};
+use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
 
 /// Fine-tune language models with adapters of extremely few parameters, score them, and export them.
 #[derive(Debug, Parser)]
@@ -90,6 +90,9 @@ pub struct InitSvdArgs {
     /// Which singular directions make the basis
     #[arg(long, default_value = "top")]
     pub spectrum: Spectrum,
+    /// Where the singular values go: on A (LoRA-XS), on B, or a square root on each (TinyLoRA)
+    #[arg(long, default_value = "a")]
+    pub sigma: Sigma,
     /// Algorithm of the decomposition
     #[arg(long, default_value = "randomized")]
     pub method: SvdMethod,

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+pub use crate::adapters::sigma::Sigma;
 use crate::adapters::svd::{self, Factors, Method, Spectrum};
 use crate::fault::{Result, fault};
 
@@ -41,6 +42,9 @@ pub struct BasisSpec {
     pub init: Init,
     /// Which singular directions; all but `top` need a full decomposition, whatever `method` says.
     pub spectrum: Spectrum,
+    /// Where the singular values go. Not written where it is the default, so that older bases keep their key.
+    #[serde(default, skip_serializing_if = "Sigma::is_default")]
+    pub sigma: Sigma,
     /// How the top directions are found.
     pub method: Method,
     /// Power iterations of the randomised method.
@@ -55,6 +59,7 @@ impl Default for BasisSpec {
             rank: 16,
             init: Init::Svd,
             spectrum: Spectrum::Top,
+            sigma: Sigma::A,
             method: Method::Randomized,
             iterations: 10,
             seed: 42,
@@ -66,13 +71,16 @@ impl BasisSpec {
     /// The factors of the module `name`, whose weight is [out, in].
     fn factors(&self, name: &str, weight: &Tensor) -> Result<Factors> {
         let Self { rank, seed, .. } = *self;
-        match (self.init, self.method, self.spectrum) {
-            (Init::Random, ..) => svd::kaiming(weight.size2()?.into(), rank, seed, name, weight.device()),
+        let factors = match (self.init, self.method, self.spectrum) {
+            (Init::Random, ..) => {
+                return svd::kaiming(weight.size2()?.into(), rank, seed, name, weight.device());
+            }
             (Init::Svd, Method::Randomized, Spectrum::Top) => {
                 svd::randomized(weight, rank, self.iterations, seed)
             }
             (Init::Svd, _, spectrum) => svd::exact(weight, rank, spectrum, seed),
-        }
+        };
+        self.sigma.moved(factors?)
     }
 }
 

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Sigma};
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault};
 use crate::files;
@@ -45,13 +45,14 @@ impl Basis {
             hash.update(&tensor_file::bytes_of(tensor)?);
         }
         let energies: Vec<f64> = self.modules.iter().map(|(_, factors)| factors.captured_energy).collect();
-        let BasisSpec { rank, init, spectrum, method, iterations, seed } = &self.spec;
+        let BasisSpec { rank, init, spectrum, sigma, method, iterations, seed } = &self.spec;
         let metadata = [
             ("format", FORMAT.to_owned()),
             ("base_hash", self.base_hash.clone()),
             ("rank", rank.to_string()),
             ("init", init.to_string()),
             ("spectrum", spectrum.to_string()),
+            ("sigma", sigma.to_string()),
             ("method", method.to_string()),
             ("iterations", iterations.to_string()),
             ("seed", seed.to_string()),
@@ -163,6 +164,8 @@ fn read(file: &TensorFile, device: Device) -> Result<Basis> {
         rank: field(file, "rank")?,
         init: field(file, "init")?,
         spectrum: field(file, "spectrum")?,
+        // Absent in files of a time when there was no choice.
+        sigma: if file.metadata("sigma").is_ok() { field(file, "sigma")? } else { Sigma::default() },
         method: field(file, "method")?,
         iterations: field(file, "iterations")?,
         seed: field(file, "seed")?,

@@ -1,18 +1,21 @@
 //! The adapter folder: `adapter_model.safetensors` with what was trained, and `adapter_config.json` with what it means.
 //!
-//! LoRA-XS stores its M cores as one tensor `lora_xs_R` `[M, r, r]`, in the order of `modules`, so that a file is
-//! 4·r²·M bytes, a header and the head. R means nothing without its basis: the config holds a witness of it.
+//! LoRA, VeRA and TinyLoRA are written as PEFT writes them, and what PEFT does not ask for goes into `loraxs.json`
+//! beside them. LoRA-XS stores its M cores as one tensor `lora_xs_R` `[M, r, r]`, in the order of `modules`, so that a
+//! file is 4·r²·M bytes, a header and the head; LoRA-Mini likewise. They mean nothing without their basis: the config
+//! holds a witness of it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::basis::{Basis, BasisSpec};
-use super::svd::Factors;
-use super::{Group, Trained};
+use super::basis::BasisSpec;
+use super::layout::{self, Layout, STACKS};
+use super::peft_config::{self, About};
+use super::{Group, Method, Named, Trained, tiny_lora};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensor_file::write;
@@ -22,47 +25,55 @@ use crate::torch::tensors::Tensors;
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// The file that says what they mean.
 pub const CONFIG: &str = "adapter_config.json";
-const CORES: &str = "lora_xs_R";
+/// Beside a config of PEFT: what else there is to say.
+pub const NOTES: &str = "loraxs.json";
+/// `peft_type` of this program's own layout: a type that PEFT does not know, so that it refuses the file by name
+/// instead of misreading it.
+const OWN: &str = "LORAXS";
 
-/// `adapter_config.json`.
+/// What an adapter is; `adapter_config.json` of this program's own layout.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct AdapterConfig {
-    /// Always `LORAXS`: a type that PEFT does not know, so that it refuses the file by name instead of misreading it.
-    pub peft_type: String,
-    /// `SEQ_CLS`.
+    /// `SEQ_CLS` or `CAUSAL_LM`.
     pub task_type: String,
-    /// `lora-xs`, `full` or `head`.
-    pub method: String,
+    /// The method with its settings.
+    #[serde(flatten)]
+    pub method: Method,
     /// Hub id or folder of the base.
     pub base_model_name_or_path: String,
     /// Revision of the base.
+    #[serde(default)]
     pub revision: String,
-    /// Hash of the base's trunk.
+    /// Hash of the base's trunk; empty where it is not known.
+    #[serde(default)]
     pub base_hash: String,
-    /// The data set that was trained on.
+    /// The data set that was trained on; empty where it is not known.
+    #[serde(default)]
     pub dataset: String,
-    /// Names of the classes; empty for a regression.
+    /// Names of the classes; empty for a regression, or where they are not known.
+    #[serde(default)]
     pub labels: Vec<String>,
-    /// Longest sequence in tokens that was trained on.
+    /// Longest sequence in tokens that was trained on; 0 where it is not known.
+    #[serde(default)]
     pub max_length: usize,
-    /// What is special to LoRA-XS. Read by itself, since serde takes a wrong field in a flattened option for none.
+    /// Names by which PEFT finds exactly the adapted layers.
+    #[serde(default)]
+    pub target_modules: Vec<String>,
+    /// The adapted layers, in the order of the stacked tensors.
+    #[serde(default)]
+    pub modules: Vec<String>,
+    /// The basis that the trained tensors belong to. Read by itself, since serde takes a wrong field in a flattened
+    /// option for none.
     #[serde(flatten, skip_deserializing)]
-    pub cores: Option<CoresConfig>,
+    pub basis: Option<BasisRecord>,
 }
 
-/// The part of the config that belongs to LoRA-XS.
+/// The part of the config that says which basis the trained tensors belong to.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-pub struct CoresConfig {
-    /// r.
-    pub r: i64,
-    /// ΔW is scaled by alpha / r.
-    pub lora_alpha: f64,
-    /// The targets as the recipe named them.
-    pub target_modules: Vec<String>,
-    /// The layers, in the order of the cores.
-    pub modules: Vec<String>,
+pub struct BasisRecord {
     /// How the basis was made.
-    pub basis: BasisSpec,
+    #[serde(rename = "basis")]
+    pub spec: BasisSpec,
     /// Two numbers for each module that any flip or rotation of the basis changes.
     pub witness: Vec<[f64; 2]>,
     /// Whether A and B are in the file.
@@ -74,130 +85,91 @@ pub struct CoresConfig {
 pub struct AdapterFile {
     /// Its config.
     pub config: AdapterConfig,
-    tensors: Tensors,
+    /// How its tensors are named.
+    pub layout: Layout,
+    pub(super) tensors: Tensors,
 }
 
-/// Writes run `run` of `trained` as an adapter folder, and A and B too where a basis is given.
+/// Writes run `run` of `trained` as an adapter folder, with the frozen tensors `kept`.
 ///
 /// # Errors
 /// Names the file that cannot be written.
-pub fn save(
-    folder: &Path,
-    config: &AdapterConfig,
-    trained: &Trained,
-    run: i64,
-    basis: Option<&Basis>,
-) -> Result<()> {
+pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, kept: &Named) -> Result<()> {
     let of_run = |tensor: &Tensor, group: Group| match group {
         Group::Base => tensor.detach(),
         Group::Adapter | Group::Head => tensor.detach().get(run),
     };
-    let mut tensors = Vec::new();
-    let cores: Vec<Tensor> = trained
-        .entries()
-        .iter()
-        .filter(|entry| entry.group == Group::Adapter)
-        .map(|entry| of_run(&entry.tensor, entry.group))
-        .collect();
-    if !cores.is_empty() {
-        tensors.push((CORES.to_owned(), Tensor::stack(&cores, 0)));
-    }
-    for entry in trained.entries().iter().filter(|entry| entry.group != Group::Adapter) {
-        tensors.push((entry.name.clone(), of_run(&entry.tensor, entry.group)));
-    }
-    for (name, factors) in basis.map(|basis| basis.modules.as_slice()).unwrap_or_default() {
-        tensors.push((format!("{name}.A"), factors.a.shallow_clone()));
-        tensors.push((format!("{name}.B"), factors.b.shallow_clone()));
-    }
-    files::write_json(&folder.join(CONFIG), config)?;
-    let tensors: Vec<(String, &Tensor)> =
-        tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let entries: Named =
+        trained.entries().iter().map(|e| (e.name.clone(), of_run(&e.tensor, e.group))).collect();
+    let tensors = if config.method.is_of_peft() {
+        let head = trained.entries().iter().filter(|e| e.group == Group::Head).map(|e| e.name.as_str());
+        let about = About {
+            task_type: &config.task_type,
+            base: &config.base_model_name_or_path,
+            targets: &config.target_modules,
+            saved: layout::saved_modules(head),
+            layers: config.modules.len(),
+        };
+        files::write_json(&folder.join(CONFIG), &peft_config::write(&config.method, &about)?)?;
+        files::write_json(&folder.join(NOTES), config)?;
+        let mut tensors = untied(config, entries);
+        tensors.extend(kept.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        tensors.into_iter().map(|(name, tensor)| (layout::peft_key(&name), tensor)).collect()
+    } else {
+        let mut json = serde_json::to_value(config)?;
+        if let Some(object) = json.as_object_mut() {
+            object.insert("peft_type".into(), OWN.into());
+        }
+        files::write_json(&folder.join(CONFIG), &json)?;
+        let mut tensors = stacked(trained, entries);
+        tensors.extend(kept.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        tensors
+    };
+    let tensors: Vec<(String, &Tensor)> = tensors.iter().map(|(name, t)| (name.clone(), t)).collect();
     write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 
-impl CoresConfig {
-    /// Refuses numbers that no training writes.
-    fn check(&self) -> Result<()> {
-        let Self { r, lora_alpha, modules, witness, .. } = self;
-        if *r < 1 || !(lora_alpha.is_finite() && *lora_alpha > 0.0) {
-            let message =
-                format!("expected `r` of at least 1 and `lora_alpha` above 0, found {r} and {lora_alpha}");
-            return Err(fault(message).into());
-        }
-        if modules.is_empty() || modules.len() != witness.len() {
-            let [modules, witness] = [modules.len(), witness.len()];
-            return Err(
-                fault(format!("expected a witness for each module, found {witness} for {modules}")).into()
-            );
-        }
-        Ok(())
+/// Vectors that PEFT cannot tie as they are tied here, once for each layer.
+fn untied(config: &AdapterConfig, entries: Named) -> Named {
+    let Method::TinyLora { tying: super::Tying::Kind, .. } = config.method else { return entries };
+    let names: Vec<&str> = config.modules.iter().map(String::as_str).collect();
+    let of_group =
+        |group: usize| entries.iter().find(|(name, _)| *name == format!("{}{group}", tiny_lora::VECTOR));
+    let mut found: Named = Vec::new();
+    for (index, group) in config.method.groups(&names).into_iter().enumerate() {
+        let vector =
+            of_group(group).map(|(_, vector)| (format!("{}{index}", tiny_lora::VECTOR), vector.copy()));
+        found.extend(vector);
     }
+    found.extend(entries.into_iter().filter(|(name, _)| !name.starts_with(tiny_lora::VECTOR)));
+    found
+}
+
+/// The trained tensors of all layers stacked, the others as they are.
+fn stacked(trained: &Trained, entries: Named) -> Named {
+    let mut parts: [Vec<Tensor>; STACKS.len()] = Default::default();
+    let mut rest = Vec::new();
+    for (entry, (name, tensor)) in trained.entries().iter().zip(entries) {
+        let suffix = name.rsplit('.').next().unwrap_or_default();
+        match STACKS.iter().position(|(_, part)| entry.group == Group::Adapter && *part == suffix) {
+            Some(stack) => parts[stack].push(tensor),
+            None => rest.push((name, tensor)),
+        }
+    }
+    let stacks = STACKS.iter().zip(&parts).filter(|(_, parts)| !parts.is_empty());
+    let mut found: Named =
+        stacks.map(|((key, _), parts)| ((*key).to_owned(), Tensor::stack(parts, 0))).collect();
+    found.extend(rest);
+    found
 }
 
 impl AdapterFile {
-    /// Opens an adapter folder.
-    ///
-    /// # Errors
-    /// Names the file that is missing or broken, or the kind of adapter that this is not.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(CONFIG);
-        if !path.exists() {
-            let missing = fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display()));
-            return Err(missing.hint("an adapter is the folder `adapter` of a run").into());
-        }
-        let json: BTreeMap<String, serde_json::Value> = files::read_json(&path)?;
-        match json.get("peft_type").and_then(|kind| kind.as_str()) {
-            Some("LORAXS") => {}
-            other => {
-                let found = other.unwrap_or("none");
-                return Err(fault(format!(
-                    "`{}` has `peft_type` `{found}`, expected `LORAXS`",
-                    path.display()
-                ))
-                .hint("only adapters trained by this program can be loaded")
-                .into());
-            }
-        }
-        let mut config: AdapterConfig = files::read_json(&path)?;
-        config.cores = match config.method.as_str() {
-            "lora-xs" => Some(files::read_json(&path)?),
-            "full" | "head" => None,
-            other => {
-                return Err(fault(format!("`{}` has the unknown `method` `{other}`", path.display()))
-                    .hint("known methods are `lora-xs`, `full` and `head`")
-                    .into());
-            }
-        };
-        let tensors = Tensors::open(&[folder.join(WEIGHTS)])?;
-        if config.cores.is_none() && tensors.contains(CORES) {
-            let path = path.display();
-            return Err(fault(format!(
-                "`{path}` says `{}`, but the file beside it holds cores",
-                config.method
-            ))
-            .into());
-        }
-        if let Some(cores) = &config.cores {
-            cores.check().with_context(|| format!("cannot use `{}`", path.display()))?;
-            let expected = [cores.modules.len() as i64, cores.r, cores.r];
-            let found = tensors.shape(CORES).unwrap_or_default();
-            if found != expected {
-                return Err(fault(format!(
-                    "`{}` holds cores of shape {found:?}, its config says {expected:?}",
-                    folder.join(WEIGHTS).display()
-                ))
-                .into());
-            }
-        }
-        Ok(Self { config, tensors })
-    }
-
-    /// Refuses a base that the adapter was not trained on.
+    /// Refuses a base that the adapter was not trained on. An adapter of another program does not say which that was.
     ///
     /// # Errors
     /// Says which base was expected and which was found.
     pub fn check_base(&self, name: &str, hash: &str) -> Result<()> {
-        if self.config.base_hash == hash {
+        if self.config.base_hash == hash || self.config.base_hash.is_empty() {
             return Ok(());
         }
         Err(fault(format!(
@@ -210,62 +182,81 @@ impl AdapterFile {
         .into())
     }
 
-    /// A and B of every module where the file holds them, with the basis that they form.
-    ///
-    /// # Errors
-    /// When the config promises factors that the file lacks.
-    pub fn stored_basis(&self) -> Result<Option<Basis>> {
-        let Some(cores) = self.config.cores.as_ref().filter(|cores| cores.with_basis) else {
-            return Ok(None);
-        };
-        let mut modules = Vec::with_capacity(cores.modules.len());
-        for name in &cores.modules {
-            let read = |part: &str| self.tensors.tensor(&format!("{name}.{part}"), None, Device::Cpu);
-            let s = Tensor::zeros([cores.r], (Kind::Float, Device::Cpu));
-            modules.push((name.clone(), Factors { a: read("A")?, b: read("B")?, s, captured_energy: 0.0 }));
-        }
-        Ok(Some(Basis { spec: cores.basis.clone(), base_hash: self.config.base_hash.clone(), modules }))
-    }
-
     /// Copies the stored tensors into every run of `trained`. A head tensor that the file lacks, or holds in another
-    /// shape, keeps its start where `head_optional`; the number of head tensors copied is returned.
+    /// shape, keeps its start where `head_optional` or where the file has no head at all; the number of head tensors
+    /// copied is returned.
     ///
     /// # Errors
-    /// Names the tensor that is missing or of another shape.
+    /// Names a tensor that is missing, of another shape, or has no place in the model.
     pub fn load_into(&self, trained: &Trained, head_optional: bool) -> Result<usize> {
-        let cores = self.config.cores.as_ref();
-        let stacked =
-            cores.map(|_| self.tensors.tensor(CORES, Some(Kind::Float), Device::Cpu)).transpose()?;
-        let head_fits = trained
-            .entries()
-            .iter()
-            .filter(|e| e.group == Group::Head)
-            .all(|entry| self.tensors.shape(&entry.name) == Some(&entry.tensor.size()[1..]));
+        let heads = || trained.entries().iter().filter(|entry| entry.group == Group::Head);
+        let fits = heads().all(|e| self.shape(&e.name).as_deref() == Some(&e.tensor.size()[1..]));
+        let none = self.layout != Layout::Own && !heads().any(|e| self.shape(&e.name).is_some());
         let mut head_tensors = 0;
         for entry in trained.entries() {
             let stored = match entry.group {
-                Group::Head if head_optional && !head_fits => continue,
+                Group::Head if !fits && (head_optional || none) => continue,
                 Group::Head | Group::Base => {
                     head_tensors += usize::from(entry.group == Group::Head);
-                    self.tensors.tensor(&entry.name, Some(Kind::Float), Device::Cpu)?
+                    self.tensors.tensor(&self.key(&entry.name), Some(Kind::Float), Device::Cpu)?
                 }
-                Group::Adapter => {
-                    let module = entry.name.strip_suffix(".R").unwrap_or(&entry.name);
-                    let index = cores.and_then(|cores| cores.modules.iter().position(|m| m == module));
-                    match (index, &stacked) {
-                        (Some(index), Some(stacked)) => stacked.get(index as i64),
-                        _ => return Err(self.lacks(module)),
-                    }
-                }
+                Group::Adapter => self.part(&entry.name)?,
             };
             copy_into(&entry.tensor, &stored, &entry.name)?;
         }
+        self.refuse_rest(trained)?;
         Ok(head_tensors)
     }
 
+    /// The stored tensor of an adapter that this program calls `name`, in fp32.
+    fn part(&self, name: &str) -> Result<Tensor> {
+        let read = |key: &str| self.tensors.tensor(key, Some(Kind::Float), Device::Cpu);
+        let (module, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
+        if let (Layout::Own, Some((stack, _))) =
+            (self.layout, STACKS.iter().find(|(_, part)| *part == suffix))
+        {
+            let index = self.config.modules.iter().position(|known| known == module);
+            let index = index.filter(|_| self.tensors.contains(stack)).ok_or_else(|| self.lacks(module))?;
+            return Ok(read(stack)?.get(index as i64));
+        }
+        let key = self.key(name);
+        if !self.tensors.contains(&key) {
+            return Err(self.lacks(name));
+        }
+        read(&key)
+    }
+
+    /// Refuses an adapter of another program that holds more than the model has places for.
+    fn refuse_rest(&self, trained: &Trained) -> Result<()> {
+        if self.layout == Layout::Own {
+            return Ok(());
+        }
+        let known: BTreeSet<String> = trained.entries().iter().map(|entry| self.key(&entry.name)).collect();
+        match self.tensors.names().find(|key| !known.contains(*key) && !self.is_frozen(key)) {
+            None => Ok(()),
+            Some(key) => {
+                Err(fault(format!("the adapter holds a tensor `{key}`, which the model has no place for"))
+                    .hint(
+                        "besides its factors, an adapter may hold a classification head (`modules_to_save`)",
+                    )
+                    .into())
+            }
+        }
+    }
+
+    /// The shape of the tensor that this program calls `name`.
+    fn shape(&self, name: &str) -> Option<Vec<i64>> {
+        self.tensors.shape(&self.key(name)).map(<[i64]>::to_vec)
+    }
+
+    /// The rows of the last layer of the stored head: its outputs.
+    pub fn head_outputs(&self) -> Option<i64> {
+        let last = ["classifier.out_proj.weight", "classifier.weight", "score.weight"];
+        last.into_iter().find_map(|name| self.shape(name)?.first().copied())
+    }
+
     fn lacks(&self, module: &str) -> anyhow::Error {
-        let targets =
-            self.config.cores.as_ref().map(|cores| cores.target_modules.join(", ")).unwrap_or_default();
+        let targets = self.config.target_modules.join(", ");
         fault(format!("the adapter has no core for `{module}`; its targets are: {targets}")).into()
     }
 }
@@ -280,7 +271,7 @@ fn copy_into(leaf: &Tensor, stored: &Tensor, name: &str) -> Result<()> {
         ))
         .into());
     }
-    no_grad(|| leaf.shallow_clone().f_copy_(stored))?;
+    no_grad(|| leaf.shallow_clone().f_copy_(stored)).context("cannot fill a trained tensor")?;
     Ok(())
 }
 

@@ -82,7 +82,7 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
 
 fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
     let recipe = subject.recipe.as_ref();
-    let trained_length = subject.adapter.as_ref().map(|adapter| adapter.config.max_length);
+    let trained_length = subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
     let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
     let own_out = || args.subject.run.as_ref().map_or_else(|| PathBuf::from("eval"), |run| run.join("eval"));
     Settings {

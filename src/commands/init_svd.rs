@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::open::{Workplace, method, spectrum};
+use super::open::{Workplace, method, sigma, spectrum};
 use crate::adapters::basis::{BasisSpec, Init, ModuleReport};
 use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
@@ -33,6 +33,7 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         rank: args.rank,
         init: Init::Svd,
         spectrum: spectrum(args.spectrum),
+        sigma: sigma(args.sigma),
         method: method(args.method),
         iterations: args.iterations,
         seed: args.seed,

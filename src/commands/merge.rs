@@ -25,8 +25,8 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     };
     let classes = subject.classes()?;
     let (model, trained) = subject.build(&place, Kind::Float, classes)?;
-    let source =
-        Source { base: &subject.base.base, model: &model, trained: &trained, labels: &adapter.config.labels };
+    let labels = subject.labels(classes);
+    let source = Source { base: &subject.base.base, model: &model, trained: &trained, labels: &labels };
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, &source, classes),
         MergeFormat::Peft => {

@@ -1,5 +1,6 @@
 //! One module for each subcommand, and what they share.
 
+mod adapter;
 mod eval;
 mod forecast;
 mod init_svd;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tch::{Device, Kind};
 
-use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
+use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport, Sigma};
 use crate::adapters::file::short;
 use crate::adapters::svd;
 use crate::cli::{self, Global};
@@ -188,18 +188,28 @@ pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
     Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
 }
 
-/// How the recipe's basis is made.
-pub fn basis_spec(adapter: &AdapterRecipe) -> BasisSpec {
+/// How the recipe's basis of rank `rank` is made.
+pub fn basis_spec(adapter: &AdapterRecipe, rank: i64) -> BasisSpec {
     BasisSpec {
-        rank: adapter.rank,
+        rank,
         init: match adapter.init {
             recipe::BasisInit::Svd => Init::Svd,
             recipe::BasisInit::Random => Init::Random,
         },
         spectrum: spectrum(adapter.spectrum),
+        sigma: sigma(adapter.sigma),
         method: method(adapter.svd),
         iterations: adapter.svd_iterations,
         seed: adapter.svd_seed,
+    }
+}
+
+/// The recipe's word for the place of the singular values as the decomposition knows it.
+pub fn sigma(sigma: recipe::Sigma) -> Sigma {
+    match sigma {
+        recipe::Sigma::A => Sigma::A,
+        recipe::Sigma::B => Sigma::B,
+        recipe::Sigma::Split => Sigma::Split,
     }
 }
 

@@ -35,8 +35,7 @@ impl<'a> RunFolder<'a> {
 
     fn save_adapter(&self) -> Result<()> {
         let session = self.session;
-        let basis = session.basis.as_ref().filter(|_| session.recipe.adapter.with_basis);
-        file::save(&self.adapter, &session.adapter, &session.trained, 0, basis)
+        file::save(&self.adapter, &session.adapter, &session.trained, 0, &session.kept)
     }
 
     /// Writes the last adapter where no evaluation has picked a best one.

@@ -4,18 +4,17 @@ use std::path::Path;
 
 use tch::Kind;
 
+use super::adapter::Prepared;
 use super::forecast::Forecast;
-use super::open::{OpenBase, Workplace, basis_spec, check_fit, classes, kind, metrics};
-use super::subject::adapter_basis;
-use crate::adapters::basis::{Basis, BasisSpec, Init};
-use crate::adapters::file::{AdapterConfig, AdapterFile, CoresConfig};
-use crate::adapters::{Group, Trained, witness};
+use super::open::{OpenBase, Workplace, check_fit, classes, kind, metrics};
+use crate::adapters::file::AdapterConfig;
+use crate::adapters::{Group, Named, Trained};
 use crate::data::Examples;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
-use crate::models::adapt::{Plan as AdapterPlan, Spec, attach, targeted};
+use crate::models::adapt::attach;
 use crate::models::{Build, Classifier};
 use crate::recipe::{Every, Method, Precision, Recipe};
 use crate::report::table;
@@ -42,8 +41,8 @@ pub struct Session {
     pub model: Classifier,
     /// What is trained.
     pub trained: Trained,
-    /// The frozen factors of LoRA-XS.
-    pub basis: Option<Basis>,
+    /// The frozen tensors that the adapter file holds.
+    pub kept: Named,
     /// What the adapter file will say.
     pub adapter: AdapterConfig,
 }
@@ -88,16 +87,17 @@ impl Session {
         };
         let mut trained = Trained::new(1);
         let mut model = Classifier::load(&base.base, &build, &mut trained)?;
-        let start = start_adapter(&recipe, &base)?;
-        let basis = match recipe.adapter.method {
-            Method::LoraXs => Some(lora_xs(place, &recipe, &base, start.as_ref(), &mut model, &mut trained)?),
-            Method::Full | Method::Head => None,
-        };
-        if let Some(start) = &start {
+        let prepared = Prepared::new(place, &recipe, &base)?;
+        let (device, plan) = (model.device(), prepared.plan(&recipe.adapter));
+        let mut kept = attach(model.encoder.linears_mut(), device, plan, &seeds, &mut trained)?;
+        kept.extend(prepared.stored_basis(&recipe.adapter));
+        if let Some(start) = &prepared.start {
             let head = start.load_into(&trained, true)?;
             tracing::info!("started from `{}`, {head} tensors of its head kept", recipe.train.init_from);
         }
-        let adapter = adapter_config(&recipe, &base, &dataset, basis.as_ref())?;
+        let mut adapter = prepared.config(&recipe, &base, &trained)?;
+        adapter.dataset.clone_from(&dataset.name);
+        adapter.labels.clone_from(&dataset.labels);
         Ok(Self {
             recipe,
             base,
@@ -108,7 +108,7 @@ impl Session {
             metrics,
             model,
             trained,
-            basis,
+            kept,
             adapter,
         })
     }
@@ -260,115 +260,4 @@ fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
         metrics.swap(0, place);
     }
     Ok(metrics)
-}
-
-/// The adapter that the recipe starts from.
-fn start_adapter(recipe: &Recipe, base: &OpenBase) -> Result<Option<AdapterFile>> {
-    let folder = &recipe.train.init_from;
-    if folder.is_empty() {
-        return Ok(None);
-    }
-    let file = AdapterFile::open(Path::new(folder))?;
-    file.check_base(&base.name, &base.hash)?;
-    let method = method_name(recipe.adapter.method);
-    let mismatch = |what: &str, found: String, wanted: String| {
-        let message = format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
-        usage(message).hint("train with the settings of the adapter that you start from")
-    };
-    if file.config.method != method {
-        return Err(mismatch("method", file.config.method.clone(), method.to_owned()).into());
-    }
-    match &file.config.cores {
-        Some(cores) if cores.r != recipe.adapter.rank => {
-            Err(mismatch("rank", cores.r.to_string(), recipe.adapter.rank.to_string()).into())
-        }
-        // Another scale would make another model of the same cores.
-        Some(cores) if cores.lora_alpha.to_bits() != recipe.adapter.alpha.to_bits() => {
-            Err(mismatch("alpha", cores.lora_alpha.to_string(), recipe.adapter.alpha.to_string()).into())
-        }
-        _ => Ok(Some(file)),
-    }
-}
-
-/// Puts LoRA-XS on the model: in the basis of the adapter that training starts from, else in the recipe's.
-fn lora_xs(
-    place: &Workplace,
-    recipe: &Recipe,
-    base: &OpenBase,
-    start: Option<&AdapterFile>,
-    model: &mut Classifier,
-    trained: &mut Trained,
-) -> Result<Basis> {
-    let adapter = &recipe.adapter;
-    let layers = targeted(&base.base.linear_layers(), &adapter.targets)?;
-    let folder = (!adapter.basis.is_empty()).then(|| Path::new(&adapter.basis));
-    let basis = match start {
-        Some(start) => adapter_basis(place, base, start, folder)?.select(&layers)?,
-        None => place.basis(base, &layers, &basis_spec(adapter), folder)?.0,
-    };
-    if basis.spec.rank != adapter.rank {
-        let message = format!("the basis in `{}` has rank {}", adapter.basis, basis.spec.rank);
-        return Err(usage(message).hint(format!("`adapter.rank` is {}", adapter.rank)).into());
-    }
-    let (made, wanted) = (&basis.spec, basis_spec(adapter));
-    if made.init != wanted.init || (made.init == Init::Svd && made.spectrum != wanted.spectrum) {
-        let words = |spec: &BasisSpec| format!("{:?}, {:?}", spec.init, spec.spectrum).to_lowercase();
-        let message = format!(
-            "the basis is of another kind: it is `{}`, the recipe's `{}`",
-            words(made),
-            words(&wanted)
-        );
-        return Err(usage(message)
-            .hint("set `adapter.init` and `adapter.spectrum` as the basis was made")
-            .into());
-    }
-    let spec = Spec {
-        rank: adapter.rank,
-        alpha: adapter.alpha,
-        init_std: adapter.init_std,
-        dropout: adapter.dropout,
-    };
-    let plan = AdapterPlan::LoraXs { basis: &basis, spec };
-    let device = model.device();
-    attach(model.encoder.linears_mut(), device, plan, &[recipe.train.seed], trained)?;
-    Ok(basis)
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::LoraXs => "lora-xs",
-        Method::Full => "full",
-        Method::Head => "head",
-    }
-}
-
-fn adapter_config(
-    recipe: &Recipe,
-    base: &OpenBase,
-    dataset: &Dataset,
-    basis: Option<&Basis>,
-) -> Result<AdapterConfig> {
-    let cores = |basis: &Basis| -> Result<CoresConfig> {
-        Ok(CoresConfig {
-            r: recipe.adapter.rank,
-            lora_alpha: recipe.adapter.alpha,
-            target_modules: recipe.adapter.targets.clone(),
-            modules: basis.modules.iter().map(|(name, _)| name.clone()).collect(),
-            basis: basis.spec.clone(),
-            witness: witness::witness(basis)?,
-            with_basis: recipe.adapter.with_basis,
-        })
-    };
-    Ok(AdapterConfig {
-        peft_type: "LORAXS".into(),
-        task_type: "SEQ_CLS".into(),
-        method: method_name(recipe.adapter.method).into(),
-        base_model_name_or_path: base.name.clone(),
-        revision: base.commit.clone().unwrap_or_else(|| recipe.model.revision.clone()),
-        base_hash: base.hash.clone(),
-        dataset: dataset.name.clone(),
-        labels: dataset.labels.clone(),
-        max_length: recipe.data.max_length,
-        cores: basis.map(cores).transpose()?,
-    })
 }

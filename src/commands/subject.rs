@@ -7,11 +7,12 @@ use tch::Kind;
 
 use super::open::{OpenBase, Workplace};
 use crate::adapters::basis::Basis;
-use crate::adapters::file::AdapterFile;
-use crate::adapters::{Trained, witness};
+use crate::adapters::file::{AdapterConfig, AdapterFile};
+use crate::adapters::layout::Layout;
+use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
-use crate::models::adapt::{self, Plan, Spec, targeted};
+use crate::models::adapt::{self, Layer, Plan};
 use crate::models::{Build, Classifier};
 use crate::recipe::Recipe;
 
@@ -65,7 +66,7 @@ impl Subject {
     /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
     pub fn build(&self, place: &Workplace, kind: Kind, classes: i64) -> Result<(Classifier, Trained)> {
         let mut trained = Trained::new(1);
-        let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == "full");
+        let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
         let build = Build { device: place.device, kind, classes, seeds: vec![0], train_base };
         let mut model = Classifier::load(&self.base.base, &build, &mut trained)?;
         if let Some(adapter) = &self.adapter {
@@ -80,14 +81,35 @@ impl Subject {
     /// # Errors
     /// When there is no trained head.
     pub fn classes(&self) -> Result<i64> {
-        if let Some(adapter) = &self.adapter {
-            return Ok(adapter.config.labels.len().max(1) as i64);
+        match &self.adapter {
+            Some(adapter) if adapter.layout == Layout::Own || !adapter.config.dataset.is_empty() => {
+                return Ok(adapter.config.labels.len().max(1) as i64);
+            }
+            // Of another program: its head says it.
+            Some(adapter) if adapter.head_outputs().is_some() => {
+                return Ok(adapter.head_outputs().unwrap_or(1));
+            }
+            _ => {}
         }
         self.base.base.classes().ok_or_else(|| {
             fault(format!("`{}` has no classification head", self.base.name))
                 .hint("give a run (`--run`) or an adapter (`--adapter`) that was trained on it")
                 .into()
         })
+    }
+    /// Names of the head's `classes` outputs: the adapter's, else those of the base's `config.json` where they are as
+    /// many, else numbered; none for a regression.
+    pub fn labels(&self, classes: i64) -> Vec<String> {
+        let known = self.adapter.as_ref().map(|adapter| adapter.config.labels.clone()).unwrap_or_default();
+        if !known.is_empty() || classes == 1 {
+            return known;
+        }
+        let names = self.base.base.config.raw().get("id2label").and_then(|names| names.as_object());
+        let name = |id: i64| names?.get(&id.to_string())?.as_str().map(str::to_owned);
+        let from_base: Option<Vec<String>> = (0..classes).map(name).collect();
+        from_base
+            .filter(|_| names.is_some_and(|names| names.len() as i64 == classes))
+            .unwrap_or_else(|| (0..classes).map(|id| format!("LABEL_{id}")).collect())
     }
 }
 
@@ -112,11 +134,30 @@ pub fn attach(
     model: &mut Classifier,
     trained: &mut Trained,
 ) -> Result<()> {
-    let Some(cores) = &adapter.config.cores else { return Ok(()) };
-    let basis = adapter_basis(place, base, adapter, basis_folder)?;
-    let spec = Spec { rank: cores.r, alpha: cores.lora_alpha, init_std: 0.0, dropout: 0.0 };
-    let (plan, device) = (Plan::LoraXs { basis: &basis, spec }, model.device());
-    adapt::attach(model.encoder.linears_mut(), device, plan, &[0], trained)
+    let AdapterConfig { method, modules, .. } = &adapter.config;
+    let mut layers = if modules.is_empty() { Vec::new() } else { adapted(base, modules)? };
+    // Stacked tensors and their witness follow the adapter's own order.
+    layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
+    let mut frozen = Frozen { basis: None, tensors: adapter.stored_frozen()? };
+    if method.basis_rank().is_some() {
+        frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
+    }
+    let plan = Plan { method, layers: &layers, frozen: &frozen, init_std: 0.0, dropout: 0.0 };
+    let device = model.device();
+    adapt::attach(model.encoder.linears_mut(), device, plan, &[0], trained).map(drop)
+}
+
+/// The layers that an adapter names; each must be there.
+fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
+    let all = base.base.linear_layers();
+    let find = |module: &String| {
+        all.iter().find(|(name, _)| name == module).cloned().ok_or_else(|| {
+            fault(format!("the adapter is for a layer `{module}`, which `{}` does not have", base.name))
+                .hint("load it on the base that it was trained on; only linear layers can be adapted")
+                .into()
+        })
+    };
+    modules.iter().map(find).collect()
 }
 
 /// The basis that an adapter was trained in: from its own file, from `folder`, from the cache, or computed again.
@@ -129,21 +170,24 @@ pub fn adapter_basis(
     adapter: &AdapterFile,
     folder: Option<&Path>,
 ) -> Result<Basis> {
-    let Some(cores) = &adapter.config.cores else { return Err(fault("the adapter has no basis").into()) };
-    let basis = match adapter.stored_basis()? {
-        Some(basis) if folder.is_none() => basis,
-        _ => {
-            let mut layers = targeted(&base.base.linear_layers(), &cores.modules)?;
-            // Cores and witness follow the adapter's own order.
-            layers.sort_by_key(|(name, _)| cores.modules.iter().position(|module| module == name));
-            place.basis(base, &layers, &cores.basis, folder)?.0
+    let AdapterConfig { method, modules, basis: record, .. } = &adapter.config;
+    let rank = method.basis_rank().unwrap_or(0);
+    let basis = match (adapter.stored_basis()?, record) {
+        (Some(basis), _) if folder.is_none() || !adapter.layout.knows_basis() => basis,
+        (_, Some(record)) => {
+            let mut layers = adapted(base, modules)?;
+            layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
+            place.basis(base, &layers, &record.spec, folder)?.0
         }
+        _ => return Err(fault("the adapter does not say which basis it was trained in").into()),
     };
-    if basis.spec.rank != cores.r {
-        return Err(fault(format!("the basis has rank {}, the adapter rank {}", basis.spec.rank, cores.r))
+    if basis.spec.rank != rank && adapter.layout.knows_basis() {
+        return Err(fault(format!("the basis has rank {}, the adapter rank {rank}", basis.spec.rank))
             .hint("give the basis that the adapter was trained in by `--basis DIR`")
             .into());
     }
-    witness::check(&basis, &cores.witness)?;
+    if let Some(record) = record.as_ref().filter(|_| adapter.layout.knows_basis()) {
+        witness::check(&basis, &record.witness)?;
+    }
     basis.to_device(place.device)
 }

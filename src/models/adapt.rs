@@ -1,34 +1,16 @@
-//! Adapters over a model's named linear layers: which layers, and putting LoRA-XS on them.
+//! Adapters over a model's named linear layers: which layers, and putting adapters on them.
 
-use tch::{Device, Tensor};
+use tch::Device;
 
-use super::head::drawn;
-use crate::adapters::basis::Basis;
-use crate::adapters::lora_xs::LoraXs;
-use crate::adapters::{Group, Trained};
+pub use crate::adapters::method::Layer;
+use crate::adapters::{Frozen, Method, Named, Site, Trained};
 use crate::fault::{Result, fault, usage};
 use crate::nn::Linear;
-
-/// The settings of an adapter that do not depend on the layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Spec {
-    /// r.
-    pub rank: i64,
-    /// ΔW is scaled by alpha / rank.
-    pub alpha: f64,
-    /// Standard deviation of R at the start.
-    pub init_std: f64,
-    /// Dropout on what the adapter reads.
-    pub dropout: f64,
-}
 
 /// Whether a layer's path is named by `target`, as PEFT matches: the whole path or its end after a dot.
 fn matches(name: &str, target: &str) -> bool {
     name == target || name.strip_suffix(target).is_some_and(|before| before.ends_with('.'))
 }
-
-/// A linear layer: its path and its shape `[out, in]`.
-pub type Layer = (String, [i64; 2]);
 
 /// The layers that `targets` name, in the order of `layers`.
 ///
@@ -58,70 +40,70 @@ fn short_name(name: &str) -> &str {
     start.filter(|(part, _)| number(part)).last().map_or(name, |(_, end)| &name[end..])
 }
 
-/// What is put on a model's layers: a method with its settings and its frozen factors.
+/// What is put on a model's layers.
 #[derive(Debug, Clone, Copy)]
-pub enum Plan<'a> {
-    /// LoRA-XS on the layers of its basis.
-    LoraXs {
-        /// Frozen factors of each adapted layer.
-        basis: &'a Basis,
-        /// The settings.
-        spec: Spec,
-    },
+pub struct Plan<'a> {
+    /// The method with its settings.
+    pub method: &'a Method,
+    /// The adapted layers.
+    pub layers: &'a [Layer],
+    /// Frozen factors; what the method draws itself may be absent.
+    pub frozen: &'a Frozen,
+    /// Standard deviation of a LoRA-XS core at the start.
+    pub init_std: f64,
+    /// Dropout on what the adapters read.
+    pub dropout: f64,
 }
 
 /// Puts adapters on those of `linears`, all on `device`, that the plan names, with one set of trained factors for each
-/// seed, and adds these to `trained`.
+/// seed, and adds these to `trained`. Returns the frozen tensors that an adapter file must hold.
 ///
 /// # Errors
 /// When the plan does not fit the layers.
 pub fn attach(
-    linears: Vec<&mut Linear>,
+    mut linears: Vec<&mut Linear>,
     device: Device,
     plan: Plan,
     seeds: &[u64],
     trained: &mut Trained,
-) -> Result<()> {
-    match plan {
-        Plan::LoraXs { basis, spec } => attach_lora_xs(linears, device, (basis, spec), seeds, trained),
-    }
-}
-
-fn attach_lora_xs(
-    mut linears: Vec<&mut Linear>,
-    device: Device,
-    (basis, spec): (&Basis, Spec),
-    seeds: &[u64],
-    trained: &mut Trained,
-) -> Result<()> {
-    for (name, factors) in &basis.modules {
-        let Some(linear) = linears.iter_mut().find(|linear| linear.name() == name) else {
-            return Err(
-                fault(format!("the basis is for a layer `{name}`, which the model does not have")).into()
-            );
-        };
-        let [out, inputs] = linear.shape();
-        if factors.a.size() != [spec.rank, inputs] || factors.b.size() != [out, spec.rank] {
-            return Err(fault(format!(
-                "the basis of `{name}` has A {:?} and B {:?}, expected [{}, {inputs}] and [{out}, {}]",
-                factors.a.size(),
-                factors.b.size(),
-                spec.rank,
-                spec.rank
-            ))
-            .into());
+) -> Result<Named> {
+    for (name, shape) in plan.layers {
+        match linears.iter().find(|linear| linear.name() == name) {
+            Some(linear) if linear.shape() == *shape => {}
+            Some(linear) => {
+                let found = linear.shape();
+                let message = format!("the layer `{name}` has shape {found:?}, the adapter is for {shape:?}");
+                return Err(fault(message).into());
+            }
+            None => {
+                return Err(fault(format!(
+                    "the adapter is for a layer `{name}`, which the model does not have"
+                ))
+                .into());
+            }
         }
-        let name = format!("{name}.R");
-        let cores: Vec<Tensor> =
-            seeds.iter().map(|&seed| drawn(seed, &name, &[spec.rank, spec.rank], spec.init_std)).collect();
-        let core = trained.add(name, Group::Adapter, &Tensor::stack(&cores, 0).to_device(device));
-        // The kind that the layer's frozen weight computes in.
-        let kind = linear.weight().kind();
-        let place = |factor: &Tensor| factor.to_device(device).to_kind(kind).contiguous();
-        let adapter = LoraXs::new(place(&factors.a), place(&factors.b), core, spec.alpha / spec.rank as f64);
-        linear.attach(Box::new(adapter), spec.dropout);
     }
-    Ok(())
+    linears.retain(|linear| plan.layers.iter().any(|(name, _)| name == linear.name()));
+    if !matches!(plan.method, Method::TinyLora { .. }) {
+        // The order of the cores in a file. Groups of tied layers go by the order of the model instead.
+        linears.sort_by_cached_key(|linear| plan.layers.iter().position(|(name, _)| name == linear.name()));
+    }
+    let sites: Vec<Site> = linears
+        .iter()
+        .map(|linear| Site {
+            name: linear.name(),
+            shape: linear.shape(),
+            // The kind that the layer's frozen weight computes in.
+            kind: linear.weight().kind(),
+            device,
+            seeds,
+        })
+        .collect();
+    let (adapters, kept) = plan.method.build(&sites, plan.frozen, plan.init_std, trained)?;
+    for (linear, adapter) in linears.into_iter().zip(adapters) {
+        linear.attach(adapter, plan.dropout);
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]

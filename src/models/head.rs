@@ -6,7 +6,6 @@ use super::config::{EncoderConfig, HeadKind};
 use crate::adapters::{Group, Trained};
 use crate::fault::Result;
 use crate::nn::Pass;
-use crate::nn::pass::{mix_name, seed_torch};
 use crate::torch::cast;
 use crate::torch::tensors::Tensors;
 
@@ -146,10 +145,4 @@ impl Dense {
     fn forward(&self, x: &Tensor) -> Tensor {
         self.bias.unsqueeze(1).baddbmm(x, &self.weight.transpose(1, 2), 1.0, 1.0) // [k, s, out]
     }
-}
-
-/// N(0, std²) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
-pub fn drawn(seed: u64, name: &str, shape: &[i64], std: f64) -> Tensor {
-    seed_torch(mix_name(seed, name));
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)) * std
 }

@@ -48,19 +48,21 @@ pub struct ModelRecipe {
 pub struct AdapterRecipe {
     /// The method; default `lora-xs`.
     pub method: Method,
-    /// Rank r of the core, at least 1; default 16.
+    /// Rank r, at least 1; default 16 for `lora-xs`, 8 for `lora` and `lora-mini`, 256 for `vera`, 2 for `tiny-lora`.
     pub rank: i64,
-    /// Numerator of the scale alpha / r, above 0; default 16.
+    /// Numerator of the scale alpha / r of `lora-xs`, `lora` and `lora-mini`, above 0; default 16.
     pub alpha: f64,
     /// Ends of the paths of the adapted linear layers; default `query`, `value`, `attention.output.dense`,
     /// `output.dense` (as in the published code).
     pub targets: Vec<String>,
-    /// Where the frozen A and B come from; default `svd`.
+    /// Where the frozen A and B come from; default `svd`, for `lora-mini` `random`.
     pub init: BasisInit,
     /// Algorithm of the decomposition; default `randomized`.
     pub svd: SvdMethod,
     /// Which singular directions make the basis; default `top`.
     pub spectrum: Spectrum,
+    /// Where the singular values go; default `a`, for `tiny-lora` `split`.
+    pub sigma: Sigma,
     /// Power iterations of the randomized decomposition; default 10.
     pub svd_iterations: u32,
     /// Seed of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`; default 42.
@@ -73,6 +75,24 @@ pub struct AdapterRecipe {
     pub init_std: f64,
     /// Dropout probability of the adapter's input, in [0, 1); default 0.
     pub dropout: f64,
+    /// `lora`: whether the scale is alpha / √r; default false.
+    pub rslora: bool,
+    /// `vera`: λ_d at the start; default 0.1.
+    pub d_initial: f64,
+    /// Seed of the shared pair of `vera` and of P of `tiny-lora`; default 0.
+    pub projection_seed: u64,
+    /// `vera`: whether the adapter file holds the shared pair; default true. Without it, it is drawn again.
+    pub save_projection: bool,
+    /// `lora-mini`: columns a of A_aux, at least 1; default 32.
+    pub rank_a: i64,
+    /// `lora-mini`: rows b of B_aux, at least 1; default 32.
+    pub rank_b: i64,
+    /// `tiny-lora`: trained numbers u of a group of layers, at least 1; default 64.
+    pub u: i64,
+    /// `tiny-lora`: layers that share their trained numbers; 0 = all; default 1.
+    pub tie: u64,
+    /// `tiny-lora`: which layers share, where `tie` is not 1; default `depth`.
+    pub tying: Tying,
 }
 
 /// `[data]`: the data set and its limits.
@@ -156,6 +176,14 @@ pub struct EvalRecipe {
 pub enum Method {
     /// ΔW = (α/r)·B R A with only R trained.
     LoraXs,
+    /// ΔW = (α/r)·B A with both trained.
+    Lora,
+    /// ΔW = diag(λ_b) B diag(λ_d) A with only the two vectors trained.
+    Vera,
+    /// ΔW = (α/r)·A_aux A_train B_train B_aux with the inner two trained.
+    LoraMini,
+    /// ΔW = B (Σ v_i P_i) A with only v trained, shared by groups of layers.
+    TinyLora,
     /// Every weight of the base.
     Full,
     /// The classification head alone.
@@ -194,6 +222,28 @@ pub enum Spectrum {
     Bottom,
     /// A seeded draw from the whole spectrum.
     Random,
+}
+
+/// Where the singular values of a basis go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sigma {
+    /// On A: S Vᵀ and U.
+    A,
+    /// On B: Vᵀ and U S.
+    B,
+    /// A square root on each: √S Vᵀ and U √S.
+    Split,
+}
+
+/// Which layers share trained numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tying {
+    /// Neighbours in the model.
+    Depth,
+    /// Neighbours among the layers of one kind.
+    Kind,
 }
 
 /// The learning rate after warm-up, as a factor of its peak.

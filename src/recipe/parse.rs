@@ -3,15 +3,27 @@
 use super::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
 use super::{
     AdapterRecipe, BasisInit, DataRecipe, EvalRecipe, Every, Method, ModelRecipe, Precision, Recipe,
-    Schedule, Spectrum, SvdMethod, TrainRecipe,
+    Schedule, Sigma, Spectrum, SvdMethod, TrainRecipe, Tying,
 };
 use crate::fault::Result;
+use clap::ValueEnum as _;
 
 /// The layers that the published code adapts in BERT and RoBERTa.
 pub(crate) const ENCODER_TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 
-/// Methods that a recipe may name one day.
-const NOT_YET: [&str; 4] = ["lora", "vera", "lora-mini", "tiny-lora"];
+/// Keys of `[adapter]` that belong to few methods.
+const BELONGS: [(&str, &[Method]); 10] = [
+    ("adapter.rslora", &[Method::Lora]),
+    ("adapter.d_initial", &[Method::Vera]),
+    ("adapter.projection_seed", &[Method::Vera, Method::TinyLora]),
+    ("adapter.save_projection", &[Method::Vera]),
+    ("adapter.rank_a", &[Method::LoraMini]),
+    ("adapter.rank_b", &[Method::LoraMini]),
+    ("adapter.u", &[Method::TinyLora]),
+    ("adapter.tie", &[Method::TinyLora]),
+    ("adapter.tying", &[Method::TinyLora]),
+    ("adapter.sigma", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
+];
 
 /// Reads `text`, applies `sets`, and reports all faults at once.
 pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
@@ -42,30 +54,73 @@ fn model(reader: &mut Reader) -> ModelRecipe {
 }
 
 fn adapter(reader: &mut Reader) -> AdapterRecipe {
-    AdapterRecipe {
-        method: method(reader),
-        rank: reader.whole("adapter.rank", 16, 1),
+    let method = reader.choice("adapter.method", Method::LoraXs);
+    let rank = match method {
+        Method::LoraXs | Method::Full | Method::Head => 16,
+        Method::Lora | Method::LoraMini => 8,
+        Method::Vera => 256,
+        Method::TinyLora => 2,
+    };
+    let init = if method == Method::LoraMini { BasisInit::Random } else { BasisInit::Svd };
+    let sigma = if method == Method::TinyLora { Sigma::Split } else { Sigma::A };
+    let found = AdapterRecipe {
+        method,
+        rank: reader.whole("adapter.rank", rank, 1),
         alpha: reader.number("adapter.alpha", 16.0, POSITIVE),
         targets: reader.list("adapter.targets", &ENCODER_TARGETS),
-        init: reader.choice("adapter.init", BasisInit::Svd),
+        init: reader.choice("adapter.init", init),
         svd: reader.choice("adapter.svd", SvdMethod::Randomized),
         spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
+        sigma: reader.choice("adapter.sigma", sigma),
         svd_iterations: reader.whole("adapter.svd_iterations", 10, 0),
         svd_seed: reader.whole("adapter.svd_seed", 42, 0),
         basis: reader.text("adapter.basis", ""),
         with_basis: reader.flag("adapter.with_basis", false),
         init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
         dropout: reader.number("adapter.dropout", 0.0, FRACTION),
+        rslora: reader.flag("adapter.rslora", false),
+        d_initial: reader.number("adapter.d_initial", 0.1, NOT_NEGATIVE),
+        projection_seed: reader.whole("adapter.projection_seed", 0, 0),
+        save_projection: reader.flag("adapter.save_projection", true),
+        rank_a: reader.whole("adapter.rank_a", 32, 1),
+        rank_b: reader.whole("adapter.rank_b", 32, 1),
+        u: reader.whole("adapter.u", 64, 1),
+        tie: reader.whole("adapter.tie", 1, 0),
+        tying: reader.choice("adapter.tying", Tying::Depth),
+    };
+    let plain = AdapterRecipe {
+        rslora: false,
+        d_initial: 0.1,
+        projection_seed: 0,
+        save_projection: true,
+        rank_a: 32,
+        rank_b: 32,
+        u: 64,
+        tie: 1,
+        tying: Tying::Depth,
+        sigma,
+        ..found.clone()
+    };
+    refuse_foreign_keys(&found, &plain, reader);
+    found
+}
+
+/// A key of another method is a mistake, unless it only repeats its default, as a resolved recipe does.
+fn refuse_foreign_keys(found: &AdapterRecipe, plain: &AdapterRecipe, reader: &mut Reader) {
+    let [found_values, plain_values] = [found, plain].map(toml::Table::try_from);
+    let (Ok(found_values), Ok(plain_values)) = (found_values, plain_values) else { return };
+    for (key, methods) in BELONGS {
+        let leaf = key.trim_start_matches("adapter.");
+        if !methods.contains(&found.method) && found_values.get(leaf) != plain_values.get(leaf) {
+            let names: Vec<String> = methods.iter().map(|method| format!("`{}`", name_of(*method))).collect();
+            let problem = format!("belongs to {}, not to `{}`", names.join(", "), name_of(found.method));
+            reader.fail(key, problem);
+        }
     }
 }
 
-fn method(reader: &mut Reader) -> Method {
-    let key = "adapter.method";
-    let planned = reader.peek(key).and_then(|name| NOT_YET.into_iter().find(|planned| *planned == name));
-    let Some(planned) = planned else { return reader.choice(key, Method::LoraXs) };
-    reader.know(key);
-    reader.fail(key, format!("method `{planned}` is not available yet, use `lora-xs`, `full` or `head`"));
-    Method::LoraXs
+fn name_of(method: Method) -> String {
+    method.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 fn data(reader: &mut Reader) -> DataRecipe {
@@ -147,7 +202,7 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     if adapter.init == BasisInit::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.targets.is_empty() && adapter.method == Method::LoraXs {
+    if adapter.targets.is_empty() && !matches!(adapter.method, Method::Full | Method::Head) {
         reader.fail("adapter.targets", "expected at least one name, found none");
     }
     if eval.every == Every::Never && eval.patience > 0 {
@@ -245,6 +300,8 @@ mod tests {
         check::<BasisInit>();
         check::<SvdMethod>();
         check::<Spectrum>();
+        check::<Sigma>();
+        check::<Tying>();
         check::<Schedule>();
         check::<Precision>();
     }
@@ -288,13 +345,32 @@ mod tests {
     }
 
     #[test]
-    fn methods_of_tomorrow_are_refused_by_name() {
-        for name in NOT_YET {
-            let found = message("", &[&format!("adapter.method={name}")]);
-            assert!(found.contains(&format!("method `{name}` is not available yet")), "{found}");
+    fn each_method_has_its_own_defaults_and_refuses_the_keys_of_others() {
+        let adapter = |name: &str| with("", &[&format!("adapter.method={name}")]).unwrap().adapter;
+        let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"].map(|name| adapter(name).rank);
+        assert_eq!(ranks, [16, 8, 256, 8, 2]);
+        assert_eq!(
+            (adapter("tiny-lora").sigma, adapter("lora-mini").init),
+            (Sigma::Split, BasisInit::Random)
+        );
+        for (key, methods) in BELONGS {
+            let value = match key {
+                "adapter.rslora" => "true",
+                "adapter.save_projection" => "false",
+                "adapter.tying" => "kind",
+                "adapter.sigma" => "b",
+                _ => "7",
+            };
+            for method in ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora", "full", "head"] {
+                let read = with("", &[&format!("adapter.method={method}"), &format!("{key}={value}")]);
+                let belongs = methods.iter().any(|known| name_of(*known) == method);
+                assert_eq!(read.is_ok(), belongs, "{method}, {key}");
+            }
         }
+        let found = message("", &["adapter.method=lora", "adapter.u=13"]);
+        assert!(found.contains("belongs to `tiny-lora`, not to `lora`"), "{found}");
         assert!(
-            message("", &["adapter.method=lora-xl"]).contains("expected one of `lora-xs`, `full`, `head`")
+            message("", &["adapter.method=lora-xl"]).contains("expected one of `lora-xs`, `lora`, `vera`")
         );
     }
 

@@ -257,11 +257,6 @@ impl Reader {
         })
     }
 
-    /// The string given for `key`, if it is one.
-    pub(super) fn peek(&self, key: &str) -> Option<&str> {
-        self.entries.get(key).and_then(|entry| entry.value.as_str())
-    }
-
     /// Ends the reading: keys that were never asked for are unknown.
     ///
     /// # Errors

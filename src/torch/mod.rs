@@ -1,5 +1,6 @@
 //! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
 
+pub mod draw;
 pub mod tensor_file;
 pub mod tensors;
 

@@ -42,7 +42,20 @@ const BELOW: [&str; 3] = ["fault", "files", "torch"];
 const WITHOUT_TENSORS: [&str; 5] = ["recipe", "cli", "data", "hub", "scoring"];
 
 /// Names of methods, and the modules where they may be written.
-const METHODS: [&str; 3] = ["lora_xs", "lora-xs", "LoraXs"];
+const METHODS: [&str; 12] = [
+    "lora_xs",
+    "lora-xs",
+    "LoraXs",
+    "lora_mini",
+    "lora-mini",
+    "LoraMini",
+    "tiny_lora",
+    "tiny-lora",
+    "TinyLora",
+    "vera::",
+    "vera_",
+    "Vera",
+];
 const KNOW_METHODS: [&str; 5] = ["adapters", "recipe", "commands", "cli", "export"];
 /// The one place outside where an adapter is put on the layers of a model.
 const ATTACHES: &str = "models/adapt.rs";

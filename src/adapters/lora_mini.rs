@@ -1,0 +1,80 @@
+//! LoRA-Mini: `ΔW = (α/r) · A_aux A_train B_train B_aux`.
+//!
+//! | factor | shape | | at the start |
+//! |---|---|---|---|
+//! | A_aux | `[out, a]` | frozen | Kaiming-uniform (a = √5), or the first a of `U_r` |
+//! | A_train | `[k, a, r]` | trained | 0 |
+//! | B_train | `[k, r, b]` | trained | Kaiming-uniform (a = √5): U(-1/√b, 1/√b) |
+//! | B_aux | `[b, in]` | frozen | Kaiming-uniform (a = √5), or the first b of `S_r V_rᵀ` |
+//!
+//! Trained numbers per target: r(a + b). Source of the product: arXiv 2411.15804. The paper's start and scale are not
+//! published with it; those above are this program's own, chosen so that ΔW starts at 0 as LoRA's does, with the outer
+//! trained factor at zero and the inner one drawn. The frozen pair is a LoRA-XS basis of rank max(a, b), cut.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::svd::Factors;
+use super::{Adapter, Site, Trained, add_through_core};
+use crate::torch::{cast, draw};
+
+/// What follows the layer's path in the names of the trained tensors: of A_train, of B_train.
+pub const INNER: [&str; 2] = ["lora_mini_A", "lora_mini_B"];
+
+/// One layer's LoRA-Mini adapter.
+#[derive(Debug)]
+pub struct LoraMini {
+    /// A_aux.
+    left: Tensor,
+    /// B_aux.
+    right: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: f64,
+}
+
+impl LoraMini {
+    /// `aux` A_aux `[out, a]` and B_aux `[b, in]` in the kind that the base computes in, `trained` A_train `[k, a, r]`
+    /// and B_train `[k, r, b]` in fp32, `scale` α/r.
+    pub fn new([left, right]: [Tensor; 2], [a, b]: [Tensor; 2], scale: f64) -> Self {
+        Self { left, right, a, b, scale }
+    }
+
+    /// The adapter of one layer in its basis, its inner factors added to `trained`; `ranks` a, b, r.
+    pub fn build(
+        site: &Site,
+        factors: &Factors,
+        [rank_a, rank_b, rank]: [i64; 3],
+        scale: f64,
+        trained: &mut Trained,
+    ) -> Self {
+        let a =
+            site.train(trained, INNER[0], |_, _| Tensor::zeros([rank_a, rank], (Kind::Float, Device::Cpu)));
+        let bound = 1.0 / (rank_b as f64).sqrt();
+        let b = site.train(trained, INNER[1], |seed, name| draw::uniform(seed, name, &[rank, rank_b], bound));
+        let left = site.place(&factors.b.narrow(1, 0, rank_a));
+        let right = site.place(&factors.a.narrow(0, 0, rank_b));
+        Self::new([left, right], [a, b], scale)
+    }
+}
+
+impl Adapter for LoraMini {
+    fn delta(&self) -> Tensor {
+        let (left, right) = (cast(&self.left, Kind::Float), cast(&self.right, Kind::Float));
+        left.matmul(&self.a).matmul(&self.b.matmul(&right)) * self.scale // [k, out, in]
+    }
+
+    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
+        add_through_core(y, x, &self.right, &(self.a.matmul(&self.b) * self.scale), &self.left)
+    }
+
+    fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {
+        no_grad(|| {
+            let (left, right) = (cast(&self.left, Kind::Float), cast(&self.right, Kind::Float));
+            Some((self.b.get(run).matmul(&right), left.matmul(&self.a.get(run))))
+        })
+    }
+
+    fn scale(&self) -> f64 {
+        self.scale
+    }
+}

@@ -1,0 +1,169 @@
+//! PEFT's `adapter_config.json`: written for the methods that PEFT knows, read with everything refused by name that
+//! cannot be represented. Keys and defaults of github.com/huggingface/peft at 5d602fd.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::Method;
+use super::method::Tying;
+use crate::fault::{Fault, Result, fault};
+
+/// A parsed `adapter_config.json`.
+pub type Json = BTreeMap<String, Value>;
+
+/// Switches that change what an adapter computes, and the values with which they change nothing.
+const SWITCHES: [(&str, &[&str]); 19] = [
+    ("bias", &["\"none\""]),
+    ("use_dora", &["false"]),
+    ("lora_bias", &["false"]),
+    ("use_qalora", &["false"]),
+    ("use_bdlora", &["false"]),
+    ("rank_pattern", &["{}"]),
+    ("alpha_pattern", &["{}"]),
+    ("layer_replication", &["[]"]),
+    ("megatron_config", &["{}"]),
+    ("trainable_token_indices", &["[]", "{}"]),
+    ("target_parameters", &["[]"]),
+    ("alora_invocation_tokens", &["[]"]),
+    ("arrow_config", &["{}"]),
+    ("monteclora_config", &["{}"]),
+    ("kasa_config", &["{}"]),
+    ("velora_config", &["{}"]),
+    ("corda_config", &["{}"]),
+    ("lora_ga_config", &["{}"]),
+    ("loftq_config", &["{}"]),
+];
+/// Starts of LoRA after which the base is no longer the base.
+const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+
+/// What PEFT must be told of an adapter, besides its method.
+#[derive(Debug)]
+pub struct About<'a> {
+    /// `SEQ_CLS` or `CAUSAL_LM`.
+    pub task_type: &'a str,
+    /// The base.
+    pub base: &'a str,
+    /// Names by which PEFT finds exactly the adapted layers.
+    pub targets: &'a [String],
+    /// Modules that are stored whole.
+    pub saved: Vec<String>,
+    /// Adapted layers.
+    pub layers: usize,
+}
+
+/// The config of an adapter of `method`.
+///
+/// # Errors
+/// When PEFT has no such method.
+pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
+    let own = match *method {
+        Method::Lora { r, lora_alpha, use_rslora } => json!({
+            "peft_type": "LORA", "r": r, "lora_alpha": lora_alpha, "use_rslora": use_rslora, "use_dora": false,
+            "lora_dropout": 0.0, "init_lora_weights": true, "rank_pattern": {}, "alpha_pattern": {},
+        }),
+        Method::Vera { r, d_initial, projection_prng_key, save_projection } => json!({
+            "peft_type": "VERA", "r": r, "d_initial": d_initial, "projection_prng_key": projection_prng_key,
+            "save_projection": save_projection, "vera_dropout": 0.0, "init_weights": true,
+        }),
+        Method::TinyLora { r, u, projection_seed, .. } => json!({
+            "peft_type": "TINYLORA", "r": r, "u": u, "weight_tying": weight_tying(method, about.layers),
+            "projection_seed": projection_seed, "save_projection": true, "tinylora_dropout": 0.0,
+            "init_weights": true,
+        }),
+        _ => return Err(fault(format!("PEFT has no method `{}`", method.name())).into()),
+    };
+    let saved = if about.saved.is_empty() { Value::Null } else { json!(about.saved) };
+    let mut config = Map::new();
+    if let Value::Object(own) = own {
+        config.extend(own);
+    }
+    let shared = [
+        ("base_model_name_or_path", json!(about.base)),
+        ("bias", json!("none")),
+        ("fan_in_fan_out", json!(false)),
+        ("inference_mode", json!(true)),
+        ("modules_to_save", saved),
+        ("target_modules", json!(about.targets)),
+        ("task_type", json!(about.task_type)),
+    ];
+    config.extend(shared.map(|(key, value)| (key.to_owned(), value)));
+    // Sorted, as PEFT sorts them.
+    Ok(config.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
+}
+
+/// PEFT's ratio for the groups of `layers` layers. PEFT cannot tie by kind: there every layer gets a copy of its own.
+fn weight_tying(method: &Method, layers: usize) -> f64 {
+    let Method::TinyLora { untied, tying: Tying::Depth, .. } = *method else { return 0.0 };
+    let groups = (layers as f64 * untied).round_ties_even().clamp(1.0, layers.max(1) as f64);
+    1.0 - groups / layers.max(1) as f64
+}
+
+/// The method of an adapter.
+///
+/// # Errors
+/// Names what the config asks for and cannot be represented here.
+pub fn read(config: &Json) -> Result<Method> {
+    let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("none");
+    let Some(keys) = KEYS.iter().find(|keys| keys.0 == kind) else {
+        return Err(refused("peft_type", &format!("`{kind}`"))
+            .hint("adapters of PEFT that can be loaded: `LORA`, `VERA`, `TINYLORA`")
+            .into());
+    };
+    for (key, harmless) in SWITCHES {
+        let value = config.get(key).filter(|value| !value.is_null()).map(ToString::to_string);
+        if let Some(value) = value.filter(|value| !harmless.contains(&value.as_str())) {
+            return Err(refused(key, &value).into());
+        }
+    }
+    if let Some(start) = config.get("init_lora_weights").and_then(Value::as_str)
+        && CHANGES_BASE.iter().any(|name| start.starts_with(name))
+    {
+        return Err(refused("init_lora_weights", start)
+            .hint("this start changes the base's own weights; convert the adapter to a plain LoRA in PEFT")
+            .into());
+    }
+    let whole = |key: &str, default: i64| match config.get(key) {
+        None => Ok(default),
+        Some(value) => value.as_i64().filter(|&n| n >= 0).ok_or_else(|| wrong(key, value, "a whole number")),
+    };
+    let positive = |key: &str, default: i64| match whole(key, default)? {
+        0 => Err(wrong(key, &json!(0), "at least 1")),
+        n => Ok(n),
+    };
+    let number = |key: &str, default: f64| match config.get(key) {
+        None => Ok(default),
+        Some(value) => value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| wrong(key, value, "a number")),
+    };
+    let flag = |key: &str, default: bool| config.get(key).and_then(Value::as_bool).unwrap_or(default);
+    let r = positive("r", keys.1)?;
+    Ok(match kind {
+        "LORA" => {
+            Method::Lora { r, lora_alpha: number("lora_alpha", 8.0)?, use_rslora: flag("use_rslora", false) }
+        }
+        "VERA" => Method::Vera {
+            r,
+            d_initial: number("d_initial", 0.1)?,
+            projection_prng_key: whole("projection_prng_key", 0)?.unsigned_abs(),
+            save_projection: flag("save_projection", true),
+        },
+        _ => Method::TinyLora {
+            r,
+            u: positive("u", 64)?,
+            untied: 1.0 - number("weight_tying", 0.0)?.clamp(0.0, 1.0),
+            tying: Tying::Depth,
+            projection_seed: whole("projection_seed", 42)?.unsigned_abs(),
+        },
+    })
+}
+
+/// The types that can be read, with PEFT's default rank.
+const KEYS: [(&str, i64); 3] = [("LORA", 8), ("VERA", 256), ("TINYLORA", 2)];
+
+fn refused(key: &str, value: &str) -> Fault {
+    fault(format!("the adapter has `{key}` {value}, which cannot be loaded"))
+}
+
+fn wrong(key: &str, found: &Value, expected: &str) -> Fault {
+    fault(format!("`{key}`: expected {expected}, found {found}"))
+}

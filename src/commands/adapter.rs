@@ -1,0 +1,230 @@
+//! A recipe's adapter: the method, its frozen factors, the adapter it starts from, and what its file will say.
+
+use std::path::Path;
+
+use super::open::{OpenBase, Workplace, basis_spec};
+use super::subject::adapter_basis;
+use crate::adapters::basis::{Basis, BasisSpec, Init};
+use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
+use crate::adapters::{Frozen, Group, Method, Named, Trained, Tying, witness};
+use crate::fault::{Result, fault, usage};
+use crate::models::adapt::{Layer, Plan, targeted};
+use crate::recipe::{self, AdapterRecipe, Recipe};
+
+/// The adapter of a training, ready to be put on a model.
+pub struct Prepared {
+    /// The method with its settings.
+    pub method: Method,
+    /// The adapted layers.
+    pub layers: Vec<Layer>,
+    /// Frozen factors.
+    pub frozen: Frozen,
+    /// The adapter that training starts from.
+    pub start: Option<AdapterFile>,
+}
+
+/// The recipe's method with its settings.
+pub fn method(adapter: &AdapterRecipe) -> Method {
+    let AdapterRecipe { rank: r, alpha: lora_alpha, rank_a, rank_b, u, projection_seed, .. } = *adapter;
+    match adapter.method {
+        recipe::Method::LoraXs => Method::LoraXs { r, lora_alpha },
+        recipe::Method::Lora => Method::Lora { r, lora_alpha, use_rslora: adapter.rslora },
+        recipe::Method::Vera => Method::Vera {
+            r,
+            d_initial: adapter.d_initial,
+            projection_prng_key: projection_seed,
+            save_projection: adapter.save_projection,
+        },
+        recipe::Method::LoraMini => Method::LoraMini { rank_a, rank_b, r, lora_alpha },
+        recipe::Method::TinyLora => Method::TinyLora {
+            r,
+            u,
+            untied: if adapter.tie == 0 { 0.0 } else { 1.0 / adapter.tie as f64 },
+            tying: match adapter.tying {
+                recipe::Tying::Depth => Tying::Depth,
+                recipe::Tying::Kind => Tying::Kind,
+            },
+            projection_seed,
+        },
+        recipe::Method::Full => Method::Full,
+        recipe::Method::Head => Method::Head,
+    }
+}
+
+impl Prepared {
+    /// The adapter of `recipe` on `base`, whose frozen factors come from the adapter that training starts from, from the
+    /// cache, or from a decomposition.
+    ///
+    /// # Errors
+    /// When the adapter to start from, or the basis, does not fit the recipe.
+    pub fn new(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
+        let mut method = method(&recipe.adapter);
+        let start = start(recipe, base, &mut method)?;
+        let layers = match method {
+            Method::Full | Method::Head => Vec::new(),
+            _ => targeted(&base.base.linear_layers(), &recipe.adapter.targets)?,
+        };
+        let mut frozen = Frozen::default();
+        if let Some(rank) = method.basis_rank() {
+            frozen.basis = Some(basis(place, recipe, base, start.as_ref(), &layers, rank)?);
+        }
+        if let Some(start) = &start {
+            frozen.tensors = start.stored_frozen()?;
+        }
+        Ok(Self { method, layers, frozen, start })
+    }
+
+    /// How it goes on a model.
+    pub fn plan(&self, adapter: &AdapterRecipe) -> Plan<'_> {
+        let (init_std, dropout) = (adapter.init_std, adapter.dropout);
+        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, init_std, dropout }
+    }
+
+    /// What the adapter file will say, but for what the data decide.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn config(&self, recipe: &Recipe, base: &OpenBase, trained: &Trained) -> Result<AdapterConfig> {
+        let basis = self.frozen.basis.as_ref().filter(|_| !self.method.is_of_peft());
+        let record = |basis: &Basis| -> Result<BasisRecord> {
+            let with_basis = self.stores_basis(&recipe.adapter);
+            Ok(BasisRecord { spec: basis.spec.clone(), witness: witness::witness(basis)?, with_basis })
+        };
+        let heads = trained.entries().iter().filter(|entry| entry.group == Group::Head);
+        let heads: Vec<&str> = heads.filter_map(|entry| entry.name.strip_suffix(".weight")).collect();
+        Ok(AdapterConfig {
+            task_type: "SEQ_CLS".into(),
+            method: self.method.clone(),
+            base_model_name_or_path: base.name.clone(),
+            revision: base.commit.clone().unwrap_or_else(|| recipe.model.revision.clone()),
+            base_hash: base.hash.clone(),
+            dataset: String::new(),
+            labels: Vec::new(),
+            max_length: recipe.data.max_length,
+            target_modules: peft_targets(base, &heads, &recipe.adapter.targets, &self.layers),
+            modules: self.layers.iter().map(|(name, _)| name.clone()).collect(),
+            basis: basis.map(record).transpose()?,
+        })
+    }
+
+    /// Whether A and B go into the file: by the recipe's wish, or because nobody knows how to make them again.
+    fn stores_basis(&self, adapter: &AdapterRecipe) -> bool {
+        adapter.with_basis || self.start.as_ref().is_some_and(|start| !start.layout.knows_basis())
+    }
+
+    /// A and B of every layer, where the recipe wants them in the file.
+    pub fn stored_basis(&self, adapter: &AdapterRecipe) -> Named {
+        let basis =
+            self.frozen.basis.as_ref().filter(|_| self.stores_basis(adapter) && !self.method.is_of_peft());
+        let pair = |(name, factors): &(String, crate::adapters::svd::Factors)| {
+            [
+                (format!("{name}.A"), factors.a.shallow_clone()),
+                (format!("{name}.B"), factors.b.shallow_clone()),
+            ]
+        };
+        basis.map(|basis| basis.modules.iter().flat_map(pair).collect()).unwrap_or_default()
+    }
+}
+
+/// The targets as the recipe named them where PEFT finds the same layers by them, else every layer's path.
+fn peft_targets(base: &OpenBase, heads: &[&str], targets: &[String], layers: &[Layer]) -> Vec<String> {
+    let mut all = base.base.linear_layers();
+    all.extend(heads.iter().map(|name| ((*name).to_owned(), [0, 0])));
+    match targeted(&all, targets) {
+        Ok(found) if found.iter().map(|(name, _)| name).eq(layers.iter().map(|(name, _)| name)) => {
+            targets.to_vec()
+        }
+        _ => layers.iter().map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+/// The adapter that the recipe starts from; what only the file can say of the method goes into `method`.
+fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option<AdapterFile>> {
+    let folder = &recipe.train.init_from;
+    if folder.is_empty() {
+        return Ok(None);
+    }
+    let file = AdapterFile::open(Path::new(folder))?;
+    file.check_base(&base.name, &base.hash)?;
+    let found = &file.config.method;
+    let mismatch = |what: &str, found: String, wanted: String| {
+        let message = format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
+        usage(message).hint("train with the settings of the adapter that you start from")
+    };
+    if found.name() != method.name() {
+        return Err(mismatch("method", found.name().into(), method.name().into()).into());
+    }
+    let (stored, asked) = (settings(found)?, settings(method)?);
+    // Another scale, rank or tying would make another model of the same numbers.
+    for (key, value) in &stored {
+        if asked.get(key) != Some(value) {
+            let wanted = asked.get(key).map(ToString::to_string).unwrap_or_default();
+            let key = key.trim_start_matches("lora_");
+            return Err(mismatch(key, value.to_string(), wanted).into());
+        }
+    }
+    *method = match (found.clone(), &*method) {
+        // Only the seed and the choice of the recipe matter for what comes; the start is in the file.
+        (Method::Vera { r, d_initial, projection_prng_key, .. }, Method::Vera { save_projection, .. }) => {
+            Method::Vera { r, d_initial, projection_prng_key, save_projection: *save_projection }
+        }
+        (found, _) => found,
+    };
+    Ok(Some(file))
+}
+
+/// What an adapter and the recipe that goes on with it must agree on.
+fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value>> {
+    let mut json = match serde_json::to_value(method)? {
+        serde_json::Value::Object(json) => json,
+        _ => return Err(fault("a method has settings").into()),
+    };
+    for key in ["d_initial", "projection_prng_key", "projection_seed", "save_projection"] {
+        json.remove(key);
+    }
+    Ok(json)
+}
+
+/// The basis of these layers: of the adapter that training starts from, else the recipe's.
+fn basis(
+    place: &Workplace,
+    recipe: &Recipe,
+    base: &OpenBase,
+    start: Option<&AdapterFile>,
+    layers: &[Layer],
+    rank: i64,
+) -> Result<Basis> {
+    let adapter = &recipe.adapter;
+    let folder = (!adapter.basis.is_empty()).then(|| Path::new(&adapter.basis));
+    let wanted = basis_spec(adapter, rank);
+    if let Some(start) = start {
+        let basis = adapter_basis(place, base, start, folder)?.select(layers)?;
+        return if start.layout.knows_basis() { of_kind(basis, &wanted) } else { Ok(basis) };
+    }
+    let basis = place.basis(base, layers, &wanted, folder)?.0;
+    if basis.spec.rank != rank {
+        let message = format!("the basis in `{}` has rank {}", adapter.basis, basis.spec.rank);
+        return Err(usage(message).hint(format!("`adapter.rank` is {rank}")).into());
+    }
+    of_kind(basis, &wanted)
+}
+
+/// Refuses a basis of another kind than the recipe's.
+fn of_kind(basis: Basis, wanted: &BasisSpec) -> Result<Basis> {
+    let made = &basis.spec;
+    let svd = made.init == Init::Svd;
+    if made.init != wanted.init || svd && (made.spectrum, made.sigma) != (wanted.spectrum, wanted.sigma) {
+        let words = |spec: &BasisSpec| {
+            format!("{:?}, {:?}, sigma on {:?}", spec.init, spec.spectrum, spec.sigma).to_lowercase()
+        };
+        let message = format!(
+            "the basis is of another kind: it is `{}`, the recipe's `{}`",
+            words(made),
+            words(wanted)
+        );
+        return Err(usage(message)
+            .hint("set `adapter.init`, `adapter.spectrum` and `adapter.sigma` as the basis was made")
+            .into());
+    }
+    Ok(basis)
+}

@@ -1,0 +1,36 @@
+//! Random tensors as functions of a seed and a name.
+
+use tch::{Device, Kind, Tensor};
+
+/// Seeds libtorch's generators, on every device.
+pub fn seed_torch(seed: u64) {
+    tch::manual_seed((seed >> 1).cast_signed());
+}
+
+/// Mixes numbers into one well-spread seed (the finaliser of SplitMix64, applied along the list).
+pub fn mix(parts: &[u64]) -> u64 {
+    parts.iter().fold(0x9e37_79b9_7f4a_7c15, |state: u64, &part| {
+        let mut z = (state ^ part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
+/// Mixes a seed with a name, for draws that belong to a named tensor.
+pub fn mix_name(seed: u64, name: &str) -> u64 {
+    let words: Vec<u64> = name.bytes().map(u64::from).collect();
+    mix(&[seed, mix(&words)])
+}
+
+/// N(0, std²) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
+pub fn normal(seed: u64, name: &str, shape: &[i64], std: f64) -> Tensor {
+    seed_torch(mix_name(seed, name));
+    Tensor::randn(shape, (Kind::Float, Device::Cpu)) * std
+}
+
+/// U(-bound, bound) from (seed, name), drawn on the CPU.
+pub fn uniform(seed: u64, name: &str, shape: &[i64], bound: f64) -> Tensor {
+    seed_torch(mix_name(seed, name));
+    Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-bound, bound)
+}
