@@ -41,7 +41,7 @@ fn checkpoints() -> Vec<(String, PathBuf)> {
         .filter(|(_, path)| path.join("config.json").exists())
         .collect();
     found.sort();
-    assert_eq!(found.len(), 18);
+    assert_eq!(found.len(), 18, "{found:?}");
     found
 }
 
