@@ -349,6 +349,41 @@ fn gradients_reach_exactly_what_is_in_the_store() {
     }
 }
 
+/// The masks of the backward pass must be those of the forward pass, in every layer that drops.
+#[test]
+fn a_gradient_under_dropout_is_the_slope_of_the_loss_under_the_same_masks() {
+    let _alone = alone();
+    for checkpoint in ["bert-gelu", "roberta-gelu"] {
+        let examples = examples(checkpoint);
+        let Adapted { model, trained, .. } = adapted(checkpoint, &LORA_XS, Kind::Float, &[1], (0.0, 0.2));
+        randomise(&trained, 23);
+        let batch: Vec<usize> = (0..examples.len()).collect();
+        let loss = |seed: u64| -> f64 {
+            let pass = Pass::training(vec![seed]);
+            let divisors = [examples.len() as f64];
+            let micro = task(&model, &examples).backward(std::slice::from_ref(&batch), &divisors, 1.0, &pass);
+            micro.unwrap().losses.double_value(&[0])
+        };
+        let start = loss(7);
+        let direction: Vec<Tensor> = trained.entries().iter().map(|e| e.tensor.grad().copy()).collect();
+        let length =
+            direction.iter().map(|g| g.square().sum(Kind::Double).double_value(&[])).sum::<f64>().sqrt();
+        let step = |size: f64| {
+            for (entry, gradient) in trained.entries().iter().zip(&direction) {
+                let _ = no_grad(|| entry.tensor.shallow_clone().g_add_(&(gradient * (size / length))));
+            }
+        };
+        step(0.01);
+        let above = loss(7);
+        step(-0.02);
+        let slope = (above - loss(7)) / 0.02;
+        println!("{checkpoint}: slope {slope:.5}, gradient {length:.5}");
+        assert!((slope / length - 1.0).abs() < 1e-2, "{checkpoint}: slope {slope}, gradient {length}");
+        step(0.01);
+        assert!((loss(8) - start).abs() > 1e-3, "{checkpoint}: dropout does nothing");
+    }
+}
+
 #[test]
 fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() {
     let _alone = alone();
