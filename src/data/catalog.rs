@@ -69,6 +69,8 @@ pub struct Dataset {
     pub messages: String,
     /// File name of the GLUE submission for each test split.
     pub submission: BTreeMap<String, String>,
+    /// How local files that are missing can be had.
+    pub source: Option<String>,
     /// The submission holds label names instead of numbers.
     pub submission_names: bool,
 }
@@ -102,14 +104,15 @@ impl Dataset {
     /// # Errors
     /// When the split does not exist, or a file name or pattern matches nothing, which names the folder.
     pub fn local_files(&self, split: &str) -> Result<Vec<PathBuf>> {
-        let dir = self.dir.as_deref().unwrap_or(Path::new("."));
+        let dir = self.dir.as_deref().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut found = Vec::new();
         for pattern in self.patterns(split)? {
             let matches = expand(&dir.join(pattern))?;
             if matches.is_empty() {
                 let message = format!("no file `{}` in `{}`", pattern, dir.display());
+                let source = self.source.as_ref().map(|s| format!("; get it with `{s}`")).unwrap_or_default();
                 return Err(fault(message)
-                    .hint(format!("split `{split}` of data set `{}` names it", self.name))
+                    .hint(format!("split `{split}` of data set `{}` names it{source}", self.name))
                     .into());
             }
             found.extend(matches);
@@ -122,6 +125,8 @@ impl Dataset {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     datasets: BTreeMap<String, Dataset>,
+    /// As they were written, for entries that say `like`.
+    tables: BTreeMap<String, Table>,
 }
 
 impl Catalog {
@@ -130,20 +135,74 @@ impl Catalog {
     /// # Errors
     /// Never, unless the file compiled in is wrong.
     pub fn builtin() -> Result<Self> {
-        Ok(Self { datasets: parse(BUILTIN, Path::new("datasets.toml"), None)? })
+        let empty = Self { datasets: BTreeMap::new(), tables: BTreeMap::new() };
+        // Their local files are relative to the folder that the command runs in
+        empty.with_text(BUILTIN, Path::new("datasets.toml"), Path::new(""))
     }
 
     /// Adds the entries of a file, or replaces those of the same name.
     ///
     /// # Errors
     /// Names every fault of the file at once.
-    pub fn with_file(mut self, path: &Path) -> Result<Self> {
+    pub fn with_file(self, path: &Path) -> Result<Self> {
         let text = files::read_text(path)?;
         let absolute =
             std::path::absolute(path).with_context(|| format!("cannot resolve `{}`", path.display()))?;
-        let folder = absolute.parent().unwrap_or(Path::new("/"));
-        self.datasets.extend(parse(&text, path, Some(folder))?);
-        Ok(self)
+        self.with_text(&text, path, absolute.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Adds the entries of a text that stands in `path`. Local files are relative to `folder`.
+    fn with_text(mut self, text: &str, path: &Path, folder: &Path) -> Result<Self> {
+        let file = path.display();
+        let table: Table = text
+            .parse()
+            .map_err(|e| usage(format!("`{file}` is not valid TOML: {}", format!("{e}").trim())))?;
+        let mut faults = Vec::new();
+        for (name, value) in table {
+            let Value::Table(table) = value else {
+                faults.push(format!("`{name}`: expected a table, found {}", shown(&value)));
+                continue;
+            };
+            let table = match self.inherited(table) {
+                Ok(table) => table,
+                Err(reason) => {
+                    faults.push(format!("`{name}.like`: {reason}"));
+                    continue;
+                }
+            };
+            if let Some(dataset) = Entry::new(&name, &table, &mut faults).dataset(folder) {
+                self.datasets.insert(name.clone(), dataset);
+            }
+            self.tables.insert(name, table);
+        }
+        match faults.as_slice() {
+            [] => Ok(self),
+            [one] => Err(usage(format!("`{file}`: {one}")).into()),
+            many => {
+                let list: Vec<String> = many.iter().map(|f| format!("\n  {f}")).collect();
+                Err(usage(format!("`{file}` has {} faults:{}", many.len(), list.concat())).into())
+            }
+        }
+    }
+
+    /// The keys of an entry with those of the one that it says it is like; its place only where it has none itself.
+    fn inherited(&self, mut table: Table) -> std::result::Result<Table, String> {
+        let Some(like) = table.remove("like") else { return Ok(table) };
+        let name = like.as_str().ok_or_else(|| format!("expected a name, found {}", shown(&like)))?;
+        let Some(other) = self.tables.get(name) else {
+            return Err(format!(
+                "no data set `{name}` before it; {}",
+                which("data sets", name, self.names())
+            ));
+        };
+        let has_place = ["hub", "dir", "files"].iter().any(|key| table.contains_key(*key));
+        for (key, value) in other {
+            let is_place = ["hub", "revision", "dir"].contains(&key.as_str());
+            if !(table.contains_key(key) || has_place && is_place) {
+                table.insert(key.clone(), value.clone());
+            }
+        }
+        Ok(table)
     }
 
     /// The data set of this name.
@@ -201,33 +260,6 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Parses a catalog. Local files are relative to `folder`; without one every entry must come from the hub.
-fn parse(text: &str, path: &Path, folder: Option<&Path>) -> Result<BTreeMap<String, Dataset>> {
-    let file = path.display();
-    let table: Table =
-        text.parse().map_err(|e| usage(format!("`{file}` is not valid TOML: {}", format!("{e}").trim())))?;
-    let mut faults = Vec::new();
-    let mut datasets = BTreeMap::new();
-    for (name, value) in &table {
-        match value {
-            Value::Table(table) => {
-                if let Some(dataset) = Entry::new(name, table, &mut faults).dataset(folder) {
-                    datasets.insert(name.clone(), dataset);
-                }
-            }
-            other => faults.push(format!("`{name}`: expected a table, found {}", shown(other))),
-        }
-    }
-    match faults.as_slice() {
-        [] => Ok(datasets),
-        [one] => Err(usage(format!("`{file}`: {one}")).into()),
-        many => {
-            let list: Vec<String> = many.iter().map(|f| format!("\n  {f}")).collect();
-            Err(usage(format!("`{file}` has {} faults:{}", many.len(), list.concat())).into())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +284,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_is_like_another_takes_its_keys_but_not_its_place() {
+        let catalog = Catalog::builtin().unwrap();
+        let text =
+            "[math]\nlike = \"math\"\nfiles = { test = \"t.jsonl\" }\n[b]\nlike = \"math\"\nstop = [\"x\"]\n";
+        let catalog = catalog.clone().with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
+        let (math, builtin) = (catalog.get("math").unwrap(), Catalog::builtin().unwrap());
+        assert_eq!((math.hub.as_deref(), math.dir.as_deref()), (None, Some(Path::new("/f"))));
+        assert_eq!(math.prompt, builtin.get("math").unwrap().prompt);
+        assert_eq!(math.group_by, ["type", "level"]);
+        assert_eq!(catalog.get("b").unwrap().stop, ["x"]);
+        let error =
+            catalog.with_text("[c]\nlike = \"maht\"", Path::new("d.toml"), Path::new("")).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.starts_with("`d.toml`: `c.like`: no data set `maht` before it; did you mean `math`?"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn unknown_names_are_answered_with_the_nearest_and_all() {
         let catalog = Catalog::builtin().unwrap();
         let error = catalog.get("glue/mrcp").unwrap_err();
@@ -268,7 +320,8 @@ mod tests {
         let text = "name = 3\n[a]\ntask = \"clasification\"\nfile = {}\n[b]\ntask = \"classification\"\n\
                     files = { train = 4 }\ntext = [\"x\", 1]\nlabel = \"y\"\nlabels = [\"n\", \"n\"]\n\
                     metrics = [\"pearson\"]\nsubmission = { test = \"x\" }\nhub = \"a/b\"\ndir = \"c\"\n";
-        let error = parse(text, Path::new("d.toml"), Some(Path::new("/f"))).unwrap_err();
+        let error =
+            Catalog::builtin().unwrap().with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap_err();
         let message = error.to_string();
         for part in [
             "`d.toml` has 10 faults:",
@@ -290,7 +343,9 @@ mod tests {
 
     #[test]
     fn broken_toml_names_file_and_line() {
-        let error = parse("[a\ntask = 1\n", Path::new("d.toml"), None).unwrap_err().to_string();
+        let catalog = Catalog::builtin().unwrap();
+        let error = catalog.with_text("[a\ntask = 1\n", Path::new("d.toml"), Path::new("")).unwrap_err();
+        let error = error.to_string();
         assert!(error.starts_with("`d.toml` is not valid TOML: ") && error.contains("line 1"), "{error}");
     }
 

@@ -93,14 +93,12 @@ impl<'a> Chat<'a> {
         }
         let mut spans = Vec::new();
         for (i, _) in messages.iter().enumerate().filter(|(_, m)| role(m) == "assistant") {
-            let (before, with) = (messages.get(..i), messages.get(..=i));
-            // A conversation that the assistant opens has nothing before it that a template could write
-            let start = match before.unwrap_or_default() {
-                [] => 0,
-                before => common(&text, &self.template.render(before, tools, true)?),
+            let start = match messages.get(..i).unwrap_or_default() {
+                [] => Some(self.opening(&text, messages, tools)?),
+                before => self.start(&text, before, tools)?,
             };
-            let end = self.template.render(with.unwrap_or_default(), tools, false)?;
-            if text.starts_with(&end) && start < end.len() {
+            let end = self.template.render(messages.get(..=i).unwrap_or_default(), tools, false)?;
+            if let Some(start) = start.filter(|start| text.starts_with(&end) && *start < end.len()) {
                 spans.push(start..start + self.turn(&end[start..]));
             }
         }
@@ -112,18 +110,40 @@ impl<'a> Chat<'a> {
         }
     }
 
+    /// Where the words of an assistant begin after these messages: as far as the text agrees with the prompt for them,
+    /// which is at least the messages themselves, or they stand differently in the whole text.
+    fn start(
+        &self,
+        text: &str,
+        before: &[Value],
+        tools: Option<&Value>,
+    ) -> std::result::Result<Option<usize>, String> {
+        let history = self.template.render(before, tools, false)?;
+        let asked = self.template.render(before, tools, true)?;
+        let same = text.chars().zip(asked.chars()).take_while(|(a, b)| a == b);
+        let start = same.map(|(c, _)| c.len_utf8()).sum();
+        Ok(Some(start).filter(|start| text.starts_with(&history) && *start >= history.len()))
+    }
+
+    /// Where the words of an assistant begin that opens the conversation: few templates take no messages, so it is after
+    /// the first place that reads as the prompt for its next turn.
+    fn opening(
+        &self,
+        text: &str,
+        messages: &[Value],
+        tools: Option<&Value>,
+    ) -> std::result::Result<usize, String> {
+        let asked = self.template.render(messages, tools, true)?;
+        let header = asked.strip_prefix(text).filter(|header| !header.is_empty());
+        Ok(header.and_then(|header| Some(text.find(header)? + header.len())).unwrap_or(0))
+    }
+
     /// How much of what a template adds for a turn belongs to it: without white space after the token that ends it.
     fn turn(&self, added: &str) -> usize {
         let words = added.trim_end();
         let is_ended = self.tokenizer.special_texts().any(|token| words.ends_with(token));
         if is_ended { words.len() } else { added.len() }
     }
-}
-
-/// How many bytes two texts begin with together, in whole characters.
-fn common(text: &str, other: &str) -> usize {
-    let same = text.chars().zip(other.chars()).take_while(|(a, b)| a == b);
-    same.map(|(c, _)| c.len_utf8()).sum()
 }
 
 fn role(message: &Value) -> &str {

@@ -11,7 +11,8 @@ use super::catalog::{Dataset, which};
 use super::template::Template;
 use crate::fault::nearest;
 
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 28] = [
+    "like",
     "task",
     "hub",
     "revision",
@@ -36,6 +37,7 @@ const KEYS: [&str; 26] = [
     "shot_separator",
     "shot_split",
     "messages",
+    "source",
     "submission",
     "submission_names",
 ];
@@ -66,7 +68,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The data set, or `None` with at least one fault added. Local files are relative to `folder`.
-    pub fn dataset(&mut self, folder: Option<&Path>) -> Option<Dataset> {
+    pub fn dataset(&mut self, folder: &Path) -> Option<Dataset> {
         let before = self.faults.len();
         for key in self.table.keys().filter(|key| !KEYS.contains(&key.as_str())) {
             let near = nearest(key, KEYS).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
@@ -86,7 +88,7 @@ impl<'a> Entry<'a> {
             label: self.string("label"),
             labels: self.strings("labels"),
             metrics: self.strings("metrics"),
-            prompt: self.string("prompt"),
+            prompt: self.text("prompt"),
             response: self.string("response"),
             answer: self.string("answer"),
             scorers: self.strings("scorers"),
@@ -101,6 +103,7 @@ impl<'a> Entry<'a> {
             shot_separator: self.string("shot_separator").unwrap_or_else(|| "\n\n".to_owned()),
             shot_split: self.string("shot_split").unwrap_or_else(|| "train".to_owned()),
             messages: self.string("messages").unwrap_or_else(|| "messages".to_owned()),
+            source: self.string("source"),
             submission: self.submission(),
             submission_names: self.flag("submission_names"),
         };
@@ -191,20 +194,16 @@ impl<'a> Entry<'a> {
         task
     }
 
-    fn folder(&mut self, from_hub: bool, folder: Option<&Path>) -> Option<PathBuf> {
+    fn folder(&mut self, from_hub: bool, folder: &Path) -> Option<PathBuf> {
         let dir = self.string("dir");
-        match (from_hub, dir, folder) {
-            (true, None, _) => None,
-            (true, Some(_), _) => {
+        match (from_hub, dir) {
+            (true, None) => None,
+            (true, Some(_)) => {
                 self.fault("dir", "`hub` and `dir` exclude each other");
                 None
             }
             // Collecting the components drops a `.` among them.
-            (false, dir, Some(folder)) => Some(folder.join(dir.unwrap_or_default()).components().collect()),
-            (false, _, None) => {
-                self.fault("hub", "required here and missing");
-                None
-            }
+            (false, dir) => Some(folder.join(dir.unwrap_or_default()).components().collect()),
         }
     }
 
@@ -244,13 +243,21 @@ impl<'a> Entry<'a> {
         names
     }
 
-    fn string(&mut self, key: &str) -> Option<String> {
+    /// A text that may be empty.
+    fn text(&mut self, key: &str) -> Option<String> {
         let value = self.table.get(key)?;
-        let text = value.as_str().filter(|text| !text.is_empty());
-        if text.is_none() {
+        if !value.is_str() {
             self.expected(key, "a text", value);
         }
-        text.map(str::to_owned)
+        value.as_str().map(str::to_owned)
+    }
+
+    fn string(&mut self, key: &str) -> Option<String> {
+        let text = self.text(key)?;
+        if text.is_empty() {
+            self.fault(key, "expected a text, found an empty one");
+        }
+        Some(text).filter(|text| !text.is_empty())
     }
 
     fn strings(&mut self, key: &str) -> Vec<String> {

@@ -190,14 +190,14 @@ enum Form<'a> {
     /// One or two texts and a label.
     Labelled(&'a Dataset, &'a Tokenizer, usize),
     Instruction(Instruction<'a>),
-    Chat(Chat<'a>),
+    Chat(Box<Chat<'a>>),
 }
 
 impl<'a> Form<'a> {
     fn new(dataset: &'a Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
         Ok(match dataset.task {
             TaskKind::Instruction => Self::Instruction(Instruction::new(dataset, tokenizer, max_length)?),
-            TaskKind::Chat => Self::Chat(Chat::new(dataset, tokenizer, max_length)?),
+            TaskKind::Chat => Self::Chat(Box::new(Chat::new(dataset, tokenizer, max_length)?)),
             _ => {
                 tokenizer.encode("", dataset.text.get(1).map(|_| ""), max_length)?;
                 Self::Labelled(dataset, tokenizer, max_length)
@@ -260,7 +260,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn read(&self, rows: &[Row], found: &mut Examples) -> Result<()> {
         let limit = self.split.limit;
-        let chunk = if limit == 0 { rows.len().max(1) } else { CHUNK };
+        let chunk = if limit == 0 { rows.len().max(1) } else { limit.clamp(64, CHUNK) };
         for (i, rows) in rows.chunks(chunk).enumerate() {
             let first = self.before + i * chunk;
             let outcomes: Vec<Outcome> =

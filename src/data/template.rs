@@ -81,7 +81,8 @@ impl Template {
     }
 }
 
-/// A cell as text: numbers count as what they look like, truth values as in Python's templates.
+/// A cell as text: numbers count as what they look like, truth values as in Python's templates, a list of
+/// one as what it holds.
 ///
 /// # Errors
 /// When there is nothing in it, or a list or object.
@@ -91,6 +92,7 @@ pub fn cell(column: &str, value: Option<&Value>) -> Result<String, String> {
         Some(Value::Number(number)) => Ok(number.to_string()),
         Some(Value::Bool(true)) => Ok("True".to_owned()),
         Some(Value::Bool(false)) => Ok("False".to_owned()),
+        Some(Value::Array(list)) if list.len() == 1 => cell(column, list.first()),
         None | Some(Value::Null) => Err(format!("column `{column}` is empty")),
         Some(other) => Err(format!("column `{column}`: expected a text, found {}", kind(other))),
     }
@@ -103,13 +105,13 @@ mod tests {
     use super::*;
 
     fn render(template: &str) -> Result<String, String> {
-        let row = json!({"a": "x{b}", "b": 3, "c d": true, "n": null, "l": [1]});
+        let row = json!({"a": "x{b}", "b": 3, "c d": true, "n": null, "l": [1, 2], "o": ["y"]});
         Template::parse(template)?.render(row.as_object().unwrap())
     }
 
     #[test]
     fn columns_are_replaced_once_and_braces_doubled() {
-        assert_eq!(render("{a}-{b}{c d}").unwrap(), "x{b}-3True");
+        assert_eq!(render("{a}-{b}{c d}{o}").unwrap(), "x{b}-3Truey");
         assert_eq!(render("é{{a}} \\frac{{{b}}}{{2}}").unwrap(), "é{a} \\frac{3}{2}");
         assert_eq!(render("").unwrap(), "");
         let template = Template::parse("{a} {{x}} {b}").unwrap();

@@ -16,6 +16,7 @@ use tokenizers::{
     PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
+use super::Example;
 use super::special::Special;
 use super::tokenizer_class::{Class, class_of, configure};
 use crate::fault::{Result, fault, usage};
@@ -191,6 +192,32 @@ impl Tokenizer {
     /// When the tokenizer's decoder refuses them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner.decode(ids, skip_special).map_err(failed)
+    }
+
+    /// An example as text, what is trained on between `⟦` and `⟧`; its special tokens are written out.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder refuses the tokens.
+    pub fn show(&self, example: &Example) -> Result<String> {
+        let marks = |i: usize| example.trained.get(i).is_some_and(|t| *t == 1);
+        let mut text = String::new();
+        let mut start = 0;
+        for run in example.ids.chunk_by({
+            let mut i = 0;
+            move |_, _| {
+                i += 1;
+                marks(i - 1) == marks(i)
+            }
+        }) {
+            // What comes before is decoded too, because some decoders take the space off the start of a text
+            let before = self.decode(example.ids.get(..start).unwrap_or_default(), false)?;
+            let with = self.decode(example.ids.get(..start + run.len()).unwrap_or_default(), false)?;
+            let added = with.strip_prefix(&before).unwrap_or(&with);
+            let framed = if marks(start) { format!("⟦{added}⟧") } else { added.to_owned() };
+            text.push_str(&framed);
+            start += run.len();
+        }
+        Ok(text)
     }
 
     /// Hex digest of `tokenizer.json` and of the settings that change what it yields.

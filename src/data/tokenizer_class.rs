@@ -73,6 +73,11 @@ pub(super) fn configure(inner: &mut tokenizers::Tokenizer, class: Class, setting
     inner.with_normalizer(normalizer).map_err(failed)?;
     let pre_tokenizer: tokenizers::PreTokenizerWrapper = serde_json::from_str(&pre_tokenizer.to_string())?;
     inner.with_pre_tokenizer(Some(pre_tokenizer));
+    if class == Class::Llama {
+        let decoder: tokenizers::DecoderWrapper =
+            serde_json::from_str(&from_metaspace(settings).to_string())?;
+        inner.with_decoder(Some(decoder));
+    }
     if let Some(processor) = frame(inner, class, settings) {
         let processor: tokenizers::PostProcessorWrapper = serde_json::from_str(&processor.to_string())?;
         inner.with_post_processor(Some(processor));
@@ -104,6 +109,19 @@ fn metaspace(settings: &Value) -> Value {
         (true, false) => "first",
     };
     json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false })
+}
+
+/// Back from there to text.
+fn from_metaspace(settings: &Value) -> Value {
+    let mut decoders = vec![
+        json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
+        json!({ "type": "ByteFallback" }),
+        json!({ "type": "Fuse" }),
+    ];
+    if flag(settings, "add_prefix_space", true) {
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    json!({ "type": "Sequence", "decoders": decoders })
 }
 
 /// The frame of special tokens that both encoder classes put around texts; the file's own for others, and where the

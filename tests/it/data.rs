@@ -204,7 +204,7 @@ fn a_missing_file_and_a_length_too_short_are_told() {
 }
 
 /// Folder of checkpoints, tokenizers and data that the repository does not carry.
-fn test_data() -> Option<PathBuf> {
+pub fn test_data() -> Option<PathBuf> {
     let folder = std::env::var_os("LORAXS_TEST_DATA").map(PathBuf::from);
     if folder.is_none() {
         #[allow(clippy::print_stderr)]
@@ -215,7 +215,7 @@ fn test_data() -> Option<PathBuf> {
     folder
 }
 
-fn crc(rows: impl Iterator<Item = Vec<u32>>) -> u32 {
+pub fn crc(rows: impl Iterator<Item = Vec<u32>>) -> u32 {
     let mut crc = flate2::Crc::new();
     for row in rows {
         let bytes: Vec<u8> = row.into_iter().flat_map(u32::to_le_bytes).collect();

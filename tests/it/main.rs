@@ -18,6 +18,7 @@ mod hub; // the hub client against a small server
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
 mod recipes; // shipped recipes, faults and overrides
+mod rendering; // instructions, prompts and conversations against the published code and Transformers
 mod resume; // killed, interrupted and damaged runs go on to the same bits
 mod scoring; // verdicts against the published scripts
 mod support; // what the tests share
