@@ -109,7 +109,8 @@ class References:
         found = self.minerva.normalize_final_answer(self.minerva.get_unnormalized_answer(completion))
         answer = outcome(lambda: self.minerva.normalize_final_answer(
             self.minerva.remove_boxed(self.minerva.last_boxed_only_string(gold))))
-        yield "math/minerva", completion, found, answer is not None and self.minerva.is_equiv(found, answer)
+        shown = None if found == "[invalidanswer]" else found
+        yield "math/minerva", completion, shown, answer is not None and self.minerva.is_equiv(found, answer)
         completion = f"\\boxed{{{predicted}}}"
         yield "math/equivalence", completion, ..., bool(verify(parse(gold), parse(completion)))
 

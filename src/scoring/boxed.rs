@@ -30,6 +30,53 @@ pub fn last_content(text: &str) -> Option<&str> {
     }
 }
 
+/// What stands in the last box of any form. Boxes shortly before it, or with a comma, `and` or `or` between, belong to
+/// the same answer and are joined by commas, as in Math-Verify. Where its braces do not close, all that follows with
+/// the open brace, which no reader takes.
+pub fn last_answer(text: &str) -> Option<String> {
+    let mut parts: Vec<&str> = Vec::new();
+    let mut before = text;
+    while let Some((start, end, inner)) = last_box(before) {
+        let between = &before[end..];
+        if let Some(next) = parts.last() {
+            let separated = between.contains([',', ';']) || between.contains("and") || between.contains("or");
+            if between.len() >= 10 && (between.len() >= 70 || !separated || inner == *next) {
+                break;
+            }
+        }
+        if parts.last() != Some(&inner) {
+            parts.push(inner);
+        }
+        before = &text[..start];
+    }
+    parts.reverse();
+    (!parts.is_empty()).then(|| parts.join(","))
+}
+
+/// Start, end and content of the last box.
+fn last_box(text: &str) -> Option<(usize, usize, &str)> {
+    let start = text.rfind("\\boxed").max(text.rfind("\\fbox"))?;
+    let name = if text[start..].starts_with("\\boxed") { "\\boxed" } else { "\\fbox" };
+    let rest = text[start + name.len()..].trim_start();
+    let from = text.len() - rest.len();
+    let Some(inner) = rest.strip_prefix('{') else {
+        let inner = rest.split('$').next().unwrap_or_default();
+        return Some((start, from + inner.len(), inner.trim()));
+    };
+    let mut open = 1;
+    for (place, byte) in inner.bytes().enumerate() {
+        open += match byte {
+            b'{' => 1,
+            b'}' => -1,
+            _ => 0,
+        };
+        if open == 0 {
+            return Some((start, from + place + 2, inner[..place].trim()));
+        }
+    }
+    Some((start, text.len(), rest))
+}
+
 /// What stands in `\boxed{…}`; nothing for any other text.
 pub fn content(text: &str) -> Option<&str> {
     text.strip_prefix("\\boxed{")?.strip_suffix('}')

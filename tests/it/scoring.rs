@@ -1,10 +1,13 @@
 //! Verdicts of the scoring rules against those of the published scripts.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use loraxs::fault::{exit_code, hint_of};
-use loraxs::scoring::Rule;
+use loraxs::scoring::{Rule, equivalent};
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 /// A case of `scripts/reference/scoring.py`.
@@ -134,4 +137,171 @@ fn verdicts_agree_with_the_published_scripts() {
     let cases = cases(&path);
     assert!(cases.len() > 300, "{} cases", cases.len());
     assert_agreement(&cases);
+}
+
+#[test]
+fn equivalent_answers_are_equal_and_others_are_not() {
+    for (gold, predicted, same) in [
+        (r"\frac{1}{2}", "0.5", true),
+        (r"\frac{1}{3}", "0.333333", true),
+        (r"\frac{1}{3}", "0.33", false),
+        (r"1\frac{1}{2}", r"\frac{3}{2}", true),
+        (r"50\%", "0.5", true),
+        (r"12\text{ cm}", "12", true),
+        ("1,234", "1234", true),
+        (r"3\times10^4", "30000", true),
+        (r"\sqrt{8}", r"2\sqrt{2}", true),
+        (r"\sqrt{8}", "2.8284", false),
+        (r"(-\infty,2)\cup(3,5]", r"(3,5]\cup(-\infty,2)", true),
+        ("(1,2]", "[1,2]", false),
+        ("(1,2)", "(2,1)", false),
+        ("1,2", "2,1", true),
+        (r"\{1,2,2\}", r"\{2,1\}", true),
+        (r"x \le 3", r"(-\infty,3]", true),
+        ("x=5", "5", true),
+        ("2x=4", "x=2", true),
+        ("2x<4", "x>2", false),
+        (r"1\pm\sqrt2", r"1-\sqrt2, 1+\sqrt2", true),
+        ("(x+1)^2", "x^2+2x+1", true),
+        ("(x+1)^2", "x^2+2x+2", false),
+        (r"\sin^2 x+\cos^2 x", "1", true),
+        (r"\log_2 8", "3", true),
+        (r"5!", "120", true),
+        (r"90^\circ", "90", true),
+        (r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}", r"\begin{bmatrix}1\\-2\end{bmatrix}", true),
+        (r"\begin{pmatrix} 1 \\ -2 \end{pmatrix}", r"\begin{pmatrix}1&-2\end{pmatrix}", false),
+        (r"\text{Evelyn}", "Evelyn", true),
+        (r"\text{Evelyn}", r"\text{Eve}", false),
+        ("10^{20}+1", "10^{20}", false),
+    ] {
+        assert_eq!(equivalent(gold, predicted), same, "{gold} and {predicted}");
+    }
+}
+
+#[test]
+fn nothing_that_is_typed_stops_the_rules() {
+    const PIECES: [&str; 58] = [
+        "1",
+        "2",
+        "37",
+        "0",
+        ".",
+        ",",
+        "x",
+        "y",
+        "e",
+        "i",
+        "+",
+        "-",
+        "*",
+        "/",
+        "^",
+        "_",
+        "!",
+        "%",
+        "'",
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "|",
+        "=",
+        "<",
+        ">",
+        "\\",
+        "\\frac",
+        "\\sqrt",
+        "\\pi",
+        "\\infty",
+        "\\pm",
+        "\\cup",
+        "\\in",
+        "\\le",
+        "\\sin",
+        "\\log",
+        "\\{",
+        "\\}",
+        "\\text{",
+        "\\left",
+        "\\right",
+        "\\begin{pmatrix}",
+        "\\end{pmatrix}",
+        "\\\\",
+        "&",
+        "$",
+        "\\boxed{",
+        " ",
+        "\n",
+        "é",
+        "\\binom",
+        "9999999999",
+        "The answer is: ",
+        "#### ",
+    ];
+    let mut draw = ChaCha8Rng::seed_from_u64(7);
+    for _ in 0..3000 {
+        let mut text =
+            |most| (0..draw.random_range(0..most)).map(|_| *PIECES.choose(&mut draw).unwrap()).collect();
+        let (completion, gold): (String, String) = (text(40), text(12));
+        for rule in Rule::ALL {
+            rule.judge(&completion, &gold);
+            rule.judge(&format!("The answer is: {completion}"), &format!("\\boxed{{{gold}}}"));
+        }
+    }
+    for (open, close) in [
+        ("(", ")"),
+        ("{", "}"),
+        ("\\frac", "1"),
+        ("-", "1"),
+        ("\\sqrt", "2"),
+        ("|", "|"),
+        ("9^", "9"),
+        ("\\{1,", "\\}"),
+        ("\\sin ", "x"),
+        ("\\left(", "\\right)"),
+        ("1!", "!"),
+        ("x^-", "2"),
+    ] {
+        for times in [10, 100, 1000] {
+            let (a, b) =
+                (open.repeat(times) + &close.repeat(times), open.repeat(times) + "2" + &close.repeat(times));
+            equivalent(&a, &b);
+        }
+    }
+    equivalent("9^{9^{9^{9}}}", "(10^{10000})^{10000}!");
+}
+
+#[test]
+fn every_gold_answer_of_gsm8k_and_math_is_its_own() {
+    let Some(data) = std::env::var_os("LORAXS_TEST_DATA").map(PathBuf::from) else {
+        println!("skipped: LORAXS_TEST_DATA names no folder");
+        return;
+    };
+    let rows = |name: String| -> Vec<Value> {
+        let text = std::fs::read_to_string(data.join(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let mut seen = 0;
+    for split in ["train", "test"] {
+        for row in rows(format!("gsm8k/{split}.jsonl")) {
+            let gold = row["answer"].as_str().unwrap();
+            // With two commas MetaMath's rule reads the first two groups.
+            let number = gold.rsplit("#### ").next().unwrap().replace(',', "");
+            for rule in [Rule::Gsm8kStrict, Rule::Gsm8kFlexible, Rule::Gsm8kLlmAdapters] {
+                assert!(rule.judge(gold, gold).correct, "{rule}: {gold}");
+            }
+            for rule in [Rule::Gsm8kMetamath, Rule::Gsm8kLoraxs] {
+                assert!(rule.judge(&format!("The answer is: {number}"), gold).correct, "{rule}: {gold}");
+            }
+        }
+        for row in rows(format!("math/{split}.jsonl")) {
+            let solution = row["solution"].as_str().unwrap();
+            let verdict = Rule::MathEquivalence.judge(solution, solution);
+            assert!(verdict.correct, "{solution}: {verdict:?}");
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 12_500);
 }
