@@ -84,8 +84,8 @@ pub struct InitSvdArgs {
     /// Rank of the basis
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
     pub rank: i64,
-    /// Ends of the paths of the linear layers, separated by commas
-    #[arg(long, value_name = "A,B", value_delimiter = ',', default_values_t = encoder_targets())]
+    /// Ends of the paths of the linear layers, separated by commas [default: those that `train` adapts]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub targets: Vec<String>,
     /// Which singular directions make the basis
     #[arg(long, default_value = "top")]
@@ -295,10 +295,6 @@ pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Re
     let mut script = Vec::new(); // the generator panics where writing fails, a vector cannot
     clap_complete::generate(shell, &mut Cli::command(), "loraxs", &mut script);
     Ok(out.write_all(&script)?)
-}
-
-fn encoder_targets() -> Vec<String> {
-    crate::recipe::ENCODER_TARGETS.map(str::to_owned).to_vec()
 }
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {

@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::eval_language;
 use super::open::{Workplace, check_fit, classes, kind, metrics};
 use super::subject::Subject;
 use crate::cli::{EvalArgs, Global};
-use crate::data::TaskKind;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
+use crate::data::{Examples, TaskKind};
 use crate::eval::metrics::Score;
 use crate::eval::predictions::{Submission, write_predictions, write_submission};
 use crate::eval::{Evaluation, evaluate};
 use crate::fault::{Result, usage};
 use crate::files;
+use crate::models::Config;
 use crate::recipe::Precision;
 use crate::report::{say, table};
 
@@ -26,7 +28,7 @@ const MAX_LENGTH: usize = 128;
 
 /// One task's part of `OUT/results.json`.
 #[derive(Serialize)]
-struct TaskResult {
+pub struct TaskResult {
     split: String,
     metrics: BTreeMap<String, Score>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,13 +39,19 @@ struct TaskResult {
 }
 
 /// Settings that the command line, the run or a default decides.
-struct Settings {
-    tasks: Vec<String>,
-    split: String,
-    precision: Precision,
-    batch_size: usize,
-    max_length: usize,
-    out: PathBuf,
+pub struct Settings {
+    /// The data sets to score.
+    pub tasks: Vec<String>,
+    /// Their split.
+    pub split: String,
+    /// Arithmetic of the base.
+    pub precision: Precision,
+    /// Examples in one pass.
+    pub batch_size: usize,
+    /// Tokens of a sequence.
+    pub max_length: usize,
+    /// Folder of the results.
+    pub out: PathBuf,
 }
 
 /// Scores every task and writes results and predictions.
@@ -54,6 +62,9 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
     let place = Workplace::open(global)?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     let settings = settings(args, &subject);
+    if matches!(subject.base.base.config, Config::Decoder(_)) {
+        return eval_language::run(&place, &subject, &settings, args);
+    }
     let tokenizer = Tokenizer::load(&subject.base.base.folder)?;
     check_fit(&subject.base.base, &tokenizer, settings.max_length)?;
     let outputs = subject.classes()?;
@@ -63,20 +74,30 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
         datasets.iter().try_for_each(|dataset| submission_name(dataset, &settings.split).map(drop))?;
     }
     let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
+    let model = model.classifier()?;
     let mut results = BTreeMap::new();
     for dataset in datasets {
         let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
-        let evaluation = evaluate(&model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
+        let evaluation = evaluate(model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
         let file = settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         write_predictions(&file, &evaluation.predictions)?;
         if args.predict {
             submit(dataset, &settings.split, &evaluation, &settings.out)?;
         }
-        results.insert(dataset.name.clone(), result(&evaluation, &settings.split, examples.skipped.count));
+        let result = TaskResult::new(&evaluation, &settings.split, &examples);
+        results.insert(dataset.name.clone(), result);
     }
-    files::write_json(&settings.out.join("results.json"), &results)?;
-    say(&results_table(&results));
-    say(&format!("wrote {}", settings.out.display()));
+    write_results(&results, &settings.out)
+}
+
+/// Writes and shows the results of all tasks.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path) -> Result<()> {
+    files::write_json(&out.join("results.json"), results)?;
+    say(&results_table(results));
+    say(&format!("wrote {}", out.display()));
     Ok(())
 }
 
@@ -118,14 +139,17 @@ fn fitting<'a>(place: &'a Workplace, task: &str, outputs: i64) -> Result<&'a Dat
     Ok(dataset)
 }
 
-fn result(evaluation: &Evaluation, split: &str, skipped: usize) -> TaskResult {
-    TaskResult {
-        split: split.to_owned(),
-        metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
-        combined_score: evaluation.by_name().get("combined_score").copied(),
-        count: evaluation.predictions.len(),
-        skipped,
-        seconds: evaluation.seconds,
+impl TaskResult {
+    /// The result of an evaluation of these examples.
+    pub fn new(evaluation: &Evaluation, split: &str, examples: &Examples) -> Self {
+        Self {
+            split: split.to_owned(),
+            metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
+            combined_score: evaluation.by_name().get("combined_score").copied(),
+            count: examples.examples.len(),
+            skipped: examples.skipped.count,
+            seconds: evaluation.seconds,
+        }
     }
 }
 

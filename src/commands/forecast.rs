@@ -5,7 +5,7 @@ use std::path::Path;
 use tch::Kind;
 
 use crate::adapters::{Group, Trained};
-use crate::models::config::EncoderConfig;
+use crate::models::Base;
 use crate::report::table;
 
 const MIB: f64 = 1_048_576.0;
@@ -13,7 +13,7 @@ const MIB: f64 = 1_048_576.0;
 /// What the estimate depends on.
 pub struct Forecast<'a> {
     /// The base.
-    pub config: &'a EncoderConfig,
+    pub base: &'a Base,
     /// What is trained.
     pub trained: &'a Trained,
     /// Tokens of each training example.
@@ -34,11 +34,10 @@ impl Forecast<'_> {
     /// Activations are counted for the longest micro batch: what autograd keeps of a layer is about 16 values of the
     /// model's width and 3 of the feed-forward width a token, and the attention probabilities (twice, with dropout).
     fn memory(&self) -> [f64; 3] {
-        let c = self.config;
+        let c = self.base.config.extent();
         let size = self.kind.elt_size_in_bytes() as f64;
         let (d, wide, layers) = (c.width as f64, c.intermediate as f64, c.layers as f64);
-        let embeddings = (c.vocabulary + c.positions + c.token_types) as f64 * d;
-        let weights = embeddings + layers * (4.0 * d * d + 2.0 * d * wide + 9.0 * d + wide);
+        let weights = self.base.trunk_numbers() as f64;
         let trained: usize =
             [Group::Adapter, Group::Base, Group::Head].iter().map(|&g| self.trained.count(g)).sum();
         let mut lengths = self.lengths.to_vec();

@@ -28,7 +28,11 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
     let place = Workplace::open(global)?;
     let base = place.base(&args.model, &args.revision)?;
     base.base.check_layers()?;
-    let layers = targeted(&base.base.linear_layers(), &args.targets)?;
+    let targets = match args.targets.as_slice() {
+        [] => base.base.config.default_targets(),
+        given => given.to_vec(),
+    };
+    let layers = targeted(&base.base.linear_layers(), &targets)?;
     let spec = BasisSpec {
         rank: args.rank,
         init: Init::Svd,

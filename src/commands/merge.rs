@@ -8,7 +8,7 @@ use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
 use crate::export::{self, Source, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
-use crate::models::{Base, Build, Classifier};
+use crate::models::{Base, Build, Model};
 use crate::report::say;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
@@ -51,14 +51,15 @@ fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) 
         Dtype::Bf16 => Kind::BFloat16,
     });
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(source.base)));
-    let expected = probe(source.model)?;
+    let expected = probe(&source.base.config, source.model)?;
     let (difference, bytes) = export::write_folder(&args.out, |folder| {
         hf::write(folder, source, kind, args.max_shard_size)?;
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.
         let build =
             Build { device: place.device, kind: Kind::Float, classes, seeds: vec![0], train_base: false };
-        let written = Classifier::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
-        let difference = check(relative_difference(&expected, &probe(&written)?), limit, "logits")?;
+        let written = Model::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
+        let difference =
+            check(relative_difference(&expected, &probe(&source.base.config, &written)?), limit, "logits")?;
         Ok((difference, hf::weight_bytes(folder)?))
     })?;
     say(&format!(
@@ -71,7 +72,10 @@ fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) 
 
 /// The kind of most of the trunk: that of its first linear layer.
 fn stored_kind(base: &Base) -> Kind {
-    let first = base.trunk_tensors().into_iter().find(|(name, _)| name.contains(".encoder."));
+    let first = base
+        .trunk_tensors()
+        .into_iter()
+        .find(|(name, _)| name.contains(".encoder.") || name.contains(".layers."));
     first.and_then(|(_, name)| base.tensors.kind(&name)).unwrap_or(Kind::Float)
 }
 

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod eval;
+mod eval_language;
 mod forecast;
 mod init_svd;
 mod merge;

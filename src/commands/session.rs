@@ -9,13 +9,13 @@ use super::forecast::Forecast;
 use super::open::{OpenBase, Workplace, check_fit, classes, kind, metrics};
 use crate::adapters::file::AdapterConfig;
 use crate::adapters::{Group, Named, Trained};
-use crate::data::Examples;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
+use crate::data::{Examples, TaskKind};
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::adapt::attach;
-use crate::models::{Build, Classifier};
+use crate::models::{Build, Config, Model};
 use crate::recipe::{Every, Method, Precision, Recipe};
 use crate::report::table;
 use crate::train::order::steps_per_epoch;
@@ -38,7 +38,7 @@ pub struct Session {
     /// The data set's metrics, the one that picks the best checkpoint among them.
     pub metrics: Vec<Metric>,
     /// The model with its adapter.
-    pub model: Classifier,
+    pub model: Model,
     /// What is trained.
     pub trained: Trained,
     /// The frozen tensors that the adapter file holds.
@@ -54,15 +54,18 @@ impl Session {
     /// When something is missing or does not fit.
     pub fn open(place: &Workplace, mut recipe: Recipe) -> Result<Self> {
         let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
-        let outputs = classes(&dataset)?;
-        let metrics = chosen_metrics(&recipe, &dataset)?;
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
+        let outputs = outputs(&base, &dataset)?;
+        let metrics = chosen_metrics(&recipe, &dataset)?;
         recipe.model.name.clone_from(&base.name);
         // Saved with the run, which must mean the same from any other folder.
         for folder in [&mut recipe.adapter.basis, &mut recipe.train.init_from] {
             if let Some(path) = Path::new(&*folder).canonicalize().ok().filter(|_| !folder.is_empty()) {
                 *folder = path.display().to_string();
             }
+        }
+        if recipe.adapter.targets.is_empty() {
+            recipe.adapter.targets = base.base.config.default_targets();
         }
         if let Some(p) = recipe.model.dropout {
             base.base.config.set_dropout(p);
@@ -86,10 +89,10 @@ impl Session {
             train_base: recipe.adapter.method == Method::Full,
         };
         let mut trained = Trained::new(1);
-        let mut model = Classifier::load(&base.base, &build, &mut trained)?;
+        let mut model = Model::load(&base.base, &build, &mut trained)?;
         let prepared = Prepared::new(place, &recipe, &base)?;
         let (device, plan) = (model.device(), prepared.plan(&recipe.adapter));
-        let mut kept = attach(model.encoder.linears_mut(), device, plan, &seeds, &mut trained)?;
+        let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(prepared.stored_basis(&recipe.adapter));
         if let Some(start) = &prepared.start {
             let head = start.load_into(&trained, true)?;
@@ -156,6 +159,7 @@ impl Session {
             warmup,
             batch_size: train.batch_size,
             micro_batch_size: train.micro_batch_size,
+            micro_batch_tokens: train.micro_batch_tokens,
             schedule: train.schedule,
             weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm,
@@ -174,14 +178,7 @@ impl Session {
 
     /// The table of what is trained.
     pub fn table(&self) -> String {
-        let base: usize = self
-            .base
-            .base
-            .trunk_tensors()
-            .iter()
-            .filter_map(|(_, name)| self.base.base.tensors.shape(name))
-            .map(|shape| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0))
-            .sum();
+        let base = self.base.base.trunk_numbers();
         let [adapter, full, head] = [Group::Adapter, Group::Base, Group::Head].map(|g| self.trained.count(g));
         let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / base.max(1) as f64);
         let rows = [
@@ -221,7 +218,7 @@ impl Session {
         };
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
         Forecast {
-            config: &self.model.config,
+            base: &self.base.base,
             trained: &self.trained,
             lengths: &lengths,
             micro_batch_size: self.recipe.train.micro_batch_size,
@@ -230,6 +227,24 @@ impl Session {
             steps: self.steps(),
         }
         .text(out)
+    }
+}
+
+/// Outputs of the head: none of a decoder, which is trained on responses and conversations.
+fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
+    let language = matches!(dataset.task, TaskKind::Instruction | TaskKind::Chat);
+    match (&base.base.config, language) {
+        (Config::Encoder(_), _) => classes(dataset),
+        (Config::Decoder(_), true) => Ok(0),
+        (Config::Decoder(config), false) => {
+            let task = format!("{:?}", dataset.task).to_lowercase();
+            let (name, model) = (&dataset.name, &config.architecture);
+            Err(usage(format!(
+                "data set `{name}` is for `{task}`, and the base is a language model (`{model}`)"
+            ))
+            .hint("train it on a data set for `instruction` or `chat`; one for `generation` is for `eval`")
+            .into())
+        }
     }
 }
 
@@ -248,7 +263,10 @@ fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
             .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
             .into());
     }
-    let mut metrics = metrics(dataset)?;
+    let mut metrics = match dataset.task {
+        TaskKind::Instruction | TaskKind::Chat => vec![Metric::Loss],
+        _ => metrics(dataset)?,
+    };
     if !recipe.eval.metric.is_empty() {
         let chosen: Metric = recipe.eval.metric.parse()?;
         let Some(place) = metrics.iter().position(|&metric| metric == chosen) else {

@@ -13,7 +13,7 @@ use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan};
-use crate::models::{Build, Classifier};
+use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 
 /// A subject, opened.
@@ -64,11 +64,11 @@ impl Subject {
     ///
     /// # Errors
     /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
-    pub fn build(&self, place: &Workplace, kind: Kind, classes: i64) -> Result<(Classifier, Trained)> {
+    pub fn build(&self, place: &Workplace, kind: Kind, classes: i64) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
         let build = Build { device: place.device, kind, classes, seeds: vec![0], train_base };
-        let mut model = Classifier::load(&self.base.base, &build, &mut trained)?;
+        let mut model = Model::load(&self.base.base, &build, &mut trained)?;
         if let Some(adapter) = &self.adapter {
             attach(place, &self.base, adapter, self.basis.as_deref(), &mut model, &mut trained)?;
             adapter.load_into(&trained, false).context("cannot load the adapter")?;
@@ -131,7 +131,7 @@ pub fn attach(
     base: &OpenBase,
     adapter: &AdapterFile,
     basis_folder: Option<&Path>,
-    model: &mut Classifier,
+    model: &mut Model,
     trained: &mut Trained,
 ) -> Result<()> {
     let AdapterConfig { method, modules, .. } = &adapter.config;
@@ -144,7 +144,7 @@ pub fn attach(
     }
     let plan = Plan { method, layers: &layers, frozen: &frozen, init_std: 0.0, dropout: 0.0 };
     let device = model.device();
-    adapt::attach(model.encoder.linears_mut(), device, plan, &[0], trained).map(drop)
+    adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }
 
 /// The layers that an adapter names; each must be there.

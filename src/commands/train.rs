@@ -14,11 +14,13 @@ use super::session::Session;
 use crate::cli::{Global, TrainArgs};
 use crate::fault::{Result, fault, usage};
 use crate::files;
+use crate::models::Model;
 use crate::recipe::{Origin, Recipe};
 use crate::report::say;
 use crate::train::checkpoint::Loaded;
+use crate::train::language::LanguageModelling;
 use crate::train::task::Classification;
-use crate::train::{Ending, Trainer, interrupt};
+use crate::train::{Ending, Task, Trainer, interrupt};
 
 /// Trains as the recipe says, or with `--dry-run` only says what would be trained.
 ///
@@ -112,16 +114,9 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     if let Some(loaded) = &loaded {
         say(&format!("resuming after step {}", loaded.step()));
     }
-    let task = Classification {
-        model: &session.model,
-        train: &session.train.examples,
-        validation: session.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default(),
-        metrics: session.metrics.clone(),
-        eval_batch_size: session.eval_batch_size(),
-        recompute: session.recipe.train.gradient_checkpointing,
-    };
+    let task = task(session);
     let mut folder = RunFolder::open(session, out, loaded.as_ref().map(Loaded::step))?;
-    let (ending, state) = Trainer::new(plan, &task, &session.trained, &mut folder, loaded)?.run()?;
+    let (ending, state) = Trainer::new(plan, task.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
         say(&format!("interrupted after step {}; go on with `--resume`", state.step));
         return Ok(Outcome::Interrupted);
@@ -132,4 +127,27 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     say(&results.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
+}
+
+fn task(session: &Session) -> Box<dyn Task + '_> {
+    let train = session.train.examples.as_slice();
+    let validation = session.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default();
+    let recompute = session.recipe.train.gradient_checkpointing;
+    match &session.model {
+        Model::Classifier(model) => Box::new(Classification {
+            model,
+            train,
+            validation,
+            metrics: session.metrics.clone(),
+            eval_batch_size: session.eval_batch_size(),
+            recompute,
+        }),
+        Model::Language(model) => Box::new(LanguageModelling {
+            model,
+            train,
+            validation,
+            eval_batch_tokens: session.eval_batch_size() * session.recipe.data.max_length,
+            recompute,
+        }),
+    }
 }

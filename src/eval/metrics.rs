@@ -33,12 +33,14 @@ pub enum Metric {
     Pearson,
     /// The linear correlation of their ranks, ties sharing the mean rank.
     Spearmanr,
+    /// Mean negative log-likelihood of a target token, in nats. The only one of which less is better.
+    Loss,
 }
 
 impl Metric {
     /// Every metric, in the order in which messages name them.
-    pub const ALL: [Self; 5] =
-        [Self::Accuracy, Self::F1, Self::MatthewsCorrelation, Self::Pearson, Self::Spearmanr];
+    pub const ALL: [Self; 6] =
+        [Self::Accuracy, Self::F1, Self::MatthewsCorrelation, Self::Pearson, Self::Spearmanr, Self::Loss];
 
     /// The name in recipes, catalog and results.
     pub fn name(self) -> &'static str {
@@ -48,7 +50,13 @@ impl Metric {
             Self::MatthewsCorrelation => "matthews_correlation",
             Self::Pearson => "pearson",
             Self::Spearmanr => "spearmanr",
+            Self::Loss => "loss",
         }
+    }
+
+    /// A value as a number of which more is better.
+    pub fn merit(self, value: f64) -> f64 {
+        if self == Self::Loss { -value } else { value }
     }
 
     /// Whether predictions are numbers rather than classes.
@@ -107,6 +115,8 @@ pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
         Metric::MatthewsCorrelation => matthews(predictions, golds),
         Metric::Pearson => pearson(predictions, golds),
         Metric::Spearmanr => spearman(predictions, golds),
+        // Of likelihoods, not of predictions: see [`mean_loss`].
+        Metric::Loss => Score::UNDEFINED,
     }
 }
 
@@ -278,6 +288,16 @@ fn class_key(class: f64) -> u64 {
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// The mean loss of a target token from each example's summed loss and number of targets; its error is that of the
+/// ratio of the two sums, from the influence of each example on it.
+pub fn mean_loss(sums: &[f64], targets: &[f64]) -> Score {
+    let per_example = mean(targets);
+    let value = mean(sums) / per_example;
+    let influences: Vec<f64> =
+        sums.iter().zip(targets).map(|(sum, count)| (sum - value * count) / per_example).collect();
+    Score { value, stderr: error_of_mean(&influences) }
 }
 
 /// The sample standard deviation (n - 1) over √n; NaN for fewer than two values.

@@ -1,5 +1,6 @@
-//! Scoring a classifier: logits of every example, predictions, metrics.
+//! Scoring without generating: logits of every example, predictions, metrics; the loss of a language model.
 
+pub mod language;
 pub mod metrics;
 pub mod predictions;
 

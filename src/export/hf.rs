@@ -12,6 +12,7 @@ use crate::adapters::Group;
 use crate::data::tokenize;
 use crate::fault::Result;
 use crate::files;
+use crate::models::Config;
 use crate::models::config::HeadKind;
 use crate::torch::tensor_file;
 
@@ -42,7 +43,8 @@ fn merged(source: &Source, kind: Option<Kind>) -> Result<Vec<(String, Tensor)>> 
     let mut head_kind = kind.unwrap_or(Kind::Float);
     for (canonical, name) in source.base.trunk_tensors() {
         // RoBERTa's classifier has no pooler in the trunk; Transformers would call it unexpected.
-        if source.model.config.head == HeadKind::TwoLayer && canonical.contains(".pooler.") {
+        let two_layer = matches!(&source.base.config, Config::Encoder(c) if c.head == HeadKind::TwoLayer);
+        if two_layer && canonical.contains(".pooler.") {
             continue;
         }
         let stored = tensors.tensor(&name, None, source.model.device())?;
@@ -53,7 +55,7 @@ fn merged(source: &Source, kind: Option<Kind>) -> Result<Vec<(String, Tensor)>> 
             .replace("LayerNorm.beta", "LayerNorm.bias");
         found.insert(canonical, stored.to_kind(target));
     }
-    for linear in source.model.encoder.linears() {
+    for linear in source.model.linears() {
         let Some(adapter) = linear.adapter() else { continue };
         let name = format!("{}.weight", linear.name());
         let target = found.get(&name).map_or(head_kind, Tensor::kind);
@@ -97,21 +99,15 @@ fn write_shards(folder: &Path, tensors: &[(String, Tensor)], shard_size: u64) ->
     files::write_json(&folder.join("model.safetensors.index.json"), &index)
 }
 
-/// The base's `config.json` with architecture and labels of the classifier.
+/// The base's `config.json`; of a classifier, with its architecture and labels.
 fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
     let mut config = source.base.config.raw().clone();
-    config.insert("architectures".into(), json!([source.model.config.architecture]));
-    let regression = source.labels.is_empty();
-    let names: Vec<String> = if regression { vec!["LABEL_0".into()] } else { source.labels.to_vec() };
-    let id2label: Map<String, Value> =
-        names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
-    let label2id: Map<String, Value> =
-        names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
-    config.insert("id2label".into(), id2label.into());
-    config.insert("label2id".into(), label2id.into());
-    config.remove("num_labels");
-    let problem = if regression { "regression" } else { "single_label_classification" };
-    config.insert("problem_type".into(), json!(problem));
+    match &source.base.config {
+        Config::Encoder(encoder) => describe_classifier(&mut config, &encoder.architecture, source.labels),
+        Config::Decoder(decoder) => {
+            drop(config.insert("architectures".into(), json!([decoder.architecture])))
+        }
+    }
     if let Some(kind) = kind {
         let name = match kind {
             Kind::Half => "float16",
@@ -123,6 +119,21 @@ fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
         config.insert(key.into(), json!(name));
     }
     config
+}
+
+fn describe_classifier(config: &mut Map<String, Value>, architecture: &str, labels: &[String]) {
+    config.insert("architectures".into(), json!([architecture]));
+    let regression = labels.is_empty();
+    let names: Vec<String> = if regression { vec!["LABEL_0".into()] } else { labels.to_vec() };
+    let id2label: Map<String, Value> =
+        names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
+    let label2id: Map<String, Value> =
+        names.iter().enumerate().map(|(id, name)| (name.clone(), json!(id))).collect();
+    config.insert("id2label".into(), id2label.into());
+    config.insert("label2id".into(), label2id.into());
+    config.remove("num_labels");
+    let problem = if regression { "regression" } else { "single_label_classification" };
+    config.insert("problem_type".into(), json!(problem));
 }
 
 /// The bytes of the weights in a written folder.

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
-use crate::models::{Base, Classifier};
+use crate::models::{Base, Config, Model};
 use crate::nn::packed::Sequence;
 use crate::nn::{Packed, Pass};
 
@@ -20,7 +20,7 @@ pub struct Source<'a> {
     /// The checkpoint that the model was built from.
     pub base: &'a Base,
     /// The model in fp32, adapter attached.
-    pub model: &'a Classifier,
+    pub model: &'a Model,
     /// Its trained tensors, for one run.
     pub trained: &'a Trained,
     /// Names of the classes; empty for a regression.
@@ -76,13 +76,13 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
     made
 }
 
-/// Logits `[s, c]` of eight fixed sequences of mixed lengths, for comparing two forms of one model.
+/// Logits of eight fixed sequences of mixed lengths, for comparing two forms of one model: `[s, c]`, or those after every
+/// token, `[n, v]`, of a language model.
 ///
 /// # Errors
 /// When libtorch fails.
-pub fn probe(model: &Classifier) -> Result<Tensor> {
-    let config = &model.config;
-    let vocabulary = u32::try_from(config.vocabulary).unwrap_or(u32::MAX).max(2);
+pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
+    let vocabulary = u32::try_from(config.vocabulary()).unwrap_or(u32::MAX).max(2);
     let longest = usize::try_from(config.longest_sequence()).unwrap_or(1).clamp(1, 48);
     let rows: Vec<Vec<u32>> = (0..8u32)
         .map(|row| {
@@ -92,8 +92,12 @@ pub fn probe(model: &Classifier) -> Result<Tensor> {
         })
         .collect();
     let sequences = rows.iter().map(|ids| Sequence { ids, types: &[] }).collect();
-    let batch = Packed::new(&[sequences], config.position_rule, model.device());
-    Ok(no_grad(|| model.forward(&batch, &Pass::evaluation()))?.get(0).to_kind(Kind::Double))
+    let batch = Packed::new(&[sequences], config.position_rule(), model.device());
+    let logits = no_grad(|| match model {
+        Model::Classifier(model) => model.forward(&batch, &Pass::evaluation()),
+        Model::Language(model) => Ok(model.logits(&model.hidden(&batch, &Pass::evaluation())?)),
+    })?;
+    Ok(logits.get(0).to_kind(Kind::Double))
 }
 
 /// The largest difference, relative to the largest expected value.

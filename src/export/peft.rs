@@ -56,7 +56,7 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig) -> Result<
 
 /// The adapted layers.
 fn adapted<'a>(source: &'a Source) -> Vec<(&'a str, &'a dyn Adapter)> {
-    let linears = source.model.encoder.linears();
+    let linears = source.model.linears();
     linears.into_iter().filter_map(|linear| Some((linear.name(), linear.adapter()?))).collect()
 }
 

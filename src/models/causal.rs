@@ -35,10 +35,10 @@ impl CausalLm {
         let store = if build.train_base { Some(trained) } else { None };
         let mut loader = Loader::new(&base.tensors, "model", build.kind, build.device, store);
         let decoder = Decoder::load(&config, &mut loader)?;
-        let head = if config.tied {
-            decoder.words().shallow_clone()
-        } else {
+        let head = if base.has_output_layer() {
             loader.tensor("lm_head.weight", &[config.vocabulary, config.width])?
+        } else {
+            decoder.words().shallow_clone()
         };
         // A copy of the tied embedding, and a buffer of old versions.
         loader.finish(|name| name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq"))?;

@@ -84,8 +84,9 @@ impl Classifier {
     /// The head over the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
         let d = hidden.size().last().copied().unwrap_or(0);
-        let [k, s] = [batch.first.size()[0], batch.first.size()[1]];
-        let index = batch.first.unsqueeze(-1).expand([k, s, d], false);
+        let first = batch.first();
+        let [k, s] = [first.size()[0], first.size()[1]];
+        let index = first.unsqueeze(-1).expand([k, s, d], false);
         let mut first = hidden.gather(1, &index, false); // [k, s, d]
         let after = pass.layer(self.encoder.depth());
         if let Some(pooler) = &self.encoder.pooler {

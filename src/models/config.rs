@@ -81,6 +81,9 @@ pub struct EncoderConfig {
 /// The `model_type`s of encoders.
 pub const FAMILIES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "camembert"];
 
+/// The layers that the published LoRA-XS code adapts.
+pub const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
+
 /// More layers than any encoder has: a number beyond it is a mistake, and would only be told layer by layer.
 pub(super) const MOST_LAYERS: i64 = 1000;
 

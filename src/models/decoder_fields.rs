@@ -267,7 +267,8 @@ pub fn windows(raw: &Raw, json: &Map<String, Value>, rule: Windows) -> Result<Ve
 
 /// The rotary settings under either of their names, old and new.
 fn rope_parameters(raw: &Raw) -> Result<Map<String, Value>> {
-    let parameters = match (&raw.rope_scaling, &raw.rope_parameters) {
+    let given = raw.rope_scaling.as_ref().filter(|value| value.as_object().is_none_or(|map| !map.is_empty()));
+    let parameters = match (given, &raw.rope_parameters) {
         (Some(Value::Object(map)), _) | (None | Some(Value::Null), Some(Value::Object(map))) => map.clone(),
         (None | Some(Value::Null), None | Some(Value::Null)) => Map::new(),
         (Some(other), _) | (None, Some(other)) => {

@@ -41,6 +41,19 @@ pub enum Config {
     Decoder(DecoderConfig),
 }
 
+/// The sizes of a trunk that memory depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// d.
+    pub width: i64,
+    /// Width between the feed-forward layers.
+    pub intermediate: i64,
+    /// Number of layers.
+    pub layers: usize,
+    /// h.
+    pub heads: i64,
+}
+
 #[derive(Deserialize)]
 struct ModelType {
     model_type: String,
@@ -149,6 +162,38 @@ impl Config {
         }
     }
 
+    /// The layers that get an adapter where nothing else is said, as in the published LoRA-XS code.
+    pub fn default_targets(&self) -> Vec<String> {
+        match self {
+            Self::Encoder(_) => config::TARGETS.map(str::to_owned).into(),
+            Self::Decoder(decoder) => {
+                let first =
+                    |name: String| Some(name.strip_prefix("model.layers.0.")?.rsplit('.').next()?.to_owned());
+                decoder.linear_shapes().into_iter().filter_map(|(name, _)| first(name)).collect()
+            }
+        }
+    }
+
+    /// PEFT's name of what the model does.
+    pub fn task_type(&self) -> &'static str {
+        match self {
+            Self::Encoder(_) => "SEQ_CLS",
+            Self::Decoder(_) => "CAUSAL_LM",
+        }
+    }
+
+    /// The sizes that memory depends on.
+    pub fn extent(&self) -> Extent {
+        match self {
+            Self::Encoder(EncoderConfig { width, intermediate, layers, heads, .. }) => {
+                Extent { width: *width, intermediate: *intermediate, layers: *layers, heads: *heads }
+            }
+            Self::Decoder(DecoderConfig { width, intermediate, layers, heads, .. }) => {
+                Extent { width: *width, intermediate: *intermediate, layers: *layers, heads: *heads }
+            }
+        }
+    }
+
     /// The linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
     fn linear_shapes(&self) -> Vec<Layer> {
         match self {
@@ -203,8 +248,7 @@ impl Base {
             .names()
             .filter_map(|name| {
                 if name == "lm_head.weight" {
-                    let apart = matches!(&self.config, Config::Decoder(config) if !config.tied);
-                    return apart.then(|| (name.to_owned(), name.to_owned()));
+                    return self.has_output_layer().then(|| (name.to_owned(), name.to_owned()));
                 }
                 let inner = if prefixed { name.strip_prefix(&prefix)? } else { name };
                 let of_trunk = match &self.config {
@@ -218,6 +262,21 @@ impl Base {
             .collect();
         found.sort();
         found
+    }
+
+    /// Whether a decoder's output layer is a tensor of its own: it is not tied to the embedding, or stored with other
+    /// numbers, as Transformers decides it.
+    pub fn has_output_layer(&self) -> bool {
+        let Config::Decoder(config) = &self.config else { return false };
+        let bytes = |name: &str| self.tensors.view(name).map(|view| view.bytes).ok();
+        let words = ["model.embed_tokens.weight", "embed_tokens.weight"].into_iter().find_map(bytes);
+        !config.tied || bytes("lm_head.weight").is_some_and(|head| Some(head) != words)
+    }
+
+    /// How many numbers the trunk holds.
+    pub fn trunk_numbers(&self) -> usize {
+        let shapes = self.trunk_tensors().into_iter().filter_map(|(_, name)| self.tensors.shape(&name));
+        shapes.map(|shape| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0)).sum()
     }
 
     /// The trunk's linear layers, which an adapter may go on, in the order of the layers.

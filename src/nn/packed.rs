@@ -41,8 +41,8 @@ pub struct Packed {
     pub positions: Tensor,
     /// Token types, int64 `[k, n]`.
     pub types: Tensor,
-    /// Index of each sequence's first token in its run, int64 `[k, s]`, in the order in which the sequences were given.
-    pub first: Tensor,
+    /// Index of each sequence's first token in its run, in the order in which the sequences were given.
+    pub starts: Vec<Vec<i64>>,
     /// The sequences from left to right, run after run.
     pub stretches: Vec<Stretch>,
     /// Start of each sequence in the flat `[k·n]`, and the end of the last: int32 `[s + 1]`, on the device.
@@ -125,12 +125,18 @@ impl Packed {
             ids: table(|c| &c.ids),
             positions: table(|c| &c.positions),
             types: table(|c| &c.types),
-            first: Tensor::from_slice(&first.concat()).view([runs.len() as i64, -1]).to_device(device), // [k, s]
             longest: columns.iter().flat_map(|c| c.lengths.iter().copied()).max().unwrap_or(0),
             stretches: stretches(&columns),
             bounds: Tensor::from_slice(&bounds).to_device(device),
             tokens,
+            starts: first,
         }
+    }
+
+    /// [`Packed::starts`] on the device, int64 `[k, s]`.
+    pub fn first(&self) -> Tensor {
+        let flat = Tensor::from_slice(&self.starts.concat());
+        flat.view([self.starts.len() as i64, -1]).to_device(self.ids.device())
     }
 }
 

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::fault::Result;
 pub use find::Origin;
-pub(crate) use parse::ENCODER_TARGETS;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,8 +51,8 @@ pub struct AdapterRecipe {
     pub rank: i64,
     /// Numerator of the scale alpha / r of `lora-xs`, `lora` and `lora-mini`, above 0; default 16.
     pub alpha: f64,
-    /// Ends of the paths of the adapted linear layers; default `query`, `value`, `attention.output.dense`,
-    /// `output.dense` (as in the published code).
+    /// Ends of the paths of the adapted linear layers. Default, as in the published code: `query`, `value`,
+    /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.
     pub targets: Vec<String>,
     /// Where the frozen A and B come from; default `svd`, for `lora-mini` `random`.
     pub init: BasisInit,
@@ -123,6 +122,9 @@ pub struct TrainRecipe {
     pub batch_size: usize,
     /// Examples in one forward pass, at most `batch_size`, the rest is accumulated; default `batch_size`.
     pub micro_batch_size: usize,
+    /// Tokens in one forward pass, in place of `micro_batch_size` where it is not 0, the default. A longer example is
+    /// computed alone.
+    pub micro_batch_tokens: usize,
     /// Peak learning rate of the adapter (or of the base with `full`), at least 0; default 1e-3.
     pub learning_rate: f64,
     /// Peak learning rate of the classification head, at least 0; default 5e-3.

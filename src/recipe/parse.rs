@@ -8,9 +8,6 @@ use super::{
 use crate::fault::Result;
 use clap::ValueEnum as _;
 
-/// The layers that the published code adapts in BERT and RoBERTa.
-pub(crate) const ENCODER_TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
-
 /// Keys of `[adapter]` that belong to few methods.
 const BELONGS: [(&str, &[Method]); 10] = [
     ("adapter.rslora", &[Method::Lora]),
@@ -67,7 +64,7 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
         method,
         rank: reader.whole("adapter.rank", rank, 1),
         alpha: reader.number("adapter.alpha", 16.0, POSITIVE),
-        targets: reader.list("adapter.targets", &ENCODER_TARGETS),
+        targets: reader.list("adapter.targets", &[]),
         init: reader.choice("adapter.init", init),
         svd: reader.choice("adapter.svd", SvdMethod::Randomized),
         spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
@@ -143,6 +140,7 @@ fn train(reader: &mut Reader) -> TrainRecipe {
         max_steps,
         batch_size,
         micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1),
+        micro_batch_tokens: reader.whole("train.micro_batch_tokens", 0, 0),
         learning_rate: reader.number("train.learning_rate", 1e-3, NOT_NEGATIVE),
         head_learning_rate: reader.number("train.head_learning_rate", 5e-3, NOT_NEGATIVE),
         schedule: reader.choice("train.schedule", Schedule::Linear),
@@ -202,9 +200,6 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     if adapter.init == BasisInit::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.targets.is_empty() && !matches!(adapter.method, Method::Full | Method::Head) {
-        reader.fail("adapter.targets", "expected at least one name, found none");
-    }
     if eval.every == Every::Never && eval.patience > 0 {
         reader.fail(
             "eval.patience",
@@ -235,7 +230,7 @@ mod tests {
     fn two_keys_are_enough_and_the_rest_is_published() {
         let recipe = with("", &[]).unwrap();
         assert_eq!((recipe.adapter.rank, recipe.adapter.alpha, recipe.adapter.init_std), (16, 16.0, 1e-5));
-        assert_eq!(recipe.adapter.targets, ENCODER_TARGETS);
+        assert!(recipe.adapter.targets.is_empty());
         assert_eq!(
             (recipe.train.epochs, recipe.train.batch_size, recipe.train.micro_batch_size),
             (10, 32, 32)
@@ -328,7 +323,6 @@ mod tests {
                 .contains("`train.batch_size` = 8")
         );
         assert!(message("", &["eval.every=never", "eval.patience=2"]).contains("early stopping"));
-        assert!(message("", &["adapter.targets="]).contains("at least one name"));
         assert!(message("", &["adapter.init=random", "adapter.basis=x"]).contains("adapter.init"));
     }
 

@@ -3,11 +3,13 @@
 
 pub mod checkpoint;
 pub mod interrupt;
+pub mod language;
 pub mod optim;
 pub mod order;
 pub mod schedule;
 pub mod task;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -66,6 +68,8 @@ pub struct Plan {
     pub batch_size: usize,
     /// Examples in one forward pass.
     pub micro_batch_size: usize,
+    /// Tokens in one forward pass, instead of examples; 0 = by examples.
+    pub micro_batch_tokens: usize,
     /// Shape of the learning rate.
     pub schedule: Schedule,
     /// AdamW's decay.
@@ -225,13 +229,10 @@ impl<'a> Trainer<'a> {
     /// Forward and backward over the micro batches: each run's loss, and the tokens computed.
     fn accumulate(&self, batches: &[Vec<usize>]) -> Result<(Vec<f64>, usize)> {
         let divisors: Vec<f64> = batches.iter().map(|batch| self.task.weight(batch)).collect();
-        let micro = self.plan.micro_batch_size.max(1);
-        let parts = batches.iter().map(|batch| batch.len().div_ceil(micro)).max().unwrap_or(0);
         let mut sum: Option<Tensor> = None;
         let mut tokens = 0;
-        for part in 0..parts {
-            let slice = |batch: &Vec<usize>| batch.chunks(micro).nth(part).unwrap_or_default().to_vec();
-            let slices: Vec<Vec<usize>> = batches.iter().map(slice).collect();
+        for (part, range) in self.micro_batches(batches).into_iter().enumerate() {
+            let slices: Vec<Vec<usize>> = batches.iter().map(|batch| batch[range.clone()].to_vec()).collect();
             let seeds =
                 self.plan.runs.iter().map(|run| mix(&[run.seed, self.state.step, part as u64])).collect();
             let pass = Pass::training(seeds);
@@ -241,6 +242,28 @@ impl<'a> Trainer<'a> {
         }
         let losses = sum.ok_or_else(|| fault("there are no training examples"))?;
         Ok((Vec::try_from(losses.to_kind(Kind::Double))?, tokens))
+    }
+
+    /// Which examples of a step are computed together: so many, or so many tokens. The same cut for all runs, whose steps
+    /// have equally many examples.
+    fn micro_batches(&self, batches: &[Vec<usize>]) -> Vec<Range<usize>> {
+        let examples = batches.iter().map(Vec::len).min().unwrap_or(0);
+        let tokens = |at: usize| batches.iter().map(|batch| self.task.tokens(batch[at])).max().unwrap_or(0);
+        let mut cuts = Vec::new();
+        let (mut start, mut filled) = (0, 0);
+        for at in 0..examples {
+            let full = match self.plan.micro_batch_tokens {
+                0 => at - start >= self.plan.micro_batch_size.max(1),
+                budget => at > start && filled + tokens(at) > budget,
+            };
+            if full {
+                cuts.push(start..at);
+                (start, filled) = (at, 0);
+            }
+            filled += tokens(at);
+        }
+        cuts.push(start..examples);
+        cuts
     }
 
     /// Clips and updates, or skips the step where a number is not finite.
@@ -303,7 +326,7 @@ impl<'a> Trainer<'a> {
         let step = self.state.step;
         for run in 0..self.plan.runs.len() {
             let evaluation = self.task.evaluate(run)?;
-            let value = evaluation.value(self.plan.metric).unwrap_or(f64::NAN);
+            let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
             let epoch = step as f64 / self.steps_per_epoch as f64;
             let record = Record { step, epoch, metrics: evaluation.by_name() };
             let best = self.state.runs[run].note(record, value);

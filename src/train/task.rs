@@ -19,6 +19,9 @@ pub trait Task {
     /// language model.
     fn weight(&self, batch: &[usize]) -> f64;
 
+    /// Tokens of an example, for micro batches of so many tokens.
+    fn tokens(&self, example: usize) -> usize;
+
     /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
     ///
     /// `batches` holds the examples of each of the k runs; `divisors` what each run's sum is divided by.
@@ -84,6 +87,10 @@ impl Task for Classification<'_> {
 
     fn weight(&self, batch: &[usize]) -> f64 {
         batch.len() as f64
+    }
+
+    fn tokens(&self, example: usize) -> usize {
+        self.train[example].ids.len()
     }
 
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro> {

@@ -549,6 +549,7 @@ fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
         warmup: 2,
         batch_size: 6,
         micro_batch_size: 4,
+        micro_batch_tokens: 0,
         schedule: Schedule::Linear,
         weight_decay: 0.01,
         max_grad_norm: 1.0,

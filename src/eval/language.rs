@@ -1,0 +1,148 @@
+//! The loss of a language model: only over the tokens that are targets, and never with all logits at once.
+
+use std::time::Instant;
+
+use tch::{Device, Kind, Reduction, Tensor, no_grad};
+
+use super::metrics::{Metric, mean_loss};
+use super::{Evaluation, sequence};
+use crate::data::Example;
+use crate::fault::{Result, fault};
+use crate::models::CausalLm;
+use crate::nn::packed::{Positions, Sequence};
+use crate::nn::{Packed, Pass};
+use crate::report::progress::Progress;
+
+/// Most logits computed at once: 64 MiB in fp32.
+const MOST_LOGITS: i64 = 1 << 24;
+
+/// Packed sequences and the tokens of them that are targets.
+#[derive(Debug)]
+pub struct Batch {
+    /// The tokens.
+    pub packed: Packed,
+    /// Where the token before each target stands in the flat `[k·n]`: int64 `[T]`.
+    pub before: Tensor,
+    /// The targets: int64 `[T]`.
+    pub targets: Tensor,
+    /// For each target, the number of its sequence, counted over all runs: int64 `[T]`.
+    pub sequences: Tensor,
+}
+
+impl Batch {
+    /// Packs the examples of each run.
+    pub fn new(runs: &[Vec<&Example>], device: Device) -> Self {
+        let sequences: Vec<Vec<Sequence>> =
+            runs.iter().map(|run| run.iter().map(|example| sequence(example)).collect()).collect();
+        let packed = Packed::new(&sequences, Positions::FromZero, device);
+        let [_k, n] = [packed.ids.size()[0], packed.ids.size()[1]];
+        let (mut before, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let mut owner = 0;
+        for ((run, examples), starts) in (0i64..).zip(runs).zip(&packed.starts) {
+            for (example, start) in examples.iter().zip(starts) {
+                for at in target_places(example) {
+                    before.push(run * n + start + at as i64 - 1);
+                    targets.push(i64::from(example.ids[at]));
+                    owners.push(owner);
+                }
+                owner += 1;
+            }
+        }
+        let place = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
+        Self { before: place(&before), targets: place(&targets), sequences: place(&owners), packed }
+    }
+}
+
+/// The places of an example's targets. The first token follows nothing and is never one.
+fn target_places(example: &Example) -> impl Iterator<Item = usize> {
+    example.trained.iter().enumerate().skip(1).filter(|(_, trained)| **trained != 0).map(|(at, _)| at)
+}
+
+/// Number of an example's targets.
+pub fn target_count(example: &Example) -> usize {
+    target_places(example).count()
+}
+
+/// Calls `each` with the rows of `hidden` whose logits fit into memory at once: their start, and how many.
+///
+/// # Errors
+/// As `each`.
+pub fn in_chunks(rows: i64, vocabulary: i64, mut each: impl FnMut(i64, i64) -> Result<()>) -> Result<()> {
+    let most = (MOST_LOGITS / vocabulary.max(1)).max(1);
+    let mut start = 0;
+    while start < rows {
+        let count = most.min(rows - start);
+        each(start, count)?;
+        start += count;
+    }
+    Ok(())
+}
+
+/// Negative log-likelihoods of `targets` `[T]` after the hidden states `[T, d]`: `[T]` in fp32.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn losses(model: &CausalLm, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    Ok(model.logits(hidden).f_cross_entropy_loss(targets, None::<&Tensor>, Reduction::None, -100, 0.0)?)
+}
+
+/// The mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens in one pass.
+///
+/// # Errors
+/// When a loss is not finite, or libtorch fails.
+pub fn evaluate(
+    model: &CausalLm,
+    run: usize,
+    examples: &[Example],
+    batch_tokens: usize,
+) -> Result<Evaluation> {
+    let start = Instant::now();
+    let mut order: Vec<usize> = (0..examples.len()).collect();
+    order.sort_by_key(|&i| examples[i].ids.len());
+    let mut sums = vec![0.0; examples.len()];
+    let progress = Progress::new(examples.len() as u64, "eval", "examples");
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let mut tokens = 0;
+        let fits = |i: &&usize| {
+            tokens += examples[**i].ids.len();
+            tokens <= batch_tokens
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (batch, left) = rest.split_at(count);
+        rest = left;
+        let found = summed(model, run, &batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
+        for (&i, sum) in batch.iter().zip(found) {
+            if !sum.is_finite() {
+                return Err(fault(format!("the loss of example {} is not finite", examples[i].index))
+                    .hint("evaluate in fp32 or bf16, or train with a smaller learning rate")
+                    .into());
+            }
+            sums[i] = sum;
+        }
+        progress.tick((examples.len() - rest.len()) as u64, "");
+    }
+    progress.finish();
+    let counts: Vec<f64> = examples.iter().map(|example| target_count(example) as f64).collect();
+    let scores = vec![(Metric::Loss, mean_loss(&sums, &counts))];
+    Ok(Evaluation { predictions: Vec::new(), scores, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Each example's summed loss.
+fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64>> {
+    no_grad(|| {
+        let batch = Batch::new(&vec![examples.to_vec(); model.runs()], model.device());
+        let hidden = model.hidden(&batch.packed, &Pass::evaluation())?.flatten(0, 1);
+        let all = model.runs() * examples.len();
+        let sums = Tensor::zeros([all as i64], (Kind::Double, model.device()));
+        let rows = batch.before.size()[0];
+        in_chunks(rows, model.config.vocabulary, |start, count| {
+            let part = |x: &Tensor| x.narrow(0, start, count);
+            let found = losses(model, &hidden.index_select(0, &part(&batch.before)), &part(&batch.targets))?;
+            let _ = sums.shallow_clone().index_add_(0, &part(&batch.sequences), &found.to_kind(Kind::Double));
+            Ok(())
+        })?;
+        let of_run = sums.narrow(0, (run * examples.len()) as i64, examples.len() as i64);
+        Ok(Vec::try_from(of_run.to_device(Device::Cpu))?)
+    })
+}

@@ -1,0 +1,94 @@
+//! The task of a language model: the loss of responses after their prompts.
+
+use tch::{Kind, Tensor};
+
+use super::task::{Micro, Task};
+use crate::data::Example;
+use crate::eval::Evaluation;
+use crate::eval::language::{Batch, evaluate, in_chunks, losses, target_count};
+use crate::fault::Result;
+use crate::models::CausalLm;
+use crate::nn::Pass;
+
+/// Sequences to the next token, scored where a token is a target.
+#[derive(Debug)]
+pub struct LanguageModelling<'a> {
+    /// The model.
+    pub model: &'a CausalLm,
+    /// Examples to train on.
+    pub train: &'a [Example],
+    /// Examples to score.
+    pub validation: &'a [Example],
+    /// Tokens in one pass of an evaluation.
+    pub eval_batch_tokens: usize,
+    /// Whether activations are computed again in the backward pass.
+    pub recompute: bool,
+}
+
+impl LanguageModelling<'_> {
+    /// Losses `[k]` of the targets after `hidden` `[T, d]`, and the gradient of `hidden`. Each chunk of logits is gone
+    /// before the next is made.
+    fn output_layer(
+        &self,
+        hidden: &Tensor,
+        batch: &Batch,
+        divisors: &Tensor,
+        scale: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        let leaf = hidden.detach().set_requires_grad(true);
+        let per_run = (batch.packed.starts.first().map_or(1, Vec::len) as i64).max(1);
+        let runs = batch.sequences.divide_scalar_mode(per_run, "floor"); // [T]
+        let sums = divisors.zeros_like();
+        in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
+            let part = |x: &Tensor| x.narrow(0, start, count);
+            let runs = part(&runs);
+            let shares =
+                losses(self.model, &part(&leaf), &part(&batch.targets))? / divisors.index_select(0, &runs);
+            (shares.sum(Kind::Float) * scale).f_backward()?;
+            let _ = sums.shallow_clone().index_add_(0, &runs, &shares.detach());
+            Ok(())
+        })?;
+        Ok((sums, leaf.grad()))
+    }
+}
+
+impl Task for LanguageModelling<'_> {
+    fn examples(&self) -> usize {
+        self.train.len()
+    }
+
+    fn weight(&self, batch: &[usize]) -> f64 {
+        batch.iter().map(|&i| target_count(&self.train[i])).sum::<usize>() as f64
+    }
+
+    fn tokens(&self, example: usize) -> usize {
+        self.train[example].ids.len()
+    }
+
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro> {
+        let runs: Vec<Vec<&Example>> =
+            batches.iter().map(|batch| batch.iter().map(|&i| &self.train[i]).collect()).collect();
+        let batch = Batch::new(&runs, self.model.device());
+        let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
+        let (hidden, tape) = if self.recompute {
+            let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, pass)?;
+            (hidden, Some(tape))
+        } else {
+            (self.model.hidden(&batch.packed, pass)?, None)
+        };
+        let before_targets = hidden.flatten(0, 1).index_select(0, &batch.before); // [T, d]
+        let (losses, gradient) = self.output_layer(&before_targets, &batch, &divisors, scale)?;
+        if before_targets.requires_grad() {
+            // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
+            (before_targets * gradient).sum(Kind::Float).f_backward()?;
+        }
+        if let Some(tape) = tape {
+            tape.backward()?;
+        }
+        Ok(Micro { losses, tokens: batch.packed.tokens })
+    }
+
+    fn evaluate(&self, run: usize) -> Result<Evaluation> {
+        evaluate(self.model, run, self.validation, self.eval_batch_tokens)
+    }
+}
