@@ -10,6 +10,7 @@ mod decoder_fields;
 pub mod encoder;
 pub mod head;
 pub mod loader;
+pub mod model;
 pub mod recompute;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,6 @@ use tch::{Device, Kind, Tensor};
 
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::nn::Linear;
 use crate::nn::packed::Positions;
 use crate::torch::tensors::Tensors;
 use adapt::Layer;
@@ -31,6 +31,7 @@ pub use classifier::Classifier;
 use config::EncoderConfig;
 use decoder_config::DecoderConfig;
 use decoder_fields::FAMILIES;
+pub use model::Model;
 
 /// `config.json` of a checkpoint.
 #[derive(Debug, Clone)]
@@ -349,79 +350,5 @@ impl Base {
     /// The number of outputs of the head in the checkpoint.
     pub fn classes(&self) -> Option<i64> {
         self.config.encoder().ok().and_then(|config| head::classes_in(config, &self.tensors))
-    }
-}
-
-/// A model of either kind.
-#[derive(Debug)]
-pub enum Model {
-    /// Sequences to classes or numbers.
-    Classifier(Classifier),
-    /// Tokens to the next token.
-    Language(CausalLm),
-}
-
-impl Model {
-    /// Builds what the base is: a classifier from an encoder, a language model from a decoder.
-    ///
-    /// # Errors
-    /// Names every missing and mis-shaped tensor at once.
-    pub fn load(base: &Base, build: &Build, trained: &mut crate::adapters::Trained) -> Result<Self> {
-        Ok(match &base.config {
-            Config::Encoder(_) => Self::Classifier(Classifier::load(base, build, trained)?),
-            Config::Decoder(_) => Self::Language(CausalLm::load(base, build, trained)?),
-        })
-    }
-
-    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
-    pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        match self {
-            Self::Classifier(model) => model.encoder.linears_mut(),
-            Self::Language(model) => model.decoder.linears_mut(),
-        }
-    }
-
-    /// The same layers, for reading.
-    pub fn linears(&self) -> Vec<&Linear> {
-        match self {
-            Self::Classifier(model) => model.encoder.linears(),
-            Self::Language(model) => model.decoder.linears(),
-        }
-    }
-
-    /// Where the model computes.
-    pub fn device(&self) -> Device {
-        match self {
-            Self::Classifier(model) => model.device(),
-            Self::Language(model) => model.device(),
-        }
-    }
-
-    /// The classifier.
-    ///
-    /// # Errors
-    /// When it is a language model.
-    pub fn classifier(&self) -> Result<&Classifier> {
-        match self {
-            Self::Classifier(model) => Ok(model),
-            Self::Language(model) => {
-                let name = &model.config.architecture;
-                Err(fault(format!("the base is a decoder (`{name}`), expected an encoder")).into())
-            }
-        }
-    }
-
-    /// The language model.
-    ///
-    /// # Errors
-    /// When it is a classifier.
-    pub fn language(&self) -> Result<&CausalLm> {
-        match self {
-            Self::Language(model) => Ok(model),
-            Self::Classifier(model) => {
-                let name = &model.config.prefix;
-                Err(fault(format!("the base is an encoder (`{name}`), expected a decoder")).into())
-            }
-        }
     }
 }
