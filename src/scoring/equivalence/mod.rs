@@ -27,15 +27,35 @@ static PHRASE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)answer is\s*:?\s
 /// `Answer:`, then the rest of the line.
 static LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)answer\s*:\s*([^\n]+)"));
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?"));
+static WHOLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^-?\d+(?:\\?%)?$"));
 static FORMULA: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?s)\$\$(.+?)\$\$|\$((?:\\\$|[^$])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"));
+    LazyLock::new(|| pattern(r"(?s)\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"));
 
 /// The answer of a completion against that of the gold solution.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let Some(found) = extracted(completion) else { return Verdict::none() };
-    let gold = extracted(gold).unwrap_or_else(|| gold.to_owned());
-    let correct = equivalent(&gold, &found);
+    let gold_boxed = boxed::last_answer(gold).is_some();
+    let gold = loosened(extracted(gold).unwrap_or_else(|| gold.to_owned()), gold_boxed);
+    let predicted = loosened(found.clone(), boxed::last_answer(completion).is_some());
+    let percent_apart = WHOLE.is_match(&gold) && WHOLE.is_match(&predicted);
+    let correct = equivalent(&gold, &predicted)
+        || (percent_apart
+            && equivalent(gold.trim_end_matches(['\\', '%']), predicted.trim_end_matches(['\\', '%'])));
     Verdict::of(found, correct)
+}
+
+/// Outside of a box Math-Verify falls back on the number that it finds, so that a full stop or a stray brace after one
+/// does not matter, and `16\%` is 16; inside of one they do. A space before the percent sign of a boxed answer keeps
+/// it from [`WHOLE`].
+fn loosened(answer: String, boxed: bool) -> String {
+    if boxed {
+        return answer.replace("\\%", " \\%");
+    }
+    let answer = answer.trim().trim_matches('$').trim();
+    let number = answer
+        .strip_suffix(['.', '}'])
+        .filter(|rest| NUMBER.find(rest).is_some_and(|n| n.len() == rest.len()));
+    number.unwrap_or(answer).to_owned()
 }
 
 /// The last box; else all of a text that is a formula; else what follows the last `answer is` or `Answer:`; else the last
