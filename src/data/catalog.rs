@@ -284,6 +284,34 @@ mod tests {
     }
 
     #[test]
+    fn builtin_catalog_holds_the_published_instruction_and_generation_sets() {
+        let catalog = Catalog::builtin().unwrap();
+        let task = |name: &str| catalog.get(name).unwrap().task;
+        for name in ["metamathqa", "metamathqa/peft", "commonsense-170k", "math-10k"] {
+            assert_eq!(task(name), TaskKind::Instruction, "{name}");
+        }
+        let sets = "boolq piqa social_i_qa hellaswag winogrande arc-easy arc-challenge openbookqa";
+        for (name, tokens) in sets.split(' ').map(|set| (format!("commonsense/{set}"), 32)).chain(
+            ["addsub", "multiarith", "singleeq", "svamp", "mawps", "aqua"]
+                .map(|set| (format!("arithmetic/{set}"), 256)),
+        ) {
+            let set = catalog.get(&name).unwrap();
+            assert_eq!(
+                (set.task, set.beams, set.max_new_tokens),
+                (TaskKind::Generation, 4, tokens),
+                "{name}"
+            );
+            assert!(
+                set.scorers.len() == 1 && set.stop.is_empty() && set.files.contains_key("test"),
+                "{name}"
+            );
+            let hint = set.local_files("test").map_err(|error| hint_of(&error).unwrap().to_owned());
+            assert!(hint.unwrap_err().contains("get it with `git clone "), "{name}");
+        }
+        assert_eq!((task("gsm8k"), task("math")), (TaskKind::Generation, TaskKind::Generation));
+    }
+
+    #[test]
     fn an_entry_that_is_like_another_takes_its_keys_but_not_its_place() {
         let catalog = Catalog::builtin().unwrap();
         let text =
@@ -308,7 +336,7 @@ mod tests {
         let catalog = Catalog::builtin().unwrap();
         let error = catalog.get("glue/mrcp").unwrap_err();
         let hint = hint_of(&error).unwrap().to_owned();
-        assert!(hint.starts_with("did you mean `glue/mrpc`? data sets: `glue/cola`, "), "{hint}");
+        assert!(hint.starts_with("did you mean `glue/mrpc`? data sets: `arithmetic/addsub`, "), "{hint}");
         assert_eq!(exit_code(&error), 2);
         let error = catalog.get("glue/rte").unwrap().patterns("dev").unwrap_err();
         assert_eq!(error.to_string(), "data set `glue/rte` has no split `dev`");
