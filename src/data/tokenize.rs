@@ -199,23 +199,17 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder refuses the tokens.
     pub fn show(&self, example: &Example) -> Result<String> {
-        let marks = |i: usize| example.trained.get(i).is_some_and(|t| *t == 1);
-        let mut text = String::new();
-        let mut start = 0;
-        for run in example.ids.chunk_by({
-            let mut i = 0;
-            move |_, _| {
-                i += 1;
-                marks(i - 1) == marks(i)
-            }
-        }) {
+        let is_trained = |i: usize| example.trained.get(i).is_some_and(|t| *t == 1);
+        let decoded = |end: usize| self.decode(example.ids.get(..end).unwrap_or_default(), false);
+        let (mut text, mut start) = (String::new(), 0);
+        while start < example.ids.len() {
+            let rest = start..example.ids.len();
+            let end = start + rest.take_while(|i| is_trained(*i) == is_trained(start)).count();
             // What comes before is decoded too, because some decoders take the space off the start of a text
-            let before = self.decode(example.ids.get(..start).unwrap_or_default(), false)?;
-            let with = self.decode(example.ids.get(..start + run.len()).unwrap_or_default(), false)?;
+            let (before, with) = (decoded(start)?, decoded(end)?);
             let added = with.strip_prefix(&before).unwrap_or(&with);
-            let framed = if marks(start) { format!("⟦{added}⟧") } else { added.to_owned() };
-            text.push_str(&framed);
-            start += run.len();
+            text += &if is_trained(start) { format!("⟦{added}⟧") } else { added.to_owned() };
+            start = end;
         }
         Ok(text)
     }
