@@ -122,14 +122,14 @@ def mean_loss(model, examples):
 
 
 def adapt(folder, targets, dtype, rank=None):
-    """The checkpoint with LoRA-XS on its targets; factors come from the weights in float32."""
+    """The checkpoint with LoRA-XS on its targets; factors are computed in float64."""
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").train()
     model.requires_grad_(False)
     rank = rank or SETTINGS["rank"]
     for path, module in plain.named_modules():
         if isinstance(module, torch.nn.Linear) and path.split(".")[-1] in targets:
-            basis = factors(module.weight.detach(), rank, SETTINGS["svd"])
+            basis = factors(module.weight.detach().double(), rank, SETTINGS["svd"])
             model.set_submodule(path, LoraXs(model.get_submodule(path), basis, SETTINGS["alpha"] / rank))
     return model, {path: module for path, module in model.named_modules() if isinstance(module, LoraXs)}
 

@@ -9,7 +9,7 @@ use loraxs::models::{Base, Build, CausalLm};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor};
 
 use crate::support::{alone, distance, fixture, json, numbers};
 
@@ -53,20 +53,20 @@ fn model(folder: &std::path::Path) -> CausalLm {
 }
 
 /// Logits of each sequence `[t, v]`, from all of them in one packed batch.
-fn logits(model: &CausalLm, sequences: &[&[u32]]) -> Vec<Tensor> {
+pub fn logits(model: &CausalLm, sequences: &[&[u32]]) -> Vec<Tensor> {
     let packed = sequences.iter().map(|ids| Sequence { ids, types: &[] }).collect();
     let batch = Packed::new(&[packed], Positions::FromZero, Device::Cpu);
-    let all = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap())).squeeze_dim(0);
+    let all = model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()).squeeze_dim(0);
     let starts = Vec::<i64>::try_from(batch.first().squeeze_dim(0)).unwrap();
     starts.iter().zip(sequences).map(|(&start, ids)| all.narrow(0, start, ids.len() as i64)).collect()
 }
 
-/// Log-probabilities of each id after the first, given those before it.
-fn log_probabilities(logits: &Tensor, ids: &[u32]) -> Vec<f64> {
+/// Log-probabilities of each id after the first, given those before it: `[t - 1]`.
+pub fn log_probabilities(logits: &Tensor, ids: &[u32]) -> Tensor {
     let following: Vec<i64> = ids[1..].iter().map(|&id| i64::from(id)).collect();
     let count = following.len() as i64;
     let all = logits.narrow(0, 0, count).log_softmax(-1, Kind::Float);
-    numbers(&all.gather(1, &Tensor::from_slice(&following).view([count, 1]), false))
+    all.gather(1, &Tensor::from_slice(&following).view([count, 1]), false).squeeze_dim(1)
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn logits_are_those_of_transformers() {
         for row in &expected.sequences {
             let logits = logits(&model, &[&row.ids]).remove(0);
             found.0.extend(numbers(&logits.get(-1)));
-            found.1.extend(log_probabilities(&logits, &row.ids));
+            found.1.extend(numbers(&log_probabilities(&logits, &row.ids)));
             wanted.0.extend(&row.logits);
             wanted.1.extend(&row.log_probabilities);
         }

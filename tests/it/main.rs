@@ -13,6 +13,7 @@
 mod cli; // help, exit codes, and one clear message for every wrong input
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
+mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod hub; // the hub client against a small server
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
