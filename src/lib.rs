@@ -11,6 +11,7 @@ pub mod eval;
 pub mod export;
 pub mod fault;
 pub mod files;
+pub mod generate;
 pub mod hub;
 pub mod models;
 pub mod nn;

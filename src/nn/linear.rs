@@ -1,6 +1,6 @@
 //! The linear layer: a base weight and, perhaps, an adapter. The only place where the two meet.
 
-use tch::Tensor;
+use tch::{Kind, Tensor, no_grad};
 
 use super::Pass;
 use crate::adapters::Adapter;
@@ -52,6 +52,14 @@ impl Linear {
     /// The layer's adapter.
     pub fn adapter(&self) -> Option<&dyn Adapter> {
         self.adapter.as_ref().map(|attached| attached.adapter.as_ref())
+    }
+
+    /// `W + ΔW` of the first run in the weight's place, summed in fp32 and rounded once.
+    pub fn merge(&mut self) {
+        if let Some(attached) = self.adapter.take() {
+            let merged = no_grad(|| cast(&self.weight, Kind::Float) + attached.adapter.delta().get(0));
+            self.weight = cast(&merged, self.weight.kind()).detach();
+        }
     }
 
     /// # Shapes

@@ -4,6 +4,7 @@
 //! positions in a sequence, `h` heads, `d` width (of a head inside attention), `r` rank, `v` vocabulary, `c` classes.
 
 pub mod attention;
+pub mod cache;
 pub mod linear;
 pub mod norm;
 pub mod packed;

@@ -51,6 +51,14 @@ int lx_cuda_peak_bytes(int index, int reset, int64_t* bytes) {
   });
 }
 
+// Bytes of CUDA device `index` that nobody uses.
+int lx_cuda_free_bytes(int index, int64_t* bytes) {
+  return guarded([&] {
+    auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+    *bytes = static_cast<int64_t>(allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).first);
+  });
+}
+
 // Attention over packed sequences on CUDA, differentiable: q, k, v are [m, h, d]; `bounds` is int32 [s + 1], the start
 // of each sequence and the end of the last; a `window` above 0 limits how many positions back a token sees, itself
 // included. `out` receives a new [m, h, d].

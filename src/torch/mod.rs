@@ -18,6 +18,7 @@ unsafe extern "C" {
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
+    fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
     fn lx_packed_attention(
         out: *mut *mut C_tensor,
         q: *const C_tensor,
@@ -117,6 +118,19 @@ pub fn peak_memory_mib(device: Device) -> f64 {
     // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
     let status = unsafe { lx_cuda_peak_bytes(c_int::try_from(index).unwrap_or(0), 0, &raw mut bytes) };
     if checked(status).is_err() { f64::NAN } else { bytes as f64 / f64::from(1 << 20) }
+}
+
+/// Bytes of memory that are free: on the device on CUDA, in the machine on a CPU; `None` where nobody says.
+pub fn free_bytes(device: Device) -> Option<usize> {
+    let Device::Cuda(index) = device else {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        return line.trim().trim_end_matches(" kB").parse::<usize>().ok().map(|kib| kib * 1024);
+    };
+    let mut bytes = 0;
+    // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
+    checked(unsafe { lx_cuda_free_bytes(c_int::try_from(index).ok()?, &raw mut bytes) }).ok()?;
+    usize::try_from(bytes).ok()
 }
 
 /// What the packed attention kernel is told besides its tensors.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// What each module may use of the crate, besides itself and [`BELOW`]: `commands → train → eval → models → nn →
 /// adapters`, with data, hub, recipe and report beside them.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("main", &["cli", "commands"]),
     ("lib", &[]),
     (
@@ -21,7 +21,8 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     // The loop takes the name of a schedule from the recipe, and nothing else.
     ("train", &["adapters", "data", "eval", "models", "nn", "recipe::Schedule", "report"]),
     ("export", &["adapters", "data", "eval", "models", "nn", "report"]),
-    ("eval", &["adapters", "data", "models", "nn", "report", "scoring"]),
+    ("eval", &["adapters", "data", "generate", "models", "nn", "report", "scoring"]),
+    ("generate", &["data", "models", "nn", "report"]),
     ("models", &["adapters", "nn", "report"]),
     ("nn", &["adapters"]),
     ("adapters", &["report"]),

@@ -1,0 +1,172 @@
+//! Beam search over the hypotheses of one prompt.
+//!
+//! Follows `GenerationMixin._beam_search` of Transformers 5 with `early_stopping=False`: candidates are the best
+//! `max(2, 1 + ends)` times `beams` continuations; those that end among the first `beams` compete for the finished
+//! ones, the best `beams` others go on; the search ends when the best that goes on can no longer beat the worst finished.
+
+use super::candidates::{unit, warp};
+use super::stopping::Stopping;
+use super::{Finish, Sampling, Settings};
+use crate::fault::Result;
+use crate::nn::pass::mix;
+
+/// The log-probability of what does not count.
+const NEVER: f32 = -1e9;
+
+/// What the search of every prompt shares.
+pub struct Rules<'a> {
+    settings: &'a Settings,
+    stopping: &'a Stopping<'a>,
+    /// Continuations looked at in each step.
+    keep: usize,
+}
+
+impl<'a> Rules<'a> {
+    pub fn new(settings: &'a Settings, stopping: &'a Stopping<'a>) -> Self {
+        let keep = settings.search.beams * (1 + settings.ends.len()).max(2);
+        Self { settings, stopping, keep }
+    }
+
+    /// How many candidates of each row can matter; 0 = all.
+    pub fn candidates(&self) -> usize {
+        match self.settings.sampling {
+            Sampling::Greedy => self.keep,
+            Sampling::Random { top_k: 0, .. } => 0,
+            Sampling::Random { top_k, .. } => top_k.max(self.least()),
+        }
+    }
+
+    /// Tokens that top-k and top-p leave in any case: one that does not end the text must be among them.
+    fn least(&self) -> usize {
+        1 + self.settings.ends.len()
+    }
+
+    fn penalised(&self, score: f32, length: usize) -> f32 {
+        score / (length as f32).powf(self.settings.search.length_penalty as f32)
+    }
+}
+
+/// The hypotheses of one prompt.
+#[derive(Debug)]
+pub struct Beams {
+    running: Vec<(Vec<u32>, f32)>,
+    /// Best first; until a hypothesis is finished, its place holds nothing.
+    finished: Vec<(Option<(Vec<u32>, Finish)>, f32)>,
+    /// Whether a running hypothesis can still beat a finished one.
+    improvable: bool,
+    /// Whether every continuation of the last step had to end.
+    exhausted: bool,
+}
+
+/// A continuation: the beam that it goes on from, its token, its score, and why it ends.
+struct Continuation {
+    parent: usize,
+    ids: Vec<u32>,
+    score: f32,
+    finish: Option<Finish>,
+}
+
+impl Beams {
+    /// As many hypotheses as `width`, all empty, of which only the first counts.
+    pub fn new(width: usize) -> Self {
+        let running = (0..width).map(|beam| (Vec::new(), if beam == 0 { 0.0 } else { NEVER })).collect();
+        let finished = (0..width).map(|_| (None, NEVER)).collect();
+        Self { running, finished, improvable: true, exhausted: false }
+    }
+
+    /// The tokens of the hypotheses that go on.
+    pub fn running(&self) -> impl Iterator<Item = &[u32]> {
+        self.running.iter().map(|(ids, _)| ids.as_slice())
+    }
+
+    /// The best finished hypothesis, once the search is over.
+    pub fn ended(&mut self) -> Option<(Vec<u32>, Finish)> {
+        if self.improvable && !self.exhausted {
+            return None;
+        }
+        self.finished.first_mut().and_then(|(found, _)| found.take())
+    }
+
+    /// One step; `found` has the candidates of each beam. Returns the beam that each new one goes on from.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode a hypothesis.
+    pub fn advance(
+        &mut self,
+        found: Vec<Vec<(u32, f32)>>,
+        rules: &Rules<'_>,
+        index: usize,
+    ) -> Result<Vec<usize>> {
+        let width = self.running.len();
+        let length = 1 + self.running.first().map_or(0, |(ids, _)| ids.len());
+        let continuations = self.continuations(found, rules, (index, length))?;
+        self.exhausted = continuations.iter().all(|c| c.finish.is_some());
+        let mut next: Vec<(usize, f32)> = continuations
+            .iter()
+            .map(|c| if c.finish.is_some() { c.score + NEVER } else { c.score })
+            .enumerate()
+            .collect();
+        next.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // Filters may leave fewer candidates than beams: the best fills up, and does not count.
+        while let (true, Some(&(best, _))) = (next.len() < width, next.first()) {
+            next.push((best, NEVER));
+        }
+        next.truncate(width);
+        let running =
+            next.iter().map(|&(place, score)| (continuations[place].ids.clone(), score)).collect();
+        let parents = next.iter().map(|&(place, _)| continuations[place].parent).collect();
+        if self.improvable {
+            for continuation in continuations.into_iter().take(width) {
+                if let Some(finish) = continuation.finish {
+                    let score = rules.penalised(continuation.score, length);
+                    self.finished.push((Some((continuation.ids, finish)), score));
+                }
+            }
+            self.finished.sort_by(|a, b| b.1.total_cmp(&a.1));
+            self.finished.truncate(width);
+        }
+        self.running = running;
+        let possible = rules.penalised(self.running.first().map_or(NEVER, |(_, score)| *score), length);
+        let worst = match self.finished.last() {
+            Some((Some(_), score)) => *score,
+            _ => NEVER,
+        };
+        self.improvable &= possible > worst;
+        Ok(parents)
+    }
+
+    /// The continuations that are looked at, in their order.
+    fn continuations(
+        &self,
+        found: Vec<Vec<(u32, f32)>>,
+        rules: &Rules<'_>,
+        (index, length): (usize, usize),
+    ) -> Result<Vec<Continuation>> {
+        let sampling = rules.settings.sampling;
+        let mut all: Vec<(usize, u32, f32)> = Vec::new();
+        for (parent, mut candidates) in found.into_iter().enumerate() {
+            warp(&mut candidates, sampling, rules.least());
+            let before = self.running[parent].1;
+            all.extend(candidates.into_iter().map(|(id, score)| (parent, id, score + before)));
+        }
+        let key = |&(parent, id, score): &(usize, u32, f32)| match sampling {
+            Sampling::Greedy => f64::from(score),
+            // The order of keys with Gumbel noise is that of drawing without putting back.
+            Sampling::Random { .. } => {
+                let numbers = [index, length, parent, id as usize].map(|number| number as u64);
+                let noise = unit(mix(&[rules.settings.seed, mix(&numbers)])).max(f64::MIN_POSITIVE);
+                f64::from(score) - (-noise.ln()).ln()
+            }
+        };
+        all.sort_by(|a, b| key(b).total_cmp(&key(a)));
+        all.truncate(rules.keep);
+        all.into_iter()
+            .map(|(parent, id, score)| {
+                let mut ids = self.running[parent].0.clone();
+                ids.push(id);
+                let finish = rules.stopping.finish(&ids)?;
+                Ok(Continuation { parent, ids, score, finish })
+            })
+            .collect()
+    }
+}

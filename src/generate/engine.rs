@@ -1,0 +1,141 @@
+//! The queue of prompts, and how many of them are under way.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use tch::no_grad;
+
+use super::memory::{affordable, unless_exhausted};
+use super::session::Session;
+use super::{Completion, Prompt, Settings};
+use crate::data::tokenize::Tokenizer;
+use crate::fault::{Result, fault};
+use crate::models::CausalLm;
+use crate::nn::cache::{Cache, Shape};
+
+/// The most slots where the settings do not say how many: more make a pass longer, and few of them faster.
+pub const MOST_SLOTS: usize = 256;
+
+/// Takes each completion as it ends, with its prompt's index; an error of it ends the run.
+pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;
+
+/// Continues prompts.
+#[derive(Debug)]
+pub struct Engine<'a> {
+    pub(super) model: &'a CausalLm,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) settings: &'a Settings,
+}
+
+impl<'a> Engine<'a> {
+    /// `model` has one run; an adapter is best merged before ([`CausalLm::merge_adapters`]).
+    pub fn new(model: &'a CausalLm, tokenizer: &'a Tokenizer, settings: &'a Settings) -> Self {
+        Self { model, tokenizer, settings }
+    }
+
+    /// Continues every prompt; `on_done` gets them in the order in which they end. Returns whether all are done, which
+    /// they are unless the run was interrupted.
+    ///
+    /// When memory runs out, the prompts under way begin again in half as many slots.
+    ///
+    /// # Errors
+    /// When a prompt is empty or has a token that the model lacks, the logits are not finite, one slot does not fit
+    /// into memory, or `on_done` fails.
+    pub fn run(&self, prompts: &[Prompt], on_done: &mut OnDone<'_>) -> Result<bool> {
+        self.check(prompts)?;
+        // Long ones first: neighbours in the queue are of like length, and memory runs out early if at all.
+        let mut order: Vec<&Prompt> = prompts.iter().collect();
+        order.sort_by_key(|prompt| std::cmp::Reverse(prompt.ids.len()));
+        let longest = order.first().map_or(0, |prompt| prompt.ids.len());
+        let capacity = (longest + self.settings.max_new_tokens).next_multiple_of(32);
+        let mut slots = self.slots(capacity).min(prompts.len());
+        let mut done: BTreeSet<usize> = BTreeSet::new();
+        while done.len() < prompts.len() {
+            let mut queue: VecDeque<&Prompt> = order.iter().copied().collect();
+            queue.retain(|prompt| !done.contains(&prompt.index));
+            let mut note = |index, completion| {
+                on_done(index, completion)?;
+                done.insert(index);
+                Ok(())
+            };
+            let all = unless_exhausted(|| no_grad(|| self.serve(&mut queue, (slots, capacity), &mut note)))?;
+            match all {
+                Some(true) => {}
+                Some(false) => return Ok(false),
+                None if slots > 1 => {
+                    tracing::warn!("memory ran out with {slots} prompts at a time: going on with {}", slots / 2);
+                    slots /= 2;
+                }
+                None => {
+                    return Err(fault(format!("no memory to continue one prompt of {longest} tokens"))
+                        .hint("lower `--max-new-tokens`, or use a precision of fewer bytes")
+                        .into());
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn serve(
+        &self,
+        queue: &mut VecDeque<&Prompt>,
+        (slots, capacity): (usize, usize),
+        on_done: &mut OnDone<'_>,
+    ) -> Result<bool> {
+        let rows = slots * self.settings.search.beams;
+        let cache =
+            Cache::new(self.cached(), i64::try_from(rows)?, i64::try_from(capacity)?, self.model.device())?;
+        let mut session = Session::new(self, &cache, slots);
+        while session.is_busy() || !queue.is_empty() {
+            if (self.settings.interrupted)() {
+                return Ok(false);
+            }
+            session.admit(queue, on_done)?;
+            session.step(on_done)?;
+        }
+        Ok(true)
+    }
+
+    /// What the cache holds of a token.
+    fn cached(&self) -> Shape {
+        let config = &self.model.config;
+        Shape {
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            width: config.head_width,
+            kind: self.model.decoder.kind(),
+        }
+    }
+
+    fn slots(&self, capacity: usize) -> usize {
+        let bytes = self.cached().bytes_per_token() * capacity * self.settings.search.beams;
+        let most = match self.settings.max_slots {
+            0 => (MOST_SLOTS / self.settings.search.beams).max(1),
+            most => most,
+        };
+        affordable(bytes, self.model.device()).min(most)
+    }
+
+    fn check(&self, prompts: &[Prompt]) -> Result<()> {
+        let (vocabulary, positions) = (self.model.config.vocabulary, self.model.config.positions);
+        for prompt in prompts {
+            let Some(largest) = prompt.ids.iter().max() else {
+                return Err(fault(format!("prompt {} is empty: it has no token", prompt.index)).into());
+            };
+            if i64::from(*largest) >= vocabulary {
+                let message =
+                    format!("prompt {} has token {largest}, the model's vocabulary {vocabulary}", prompt.index);
+                return Err(fault(message).hint("tokenizer and model do not belong together").into());
+            }
+        }
+        let beyond = |prompt: &&Prompt| (prompt.ids.len() + self.settings.max_new_tokens) as i64 > positions;
+        match prompts.iter().filter(beyond).count() {
+            0 => {}
+            count => tracing::warn!(
+                "{count} of {} prompts with {} new tokens go beyond the {positions} positions that the model was made for",
+                prompts.len(),
+                self.settings.max_new_tokens
+            ),
+        }
+        Ok(())
+    }
+}
