@@ -7,6 +7,7 @@ fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/torch/glue.cpp");
+    println!("cargo:rerun-if-changed=src/torch/attend.cpp");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         println!("cargo:error=LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
         return;
@@ -31,5 +32,6 @@ fn compile_glue(libtorch: &Path) {
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .file("src/torch/glue.cpp")
+        .file("src/torch/attend.cpp")
         .compile("loraxs_glue");
 }

@@ -112,8 +112,7 @@ impl Beams {
             next.push((best, NEVER));
         }
         next.truncate(width);
-        let running =
-            next.iter().map(|&(place, score)| (continuations[place].ids.clone(), score)).collect();
+        let running = next.iter().map(|&(place, score)| (continuations[place].ids.clone(), score)).collect();
         let parents = next.iter().map(|&(place, _)| continuations[place].parent).collect();
         if self.improvable {
             for continuation in continuations.into_iter().take(width) {

@@ -115,3 +115,75 @@ pub fn draw(candidates: &[(u32, f32)], key: &[u64]) -> u32 {
 pub fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Fixture {
+        filters: Filters,
+    }
+
+    #[derive(Deserialize)]
+    struct Filters {
+        logits: Vec<f32>,
+        rows: Vec<Row>,
+    }
+
+    #[derive(Deserialize)]
+    struct Row {
+        temperature: f64,
+        top_k: usize,
+        top_p: f64,
+        probabilities: Vec<f64>,
+    }
+
+    fn filters() -> Filters {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures/generation.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        serde_json::from_str::<Fixture>(&text).unwrap().filters
+    }
+
+    #[test]
+    fn filters_leave_the_probabilities_of_transformers() {
+        let Filters { logits, rows } = filters();
+        let logits = Tensor::from_slice(&logits).unsqueeze(0);
+        assert_eq!(rows.len(), 5);
+        for row in rows {
+            let sampling =
+                Sampling::Random { temperature: row.temperature, top_k: row.top_k, top_p: row.top_p };
+            let mut left = Candidates::new(&logits, row.top_k).unwrap().row(0);
+            warp(&mut left, sampling, 1);
+            let weights = probabilities(&left);
+            assert_eq!(left.len(), row.probabilities.iter().filter(|p| **p > 0.0).count());
+            for ((id, _), weight) in left.iter().zip(weights) {
+                assert!((row.probabilities[*id as usize] - weight).abs() < 1e-6, "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_are_drawn_as_often_as_they_are_probable() {
+        let candidates = [(5, 0.6_f32.ln()), (2, 0.3_f32.ln()), (9, 0.1_f32.ln())];
+        let mut counts = [0; 10];
+        for step in 0..20_000 {
+            counts[draw(&candidates, &[1, 4, step]) as usize] += 1;
+        }
+        for (id, expected) in [(5, 12_000), (2, 6_000), (9, 2_000)] {
+            assert!(i32::abs(counts[id] - expected) < 300, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn logits_that_are_no_numbers_are_refused() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let logits = Tensor::from_slice(&[0.0, 1.0, bad, 2.0]).view([2, 2]);
+            assert!(best(&logits).is_err());
+            assert!(Candidates::new(&logits, 1).is_err());
+        }
+        assert_eq!(best(&Tensor::from_slice(&[0.0_f32, 1.0, 3.0, 2.0]).view([2, 2])).unwrap(), [1, 0]);
+    }
+}

@@ -62,7 +62,10 @@ impl<'a> Engine<'a> {
                 Some(true) => {}
                 Some(false) => return Ok(false),
                 None if slots > 1 => {
-                    tracing::warn!("memory ran out with {slots} prompts at a time: going on with {}", slots / 2);
+                    tracing::warn!(
+                        "memory ran out with {slots} prompts at a time: going on with {}",
+                        slots / 2
+                    );
                     slots /= 2;
                 }
                 None => {
@@ -122,8 +125,10 @@ impl<'a> Engine<'a> {
                 return Err(fault(format!("prompt {} is empty: it has no token", prompt.index)).into());
             };
             if i64::from(*largest) >= vocabulary {
-                let message =
-                    format!("prompt {} has token {largest}, the model's vocabulary {vocabulary}", prompt.index);
+                let message = format!(
+                    "prompt {} has token {largest}, the model's vocabulary {vocabulary}",
+                    prompt.index
+                );
                 return Err(fault(message).hint("tokenizer and model do not belong together").into());
             }
         }

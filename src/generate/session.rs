@@ -139,11 +139,7 @@ impl<'a> Session<'a> {
 
     /// Chooses the next tokens of these prompts, and ends those that have come to their end.
     fn decide(&mut self, groups: Range<usize>, logits: &Tensor, on_done: &mut OnDone<'_>) -> Result<()> {
-        let ended = if self.width > 1 {
-            self.search(groups, logits)?
-        } else {
-            self.choose(groups, logits)?
-        };
+        let ended = if self.width > 1 { self.search(groups, logits)? } else { self.choose(groups, logits)? };
         // From the last: a group moves into the gap of one before it only.
         for (place, ids, finish) in ended.into_iter().rev() {
             let index = self.groups[place].index;

@@ -5,7 +5,7 @@ use tch::{Device, IndexOp as _, Kind, Tensor};
 use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
-use crate::torch::{cast, dims3};
+use crate::torch::{cached_attention, cast, dims3};
 
 /// What a cache must hold of each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,8 @@ pub struct Decode<'a> {
     positions: Tensor,
     /// Positions of the cache that any row sees, rounded up.
     used: i64,
-    /// For each window of the model, which positions each row sees: `[s, 1, 1, used]`.
+    /// For each window of the model, which positions each row sees: `[s, 1, 1, used]`; none where a kernel of our own
+    /// computes each row over its own positions.
     masks: Vec<(Option<i64>, Tensor)>,
 }
 
@@ -141,7 +142,8 @@ impl<'a> Decode<'a> {
         let used = used.min(cache.capacity);
         let positions = Tensor::from_slice(lengths).to_device(device);
         let mut masks: Vec<(Option<i64>, Tensor)> = Vec::new();
-        for &window in windows {
+        let own_kernel = !device.is_cuda() && cache.keys.iter().all(|keys| keys.kind() == Kind::Float);
+        for &window in if own_kernel { &[] } else { windows } {
             if masks.iter().all(|(known, _)| *known != window) {
                 masks.push((window, mask(&positions, used, window)));
             }
@@ -179,6 +181,11 @@ impl Sight for Decode<'_> {
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
+        if self.masks.is_empty() {
+            let [q, k, v] = [q, k, v].map(Tensor::contiguous);
+            let shape = (attention.window, attention.scale, attention.cap);
+            return cached_attention([&q, &k, &v], [keys, values], &self.positions, shape);
+        }
         let at = [Some(&self.rows), Some(&self.positions)];
         let _ = keys.permute([0, 3, 1, 2]).index_put_(&at, &cast(k, keys.kind()), false);
         let _ = values.permute([0, 2, 1, 3]).index_put_(&at, &cast(v, values.kind()), false);

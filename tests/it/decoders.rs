@@ -33,7 +33,7 @@ struct Prompt {
 }
 
 /// The fixtures' folders of decoders, by name.
-fn checkpoints() -> Vec<(String, PathBuf)> {
+pub fn checkpoints() -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = fs::read_dir(fixture("decoders"))
         .unwrap()
         .map(|entry| entry.unwrap())
@@ -45,10 +45,13 @@ fn checkpoints() -> Vec<(String, PathBuf)> {
     found
 }
 
-fn model(folder: &std::path::Path) -> CausalLm {
+pub fn model(folder: &std::path::Path) -> CausalLm {
+    model_of(folder, Kind::Float)
+}
+
+pub fn model_of(folder: &std::path::Path, kind: Kind) -> CausalLm {
     let base = Base::open(folder).unwrap();
-    let build =
-        Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+    let build = Build { device: Device::Cpu, kind, classes: 0, seeds: vec![0], train_base: false };
     CausalLm::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 

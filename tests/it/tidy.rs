@@ -13,8 +13,8 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     (
         "commands",
         &[
-            "adapters", "cli", "data", "eval", "export", "hub", "models", "nn", "recipe", "report",
-            "scoring", "train",
+            "adapters", "cli", "data", "eval", "export", "generate", "hub", "models", "nn", "recipe",
+            "report", "scoring", "train",
         ],
     ),
     ("cli", &["recipe"]),

@@ -1,0 +1,228 @@
+//! Generation against Transformers (`scripts/reference/decoder_parity.py`, `generation.py`), and its independence of
+//! how prompts are put together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use loraxs::data::tokenize::Tokenizer;
+use loraxs::generate::{BeamSearch, Completion, Engine, Finish, Prompt, Sampling, Settings};
+use loraxs::models::CausalLm;
+use serde::Deserialize;
+use tch::Kind;
+
+use crate::decoders::{checkpoints, model, model_of};
+use crate::support::{alone, fixture, json};
+
+#[derive(Deserialize)]
+struct Expected {
+    prompts: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    ids: Vec<u32>,
+    continuation: Vec<u32>,
+    stops_after: usize,
+}
+
+#[derive(Deserialize)]
+struct Generation {
+    beams: BTreeMap<String, Vec<Searched>>,
+    stories: Vec<Story>,
+}
+
+#[derive(Deserialize)]
+struct Searched {
+    prompt: Vec<u32>,
+    length_penalty: f64,
+    tokens: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Story {
+    ids: Vec<u32>,
+    text: String,
+    continuation: Vec<u32>,
+}
+
+fn rows(folder: &Path) -> Vec<Row> {
+    json::<Expected>(&folder.join("expected.json")).prompts
+}
+
+fn prompts<'a>(ids: impl IntoIterator<Item = &'a [u32]>) -> Vec<Prompt> {
+    ids.into_iter().enumerate().map(|(index, ids)| Prompt { index, ids: ids.to_vec() }).collect()
+}
+
+/// Completions in the order of their indices.
+fn complete(folder: &Path, model: &CausalLm, settings: &Settings, prompts: &[Prompt]) -> Vec<Completion> {
+    let tokenizer = Tokenizer::load(folder).unwrap();
+    let mut found = BTreeMap::new();
+    let all = Engine::new(model, &tokenizer, settings).run(prompts, &mut |index, completion| {
+        assert!(found.insert(index, completion).is_none(), "{index} came twice");
+        Ok(())
+    });
+    assert!(all.unwrap());
+    assert_eq!(found.len(), prompts.len());
+    found.into_values().collect()
+}
+
+fn ids(completions: &[Completion]) -> Vec<&[u32]> {
+    completions.iter().map(|completion| &completion.ids[..]).collect()
+}
+
+/// A folder of real checkpoints, where this machine has them.
+fn stories_folder() -> Option<PathBuf> {
+    let folder =
+        std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join("models/stories260k"));
+    let found = folder.filter(|folder| folder.is_dir());
+    if found.is_none() {
+        eprintln!("skipped: LORAXS_TEST_DATA names no folder with models/stories260k");
+    }
+    found
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers_in_any_number_of_slots() {
+    let _alone = alone();
+    for (name, folder) in checkpoints() {
+        let (model, rows) = (model(&folder), rows(&folder));
+        // Each prompt twice, so that a slot is used again while others go on.
+        let twice = prompts(rows.iter().chain(rows.iter().rev()).map(|row| &row.ids[..]));
+        let wanted: Vec<&[u32]> =
+            rows.iter().chain(rows.iter().rev()).map(|row| &row.continuation[..]).collect();
+        for slots in [1, 3, 64] {
+            let settings = Settings { max_slots: slots, ..Settings::greedy(64, &[]) };
+            let found = complete(&folder, &model, &settings, &twice);
+            assert_eq!(ids(&found), wanted, "{name} with {slots} slots");
+            assert!(found.iter().all(|completion| completion.finish == Finish::Length));
+        }
+    }
+}
+
+#[test]
+fn attention_in_other_precisions_takes_the_way_of_every_device() {
+    let _alone = alone();
+    for (name, folder) in checkpoints() {
+        let (model, rows) = (model_of(&folder, Kind::Double), rows(&folder));
+        let settings = Settings { max_slots: 3, ..Settings::greedy(64, &[]) };
+        let found = complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.ids[..])));
+        let wanted: Vec<&[u32]> = rows.iter().map(|row| &row.continuation[..]).collect();
+        assert_eq!(ids(&found), wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_completion_ends_before_any_of_the_tokens_that_end_a_text() {
+    let _alone = alone();
+    let mut ended = 0;
+    for (name, folder) in checkpoints() {
+        let (model, rows) = (model(&folder), rows(&folder));
+        let ends = Tokenizer::load(&folder).unwrap().ends().to_vec();
+        let settings = Settings { max_slots: 2, ..Settings::greedy(64, &ends) };
+        let found = complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.ids[..])));
+        for (completion, row) in found.iter().zip(&rows) {
+            let wanted = &row.continuation[..row.stops_after];
+            if wanted.last().is_some_and(|id| ends.contains(id)) {
+                assert_eq!(completion.ids, wanted[..wanted.len() - 1], "{name}");
+                assert_eq!(completion.finish, Finish::End, "{name}");
+                ended += 1;
+            } else {
+                assert_eq!(completion.ids, wanted, "{name}");
+                assert_eq!(completion.finish, Finish::Length, "{name}");
+            }
+        }
+    }
+    assert!(ended >= 18, "{ended} of the references end early");
+}
+
+#[test]
+fn beam_search_finds_what_transformers_finds() {
+    let _alone = alone();
+    let expected: Generation = json(&fixture("generation.json"));
+    assert_eq!(expected.beams.len(), 18);
+    for (name, searched) in expected.beams {
+        let folder = fixture("decoders").join(&name);
+        let (model, ends) = (model(&folder), Tokenizer::load(&folder).unwrap().ends().to_vec());
+        for penalty in [1.0, 0.3] {
+            let rows: Vec<&Searched> = searched.iter().filter(|row| row.length_penalty == penalty).collect();
+            assert!(rows.len() > 3);
+            let search = BeamSearch { beams: 4, length_penalty: penalty };
+            let settings = Settings { max_slots: 3, search, ..Settings::greedy(24, &ends) };
+            let found =
+                complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.prompt[..])));
+            let wanted: Vec<&[u32]> = rows.iter().map(|row| &row.tokens[..]).collect();
+            assert_eq!(ids(&found), wanted, "{name}, length penalty {penalty}");
+        }
+    }
+}
+
+#[test]
+fn what_is_drawn_depends_on_seed_and_index_alone() {
+    let _alone = alone();
+    let folder = fixture("decoders/gemma2-capped");
+    let (model, rows) = (model(&folder), rows(&folder));
+    let prompts = prompts(rows.iter().chain(&rows).map(|row| &row.ids[..]));
+    let sampling = Sampling::Random { temperature: 0.9, top_k: 40, top_p: 0.95 };
+    for beams in [1, 3] {
+        let search = BeamSearch { beams, length_penalty: 1.0 };
+        let draw = |seed, slots, prompts: &[Prompt]| {
+            let settings = Settings { max_slots: slots, sampling, seed, search, ..Settings::greedy(20, &[]) };
+            complete(&folder, &model, &settings, prompts)
+        };
+        let (first, reversed) = (draw(7, 2, &prompts), prompts.iter().rev().cloned().collect::<Vec<_>>());
+        assert_eq!(first, draw(7, 5, &reversed), "{beams} beams");
+        assert_ne!(first, draw(8, 2, &prompts), "{beams} beams");
+        let half = prompts.len() / 2;
+        assert_ne!(first[..half], first[half..], "equal prompts draw apart");
+    }
+}
+
+#[test]
+fn a_text_is_cut_before_the_first_stop() {
+    let _alone = alone();
+    let folder = fixture("decoders/llama-biased");
+    let (model, rows) = (model(&folder), rows(&folder));
+    let prompts = prompts(rows.iter().map(|row| &row.ids[..]));
+    let whole = complete(&folder, &model, &Settings::greedy(64, &[]), &prompts);
+    let stop: String = whole[0].text.chars().skip(20).take(3).collect();
+    let settings = Settings { stop: vec!["\u{2603}".into(), stop.clone()], ..Settings::greedy(64, &[]) };
+    let cut = complete(&folder, &model, &settings, &prompts);
+    for (cut, whole) in cut.iter().zip(&whole) {
+        let wanted = whole.text.find(&stop).map_or(whole.text.as_str(), |at| &whole.text[..at]);
+        assert_eq!(cut.text, wanted);
+        assert_eq!(cut.finish == Finish::Stop, whole.text.contains(&stop));
+    }
+    assert_eq!(cut[0].finish, Finish::Stop);
+    assert!(cut[0].ids.len() < 64);
+}
+
+#[test]
+fn wrong_prompts_are_refused() {
+    let folder = fixture("decoders/llama-biased");
+    let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
+    let settings = Settings::greedy(4, &[]);
+    let refused = |ids: &[u32]| {
+        let prompts = [Prompt { index: 3, ids: ids.to_vec() }];
+        let error = Engine::new(&model, &tokenizer, &settings).run(&prompts, &mut |_, _| Ok(())).unwrap_err();
+        format!("{error:#}")
+    };
+    assert_eq!(refused(&[]), "prompt 3 is empty: it has no token");
+    assert_eq!(refused(&[5, 101]), "prompt 3 has token 101, the model's vocabulary 101");
+}
+
+#[test]
+fn a_real_llama_continues_stories_as_in_transformers() {
+    let Some(folder) = stories_folder() else { return };
+    let _alone = alone();
+    let stories = json::<Generation>(&fixture("generation.json")).stories;
+    let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
+    for story in &stories {
+        assert_eq!(tokenizer.encode_whole(&story.text).unwrap(), story.ids);
+    }
+    for slots in [1, 3, 64] {
+        let settings = Settings { max_slots: slots, ..Settings::greedy(64, &[]) };
+        let found = complete(&folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
+        let wanted: Vec<&[u32]> = stories.iter().map(|story| &story.continuation[..]).collect();
+        assert_eq!(ids(&found), wanted, "{slots} slots");
+    }
+}
