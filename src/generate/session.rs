@@ -93,7 +93,7 @@ impl<'a> Session<'a> {
         let model = self.engine.model;
         let sequences = prompts.iter().map(|prompt| Sequence { ids: &prompt.ids, types: &[] }).collect();
         let batch = Packed::new(&[sequences], Positions::FromZero, model.device());
-        let starts: Vec<i64> = Vec::try_from(batch.first.flatten(0, 1))?;
+        let starts: Vec<i64> = Vec::try_from(batch.first().flatten(0, 1))?;
         let held = self.groups.len();
         let places: Vec<[i64; 3]> = (held..)
             .zip(prompts.iter().zip(starts))
