@@ -1,68 +1,164 @@
-//! What a training will cost, estimated before it starts (`--dry-run`).
+//! What a training will cost, estimated before anything is loaded (`--dry-run`).
 
 use std::path::Path;
 
 use tch::Kind;
 
-use crate::adapters::{Group, Trained};
-use crate::models::Base;
+use crate::models::Config;
 use crate::report::table;
 
 const MIB: f64 = 1_048_576.0;
 
+/// How many numbers there are, and how many of them are trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Of the base.
+    pub all: usize,
+    /// Trained ones of the adapter.
+    pub adapter: usize,
+    /// Trained ones of the base.
+    pub full: usize,
+    /// Trained ones of the head.
+    pub head: usize,
+}
+
 /// What the estimate depends on.
 pub struct Forecast<'a> {
     /// The base.
-    pub base: &'a Base,
+    pub config: &'a Config,
     /// What is trained.
-    pub trained: &'a Trained,
+    pub counts: Counts,
     /// Tokens of each training example.
     pub lengths: &'a [usize],
     /// Examples in one forward pass.
     pub micro_batch_size: usize,
+    /// Tokens in one forward pass, 0 = by examples.
+    pub micro_batch_tokens: usize,
     /// Kind of weights and hidden states.
     pub kind: Kind,
     /// Whether activations are computed again.
     pub recompute: bool,
     /// Optimiser steps.
     pub steps: u64,
+    /// Bytes that are free on the device.
+    pub free: Option<usize>,
+}
+
+/// Bytes by what they are for.
+struct Memory {
+    weights: f64,
+    trained: f64,
+    activations: f64,
+    logits: f64,
+}
+
+impl Memory {
+    fn all(&self) -> f64 {
+        self.weights + self.trained + self.activations + self.logits
+    }
 }
 
 impl Forecast<'_> {
-    /// Mebibytes of weights, of trained tensors with gradient and two moments, and of activations.
-    ///
-    /// Activations are counted for the longest micro batch: what autograd keeps of a layer is about 16 values of the
-    /// model's width and 3 of the feed-forward width a token, and the attention probabilities (twice, with dropout).
-    fn memory(&self) -> [f64; 3] {
-        let c = self.base.config.extent();
-        let size = self.kind.elt_size_in_bytes() as f64;
-        let (d, wide, layers) = (c.width as f64, c.intermediate as f64, c.layers as f64);
-        let weights = self.base.trunk_numbers() as f64;
-        let trained: usize =
-            [Group::Adapter, Group::Base, Group::Head].iter().map(|&g| self.trained.count(g)).sum();
+    /// Tokens of the longest micro batch, and the sum of the squares of its lengths.
+    fn longest_micro_batch(&self) -> (f64, f64) {
         let mut lengths = self.lengths.to_vec();
-        lengths.sort_unstable();
-        let longest = lengths.iter().rev().take(self.micro_batch_size).map(|&t| t as f64);
-        let (tokens, squares) = longest.fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t));
-        let layer = tokens * (16.0 * d + 3.0 * wide) + 2.0 * squares * c.heads as f64;
-        let kept = if self.recompute { layer + layers * tokens * d } else { layers * layer };
-        [weights * size / MIB, trained as f64 * 16.0 / MIB, kept * size / MIB]
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let mut tokens = 0;
+        let fits = |length: &&usize| {
+            tokens += **length;
+            tokens <= self.micro_batch_tokens
+        };
+        let count = match self.micro_batch_tokens {
+            0 => self.micro_batch_size,
+            _ => lengths.iter().take_while(fits).count().max(1),
+        };
+        let longest = lengths.iter().take(count).map(|&t| t as f64);
+        longest.fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t))
+    }
+
+    /// Weights and trained tensors (value, gradient, two moments in fp32), what autograd keeps of the longest micro batch,
+    /// and the largest chunk of logits with its gradient.
+    ///
+    /// Of an encoder's layer autograd keeps about 16 values of the model's width and 3 of the feed-forward width a token,
+    /// and the attention probabilities twice; of a decoder's layer with frozen weights the inputs of both norms (in fp32,
+    /// twice), queries, keys, values and attention's output, and 3 values of the feed-forward width.
+    fn memory(&self) -> Memory {
+        let extent = self.config.extent();
+        let size = self.kind.elt_size_in_bytes() as f64;
+        let (d, wide, layers) = (extent.width as f64, extent.intermediate as f64, extent.layers as f64);
+        let (tokens, squares) = self.longest_micro_batch();
+        let (layer, logits) = match self.config {
+            Config::Encoder(c) => {
+                (tokens * (16.0 * d + 3.0 * wide) * size + 2.0 * squares * c.heads as f64 * size, 0.0)
+            }
+            Config::Decoder(c) => {
+                let heads = ((2 * c.heads + 2 * c.kv_heads) * c.head_width) as f64;
+                let layer = tokens * (4.0 * d * 4.0 + (heads + 3.0 * wide) * size);
+                let chunk = (tokens * c.vocabulary as f64).min(f64::from(1 << 24));
+                (layer, chunk * (2.0 * 4.0 + size))
+            }
+        };
+        let activations = if self.recompute { layer + layers * tokens * d * size } else { layers * layer };
+        let Counts { all, adapter, full, head } = self.counts;
+        let weights = if full > 0 { 0.0 } else { all as f64 * size };
+        Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
+    }
+
+    /// What to change where the memory does not suffice.
+    fn advice(&self, memory: &Memory, free: f64) -> String {
+        let mut advice = Vec::new();
+        if !self.recompute {
+            advice.push("`train.gradient_checkpointing=true`".to_owned());
+        }
+        let (tokens, _) = self.longest_micro_batch();
+        let left = free - memory.weights - memory.trained - memory.logits;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "clamped to what is positive"
+        )]
+        let fitting = (0.9 * left / memory.activations * tokens).max(0.0) as usize;
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        if fitting >= longest {
+            advice.push(format!("`train.micro_batch_tokens={fitting}`"));
+        }
+        if self.kind == Kind::Float {
+            advice.push("`train.precision=bf16`".to_owned());
+        }
+        advice.push("a smaller `data.max_length`".to_owned());
+        format!("does not fit: change {}, or take a device with more memory", advice.join(", or "))
     }
 
     /// The forecast as text, with the files that a run in `out` would write.
     pub fn text(&self, out: &Path) -> String {
         let tokens: usize = self.lengths.iter().sum();
-        let [weights, trained, activations] = self.memory();
-        let rows = [
+        let memory = self.memory();
+        let mib = |bytes: f64| format!("{:.1}", bytes / MIB);
+        let mut rows = vec![
             ("training examples", self.lengths.len().to_string()),
             ("tokens in an epoch", tokens.to_string()),
             ("optimiser steps", self.steps.to_string()),
-            ("memory of weights (MiB, estimated)", format!("{weights:.0}")),
-            ("memory of trained tensors (MiB, estimated)", format!("{trained:.1}")),
-            ("memory of activations (MiB, estimated)", format!("{activations:.0}")),
-            ("memory in all (MiB, estimated)", format!("{:.0}", weights + trained + activations)),
-        ]
-        .map(|(name, value)| vec![name.to_owned(), value]);
+            ("memory of weights (MiB, estimated)", mib(memory.weights)),
+            ("memory of trained tensors (MiB, estimated)", mib(memory.trained)),
+            ("memory of activations (MiB, estimated)", mib(memory.activations)),
+        ];
+        if let Config::Decoder(config) = self.config {
+            rows.push(("memory of logits (MiB, estimated)", mib(memory.logits)));
+            let cache = 2 * config.layers as i64 * config.kv_heads * config.head_width;
+            let bytes = 1000.0 * cache as f64 * self.kind.elt_size_in_bytes() as f64;
+            rows.push(("cache of 1000 generated tokens (MiB)", mib(bytes)));
+        }
+        rows.push(("memory in all (MiB, estimated)", mib(memory.all())));
+        let mut verdict = String::new();
+        if let Some(free) = self.free {
+            let free = free as f64;
+            rows.push(("free on the device (MiB)", mib(free)));
+            if memory.all() > free {
+                verdict = format!("\n{}", self.advice(&memory, free));
+            }
+        }
+        let rows: Vec<Vec<String>> =
+            rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         let files = [
             "recipe.toml",
             "metrics.jsonl",
@@ -73,6 +169,6 @@ impl Forecast<'_> {
             "checkpoints/step-N/",
         ]
         .map(|file| format!("  {}", out.join(file).display()));
-        format!("{}\nwould write\n{}", table(&["forecast", ""], &rows), files.join("\n"))
+        format!("{}{verdict}\nwould write\n{}", table(&["forecast", ""], &rows), files.join("\n"))
     }
 }

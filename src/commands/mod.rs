@@ -7,6 +7,7 @@ mod forecast;
 mod init_svd;
 mod merge;
 mod open;
+mod opened;
 mod results;
 mod run_folder;
 mod session;

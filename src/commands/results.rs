@@ -68,15 +68,15 @@ impl Results {
         let count = |group| session.trained.count(group);
         let parameters = [("adapter", Group::Adapter), ("base", Group::Base), ("head", Group::Head)];
         Self {
-            task: session.dataset.name.clone(),
-            metric: session.metrics[0].name().to_owned(),
+            task: session.opened.dataset.name.clone(),
+            metric: session.opened.metrics[0].name().to_owned(),
             best: run.and_then(|run| run.best.clone()),
             last: run.and_then(|run| run.last.clone()),
             steps: state.step,
             skipped_steps: state.skipped,
-            seed: session.recipe.train.seed,
+            seed: session.opened.recipe.train.seed,
             parameters: parameters.into_iter().map(|(name, group)| (name, count(group))).collect(),
-            skipped_rows: session.train.skipped.count,
+            skipped_rows: session.opened.train.skipped.count,
             train_seconds: state.seconds,
             seconds,
             tokens_per_second: state.tokens as f64 / state.seconds.max(f64::MIN_POSITIVE),
@@ -84,12 +84,12 @@ impl Results {
             peak_memory_mib: peak_memory_mib(session.model.device()),
             device: format!("{:?}", session.model.device()).to_lowercase(),
             base: BaseResult {
-                name: session.base.name.clone(),
-                revision: session.base.commit.clone(),
-                hash: session.base.hash.clone(),
+                name: session.opened.base.name.clone(),
+                revision: session.opened.base.commit.clone(),
+                hash: session.opened.base.hash.clone(),
             },
             versions: [("loraxs", env!("CARGO_PKG_VERSION")), ("libtorch", LIBTORCH_VERSION)].into(),
-            recipe: session.recipe.clone(),
+            recipe: session.opened.recipe.clone(),
         }
     }
 

@@ -25,7 +25,7 @@ impl<'a> RunFolder<'a> {
     /// When it cannot be written.
     pub fn open(session: &'a Session, out: &Path, resumed: Option<u64>) -> Result<Self> {
         let adapter = out.join("adapter");
-        for path in session.tokenizer.files() {
+        for path in session.opened.tokenizer.files() {
             if let Some(name) = path.file_name() {
                 files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
             }
@@ -55,7 +55,7 @@ impl Recorder for RunFolder<'_> {
 
     fn evaluated(&mut self, _run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
         let metrics = evaluation.by_name();
-        let task = self.session.dataset.name.clone();
+        let task = self.session.opened.dataset.name.clone();
         let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         tracing::info!("step {step}: {}{}", shown.join(", "), if best { " (best)" } else { "" });
         self.log.eval(&EvalPoint { step, task, metrics })?;

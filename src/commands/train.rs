@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use super::Outcome;
 use super::open::Workplace;
+use super::opened::Opened;
 use super::results::{Results, write_results};
 use super::run_folder::RunFolder;
 use super::session::Session;
@@ -39,13 +40,14 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     }
     refuse_used(&out, args)?;
     let place = Workplace::open(global)?;
-    let session = Session::open(&place, recipe)?;
-    say(&session.table());
-    say(&session.shown_example()?);
+    let opened = Opened::open(&place, recipe)?;
     if args.dry_run {
-        say(&session.forecast(&out));
+        say(&opened.forecast(&place, &out)?);
         return Ok(Outcome::Done);
     }
+    let session = Session::new(&place, opened)?;
+    say(&session.counts().table());
+    say(&session.opened.shown_example()?);
     interrupt::listen()?;
     train(&session, &out, args.resume, start)
 }
@@ -107,9 +109,9 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     let plan = session.plan(out)?;
     let recipe = out.join("recipe.toml");
     if recipe.exists() {
-        refuse_another_recipe(&recipe, &session.recipe)?;
+        refuse_another_recipe(&recipe, &session.opened.recipe)?;
     }
-    files::write_bytes(&recipe, session.recipe.to_toml()?.as_bytes())?;
+    files::write_bytes(&recipe, session.opened.recipe.to_toml()?.as_bytes())?;
     let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
     if let Some(loaded) = &loaded {
         say(&format!("resuming after step {}", loaded.step()));
@@ -130,15 +132,15 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
 }
 
 fn task(session: &Session) -> Box<dyn Task + '_> {
-    let train = session.train.examples.as_slice();
-    let validation = session.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default();
-    let recompute = session.recipe.train.gradient_checkpointing;
+    let train = session.opened.train.examples.as_slice();
+    let validation = session.opened.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default();
+    let recompute = session.opened.recipe.train.gradient_checkpointing;
     match &session.model {
         Model::Classifier(model) => Box::new(Classification {
             model,
             train,
             validation,
-            metrics: session.metrics.clone(),
+            metrics: session.opened.metrics.clone(),
             eval_batch_size: session.eval_batch_size(),
             recompute,
         }),
@@ -146,7 +148,7 @@ fn task(session: &Session) -> Box<dyn Task + '_> {
             model,
             train,
             validation,
-            eval_batch_tokens: session.eval_batch_size() * session.recipe.data.max_length,
+            eval_batch_tokens: session.eval_batch_size() * session.opened.recipe.data.max_length,
             recompute,
         }),
     }

@@ -14,6 +14,7 @@ use crate::fault::Result;
 use crate::files;
 use crate::models::Config;
 use crate::models::config::HeadKind;
+use crate::nn::Linear;
 use crate::torch::tensor_file;
 
 /// Files of a checkpoint folder that are copied as they are, besides those of its tokenizer.
@@ -24,8 +25,7 @@ const COPIED: [&str; 4] = ["generation_config.json", "LICENSE", "LICENSE.txt", "
 /// # Errors
 /// When a tensor cannot be read or a file cannot be written.
 pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64) -> Result<()> {
-    let tensors = merged(source, kind)?;
-    write_shards(folder, &tensors, shard_size)?;
+    write_shards(folder, source, &entries(source, kind), shard_size)?;
     files::write_json(&folder.join("config.json"), &config(source, kind))?;
     for name in tokenize::FILES.into_iter().chain(COPIED) {
         let from = source.base.folder.join(name);
@@ -36,10 +36,45 @@ pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64
     Ok(())
 }
 
+/// A tensor of the merged checkpoint, not yet computed.
+struct Entry<'a> {
+    kind: Kind,
+    numbers: usize,
+    part: Part<'a>,
+}
+
+/// Where a tensor's numbers come from.
+enum Part<'a> {
+    /// The base, under this name.
+    Stored(String),
+    /// W + ΔW.
+    Merged(&'a Linear),
+    /// The store of what was trained.
+    Trained(Tensor),
+}
+
+impl Entry<'_> {
+    fn bytes(&self) -> u64 {
+        (self.numbers * self.kind.elt_size_in_bytes()) as u64
+    }
+
+    fn compute(&self, source: &Source) -> Result<Tensor> {
+        let value = match &self.part {
+            Part::Stored(name) => source.base.tensors.tensor(name, None, source.model.device())?,
+            Part::Merged(linear) => no_grad(|| match linear.adapter() {
+                Some(adapter) => linear.weight().to_kind(Kind::Float) + adapter.delta().get(0),
+                None => linear.weight().shallow_clone(),
+            }),
+            Part::Trained(tensor) => tensor.shallow_clone(),
+        };
+        Ok(value.to_kind(self.kind))
+    }
+}
+
 /// Trunk and head by canonical name, sorted.
-fn merged(source: &Source, kind: Option<Kind>) -> Result<Vec<(String, Tensor)>> {
+fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entry<'a>> {
     let tensors = &source.base.tensors;
-    let mut found: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut found: BTreeMap<String, Entry> = BTreeMap::new();
     let mut head_kind = kind.unwrap_or(Kind::Float);
     for (canonical, name) in source.base.trunk_tensors() {
         // RoBERTa's classifier has no pooler in the trunk; Transformers would call it unexpected.
@@ -47,54 +82,68 @@ fn merged(source: &Source, kind: Option<Kind>) -> Result<Vec<(String, Tensor)>> 
         if two_layer && canonical.contains(".pooler.") {
             continue;
         }
-        let stored = tensors.tensor(&name, None, source.model.device())?;
-        let target = kind.unwrap_or(stored.kind());
+        let shape = tensors.shape(&name).unwrap_or_default();
+        let target = kind.or(tensors.kind(&name)).unwrap_or(head_kind);
         head_kind = target;
         let canonical = canonical
             .replace("LayerNorm.gamma", "LayerNorm.weight")
             .replace("LayerNorm.beta", "LayerNorm.bias");
-        found.insert(canonical, stored.to_kind(target));
+        let numbers = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
+        found.insert(canonical, Entry { kind: target, numbers, part: Part::Stored(name) });
     }
-    for linear in source.model.linears() {
-        let Some(adapter) = linear.adapter() else { continue };
+    let kind_of = |found: &BTreeMap<String, Entry>, name: &str| found.get(name).map_or(head_kind, |e| e.kind);
+    for linear in source.model.linears().into_iter().filter(|linear| linear.adapter().is_some()) {
         let name = format!("{}.weight", linear.name());
-        let target = found.get(&name).map_or(head_kind, Tensor::kind);
-        let sum = no_grad(|| linear.weight().to_kind(Kind::Float) + adapter.delta().get(0));
-        found.insert(name, sum.to_kind(target));
+        let (kind, numbers) = (kind_of(&found, &name), linear.weight().numel());
+        found.insert(name, Entry { kind, numbers, part: Part::Merged(linear) });
     }
     for (name, tensor) in source.trained_tensors(&[Group::Base, Group::Head]) {
-        let target = found.get(&name).map_or(head_kind, Tensor::kind);
-        found.insert(name, tensor.to_kind(target));
+        let (kind, numbers) = (kind_of(&found, &name), tensor.numel());
+        found.insert(name, Entry { kind, numbers, part: Part::Trained(tensor) });
     }
-    Ok(found.into_iter().collect())
+    found
 }
 
-/// One file where everything fits, else numbered shards with an index.
-fn write_shards(folder: &Path, tensors: &[(String, Tensor)], shard_size: u64) -> Result<()> {
-    let size = |tensor: &Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
-    let mut shards: Vec<Vec<(String, &Tensor)>> = vec![Vec::new()];
+/// One file where everything fits, else numbered shards with an index. One shard at a time is in memory.
+fn write_shards(
+    folder: &Path,
+    source: &Source,
+    entries: &BTreeMap<String, Entry>,
+    shard_size: u64,
+) -> Result<()> {
+    let mut shards: Vec<Vec<&String>> = vec![Vec::new()];
     let mut filled = 0;
-    for (name, tensor) in tensors {
-        if filled > 0 && filled + size(tensor) > shard_size {
+    for (name, entry) in entries {
+        if filled > 0 && filled + entry.bytes() > shard_size {
             shards.push(Vec::new());
             filled = 0;
         }
-        filled += size(tensor);
+        filled += entry.bytes();
         if let Some(shard) = shards.last_mut() {
-            shard.push((name.clone(), tensor));
+            shard.push(name);
         }
     }
     let metadata = [("format", "pt".to_owned())];
+    let write = |file: &str, names: &[&String]| -> Result<()> {
+        let computed: Vec<(String, Tensor)> = names
+            .iter()
+            .filter_map(|name| entries.get(*name).map(|entry| (name, entry)))
+            .map(|(name, entry)| Ok(((*name).clone(), entry.compute(source)?)))
+            .collect::<Result<_>>()?;
+        let views: Vec<(String, &Tensor)> =
+            computed.iter().map(|(name, value)| (name.clone(), value)).collect();
+        tensor_file::write(&folder.join(file), &metadata, &views)
+    };
     if let [only] = shards.as_slice() {
-        return tensor_file::write(&folder.join("model.safetensors"), &metadata, only);
+        return write("model.safetensors", only);
     }
     let mut weight_map = BTreeMap::new();
     for (i, shard) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        tensor_file::write(&folder.join(&file), &metadata, shard)?;
-        weight_map.extend(shard.iter().map(|(name, _)| (name.clone(), file.clone())));
+        write(&file, shard)?;
+        weight_map.extend(shard.iter().map(|name| ((*name).clone(), file.clone())));
     }
-    let total: u64 = tensors.iter().map(|(_, tensor)| size(tensor)).sum();
+    let total: u64 = entries.values().map(Entry::bytes).sum();
     let index = json!({"metadata": {"total_size": total}, "weight_map": weight_map});
     files::write_json(&folder.join("model.safetensors.index.json"), &index)
 }

@@ -58,6 +58,17 @@ pub fn classes_in(config: &EncoderConfig, checkpoint: &Tensors) -> Option<i64> {
     checkpoint.shape(&format!("{last}.weight"))?.first().copied()
 }
 
+/// How many numbers of a head of `classes` outputs are trained, a pooler that the checkpoint lacks included.
+pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> usize {
+    let mut layers = layer_shapes(config, classes);
+    let pooler = format!("{}.pooler.dense", config.prefix);
+    let stored = checkpoint.names().any(|name| name.ends_with("pooler.dense.weight"));
+    if config.head == HeadKind::Pooled && !stored {
+        layers.push((pooler, config.width, config.width));
+    }
+    usize::try_from(layers.iter().map(|(_, out, inputs)| out * (inputs + 1)).sum::<i64>()).unwrap_or(0)
+}
+
 impl Head {
     /// Loads the head where the checkpoint holds one of the right shape, else draws it as Transformers does: weights from
     /// N(0, initializer_range²), biases zero. A pooler that the checkpoint lacks (`draw_pooler`) is drawn too and

@@ -343,6 +343,7 @@ impl Base {
             let (kind, shape) = (self.tensors.kind(&name), self.tensors.shape(&name));
             hasher.update(format!("{canonical} {kind:?} {shape:?}\n").as_bytes());
             hasher.update_rayon(self.tensors.view(&name).map(|view| view.bytes).unwrap_or_default());
+            self.tensors.release(&name);
         }
         hasher.finalize().to_hex().to_string()
     }

@@ -7,7 +7,12 @@ use crate::fault::{Result, nearest, usage};
 use crate::files::read_text;
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: [(&str, &str); 11] = [
+const BUILT_IN: [(&str, &str); 16] = [
+    ("commonsense-llama2-7b", include_str!("../../recipes/commonsense-llama2-7b.toml")),
+    ("commonsense-llama3-8b", include_str!("../../recipes/commonsense-llama3-8b.toml")),
+    ("metamath-gemma-7b", include_str!("../../recipes/metamath-gemma-7b.toml")),
+    ("metamath-llama-3.2-3b", include_str!("../../recipes/metamath-llama-3.2-3b.toml")),
+    ("metamath-mistral-7b", include_str!("../../recipes/metamath-mistral-7b.toml")),
     ("glue-cola", include_str!("../../recipes/glue-cola.toml")),
     ("glue-mnli", include_str!("../../recipes/glue-mnli.toml")),
     ("glue-mrpc", include_str!("../../recipes/glue-mrpc.toml")),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
 use serde_json::{Map, Value, json};
@@ -133,6 +133,20 @@ impl TensorFile {
         let shape =
             info.shape.iter().map(|&n| i64::try_from(n)).collect::<std::result::Result<Vec<_>, _>>()?;
         Ok(View { kind: *kind, shape, bytes })
+    }
+
+    /// Gives the memory back in which the system keeps the tensor's bytes; they are read again when they are needed. So a
+    /// checkpoint passes through memory tensor by tensor instead of staying there.
+    pub fn release(&self, name: &str) {
+        let Some(info) = self.header.info(name) else { return };
+        let (start, end) = info.data_offsets;
+        // SAFETY: the map is of a file and private, so that what is dropped is read from the file again.
+        let advised = unsafe {
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.start + start, end - start)
+        };
+        if let Err(error) = advised {
+            tracing::debug!("memory of `{name}` is kept: {error}");
+        }
     }
 
     /// A copy of the tensor `name`, on the CPU.

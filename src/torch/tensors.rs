@@ -104,6 +104,13 @@ impl Tensors {
         self.file_of(name)?.view(name)
     }
 
+    /// Gives back the memory of a tensor's bytes; see [`TensorFile::release`].
+    pub fn release(&self, name: &str) {
+        if let Ok(file) = self.file_of(name) {
+            file.release(name);
+        }
+    }
+
     /// A copy of a tensor on `device`, in `kind` or as stored.
     ///
     /// # Errors
@@ -118,6 +125,7 @@ impl Tensors {
                 .into());
         }
         let kind = kind.unwrap_or(stored.kind());
+        file.release(name);
         let tensor = stored.to_device(device).to_kind(kind);
         if i64::try_from(tensor.isfinite().all())? == 0 {
             let path = file.path().display();

@@ -1,0 +1,214 @@
+//! What a training reads before its model: recipe, base, data and their settings, and what can be said of them.
+
+use std::path::Path;
+
+use tch::Kind;
+
+use super::adapter;
+use super::forecast::{Counts, Forecast};
+use super::open::{OpenBase, Workplace, check_fit, classes, metrics};
+use crate::data::catalog::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::data::{Examples, TaskKind};
+use crate::eval::metrics::Metric;
+use crate::fault::{Result, usage};
+use crate::models::Config;
+use crate::models::adapt::targeted;
+use crate::models::head::count_of;
+use crate::recipe::{Every, Method, Precision, Recipe};
+use crate::report::table;
+use crate::train::order::steps_per_epoch;
+
+/// Everything of a training but its model.
+pub struct Opened {
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// The base.
+    pub base: OpenBase,
+    /// The data set.
+    pub dataset: Dataset,
+    /// The base's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Examples to train on.
+    pub train: Examples,
+    /// Examples to score; absent where the recipe never evaluates.
+    pub validation: Option<Examples>,
+    /// The data set's metrics, the one that picks the best checkpoint first.
+    pub metrics: Vec<Metric>,
+    /// Outputs of the head; 0 of a language model.
+    pub outputs: i64,
+}
+
+impl Opened {
+    /// Opens everything that the recipe names, and fills in what it leaves to the base.
+    ///
+    /// # Errors
+    /// When something is missing or does not fit.
+    pub fn open(place: &Workplace, mut recipe: Recipe) -> Result<Self> {
+        let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
+        let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
+        let outputs = outputs(&base, &dataset)?;
+        let metrics = chosen_metrics(&recipe, &dataset)?;
+        recipe.model.name.clone_from(&base.name);
+        // Saved with the run, which must mean the same from any other folder.
+        for folder in [&mut recipe.adapter.basis, &mut recipe.train.init_from] {
+            if let Some(path) = Path::new(&*folder).canonicalize().ok().filter(|_| !folder.is_empty()) {
+                *folder = path.display().to_string();
+            }
+        }
+        if recipe.adapter.targets.is_empty() {
+            recipe.adapter.targets = base.base.config.default_targets();
+        }
+        if let Some(p) = recipe.model.dropout {
+            base.base.config.set_dropout(p);
+        }
+        let tokenizer = Tokenizer::load(&base.base.folder)?;
+        let data = recipe.data.clone();
+        check_fit(&base.base, &tokenizer, data.max_length)?;
+        let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
+        let validation = match recipe.eval.every {
+            Every::Never => None,
+            _ => {
+                Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?)
+            }
+        };
+        Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs })
+    }
+
+    /// Optimiser steps of the whole training.
+    pub fn steps(&self) -> u64 {
+        let train = &self.recipe.train;
+        match train.max_steps {
+            0 => train.epochs * steps_per_epoch(self.train.examples.len(), train.batch_size),
+            given => given,
+        }
+    }
+
+    /// The first training example as the model sees it; what is trained of a response stands between `⟦` and `⟧`.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode.
+    pub fn shown_example(&self) -> Result<String> {
+        let Some(example) = self.train.examples.first() else { return Ok(String::new()) };
+        let count = example.ids.len();
+        if !example.trained.is_empty() {
+            let text = self.tokenizer.show(example)?;
+            return Ok(format!("first example, {count} tokens, trained on what stands in ⟦⟧:\n{text}"));
+        }
+        let text = self.tokenizer.decode(&example.ids, false)?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+        let label = match (example.label, self.dataset.labels.is_empty()) {
+            (Some(label), true) => label.to_string(),
+            (Some(label), false) => self.dataset.labels[label as usize].clone(),
+            (None, _) => "none".into(),
+        };
+        Ok(format!("first example, {count} tokens, label {label}: {text}"))
+    }
+
+    /// How many numbers of adapter, base and head are trained, by the formulas of method and head.
+    ///
+    /// # Errors
+    /// When a target names no layer.
+    pub fn counts(&self) -> Result<Counts> {
+        let base = &self.base.base;
+        let settings = &self.recipe.adapter;
+        let (adapter, full) = match settings.method {
+            Method::Head => (0, 0),
+            Method::Full => (0, base.trunk_numbers()),
+            _ => {
+                let layers = targeted(&base.linear_layers(), &settings.targets)?;
+                (usize::try_from(adapter::method(settings).count(&layers))?, 0)
+            }
+        };
+        let head = match &base.config {
+            Config::Encoder(config) => count_of(config, self.outputs, &base.tensors),
+            Config::Decoder(_) => 0,
+        };
+        Ok(Counts { all: base.trunk_numbers(), adapter, full, head })
+    }
+
+    /// What `--dry-run` says of a run in `out`.
+    ///
+    /// # Errors
+    /// When a target names no layer.
+    pub fn forecast(&self, place: &Workplace, out: &Path) -> Result<String> {
+        let kind = match self.recipe.train.precision {
+            Precision::Fp32 | Precision::Tf32 => Kind::Float,
+            Precision::Bf16 | Precision::Fp16 => Kind::Half,
+        };
+        let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
+        let counts = self.counts()?;
+        let forecast = Forecast {
+            config: &self.base.base.config,
+            counts,
+            lengths: &lengths,
+            micro_batch_size: self.recipe.train.micro_batch_size,
+            micro_batch_tokens: self.recipe.train.micro_batch_tokens,
+            kind,
+            recompute: self.recipe.train.gradient_checkpointing,
+            steps: self.steps(),
+            free: crate::torch::free_bytes(place.device),
+        };
+        Ok(format!("{}\n{}\n{}", counts.table(), self.shown_example()?, forecast.text(out)))
+    }
+}
+
+impl Counts {
+    /// The table of what is trained.
+    pub fn table(&self) -> String {
+        let Self { all, adapter, full, head } = *self;
+        let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / all.max(1) as f64);
+        let rows = [
+            ("base", all, all - full.min(all), full),
+            ("adapter", adapter, 0, adapter),
+            ("head", head, 0, head),
+            ("trained", adapter + full + head, 0, adapter + full + head),
+        ]
+        .map(|(name, count, frozen, trained)| {
+            vec![name.to_owned(), count.to_string(), frozen.to_string(), trained.to_string(), share(trained)]
+        });
+        table(&["part", "numbers", "frozen", "trained", "of the base"], &rows)
+    }
+}
+
+/// Outputs of the head: none of a decoder, which is trained on responses and conversations.
+fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
+    let language = matches!(dataset.task, TaskKind::Instruction | TaskKind::Chat);
+    match (&base.base.config, language) {
+        (Config::Encoder(_), _) => classes(dataset),
+        (Config::Decoder(_), true) => Ok(0),
+        (Config::Decoder(config), false) => {
+            let task = format!("{:?}", dataset.task).to_lowercase();
+            let (name, model) = (&dataset.name, &config.architecture);
+            Err(usage(format!(
+                "data set `{name}` is for `{task}`, and the base is a language model (`{model}`)"
+            ))
+            .hint("train it on a data set for `instruction` or `chat`; one for `generation` is for `eval`")
+            .into())
+        }
+    }
+}
+
+/// The data set's metrics, with the recipe's choice first.
+fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
+    if !recipe.eval.tasks.is_empty() {
+        return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
+            .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+            .into());
+    }
+    let mut metrics = match dataset.task {
+        TaskKind::Instruction | TaskKind::Chat => vec![Metric::Loss],
+        _ => metrics(dataset)?,
+    };
+    if !recipe.eval.metric.is_empty() {
+        let chosen: Metric = recipe.eval.metric.parse()?;
+        let Some(place) = metrics.iter().position(|&metric| metric == chosen) else {
+            let known: Vec<&str> = metrics.iter().map(|metric| metric.name()).collect();
+            return Err(usage(format!("`{}` has no metric `{chosen}`", dataset.name))
+                .hint(format!("its metrics are {}", known.join(", ")))
+                .into());
+        };
+        metrics.swap(0, place);
+    }
+    Ok(metrics)
+}
