@@ -1,5 +1,7 @@
 //! The command line: what can be typed, checked for form only. What it means is decided by the commands.
 
+mod generation;
+
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,6 +12,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::fault::Result;
 use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
+pub use generation::GenerationArgs;
 
 /// Fine-tune language models with adapters of extremely few parameters, score them, and export them.
 #[derive(Debug, Parser)]
@@ -185,6 +188,9 @@ pub struct EvalArgs {
     /// Folder for results and predictions [default with `--run`: `eval` in the run]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// How prompts are continued.
+    #[command(flatten)]
+    pub generation: GenerationArgs,
 }
 
 /// `loraxs merge`.
@@ -358,7 +364,8 @@ Examples:
   loraxs eval --run runs/qnli
   loraxs eval --run runs/mnli --task glue/mnli --split validation_mismatched
   loraxs eval --run runs/qnli --split test --predict --out submission
-  loraxs eval --model ./qnli-merged --task glue/qnli";
+  loraxs eval --model ./qnli-merged --task glue/qnli
+  loraxs eval --model ./mistral-merged --task gsm8k --task math";
 
 const MERGE_EXAMPLES: &str = "\
 Examples:

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::eval_language;
 use super::open::{Workplace, check_fit, classes, kind, metrics};
 use super::subject::Subject;
+use super::{Outcome, eval_language};
 use crate::cli::{EvalArgs, Global};
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -29,13 +29,22 @@ const MAX_LENGTH: usize = 128;
 /// One task's part of `OUT/results.json`.
 #[derive(Serialize)]
 pub struct TaskResult {
-    split: String,
-    metrics: BTreeMap<String, Score>,
+    /// The split.
+    pub split: String,
+    /// Scores by the names of metrics or rules.
+    pub metrics: BTreeMap<String, Score>,
+    /// The mean of several metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
-    combined_score: Option<f64>,
-    count: usize,
-    skipped: usize,
-    seconds: f64,
+    pub combined_score: Option<f64>,
+    /// Column, its value, rule, score.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, BTreeMap<String, BTreeMap<String, Score>>>,
+    /// Examples scored.
+    pub count: usize,
+    /// Rows that cannot be used.
+    pub skipped: usize,
+    /// Time that it took.
+    pub seconds: f64,
 }
 
 /// Settings that the command line, the run or a default decides.
@@ -58,7 +67,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// When the subject, a data set or the folder for the results cannot be used.
-pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
+pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let place = Workplace::open(global)?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     let settings = settings(args, &subject);
@@ -87,7 +96,8 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<()> {
         let result = TaskResult::new(&evaluation, &settings.split, &examples);
         results.insert(dataset.name.clone(), result);
     }
-    write_results(&results, &settings.out)
+    write_results(&results, &settings.out)?;
+    Ok(Outcome::Done)
 }
 
 /// Writes and shows the results of all tasks.
@@ -146,6 +156,7 @@ impl TaskResult {
             split: split.to_owned(),
             metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
             combined_score: evaluation.by_name().get("combined_score").copied(),
+            groups: BTreeMap::new(),
             count: examples.examples.len(),
             skipped: examples.skipped.count,
             seconds: evaluation.seconds,

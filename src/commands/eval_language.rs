@@ -1,8 +1,10 @@
-//! `loraxs eval` of a language model: the loss of responses.
+//! `loraxs eval` of a language model: the loss of responses, and the answers to prompts.
 
 use std::collections::BTreeMap;
 
+use super::Outcome;
 use super::eval::{Settings, TaskResult, write_results};
+use super::eval_generation::Scoring;
 use super::open::{Workplace, check_fit, kind};
 use super::subject::Subject;
 use crate::cli::EvalArgs;
@@ -11,38 +13,54 @@ use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
 use crate::fault::{Result, usage};
+use crate::report::say;
+use crate::train::interrupt;
 
 /// Scores every task and writes the results.
 ///
 /// # Errors
 /// When the subject, a data set or the folder for the results cannot be used.
-pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &EvalArgs) -> Result<()> {
+pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &EvalArgs) -> Result<Outcome> {
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;
     let datasets: Vec<&Dataset> =
         settings.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
-    let (model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;
-    let model = model.language()?;
+    let (mut model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;
     let mut results = BTreeMap::new();
-    for dataset in datasets {
+    let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
+        datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
+    for dataset in read {
         let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
         let tokens = settings.batch_size * settings.max_length;
-        let evaluation = evaluate(model, 0, &examples.examples, tokens)?;
+        let evaluation = evaluate(model.language()?, 0, &examples.examples, tokens)?;
         results.insert(dataset.name.clone(), TaskResult::new(&evaluation, &settings.split, &examples));
     }
-    write_results(&results, &settings.out)
+    if !continued.is_empty() {
+        interrupt::listen()?;
+        model.merge_adapters();
+    }
+    let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
+    for dataset in continued {
+        let Some(result) = scoring.run(dataset, model.language()?)? else {
+            say("interrupted: the same command goes on with the prompts that are left");
+            return Ok(Outcome::Interrupted);
+        };
+        results.insert(dataset.name.clone(), result);
+    }
+    write_results(&results, &settings.out)?;
+    Ok(Outcome::Done)
 }
 
 /// The data set of this name, which a language model can be scored on.
 fn fitting<'a>(place: &'a Workplace, task: &str) -> Result<&'a Dataset> {
     let dataset = place.catalog.get(task)?;
     match dataset.task {
-        TaskKind::Instruction | TaskKind::Chat => Ok(dataset),
+        TaskKind::Instruction | TaskKind::Chat | TaskKind::Generation => Ok(dataset),
         other => {
             let found = format!("{other:?}").to_lowercase();
             Err(usage(format!("data set `{task}` is for `{found}`, and the base is a language model"))
-                .hint("score it on data sets for `instruction` or `chat`")
+                .hint("score it on data sets for `instruction`, `chat` or `generation`")
                 .into())
         }
     }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod eval;
+mod eval_generation;
 mod eval_language;
 mod forecast;
 mod init_svd;
@@ -55,7 +56,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
-        Command::Eval(args) => eval::run(&cli.global, args).map(|()| Outcome::Done),
+        Command::Eval(args) => eval::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Completions { shell } => {
             cli::write_completions(*shell, &mut std::io::stdout().lock()).map(|()| Outcome::Done)

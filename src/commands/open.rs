@@ -1,6 +1,6 @@
 //! What the commands share: opening hub, catalog, device, bases, splits and bases' decompositions.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 
@@ -92,18 +92,21 @@ impl Workplace {
         max_length: usize,
         limit: usize,
     ) -> Result<Examples> {
-        let files = match &dataset.hub {
-            None => dataset.local_files(split)?,
-            Some(repository) => {
-                let revision = dataset.revision.as_deref().unwrap_or("main");
-                let mut files = Vec::new();
-                for pattern in dataset.patterns(split)? {
-                    files.extend(self.hub.dataset(repository, revision, pattern)?);
-                }
-                files
-            }
-        };
-        examples::load(dataset, split, &files, tokenizer, max_length, limit)
+        examples::load(dataset, split, &self.files(dataset, split)?, tokenizer, max_length, limit)
+    }
+
+    /// The files of a split of a data set, fetched where they are not local.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub fn files(&self, dataset: &Dataset, split: &str) -> Result<Vec<PathBuf>> {
+        let Some(repository) = &dataset.hub else { return dataset.local_files(split) };
+        let revision = dataset.revision.as_deref().unwrap_or("main");
+        let mut files = Vec::new();
+        for pattern in dataset.patterns(split)? {
+            files.extend(self.hub.dataset(repository, revision, pattern)?);
+        }
+        Ok(files)
     }
 
     /// The basis of these layers: from `folder` where one is given, else from the cache, else computed.

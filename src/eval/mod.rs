@@ -1,5 +1,7 @@
 //! Scoring without generating: logits of every example, predictions, metrics; the loss of a language model.
 
+pub mod generation;
+pub mod harness;
 pub mod language;
 pub mod metrics;
 pub mod predictions;

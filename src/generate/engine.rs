@@ -27,7 +27,7 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// `model` has one run; an adapter is best merged before ([`CausalLm::merge_adapters`]).
+    /// `model` has one run; an adapter is best merged before ([`crate::models::Model::merge_adapters`]).
     pub fn new(model: &'a CausalLm, tokenizer: &'a Tokenizer, settings: &'a Settings) -> Self {
         Self { model, tokenizer, settings }
     }

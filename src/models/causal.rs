@@ -9,7 +9,7 @@ use super::recompute::Tape;
 use super::{Base, Build};
 use crate::adapters::Trained;
 use crate::fault::Result;
-use crate::nn::{Linear, Packed, Pass};
+use crate::nn::{Packed, Pass};
 use crate::torch::cast;
 
 /// A decoder with its output layer.
@@ -53,11 +53,6 @@ impl CausalLm {
     /// k, the number of runs trained together.
     pub fn runs(&self) -> usize {
         self.runs
-    }
-
-    /// Puts every adapter of the first run into its layer's weight, for reading only: nothing is trained after this.
-    pub fn merge_adapters(&mut self) {
-        self.decoder.linears_mut().into_iter().for_each(Linear::merge);
     }
 
     /// Hidden states after the last norm, for [`CausalLm::logits`].

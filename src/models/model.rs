@@ -44,6 +44,11 @@ impl Model {
         }
     }
 
+    /// Puts every adapter of the first run into its layer's weight, for reading only: nothing is trained after this.
+    pub fn merge_adapters(&mut self) {
+        self.linears_mut().into_iter().for_each(Linear::merge);
+    }
+
     /// Where the model computes.
     pub fn device(&self) -> Device {
         match self {

@@ -15,6 +15,7 @@ mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
+mod eval_generation; // answers to prompts: judged, resumed, written
 mod generation; // completions against Transformers, whatever the slots
 mod hub; // the hub client against a small server
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers

@@ -1,0 +1,42 @@
+//! Options of `loraxs eval` for data sets whose prompts are continued.
+
+use clap::Args;
+
+use super::at_least_one;
+
+/// How prompts are continued; without an option, as the catalog says.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Generation")]
+pub struct GenerationArgs {
+    /// New tokens for each prompt at most [default: the catalog's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub max_new_tokens: Option<usize>,
+    /// Solved examples before each prompt
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub shots: usize,
+    /// 0 takes the likeliest token, more draws with the logits divided by it [default: the catalog's]
+    #[arg(long, value_name = "X", value_parser = not_negative)]
+    pub temperature: Option<f64>,
+    /// Draw among the N likeliest tokens, 0 = all [default: the catalog's]
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Draw among the likeliest tokens that sum up to this probability [default: the catalog's]
+    #[arg(long, value_name = "P", value_parser = share)]
+    pub top_p: Option<f64>,
+    /// Hypotheses of a beam search, 1 = none [default: the catalog's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub beams: Option<usize>,
+    /// Seed of what is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|x| *x > 0.0 && *x <= 1.0).ok_or("expected a number above 0 and up to 1".to_owned())
+}

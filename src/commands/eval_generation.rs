@@ -1,0 +1,160 @@
+//! `loraxs eval` of a language model on prompts: its completions, judged.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::eval::{Settings, TaskResult};
+use super::open::Workplace;
+use super::subject::Subject;
+use crate::cli::EvalArgs;
+use crate::data::catalog::Dataset;
+use crate::data::examples::Split;
+use crate::data::prompts::{self, Prompts, Shots};
+use crate::data::tokenize::Tokenizer;
+use crate::eval::generation::{Record, Task, answer, grouped, scores};
+use crate::eval::harness::{self, Scored};
+use crate::eval::metrics::Score;
+use crate::fault::{Result, usage};
+use crate::generate::{BeamSearch, Sampling, Settings as Generation};
+use crate::models::CausalLm;
+use crate::report::say;
+use crate::scoring::Rule;
+use crate::train::interrupt;
+
+/// New tokens where neither catalog nor command line says how many.
+const MAX_NEW_TOKENS: usize = 256;
+
+/// What the tasks of one call share.
+pub struct Scoring<'a> {
+    /// Where data comes from.
+    pub place: &'a Workplace,
+    /// What is scored.
+    pub subject: &'a Subject,
+    /// Settings of all tasks.
+    pub settings: &'a Settings,
+    /// The command line.
+    pub args: &'a EvalArgs,
+    /// The tokenizer of the base.
+    pub tokenizer: &'a Tokenizer,
+}
+
+impl Scoring<'_> {
+    /// Continues and judges the prompts of a data set, adapters merged; nothing when interrupted.
+    ///
+    /// # Errors
+    /// When the data set or its answers of an earlier run cannot be used, or generation fails.
+    pub fn run(&self, dataset: &Dataset, model: &CausalLm) -> Result<Option<TaskResult>> {
+        let start = Instant::now();
+        let rules: Vec<Rule> = dataset.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
+        if rules.is_empty() {
+            let message = format!("`{}` has no scorer", dataset.name);
+            return Err(usage(message).hint("name them as `scorers` in its catalog entry").into());
+        }
+        let split = self.split(dataset);
+        let found = self.prompts(dataset, split)?;
+        let generation = self.generation(dataset);
+        let adapter = self.subject.adapter.as_ref().map(|adapter| format!("{:?}", adapter.config));
+        let identity = json!({
+            "base": self.subject.base.hash,
+            "adapter": adapter.map(|text| blake3::hash(text.as_bytes()).to_hex().to_string()),
+            "run": self.args.subject.run, "adapter_folder": self.args.subject.adapter,
+            "precision": format!("{:?}", self.settings.precision),
+            "split": split, "prompts": found.hash, "scorers": dataset.scorers,
+            "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,
+            "sampling": format!("{:?}", generation.sampling), "search": format!("{:?}", generation.search),
+            "seed": generation.seed,
+        });
+        let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
+        let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
+        let Some(records) = answer(&task, (model, self.tokenizer), &generation, &file)? else {
+            return Ok(None);
+        };
+        let seconds = start.elapsed().as_secs_f64();
+        let arguments = json!({
+            "until": generation.stop,
+            "max_gen_toks": generation.max_new_tokens,
+            "do_sample": generation.sampling != Sampling::Greedy,
+        });
+        let scored = Scored {
+            name: &dataset.name,
+            rules: &rules,
+            prompts: &found.prompts,
+            records: &records,
+            shots: self.args.generation.shots,
+            arguments: &arguments,
+        };
+        harness::write(&self.settings.out, &self.subject.base.name, &[scored], seconds)?;
+        let tokens: usize = records.iter().map(|record| record.tokens).sum();
+        say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
+        Ok(Some(self.result(dataset, &rules, (&found, &records), seconds)))
+    }
+
+    fn result(
+        &self,
+        dataset: &Dataset,
+        rules: &[Rule],
+        (found, records): (&Prompts, &[Record]),
+        seconds: f64,
+    ) -> TaskResult {
+        let named = |all: &[&Record]| {
+            let score = |(rule, summary): (Rule, crate::scoring::summary::Summary)| {
+                (rule.name().to_owned(), Score { value: summary.mean, stderr: summary.stderr })
+            };
+            scores(all.iter().copied(), rules).into_iter().map(score).collect()
+        };
+        let group = |column: &String| {
+            let groups = grouped(records, &found.prompts, column);
+            let scored = groups.into_iter().map(|(value, records)| (value, named(&records))).collect();
+            (column.clone(), scored)
+        };
+        TaskResult {
+            split: self.split(dataset).to_owned(),
+            metrics: named(&records.iter().collect::<Vec<_>>()),
+            combined_score: None,
+            groups: dataset.group_by.iter().map(group).collect(),
+            count: records.len(),
+            skipped: found.skipped.count,
+            seconds,
+        }
+    }
+
+    /// The split asked for, else the one that generation data is scored on.
+    fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
+        let own = dataset.files.contains_key("test").then_some("test");
+        self.args.split.as_deref().or(own).unwrap_or(&self.settings.split)
+    }
+
+    fn prompts(&self, dataset: &Dataset, name: &str) -> Result<Prompts> {
+        let files = self.place.files(dataset, name)?;
+        let split = Split { dataset, name, files: &files, limit: self.args.limit };
+        let count = self.args.generation.shots;
+        if count == 0 {
+            return prompts::load(&split, None, self.tokenizer);
+        }
+        let files = self.place.files(dataset, &dataset.shot_split)?;
+        let split_of_shots = Split { dataset, name: &dataset.shot_split, files: &files, limit: 0 };
+        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer)
+    }
+
+    fn generation(&self, dataset: &Dataset) -> Generation {
+        let args = &self.args.generation;
+        let of_catalog = Some(dataset.max_new_tokens).filter(|&count| count > 0).unwrap_or(MAX_NEW_TOKENS);
+        let temperature = args.temperature.unwrap_or(dataset.temperature);
+        let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
+        let greedy = Generation::greedy(args.max_new_tokens.unwrap_or(of_catalog), self.tokenizer.ends());
+        Generation {
+            max_slots: self.args.batch_size.unwrap_or(0),
+            sampling: if temperature > 0.0 {
+                Sampling::Random { temperature, top_k, top_p }
+            } else {
+                Sampling::Greedy
+            },
+            search: BeamSearch { beams: args.beams.unwrap_or(dataset.beams), length_penalty: 1.0 },
+            stop: dataset.stop.clone(),
+            seed: args.seed,
+            interrupted: interrupt::requested,
+            ..greedy
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Results and samples in the layout of lm-evaluation-harness 0.4, so that its tools, and others, read them.
+//!
+//! Keys after `lm_eval/loggers/evaluation_tracker.py` and `lm_eval/evaluator.py`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::generation::{Record, scores};
+use crate::data::prompts::Prompt;
+use crate::fault::Result;
+use crate::files;
+use crate::scoring::Rule;
+
+/// One scored task.
+#[derive(Debug)]
+pub struct Scored<'a> {
+    /// The data set's name.
+    pub name: &'a str,
+    /// The rules, the main one first.
+    pub rules: &'a [Rule],
+    /// The prompts.
+    pub prompts: &'a [Prompt],
+    /// One for each prompt, in their order.
+    pub records: &'a [Record],
+    /// Solved examples before each prompt.
+    pub shots: usize,
+    /// How prompts were continued, with `until`, `max_gen_toks`, `do_sample`.
+    pub arguments: &'a Value,
+}
+
+/// Writes `OUT/MODEL/results_TIME.json` and `samples_TASK_TIME.jsonl`; returns the folder.
+///
+/// # Errors
+/// When a file cannot be written.
+pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Result<PathBuf> {
+    let folder = out.join(model.replace(|c: char| !(c.is_alphanumeric() || "._-".contains(c)), "_"));
+    let now = chrono::Local::now();
+    let time = now.format("%Y-%m-%dT%H-%M-%S%.6f").to_string();
+    let mut parts: [Map<String, Value>; 6] = Default::default();
+    for task in tasks {
+        let name = plain(task.name);
+        let [results, versions, shots, better, counts, configs] = &mut parts;
+        results.insert(name.clone(), result(task, &name));
+        versions.insert(name.clone(), json!(1.0));
+        shots.insert(name.clone(), json!(task.shots));
+        better.insert(name.clone(), json!({"exact_match": true}));
+        counts.insert(name.clone(), json!({"original": task.records.len(), "effective": task.records.len()}));
+        let config = json!({"task": name, "num_fewshot": task.shots, "generation_kwargs": task.arguments});
+        configs.insert(name.clone(), config);
+        samples(&folder.join(format!("samples_{name}_{time}.jsonl")), task)?;
+    }
+    let [results, versions, shots, better, counts, configs] = parts;
+    let groups: Map<String, Value> = results.keys().map(|name| (name.clone(), json!([]))).collect();
+    let whole = json!({
+        "results": results,
+        "group_subtasks": groups,
+        "configs": configs,
+        "versions": versions,
+        "n-shot": shots,
+        "higher_is_better": better,
+        "n-samples": counts,
+        "config": {"model": "loraxs", "model_args": {"pretrained": model}, "limit": null},
+        "git_hash": null,
+        "date": now.timestamp_micros() as f64 / 1e6,
+        "lm_eval_version": null,
+        "model_name": model,
+        "total_evaluation_time_seconds": seconds.to_string(),
+    });
+    files::write_json(&folder.join(format!("results_{time}.json")), &whole)?;
+    Ok(folder)
+}
+
+/// A name without the slashes that would make folders of it.
+fn plain(name: &str) -> String {
+    name.replace('/', "_")
+}
+
+fn result(task: &Scored<'_>, name: &str) -> Value {
+    let mut found = Map::new();
+    found.insert("alias".into(), json!(name));
+    for (rule, summary) in scores(task.records.iter(), task.rules) {
+        let key = rule.metric_key();
+        found.insert(key.replacen(',', "_stderr,", 1), json!(summary.stderr));
+        found.insert(key, json!(summary.mean));
+    }
+    found.insert("sample_len".into(), json!(task.records.len()));
+    Value::Object(found)
+}
+
+/// One line for each prompt and rule.
+fn samples(path: &Path, task: &Scored<'_>) -> Result<()> {
+    files::write_atomically(path, |out| {
+        for (prompt, record) in task.prompts.iter().zip(task.records) {
+            let doc = Value::Object(prompt.columns.clone());
+            let hashes = [serde_json::to_string_pretty(&doc)?, record.prompt.clone(), record.gold.clone()];
+            let [doc_hash, prompt_hash, target_hash] = hashes.map(|text| sha256(&text));
+            for rule in task.rules {
+                let Some(judged) = record.verdicts.get(rule.name()) else { continue };
+                let key = rule.metric_key();
+                let extracted = judged.extracted.as_deref().unwrap_or("[invalid]");
+                let line = json!({
+                    "doc_id": record.index,
+                    "doc": doc,
+                    "target": record.gold,
+                    "arguments": {"gen_args_0": {"arg_0": record.prompt, "arg_1": task.arguments}},
+                    "resps": [[record.completion]],
+                    "filtered_resps": [extracted],
+                    "filter": key.split_once(',').map_or("none", |(_, filter)| filter),
+                    "metrics": ["exact_match"],
+                    "doc_hash": doc_hash,
+                    "prompt_hash": prompt_hash,
+                    "target_hash": target_hash,
+                    "exact_match": f64::from(u8::from(judged.correct)),
+                });
+                writeln!(out, "{line}")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
