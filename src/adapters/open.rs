@@ -62,7 +62,8 @@ impl AdapterFile {
             let factors = Factors { a: read(names[0])?, b: read(names[1])?, s, captured_energy: 0.0 };
             modules.push((module.clone(), factors));
         }
-        let spec = config.basis.as_ref().map(|basis| basis.spec.clone()).unwrap_or_default();
+        let spec =
+            config.basis.as_ref().map_or_else(|| only_rank(&config.method), |basis| basis.spec.clone());
         Ok(Some(Basis { spec, base_hash: config.base_hash.clone(), modules }))
     }
 
@@ -200,7 +201,7 @@ fn open_foreign(folder: &Path, json: &Json) -> Result<AdapterFile> {
         target_modules: Vec::new(),
         modules: modules(&tensors, &method, layout)?,
         basis: (layout == Layout::Published).then(|| BasisRecord {
-            spec: published(&method),
+            spec: only_rank(&method),
             witness: Vec::new(),
             with_basis: true,
         }),
@@ -231,7 +232,7 @@ fn squared(folder: &Path) -> Result<bool> {
 }
 
 /// A basis of which only the rank is known.
-fn published(method: &Method) -> BasisSpec {
+fn only_rank(method: &Method) -> BasisSpec {
     BasisSpec { rank: method.basis_rank().unwrap_or(0), ..BasisSpec::default() }
 }
 

@@ -7,12 +7,10 @@ use crate::fault::{Result, nearest, usage};
 use crate::files::read_text;
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: [(&str, &str); 16] = [
+const BUILT_IN: [(&str, &str); 29] = [
     ("commonsense-llama2-7b", include_str!("../../recipes/commonsense-llama2-7b.toml")),
     ("commonsense-llama3-8b", include_str!("../../recipes/commonsense-llama3-8b.toml")),
-    ("metamath-gemma-7b", include_str!("../../recipes/metamath-gemma-7b.toml")),
-    ("metamath-llama-3.2-3b", include_str!("../../recipes/metamath-llama-3.2-3b.toml")),
-    ("metamath-mistral-7b", include_str!("../../recipes/metamath-mistral-7b.toml")),
+    ("compare-methods", include_str!("../../recipes/compare-methods.toml")),
     ("glue-cola", include_str!("../../recipes/glue-cola.toml")),
     ("glue-mnli", include_str!("../../recipes/glue-mnli.toml")),
     ("glue-mrpc", include_str!("../../recipes/glue-mrpc.toml")),
@@ -22,8 +20,23 @@ const BUILT_IN: [(&str, &str); 16] = [
     ("glue-sst2", include_str!("../../recipes/glue-sst2.toml")),
     ("glue-stsb", include_str!("../../recipes/glue-stsb.toml")),
     ("glue-wnli", include_str!("../../recipes/glue-wnli.toml")),
+    ("lora-cola", include_str!("../../recipes/lora-cola.toml")),
+    ("lora-mrpc", include_str!("../../recipes/lora-mrpc.toml")),
+    ("lora-qnli", include_str!("../../recipes/lora-qnli.toml")),
+    ("lora-rte", include_str!("../../recipes/lora-rte.toml")),
+    ("lora-sst2", include_str!("../../recipes/lora-sst2.toml")),
+    ("lora-stsb", include_str!("../../recipes/lora-stsb.toml")),
+    ("metamath-gemma-7b", include_str!("../../recipes/metamath-gemma-7b.toml")),
+    ("metamath-llama-3.2-3b", include_str!("../../recipes/metamath-llama-3.2-3b.toml")),
+    ("metamath-mistral-7b", include_str!("../../recipes/metamath-mistral-7b.toml")),
     ("quickstart-pretrain", include_str!("../../recipes/quickstart-pretrain.toml")),
     ("quickstart", include_str!("../../recipes/quickstart.toml")),
+    ("vera-cola", include_str!("../../recipes/vera-cola.toml")),
+    ("vera-mrpc", include_str!("../../recipes/vera-mrpc.toml")),
+    ("vera-qnli", include_str!("../../recipes/vera-qnli.toml")),
+    ("vera-rte", include_str!("../../recipes/vera-rte.toml")),
+    ("vera-sst2", include_str!("../../recipes/vera-sst2.toml")),
+    ("vera-stsb", include_str!("../../recipes/vera-stsb.toml")),
 ];
 
 /// Where a recipe was found.

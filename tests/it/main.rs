@@ -18,6 +18,7 @@ mod decoders; // logits and continuations of every family of decoders against Tr
 mod eval_generation; // answers to prompts: judged, resumed, written
 mod generation; // completions against Transformers, whatever the slots
 mod hub; // the hub client against a small server
+mod interchange; // adapters of PEFT and of the published code, both ways
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
 mod recipes; // shipped recipes, faults and overrides

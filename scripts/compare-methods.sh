@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Every method on SST-2 (8,000 rows) and STS-B (3,000 rows) with a small base, and the table of what came out.
+#
+#   scripts/compare-methods.sh [--dry]
+#
+#   BASE      folder or hub id of the base (all-MiniLM-L6-v2: models/minilm-l6)
+#   DATASETS  catalog that says where the two data sets are (see `--datasets`); the hub's where it is empty
+#   SST2, STSB  their names in it            SEEDS, OUT, ARGS, LORAXS  as in grid.sh
+#
+# At 6,144 trained numbers, the head apart: LoRA-XS in its SVD basis and in a random one, VeRA, LoRA-Mini. Beside them the
+# smallest LoRA (rank 1, on query and value and on all four targets), TinyLoRA, the head alone, and every weight. Learning
+# rates are one for each method, of the size that its paper uses, and not searched. A run that is done is skipped.
+OUT=${OUT:-runs/compare-methods}
+BASE=${BASE:-models/minilm-l6}
+SEEDS=${SEEDS:-0 1 2}
+# shellcheck source=scripts/grid.sh
+source "$(dirname "${BASH_SOURCE[0]}")/grid.sh"
+ARGS="${ARGS:---device cpu --threads 1}${DATASETS:+ --datasets $DATASETS}"
+
+# compare NAME [KEY=VALUE]...: one method on both tasks with every seed.
+compare() {
+    local name=$1 task seed set sets=()
+    shift
+    for set in "$@"; do sets+=(--set "$set"); done
+    for seed in $SEEDS; do for task in sst2 stsb; do
+        local dataset=${SST2:-glue/sst2} limit=8000
+        if [ "$task" = stsb ]; then dataset=${STSB:-glue/stsb} limit=3000; fi
+        run "$OUT/$task/$name/seed-$seed" "$scripts/../recipes/compare-methods.toml" --set "data.dataset=$dataset" \
+            --set "data.limit=$limit" --set "train.seed=$seed" "${sets[@]}" || true
+    done; done
+}
+
+compare lora-xs adapter.method=lora-xs
+compare lora-xs-random adapter.method=lora-xs adapter.init=random
+compare vera adapter.method=vera adapter.rank=128 adapter.targets=query,value train.learning_rate=2e-2
+compare lora-mini adapter.method=lora-mini adapter.rank=4 adapter.alpha=4
+compare lora-r1-query-value adapter.method=lora adapter.rank=1 adapter.alpha=2 adapter.targets=query,value \
+    train.learning_rate=2e-3
+compare lora-r1 adapter.method=lora adapter.rank=1 adapter.alpha=2 train.learning_rate=2e-3
+compare tiny-lora adapter.method=tiny-lora
+compare head adapter.method=head
+compare full adapter.method=full train.learning_rate=1e-4 train.head_learning_rate=1e-3
+if [ -z "$dry" ]; then python3 "$scripts/methods_table.py" "$OUT"; fi
+if [ "$failed" -ne 0 ]; then echo "$failed runs failed" >&2; exit 1; fi

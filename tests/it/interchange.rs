@@ -1,0 +1,240 @@
+//! Adapters of PEFT and of the published LoRA-XS code (`scripts/reference/peft_adapters.py`): their logits, twenty steps
+//! that start from them, what goes back, and what is refused by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use loraxs::adapters::file::AdapterFile;
+use loraxs::adapters::{Frozen, Trained};
+use loraxs::models::adapt::{Plan, attach, targeted};
+use loraxs::models::{Base, Build, CausalLm};
+use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::{Packed, Pass};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tch::{Device, Kind, no_grad};
+
+use crate::support::{
+    Place, alone, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
+};
+
+const ENCODERS: [&str; 2] = ["bert-gelu", "roberta-gelu"];
+
+#[derive(Deserialize)]
+struct Fixture {
+    settings: BTreeMap<String, f64>,
+    cases: BTreeMap<String, Case>,
+    #[serde(default)]
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    logits: Vec<Vec<f64>>,
+    #[serde(default)]
+    losses: Vec<f64>,
+    #[serde(default)]
+    parameters: u64,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    input_ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Prediction {
+    logits: Vec<f64>,
+}
+
+fn of(checkpoint: &str) -> Fixture {
+    json(&fixture(&format!("peft/{checkpoint}.json")))
+}
+
+/// The adapter folder of a case.
+fn adapter(checkpoint: &str, name: &str) -> PathBuf {
+    let folder = fixture("peft").join(checkpoint).join(name);
+    if name == "published" { folder.join("adapter") } else { folder }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Logits that `eval` writes for a model, with an adapter where one is given.
+fn evaluated(place: &Place, model: &Path, adapter: Option<&Path>) -> Vec<f64> {
+    let mut args =
+        vec!["eval", "--model", text(model), "--task", "tiny/pairs", "--max-length", "24", "--out", "eval"];
+    if let Some(adapter) = adapter {
+        args.extend(["--adapter", text(adapter)]);
+    }
+    place.run(&args, 0);
+    let rows: Vec<Prediction> = json_lines(&place.path("eval/predictions/tiny/pairs.jsonl"));
+    rows.into_iter().flat_map(|row| row.logits).collect()
+}
+
+#[test]
+fn saved_adapters_give_their_own_logits_here() {
+    for checkpoint in ENCODERS {
+        for (name, case) in of(checkpoint).cases {
+            let place = Place::new();
+            let found = evaluated(&place, &encoders().join(checkpoint), Some(&adapter(checkpoint, &name)));
+            let distance = distance(&found, &case.logits.concat());
+            println!("{checkpoint} {name}: {distance:.1e}");
+            assert!(distance < 1e-5, "{checkpoint} {name}: logits are off by {distance:e}");
+        }
+    }
+}
+
+#[test]
+fn merged_and_exported_they_still_give_their_logits() {
+    let checkpoint = "bert-gelu";
+    let base = encoders().join(checkpoint);
+    for (name, case) in of(checkpoint).cases {
+        let place = Place::new();
+        let adapter = adapter(checkpoint, &name);
+        for format in ["hf", "peft"] {
+            let out = place.path(format);
+            let args = ["--adapter", text(&adapter), "--out", text(&out), "--format", format];
+            place.run(&[&["merge", "--model", text(&base)], &args[..]].concat(), 0);
+            let found = if format == "hf" {
+                evaluated(&place, &out, None)
+            } else {
+                evaluated(&place, &base, Some(&out))
+            };
+            let distance = distance(&found, &case.logits.concat());
+            println!("{name} as {format}: {distance:.1e}");
+            assert!(distance < 1e-5, "{name} as {format}: logits are off by {distance:e}");
+        }
+    }
+}
+
+/// A recipe that goes on from the adapter of a case with the settings of the reference.
+fn recipe(checkpoint: &str, name: &str, settings: &BTreeMap<String, f64>) -> String {
+    let method = match name {
+        "lora" => "method = \"lora\"\nrank = 4\nalpha = 6.0",
+        "rslora" => "method = \"lora\"\nrank = 4\nalpha = 6.0\nrslora = true",
+        "vera" | "vera-seed" => "method = \"vera\"\nrank = 12",
+        "tiny-lora" => "method = \"tiny-lora\"\nrank = 2\nu = 5\ntie = 2",
+        _ => "method = \"lora-xs\"\nrank = 4\nalpha = 6.0",
+    };
+    let train: Vec<String> = settings
+        .iter()
+        .filter(|(key, _)| *key != "max_length")
+        .map(|(key, value)| {
+            format!(
+                "{key} = {}",
+                if value.fract() == 0.0 && *value > 1.0 { format!("{value}") } else { format!("{value:?}") }
+            )
+        })
+        .collect();
+    let (model, start) = (encoders().join(checkpoint), adapter(checkpoint, name));
+    format!(
+        "[model]\nname = {model:?}\ndropout = 0.0\n[adapter]\n{method}\n[data]\ndataset = \"tiny/pairs\"\n\
+         max_length = 24\n[train]\n{}\nshuffle = false\nlog_every = 1\ninit_from = {start:?}\n\
+         [eval]\nevery = \"never\"\n",
+        train.join("\n")
+    )
+}
+
+#[test]
+fn twenty_steps_from_a_saved_adapter_are_those_of_peft() {
+    for checkpoint in ENCODERS {
+        let Fixture { settings, cases, .. } = of(checkpoint);
+        for (name, case) in cases.into_iter().filter(|(_, case)| !case.losses.is_empty()) {
+            let place = Place::new();
+            let run = place.train(&recipe(checkpoint, &name, &settings), "run", &[]);
+            let stray = strays(&losses(&run), &case.losses);
+            println!("{checkpoint} {name}: losses {stray:.1e}");
+            assert!(stray < 1e-5, "{checkpoint} {name}: losses stray by {stray:e}");
+            let results: Value = json(&run.join("results.json"));
+            assert_eq!(results["parameters"]["adapter"], case.parameters, "{checkpoint} {name}");
+        }
+    }
+}
+
+#[test]
+fn what_was_trained_further_is_read_again_with_its_frozen_factors() {
+    for name in ["lora", "vera", "vera-seed", "tiny-lora", "published"] {
+        let place = Place::new();
+        let settings = of("bert-gelu").settings;
+        let run = place.train(&recipe("bert-gelu", name, &settings), "run", &["train.max_steps=2"]);
+        place.run(&["eval", "--run", text(&run), "--out", "eval"], 0);
+        let of_run: Vec<Prediction> = json_lines(&place.path("eval/predictions/tiny/pairs.jsonl"));
+        let of_run: Vec<f64> = of_run.into_iter().flat_map(|row| row.logits).collect();
+        let merged = place.path("merged");
+        place.run(&["merge", "--run", text(&run), "--out", text(&merged)], 0);
+        let distance = distance(&evaluated(&place, &merged, None), &of_run);
+        assert!(distance < 1e-5, "{name}: {distance:e}");
+    }
+}
+
+#[test]
+fn adapters_of_a_decoder_give_their_own_logits_here() {
+    let _alone = alone();
+    let fixture = of("llama-linear");
+    let base = Base::open(&self::fixture("decoders").join("llama-linear")).unwrap();
+    for (name, case) in fixture.cases {
+        let build =
+            Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+        let mut trained = Trained::new(1);
+        let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
+        let file = AdapterFile::open(&adapter("llama-linear", &name)).unwrap();
+        let layers = targeted(&base.linear_layers(), &file.config.modules).unwrap();
+        let frozen = Frozen { basis: file.stored_basis().unwrap(), tensors: file.stored_frozen().unwrap() };
+        let plan = Plan {
+            method: &file.config.method,
+            layers: &layers,
+            frozen: &frozen,
+            init_std: 0.0,
+            dropout: 0.0,
+        };
+        attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
+        file.load_into(&trained, false).unwrap();
+        for (row, expected) in fixture.rows.iter().zip(&case.logits) {
+            let batch = vec![vec![Sequence { ids: &row.input_ids, types: &[] }]];
+            let batch = Packed::new(&batch, Positions::FromZero, Device::Cpu);
+            let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
+            let last = logits.get(0).get(row.input_ids.len() as i64 - 1);
+            let distance = distance(&numbers(&last), expected);
+            assert!(distance < 1e-5, "{name}: logits are off by {distance:e}");
+        }
+    }
+}
+
+/// A copy of the LoRA fixture with some keys of its config replaced; what `eval` says of it.
+fn refused(change: &[(&str, Value)]) -> String {
+    let place = Place::new();
+    let (from, to) = (adapter("bert-gelu", "lora"), place.path("changed"));
+    fs::create_dir(&to).unwrap();
+    fs::copy(from.join("adapter_model.safetensors"), to.join("adapter_model.safetensors")).unwrap();
+    let mut config: Value = json(&from.join("adapter_config.json"));
+    for (key, value) in change {
+        config[key] = value.clone();
+    }
+    fs::write(to.join("adapter_config.json"), config.to_string()).unwrap();
+    let model = encoders().join("bert-gelu");
+    let args = ["eval", "--model", text(&model), "--task", "tiny/pairs", "--adapter", text(&to)];
+    errors(&place.run(&args, 1))
+}
+
+#[test]
+fn what_cannot_be_represented_is_refused_by_name() {
+    let cases = [
+        ("use_dora", json!(true), "`use_dora` true"),
+        ("bias", json!("lora_only"), "`bias` \"lora_only\""),
+        ("lora_bias", json!(true), "`lora_bias` true"),
+        ("rank_pattern", json!({"query": 2}), "`rank_pattern`"),
+        ("peft_type", json!("IA3"), "`peft_type` `IA3`"),
+        ("init_lora_weights", json!("pissa_niter_4"), "`init_lora_weights` pissa_niter_4"),
+        ("trainable_token_indices", json!([1, 2]), "`trainable_token_indices`"),
+        ("r", json!(5), "shape"),
+        ("r", json!(0), "expected at least 1"),
+    ];
+    for (key, value, expected) in cases {
+        let found = refused(&[(key, value)]);
+        assert!(found.contains(expected), "{key}: {found}");
+        assert!(!found.contains("panicked"), "{found}");
+    }
+}
