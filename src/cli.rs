@@ -129,7 +129,8 @@ pub struct TrainArgs {
     /// Go on from the newest checkpoint of the run, or start where there is none
     #[arg(long)]
     pub resume: bool,
-    /// Open everything, print what would be trained and written, and stop
+    /// Open everything, print what would be trained and written, and stop; over a folder with a `config.json` and no
+    /// weights, count what would be trained
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -206,11 +207,14 @@ pub struct MergeArgs {
     /// What to write
     #[arg(long, default_value = "hf")]
     pub format: MergeFormat,
+    /// Write the adapter itself, of `lora-xs`, in the basis of this folder (of `init-svd --out`), whose rank may be larger
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "dtype"])]
+    pub rebase: Option<PathBuf>,
     /// Type of the written weights [default: the base's]
     #[arg(long)]
     pub dtype: Option<Dtype>,
     /// Largest difference of the logits, relative to the largest logit, before and after [default: 1e-5 in fp32, 2e-2
-    /// in fp16, 1e-1 in bf16]
+    /// in fp16, 1e-1 in bf16]; with `--rebase`, of ΔW, relative to its norm [default: 1e-4]
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,
     /// Largest size of one weight file, such as 500MB, 5GB or 2GiB

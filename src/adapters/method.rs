@@ -140,6 +140,26 @@ impl Method {
         }
     }
 
+    /// Numbers in the adapter file of one run, the head apart: what is trained, and the frozen factors that go with it.
+    pub fn stored(&self, layers: &[Layer]) -> i64 {
+        let shapes = || layers.iter().map(|(_, shape)| *shape);
+        let frozen = match *self {
+            Self::Vera { r, save_projection: true, .. } => {
+                let [out, inputs] =
+                    shapes().fold([0, 0], |[o, i], [out, inputs]| [o.max(out), i.max(inputs)]);
+                r * (out + inputs)
+            }
+            Self::TinyLora { r, u, .. } => shapes().map(|[out, inputs]| r * (out + inputs) + u * r * r).sum(),
+            _ => 0,
+        };
+        let copies = match *self {
+            // PEFT cannot tie by kind: every layer has a copy.
+            Self::TinyLora { u, tying: Tying::Kind, .. } => u * layers.len() as i64,
+            _ => self.count(layers),
+        };
+        copies + frozen
+    }
+
     /// The group of each of `names`, which are in the order of the model; numbered from 0. Without tying, each its own.
     pub fn groups(&self, names: &[&str]) -> Vec<usize> {
         let Self::TinyLora { untied, tying, .. } = *self else { return (0..names.len()).collect() };

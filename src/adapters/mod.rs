@@ -13,6 +13,7 @@ pub mod method;
 pub mod numpy_random;
 mod open;
 pub mod peft_config;
+pub mod rebase;
 mod sigma;
 pub mod svd;
 pub mod tiny_lora;

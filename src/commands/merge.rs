@@ -3,6 +3,7 @@
 use tch::Kind;
 
 use super::open::Workplace;
+use super::rebase;
 use super::subject::Subject;
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
@@ -25,6 +26,9 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     };
     let classes = subject.classes()?;
     let (model, trained) = subject.build(&place, Kind::Float, classes)?;
+    if let Some(folder) = &args.rebase {
+        return rebase::run(&place, args, &subject, &trained, folder);
+    }
     let labels = subject.labels(classes);
     let source = Source { base: &subject.base.base, model: &model, trained: &trained, labels: &labels };
     match args.format {

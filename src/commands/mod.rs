@@ -1,6 +1,7 @@
 //! One module for each subcommand, and what they share.
 
 mod adapter;
+mod counts;
 mod eval;
 mod eval_generation;
 mod eval_language;
@@ -9,6 +10,7 @@ mod init_svd;
 mod merge;
 mod open;
 mod opened;
+mod rebase;
 mod results;
 mod run_folder;
 mod session;

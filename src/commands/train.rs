@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use super::Outcome;
+use super::counts::from_config;
 use super::open::Workplace;
 use super::opened::Opened;
 use super::results::{Results, write_results};
@@ -39,6 +40,11 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     refuse_used(&out, args)?;
+    if let Some(counts) = args.dry_run.then(|| from_config(&recipe)).transpose()?.flatten() {
+        say(&counts);
+        say("the base's weights are not there: counted from its `config.json` alone");
+        return Ok(Outcome::Done);
+    }
     let place = Workplace::open(global)?;
     let opened = Opened::open(&place, recipe)?;
     if args.dry_run {

@@ -259,11 +259,11 @@ impl Block {
     }
 
     fn linears(&self) -> Vec<&Linear> {
+        // As Transformers registers them: PEFT numbers layers in that order.
         let mut linears: Vec<&Linear> = match &self.inputs {
-            Inputs::Apart(apart) => apart.iter().collect(),
-            Inputs::Fused(fused, _) => vec![fused],
+            Inputs::Apart(apart) => apart.iter().chain([&self.output]).collect(),
+            Inputs::Fused(fused, _) => vec![&self.output, fused],
         };
-        linears.push(&self.output);
         match &self.gate {
             Gate::Apart(apart) => linears.extend(apart),
             Gate::Fused(fused) => linears.push(fused),
@@ -274,10 +274,9 @@ impl Block {
 
     fn linears_mut(&mut self) -> Vec<&mut Linear> {
         let mut linears: Vec<&mut Linear> = match &mut self.inputs {
-            Inputs::Apart(apart) => apart.iter_mut().collect(),
-            Inputs::Fused(fused, _) => vec![fused],
+            Inputs::Apart(apart) => apart.iter_mut().chain([&mut self.output]).collect(),
+            Inputs::Fused(fused, _) => vec![&mut self.output, fused],
         };
-        linears.push(&mut self.output);
         match &mut self.gate {
             Gate::Apart(apart) => linears.extend(apart),
             Gate::Fused(fused) => linears.push(fused),

@@ -196,7 +196,7 @@ impl Config {
     }
 
     /// The linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
-    fn linear_shapes(&self) -> Vec<Layer> {
+    pub fn linear_shapes(&self) -> Vec<Layer> {
         match self {
             Self::Encoder(config) => config.linear_shapes(),
             Self::Decoder(config) => config.linear_shapes(),

@@ -491,6 +491,7 @@ fn an_adapter_in_its_basis_is_as_small_as_its_cores() {
         let folder = tempfile::tempdir().unwrap();
         file::save(folder.path(), &config(&saved, false), &saved.trained, 0, &saved.kept).unwrap();
         let size = fs::metadata(folder.path().join(file::WEIGHTS)).unwrap().len();
+        assert_eq!(method.stored(&saved.layers), promise(&method).count as i64);
         let numbers = promise(&method).count + saved.trained.count(Group::Head);
         assert!(size <= 4 * numbers as u64 + 4096, "{method:?}: {size} bytes for {numbers} numbers");
     }

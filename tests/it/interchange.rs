@@ -203,6 +203,44 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
     }
 }
 
+/// Makes a basis of a fixture's checkpoint.
+fn basis(place: &Place, rank: &str, more: &[&str]) -> PathBuf {
+    let out = place.path(&format!("basis-{rank}{}", more.concat()));
+    let model = encoders().join("bert-gelu");
+    place.run(
+        &[&["init-svd", "--model", text(&model), "--rank", rank, "--out", text(&out)], more].concat(),
+        0,
+    );
+    out
+}
+
+#[test]
+fn an_adapter_moves_to_another_basis_of_the_same_span_and_to_no_other() {
+    let place = Place::new();
+    let (base, adapter) = (encoders().join("bert-gelu"), adapter("bert-gelu", "published"));
+    let expected = of("bert-gelu").cases["published"].logits.concat();
+    let merge = |basis: &Path, out: &Path, code: i32| {
+        let args = ["--adapter", text(&adapter), "--rebase", text(basis), "--out", text(out)];
+        place.run(&[&["merge", "--model", text(&base)], &args[..]].concat(), code)
+    };
+    // The adapter's own span, the singular values elsewhere, and more directions.
+    let cases: [(&str, &[&str]); 3] =
+        [("4", &["--method", "exact"]), ("4", &["--method", "exact", "--sigma", "split"]), ("9", &[])];
+    for (rank, more) in cases {
+        let basis = basis(&place, rank, more);
+        let out = place.path(&format!("moved-{rank}{}", more.concat()));
+        merge(&basis, &out, 0);
+        let distance = distance(&evaluated(&place, &base, Some(&out)), &expected);
+        println!("rank {rank} {more:?}: {distance:.1e}");
+        assert!(distance < 1e-5, "rank {rank} {more:?}: logits are off by {distance:e}");
+    }
+    let (smaller, other) = (basis(&place, "3", &[]), basis(&place, "4", &["--spectrum", "bottom"]));
+    assert!(errors(&merge(&smaller, &place.path("none"), 2)).contains("has rank 3, the adapter rank 4"));
+    let found = errors(&merge(&other, &place.path("none"), 1));
+    assert!(found.contains("residual") && found.contains("nothing was written"), "{found}");
+    assert!(!place.path("none").exists());
+}
+
 /// A copy of the LoRA fixture with some keys of its config replaced; what `eval` says of it.
 fn refused(change: &[(&str, Value)]) -> String {
     let place = Place::new();
