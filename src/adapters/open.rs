@@ -115,6 +115,7 @@ fn open_own(folder: &Path) -> Result<AdapterFile> {
             .hint(format!("known methods are `{}`", known.join("`, `")))
             .into());
     }
+    check_types(&json)?;
     let mut config: AdapterConfig = files::read_json(&path)?;
     if config.method.basis_rank().is_some() {
         config.basis = Some(files::read_json::<BasisRecord>(&path)?);
@@ -152,6 +153,19 @@ fn open_own(folder: &Path) -> Result<AdapterFile> {
         }
     }
     Ok(AdapterFile { config, layout: Layout::Own, tensors })
+}
+
+/// Refuses settings of another type than a method has. Read through a tagged enum, they would be refused without a name.
+fn check_types(json: &Json) -> Result<()> {
+    for (key, value) in json {
+        let expected = match key.as_str() {
+            "r" | "rank_a" | "rank_b" if !value.is_i64() => "a whole number",
+            "lora_alpha" if !value.is_number() => "a number",
+            _ => continue,
+        };
+        return Err(fault(format!("`{key}`: expected {expected}, found {value}")).into());
+    }
+    Ok(())
 }
 
 /// Refuses numbers that no training writes.

@@ -159,7 +159,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
     for (key, value) in &stored {
         if asked.get(key) != Some(value) {
             let wanted = asked.get(key).map(ToString::to_string).unwrap_or_default();
-            let key = key.trim_start_matches("lora_");
+            let key = if key == "r" { "rank" } else { key.trim_start_matches("lora_") };
             return Err(mismatch(key, value.to_string(), wanted).into());
         }
     }
@@ -214,8 +214,9 @@ fn of_kind(basis: Basis, wanted: &BasisSpec) -> Result<Basis> {
     let made = &basis.spec;
     let svd = made.init == Init::Svd;
     if made.init != wanted.init || svd && (made.spectrum, made.sigma) != (wanted.spectrum, wanted.sigma) {
-        let words = |spec: &BasisSpec| {
-            format!("{:?}, {:?}, sigma on {:?}", spec.init, spec.spectrum, spec.sigma).to_lowercase()
+        let words = |spec: &BasisSpec| match made.sigma == wanted.sigma {
+            true => format!("{:?}, {:?}", spec.init, spec.spectrum).to_lowercase(),
+            false => format!("{:?}, {:?}, sigma {:?}", spec.init, spec.spectrum, spec.sigma).to_lowercase(),
         };
         let message = format!(
             "the basis is of another kind: it is `{}`, the recipe's `{}`",

@@ -8,7 +8,6 @@ use tch::Kind;
 use super::open::{OpenBase, Workplace};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
-use crate::adapters::layout::Layout;
 use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
@@ -82,7 +81,7 @@ impl Subject {
     /// When there is no trained head.
     pub fn classes(&self) -> Result<i64> {
         match &self.adapter {
-            Some(adapter) if adapter.layout == Layout::Own || !adapter.config.dataset.is_empty() => {
+            Some(adapter) if !adapter.config.dataset.is_empty() => {
                 return Ok(adapter.config.labels.len().max(1) as i64);
             }
             // Of another program: its head says it.
