@@ -44,6 +44,23 @@ LX_INLINE float exp_nonpositive(float x) {
   return p * power;
 }
 
+// Columns of the sum of n rows of `values` [n, d], each times its weight; four sums at a time hide the latency.
+template <int kColumns>
+LX_INLINE void weigh(const float* weights, const float* values, int64_t n, int64_t d, float* out) {
+  typedef float Columns __attribute__((vector_size(kColumns * sizeof(float))));
+  Columns sums[4] = {};
+  const auto add = [&](Columns& sum, int64_t t) __attribute__((always_inline)) {
+    Columns row;
+    std::memcpy(&row, values + t * d, sizeof row);
+    sum += row * weights[t];
+  };
+  int64_t t = 0;
+  for (; t + 4 <= n; t += 4) add(sums[0], t), add(sums[1], t + 1), add(sums[2], t + 2), add(sums[3], t + 3);
+  for (; t < n; ++t) add(sums[0], t);
+  const Columns sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  std::memcpy(out, &sum, sizeof sum);
+}
+
 struct Head {
   const float* query;   // [d], times the factor of the scores
   const float* keys;    // [d, capacity], at the first position seen
@@ -82,28 +99,19 @@ LX_CLONES void attend_head(const Head& head, float* __restrict scores) {
   const float top = *std::max_element(most, most + kLanes);
   for (int64_t t = 0; t < padded; t += kLanes) {
     for (int64_t l = 0; l < kLanes; ++l) {
-      scores[t + l] = exp_nonpositive(scores[t + l] - top);
-      sums[l] += t + l < n ? scores[t + l] : 0.0f;
+      const float weight = exp_nonpositive(scores[t + l] - top);  // 1e-38 past the end: nothing beside the 1 of the top
+      scores[t + l] = weight;
+      sums[l] += weight;
     }
   }
   float sum = 0.0f;
   for (int64_t l = 0; l < kLanes; ++l) sum += sums[l];
-  float* __restrict out = head.out;
-  std::fill(out, out + d, 0.0f);
-  int64_t t = 0;
-  for (; t + 4 <= n; t += 4) {
-    const float* __restrict v = head.values + t * d;
-    const float p0 = scores[t], p1 = scores[t + 1], p2 = scores[t + 2], p3 = scores[t + 3];
-    for (int64_t i = 0; i < d; ++i) {
-      out[i] += (p0 * v[i] + p1 * v[d + i]) + (p2 * v[2 * d + i] + p3 * v[3 * d + i]);
-    }
-  }
-  for (; t < n; ++t) {
-    const float* __restrict v = head.values + t * d;
-    for (int64_t i = 0; i < d; ++i) out[i] += scores[t] * v[i];
-  }
+  int64_t i = 0;
+  for (; i + 16 <= d; i += 16) weigh<16>(scores, head.values + i, n, d, head.out + i);
+  for (; i + 8 <= d; i += 8) weigh<8>(scores, head.values + i, n, d, head.out + i);
+  for (; i < d; ++i) weigh<1>(scores, head.values + i, n, d, head.out + i);
   const float scale = 1.0f / sum;
-  for (int64_t i = 0; i < d; ++i) out[i] *= scale;
+  for (i = 0; i < d; ++i) head.out[i] *= scale;
 }
 
 // Calls body(begin, end) over parts of 0..count on libtorch's own threads. `at::parallel_for` does so only in files that
