@@ -344,7 +344,7 @@ fn data_that_cannot_be_used_names_file_and_row() {
         ),
         (format!("{good}{{\"t\": \"a\", \"y\": \"maybe\"}}\n"), &["line 2: label `maybe`", "hint: labels:"]),
         ("{\"t\": \"a\", \"y\": null}\n".to_owned(), &["no row of `my/data` train can be used", "line 1"]),
-        ("{\"t\": [1], \"y\": 0}\n".to_owned(), &["column `t`: expected a text, found a list"]),
+        ("{\"t\": [1, 2], \"y\": 0}\n".to_owned(), &["column `t`: expected a text, found a list"]),
         ("{\"t\": \"a\", \"x\": 0}\n".to_owned(), &["has no column `y`", "columns: `t`, `x`"]),
         ("{\"t\": \n".to_owned(), &["line 1: not valid JSON"]),
     ];
