@@ -136,7 +136,7 @@ pub struct TrainArgs {
 }
 
 /// What `eval` and `merge` work on: a run, or a base with or without an adapter.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Subject {
     /// Folder of a run: its base and its best adapter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model")]
@@ -156,7 +156,7 @@ pub struct Subject {
 }
 
 /// `loraxs eval`.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(after_help = EVAL_EXAMPLES)]
 pub struct EvalArgs {
     /// What to score.

@@ -5,7 +5,7 @@ use clap::Args;
 use super::at_least_one;
 
 /// How prompts are continued; without an option, as the catalog says.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// New tokens for each prompt at most [default: the catalog's]

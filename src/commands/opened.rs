@@ -49,6 +49,7 @@ impl Opened {
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         let outputs = outputs(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
+        check_tasks(place, &recipe, &base)?;
         recipe.model.name.clone_from(&base.name);
         // Saved with the run, which must mean the same from any other folder.
         for folder in [&mut recipe.adapter.basis, &mut recipe.train.init_from] {
@@ -189,13 +190,29 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
     }
 }
 
+/// Refuses tasks that could not be scored after the training.
+fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()> {
+    for name in &recipe.eval.tasks {
+        let task = place.catalog.get(name)?.task;
+        if task != TaskKind::Generation {
+            let found = format!("{task:?}").to_lowercase();
+            return Err(usage(format!(
+                "`eval.tasks` names `{name}`, which is for `{found}`, not `generation`"
+            ))
+            .hint("the data set of the run is scored in any case")
+            .into());
+        }
+        if matches!(base.base.config, Config::Encoder(_)) {
+            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
+                .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+                .into());
+        }
+    }
+    Ok(())
+}
+
 /// The data set's metrics, with the recipe's choice first.
 fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
-    if !recipe.eval.tasks.is_empty() {
-        return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
-            .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
-            .into());
-    }
     let mut metrics = match dataset.task {
         TaskKind::Instruction | TaskKind::Chat => vec![Metric::Loss],
         _ => metrics(dataset)?,

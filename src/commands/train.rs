@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::Outcome;
 use super::counts::from_config;
 use super::open::Workplace;
 use super::opened::Opened;
 use super::results::{Results, write_results};
 use super::run_folder::RunFolder;
 use super::session::Session;
-use crate::cli::{Global, TrainArgs};
+use super::{Outcome, eval};
+use crate::cli::{self, EvalArgs, Global, TrainArgs};
 use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::models::Model;
@@ -37,7 +37,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let out = args.out.clone().unwrap_or_else(|| default_folder(&origin));
     if out.join("results.json").exists() && args.resume {
         say(&format!("{} is finished", out.display()));
-        return Ok(Outcome::Done);
+        return score_tasks(global, &recipe.eval.tasks, &out);
     }
     refuse_used(&out, args)?;
     if let Some(counts) = args.dry_run.then(|| from_config(&recipe)).transpose()?.flatten() {
@@ -46,6 +46,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     let place = Workplace::open(global)?;
+    let recipe_tasks = recipe.eval.tasks.clone();
     let opened = Opened::open(&place, recipe)?;
     if args.dry_run {
         say(&opened.forecast(&place, &out)?);
@@ -55,7 +56,18 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     say(&session.counts().table());
     say(&session.opened.shown_example()?);
     interrupt::listen()?;
-    train(&session, &out, args.resume, start)
+    let outcome = train(&session, &out, args.resume, start)?;
+    drop(session);
+    if outcome == Outcome::Done { score_tasks(global, &recipe_tasks, &out) } else { Ok(outcome) }
+}
+
+/// Scores the recipe's generation tasks with the best adapter, where that was not done before.
+fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome> {
+    if tasks.is_empty() || out.join("eval/results.json").exists() {
+        return Ok(Outcome::Done);
+    }
+    let subject = cli::Subject { run: Some(out.to_owned()), ..cli::Subject::default() };
+    eval::run(global, &EvalArgs { subject, task: tasks.to_vec(), ..EvalArgs::default() })
 }
 
 /// `runs/` and the recipe's name.
