@@ -8,6 +8,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/torch/glue.cpp");
     println!("cargo:rerun-if-changed=src/torch/attend.cpp");
+    println!("cargo:rerun-if-changed=src/torch/attend_head.h");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         println!("cargo:error=LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
         return;

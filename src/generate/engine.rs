@@ -6,6 +6,7 @@ use tch::no_grad;
 
 use super::memory::{affordable, unless_exhausted};
 use super::session::Session;
+use super::workers::side_by_side;
 use super::{Completion, Prompt, Settings};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
@@ -14,6 +15,9 @@ use crate::nn::cache::{Cache, Shape};
 
 /// The most slots where the settings do not say how many: more make a pass longer, and few of them faster.
 pub const MOST_SLOTS: usize = 256;
+
+/// Weights up to this size are computed with by several threads, each on prompts of its own.
+const MOST_SHARED_BYTES: i64 = 64 << 20;
 
 /// Takes each completion as it ends, with its prompt's index; an error of it ends the run.
 pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;
@@ -49,6 +53,18 @@ impl<'a> Engine<'a> {
         let capacity = (longest + self.settings.max_new_tokens).next_multiple_of(32);
         let mut slots = self.slots(capacity).min(prompts.len());
         let mut done: BTreeSet<usize> = BTreeSet::new();
+        let workers = self.workers().min(slots);
+        if workers > 1 {
+            let mut note = |index, completion| {
+                on_done(index, completion)?;
+                done.insert(index);
+                Ok(())
+            };
+            if !side_by_side(self, &order, (workers, slots / workers, capacity), &mut note)? {
+                return Ok(false);
+            }
+            // Where memory ran out, the rest is done below, one pass at a time.
+        }
         while done.len() < prompts.len() {
             let mut queue: VecDeque<&Prompt> = order.iter().copied().collect();
             queue.retain(|prompt| !done.contains(&prompt.index));
@@ -78,7 +94,20 @@ impl<'a> Engine<'a> {
         Ok(true)
     }
 
-    fn serve(
+    /// Threads that each continue prompts of their own. A model that stays in the caches of a CPU has passes so short that
+    /// threads inside them mostly wait for each other.
+    fn workers(&self) -> usize {
+        let config = &self.model.config;
+        let numbers = config.vocabulary * config.width
+            + config.linear_shapes().iter().map(|(_, [out, inputs])| out * inputs).sum::<i64>();
+        let is_small = numbers * self.model.decoder.kind().elt_size_in_bytes() as i64 <= MOST_SHARED_BYTES;
+        if self.model.device().is_cuda() || !is_small {
+            return 1;
+        }
+        usize::try_from(tch::get_num_threads()).unwrap_or(1)
+    }
+
+    pub(super) fn serve(
         &self,
         queue: &mut VecDeque<&Prompt>,
         (slots, capacity): (usize, usize),

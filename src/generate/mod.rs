@@ -9,6 +9,7 @@ pub mod engine;
 mod memory;
 mod session;
 mod stopping;
+mod workers;
 
 pub use engine::Engine;
 

@@ -15,51 +15,7 @@
 
 namespace {
 
-// One function, compiled for what the machine has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define LX_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define LX_CLONES
-#endif
-#define LX_INLINE inline __attribute__((always_inline))
-
 constexpr int64_t kLanes = 16;
-
-// e^x for x <= 0, to 2e-7 relative; straight code that the compiler vectorises (range reduction as in Cephes' expf).
-LX_INLINE float exp_nonpositive(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  const float n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
-  float r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-// Columns of the sum of n rows of `values` [n, d], each times its weight; four sums at a time hide the latency.
-template <int kColumns>
-LX_INLINE void weigh(const float* weights, const float* values, int64_t n, int64_t d, float* out) {
-  typedef float Columns __attribute__((vector_size(kColumns * sizeof(float))));
-  Columns sums[4] = {};
-  const auto add = [&](Columns& sum, int64_t t) __attribute__((always_inline)) {
-    Columns row;
-    std::memcpy(&row, values + t * d, sizeof row);
-    sum += row * weights[t];
-  };
-  int64_t t = 0;
-  for (; t + 4 <= n; t += 4) add(sums[0], t), add(sums[1], t + 1), add(sums[2], t + 2), add(sums[3], t + 3);
-  for (; t < n; ++t) add(sums[0], t);
-  const Columns sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  std::memcpy(out, &sum, sizeof sum);
-}
 
 struct Head {
   const float* query;   // [d], times the factor of the scores
@@ -70,48 +26,36 @@ struct Head {
   float cap;            // 0 = none
 };
 
-// softmax(cap(q K)) V of one head; `scores` has room for `seen` rounded up to kLanes.
-LX_CLONES void attend_head(const Head& head, float* __restrict scores) {
-  const int64_t n = head.seen, d = head.d, padded = (n + kLanes - 1) / kLanes * kLanes;
-  std::fill(scores, scores + padded, 0.0f);
-  int64_t j = 0;
-  for (; j + 4 <= d; j += 4) {
-    const float* __restrict k0 = head.keys + j * head.capacity;
-    const float *__restrict k1 = k0 + head.capacity, *__restrict k2 = k1 + head.capacity,
-                *__restrict k3 = k2 + head.capacity;
-    const float q0 = head.query[j], q1 = head.query[j + 1], q2 = head.query[j + 2], q3 = head.query[j + 3];
-    for (int64_t t = 0; t < n; ++t) scores[t] += (q0 * k0[t] + q1 * k1[t]) + (q2 * k2[t] + q3 * k3[t]);
-  }
-  for (; j < d; ++j) {
-    const float* __restrict key = head.keys + j * head.capacity;
-    const float q = head.query[j];
-    for (int64_t t = 0; t < n; ++t) scores[t] += q * key[t];
-  }
-  if (head.cap > 0) {
-    for (int64_t t = 0; t < n; ++t) scores[t] = std::tanh(scores[t] / head.cap) * head.cap;
-  }
-  for (int64_t t = n; t < padded; ++t) scores[t] = -INFINITY;
-  float most[kLanes], sums[kLanes];
-  for (int64_t l = 0; l < kLanes; ++l) most[l] = -INFINITY, sums[l] = 0.0f;
-  for (int64_t t = 0; t < padded; t += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) most[l] = scores[t + l] > most[l] ? scores[t + l] : most[l];
-  }
-  const float top = *std::max_element(most, most + kLanes);
-  for (int64_t t = 0; t < padded; t += kLanes) {
-    for (int64_t l = 0; l < kLanes; ++l) {
-      const float weight = exp_nonpositive(scores[t + l] - top);  // 1e-38 past the end: nothing beside the 1 of the top
-      scores[t + l] = weight;
-      sums[l] += weight;
-    }
-  }
-  float sum = 0.0f;
-  for (int64_t l = 0; l < kLanes; ++l) sum += sums[l];
-  int64_t i = 0;
-  for (; i + 16 <= d; i += 16) weigh<16>(scores, head.values + i, n, d, head.out + i);
-  for (; i + 8 <= d; i += 8) weigh<8>(scores, head.values + i, n, d, head.out + i);
-  for (; i < d; ++i) weigh<1>(scores, head.values + i, n, d, head.out + i);
-  const float scale = 1.0f / sum;
-  for (i = 0; i < d; ++i) head.out[i] *= scale;
+#define LX_INLINE inline __attribute__((always_inline))
+
+namespace plain {
+#include "attend_head.h"
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+#include "attend_head.h"
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq")
+namespace avx512 {
+#include "attend_head.h"
+}
+#pragma GCC pop_options
+#endif
+
+// The kernel for what the machine has.
+using Kernel = void (*)(const Head&, float*);
+Kernel kernel() {
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq")) return avx512::attend_head;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2::attend_head;
+#endif
+  return plain::attend_head;
 }
 
 // Calls body(begin, end) over parts of 0..count on libtorch's own threads. `at::parallel_for` does so only in files that
@@ -147,6 +91,7 @@ void lx_attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   const float *queries = q.data_ptr<float>(), *new_keys = k.data_ptr<float>(), *new_values = v.data_ptr<float>();
   float *all_keys = keys.data_ptr<float>(), *all_values = values.data_ptr<float>(), *outputs = out.data_ptr<float>();
   const int64_t *at = positions.data_ptr<int64_t>(), group = heads / kv;
+  static const Kernel attend_head = kernel();
   on_threads(rows * kv, [&](int64_t begin, int64_t end) {
     std::vector<float> scores(capacity + kLanes), query(d);
     for (int64_t i = begin; i < end; ++i) {
