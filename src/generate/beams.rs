@@ -46,12 +46,15 @@ impl<'a> Rules<'a> {
     }
 }
 
+/// Tokens, and why they ended.
+type Hypothesis = (Vec<u32>, Finish);
+
 /// The hypotheses of one prompt.
 #[derive(Debug)]
 pub struct Beams {
     running: Vec<(Vec<u32>, f32)>,
     /// Best first; until a hypothesis is finished, its place holds nothing.
-    finished: Vec<(Option<(Vec<u32>, Finish)>, f32)>,
+    finished: Vec<(Option<Hypothesis>, f32)>,
     /// Whether a running hypothesis can still beat a finished one.
     improvable: bool,
     /// Whether every continuation of the last step had to end.

@@ -98,7 +98,7 @@ impl Attention {
         }
     }
 
-    /// Attention with capped scores, probabilities in fp32; shapes as in [`Attention::stretch`], `mask` true where a key
+    /// Attention with capped scores, probabilities in fp32; `q` `[s, h, t, d]`, `k` and `v` `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` true where a key
     /// is seen, broadcast to `[s, h, t, keys]`.
     pub fn capped(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, dropout: f64) -> Result<Tensor> {
         let h = q.size()[1];

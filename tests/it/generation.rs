@@ -76,7 +76,7 @@ fn stories_folder() -> Option<PathBuf> {
         std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join("models/stories260k"));
     let found = folder.filter(|folder| folder.is_dir());
     if found.is_none() {
-        eprintln!("skipped: LORAXS_TEST_DATA names no folder with models/stories260k");
+        println!("skipped: LORAXS_TEST_DATA names no folder with models/stories260k");
     }
     found
 }
