@@ -2,16 +2,17 @@
 //! how prompts are put together.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use loraxs::data::tokenize::Tokenizer;
 use loraxs::generate::{BeamSearch, Completion, Engine, Finish, Prompt, Sampling, Settings};
 use loraxs::models::CausalLm;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use tch::Kind;
 
 use crate::decoders::{checkpoints, model, model_of};
-use crate::support::{alone, fixture, json};
+use crate::support::{alone, fixture, json, real};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -45,6 +46,19 @@ struct Story {
     continuation: Vec<u32>,
 }
 
+#[derive(Deserialize)]
+struct Stories {
+    stories: Vec<Told>,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    prompt: String,
+    ids: Vec<u32>,
+    continuation: Vec<u32>,
+    sha256: String,
+}
+
 fn rows(folder: &Path) -> Vec<Row> {
     json::<Expected>(&folder.join("expected.json")).prompts
 }
@@ -68,17 +82,6 @@ fn complete(folder: &Path, model: &CausalLm, settings: &Settings, prompts: &[Pro
 
 fn ids(completions: &[Completion]) -> Vec<&[u32]> {
     completions.iter().map(|completion| &completion.ids[..]).collect()
-}
-
-/// A folder of real checkpoints, where this machine has them.
-fn stories_folder() -> Option<PathBuf> {
-    let folder =
-        std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join("models/stories260k"));
-    let found = folder.filter(|folder| folder.is_dir());
-    if found.is_none() {
-        println!("skipped: LORAXS_TEST_DATA names no folder with models/stories260k");
-    }
-    found
 }
 
 #[test]
@@ -212,7 +215,7 @@ fn wrong_prompts_are_refused() {
 
 #[test]
 fn a_real_llama_continues_stories_as_in_transformers() {
-    let Some(folder) = stories_folder() else { return };
+    let Some(folder) = real("models/stories260k") else { return };
     let _alone = alone();
     let stories = json::<Generation>(&fixture("generation.json")).stories;
     let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
@@ -224,5 +227,22 @@ fn a_real_llama_continues_stories_as_in_transformers() {
         let found = complete(&folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
         let wanted: Vec<&[u32]> = stories.iter().map(|story| &story.continuation[..]).collect();
         assert_eq!(ids(&found), wanted, "{slots} slots");
+    }
+}
+
+#[test]
+fn a_real_llama_tells_the_stories_that_transformers_tells() {
+    let Some(folder) = real("models/stories260k") else { return };
+    let _alone = alone();
+    let Stories { stories } = json(&fixture("stories.json"));
+    let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
+    let ids_of = stories.iter().map(|story| tokenizer.encode_whole(&story.prompt).unwrap());
+    assert!(ids_of.eq(stories.iter().map(|story| story.ids.clone())));
+    let settings = Settings { max_slots: 2, ..Settings::greedy(128, &[]) };
+    let found = complete(&folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
+    for (told, story) in found.iter().zip(&stories) {
+        assert_eq!(told.ids, story.continuation, "{}", story.prompt);
+        let digest = Sha256::digest(tokenizer.decode(&told.ids, false).unwrap());
+        assert_eq!(format!("{digest:x}"), story.sha256, "{}", story.prompt);
     }
 }

@@ -8,8 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// A folder for one test, with a cache of its own.
-pub struct Place(tempfile::TempDir);
+/// A folder for one test, with a cache of its own and a catalog.
+pub struct Place {
+    folder: tempfile::TempDir,
+    catalog: PathBuf,
+}
 
 /// A line of `metrics.jsonl` or of a fixture's losses; the parts that do not depend on the clock.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -27,21 +30,34 @@ pub struct Point {
 }
 
 impl Place {
-    /// A new empty folder.
+    /// A new empty folder, with the catalog of the encoders' fixtures.
     pub fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self::with(encoders().join("data/datasets.toml"))
+    }
+
+    /// A new empty folder, with this catalog.
+    pub fn with(catalog: PathBuf) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), catalog }
+    }
+
+    /// A new empty folder, with the catalog of the decoders' fixtures.
+    pub fn of_decoders() -> Self {
+        Self::with(fixture("decoders/data/datasets.toml"))
     }
 
     /// A path inside it.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.folder.path().join(name)
     }
 
-    /// The built command with these arguments, the fixtures' catalog, no network and this place's cache.
+    /// The built command with these arguments, the place's catalog, no network and this place's cache.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
-        command.args(args).arg("--datasets").arg(encoders().join("data/datasets.toml"));
-        command.env("LORAXS_CACHE", self.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(self.0.path());
+        command.args(args).arg("--datasets").arg(&self.catalog);
+        command
+            .env("LORAXS_CACHE", self.path("cache"))
+            .env("HF_HUB_OFFLINE", "1")
+            .current_dir(self.folder.path());
         // The references are those of a CPU, and tests run side by side.
         command.args(["--device", "cpu", "--threads", "1"]);
         command
@@ -64,6 +80,16 @@ impl Place {
         self.run(&args, 0);
         self.path(out)
     }
+}
+
+/// A folder of real checkpoints or data, where `LORAXS_TEST_DATA` names a place that has it.
+pub fn real(name: &str) -> Option<PathBuf> {
+    let found = std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join(name));
+    let found = found.filter(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: LORAXS_TEST_DATA names no folder with {name}");
+    }
+    found
 }
 
 /// What the command said on standard error.
