@@ -181,8 +181,17 @@ impl Basis {
     }
 }
 
+/// Whether a layer `[out, in]` can have a basis of this rank.
+///
+/// # Errors
+/// When the rank exceeds one of its sides.
+pub fn check_layer(name: &str, shape: &[i64], rank: i64) -> Result<()> {
+    svd::check_rank(shape, rank).with_context(|| format!("cannot make a basis for module `{name}`"))?;
+    Ok(())
+}
+
 fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
-    svd::check_rank(weight, spec.rank).with_context(|| format!("cannot make a basis for module `{name}`"))?;
+    check_layer(name, &weight.size(), spec.rank)?;
     if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(fault(format!("the weight of module `{name}` holds NaN or infinity"))
             .hint("the checkpoint is damaged: download it again")

@@ -105,7 +105,7 @@ pub struct Factors {
 /// # Errors
 /// When `rank` exceeds a side of the weight, the seed does not fit NumPy's 32 bits, or libtorch fails.
 pub fn randomized(weight: &Tensor, rank: i64, iterations: u32, seed: u64) -> Result<Factors> {
-    check_rank(weight, rank)?;
+    check_rank(&weight.size(), rank)?;
     let seed = u32::try_from(seed).map_err(|_| {
         usage(format!("the seed of a randomized SVD must be below 2^32, found {seed}"))
             .hint("NumPy, whose random stream is used, takes seeds of 32 bits")
@@ -128,7 +128,7 @@ pub fn randomized(weight: &Tensor, rank: i64, iterations: u32, seed: u64) -> Res
 /// # Errors
 /// When `rank` exceeds a side of the weight, or libtorch fails.
 pub fn exact(weight: &Tensor, rank: i64, spectrum: Spectrum, seed: u64) -> Result<Factors> {
-    let count = check_rank(weight, rank)?;
+    let count = check_rank(&weight.size(), rank)?;
     let _guard = tch::no_grad_guard();
     let w = weight.f_to_kind(COMPUTE)?;
     let (u, s, v) = w.f_svd(true, true)?; // [out, k], [k], [in, k]
@@ -179,13 +179,13 @@ fn sorted_choice(count: i64, rank: i64, words: &mut ChaCha8Rng) -> Vec<i64> {
     chosen
 }
 
-/// The number of singular values of `weight`, or why `rank` of them cannot be had.
+/// The number of singular values of a weight of this shape, or why `rank` of them cannot be had.
 ///
 /// # Errors
-/// When the weight is not a matrix, or the rank exceeds one of its sides.
-pub(crate) fn check_rank(weight: &Tensor, rank: i64) -> Result<i64> {
-    let &[out, input] = weight.size().as_slice() else {
-        return Err(fault(format!("expected a weight of shape [out, in], found {:?}", weight.size())).into());
+/// When the shape is not a matrix's, or the rank exceeds one of its sides.
+pub(crate) fn check_rank(shape: &[i64], rank: i64) -> Result<i64> {
+    let &[out, input] = shape else {
+        return Err(fault(format!("expected a weight of shape [out, in], found {shape:?}")).into());
     };
     let most = out.min(input);
     if rank < 1 || rank > most {

@@ -54,6 +54,12 @@ impl Scoring<'_> {
         let split = self.split(dataset);
         let found = self.prompts(dataset, split)?;
         let generation = self.generation(dataset);
+        if generation.ends.is_empty() {
+            tracing::warn!(
+                "no token is known that ends a text: completions go on to a stop text or for {} tokens",
+                generation.max_new_tokens
+            );
+        }
         let adapter = self.subject.adapter.as_ref().map(|adapter| format!("{:?}", adapter.config));
         let identity = json!({
             "base": self.subject.base.hash,

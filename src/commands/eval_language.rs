@@ -24,6 +24,11 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;
+    if args.predict {
+        return Err(usage("`--predict` writes a GLUE submission, and the base is a language model")
+            .hint("leave it out: answers to prompts are written in any case")
+            .into());
+    }
     let datasets: Vec<&Dataset> =
         settings.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
     let (mut model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;

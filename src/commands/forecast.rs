@@ -172,3 +172,46 @@ impl Forecast<'_> {
         format!("{}{verdict}\nwould write\n{}", table(&["forecast", ""], &rows), files.join("\n"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The forecast of 40 examples in one pass.
+    fn forecast(config: &Config, micro_batch_tokens: usize, free: f64) -> Forecast<'_> {
+        let counts = Counts { all: 10_000, adapter: 200, full: 0, head: 0 };
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small")]
+        Forecast {
+            config,
+            counts,
+            lengths: &[64; 40],
+            micro_batch_size: 40,
+            micro_batch_tokens,
+            kind: Kind::Float,
+            recompute: false,
+            steps: 3,
+            free: Some(free as usize),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_with_a_change_that_fits() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/decoders/llama-biased");
+        let config = Config::load(&folder).unwrap();
+        let memory = forecast(&config, 0, 0.0).memory();
+        let text = |free: f64| forecast(&config, 0, free).text(Path::new("run"));
+        assert!(!text(memory.all() + 1.0).contains("does not fit"));
+        let third = memory.all() - memory.activations * 2.0 / 3.0;
+        let told = text(third);
+        for change in ["train.gradient_checkpointing=true", "train.precision=bf16", "data.max_length"] {
+            assert!(told.contains(change), "no `{change}` in {told}");
+        }
+        let tokens = told.split_once("train.micro_batch_tokens=").unwrap().1.split_once('`').unwrap().0;
+        let changed = forecast(&config, tokens.parse().unwrap(), third);
+        assert!(changed.memory().all() <= third, "{tokens} tokens do not fit either");
+        assert!(!changed.text(Path::new("run")).contains("does not fit"));
+        // Where not even one example fits, no number of tokens is named.
+        let none = text(memory.all() - memory.activations);
+        assert!(none.contains("does not fit") && !none.contains("micro_batch_tokens"), "{none}");
+    }
+}

@@ -163,6 +163,11 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
             .hint("tokenizer.json and config.json belong to different models")
             .into());
     }
+    if let Some(eos) = tokenizer.eos().ok().filter(|&eos| i64::from(eos) >= rows) {
+        return Err(usage(format!("token {eos} ends a text, and the base embeds only {rows}"))
+            .hint("correct `eos_token_id` in generation_config.json and config.json")
+            .into());
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use tch::Kind;
 use super::adapter;
 use super::forecast::{Counts, Forecast};
 use super::open::{OpenBase, Workplace, check_fit, classes, metrics};
+use crate::adapters::basis::check_layer;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
@@ -109,7 +110,7 @@ impl Opened {
     /// How many numbers of adapter, base and head are trained, by the formulas of method and head.
     ///
     /// # Errors
-    /// When a target names no layer.
+    /// When a target names no layer, or the rank does not fit one.
     pub fn counts(&self) -> Result<Counts> {
         let base = &self.base.base;
         let settings = &self.recipe.adapter;
@@ -118,7 +119,11 @@ impl Opened {
             Method::Full => (0, base.trunk_numbers()),
             _ => {
                 let layers = targeted(&base.linear_layers(), &settings.targets)?;
-                (usize::try_from(adapter::method(settings).count(&layers))?, 0)
+                let method = adapter::method(settings);
+                if let Some(rank) = method.basis_rank() {
+                    layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
+                }
+                (usize::try_from(method.count(&layers))?, 0)
             }
         };
         let head = match &base.config {

@@ -222,7 +222,7 @@ impl<'a> Form<'a> {
         match self {
             Self::Labelled(..) => "`text`, `label` and `labels`",
             Self::Instruction(_) => "`prompt` and `response`",
-            Self::Chat(_) => "`messages`",
+            Self::Chat(_) => "the tokenizer's chat template, and `messages`",
         }
     }
 

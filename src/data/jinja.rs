@@ -43,7 +43,9 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", strftime_now);
-        environment.add_template_owned(NAME, source).map_err(|e| fault(told(&e)))?;
+        environment.add_template_owned(NAME, source).map_err(|e| {
+            fault(told(&e)).hint("correct it in `chat_template.jinja` or `tokenizer_config.json`")
+        })?;
         let tokens = tokens.iter().map(|(name, text)| (*name, text.as_str())).collect();
         Ok(Self { environment, tokens, has_marks })
     }

@@ -160,7 +160,9 @@ impl Tokenizer {
     /// When none of them names one.
     pub fn eos(&self) -> Result<u32> {
         self.special.eos.ok_or_else(|| {
-            fault("no token is known that ends a text")
+            let named = self.special.tokens.iter().find(|(name, _)| *name == "eos_token");
+            let unknown = named.map(|(_, text)| format!(": `eos_token` `{text}` is not in tokenizer.json"));
+            fault(format!("no token is known that ends a text{}", unknown.unwrap_or_default()))
                 .hint("name it as `eos_token` in tokenizer_config.json, or `eos_token_id` in config.json")
                 .into()
         })

@@ -46,7 +46,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Tokens, and why they ended.
+/// The tokens of a finished hypothesis, and why it ended.
 type Hypothesis = (Vec<u32>, Finish);
 
 /// The hypotheses of one prompt.

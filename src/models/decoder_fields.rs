@@ -298,8 +298,15 @@ pub fn rope(raw: &Raw, head_width: i64, partial_allowed: bool) -> Result<Rope> {
     let needed = |key: &str| -> Result<f64> {
         number(key)?.ok_or_else(|| fault(format!("`rope_scaling` lacks `{key}`")).into())
     };
-    let kind =
-        parameters.get("rope_type").or(parameters.get("type")).and_then(Value::as_str).unwrap_or("default");
+    let kind = match parameters.get("rope_type").or(parameters.get("type")) {
+        None | Some(Value::Null) => "default",
+        Some(value) => match value.as_str() {
+            Some(kind) => kind,
+            None => {
+                return Err(fault(format!("`rope_scaling.rope_type` must be a text, found {value}")).into());
+            }
+        },
+    };
     let scaling = match kind {
         "default" => Scaling::None,
         "linear" => Scaling::Linear { factor: needed("factor")? },

@@ -144,7 +144,9 @@ impl<'a> Loader<'a> {
             if !unexpected.is_empty() {
                 message += &format!("\nunexpected tensors: {}", listed(&unexpected));
             }
-            return Err(fault(message).hint("config.json and the weights belong to different models").into());
+            return Err(fault(message)
+                .hint("config.json and the weights belong to different models, or the index lacks a shard")
+                .into());
         }
         if !unexpected.is_empty() {
             tracing::warn!("tensors of the checkpoint that are not used: {}", listed(&unexpected));

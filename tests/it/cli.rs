@@ -85,7 +85,7 @@ impl Bench {
 }
 
 /// One error, with all `words`, and nothing that only a programmer reads.
-fn check(args: &[&str], output: &Output, code: i32, words: &[&str]) {
+pub fn check(args: &[&str], output: &Output, code: i32, words: &[&str]) {
     let text = errors(output);
     let shown = format!("loraxs {}\n{text}", args.join(" "));
     assert_eq!(output.status.code(), Some(code), "{shown}");
@@ -98,7 +98,7 @@ fn check(args: &[&str], output: &Output, code: i32, words: &[&str]) {
     }
 }
 
-fn copied(from: &Path, to: &Path) -> PathBuf {
+pub fn copied(from: &Path, to: &Path) -> PathBuf {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -108,14 +108,14 @@ fn copied(from: &Path, to: &Path) -> PathBuf {
 }
 
 /// Changes a JSON file.
-fn edit(path: &Path, change: impl Fn(&mut Map<String, Value>)) {
+pub fn edit(path: &Path, change: impl Fn(&mut Map<String, Value>)) {
     let mut value: Map<String, Value> = crate::support::json(path);
     change(&mut value);
     fs::write(path, serde_json::to_string_pretty(&value).unwrap()).unwrap();
 }
 
 /// Changes header and data of a safetensors file.
-fn edit_tensors(path: &Path, change: impl Fn(&mut Map<String, Value>, &mut [u8])) {
+pub fn edit_tensors(path: &Path, change: impl Fn(&mut Map<String, Value>, &mut [u8])) {
     let mut bytes = fs::read(path).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let mut data = bytes.split_off(8 + length);

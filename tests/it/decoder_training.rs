@@ -287,21 +287,17 @@ fn lora_xs_lowers_the_held_out_loss_of_a_real_llama_as_in_pytorch() {
     let Stories { settings, training } = json(&fixture("stories.json"));
     let text = fs::read_to_string(rows).unwrap();
     let part = |start, count| text.split_inclusive('\n').skip(start).take(count).collect::<String>();
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("train.jsonl"), part(0, settings.train_rows)).unwrap();
-    fs::write(folder.path().join("held_out.jsonl"), part(settings.train_rows, settings.held_out_rows))
-        .unwrap();
-    let catalog = folder.path().join("datasets.toml");
     let entry = format!(
         "[mathematics]\ntask = \"instruction\"\ndir = \".\"\nprompt = {:?}\nresponse = \"{{response}}\"\n\
          files = {{ train = \"train.jsonl\", validation = \"held_out.jsonl\" }}\n",
         settings.prompt
     );
-    fs::write(&catalog, entry).unwrap();
     let length = settings.settings.max_length.to_string();
     for story in training {
         let Story { losses, grad_norms, learning_rates, held_out_before, held_out_after, .. } = &story;
-        let (place, name) = (Place::with(catalog.clone()), format!("rank {}", story.rank));
+        let (place, name) = (Place::with_own(&entry), format!("rank {}", story.rank));
+        fs::write(place.path("train.jsonl"), part(0, settings.train_rows)).unwrap();
+        fs::write(place.path("held_out.jsonl"), part(settings.train_rows, settings.held_out_rows)).unwrap();
         let base = ["--model", model.to_str().unwrap(), "--max-length", &length];
         let before = scored(&place, "mathematics", &base);
         assert!((before / held_out_before - 1.0).abs() < 1e-5, "{name}: {before} before training");

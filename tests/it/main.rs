@@ -11,14 +11,17 @@
 )]
 
 mod cli; // help, exit codes, and one clear message for every wrong input
+mod cli_decoders; // one clear message for every wrong input to a language model
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
+mod dry_run; // what `--dry-run` needs, and that it counts what is trained
 mod eval_generation; // answers to prompts: judged, resumed, written
 mod generation; // completions against Transformers, whatever the slots
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways
+mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
 mod recipes; // shipped recipes, faults and overrides

@@ -35,8 +35,15 @@ impl Place {
         Self::with(encoders().join("data/datasets.toml"))
     }
 
-    /// A new empty folder, with this catalog.
-    pub fn with(catalog: PathBuf) -> Self {
+    /// A new folder with this catalog in its `datasets.toml`.
+    pub fn with_own(catalog: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("datasets.toml");
+        fs::write(&path, catalog).unwrap();
+        Self { folder, catalog: path }
+    }
+
+    fn with(catalog: PathBuf) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), catalog }
     }
 
