@@ -94,7 +94,7 @@ pub fn real(name: &str) -> Option<PathBuf> {
     let found = std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join(name));
     let found = found.filter(|path| path.exists());
     if found.is_none() {
-        eprintln!("skipped: LORAXS_TEST_DATA names no folder with {name}");
+        println!("skipped: LORAXS_TEST_DATA names no folder with {name}");
     }
     found
 }
