@@ -225,7 +225,7 @@ fn every_gold_answer_of_gsm8k_and_math_is_its_own() {
         return;
     };
     let rows = |name: String| -> Vec<Value> {
-        let text = std::fs::read_to_string(data.join(name)).unwrap();
+        let text = std::fs::read_to_string(data.join("data").join(name)).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let mut seen = 0;
