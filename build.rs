@@ -1,4 +1,4 @@
-//! Compiles the C++ file that reaches what tch lacks, and tells the binary where its libtorch lies.
+//! Compiles the C++ files that reach what tch lacks, and tells the binary where its libtorch lies.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -7,8 +7,8 @@ fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/torch/glue.cpp");
-    println!("cargo:rerun-if-changed=src/torch/attend.cpp");
-    println!("cargo:rerun-if-changed=src/torch/attend_head.h");
+    println!("cargo:rerun-if-changed=src/torch/kernels.cpp");
+    println!("cargo:rerun-if-changed=src/torch/kernels.h");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         println!("cargo:error=LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
         return;
@@ -33,6 +33,6 @@ fn compile_glue(libtorch: &Path) {
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .file("src/torch/glue.cpp")
-        .file("src/torch/attend.cpp")
+        .file("src/torch/kernels.cpp")
         .compile("loraxs_glue");
 }

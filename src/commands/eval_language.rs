@@ -44,6 +44,7 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     if !continued.is_empty() {
         interrupt::listen()?;
         model.merge_adapters();
+        model.pack();
     }
     let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
     for dataset in continued {

@@ -16,9 +16,6 @@ use crate::nn::cache::{Cache, Shape};
 /// The most slots where the settings do not say how many: more make a pass longer, and few of them faster.
 pub const MOST_SLOTS: usize = 256;
 
-/// Weights up to this size are computed with by several threads, each on prompts of its own.
-const MOST_SHARED_BYTES: i64 = 64 << 20;
-
 /// Takes each completion as it ends, with its prompt's index; an error of it ends the run.
 pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;
 
@@ -31,7 +28,8 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// `model` has one run; an adapter is best merged before ([`crate::models::Model::merge_adapters`]).
+    /// `model` has one run; an adapter is best merged and the model packed before
+    /// ([`crate::models::Model::merge_adapters`], [`CausalLm::pack`]).
     pub fn new(model: &'a CausalLm, tokenizer: &'a Tokenizer, settings: &'a Settings) -> Self {
         Self { model, tokenizer, settings }
     }
@@ -97,11 +95,7 @@ impl<'a> Engine<'a> {
     /// Threads that each continue prompts of their own. A model that stays in the caches of a CPU has passes so short that
     /// threads inside them mostly wait for each other.
     fn workers(&self) -> usize {
-        let config = &self.model.config;
-        let numbers = config.vocabulary * config.width
-            + config.linear_shapes().iter().map(|(_, [out, inputs])| out * inputs).sum::<i64>();
-        let is_small = numbers * self.model.decoder.kind().elt_size_in_bytes() as i64 <= MOST_SHARED_BYTES;
-        if self.model.device().is_cuda() || !is_small {
+        if self.model.device().is_cuda() || !self.model.is_small() {
             return 1;
         }
         usize::try_from(tch::get_num_threads()).unwrap_or(1)
@@ -114,9 +108,11 @@ impl<'a> Engine<'a> {
         on_done: &mut OnDone<'_>,
     ) -> Result<bool> {
         let rows = slots * self.settings.search.beams;
-        let cache =
-            Cache::new(self.cached(), i64::try_from(rows)?, i64::try_from(capacity)?, self.model.device())?;
+        // One row more, for what all prompts begin with.
+        let (rows, capacity) = (i64::try_from(rows + 1)?, i64::try_from(capacity)?);
+        let cache = Cache::new(self.cached(), rows, capacity, self.model.device())?;
         let mut session = Session::new(self, &cache, slots);
+        session.share(queue)?;
         while session.is_busy() || !queue.is_empty() {
             if (self.settings.interrupted)() {
                 return Ok(false);

@@ -17,6 +17,10 @@ use crate::nn::{Packed, Pass};
 
 /// Tokens that one prefill reads, but for a longer single prompt.
 const PREFILL_TOKENS: usize = 4096;
+/// The same on a CPU: what a pass computes stays in the caches.
+const PREFILL_TOKENS_CPU: usize = 512;
+/// A beginning that prompts share is read once if it has at least so many tokens.
+const LEAST_SHARED: usize = 16;
 /// New prompts are read once this share of the slots is free: reading one costs about as much as reading a few.
 const FREE_SHARE: usize = 16;
 
@@ -28,6 +32,8 @@ pub struct Session<'a> {
     slots: usize,
     width: usize,
     groups: Vec<Group>,
+    /// Tokens that all prompts begin with; the last row of the cache holds them.
+    shared: usize,
 }
 
 /// One prompt under way.
@@ -58,7 +64,20 @@ impl Group {
 impl<'a> Session<'a> {
     pub fn new(engine: &'a Engine<'a>, cache: &'a Cache, slots: usize) -> Self {
         let stopping = Stopping::new(engine.settings, engine.tokenizer);
-        Self { engine, cache, stopping, slots, width: engine.settings.search.beams, groups: Vec::new() }
+        Self { engine, cache, stopping, slots, width: engine.settings.search.beams, groups: Vec::new(), shared: 0 }
+    }
+
+    /// Reads what all prompts of the queue begin with into the row of the cache behind those of the slots.
+    ///
+    /// # Errors
+    /// When the pass fails.
+    pub fn share(&mut self, queue: &VecDeque<&Prompt>) -> Result<()> {
+        let shared = beginning(queue.iter().map(|prompt| prompt.ids.as_slice()));
+        if self.cache.continues() && queue.len() > 1 && shared.len() >= LEAST_SHARED {
+            let _logits = self.read(&[shared], &[self.slots * self.width])?;
+            self.shared = shared.len();
+        }
+        Ok(())
     }
 
     /// Whether a prompt is under way.
@@ -74,12 +93,13 @@ impl<'a> Session<'a> {
         if self.is_busy() && (self.slots - self.groups.len()) * FREE_SHARE < self.slots {
             return Ok(());
         }
+        let most = if self.engine.model.device().is_cuda() { PREFILL_TOKENS } else { PREFILL_TOKENS_CPU };
         while self.groups.len() < self.slots && !queue.is_empty() {
             let (mut taken, mut tokens) = (Vec::new(), 0);
             while let Some(prompt) = queue.front() {
-                tokens += prompt.ids.len();
+                tokens += prompt.ids.len() - self.shared;
                 let full = self.groups.len() + taken.len() == self.slots;
-                if full || (!taken.is_empty() && tokens > PREFILL_TOKENS) {
+                if full || (!taken.is_empty() && tokens > most) {
                     break;
                 }
                 taken.extend(queue.pop_front());
@@ -90,20 +110,14 @@ impl<'a> Session<'a> {
     }
 
     fn prefill(&mut self, prompts: &[&Prompt], on_done: &mut OnDone<'_>) -> Result<()> {
-        let model = self.engine.model;
-        let sequences = prompts.iter().map(|prompt| Sequence { ids: &prompt.ids, types: &[] }).collect();
-        let batch = Packed::new(&[sequences], Positions::FromZero, model.device());
-        let starts: Vec<i64> = Vec::try_from(batch.first().flatten(0, 1))?;
         let held = self.groups.len();
-        let places: Vec<[i64; 3]> = (held..)
-            .zip(prompts.iter().zip(starts))
-            .map(|(group, (prompt, start))| [start, prompt.ids.len() as i64, (group * self.width) as i64])
-            .collect();
-        let sight = Prefill::new(self.cache, &batch, &places);
-        let hidden = model.decoder.forward(&batch.ids, &batch.positions, &sight, &Pass::evaluation())?;
-        let last: Vec<i64> = places.iter().map(|[start, length, _]| start + length - 1).collect();
-        let last = Tensor::from_slice(&last).to_device(model.device());
-        let logits = model.logits(&hidden.squeeze_dim(0).index_select(0, &last)); // [s, v]
+        let rest: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.ids[self.shared..]).collect();
+        let rows: Vec<usize> = (held..held + prompts.len()).map(|group| group * self.width).collect();
+        if self.shared > 0 {
+            let from = (self.slots * self.width) as i64;
+            rows.iter().for_each(|&row| self.cache.copy_slot(from, row as i64, self.shared as i64));
+        }
+        let logits = self.read(&rest, &rows)?; // [s, v]
         let width = self.width;
         self.groups.extend(prompts.iter().map(|prompt| Group {
             index: prompt.index,
@@ -113,6 +127,24 @@ impl<'a> Session<'a> {
         let logits =
             if width > 1 { logits.repeat_interleave_self_int(width as i64, 0, None) } else { logits };
         self.decide(held..self.groups.len(), &logits, on_done)
+    }
+
+    /// Reads tokens on from the shared ones into rows of the cache; the logits after the last of each, `[s, v]`.
+    fn read(&self, texts: &[&[u32]], rows: &[usize]) -> Result<Tensor> {
+        let model = self.engine.model;
+        let sequences = texts.iter().map(|&ids| Sequence { ids, types: &[] }).collect();
+        let batch = Packed::new(&[sequences], Positions::FromZero, model.device());
+        let starts: Vec<i64> = Vec::try_from(batch.first().flatten(0, 1))?;
+        let before = self.shared as i64;
+        let places: Vec<[i64; 4]> = (texts.iter().zip(rows).zip(starts))
+            .map(|((ids, &row), start)| [start, ids.len() as i64, row as i64, before])
+            .collect();
+        let sight = Prefill::new(self.cache, &batch, &places);
+        let positions = &batch.positions + before;
+        let hidden = model.decoder.forward(&batch.ids, &positions, &sight, &Pass::evaluation())?;
+        let last: Vec<i64> = places.iter().map(|[start, length, ..]| start + length - 1).collect();
+        let last = Tensor::from_slice(&last).to_device(model.device());
+        Ok(model.logits(&hidden.squeeze_dim(0).index_select(0, &last)))
     }
 
     /// Gives every prompt under way its next token.
@@ -215,3 +247,14 @@ impl<'a> Session<'a> {
 
 /// Place of a group, its tokens, and why it ended.
 type Ended = (usize, Vec<u32>, Finish);
+
+/// What all texts begin with, but for at least the last token of each.
+fn beginning<'t>(mut texts: impl Iterator<Item = &'t [u32]>) -> &'t [u32] {
+    let Some(first) = texts.next() else { return &[] };
+    let whole = first.len().saturating_sub(1);
+    let length = texts.fold(whole, |length, text| {
+        let same = first.iter().zip(text).take_while(|(a, b)| a == b).count();
+        length.min(same).min(text.len().saturating_sub(1))
+    });
+    &first[..length]
+}

@@ -11,6 +11,10 @@ use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
 use crate::torch::cast;
+use crate::torch::kernels::Panels;
+
+/// Weights up to this size stay in the caches of a CPU: there, threads work best on prompts of their own.
+pub const MOST_PACKED_BYTES: i64 = 64 << 20;
 
 /// A decoder with its output layer.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub struct CausalLm {
     pub decoder: Decoder,
     /// `[v, d]`; the embedding itself where they are tied.
     head: Tensor,
+    /// The head, where [`CausalLm::pack`] was called.
+    panels: Option<Panels>,
     device: Device,
     runs: usize,
 }
@@ -42,7 +48,7 @@ impl CausalLm {
         };
         // A copy of the tied embedding, and a buffer of old versions.
         loader.finish(|name| name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq"))?;
-        Ok(Self { config, decoder, head, device: build.device, runs: build.seeds.len() })
+        Ok(Self { config, decoder, head, panels: None, device: build.device, runs: build.seeds.len() })
     }
 
     /// Where the model computes.
@@ -53,6 +59,23 @@ impl CausalLm {
     /// k, the number of runs trained together.
     pub fn runs(&self) -> usize {
         self.runs
+    }
+
+    /// Makes generation fast where kernels of our own serve: on the CPU in fp32, with weights of up to
+    /// [`MOST_PACKED_BYTES`]. The model cannot be trained after this; it has one run, adapters are best merged before.
+    pub fn pack(&mut self) {
+        if self.device == Device::Cpu && self.decoder.kind() == Kind::Float && self.is_small() {
+            self.decoder.pack();
+            self.panels = Some(Panels::new(&self.head, None));
+        }
+    }
+
+    /// Whether the weights are small enough for the caches of a CPU.
+    pub fn is_small(&self) -> bool {
+        let config = &self.config;
+        let numbers = config.vocabulary * config.width
+            + config.linear_shapes().iter().map(|(_, [out, inputs])| out * inputs).sum::<i64>();
+        numbers * self.decoder.kind().elt_size_in_bytes() as i64 <= MOST_PACKED_BYTES
     }
 
     /// Hidden states after the last norm, for [`CausalLm::logits`].
@@ -80,7 +103,15 @@ impl CausalLm {
     /// # Shapes
     /// `hidden` `[.., d]` to `[.., v]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(&cast(&self.head, hidden.kind()), None::<&Tensor>);
+        let logits = match &self.panels {
+            Some(panels) => {
+                let mut size = hidden.size();
+                let width = size.pop().unwrap_or(1);
+                size.push(-1);
+                panels.multiply(&hidden.reshape([-1, width])).view(size.as_slice())
+            }
+            None => hidden.linear(&cast(&self.head, hidden.kind()), None::<&Tensor>),
+        };
         let logits = match self.config.logit_cap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

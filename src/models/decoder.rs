@@ -13,7 +13,7 @@ use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::rope::{Angles, Rope};
 use crate::nn::{Linear, Packed, Pass, RmsNorm, Sight};
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims3, kernels};
 
 /// The trunk of a decoder.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ struct Block {
     /// Width of a head.
     head_width: i64,
     dropout: f64,
+    /// Whether our own kernels serve, which have no gradients.
+    packed: bool,
 }
 
 /// Queries, keys and values.
@@ -130,6 +132,12 @@ impl Decoder {
             Some(scale) => x * scale,
             None => x,
         }
+    }
+
+    /// Passes from here on use our own kernels, for fp32 on the CPU without gradients.
+    pub fn pack(&mut self) {
+        self.norm.pack();
+        self.blocks.iter_mut().for_each(Block::pack);
     }
 
     /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
@@ -220,6 +228,7 @@ impl Block {
             activation: config.activation,
             head_width: head,
             dropout: config.dropout,
+            packed: false,
         })
     }
 
@@ -239,14 +248,21 @@ impl Block {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
             None => [q, key],
         };
-        let [q, key] = [angles.rotate(&q), angles.rotate(&key)];
+        let [q, key] = [q, key].map(|x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) });
         let (layer, sight) = sight;
         let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([k, n, -1]);
         let attended = self.after(0, self.output.forward(&attended, pass), pass);
         let x = x + attended;
-        let wide = self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, pass);
+        let wide = self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, (pass, self.packed));
         let narrow = self.after(1, self.down.forward(&wide, pass), pass);
         Ok(x + narrow)
+    }
+
+    fn pack(&mut self) {
+        self.packed = true;
+        self.linears_mut().into_iter().for_each(Linear::pack);
+        let norms = [&mut self.attention_norm, &mut self.feed_forward_norm].into_iter();
+        norms.chain(self.output_norms.iter_mut().chain(&mut self.head_norms).flatten()).for_each(RmsNorm::pack);
     }
 
     /// Norm and dropout of the output of attention (0) or feed-forward (1).
@@ -302,8 +318,11 @@ impl Inputs {
 
 impl Gate {
     /// `[k, n, d]` to the gated `[k, n, intermediate]`.
-    fn forward(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Tensor {
+    fn forward(&self, x: &Tensor, activation: Activation, (pass, packed): (&Pass, bool)) -> Tensor {
         match self {
+            Self::Apart([gate, up]) if packed && activation == Activation::Silu => {
+                kernels::gate(gate.forward(x, pass), &up.forward(x, pass))
+            }
             Self::Apart([gate, up]) => activation.apply(&gate.forward(x, pass)) * up.forward(x, pass),
             Self::Fused(fused) => {
                 let both = fused.forward(x, pass);

@@ -49,6 +49,13 @@ impl Model {
         self.linears_mut().into_iter().for_each(Linear::merge);
     }
 
+    /// [`CausalLm::pack`] of a language model.
+    pub fn pack(&mut self) {
+        if let Self::Language(model) = self {
+            model.pack();
+        }
+    }
+
     /// Where the model computes.
     pub fn device(&self) -> Device {
         match self {

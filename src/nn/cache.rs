@@ -5,7 +5,8 @@ use tch::{Device, IndexOp as _, Kind, Tensor};
 use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
-use crate::torch::{cached_attention, cast, dims3};
+use crate::torch::kernels::{LANES, Look, attend};
+use crate::torch::{cast, dims3};
 
 /// What a cache must hold of each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,11 @@ impl Shape {
 pub struct Cache {
     /// Keys `[slots, kv, d, capacity]`: the scores of many positions are computed side by side.
     keys: Vec<Tensor>,
-    /// Values `[slots, kv, capacity, d]`.
+    /// Values `[slots, kv, capacity, d]`; with kernels of our own, of the shape of the keys.
     values: Vec<Tensor>,
     capacity: i64,
+    /// Whether our own kernels serve: fp32 on the CPU.
+    own: bool,
 }
 
 impl Cache {
@@ -48,11 +51,26 @@ impl Cache {
             let layer = |_| Ok(Tensor::f_zeros(size, (shape.kind, device))?);
             (0..shape.layers).map(layer).collect()
         };
-        Ok(Self {
-            keys: zeros([slots, shape.kv_heads, shape.width, capacity])?,
-            values: zeros([slots, shape.kv_heads, capacity, shape.width])?,
-            capacity,
-        })
+        let own = shape.kind == Kind::Float && device == Device::Cpu;
+        let capacity = (capacity + LANES - 1) / LANES * LANES;
+        let keys = [slots, shape.kv_heads, shape.width, capacity];
+        let values = if own { keys } else { [slots, shape.kv_heads, capacity, shape.width] };
+        Ok(Self { keys: zeros(keys)?, values: zeros(values)?, capacity, own })
+    }
+
+    /// Axis of the tokens in the values.
+    fn value_axis(&self) -> i64 {
+        if self.own { 3 } else { 2 }
+    }
+
+    fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], places: &[[i64; 4]]) -> Tensor {
+        let look = Look { window: attention.window, scale: attention.scale, cap: attention.cap };
+        attend(qkv, [&self.keys[layer], &self.values[layer]], places, look)
+    }
+
+    /// Whether a prompt can be read on from where its slot ends.
+    pub fn continues(&self) -> bool {
+        self.own
     }
 
     /// Tokens that a slot can hold.
@@ -62,7 +80,7 @@ impl Cache {
 
     /// Copies the first `length` tokens of one slot into another.
     pub fn copy_slot(&self, from: i64, to: i64, length: i64) {
-        for (axis, tensors) in [(2, &self.keys), (1, &self.values)] {
+        for (axis, tensors) in [(2, &self.keys), (self.value_axis() - 1, &self.values)] {
             for tensor in tensors {
                 let part = |slot| tensor.i(slot).narrow(axis, 0, length);
                 part(to).copy_(&part(from));
@@ -73,7 +91,7 @@ impl Cache {
     /// Gives slot i what slot `rows[i]` holds, of the first `length` tokens; `rows` int64 on the device.
     pub fn reorder(&self, rows: &Tensor, length: i64) {
         let slots = rows.size().iter().product();
-        for (axis, tensors) in [(3, &self.keys), (2, &self.values)] {
+        for (axis, tensors) in [(3, &self.keys), (self.value_axis(), &self.values)] {
             for tensor in tensors {
                 let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
                 let moved = part.index_select(0, rows);
@@ -88,13 +106,14 @@ impl Cache {
 pub struct Prefill<'a> {
     cache: &'a Cache,
     batch: &'a Packed,
-    /// Of each prompt: first token in the batch, number of tokens, slot.
-    places: &'a [[i64; 3]],
+    /// Of each prompt: first token in the batch, number of tokens, slot, tokens that the slot holds of it already.
+    places: &'a [[i64; 4]],
 }
 
 impl<'a> Prefill<'a> {
-    /// `batch` is of one run; `places` gives each prompt's first token in it, its length, and its slot.
-    pub fn new(cache: &'a Cache, batch: &'a Packed, places: &'a [[i64; 3]]) -> Self {
+    /// `batch` is of one run; `places` gives each prompt's first token in it, its number of tokens, its slot, and what
+    /// the slot holds of it already: nothing, unless [`Cache::continues`].
+    pub fn new(cache: &'a Cache, batch: &'a Packed, places: &'a [[i64; 4]]) -> Self {
         Self { cache, batch, places }
     }
 }
@@ -107,7 +126,10 @@ impl Sight for Prefill<'_> {
         [q, k, v]: [&Tensor; 3],
         pass: &Pass,
     ) -> Result<Tensor> {
-        for &[start, length, slot] in self.places {
+        if self.cache.own {
+            return Ok(self.cache.attend(layer, attention, [q, k, v], self.places));
+        }
+        for &[start, length, slot, _] in self.places {
             let part = |x: &Tensor| x.narrow(0, start, length);
             self.cache.keys[layer].i(slot).narrow(2, 0, length).copy_(&part(k).permute([1, 2, 0]));
             self.cache.values[layer].i(slot).narrow(1, 0, length).copy_(&part(v).transpose(0, 1));
@@ -122,6 +144,8 @@ pub struct Decode<'a> {
     cache: &'a Cache,
     /// Slot of each row, int64 `[s]`.
     rows: Tensor,
+    /// Token, number of tokens, slot, and tokens before, of each row.
+    places: Vec<[i64; 4]>,
     /// Position of each row's new token, int64 `[s]`.
     positions: Tensor,
     /// Positions of the cache that any row sees, rounded up.
@@ -142,14 +166,14 @@ impl<'a> Decode<'a> {
         let used = used.min(cache.capacity);
         let positions = Tensor::from_slice(lengths).to_device(device);
         let mut masks: Vec<(Option<i64>, Tensor)> = Vec::new();
-        let own_kernel = !device.is_cuda() && cache.keys.iter().all(|keys| keys.kind() == Kind::Float);
-        for &window in if own_kernel { &[] } else { windows } {
+        for &window in if cache.own { &[] } else { windows } {
             if masks.iter().all(|(known, _)| *known != window) {
                 masks.push((window, mask(&positions, used, window)));
             }
         }
         let rows = Tensor::arange(lengths.len() as i64, (Kind::Int64, device));
-        Self { cache, rows, positions, used, masks }
+        let places = (0..).zip(lengths).map(|(row, &length)| [row, 1, row, length]).collect();
+        Self { cache, rows, places, positions, used, masks }
     }
 
     /// Positions of the new tokens, int64 `[1, s]`.
@@ -181,10 +205,8 @@ impl Sight for Decode<'_> {
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
-        if self.masks.is_empty() {
-            let [q, k, v] = [q, k, v].map(Tensor::contiguous);
-            let shape = (attention.window, attention.scale, attention.cap);
-            return cached_attention([&q, &k, &v], [keys, values], &self.positions, shape);
+        if self.cache.own {
+            return Ok(self.cache.attend(layer, attention, [q, k, v], &self.places));
         }
         let at = [Some(&self.rows), Some(&self.positions)];
         let _ = keys.permute([0, 3, 1, 2]).index_put_(&at, &cast(k, keys.kind()), false);

@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Pass;
 use crate::adapters::Adapter;
+use crate::torch::kernels::Panels;
 use crate::torch::{cast, dims3};
 
 /// `y = W x + b + ΔW x`.
@@ -13,6 +14,8 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     adapter: Option<Attached>,
+    /// The weight in the order of our own products, where gradients are not wanted.
+    panels: Option<Panels>,
 }
 
 #[derive(Debug)]
@@ -25,7 +28,7 @@ struct Attached {
 impl Linear {
     /// `name` is the layer's path as in the checkpoint; `weight` is `[out, in]`, `bias` `[out]`.
     pub fn new(name: String, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { name, weight, bias, adapter: None }
+        Self { name, weight, bias, adapter: None, panels: None }
     }
 
     /// The layer's path as in the checkpoint, without `.weight`.
@@ -62,14 +65,24 @@ impl Linear {
         }
     }
 
+    /// Makes products without gradients fast; the weight is fp32 on the CPU and does not change after this.
+    pub fn pack(&mut self) {
+        self.panels = Some(Panels::new(&self.weight, self.bias.as_ref()));
+    }
+
     /// # Shapes
     /// `[k, n, in]` to `[k, n, out]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let [k, n, _in] = dims3(x);
-        let weight = cast(&self.weight, x.kind());
-        let bias = self.bias.as_ref().map(|bias| cast(bias, x.kind()));
         // Flat, so that `y` is no view and an adapter can add to it in place.
-        let mut y = x.flatten(0, 1).linear(&weight, bias.as_ref()); // [k·n, out]
+        let flat = x.flatten(0, 1);
+        let mut y = match &self.panels {
+            Some(panels) => panels.multiply(&flat),
+            None => {
+                let bias = self.bias.as_ref().map(|bias| cast(bias, x.kind()));
+                flat.linear(&cast(&self.weight, x.kind()), bias.as_ref())
+            }
+        }; // [k·n, out]
         if let Some(attached) = &self.adapter {
             y = attached.adapter.add_to(y, &pass.dropout(x, attached.dropout));
         }

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::cast;
+use crate::torch::{cast, kernels};
 
 /// `y = (x − mean) / sqrt(var + eps) · weight + bias`; statistics in fp32 whatever the kind of `x`.
 #[derive(Debug)]
@@ -35,17 +35,27 @@ pub struct RmsNorm {
     weight: Tensor,
     offset: f64,
     eps: f64,
+    /// `weight + offset`, where our own kernel is used.
+    packed: Option<Tensor>,
 }
 
 impl RmsNorm {
     /// `weight` is `[d]`.
     pub fn new(weight: Tensor, offset: f64, eps: f64) -> Self {
-        Self { weight, offset, eps }
+        Self { weight, offset, eps, packed: None }
+    }
+
+    /// Makes it fast without gradients; the weight is fp32 on the CPU and does not change after this.
+    pub fn pack(&mut self) {
+        self.packed = Some((self.weight.detach() + self.offset).contiguous());
     }
 
     /// # Shapes
     /// `[.., d]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        if let Some(weight) = &self.packed {
+            return kernels::normalise(x, weight, self.eps);
+        }
         let width = self.weight.size();
         if self.offset > 0.0 {
             let weight = cast(&self.weight, Kind::Float) + self.offset;

@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::dims3;
+use crate::torch::{dims3, kernels};
 
 /// How a model rotates queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,6 +81,12 @@ impl Rope {
 }
 
 impl Angles {
+    /// As [`Angles::rotate`], in place: `x` is fp32 on the CPU, contiguous, and needs no gradient.
+    pub fn rotate_in_place(&self, x: Tensor) -> Tensor {
+        kernels::rotate(&x, &self.cos, &self.sin);
+        x
+    }
+
     /// Rotates the first numbers of each head: the pair (i, i + width/2) by its angle.
     ///
     /// # Shapes

@@ -9,11 +9,6 @@
 
 #include <string>
 
-// In attend.cpp.
-void lx_attend_cached(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& keys,
-                      const at::Tensor& values, const at::Tensor& positions, int64_t window, double scale, double cap,
-                      at::Tensor& out);
-
 namespace {
 
 thread_local std::string last_error;
@@ -61,17 +56,6 @@ int lx_cuda_free_bytes(int index, int64_t* bytes) {
   return guarded([&] {
     auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
     *bytes = static_cast<int64_t>(allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).first);
-  });
-}
-
-// Appends one token a row to the caches and attends to them, on the CPU in fp32; see attend.cpp. `tensors` are q, k, v,
-// keys, values, positions.
-int lx_cached_attention(at::Tensor** out, at::Tensor** tensors, int64_t window, double scale, double cap) {
-  return guarded([&] {
-    auto result = at::empty_like(*tensors[0]);
-    lx_attend_cached(*tensors[0], *tensors[1], *tensors[2], *tensors[3], *tensors[4], *tensors[5], window, scale, cap,
-                     result);
-    *out = new at::Tensor(result);
   });
 }
 

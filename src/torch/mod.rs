@@ -1,6 +1,7 @@
 //! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
 
 pub mod draw;
+pub mod kernels;
 pub mod tensor_file;
 pub mod tensors;
 
@@ -19,13 +20,6 @@ unsafe extern "C" {
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
     fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
-    fn lx_cached_attention(
-        out: *mut *mut C_tensor,
-        tensors: *const *const C_tensor,
-        window: i64,
-        scale: f64,
-        cap: f64,
-    ) -> c_int;
     fn lx_packed_attention(
         out: *mut *mut C_tensor,
         q: *const C_tensor,
@@ -176,27 +170,6 @@ pub fn packed_attention([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel
             kernel.scale,
         );
         checked(status)?;
-        Ok(Tensor::from_ptr(out))
-    }
-}
-
-/// Appends one token of each row to a cache, and attends from it to the row's positions. On the CPU, in fp32.
-///
-/// # Shapes
-/// `q` and the result `[s, h, d]`, `k` and `v` `[s, kv, d]`; `keys` `[slots, kv, d, capacity]`, `values` `[slots, kv,
-/// capacity, d]`, `positions` int64 `[s]`, each below the capacity: row i is slot i. All contiguous.
-pub fn cached_attention(
-    [q, k, v]: [&Tensor; 3],
-    [keys, values]: [&Tensor; 2],
-    positions: &Tensor,
-    (window, scale, cap): (Option<i64>, f64, Option<f64>),
-) -> Result<Tensor> {
-    let tensors: [*const C_tensor; 6] = [q, k, v, keys, values, positions].map(Tensor::as_ptr);
-    let mut out: *mut C_tensor = std::ptr::null_mut();
-    // SAFETY: all pointers are live for the call; on success `out` is a new tensor that we own.
-    unsafe {
-        let (window, cap) = (window.unwrap_or(0), cap.unwrap_or(0.0));
-        checked(lx_cached_attention(&raw mut out, tensors.as_ptr(), window, scale, cap))?;
         Ok(Tensor::from_ptr(out))
     }
 }

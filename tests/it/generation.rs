@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tch::Kind;
 
-use crate::decoders::{checkpoints, model, model_of};
+use crate::decoders::{checkpoints, model_of};
 use crate::support::{alone, fixture, json, real};
 
 #[derive(Deserialize)]
@@ -59,6 +59,13 @@ struct Told {
     sha256: String,
 }
 
+/// As `eval` prepares it.
+fn model(folder: &Path) -> CausalLm {
+    let mut model = model_of(folder, Kind::Float);
+    model.pack();
+    model
+}
+
 fn rows(folder: &Path) -> Vec<Row> {
     json::<Expected>(&folder.join("expected.json")).prompts
 }
@@ -98,6 +105,23 @@ fn greedy_continuations_are_those_of_transformers_in_any_number_of_slots() {
             let found = complete(&folder, &model, &settings, &twice);
             assert_eq!(ids(&found), wanted, "{name} with {slots} slots");
             assert!(found.iter().all(|completion| completion.finish == Finish::Length));
+        }
+    }
+}
+
+#[test]
+fn what_all_prompts_begin_with_is_read_once_and_changes_nothing() {
+    let _alone = alone();
+    for (name, folder) in checkpoints() {
+        let (model, rows) = (model(&folder), rows(&folder));
+        let same: Vec<u32> = rows.iter().flat_map(|row| &row.ids).copied().take(40).collect();
+        let texts: Vec<Vec<u32>> = rows.iter().map(|row| [&same[..], &row.ids[..]].concat()).collect();
+        let together = prompts(texts.iter().chain([&same]).map(|ids| &ids[..]));
+        let settings = Settings { max_slots: 4, ..Settings::greedy(32, &[]) };
+        let found = complete(&folder, &model, &settings, &together);
+        for (prompt, found) in together.iter().zip(&found) {
+            let alone = complete(&folder, &model, &settings, std::slice::from_ref(prompt));
+            assert_eq!(alone[0].ids, found.ids, "{name}, prompt {}", prompt.index);
         }
     }
 }

@@ -1,0 +1,167 @@
+// What a decoder does without gradients on a CPU in fp32 (src/torch/kernels.rs says what each function takes): products with
+// packed weights, root-mean-square norms, rotation, attention to a cache.
+//
+// libtorch's products choose their order of summation by the shape of the batch, and its attention pads. Here a row's
+// result is the same, to the bit, in every batch; and tiny products, of which generation has many, are several times faster.
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kRowBlock = 96;  // rows that stay in the first cache while a weight passes by
+
+struct Product {
+  const float* x;       // [rows, k]
+  const float* panels;  // [n / 16, k, 16]
+  const float* bias;    // [n], rounded up to 16
+  float* y;             // [rows, n]
+  int64_t k, n;
+};
+
+struct Heads {
+  const float* keys;    // [d, capacity]
+  const float* values;  // [d, capacity]
+  int64_t d, capacity, window;
+  float scale, cap;     // cap 0 = none
+};
+
+#define LX_INLINE inline __attribute__((always_inline))
+
+// kVectors: of the target's vectors, so many hold 16 numbers.
+namespace plain {
+constexpr int kVectors = 4;
+#include "kernels.h"
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define LX_TARGETS 1
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+namespace avx2 {
+constexpr int kVectors = 2;
+#include "kernels.h"
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512")
+namespace avx512 {
+constexpr int kVectors = 1;
+#include "kernels.h"
+}
+#pragma GCC pop_options
+#endif
+
+// The functions for what the machine has.
+struct Kernels {
+  decltype(&plain::multiply) multiply;
+  decltype(&plain::attend) attend;
+  decltype(&plain::normalise) normalise;
+  decltype(&plain::gated) gated;
+};
+
+const Kernels& kernels() {
+  static const Kernels found = [] {
+#ifdef LX_TARGETS
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+      return Kernels{avx512::multiply, avx512::attend, avx512::normalise, avx512::gated};
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      return Kernels{avx2::multiply, avx2::attend, avx2::normalise, avx2::gated};
+    }
+#endif
+    return Kernels{plain::multiply, plain::attend, plain::normalise, plain::gated};
+  }();
+  return found;
+}
+
+// Calls body(begin, end) over parts of 0..count on the threads that libtorch uses.
+template <typename F>
+void on_threads(int64_t count, int64_t threads, F&& body) {
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  static const auto parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  static const auto number = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+  threads = std::min(threads, count);
+  if (threads < 2 || !parallel || !number) return body(0, count);
+  struct Job {
+    F& body;
+    int64_t count, threads;
+  } job{body, count, threads};
+  auto part = [](void* data) {
+    auto& job = *static_cast<Job*>(data);
+    const int64_t i = number();
+    job.body(job.count * i / job.threads, job.count * (i + 1) / job.threads);
+  };
+  parallel(part, &job, static_cast<unsigned>(threads), 0);
+}
+
+}  // namespace
+
+extern "C" {
+
+void lx_multiply(const float* x, const float* panels, const float* bias, float* y, int64_t rows, int64_t k, int64_t n,
+                 int64_t threads) {
+  const Product job{x, panels, bias, y, k, n};
+  on_threads((rows + kRowBlock - 1) / kRowBlock, threads, [&](int64_t begin, int64_t end) {
+    kernels().multiply(job, begin * kRowBlock, std::min(rows, end * kRowBlock));
+  });
+}
+
+void lx_normalise(const float* x, const float* weight, float* y, int64_t rows, int64_t d, float eps) {
+  kernels().normalise(x, weight, y, rows, d, eps);
+}
+
+void lx_gate(float* gate, const float* up, int64_t count) { kernels().gated(gate, up, count); }
+
+void lx_rotate(float* x, const float* cos, const float* sin, int64_t rows, int64_t heads, int64_t d, int64_t half) {
+  for (int64_t r = 0; r < rows; ++r, cos += half, sin += half) {
+    for (int64_t h = 0; h < heads; ++h, x += d) {
+      for (int64_t j = 0; j < half; ++j) {
+        const float a = x[j], b = x[half + j];
+        x[j] = a * cos[j] - b * sin[j];
+        x[half + j] = b * cos[j] + a * sin[j];
+      }
+    }
+  }
+}
+
+// shape: heads, heads of keys, d, capacity, window (0 = none), number of places, threads.
+void lx_attend(const float* q, const float* k, const float* v, float* keys, float* values, float* out,
+               const int64_t* places, const int64_t* shape, float scale, float cap) {
+  const int64_t heads = shape[0], kv = shape[1], d = shape[2], capacity = shape[3], group = heads / kv;
+  on_threads(shape[5] * kv, shape[6], [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(4 * (capacity + d));
+    std::vector<const float*> from;
+    std::vector<float*> to;
+    std::vector<int64_t> positions;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i % kv, *place = places + i / kv * 4;
+      const int64_t first = place[0], count = place[1], slot = place[2], offset = place[3];
+      float *own_keys = keys + (slot * kv + head) * d * capacity, *own_values = values + (slot * kv + head) * d * capacity;
+      for (int64_t j = 0; j < d; ++j) {
+        float *key = own_keys + j * capacity + offset, *value = own_values + j * capacity + offset;
+        for (int64_t t = 0; t < count; ++t) {
+          const int64_t source = ((first + t) * kv + head) * d + j;
+          key[t] = k[source], value[t] = v[source];
+        }
+      }
+      from.clear(), to.clear(), positions.clear();
+      for (int64_t t = 0; t < count; ++t) {
+        for (int64_t g = 0; g < group; ++g) {
+          const int64_t target = ((first + t) * heads + head * group + g) * d;
+          from.push_back(q + target), to.push_back(out + target), positions.push_back(offset + t);
+        }
+      }
+      const Heads job{own_keys, own_values, d, capacity, shape[4], scale, cap};
+      kernels().attend(job, from.data(), positions.data(), to.data(), count * group, scratch.data());
+    }
+  });
+}
+}
