@@ -33,8 +33,9 @@ impl Shape {
 #[derive(Debug)]
 pub struct Cache {
     /// Keys `[slots, kv, d, capacity]`: the scores of many positions are computed side by side.
+    /// With kernels of our own, keys and values are `[slots, kv, capacity / 16, d, 16]`.
     keys: Vec<Tensor>,
-    /// Values `[slots, kv, capacity, d]`; with kernels of our own, of the shape of the keys.
+    /// Values `[slots, kv, capacity, d]`.
     values: Vec<Tensor>,
     capacity: i64,
     /// Whether our own kernels serve: fp32 on the CPU.
@@ -47,20 +48,25 @@ impl Cache {
     /// # Errors
     /// When the device has no memory for it.
     pub fn new(shape: Shape, slots: i64, capacity: i64, device: Device) -> Result<Self> {
-        let zeros = |size: [i64; 4]| -> Result<Vec<Tensor>> {
+        let own = shape.kind == Kind::Float && device == Device::Cpu;
+        let blocks = (capacity + LANES - 1) / LANES;
+        let (kv, d) = (shape.kv_heads, shape.width);
+        let part = |size: &[i64]| -> Result<Vec<Tensor>> {
             let layer = |_| Ok(Tensor::f_zeros(size, (shape.kind, device))?);
             (0..shape.layers).map(layer).collect()
         };
-        let own = shape.kind == Kind::Float && device == Device::Cpu;
-        let capacity = (capacity + LANES - 1) / LANES * LANES;
-        let keys = [slots, shape.kv_heads, shape.width, capacity];
-        let values = if own { keys } else { [slots, shape.kv_heads, capacity, shape.width] };
-        Ok(Self { keys: zeros(keys)?, values: zeros(values)?, capacity, own })
+        let (keys, values) = if own {
+            let size = [slots, kv, blocks, d, LANES];
+            (part(&size)?, part(&size)?)
+        } else {
+            (part(&[slots, kv, d, capacity])?, part(&[slots, kv, capacity, d])?)
+        };
+        Ok(Self { keys, values, capacity, own })
     }
 
-    /// Axis of the tokens in the values.
-    fn value_axis(&self) -> i64 {
-        if self.own { 3 } else { 2 }
+    /// Axes of the tokens in keys and values, and how many steps along them `length` tokens take.
+    fn axes(&self, length: i64) -> ([i64; 2], i64) {
+        if self.own { ([2, 2], (length + LANES - 1) / LANES) } else { ([3, 2], length) }
     }
 
     fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], places: &[[i64; 4]]) -> Tensor {
@@ -80,9 +86,10 @@ impl Cache {
 
     /// Copies the first `length` tokens of one slot into another.
     pub fn copy_slot(&self, from: i64, to: i64, length: i64) {
-        for (axis, tensors) in [(2, &self.keys), (self.value_axis() - 1, &self.values)] {
+        let (axes, length) = self.axes(length);
+        for (axis, tensors) in axes.into_iter().zip([&self.keys, &self.values]) {
             for tensor in tensors {
-                let part = |slot| tensor.i(slot).narrow(axis, 0, length);
+                let part = |slot| tensor.i(slot).narrow(axis - 1, 0, length);
                 part(to).copy_(&part(from));
             }
         }
@@ -91,7 +98,8 @@ impl Cache {
     /// Gives slot i what slot `rows[i]` holds, of the first `length` tokens; `rows` int64 on the device.
     pub fn reorder(&self, rows: &Tensor, length: i64) {
         let slots = rows.size().iter().product();
-        for (axis, tensors) in [(3, &self.keys), (self.value_axis(), &self.values)] {
+        let (axes, length) = self.axes(length);
+        for (axis, tensors) in axes.into_iter().zip([&self.keys, &self.values]) {
             for tensor in tensors {
                 let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
                 let moved = part.index_select(0, rows);

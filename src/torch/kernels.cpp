@@ -26,9 +26,9 @@ struct Product {
 };
 
 struct Heads {
-  const float* keys;    // [d, capacity]
-  const float* values;  // [d, capacity]
-  int64_t d, capacity, window;
+  const float* keys;    // [capacity / 16, d, 16]
+  const float* values;  // the same
+  int64_t d, window;
   float scale, cap;     // cap 0 = none
 };
 
@@ -145,11 +145,11 @@ void lx_attend(const float* q, const float* k, const float* v, float* keys, floa
       const int64_t head = i % kv, *place = places + i / kv * 4;
       const int64_t first = place[0], count = place[1], slot = place[2], offset = place[3];
       float *own_keys = keys + (slot * kv + head) * d * capacity, *own_values = values + (slot * kv + head) * d * capacity;
-      for (int64_t j = 0; j < d; ++j) {
-        float *key = own_keys + j * capacity + offset, *value = own_values + j * capacity + offset;
-        for (int64_t t = 0; t < count; ++t) {
-          const int64_t source = ((first + t) * kv + head) * d + j;
-          key[t] = k[source], value[t] = v[source];
+      for (int64_t t = 0; t < count; ++t) {
+        const int64_t source = ((first + t) * kv + head) * d, at = offset + t;
+        const int64_t target = at / kLanes * kLanes * d + at % kLanes;
+        for (int64_t j = 0; j < d; ++j) {
+          own_keys[target + j * kLanes] = k[source + j], own_values[target + j * kLanes] = v[source + j];
         }
       }
       from.clear(), to.clear(), positions.clear();
@@ -159,7 +159,15 @@ void lx_attend(const float* q, const float* k, const float* v, float* keys, floa
           from.push_back(q + target), to.push_back(out + target), positions.push_back(offset + t);
         }
       }
-      const Heads job{own_keys, own_values, d, capacity, shape[4], scale, cap};
+      // What comes next is fetched while this is computed: of one token there is little to compute.
+      if (count == 1 && i + 1 < end) {
+        const int64_t next_head = (i + 1) % kv, *next = places + (i + 1) / kv * 4;
+        const int64_t at = (next[2] * kv + next_head) * d * capacity;
+        for (int64_t j = 0; j < (next[3] + kLanes) * d; j += 16) {
+          __builtin_prefetch(keys + at + j, 0, 2), __builtin_prefetch(values + at + j, 0, 2);
+        }
+      }
+      const Heads job{own_keys, own_values, d, shape[4], scale, cap};
       kernels().attend(job, from.data(), positions.data(), to.data(), count * group, scratch.data());
     }
   });

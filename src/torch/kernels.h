@@ -9,30 +9,40 @@ typedef int32_t Whole __attribute__((vector_size(64)));
 LX_INLINE Lanes load(const float* at) { return *reinterpret_cast<const Lanes*>(at); }
 LX_INLINE void store(float* at, Lanes x) { *reinterpret_cast<Lanes*>(at) = x; }
 LX_INLINE Lanes all(float x) { return x - Lanes{}; }
-LX_INLINE Lanes at_most(Lanes a, Lanes b) { return a > b ? b : a; }
 
-// e^x for x <= 0, to 2e-7 relative, and 0 below -87 (range reduction as in Cephes' expf).
-LX_INLINE Lanes exp_nonpositive(Lanes x) {
-  const Whole tiny = x < all(-87.0f);
-  x = tiny ? all(-87.0f) : x;
-  const Lanes n = (x * 1.44269504088896341f + 12582912.0f) - 12582912.0f;
-  Lanes r = x - n * 0.693359375f;
-  r = r - n * -2.12194440e-4f;
-  Lanes p = all(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const Whole bits = (__builtin_convertvector(n, Whole) + 127) << 23;
-  Lanes power;
-  std::memcpy(&power, &bits, sizeof power);
-  return tiny ? Lanes{} : p * power;
+// 2^x for x <= 0, to 2e-7 relative, and 0 below -126: the power series around the nearest whole number, which is then added
+// to the exponent.
+LX_INLINE Lanes exp2_nonpositive(Lanes x) {
+  const Lanes shifted = x + 12582912.0f;  // 1.5 · 2^23: the whole number is in the last bits
+  const Lanes r = x - (shifted - 12582912.0f);
+  Lanes p = all(1.54035304e-4f);
+  p = p * r + 1.33335581e-3f;
+  p = p * r + 9.61812911e-3f;
+  p = p * r + 5.55041087e-2f;
+  p = p * r + 2.40226507e-1f;
+  p = p * r + 6.93147181e-1f;
+  p = p * r + 1.0f;
+  Whole bits, whole;
+  std::memcpy(&bits, &p, sizeof p);
+  std::memcpy(&whole, &shifted, sizeof shifted);
+  bits += whole << 23;
+  std::memcpy(&p, &bits, sizeof p);
+  return x < all(-126.0f) ? Lanes{} : p;
 }
+
+constexpr float kLog2E = 1.44269504088896341f;
 
 // The sum of the lanes, in halves.
 LX_INLINE float sum(Lanes x) {
+#ifndef __clang__
+  if (kVectors == 1) {
+    x += __builtin_shuffle(x, Whole{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+    x += __builtin_shuffle(x, Whole{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+    x += __builtin_shuffle(x, Whole{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+    x += __builtin_shuffle(x, Whole{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+    return x[0];
+  }
+#endif
   float at[kLanes];
   store(at, x);
   for (int step = kLanes / 2; step > 0; step /= 2) {
@@ -98,11 +108,11 @@ inline void multiply(const Product& job, int64_t begin, int64_t end) {
 template <int kQueries, int kBlocks>
 LX_INLINE void score(const Heads& job, const float* queries, int64_t from, float* scores, int64_t stride) {
   Lanes sums[kQueries][kBlocks] = {};
-  for (int64_t j = 0; j < job.d; ++j) {
-    const float* key = job.keys + j * job.capacity + from;
+  const float* key = job.keys + from * job.d;
+  for (int64_t j = 0; j < job.d; ++j, key += kLanes) {
 #pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b) {
-      const Lanes k = load(key + b * kLanes);
+      const Lanes k = load(key + b * job.d * kLanes);
 #pragma GCC unroll 4
       for (int q = 0; q < kQueries; ++q) sums[q][b] += k * queries[j * kQueries + q];
     }
@@ -119,14 +129,14 @@ template <int kQueries, int kColumns>
 LX_INLINE void weigh(const Heads& job, const float* weights, int64_t stride, int64_t first, int64_t blocks, int64_t j,
                      const float* scale, float* const* out) {
   Lanes sums[kQueries][kColumns] = {};
-  const float* values = job.values + j * job.capacity + first;
-  for (int64_t t = 0; t < blocks * kLanes; t += kLanes) {
+  const float* values = job.values + first * job.d + j * kLanes;
+  for (int64_t t = 0; t < blocks * kLanes; t += kLanes, values += job.d * kLanes) {
     Lanes w[kQueries];
 #pragma GCC unroll 4
     for (int q = 0; q < kQueries; ++q) w[q] = load(weights + q * stride + t);
 #pragma GCC unroll 8
     for (int c = 0; c < kColumns; ++c) {
-      const Lanes v = load(values + c * job.capacity + t);
+      const Lanes v = load(values + c * kLanes);
 #pragma GCC unroll 4
       for (int q = 0; q < kQueries; ++q) sums[q][c] += v * w[q];
     }
@@ -146,9 +156,11 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
   for (int q = 1; q < kQueries; ++q) low = std::min(low, at[q]), high = std::max(high, at[q]);
   const int64_t least = job.window > 0 ? std::max<int64_t>(0, low + 1 - job.window) : 0;
   const int64_t first = least / kLanes * kLanes, blocks = (high - first) / kLanes + 1, stride = blocks * kLanes;
+  // Scores are powers of 2 here, but under a cap, which is applied first.
+  const float scaled = job.cap > 0 ? job.scale : job.scale * kLog2E;
   float *queries = scratch, *scores = scratch + kQueries * job.d;
   for (int64_t j = 0; j < job.d; ++j) {
-    for (int q = 0; q < kQueries; ++q) queries[j * kQueries + q] = from[q][j] * job.scale;
+    for (int q = 0; q < kQueries; ++q) queries[j * kQueries + q] = from[q][j] * scaled;
   }
   int64_t b = 0;
   for (; b + 4 <= blocks; b += 4) score<kQueries, 4>(job, queries, first + b * kLanes, scores + b * kLanes, stride);
@@ -158,7 +170,7 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
   for (int q = 0; q < kQueries; ++q) {
     float* own = scores + q * stride;
     if (job.cap > 0) {
-      for (int64_t t = 0; t < stride; ++t) own[t] = std::tanh(own[t] / job.cap) * job.cap;
+      for (int64_t t = 0; t < stride; ++t) own[t] = std::tanh(own[t] / job.cap) * job.cap * kLog2E;
     }
     const int64_t start = job.window > 0 ? std::max<int64_t>(0, at[q] + 1 - job.window) : 0;
     Lanes most = all(-INFINITY);
@@ -177,7 +189,7 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
     const float top = *std::max_element(each, each + kLanes);
     Lanes total = {};
     for (int64_t t = 0; t < stride; t += kLanes) {
-      const Lanes weight = exp_nonpositive(load(own + t) - top);
+      const Lanes weight = exp2_nonpositive(load(own + t) - top);
       store(own + t, weight);
       total += weight;
     }
@@ -216,7 +228,7 @@ inline void normalise(const float* x, const float* weight, float* y, int64_t row
 inline void gated(float* gate, const float* up, int64_t count) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
-    const Lanes x = load(gate + i), small = exp_nonpositive(x > 0 ? -x : x);  // e^-|x|
+    const Lanes x = load(gate + i), small = exp2_nonpositive((x > 0 ? -x : x) * kLog2E);  // e^-|x|
     store(gate + i, x * (x > 0 ? all(1.0f) : small) / (1.0f + small) * load(up + i));
   }
   for (; i < count; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];

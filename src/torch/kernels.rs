@@ -114,17 +114,17 @@ pub struct Look {
 /// Appends tokens to caches, and attends from each to its slot up to itself.
 ///
 /// # Shapes
-/// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`; `keys` and `values` `[slots, kv, d, capacity]`, the
-/// capacity a multiple of [`LANES`]. Each of the `places`: first of the m tokens, their number, slot, tokens before.
+/// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`; `keys` and `values` `[slots, kv, capacity / 16, d, 16]`,
+/// so that what a head reads lies in one piece. Each of the `places`: first of the m tokens, their number, slot, tokens before.
 pub fn attend([q, k, v]: [&Tensor; 3], [keys, values]: [&Tensor; 2], places: &[[i64; 4]], look: Look) -> Tensor {
     let [q, k, v] = [q, k, v].map(Tensor::contiguous);
     let ([m, h, d], [_, kv, _], size) = (dims3(&q), dims3(&k), keys.size());
-    let (slots, capacity) = (size[0], size[3]);
+    let (slots, capacity) = (size[0], size[2] * LANES);
     let fits = |&[first, count, slot, before]: &[i64; 4]| {
         first >= 0 && first + count <= m && (0..slots).contains(&slot) && before + count <= capacity
     };
-    assert!(places.iter().all(fits) && capacity % LANES == 0, "places in the cache");
-    assert!(k.size() == v.size() && size == values.size() && size[1] == kv && size[2] == d, "shapes of the cache");
+    assert!(places.iter().all(fits), "places in the cache");
+    assert!(k.size() == v.size() && size == values.size() && size[1] == kv && size[3..] == [d, LANES], "shapes of the cache");
     let out = like(&q);
     let threads = i64::from(tch::get_num_threads());
     let shape = [h, kv, d, capacity, look.window.unwrap_or(0), places.len() as i64, threads];
@@ -205,7 +205,7 @@ mod tests {
             let [q, k, v] = heads(h, d);
             let look = Look { window, scale: 0.3, cap };
             let read = |lengths: &[i64]| {
-                let caches = [(); 2].map(|()| Tensor::zeros([3, 2, d, 80], (Kind::Float, Device::Cpu)));
+                let caches = [(); 2].map(|()| Tensor::zeros([3, 2, 5, d, LANES], (Kind::Float, Device::Cpu)));
                 let mut start = 0;
                 let part = |place: &[[i64; 4]; 1]| {
                     let [_, count, _, _] = place[0];
