@@ -64,7 +64,15 @@ impl Group {
 impl<'a> Session<'a> {
     pub fn new(engine: &'a Engine<'a>, cache: &'a Cache, slots: usize) -> Self {
         let stopping = Stopping::new(engine.settings, engine.tokenizer);
-        Self { engine, cache, stopping, slots, width: engine.settings.search.beams, groups: Vec::new(), shared: 0 }
+        Self {
+            engine,
+            cache,
+            stopping,
+            slots,
+            width: engine.settings.search.beams,
+            groups: Vec::new(),
+            shared: 0,
+        }
     }
 
     /// Reads what all prompts of the queue begin with into the row of the cache behind those of the slots.

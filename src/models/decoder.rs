@@ -248,12 +248,14 @@ impl Block {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
             None => [q, key],
         };
-        let [q, key] = [q, key].map(|x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) });
+        let [q, key] =
+            [q, key].map(|x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) });
         let (layer, sight) = sight;
         let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([k, n, -1]);
         let attended = self.after(0, self.output.forward(&attended, pass), pass);
         let x = x + attended;
-        let wide = self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, (pass, self.packed));
+        let wide =
+            self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, (pass, self.packed));
         let narrow = self.after(1, self.down.forward(&wide, pass), pass);
         Ok(x + narrow)
     }
@@ -262,7 +264,9 @@ impl Block {
         self.packed = true;
         self.linears_mut().into_iter().for_each(Linear::pack);
         let norms = [&mut self.attention_norm, &mut self.feed_forward_norm].into_iter();
-        norms.chain(self.output_norms.iter_mut().chain(&mut self.head_norms).flatten()).for_each(RmsNorm::pack);
+        norms
+            .chain(self.output_norms.iter_mut().chain(&mut self.head_norms).flatten())
+            .for_each(RmsNorm::pack);
     }
 
     /// Norm and dropout of the output of attention (0) or feed-forward (1).

@@ -8,15 +8,32 @@ use super::dims3;
 
 unsafe extern "C" {
     #[rustfmt::skip]
-    fn lx_multiply(x: *const f32, panels: *const f32, bias: *const f32, y: *mut f32, rows: i64, k: i64, n: i64, threads: i64);
+    fn lx_multiply(
+        x: *const f32,
+        panels: *const f32,
+        bias: *const f32,
+        y: *mut f32,
+        rows: i64,
+        k: i64,
+        n: i64,
+        threads: i64,
+    );
     fn lx_normalise(x: *const f32, weight: *const f32, y: *mut f32, rows: i64, d: i64, eps: f32);
     fn lx_gate(gate: *mut f32, up: *const f32, count: i64);
     #[rustfmt::skip]
     fn lx_rotate(x: *mut f32, cos: *const f32, sin: *const f32, rows: i64, heads: i64, d: i64, half: i64);
     #[rustfmt::skip]
     fn lx_attend(
-        q: *const f32, k: *const f32, v: *const f32, keys: *mut f32, values: *mut f32, out: *mut f32,
-        places: *const i64, shape: *const i64, scale: f32, cap: f32,
+        q: *const f32,
+        k: *const f32,
+        v: *const f32,
+        keys: *mut f32,
+        values: *mut f32,
+        out: *mut f32,
+        places: *const i64,
+        shape: *const i64,
+        scale: f32,
+        cap: f32,
     );
 }
 
@@ -116,7 +133,12 @@ pub struct Look {
 /// # Shapes
 /// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`; `keys` and `values` `[slots, kv, capacity / 16, d, 16]`,
 /// so that what a head reads lies in one piece. Each of the `places`: first of the m tokens, their number, slot, tokens before.
-pub fn attend([q, k, v]: [&Tensor; 3], [keys, values]: [&Tensor; 2], places: &[[i64; 4]], look: Look) -> Tensor {
+pub fn attend(
+    [q, k, v]: [&Tensor; 3],
+    [keys, values]: [&Tensor; 2],
+    places: &[[i64; 4]],
+    look: Look,
+) -> Tensor {
     let [q, k, v] = [q, k, v].map(Tensor::contiguous);
     let ([m, h, d], [_, kv, _], size) = (dims3(&q), dims3(&k), keys.size());
     let (slots, capacity) = (size[0], size[2] * LANES);
@@ -124,7 +146,10 @@ pub fn attend([q, k, v]: [&Tensor; 3], [keys, values]: [&Tensor; 2], places: &[[
         first >= 0 && first + count <= m && (0..slots).contains(&slot) && before + count <= capacity
     };
     assert!(places.iter().all(fits), "places in the cache");
-    assert!(k.size() == v.size() && size == values.size() && size[1] == kv && size[3..] == [d, LANES], "shapes of the cache");
+    assert!(
+        k.size() == v.size() && size == values.size() && size[1] == kv && size[3..] == [d, LANES],
+        "shapes of the cache"
+    );
     let out = like(&q);
     let threads = i64::from(tch::get_num_threads());
     let shape = [h, kv, d, capacity, look.window.unwrap_or(0), places.len() as i64, threads];
@@ -133,7 +158,18 @@ pub fn attend([q, k, v]: [&Tensor; 3], [keys, values]: [&Tensor; 2], places: &[[
         let [q, k, v] = [&q, &k, &v].map(numbers);
         let (scale, cap) = (look.scale as f32, look.cap.unwrap_or(0.0) as f32);
         let (keys, values) = (numbers(keys), numbers(values));
-        lx_attend(q, k, v, keys, values, numbers(&out), places.as_flattened().as_ptr(), shape.as_ptr(), scale, cap);
+        lx_attend(
+            q,
+            k,
+            v,
+            keys,
+            values,
+            numbers(&out),
+            places.as_flattened().as_ptr(),
+            shape.as_ptr(),
+            scale,
+            cap,
+        );
     }
     out
 }
@@ -224,7 +260,8 @@ mod tests {
             if let Some(cap) = cap {
                 scores = (scores / cap).tanh() * cap;
             }
-            let seen = Tensor::ones([70, 70], (Kind::Bool, Device::Cpu)).tril(0).triu(1 - window.unwrap_or(70));
+            let seen =
+                Tensor::ones([70, 70], (Kind::Bool, Device::Cpu)).tril(0).triu(1 - window.unwrap_or(70));
             let weights = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY).softmax(-1, Kind::Float);
             check(&whole, &weights.matmul(&v).transpose(0, 1));
         }
