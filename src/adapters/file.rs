@@ -164,6 +164,21 @@ fn stacked(trained: &Trained, entries: Named) -> Named {
 }
 
 impl AdapterFile {
+    /// A hash of settings and numbers.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?}\n", self.config).as_bytes());
+        let mut names: Vec<&str> = self.tensors.names().collect();
+        names.sort_unstable();
+        for name in names {
+            hasher.update(
+                format!("{name} {:?} {:?}\n", self.tensors.kind(name), self.tensors.shape(name)).as_bytes(),
+            );
+            hasher.update(self.tensors.view(name).map(|view| view.bytes).unwrap_or_default());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Refuses a base that the adapter was not trained on. An adapter of another program does not say which that was.
     ///
     /// # Errors

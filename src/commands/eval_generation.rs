@@ -7,6 +7,7 @@ use serde_json::json;
 use super::eval::{Settings, TaskResult};
 use super::open::Workplace;
 use super::subject::Subject;
+use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
 use crate::data::catalog::Dataset;
 use crate::data::examples::Split;
@@ -60,11 +61,9 @@ impl Scoring<'_> {
                 generation.max_new_tokens
             );
         }
-        let adapter = self.subject.adapter.as_ref().map(|adapter| format!("{:?}", adapter.config));
         let identity = json!({
             "base": self.subject.base.hash,
-            "adapter": adapter.map(|text| blake3::hash(text.as_bytes()).to_hex().to_string()),
-            "run": self.args.subject.run, "adapter_folder": self.args.subject.adapter,
+            "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
             "precision": format!("{:?}", self.settings.precision),
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,
             "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,

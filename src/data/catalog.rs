@@ -195,12 +195,20 @@ impl Catalog {
                 which("data sets", name, self.names())
             ));
         };
+        let inherits = !table.contains_key("submission");
         let has_place = ["hub", "dir", "files"].iter().any(|key| table.contains_key(*key));
         for (key, value) in other {
             let is_place = ["hub", "revision", "dir"].contains(&key.as_str());
             if !(table.contains_key(key) || has_place && is_place) {
                 table.insert(key.clone(), value.clone());
             }
+        }
+        // Splits that the entry's own files lack have no submission.
+        let splits = table.get("files").and_then(Value::as_table).cloned();
+        if let (Some(splits), Some(submission)) =
+            (splits, inherits.then(|| table.get_mut("submission")).flatten().and_then(Value::as_table_mut))
+        {
+            submission.retain(|split, _| splits.contains_key(split));
         }
         Ok(table)
     }
@@ -322,6 +330,9 @@ mod tests {
         assert_eq!(math.prompt, builtin.get("math").unwrap().prompt);
         assert_eq!(math.group_by, ["type", "level"]);
         assert_eq!(catalog.get("b").unwrap().stop, ["x"]);
+        let text = "[s]\nlike = \"glue/sst2\"\nfiles = { train = \"t.tsv\", validation = \"v.tsv\" }\n";
+        let catalog = catalog.with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
+        assert!(catalog.get("s").unwrap().submission.is_empty());
         let error =
             catalog.with_text("[c]\nlike = \"maht\"", Path::new("d.toml"), Path::new("")).unwrap_err();
         let message = error.to_string();
