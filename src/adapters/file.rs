@@ -241,12 +241,22 @@ impl AdapterFile {
         read(&key)
     }
 
-    /// Refuses an adapter of another program that holds more than the model has places for.
+    /// Refuses an adapter that holds more than the model has places for.
     fn refuse_rest(&self, trained: &Trained) -> Result<()> {
-        if self.layout == Layout::Own {
-            return Ok(());
+        let mut known: BTreeSet<String> =
+            trained.entries().iter().map(|entry| self.key(&entry.name)).collect();
+        let stacks = STACKS.iter().filter(|(stack, _)| self.tensors.contains(stack));
+        for (stack, part) in stacks.filter(|_| self.layout == Layout::Own) {
+            let placed = |module: &&String| known.contains(&format!("{module}.{part}"));
+            if let Some(module) = self.config.modules.iter().find(|module| !placed(module)) {
+                return Err(fault(format!(
+                    "the adapter has a core for `{module}`, which is not adapted here"
+                ))
+                .hint("adapt the layers that the adapter was trained on (`adapter.targets`)")
+                .into());
+            }
+            known.insert((*stack).to_owned());
         }
-        let known: BTreeSet<String> = trained.entries().iter().map(|entry| self.key(&entry.name)).collect();
         match self.tensors.names().find(|key| !known.contains(*key) && !self.is_frozen(key)) {
             None => Ok(()),
             Some(key) => {

@@ -240,9 +240,11 @@ impl Method {
         let Some(first) = sites.first() else { return Ok((Vec::new(), Vec::new())) };
         let [a, b] = [first.place(&pair[0].1), first.place(&pair[1].1)];
         let (adapters, _) = each(sites, |site| {
-            let ((rows, inputs), (out, columns)) = (a.size2()?, b.size2()?);
-            if rows != r || columns != r || inputs < site.shape[1] || out < site.shape[0] {
-                let (a, b) = (a.size(), b.size());
+            let (a_size, b_size) = (a.size(), b.size());
+            let fits = matches!(a_size[..], [rows, inputs] if rows == r && inputs >= site.shape[1])
+                && matches!(b_size[..], [out, columns] if columns == r && out >= site.shape[0]);
+            if !fits {
+                let (a, b) = (a_size, b_size);
                 let message =
                     format!("the shared pair {a:?}, {b:?} of rank {r} is too small for `{}`", site.name);
                 return Err(fault(message).into());

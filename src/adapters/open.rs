@@ -11,7 +11,7 @@ use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, WEIGHT
 use super::layout::{self, Layout, STACKS};
 use super::peft_config::{self, Json};
 use super::svd::Factors;
-use super::{Method, lora, tiny_lora, vera};
+use super::{Method, Tying, lora, tiny_lora, vera};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensors::Tensors;
@@ -70,8 +70,17 @@ impl AdapterFile {
     /// The other frozen tensors in the file, by the names that methods give them.
     ///
     /// # Errors
-    /// When one cannot be read.
+    /// When one cannot be read, or the pair that the config promises is not there.
     pub fn stored_frozen(&self) -> Result<std::collections::BTreeMap<String, Tensor>> {
+        if let Method::Vera { save_projection, .. } = self.config.method {
+            let [a, b] = vera::PAIR.map(|name| self.tensors.contains(&layout::peft_key(name)));
+            if a != b || save_projection && !a {
+                let missing = vera::PAIR[usize::from(a)];
+                return Err(fault(format!("`{WEIGHTS}` lacks `{missing}`, half of the shared pair"))
+                    .hint("only `save_projection` false says that the pair is drawn again from its seed")
+                    .into());
+            }
+        }
         let keys = self.tensors.names().filter(|key| self.layout == Layout::Peft && self.is_frozen(key));
         let read = |key: &str| {
             let name = layout::peft_name(key).unwrap_or(key).to_owned();
@@ -82,6 +91,15 @@ impl AdapterFile {
 
     /// The key in the file of a tensor that this program calls `name`.
     pub(super) fn key(&self, name: &str) -> String {
+        if let (Method::TinyLora { tying: Tying::Kind, .. }, Some(group)) =
+            (&self.config.method, name.strip_prefix(tiny_lora::VECTOR))
+        {
+            // Any copy will do: that of the group's first layer.
+            let names: Vec<&str> = self.config.modules.iter().map(String::as_str).collect();
+            let groups = self.config.method.groups(&names);
+            let first = groups.iter().position(|known| known.to_string() == group).unwrap_or(groups.len());
+            return layout::peft_key(&format!("{}{first}", tiny_lora::VECTOR));
+        }
         let core = name.strip_suffix(".R").filter(|_| self.layout == Layout::Published);
         match (self.layout, core) {
             (Layout::Own, _) => name.to_owned(),
@@ -96,8 +114,15 @@ impl AdapterFile {
     /// Whether `key` names a factor that is not trained.
     pub(super) fn is_frozen(&self, key: &str) -> bool {
         let name = layout::peft_name(key).unwrap_or(key);
+        if self.layout == Layout::Own {
+            let stored = self.config.basis.as_ref().is_some_and(|basis| basis.with_basis);
+            let module = name.strip_suffix(".A").or_else(|| name.strip_suffix(".B"));
+            return stored && module.is_some_and(|module| self.config.modules.iter().any(|m| m == module));
+        }
         match self.config.method {
             Method::Vera { .. } => vera::PAIR.contains(&name),
+            // Layers tied by kind have a copy each.
+            Method::TinyLora { tying: Tying::Kind, .. } if name.starts_with(tiny_lora::VECTOR) => true,
             Method::TinyLora { .. } => tiny_lora::FROZEN.iter().any(|suffix| name.ends_with(suffix)),
             Method::LoraXs { .. } => lora::FACTORS.iter().any(|suffix| name.ends_with(suffix)),
             _ => false,
@@ -180,6 +205,11 @@ fn check_numbers(config: &AdapterConfig) -> Result<()> {
             format!("expected `r` of at least 1 and `lora_alpha` above 0, found {numbers:?} and {alpha}");
         return Err(fault(message).into());
     }
+    let mut names: Vec<&String> = config.modules.iter().collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(fault(format!("`modules` names `{}` twice", twice[0])).into());
+    }
     let [modules, witness] = [config.modules.len(), config.basis.as_ref().map_or(0, |b| b.witness.len())];
     if modules == 0 || modules != witness {
         return Err(
@@ -224,11 +254,52 @@ fn open_foreign(folder: &Path, json: &Json) -> Result<AdapterFile> {
     config.target_modules.clone_from(&config.modules);
     let notes = folder.join(NOTES);
     if notes.exists() {
-        let notes: AdapterConfig = files::read_json(&notes)?;
-        config =
-            AdapterConfig { method: config.method, modules: config.modules, basis: config.basis, ..notes };
+        config = with_notes(config, files::read_json(&notes)?)?;
     }
+    check_head(json, &tensors)?;
     Ok(AdapterFile { config, layout, tensors })
+}
+
+/// What PEFT's config says, and what only this program's notes do: the order of the layers, and how they are tied.
+fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConfig> {
+    let sorted = |modules: &[String]| {
+        let mut names = modules.to_vec();
+        names.sort_unstable();
+        names
+    };
+    if sorted(&config.modules) != sorted(&notes.modules) {
+        return Err(fault(format!("`{WEIGHTS}` holds other layers than `{NOTES}` names")).into());
+    }
+    let method = match (config.method, &notes.method) {
+        (Method::TinyLora { r, u, projection_seed, .. }, &Method::TinyLora { untied, tying, .. }) => {
+            Method::TinyLora { r, u, untied, tying, projection_seed }
+        }
+        (method, _) => method,
+    };
+    Ok(AdapterConfig { method, basis: config.basis, ..notes })
+}
+
+/// Refuses a file without the head that its config promises. PEFT lists every name that a head may have.
+fn check_head(json: &Json, tensors: &Tensors) -> Result<()> {
+    let saved: Vec<&str> = json
+        .get("modules_to_save")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let holds = |name: &&str| {
+        tensors.names().filter_map(layout::peft_name).any(|key| {
+            key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+                || key.contains(&format!(".{name}."))
+        })
+    };
+    if saved.is_empty() || saved.iter().any(holds) {
+        return Ok(());
+    }
+    let message =
+        format!("`modules_to_save` lists `{}`, which `{WEIGHTS}` does not hold", saved.join("`, `"));
+    Err(fault(message).into())
 }
 
 fn text(json: &Json, key: &str) -> String {
@@ -242,7 +313,14 @@ fn squared(folder: &Path) -> Result<bool> {
         return Ok(false);
     };
     let json: Json = files::read_json(&path)?;
-    Ok(json.get("r_squared").and_then(Value::as_bool).unwrap_or(false))
+    match json.get("r_squared") {
+        None => Ok(false),
+        Some(Value::Bool(squared)) => Ok(*squared),
+        Some(found) => {
+            let message = format!("`{}`: `r_squared`: expected true or false, found {found}", path.display());
+            Err(fault(message).into())
+        }
+    }
 }
 
 /// A basis of which only the rank is known.
@@ -250,21 +328,29 @@ fn only_rank(method: &Method) -> BasisSpec {
     BasisSpec { rank: method.basis_rank().unwrap_or(0), ..BasisSpec::default() }
 }
 
-/// The adapted layers of a file, each named by one tensor that every layer has.
+/// The adapted layers of a file: all that one of their tensors names, so that a layer with another missing is found out.
 fn modules(tensors: &Tensors, method: &Method, layout: Layout) -> Result<Vec<String>> {
-    let ending = match method {
-        Method::Lora { .. } => lora::FACTORS[0],
-        Method::Vera { .. } => vera::SCALES[0],
-        _ => tiny_lora::FROZEN[0],
+    let endings: &[&str] = match method {
+        Method::Vera { .. } => &vera::SCALES,
+        Method::TinyLora { .. } => &tiny_lora::FROZEN,
+        _ => &lora::FACTORS,
     };
-    let module = |key: &str| match layout {
-        Layout::Published => layout::latent_module(key).map(str::to_owned),
-        _ => layout::peft_name(key)?.strip_suffix(ending)?.strip_suffix('.').map(str::to_owned),
+    let module = |key: &str| {
+        let latent = layout::latent_module(key).filter(|_| layout == Layout::Published);
+        let factor = || {
+            let name = layout::peft_name(key)?;
+            endings.iter().find_map(|ending| name.strip_suffix(ending)?.strip_suffix('.'))
+        };
+        latent.or_else(factor).map(str::to_owned)
     };
-    let found: Vec<String> = tensors.names().filter_map(module).collect();
+    let mut found: Vec<String> = Vec::new();
+    for module in tensors.names().filter_map(module) {
+        if !found.contains(&module) {
+            found.push(module);
+        }
+    }
     if found.is_empty() {
-        let what = if layout == Layout::Published { "core" } else { ending };
-        return Err(fault(format!("`{WEIGHTS}` holds no `{what}` of any layer")).into());
+        return Err(fault(format!("`{WEIGHTS}` holds no `{}` of any layer", endings[0])).into());
     }
     Ok(found)
 }

@@ -135,17 +135,20 @@ pub fn read(config: &Json) -> Result<Method> {
         None => Ok(default),
         Some(value) => value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| wrong(key, value, "a number")),
     };
-    let flag = |key: &str, default: bool| config.get(key).and_then(Value::as_bool).unwrap_or(default);
+    let flag = |key: &str, default: bool| match config.get(key) {
+        None => Ok(default),
+        Some(value) => value.as_bool().ok_or_else(|| wrong(key, value, "true or false")),
+    };
     let r = positive("r", keys.1)?;
     Ok(match kind {
         "LORA" => {
-            Method::Lora { r, lora_alpha: number("lora_alpha", 8.0)?, use_rslora: flag("use_rslora", false) }
+            Method::Lora { r, lora_alpha: number("lora_alpha", 8.0)?, use_rslora: flag("use_rslora", false)? }
         }
         "VERA" => Method::Vera {
             r,
             d_initial: number("d_initial", 0.1)?,
             projection_prng_key: whole("projection_prng_key", 0)?.unsigned_abs(),
-            save_projection: flag("save_projection", true),
+            save_projection: flag("save_projection", true)?,
         },
         _ => Method::TinyLora {
             r,

@@ -59,6 +59,13 @@ impl Prepared {
     /// When the adapter to start from, or the basis, does not fit the recipe.
     pub fn new(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
         let mut method = method(&recipe.adapter);
+        if method == Method::Head && base.base.config.is_decoder() {
+            let message = format!(
+                "`adapter.method`: `head` trains a classification head, and `{}` has none",
+                base.name
+            );
+            return Err(usage(message).hint("it is a language model: choose an adapter, or `full`").into());
+        }
         let start = start(recipe, base, &mut method)?;
         let layers = match method {
             Method::Full | Method::Head => Vec::new(),
@@ -163,6 +170,18 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
             return Err(mismatch(key, value.to_string(), wanted).into());
         }
     }
+    if let (Method::TinyLora { tying, .. }, Method::TinyLora { tying: asked, .. }) = (found, &*method) {
+        let names: Vec<&str> = file.config.modules.iter().map(String::as_str).collect();
+        let [groups, wanted] = [found, &*method].map(|method| method.groups(&names));
+        if tying != asked || groups != wanted {
+            let count = |groups: &[usize]| groups.iter().max().map_or(0, |last| last + 1);
+            let words = |tying: &Tying, groups: &[usize]| {
+                format!("{} groups by {tying:?}", count(groups)).to_lowercase()
+            };
+            let (found, wanted) = (words(tying, &groups), words(asked, &wanted));
+            return Err(mismatch("tying of layers (`adapter.tie`, `adapter.tying`)", found, wanted).into());
+        }
+    }
     *method = match (found.clone(), &*method) {
         // Only the seed and the choice of the recipe matter for what comes; the start is in the file.
         (Method::Vera { r, d_initial, projection_prng_key, .. }, Method::Vera { save_projection, .. }) => {
@@ -179,7 +198,8 @@ fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value
         serde_json::Value::Object(json) => json,
         _ => return Err(fault("a method has settings").into()),
     };
-    for key in ["d_initial", "projection_prng_key", "projection_seed", "save_projection"] {
+    // Ties are compared by the groups that they make: PEFT rounds its ratio.
+    for key in ["d_initial", "projection_prng_key", "projection_seed", "save_projection", "untied", "tying"] {
         json.remove(key);
     }
     Ok(json)

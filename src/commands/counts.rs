@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::adapter::method;
-use crate::fault::Result;
+use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::adapt::targeted;
 use crate::recipe::{Method, Recipe};
@@ -28,6 +28,11 @@ pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let targets = if recipe.adapter.targets.is_empty() { &default } else { &recipe.adapter.targets };
     let layers = targeted(&config.linear_shapes(), targets)?;
     let method = method(&recipe.adapter);
+    let rank = method.basis_rank().unwrap_or(0);
+    if let Some((name, [out, inputs])) = layers.iter().find(|(_, [out, inputs])| rank > *out.min(inputs)) {
+        let message = format!("rank {rank} is larger than `{name}`, which is {out} x {inputs}");
+        return Err(usage(message).hint("lower `adapter.rank`").into());
+    }
     let row = |name: &str, value: i64| vec![name.to_owned(), value.to_string()];
     let rows = [
         row("adapted layers", layers.len() as i64),

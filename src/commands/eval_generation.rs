@@ -54,7 +54,12 @@ impl Scoring<'_> {
         }
         let split = self.split(dataset);
         let found = self.prompts(dataset, split)?;
-        let generation = self.generation(dataset);
+        let generation = self.generation(dataset)?;
+        let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
+        if let Some(column) = dataset.group_by.iter().find(|column| !has(column)) {
+            let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
+            return Err(usage(message).into());
+        }
         if generation.ends.is_empty() {
             tracing::warn!(
                 "no token is known that ends a text: completions go on to a stop text or for {} tokens",
@@ -142,13 +147,18 @@ impl Scoring<'_> {
         prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer)
     }
 
-    fn generation(&self, dataset: &Dataset) -> Generation {
+    fn generation(&self, dataset: &Dataset) -> Result<Generation> {
         let args = &self.args.generation;
         let of_catalog = Some(dataset.max_new_tokens).filter(|&count| count > 0).unwrap_or(MAX_NEW_TOKENS);
         let temperature = args.temperature.unwrap_or(dataset.temperature);
         let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
+        if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
+            return Err(usage("`--top-k` and `--top-p` choose among drawn tokens, and none are drawn")
+                .hint("give a `--temperature` above 0")
+                .into());
+        }
         let greedy = Generation::greedy(args.max_new_tokens.unwrap_or(of_catalog), self.tokenizer.ends());
-        Generation {
+        Ok(Generation {
             max_slots: self.args.batch_size.unwrap_or(0),
             sampling: if temperature > 0.0 {
                 Sampling::Random { temperature, top_k, top_p }
@@ -160,6 +170,6 @@ impl Scoring<'_> {
             seed: args.seed,
             interrupted: interrupt::requested,
             ..greedy
-        }
+        })
     }
 }

@@ -99,6 +99,10 @@ fn check(difference: f64, limit: f64, what: &str) -> Result<f64> {
     Err(fault(format!(
         "merged and unmerged {what} differ by {difference:.2e} of the largest, more than {limit:.0e}; nothing was written"
     ))
-    .hint("merge with `--dtype fp32`, or raise `--tolerance`")
+    .hint(if limit > 1e-5 {
+        "merge with `--dtype fp32`, or raise `--tolerance`"
+    } else {
+        "where ΔW is large this may be rounding: `--tolerance 1e-4` accepts ten times as much"
+    })
     .into())
 }

@@ -75,11 +75,14 @@ impl Subject {
         Ok((model, trained))
     }
 
-    /// Outputs of the head: the adapter's classes, else those in the checkpoint.
+    /// Outputs of the head: the adapter's classes, else those in the checkpoint; 1 for a language model, which has none.
     ///
     /// # Errors
     /// When there is no trained head.
     pub fn classes(&self) -> Result<i64> {
+        if self.base.base.config.is_decoder() {
+            return Ok(1);
+        }
         match &self.adapter {
             Some(adapter) if !adapter.config.dataset.is_empty() => {
                 return Ok(adapter.config.labels.len().max(1) as i64);

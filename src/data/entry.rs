@@ -93,8 +93,8 @@ impl<'a> Entry<'a> {
             answer: self.string("answer"),
             scorers: self.strings("scorers"),
             max_new_tokens: self.count("max_new_tokens"),
-            stop: self.strings("stop"),
-            beams: self.count("beams").max(1),
+            stop: self.stop(),
+            beams: self.beams(),
             temperature: self.number("temperature", 0.0),
             top_p: self.number("top_p", 1.0),
             top_k: self.count("top_k"),
@@ -266,6 +266,22 @@ impl<'a> Entry<'a> {
             self.expected(key, "a list of texts", value);
             Vec::new()
         })
+    }
+
+    fn stop(&mut self) -> Vec<String> {
+        let stop = self.strings("stop");
+        if stop.iter().any(String::is_empty) {
+            self.fault("stop", "an empty text would end every answer before it begins");
+        }
+        stop
+    }
+
+    fn beams(&mut self) -> usize {
+        let found = self.table.get("beams").map_or(1, |_| self.count("beams"));
+        if found == 0 && self.table.get("beams").is_some_and(|value| value.as_integer() == Some(0)) {
+            self.fault("beams", "expected at least 1, found 0");
+        }
+        found
     }
 
     fn count(&mut self, key: &str) -> usize {

@@ -110,15 +110,57 @@ fn told(error: &Error) -> String {
     format!("chat template{place}: {detail}")
 }
 
-/// Truth values and nothing are printed as Python prints them.
+/// Truth values, nothing, lists and mappings are printed as Python prints them.
 fn print(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> std::result::Result<(), Error> {
     let word = match value.kind() {
         ValueKind::Bool if value.is_true() => "True",
         ValueKind::Bool => "False",
         ValueKind::None => "None",
+        ValueKind::Seq | ValueKind::Map => &repr(value)?,
         _ => return minijinja::escape_formatter(out, state, value),
     };
     out.write_str(word).map_err(Error::from)
+}
+
+/// Python's `repr`.
+fn repr(value: &Value) -> std::result::Result<String, Error> {
+    Ok(match value.kind() {
+        ValueKind::Bool if value.is_true() => "True".into(),
+        ValueKind::Bool => "False".into(),
+        ValueKind::None => "None".into(),
+        ValueKind::String => quoted(value.as_str().unwrap_or_default()),
+        ValueKind::Seq => {
+            let items: Vec<String> =
+                value.try_iter()?.map(|item| repr(&item)).collect::<std::result::Result<_, _>>()?;
+            format!("[{}]", items.join(", "))
+        }
+        ValueKind::Map => {
+            let entry =
+                |key: Value| Ok::<_, Error>(format!("{}: {}", repr(&key)?, repr(&value.get_item(&key)?)?));
+            let entries: Vec<String> = value.try_iter()?.map(entry).collect::<std::result::Result<_, _>>()?;
+            format!("{{{}}}", entries.join(", "))
+        }
+        _ => value.to_string(),
+    })
+}
+
+/// A text as Python's `repr` quotes it: in single quotes, unless it holds these alone.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
 }
 
 fn strftime_now(format: &str) -> std::result::Result<String, Error> {

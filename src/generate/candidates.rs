@@ -70,8 +70,10 @@ impl Candidates {
 /// those before it sum up to `top_p` or more.
 pub fn warp(candidates: &mut Vec<(u32, f32)>, sampling: Sampling, least: usize) {
     let Sampling::Random { temperature, top_k, top_p } = sampling else { return };
+    // Below this the quotients leave the range of fp32; the most probable token is all that is left long before.
+    let temperature = (temperature as f32).max(1e-30);
     for (_, score) in candidates.iter_mut() {
-        *score /= temperature as f32;
+        *score /= temperature;
     }
     if top_k > 0 {
         candidates.truncate(top_k.max(least));

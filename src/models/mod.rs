@@ -183,6 +183,11 @@ impl Config {
         }
     }
 
+    /// Whether it is a language model, without a classification head.
+    pub fn is_decoder(&self) -> bool {
+        matches!(self, Self::Decoder(_))
+    }
+
     /// The sizes that memory depends on.
     pub fn extent(&self) -> Extent {
         match self {

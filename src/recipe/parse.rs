@@ -9,7 +9,11 @@ use crate::fault::Result;
 use clap::ValueEnum as _;
 
 /// Keys of `[adapter]` that belong to few methods.
-const BELONGS: [(&str, &[Method]); 10] = [
+const BELONGS: [(&str, &[Method]); 14] = [
+    ("adapter.init", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
+    ("adapter.spectrum", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
+    ("adapter.basis", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
+    ("adapter.with_basis", &[Method::LoraXs, Method::LoraMini]),
     ("adapter.rslora", &[Method::Lora]),
     ("adapter.d_initial", &[Method::Vera]),
     ("adapter.projection_seed", &[Method::Vera, Method::TinyLora]),
@@ -86,6 +90,10 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
         tying: reader.choice("adapter.tying", Tying::Depth),
     };
     let plain = AdapterRecipe {
+        init,
+        spectrum: Spectrum::Top,
+        basis: String::new(),
+        with_basis: false,
         rslora: false,
         d_initial: 0.1,
         projection_seed: 0,
@@ -200,6 +208,22 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     if adapter.init == BasisInit::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
+    if adapter.init == BasisInit::Random && adapter.spectrum != Spectrum::Top {
+        reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
+    }
+    if adapter.rank > 1 << 20 {
+        reader.fail("adapter.rank", format!("expected at most 1048576, found {}", adapter.rank));
+    }
+    if adapter.method == Method::LoraMini
+        && reader.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"])
+        && adapter.rank > adapter.rank_a.min(adapter.rank_b)
+    {
+        let problem = format!(
+            "expected at most `adapter.rank_a` = {} and `adapter.rank_b` = {}, found {}",
+            adapter.rank_a, adapter.rank_b, adapter.rank
+        );
+        reader.fail("adapter.rank", problem);
+    }
     if eval.every == Every::Never && eval.patience > 0 {
         reader.fail(
             "eval.patience",
@@ -252,7 +276,6 @@ mod tests {
             "adapter.targets=q \"x\",v",
             "train.precision=bf16",
             "model.name=C:\\odd \"folder\"",
-            "adapter.method=full",
             "adapter.spectrum=bottom",
             "eval.tasks=gsm8k,math",
             "train.seed=9223372036854775807",
@@ -348,16 +371,23 @@ mod tests {
             (Sigma::Split, BasisInit::Random)
         );
         for (key, methods) in BELONGS {
-            let value = match key {
-                "adapter.rslora" => "true",
-                "adapter.save_projection" => "false",
-                "adapter.tying" => "kind",
-                "adapter.sigma" => "b",
-                _ => "7",
-            };
             for method in ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora", "full", "head"] {
-                let read = with("", &[&format!("adapter.method={method}"), &format!("{key}={value}")]);
+                let value = match key {
+                    "adapter.rslora" | "adapter.with_basis" => "true",
+                    "adapter.init" if method == "lora-mini" => "svd",
+                    "adapter.init" => "random",
+                    "adapter.spectrum" => "bottom",
+                    "adapter.save_projection" => "false",
+                    "adapter.tying" => "kind",
+                    "adapter.sigma" => "b",
+                    _ => "9",
+                };
                 let belongs = methods.iter().any(|known| name_of(*known) == method);
+                let (method_set, key_set) = (format!("adapter.method={method}"), format!("{key}={value}"));
+                // LoRA-Mini's factors are random unless told otherwise, and then have no decomposition.
+                let of_svd = belongs && ["adapter.spectrum", "adapter.basis"].contains(&key);
+                let init = if of_svd { "adapter.init=svd" } else { method_set.as_str() };
+                let read = with("", &[&method_set, init, &key_set]);
                 assert_eq!(read.is_ok(), belongs, "{method}, {key}");
             }
         }

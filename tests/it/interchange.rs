@@ -11,10 +11,12 @@ use loraxs::models::adapt::{Plan, attach, targeted};
 use loraxs::models::{Base, Build, CausalLm};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, no_grad};
 
+use crate::cli::copied;
 use crate::support::{
     Place, alone, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
 };
@@ -192,15 +194,29 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
         };
         attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
         file.load_into(&trained, false).unwrap();
-        for (row, expected) in fixture.rows.iter().zip(&case.logits) {
-            let batch = vec![vec![Sequence { ids: &row.input_ids, types: &[] }]];
-            let batch = Packed::new(&batch, Positions::FromZero, Device::Cpu);
-            let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
-            let last = logits.get(0).get(row.input_ids.len() as i64 - 1);
-            let distance = distance(&numbers(&last), expected);
-            assert!(distance < 1e-5, "{name}: logits are off by {distance:e}");
-        }
+        let distance = last_logits(&model, &fixture.rows, &case.logits);
+        assert!(distance < 1e-5, "{name}: logits are off by {distance:e}");
+
+        let (place, folder) = (Place::new(), self::fixture("decoders").join("llama-linear"));
+        let (adapter, merged) = (adapter("llama-linear", &name), place.path("merged"));
+        let args = ["--adapter", text(&adapter), "--out", text(&merged), "--dtype", "fp32"];
+        place.run(&[&["merge", "--model", text(&folder)], &args[..]].concat(), 0);
+        let merged = Base::open(&merged).unwrap();
+        let model = CausalLm::load(&merged, &build, &mut Trained::new(1)).unwrap();
+        let distance = last_logits(&model, &fixture.rows, &case.logits);
+        assert!(distance < 1e-5, "{name}, merged: logits are off by {distance:e}");
     }
+}
+
+/// How far the logits after each row are from the expected ones.
+fn last_logits(model: &CausalLm, rows: &[Row], expected: &[Vec<f64>]) -> f64 {
+    let of_row = |row: &Row| {
+        let batch = vec![vec![Sequence { ids: &row.input_ids, types: &[] }]];
+        let batch = Packed::new(&batch, Positions::FromZero, Device::Cpu);
+        let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
+        numbers(&logits.get(0).get(row.input_ids.len() as i64 - 1))
+    };
+    rows.iter().zip(expected).map(|(row, expected)| distance(&of_row(row), expected)).fold(0.0, f64::max)
 }
 
 /// Makes a basis of a fixture's checkpoint.
@@ -267,6 +283,7 @@ fn what_cannot_be_represented_is_refused_by_name() {
         ("peft_type", json!("IA3"), "`peft_type` `IA3`"),
         ("init_lora_weights", json!("pissa_niter_4"), "`init_lora_weights` pissa_niter_4"),
         ("trainable_token_indices", json!([1, 2]), "`trainable_token_indices`"),
+        ("use_rslora", json!("true"), "`use_rslora`: expected true or false"),
         ("r", json!(5), "shape"),
         ("r", json!(0), "expected at least 1"),
     ];
@@ -274,5 +291,82 @@ fn what_cannot_be_represented_is_refused_by_name() {
         let found = refused(&[(key, value)]);
         assert!(found.contains(expected), "{key}: {found}");
         assert!(!found.contains("panicked"), "{found}");
+    }
+}
+
+#[test]
+fn an_adapter_without_one_of_its_tensors_is_refused() {
+    let cases = [
+        ("lora", ".query.lora_A.weight", "no core for"),
+        ("lora", "classifier.", "`modules_to_save`"),
+        ("vera", "base_model.vera_A", "`vera_A`"),
+        ("vera", ".query.vera_lambda_b", "no core for"),
+        ("tiny-lora", ".query.tinylora_A", "tinylora_A"),
+        ("published", ".query_lora_latent_mapping.weight", "no core for"),
+    ];
+    for (name, missing, expected) in cases {
+        let place = Place::new();
+        let changed = copied(&adapter("bert-gelu", name), &place.path("changed"));
+        let path = changed.join("adapter_model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let mut tensors = SafeTensors::deserialize(&bytes).unwrap().tensors();
+        // One layer's tensor, or all of a name that no layer begins.
+        let (count, mut gone) = (tensors.len(), false);
+        tensors.retain(|(key, _)| {
+            let drop = key.contains(missing) && !(gone && missing.starts_with('.'));
+            gone |= drop;
+            !drop
+        });
+        assert!(tensors.len() < count, "{name} {missing}");
+        fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let model = encoders().join("bert-gelu");
+        let args = ["eval", "--model", text(&model), "--task", "tiny/pairs", "--adapter", text(&changed)];
+        let found = errors(&place.run(&args, 1));
+        assert!(found.contains(expected), "{name} {missing}: {found}");
+    }
+}
+
+#[test]
+fn a_start_for_more_layers_than_are_adapted_is_refused() {
+    let place = Place::new();
+    let settings = of("bert-gelu").settings;
+    let text_of = recipe("bert-gelu", "published", &settings);
+    let run = place.train(&text_of, "run", &["train.init_from=", "train.max_steps=2"]);
+    let start = format!("train.init_from={}", text(&run.join("adapter")));
+    let args = ["train", "--recipe", "recipe.toml", "--out", "fewer", "--set", &start];
+    let found = errors(&place.run(&[&args[..], &["--set", "adapter.targets=query"]].concat(), 1));
+    assert!(found.contains("which is not adapted here"), "{found}");
+}
+
+#[test]
+fn tied_vectors_go_on_with_the_recipe_that_tied_them() {
+    for tying in ["depth", "kind"] {
+        for tie in [0, 1, 2, 3, 5] {
+            let place = Place::new();
+            let settings = of("bert-gelu").settings;
+            let sets = [format!("adapter.tie={tie}"), format!("adapter.tying={tying}")];
+            let sets = |more: [String; 2]| [&sets[..], &more].concat();
+            let run = |out: &str, more: [String; 2]| {
+                let sets = sets(more);
+                let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+                place.train(&recipe("bert-gelu", "tiny-lora", &settings), out, &sets)
+            };
+            let first = run("first", ["train.init_from=".into(), "train.max_steps=3".into()]);
+            let start = format!("train.init_from={}", text(&first.join("adapter")));
+            let second = run("second", [start, "train.learning_rate=0".into()]);
+            let read = |run: &Path| fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();
+            let vectors = |bytes: &[u8]| {
+                let file = SafeTensors::deserialize(bytes).unwrap();
+                let mut found: Vec<(String, Vec<u8>)> = file
+                    .tensors()
+                    .into_iter()
+                    .filter(|(name, _)| name.contains("tinylora_v"))
+                    .map(|(name, view)| (name, view.data().to_vec()))
+                    .collect();
+                found.sort();
+                found
+            };
+            assert_eq!(vectors(&read(&first)), vectors(&read(&second)), "{tying}, {tie}");
+        }
     }
 }

@@ -191,7 +191,7 @@ impl Reader {
             ("\\floor", Function::Floor),
             ("\\ceil", Function::Ceil),
         ];
-        let mut function = self.take_any(&FUNCTIONS)?;
+        let function = self.take_any(&FUNCTIONS)?;
         let mut base = None;
         let mut exponent = None;
         loop {
@@ -213,7 +213,8 @@ impl Reader {
         if function == Function::Log {
             match base {
                 Some(base) => arguments.push(base),
-                None => function = Function::Ln,
+                // As in school books, and as Math-Verify reads it; `\ln` is the natural one.
+                None => arguments.push(E::whole(10)),
             }
         }
         let inverse = match function {
