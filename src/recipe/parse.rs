@@ -9,11 +9,10 @@ use crate::fault::Result;
 use clap::ValueEnum as _;
 
 /// Keys of `[adapter]` that belong to few methods.
-const BELONGS: [(&str, &[Method]); 14] = [
+const BELONGS: [(&str, &[Method]); 13] = [
     ("adapter.init", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
     ("adapter.spectrum", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
     ("adapter.basis", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
-    ("adapter.with_basis", &[Method::LoraXs, Method::LoraMini]),
     ("adapter.rslora", &[Method::Lora]),
     ("adapter.d_initial", &[Method::Vera]),
     ("adapter.projection_seed", &[Method::Vera, Method::TinyLora]),
@@ -93,7 +92,6 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
         init,
         spectrum: Spectrum::Top,
         basis: String::new(),
-        with_basis: false,
         rslora: false,
         d_initial: 0.1,
         projection_seed: 0,
@@ -373,7 +371,7 @@ mod tests {
         for (key, methods) in BELONGS {
             for method in ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora", "full", "head"] {
                 let value = match key {
-                    "adapter.rslora" | "adapter.with_basis" => "true",
+                    "adapter.rslora" => "true",
                     "adapter.init" if method == "lora-mini" => "svd",
                     "adapter.init" => "random",
                     "adapter.spectrum" => "bottom",
