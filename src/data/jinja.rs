@@ -231,3 +231,18 @@ impl Formatter for Spaced {
         out.write_all(self.colon.as_bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_written_as_python_writes_them() {
+        let value = Value::from_serialize(serde_json::json!({
+            "a": [1, 2.5, true, null, "it's", "a \"b\" 'c'", "\\ \n\u{7}é"], "b": {}, "c": "x"
+        }));
+        let expected =
+            r#"{'a': [1, 2.5, True, None, "it's", 'a "b" \'c\'', '\\ \n\x07é'], 'b': {}, 'c': 'x'}"#;
+        assert_eq!(repr(&value).unwrap(), expected);
+    }
+}
