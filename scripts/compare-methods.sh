@@ -3,7 +3,7 @@
 #
 #   scripts/compare-methods.sh [--dry]
 #
-#   BASE      folder or hub id of the base (all-MiniLM-L6-v2: models/minilm-l6)
+#   BASE      folder or hub id of the base (all-MiniLM-L6-v2 unless given)
 #   DATASETS  catalog that says where the two data sets are (see `--datasets`); the hub's where it is empty
 #   SST2, STSB  their names in it            SEEDS, OUT, ARGS, LORAXS  as in grid.sh
 #
@@ -11,7 +11,7 @@
 # smallest LoRA (rank 1, on query and value and on all four targets), TinyLoRA, the head alone, and every weight. Learning
 # rates are one for each method, of the size that its paper uses, and not searched. A run that is done is skipped.
 OUT=${OUT:-runs/compare-methods}
-BASE=${BASE:-models/minilm-l6}
+BASE=${BASE:-sentence-transformers/all-MiniLM-L6-v2}
 SEEDS=${SEEDS:-0 1 2}
 # shellcheck source=scripts/grid.sh
 source "$(dirname "${BASH_SOURCE[0]}")/grid.sh"

@@ -6,7 +6,7 @@
 #
 #   LORAXS  the program      OUT    folder of the run      ARGS  more arguments of `loraxs train`, words
 #   RANK, LR, SEED           what replaces the recipe's own (alpha = rank)
-#   EVAL_ARGS                more arguments of `loraxs eval`, words
+#   EVAL_ARGS                more arguments of `loraxs eval`, words: on a GPU `--precision bf16`
 #
 # What is done is skipped: a finished training, a merged folder, and every answer that was scored before.
 set -euo pipefail

@@ -165,7 +165,7 @@ pub struct EvalArgs {
     /// Data set of the catalog; may be repeated [default with `--run`: the run's]
     #[arg(long, value_name = "T", required_unless_present = "run")]
     pub task: Vec<String>,
-    /// Split to score [default: the recipe's, else `validation`]
+    /// Split to score [default: `test` of a generation task, else the recipe's, else `validation`]
     #[arg(long, value_name = "S")]
     pub split: Option<String>,
     /// Score the first N examples, 0 = all
@@ -186,7 +186,7 @@ pub struct EvalArgs {
     /// Longest sequence in tokens
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_length: Option<usize>,
-    /// Folder for results and predictions [default with `--run`: `eval` in the run]
+    /// Folder for results and predictions [default: `eval`, with `--run` in the run]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// How prompts are continued.

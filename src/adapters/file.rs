@@ -29,7 +29,7 @@ pub const CONFIG: &str = "adapter_config.json";
 pub const NOTES: &str = "loraxs.json";
 /// `peft_type` of this program's own layout: a type that PEFT does not know, so that it refuses the file by name
 /// instead of misreading it.
-const OWN: &str = "LORAXS";
+pub(super) const OWN: &str = "LORAXS";
 
 /// What an adapter is; `adapter_config.json` of this program's own layout.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]

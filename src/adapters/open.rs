@@ -7,7 +7,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use super::basis::{Basis, BasisSpec};
-use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, WEIGHTS};
+use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, OWN, WEIGHTS};
 use super::layout::{self, Layout, STACKS};
 use super::peft_config::{self, Json};
 use super::svd::Factors;
@@ -31,7 +31,7 @@ impl AdapterFile {
             return Err(missing.hint("an adapter is the folder `adapter` of a run").into());
         }
         let json: Json = files::read_json(&path)?;
-        let own = json.get("peft_type").and_then(Value::as_str) == Some("LORAXS");
+        let own = json.get("peft_type").and_then(Value::as_str) == Some(OWN);
         let opened = if own { open_own(folder) } else { open_foreign(folder, &json) };
         opened.with_context(|| format!("cannot use `{}`", path.display()))
     }

@@ -99,6 +99,7 @@ impl Subject {
                 .into()
         })
     }
+
     /// Names of the head's `classes` outputs: the adapter's, else those of the base's `config.json` where they are as
     /// many, else numbered; none for a regression.
     pub fn labels(&self, classes: i64) -> Vec<String> {

@@ -63,7 +63,10 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
 
 /// Scores the recipe's generation tasks with the best adapter, where that was not done before.
 fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome> {
-    if tasks.is_empty() || out.join("eval/results.json").exists() {
+    let results = out.join("eval/results.json");
+    let found: serde_json::Value =
+        if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
+    if tasks.iter().all(|task| found.get(task).is_some()) {
         return Ok(Outcome::Done);
     }
     let subject = cli::Subject { run: Some(out.to_owned()), ..cli::Subject::default() };

@@ -123,8 +123,9 @@ pub(super) fn hash_files(hasher: &mut blake3::Hasher, files: &[PathBuf]) -> Resu
     for path in files {
         let mut file = blake3::Hasher::new();
         file.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        // The name is part of it: its ending is the format, and the skipped rows are shown with it
-        hasher.update(file.finalize().as_bytes()).update(path.as_os_str().as_encoded_bytes());
+        // The name is part of it, since its ending is the format; its folder is not: caches and data sets move.
+        let name = path.file_name().unwrap_or_default();
+        hasher.update(file.finalize().as_bytes()).update(name.as_encoded_bytes());
     }
     Ok(())
 }

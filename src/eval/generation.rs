@@ -168,8 +168,9 @@ fn resumed(task: &Task<'_>, path: &Path) -> Result<Vec<Record>> {
     }
     let rows: BTreeSet<usize> = task.prompts.iter().map(|prompt| prompt.index).collect();
     records.retain(|record| rows.contains(&record.index));
-    rewrite(path, &records)?;
+    // First what the answers belong to: answers alone would be taken for another model's.
     files::write_json(&beside, task.identity)?;
+    rewrite(path, &records)?;
     Ok(records)
 }
 

@@ -69,7 +69,11 @@ fn difference(path: &Path, source: &Source, plain: &Method) -> Result<f64> {
         let [a, b] = FACTORS.map(read);
         let product = b?.matmul(&a?) * plain.scale();
         let delta = no_grad(|| adapter.delta().get(0).to_device(tch::Device::Cpu));
-        largest = largest.max(relative_difference(&delta, &product));
+        let found = relative_difference(&delta, &product);
+        largest = if found.is_nan() { found } else { largest.max(found) };
+        if largest.is_nan() {
+            break;
+        }
     }
     Ok(largest)
 }
