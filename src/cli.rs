@@ -210,14 +210,14 @@ pub struct MergeArgs {
     /// Write the adapter itself, of `lora-xs`, in the basis of this folder (of `init-svd --out`), whose rank may be larger
     #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "dtype"])]
     pub rebase: Option<PathBuf>,
-    /// Type of the written weights [default: the base's]
+    /// Type of the written weights [default: the base's; fp32 of a PEFT adapter]
     #[arg(long)]
     pub dtype: Option<Dtype>,
     /// Largest difference of the logits, relative to the largest logit, before and after [default: 1e-5 in fp32, 2e-2
     /// in fp16, 1e-1 in bf16]; with `--rebase`, of ΔW, relative to its norm [default: 1e-4]
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,
-    /// Largest size of one weight file, such as 500MB, 5GB or 2GiB
+    /// Largest size of one weight file of a checkpoint, such as 500MB, 5GB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
     pub max_shard_size: u64,
 }

@@ -24,17 +24,21 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
     };
-    write().map_err(|error| {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        let hint = match kind {
-            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => {
-                "make room on the disk, or write to another folder"
-            }
-            Some(_) => "choose a folder that can be made and written",
-            None => return error.context(format!("cannot write `{}`", path.display())),
-        };
-        fault(format!("cannot write `{}`: {error}", path.display())).hint(hint).into()
+    write().map_err(|error| match error.downcast::<io::Error>() {
+        Ok(error) => cannot_write(path, &error),
+        Err(error) => error.context(format!("cannot write `{}`", path.display())),
     })
+}
+
+/// That `path` cannot be written, and what to do about it.
+pub fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            "make room on the disk, or write to another folder"
+        }
+        _ => "choose a folder that can be made and written",
+    };
+    fault(format!("cannot write `{}`: {error}", path.display())).hint(hint).into()
 }
 
 /// Writes `bytes` as [`write_atomically`] does.

@@ -1,6 +1,6 @@
 //! `loraxs eval`: metrics with standard errors, predictions, GLUE submissions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -14,7 +14,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
 use crate::eval::metrics::Score;
 use crate::eval::predictions::{Submission, write_predictions, write_submission};
-use crate::eval::{Evaluation, evaluate};
+use crate::eval::{Evaluation, Scoring, evaluate};
 use crate::fault::{Result, usage};
 use crate::files;
 use crate::models::Config;
@@ -77,17 +77,20 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let tokenizer = Tokenizer::load(&subject.base.base.folder)?;
     check_fit(&subject.base.base, &tokenizer, settings.max_length)?;
     let outputs = subject.classes()?;
-    let datasets: Vec<&Dataset> =
-        settings.tasks.iter().map(|task| fitting(&place, task, outputs)).collect::<Result<_>>()?;
+    let labels = subject.labels(outputs);
+    let datasets: Vec<(&Dataset, Vec<usize>)> =
+        settings.tasks.iter().map(|task| fitting(&place, task, outputs, &labels)).collect::<Result<_>>()?;
     if args.predict {
-        datasets.iter().try_for_each(|dataset| submission_name(dataset, &settings.split).map(drop))?;
+        datasets.iter().try_for_each(|(dataset, _)| submission_name(dataset, &settings.split).map(drop))?;
     }
     let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
     let model = model.classifier()?;
     let mut results = BTreeMap::new();
-    for dataset in datasets {
+    for (dataset, order) in datasets {
         let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
-        let evaluation = evaluate(model, 0, &examples.examples, &metrics(dataset)?, settings.batch_size)?;
+        let metrics = metrics(dataset)?;
+        let how = Scoring { metrics: &metrics, outputs: &order, batch_size: settings.batch_size };
+        let evaluation = evaluate(model, 0, &examples.examples, how)?;
         let file = settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         write_predictions(&file, &evaluation.predictions)?;
         if args.predict {
@@ -137,8 +140,13 @@ fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
     }
 }
 
-/// The data set of this name, whose labels fit the head.
-fn fitting<'a>(place: &'a Workplace, task: &str, outputs: i64) -> Result<&'a Dataset> {
+/// The data set of this name, whose labels fit the head, and the order in which the head's outputs mean them.
+fn fitting<'a>(
+    place: &'a Workplace,
+    task: &str,
+    outputs: i64,
+    labels: &[String],
+) -> Result<(&'a Dataset, Vec<usize>)> {
     let dataset = place.catalog.get(task)?;
     let wanted = classes(dataset)?;
     if wanted != outputs {
@@ -146,7 +154,33 @@ fn fitting<'a>(place: &'a Workplace, task: &str, outputs: i64) -> Result<&'a Dat
             .hint("score the task that the head was trained on")
             .into());
     }
-    Ok(dataset)
+    let order = match output_order(labels, &dataset.labels) {
+        Some(order) if order.iter().enumerate().all(|(class, &output)| class == output) => Vec::new(),
+        Some(order) => {
+            tracing::info!(
+                "the head's classes are {labels:?}: its outputs are put into the order of `{task}`"
+            );
+            order
+        }
+        None if labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}")) => {
+            Vec::new()
+        }
+        None => {
+            let wanted = &dataset.labels;
+            tracing::warn!(
+                "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
+            );
+            Vec::new()
+        }
+    };
+    Ok((dataset, order))
+}
+
+/// For each name of `wanted` its place in `labels`, upper and lower case alike; nothing where one has none of its own.
+fn output_order(labels: &[String], wanted: &[String]) -> Option<Vec<usize>> {
+    let place = |name: &String| labels.iter().position(|label| label.to_lowercase() == name.to_lowercase());
+    let order: Vec<usize> = wanted.iter().map(place).collect::<Option<_>>()?;
+    order.iter().collect::<BTreeSet<_>>().len().eq(&labels.len()).then_some(order)
 }
 
 impl TaskResult {

@@ -34,9 +34,10 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, &source, classes),
         MergeFormat::Peft => {
-            let limit = tolerance(args, Kind::Float);
+            let kind = kind(args).unwrap_or(Kind::Float);
+            let limit = tolerance(args, kind);
             let difference = export::write_folder(&args.out, |folder| {
-                let difference = peft::write(folder, &source, &adapter.config)?;
+                let difference = peft::write(folder, &source, &adapter.config, kind)?;
                 check(difference, limit, "weights")
             })?;
             say(&format!(
@@ -48,12 +49,16 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     }
 }
 
-fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) -> Result<()> {
-    let kind = args.dtype.map(|dtype| match dtype {
+fn kind(args: &MergeArgs) -> Option<Kind> {
+    args.dtype.map(|dtype| match dtype {
         Dtype::Fp32 => Kind::Float,
         Dtype::Fp16 => Kind::Half,
         Dtype::Bf16 => Kind::BFloat16,
-    });
+    })
+}
+
+fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) -> Result<()> {
+    let kind = kind(args);
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(source.base)));
     let expected = probe(&source.base.config, source.model)?;
     let (difference, bytes) = export::write_folder(&args.out, |folder| {

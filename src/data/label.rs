@@ -43,37 +43,47 @@ fn number(value: &Value) -> Label {
     }
 }
 
+/// By name, else by number.
 fn class(labels: &[String], value: &Value) -> Label {
-    let named = |name: &str| labels.iter().position(|label| label == name);
-    match value {
-        Value::String(text) => match named(text) {
-            Some(class) => Label::Is(class as f32),
-            None => text.trim().parse().map_or_else(|_| unknown(labels, value), |n| index(labels, n, value)),
-        },
-        Value::Bool(b) => match named(&b.to_string()) {
-            Some(class) => Label::Is(class as f32),
-            None => index(labels, f64::from(u8::from(*b)), value),
-        },
-        Value::Number(n) => n.as_f64().map_or_else(|| unknown(labels, value), |n| index(labels, n, value)),
-        _ => Label::Unusable(format!("expected a label, found {}", described(value))),
+    let (name, n) = match value {
+        Value::String(text) => (text.clone(), text.trim().parse().ok()),
+        Value::Bool(b) => (b.to_string(), Some(f64::from(u8::from(*b)))),
+        Value::Number(n) => (n.to_string(), n.as_f64()),
+        _ => return Label::Unusable(format!("expected a label, found {}", described(value))),
+    };
+    match (labels.iter().position(|label| *label == name), n) {
+        (Some(class), _) => Label::Is(class as f32),
+        (None, Some(n)) => numbered(labels, n, value),
+        (None, None) => unknown(labels, value),
     }
 }
 
-fn index(labels: &[String], n: f64, value: &Value) -> Label {
-    if n == -1.0 {
+/// The class of a number: the name that is this number where any name is one, since what else it could mean would
+/// depend on how the file writes numbers; else the class at this place.
+fn numbered(labels: &[String], n: f64, value: &Value) -> Label {
+    let numbers: Vec<Option<f64>> = labels.iter().map(|label| finite(label)).collect();
+    if let Some(class) = numbers.iter().position(|number| *number == Some(n)) {
+        Label::Is(class as f32)
+    } else if n == -1.0 {
         Label::Missing
-    } else if n >= 0.0 && n < labels.len() as f64 && n.fract() == 0.0 {
+    } else if numbers.iter().all(Option::is_none) && n >= 0.0 && n < labels.len() as f64 && n.fract() == 0.0 {
         Label::Is(n as f32)
     } else {
         unknown(labels, value)
     }
 }
 
+fn finite(text: &str) -> Option<f64> {
+    text.trim().parse::<f64>().ok().filter(|n| n.is_finite())
+}
+
 fn unknown(labels: &[String], value: &Value) -> Label {
     let found = shown(value);
     let hint = which("labels", &found, labels.iter().map(String::as_str));
     let message = format!("label `{found}` is none of the {} labels of the catalog", labels.len());
-    Label::Wrong(fault(message).hint(format!("{hint}, or their numbers from 0")))
+    let by_place = !labels.iter().any(|label| finite(label).is_some());
+    let places = if by_place { ", or their numbers from 0" } else { "" };
+    Label::Wrong(fault(message).hint(format!("{hint}{places}")))
 }
 
 /// A text without its quotes, anything else as JSON.
@@ -94,10 +104,14 @@ mod tests {
 
     use super::super::catalog::Catalog;
     use super::*;
+    use crate::fault::hint_of;
 
     fn outcome(dataset: &str, value: &Value) -> String {
-        let catalog = Catalog::builtin().unwrap();
-        match read(catalog.get(dataset).unwrap(), Some(value)) {
+        told(Catalog::builtin().unwrap().get(dataset).unwrap(), value)
+    }
+
+    fn told(dataset: &Dataset, value: &Value) -> String {
+        match read(dataset, Some(value)) {
             Label::Is(x) => format!("{x}"),
             Label::Missing => "missing".to_owned(),
             Label::Unusable(why) => format!("unusable: {why}"),
@@ -126,6 +140,28 @@ mod tests {
         ] {
             assert_eq!(outcome("glue/rte", &value), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn names_that_are_numbers_mean_the_same_in_every_format() {
+        let mut dataset = Catalog::builtin().unwrap().get("glue/rte").unwrap().clone();
+        dataset.labels = ["2", "1", "-1"].map(str::to_owned).to_vec();
+        for (value, expected) in [
+            (json!(1), "1"),
+            (json!("1"), "1"),
+            (json!(2.0), "0"),
+            (json!("2.0"), "0"),
+            (json!(-1), "2"),
+            (json!(true), "1"),
+            (json!(0), "wrong: label `0` is none of the 3 labels of the catalog"),
+            (json!("0"), "wrong: label `0` is none of the 3 labels of the catalog"),
+        ] {
+            assert_eq!(told(&dataset, &value), expected, "{value}");
+        }
+        dataset.labels.truncate(2);
+        assert_eq!(told(&dataset, &json!(-1)), "missing");
+        let Label::Wrong(fault) = read(&dataset, Some(&json!(0))) else { panic!("0 is a label") };
+        assert_eq!(hint_of(&fault.into()), Some("labels: `2`, `1`"));
     }
 
     #[test]

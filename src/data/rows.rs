@@ -220,6 +220,9 @@ fn one_array(path: &Path, object: Columns) -> Result<Vec<Value>> {
 
 /// CSV with quotes, or TSV without: GLUE's own TSV files hold single quotes as plain text.
 fn separated(path: &Path, text: &str, delimiter: u8) -> Result<Rows> {
+    if delimiter != b'\t' {
+        check_quotes(path, text, delimiter)?;
+    }
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .quoting(delimiter != b'\t')
@@ -240,6 +243,43 @@ fn separated(path: &Path, text: &str, delimiter: u8) -> Result<Rows> {
     let mut rows = collect("line", rows);
     rows.columns.extend(names);
     Ok(rows)
+}
+
+/// Refuses a quoted cell that goes on after its closing quote or never ends: read on, it would swallow the lines between
+/// two such quotes without a word.
+fn check_quotes(path: &Path, text: &str, delimiter: u8) -> Result<()> {
+    let bytes = text.as_bytes();
+    let [mut at, mut line] = [0, 1];
+    let mut starts = true; // of a cell
+    while let Some(&byte) = bytes.get(at) {
+        if starts && byte == b'"' {
+            let opened = line;
+            let wrong = |what: &str| {
+                let message =
+                    format!("`{}` line {opened}: a cell that opens with a quote {what}", path.display());
+                fault(message).hint("write a quote inside a quoted cell twice")
+            };
+            at += 1;
+            loop {
+                match (bytes.get(at), bytes.get(at + 1)) {
+                    (Some(b'"'), Some(b'"')) => at += 1,
+                    (Some(b'"'), _) => break,
+                    (Some(byte), _) => line += usize::from(*byte == b'\n'),
+                    (None, _) => return Err(wrong("is never closed").into()),
+                }
+                at += 1;
+            }
+            if bytes.get(at + 1).is_some_and(|&next| next != delimiter && next != b'\n' && next != b'\r') {
+                return Err(wrong("goes on after its closing quote").into());
+            }
+            starts = false;
+        } else {
+            starts = [delimiter, b'\n', b'\r'].contains(&byte);
+            line += usize::from(byte == b'\n');
+        }
+        at += 1;
+    }
+    Ok(())
 }
 
 /// An empty cell is nothing, as in pandas and `datasets`.
@@ -345,7 +385,7 @@ mod tests {
     #[test]
     fn wrong_files_are_refused_with_a_reason() {
         let packed = gzip("{\"a\": \"some text that does not end\"}\n".repeat(50).as_bytes());
-        let cases: [(&str, &[u8], &str); 11] = [
+        let cases: [(&str, &[u8], &str); 13] = [
             ("f.txt", b"x", "cannot tell the format of"),
             ("f", b"x", "cannot tell the format of"),
             ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a whole gzip file"),
@@ -355,6 +395,12 @@ mod tests {
             ("f.json", b" \n", "holds no row"),
             ("f.csv", b"a,b\n", "holds no row"),
             ("f.csv", b"a,a\n1,2\n", "names the column `a` twice"),
+            (
+                "f.csv",
+                b"a,b\n1,\"x\n\"\n2,\"y\n3,z\n",
+                "` line 4: a cell that opens with a quote is never closed",
+            ),
+            ("f.csv", b"a,b\n1,\"x\n2,\"y\"\n", "` line 2: a cell that opens with a quote goes on after its"),
             ("f.json", b"{\"a\":[], \"b\":[]}", "is an object without exactly one list of rows"),
             ("f.json", b"[{\"a\":1},", "is not valid JSON: EOF while parsing a value at line 1 column 9"),
         ];

@@ -43,8 +43,8 @@ pub const FILES: [&str; 12] = [
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     direction: TruncationDirection,
-    /// Whether the model gets token types other than 0.
-    has_types: bool,
+    /// How many token types the model knows; nothing where it always gets type 0.
+    types: Option<u64>,
     special: Special,
     hash: String,
     files: Vec<PathBuf>,
@@ -89,19 +89,20 @@ impl Tokenizer {
             Some(names) => names.iter().any(|name| name == "token_type_ids"),
             None => class == Class::Bert,
         };
+        let types = has_types.then(|| config.get("type_vocab_size").and_then(Value::as_u64).unwrap_or(2));
         let is_left = settings.get("truncation_side").is_some_and(|side| side == "left");
         let direction = if is_left { TruncationDirection::Left } else { TruncationDirection::Right };
         let special = Special::read(folder, &inner, class, (&settings, &config))?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&bytes).update(format!("{changes}|{has_types}|{is_left}").as_bytes());
+        hasher.update(&bytes).update(format!("{changes}|{types:?}|{is_left}").as_bytes());
         let files = FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
-        Ok(Self { inner, direction, has_types, special, hash: hasher.finalize().to_hex().to_string(), files })
+        Ok(Self { inner, direction, types, special, hash: hasher.finalize().to_hex().to_string(), files })
     }
 
     /// Encodes a text, or a pair, with special tokens; of a pair the longer text is cut first.
     ///
     /// # Errors
-    /// When the special tokens alone exceed `max_length`.
+    /// When the special tokens alone exceed `max_length`, or the model does not know a token type.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
         if max_length < added {
@@ -119,12 +120,25 @@ impl Tokenizer {
         };
         let (first, second) = truncate_encodings(first, second, &params).map_err(failed)?;
         let encoding = self.inner.post_process(first, second, true).map_err(failed)?;
-        let types = if self.has_types {
-            encoding.get_type_ids().iter().map(|t| u8::from(*t != 0)).collect()
-        } else {
-            vec![0; encoding.len()]
-        };
+        let types = self.types_of(&encoding)?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), types, truncated: whole > params.max_length })
+    }
+
+    fn types_of(&self, encoding: &tokenizers::Encoding) -> Result<Vec<u8>> {
+        let Some(known) = self.types else { return Ok(vec![0; encoding.len()]) };
+        let types = encoding.get_type_ids();
+        match types.iter().find(|&&t| u64::from(t) >= known || t > u32::from(u8::MAX)) {
+            Some(found) => {
+                let message = format!(
+                    "the tokenizer gives token type {found}, but the `type_vocab_size` of config.json is {known}"
+                );
+                let hint = "use a base that knows pairs of texts, or list `model_input_names` without \
+                            `token_type_ids` in tokenizer_config.json";
+                Err(usage(message).hint(hint).into())
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "compared above")]
+            None => Ok(types.iter().map(|&t| t as u8).collect()),
+        }
     }
 
     /// Encodes texts or pairs on all cores, in their order.
@@ -349,6 +363,11 @@ mod tests {
         assert_eq!(types(json!({"tokenizer_class": "BertTokenizer", "model_input_names": names})), [0; 5]);
         let names = json!(["input_ids", "token_type_ids"]);
         assert_eq!(types(json!({"model_input_names": names})), [0, 0, 0, 1, 1]);
+        let folder = folder(&[("config.json", json!({"model_type": "bert", "type_vocab_size": 1}))]);
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        assert_eq!(tokenizer.encode("a", None, 20).unwrap().types, [0, 0, 0]);
+        let error = tokenizer.encode("a", Some("b"), 20).unwrap_err().to_string();
+        assert!(error.starts_with("the tokenizer gives token type 1, but the `type_vocab_size`"), "{error}");
     }
 
     #[test]

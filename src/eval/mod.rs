@@ -54,20 +54,31 @@ pub fn sequence(example: &Example) -> Sequence<'_> {
     Sequence { ids: &example.ids, types: &example.types }
 }
 
-/// Scores run `run` of `model` on `examples`, `batch_size` in one pass.
+/// How a split is scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoring<'a> {
+    /// What to measure; the metrics of a regression make it one.
+    pub metrics: &'a [Metric],
+    /// For each class of the task the head's output that means it; empty where they agree.
+    pub outputs: &'a [usize],
+    /// Examples in one pass.
+    pub batch_size: usize,
+}
+
+/// Scores run `run` of `model` on `examples`.
 ///
 /// # Errors
 /// When a logit is not finite, or libtorch fails.
-pub fn evaluate(
-    model: &Classifier,
-    run: usize,
-    examples: &[Example],
-    metrics: &[Metric],
-    batch_size: usize,
-) -> Result<Evaluation> {
+pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scoring) -> Result<Evaluation> {
     let start = Instant::now();
+    let Scoring { metrics, outputs, batch_size } = how;
     let regression = metrics.iter().any(|metric| metric.is_regression());
-    let logits = logits(model, run, examples, batch_size)?;
+    let mut logits = logits(model, run, examples, batch_size)?;
+    if !outputs.is_empty() {
+        for row in &mut logits {
+            *row = outputs.iter().filter_map(|&output| row.get(output).copied()).collect();
+        }
+    }
     let predictions: Vec<Prediction> = examples
         .iter()
         .zip(logits)

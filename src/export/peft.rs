@@ -1,11 +1,11 @@
 //! A plain LoRA adapter in PEFT's layout, of any method whose ΔW is of low rank: for LoRA-XS `lora_A = A`,
 //! `lora_B = B·R`, same rank, same alpha.
 //!
-//! Exact in real arithmetic; multiplied and stored in fp32.
+//! Exact in real arithmetic; multiplied in fp32.
 
 use std::path::Path;
 
-use tch::{Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{Source, relative_difference};
 use crate::adapters::file::{AdapterConfig, CONFIG, WEIGHTS};
@@ -16,11 +16,11 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensor_file::{self, TensorFile};
 
-/// Writes the adapter into `folder`; returns the largest relative difference of any ΔW from the adapter's own.
+/// Writes the adapter into `folder` in `kind`; returns the largest relative difference of any ΔW from the adapter's own.
 ///
 /// # Errors
 /// When the method has no low-rank form, or a file cannot be written.
-pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig) -> Result<f64> {
+pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind) -> Result<f64> {
     let mut tensors = Vec::new();
     let mut plain = None;
     for (name, adapter) in adapted(source) {
@@ -49,6 +49,7 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig) -> Result<
     };
     files::write_json(&folder.join(CONFIG), &peft_config::write(&plain, &about)?)?;
     tensors.extend(head.into_iter().map(|(name, tensor)| (layout::peft_key(&name), tensor)));
+    tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(kind));
     let views: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     tensor_file::write(&folder.join(WEIGHTS), &[("format", "pt".into())], &views)?;
     difference(&folder.join(WEIGHTS), source, &plain)
@@ -65,7 +66,9 @@ fn difference(path: &Path, source: &Source, plain: &Method) -> Result<f64> {
     let file = TensorFile::open(path)?;
     let mut largest: f64 = 0.0;
     for (name, adapter) in adapted(source) {
-        let read = |suffix: &str| file.tensor(&layout::peft_key(&format!("{name}.{suffix}")));
+        let read = |suffix: &str| -> Result<Tensor> {
+            Ok(file.tensor(&layout::peft_key(&format!("{name}.{suffix}")))?.to_kind(Kind::Float))
+        };
         let [a, b] = FACTORS.map(read);
         let product = b?.matmul(&a?) * plain.scale();
         let delta = no_grad(|| adapter.delta().get(0).to_device(tch::Device::Cpu));

@@ -252,6 +252,10 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
         let (d, h) = (raw.hidden_size, raw.num_attention_heads);
         return Err(fault(format!("`hidden_size` {d} is not a multiple of `num_attention_heads` {h}")).into());
     }
+    if let Some(pad) = raw.pad_token_id.filter(|&pad| i64::from(pad) >= raw.vocab_size) {
+        let v = raw.vocab_size;
+        return Err(fault(format!("`pad_token_id` is {pad}, but `vocab_size` is {v}")).into());
+    }
     match raw.position_embedding_type.as_deref() {
         None | Some("absolute") => {}
         Some(other) => {

@@ -69,6 +69,7 @@ impl Config {
         let path = folder.join("config.json");
         let text = files::read_text(&path)?;
         let read = || -> Result<Self> {
+            let _: Map<String, Value> = files::parse_json(&text)?;
             let ModelType { model_type } = files::parse_json(&text)?;
             match model_type.as_str() {
                 name if FAMILIES.contains(&name) => Ok(Self::Decoder(DecoderConfig::from_json(name, &text)?)),

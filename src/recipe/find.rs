@@ -75,7 +75,10 @@ pub(super) fn find(name: &str) -> Result<(String, Origin)> {
     let places =
         [PathBuf::from(name), PathBuf::from(&with_ending), folder.join(name), folder.join(&with_ending)];
     if let Some(path) = places.into_iter().find(|place| place.is_file()) {
-        return Ok((read_text(&path)?, Origin::File(path)));
+        let text = read_text(&path).map_err(|error| {
+            usage(format!("{error:#}")).hint("a recipe is a TOML file, and so UTF-8 text")
+        })?;
+        return Ok((text, Origin::File(path)));
     }
     let known = plain.strip_prefix("recipes/").unwrap_or(plain);
     match BUILT_IN.iter().find(|(built_in, _)| *built_in == known) {

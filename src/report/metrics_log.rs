@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Result;
-use crate::files::write_bytes;
+use crate::files::{cannot_write, write_bytes};
 use crate::report::tensorboard::EventFile;
 
 /// The name of the log in the folder of a run.
@@ -103,7 +103,8 @@ impl MetricsLog {
             _ => Vec::new(),
         };
         write_bytes(&path, &kept)?;
-        let lines = OpenOptions::new().append(true).open(&path).with_context(|| cannot_write(&path))?;
+        let lines =
+            OpenOptions::new().append(true).open(&path).map_err(|error| cannot_write(&path, &error))?;
         let events = EventFile::create(run, resumed.map(|step| step + 1))?;
         Ok(Self { lines, path, events })
     }
@@ -130,7 +131,7 @@ impl MetricsLog {
     fn add(&mut self, line: &Line<'_>) -> Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        self.lines.write_all(&bytes).with_context(|| cannot_write(&self.path))
+        self.lines.write_all(&bytes).map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
@@ -146,10 +147,6 @@ fn lines_up_to(path: &Path, last: u64) -> Result<Vec<u8>> {
         }
     }
     Ok(kept)
-}
-
-fn cannot_write(path: &Path) -> String {
-    format!("cannot write `{}`", path.display())
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
-
 use crate::fault::Result;
+use crate::files::cannot_write;
 
 /// The version of the format that allows restarts to take back steps.
 const VERSION: &[u8] = b"brain.Event:2";
@@ -36,7 +35,7 @@ impl EventFile {
     /// # Errors
     /// When the folder or the file cannot be made or written.
     pub fn create(folder: &Path, takes_back_from: Option<u64>) -> Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot write `{}`", folder.display()))?;
+        std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
         let (file, path) = create_new(folder)?;
         let mut events = Self { file, path };
         events.write(&event(0, 3, VERSION))?;
@@ -72,9 +71,7 @@ impl EventFile {
 
     /// One record, handed to the system in one piece, so that a killed process leaves whole records.
     fn write(&mut self, payload: &[u8]) -> Result<()> {
-        self.file
-            .write_all(&record(payload))
-            .with_context(|| format!("cannot write `{}`", self.path.display()))
+        self.file.write_all(&record(payload)).map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
@@ -92,9 +89,7 @@ fn create_new(folder: &Path) -> Result<(File, PathBuf)> {
                 number += 1;
                 path = folder.join(format!("{name}.{number}"));
             }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot write `{}`", path.display()));
-            }
+            Err(error) => return Err(cannot_write(&path, &error)),
         }
     }
 }
@@ -218,6 +213,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let error = EventFile::create(&file, None).unwrap_err();
-        assert_eq!(error.to_string(), format!("cannot write `{}`", file.display()));
+        let words = format!("cannot write `{}`: ", file.display());
+        assert!(error.to_string().starts_with(&words), "{error}");
     }
 }

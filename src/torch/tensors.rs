@@ -140,6 +140,11 @@ impl Tensors {
 
     fn file_of(&self, name: &str) -> Result<&TensorFile> {
         let file = self.index.get(name).and_then(|slot| self.files.get(slot.file));
-        file.ok_or_else(|| fault(format!("there is no tensor `{name}`")).into())
+        file.ok_or_else(|| {
+            let first = self.files.first().map(|file| file.path().display().to_string());
+            let place = first.unwrap_or_default();
+            let rest = if self.files.len() > 1 { " and the files beside it" } else { "" };
+            fault(format!("there is no tensor `{name}` in `{place}`{rest}")).into()
+        })
     }
 }

@@ -4,7 +4,7 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::data::Example;
 use crate::eval::metrics::Metric;
-use crate::eval::{Evaluation, evaluate, sequence};
+use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
 use crate::nn::packed::Sequence;
@@ -113,6 +113,7 @@ impl Task for Classification<'_> {
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {
-        evaluate(self.model, run, self.validation, &self.metrics, self.eval_batch_size)
+        let how = Scoring { metrics: &self.metrics, outputs: &[], batch_size: self.eval_batch_size };
+        evaluate(self.model, run, self.validation, how)
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Map, Value, json};
 
-use crate::support::{Place, encoders, errors};
+use crate::support::{Place, encoders, errors, json_lines};
 
 /// A place with copies of fixtures to break.
 struct Bench(Place);
@@ -195,6 +195,14 @@ fn all_faults_of_a_recipe_are_told_at_once() {
 }
 
 #[test]
+fn a_recipe_that_is_no_text_is_a_usage_error() {
+    let bench = Bench::new();
+    fs::write(bench.path("recipe.toml"), b"[model]\nname = \"\xe9\"\n").unwrap();
+    let hint = "hint: a recipe is a TOML file";
+    bench.refuses(&["train", "--recipe", "recipe.toml"], 2, &["cannot read `recipe.toml`", "UTF-8", hint]);
+}
+
+#[test]
 fn wrong_values_in_a_recipe_are_usage_errors() {
     let bench = Bench::new();
     let cases: [(&str, &[&str]); 13] = [
@@ -259,9 +267,15 @@ fn a_wrong_config_names_the_field() {
         bench.refuses_model(&model, &[words]);
     }
     let model = bench.model("roberta", "roberta-gelu");
-    edit(&model.join("config.json"), |config| drop(config.insert("pad_token_id".to_owned(), json!(500))));
-    bench
-        .refuses_model(&model, &["`max_position_embeddings` is 40, expected more than `pad_token_id` = 500"]);
+    let pad = |id: u32| {
+        edit(&model.join("config.json"), |config| drop(config.insert("pad_token_id".to_owned(), json!(id))));
+    };
+    pad(50);
+    bench.refuses_model(&model, &["`max_position_embeddings` is 40, expected more than `pad_token_id` = 50"]);
+    pad(397);
+    bench.refuses_model(&model, &["`pad_token_id` is 397, but `vocab_size` is 397"]);
+    fs::write(model.join("config.json"), "[]").unwrap();
+    bench.refuses_model(&model, &["config.json`", "invalid type: sequence, expected a map"]);
     fs::write(model.join("config.json"), "{\"model_type\":").unwrap();
     bench.refuses_model(&model, &["config.json`", "line 1 column 14"]);
     fs::remove_file(model.join("config.json")).unwrap();
@@ -419,6 +433,40 @@ fn an_adapter_that_does_not_fit_is_refused() {
 }
 
 #[test]
+fn an_adapter_without_its_head_is_refused() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    edit_tensors(&bench.path("run/adapter/adapter_model.safetensors"), |header, _| {
+        let bias = header.remove("classifier.bias").unwrap();
+        header.insert("bias".to_owned(), bias);
+    });
+    let words = ["there is no tensor `classifier.bias` in `run/adapter/adapter_model.safetensors`"];
+    bench.refuses(&["eval", "--run", "run"], 1, &words);
+}
+
+#[test]
+fn outputs_are_taken_by_the_names_of_their_classes() {
+    let bench = Bench::new();
+    let logits = |names: [&str; 3], words: &str| -> Vec<Vec<f64>> {
+        let model = bench.model("model", "bert-gelu");
+        let names = json!({"0": names[0], "1": names[1], "2": names[2]});
+        edit(&model.join("config.json"), |config| drop(config.insert("id2label".to_owned(), names.clone())));
+        let args = ["eval", "--model", "model", "--task", "tiny/pairs", "--out", "eval"];
+        let output = bench.0.run(&args, 0);
+        assert_eq!(errors(&output).contains("the head's classes"), !words.is_empty(), "{}", errors(&output));
+        assert!(errors(&output).contains(words), "{}", errors(&output));
+        let rows: Vec<Value> = json_lines(&bench.path("eval/predictions/tiny/pairs.jsonl"));
+        rows.iter().map(|row| serde_json::from_value(row["logits"].clone()).unwrap()).collect()
+    };
+    let own = logits(["same", "other", "reversed"], "");
+    assert_eq!(logits(["LABEL_0", "LABEL_1", "LABEL_2"], ""), own);
+    assert_eq!(logits(["yes", "no", "reversed"], "are taken as those of `tiny/pairs`"), own);
+    assert_eq!(logits(["same", "same", "reversed"], "are taken as those of `tiny/pairs`"), own);
+    let turned: Vec<Vec<f64>> = own.iter().map(|row| vec![row[1], row[2], row[0]]).collect();
+    assert_eq!(logits(["REVERSED", "Same", "other"], "are put into the order of `tiny/pairs`"), turned);
+}
+
+#[test]
 fn a_finished_run_is_used_with_care() {
     let bench = Bench::new();
     bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
@@ -513,12 +561,25 @@ fn a_full_disk_is_told_with_the_file() {
     let model = encoders().join("bert-gelu");
     let svd = ["init-svd", "--rank", "4", "--out", "basis", "--model", model.to_str().unwrap()];
     // A limit on the size of files fails where a full disk fails, and needs no disk of its own.
-    let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 4; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_loraxs")]).args(svd);
-    limited.env("LORAXS_CACHE", bench.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(bench.path("."));
-    let hint = "hint: make room on the disk, or write to another folder";
-    check(&svd, &limited.output().unwrap(), 1, &["cannot write `basis/basis.safetensors`", hint]);
+    let limited = |kib: u32, args: &[&str], words: &str| {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -f {kib}; exec \"$@\"");
+        command
+            .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_loraxs")])
+            .args(args)
+            .current_dir(bench.path("."));
+        command.arg("--datasets").arg(encoders().join("data/datasets.toml"));
+        command.env("LORAXS_CACHE", bench.path("cache")).env("HF_HUB_OFFLINE", "1");
+        let hint = "hint: make room on the disk, or write to another folder";
+        check(args, &command.output().unwrap(), 1, &[words, hint]);
+    };
+    limited(4, &svd, "cannot write `basis/basis.safetensors`");
     assert_eq!(fs::read_dir(bench.path("basis")).unwrap().count(), 0, "a part of a file is left behind");
+    // Its logs outgrow the limit, which is larger than an adapter and a checkpoint.
+    let sets = ["train.log_every=1", "train.max_steps=400", "eval.every=never"];
+    let mut train = vec!["train", "--recipe", "recipe.toml", "--out", "run"];
+    sets.iter().for_each(|set| train.extend(["--set", set]));
+    limited(64, &train, "cannot write `run/");
 }
 
 #[test]

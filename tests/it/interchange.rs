@@ -11,6 +11,7 @@ use loraxs::models::adapt::{Plan, attach, targeted};
 use loraxs::models::{Base, Build, CausalLm};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
+use loraxs::torch::tensor_file::TensorFile;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -87,6 +88,21 @@ fn saved_adapters_give_their_own_logits_here() {
             assert!(distance < 1e-5, "{checkpoint} {name}: logits are off by {distance:e}");
         }
     }
+}
+
+#[test]
+fn an_export_has_the_type_that_was_asked_for() {
+    let (checkpoint, base) = ("bert-gelu", encoders().join("bert-gelu"));
+    let (name, case) = of(checkpoint).cases.into_iter().next().unwrap();
+    let place = Place::new();
+    let adapter = adapter(checkpoint, &name);
+    let args = ["merge", "--model", text(&base), "--adapter", text(&adapter), "--format", "peft"];
+    place.run(&[&args[..], &["--out", "out", "--dtype", "bf16"]].concat(), 0);
+    let file = TensorFile::open(&place.path("out/adapter_model.safetensors")).unwrap();
+    let kinds: Vec<Kind> = file.names().iter().map(|name| file.view(name).unwrap().kind).collect();
+    assert!(!kinds.is_empty() && kinds.iter().all(|kind| *kind == Kind::BFloat16), "{kinds:?}");
+    let distance = distance(&evaluated(&place, &base, Some(&place.path("out"))), &case.logits.concat());
+    assert!(distance > 1e-5 && distance < 1e-1, "logits are off by {distance:e}");
 }
 
 #[test]
