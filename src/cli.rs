@@ -144,7 +144,7 @@ pub struct Subject {
     /// Base: hub id or folder
     #[arg(long, value_name = "M")]
     pub model: Option<String>,
-    /// Branch, tag or commit of a hub id [default: main]
+    /// Branch, tag or commit of a hub id [default: that of the adapter, else main]
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
     /// Folder of an adapter for `--model`

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -16,10 +17,12 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
         fs::create_dir_all(folder)?;
-        let mut writer = BufWriter::new(tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?);
+        // As readable as any other file that the user makes: the umask takes away from this.
+        let mode = fs::Permissions::from_mode(0o666);
+        let file = tempfile::Builder::new().prefix(".partial-").permissions(mode).tempfile_in(folder)?;
+        let mut writer = BufWriter::new(file);
         fill(&mut writer)?;
         let file = writer.into_inner().map_err(|e| e.into_error())?;
-        set_ordinary_permissions(file.as_file())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|e| e.error)?;
         Ok(())
@@ -103,11 +106,4 @@ pub fn cache_folder() -> std::path::PathBuf {
             .unwrap_or_else(std::env::temp_dir)
             .join("loraxs")
     })
-}
-
-/// Temporary files are private; the finished ones are as readable as any other file the user makes.
-fn set_ordinary_permissions(file: &fs::File) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    Ok(())
 }

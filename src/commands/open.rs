@@ -56,6 +56,8 @@ impl Workplace {
         let device = torch::open_device(wanted)?;
         if global.threads > 0 {
             tch::set_num_threads(i32::try_from(global.threads).unwrap_or(i32::MAX));
+            // An error means that its threads run already, in a test.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(global.threads).build_global();
         }
         let mut catalog = Catalog::builtin()?;
         if let Some(path) = &global.datasets {

@@ -37,7 +37,7 @@ impl Subject {
             (Some(run), _) => {
                 let recipe = run_recipe(run, sets)?;
                 let (name, revision) = (recipe.model.name.clone(), recipe.model.revision.clone());
-                (Some(recipe), name, revision, Some(run.join("adapter")))
+                (Some(recipe), name, Some(revision), Some(run.join("adapter")))
             }
             (None, Some(model)) => {
                 if !sets.is_empty() {
@@ -46,13 +46,15 @@ impl Subject {
                     )
                     .into());
                 }
-                let revision = args.revision.clone().unwrap_or_else(|| "main".into());
-                (None, model.clone(), revision, args.adapter.clone())
+                (None, model.clone(), args.revision.clone(), args.adapter.clone())
             }
             (None, None) => return Err(usage("neither `--run` nor `--model` is given").into()),
         };
-        let base = place.base(&name, &revision)?;
         let adapter = folder.as_deref().map(AdapterFile::open).transpose()?;
+        let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
+        let trained_on = trained_on.filter(|config| config.base_model_name_or_path == name);
+        let revision = revision.or(trained_on.map(|config| config.revision.clone())).unwrap_or_default();
+        let base = place.base(&name, if revision.is_empty() { "main" } else { &revision })?;
         if let Some(adapter) = &adapter {
             adapter.check_base(&name, &base.hash)?;
         }

@@ -45,6 +45,9 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         say("the base's weights are not there: counted from its `config.json` alone");
         return Ok(Outcome::Done);
     }
+    if args.resume {
+        keep_revision(&mut recipe, &out.join("recipe.toml"))?;
+    }
     let place = Workplace::open(global)?;
     let recipe_tasks = recipe.eval.tasks.clone();
     let opened = Opened::open(&place, recipe)?;
@@ -90,6 +93,18 @@ fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// A run that began with the `main` of a repository goes on with the commit that this was then.
+fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
+    let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
+    if moves && begun.exists() {
+        let (begun, _) = Recipe::load(&begun.to_string_lossy(), &[])?;
+        if begun.model.name == recipe.model.name {
+            recipe.model.revision = begun.model.revision;
+        }
+    }
+    Ok(())
 }
 
 /// A run goes on with its own recipe only.

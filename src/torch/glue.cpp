@@ -51,11 +51,14 @@ int lx_cuda_peak_bytes(int index, int reset, int64_t* bytes) {
   });
 }
 
-// Bytes of CUDA device `index` that nobody uses.
+// Bytes of CUDA device `index` that nobody uses, those that the allocator keeps for reuse included.
 int lx_cuda_free_bytes(int index, int64_t* bytes) {
   return guarded([&] {
     auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
-    *bytes = static_cast<int64_t>(allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(index)).first);
+    const auto device = static_cast<c10::DeviceIndex>(index);
+    const auto stats = allocator->getDeviceStats(device);
+    *bytes = static_cast<int64_t>(allocator->getMemoryInfo(device).first) + stats.reserved_bytes[0].current -
+             stats.allocated_bytes[0].current;
   });
 }
 

@@ -168,7 +168,11 @@ pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Res
         fs::rename(&partial, &place)?;
         Ok(())
     };
-    write_all().with_context(|| format!("cannot write the checkpoint `{}`", place.display()))?;
+    if let Err(error) = write_all() {
+        // The first error is the one to report.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(error.context(format!("cannot write the checkpoint `{}`", place.display())));
+    }
     // Newer than this one can only be those that were broken when the run resumed: they must not count.
     let (newer, older): (Vec<_>, Vec<_>) =
         found(folder).into_iter().partition(|(step, _)| *step > state.step);

@@ -13,6 +13,8 @@ use loraxs::fault::hint_of;
 use loraxs::hub::{Hub, Settings};
 use sha2::{Digest as _, Sha256};
 
+use crate::support::{Place, encoders, errors};
+
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const MOVED: &str = "76543210fedcba9876543210fedcba9876543210";
 const MODEL: &str = "owner/tiny";
@@ -511,4 +513,33 @@ fn several_at_once_do_not_disturb_each_other() {
             assert_eq!(std::fs::read(folder.join("model.safetensors")).unwrap(), content);
         }
     });
+}
+
+#[test]
+fn a_run_is_bound_to_the_commit_that_it_began_with() {
+    let folder = encoders().join("bert-gelu");
+    let names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    let files: Vec<(&str, Vec<u8>)> =
+        names.into_iter().map(|name| (name, std::fs::read(folder.join(name)).unwrap())).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    let (server, place) = (Server::with_model(&files), Place::new());
+    let run = |args: &[&str], offline: &str| {
+        let mut command = place.command(args);
+        command.env("HF_ENDPOINT", &server.endpoint).env("HF_HUB_OFFLINE", offline);
+        let output = command.env("HF_HOME", place.path("home")).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", errors(&output));
+    };
+    let recipe = "[model]\nname = \"owner/tiny\"\n[adapter]\nrank = 4\n[data]\ndataset = \"tiny/pairs\"\n\
+                  max_length = 24\n[train]\nmax_steps = 1\n";
+    std::fs::write(place.path("recipe.toml"), recipe).unwrap();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    run(&train, "0");
+    let saved = std::fs::read_to_string(place.path("run/recipe.toml")).unwrap();
+    assert!(saved.contains(&format!("revision = \"{COMMIT}\"")), "{saved}");
+    // Where no branch is known any more, the commit is still found.
+    std::fs::remove_file(place.path("home/hub/models--owner--tiny/refs/main")).unwrap();
+    run(&["eval", "--run", "run"], "1");
+    run(&["merge", "--model", "owner/tiny", "--adapter", "run/adapter", "--out", "merged"], "1");
+    std::fs::remove_file(place.path("run/results.json")).unwrap();
+    run(&[&train[..], &["--resume"]].concat(), "1");
 }
