@@ -17,6 +17,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Sigma};
+use crate::adapters::method::Layer;
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault};
 use crate::files;
@@ -27,6 +28,17 @@ pub const FILE_NAME: &str = "basis.safetensors";
 
 /// Changes whenever old files would be misread.
 const FORMAT: &str = "loraxs-basis-1";
+
+/// The layers of a base, whose weights are only read where their basis is not in the cache.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// Paths and shapes.
+    pub layers: &'a [Layer],
+    /// Where their basis shall be.
+    pub device: Device,
+    /// Reads the weights `[out, in]` of `layers`, in their order.
+    pub weights: &'a dyn Fn() -> Result<Vec<(String, Tensor)>>,
+}
 
 impl Basis {
     /// Writes `basis.safetensors` into `folder`, which is made if need be.
@@ -85,13 +97,13 @@ impl Basis {
     pub fn cached_or_compute(
         spec: &BasisSpec,
         base_hash: &str,
-        modules: &[(String, Tensor)],
+        source: Source,
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
-        let names: Vec<&str> = modules.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = source.layers.iter().map(|(name, _)| name.as_str()).collect();
         let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
         let folder = files::cache_folder().join("basis").join(key.to_hex().as_str());
-        cached_in(&folder, spec, base_hash, modules, progress)
+        cached_in(&folder, spec, base_hash, source, progress)
     }
 }
 
@@ -100,10 +112,10 @@ fn cached_in(
     folder: &Path,
     spec: &BasisSpec,
     base_hash: &str,
-    modules: &[(String, Tensor)],
+    source: Source,
     progress: &dyn Fn(usize, &str),
 ) -> Result<(Basis, Vec<ModuleReport>)> {
-    match from_cache(folder, spec, base_hash, modules) {
+    match from_cache(folder, spec, base_hash, source) {
         Ok(Some(found)) => {
             tracing::debug!("basis from the cache: {}", folder.display());
             return Ok(found);
@@ -111,7 +123,7 @@ fn cached_in(
         Ok(None) => {}
         Err(error) => tracing::warn!("the cached basis is computed again: {error:#}"),
     }
-    let (basis, reports) = Basis::compute(spec, base_hash, modules, progress)?;
+    let (basis, reports) = Basis::compute(spec, base_hash, &(source.weights)()?, progress)?;
     if let Err(error) = basis.save(folder) {
         tracing::warn!("the basis is not cached: {error:#}");
     }
@@ -123,27 +135,22 @@ fn from_cache(
     folder: &Path,
     spec: &BasisSpec,
     base_hash: &str,
-    modules: &[(String, Tensor)],
+    source: Source,
 ) -> Result<Option<(Basis, Vec<ModuleReport>)>> {
     if !folder.join(FILE_NAME).exists() {
         return Ok(None);
     }
-    let device = modules.first().map_or(Device::Cpu, |(_, weight)| weight.device());
-    let mut wanted = Vec::new();
-    for (name, weight) in modules {
-        wanted.push((name.clone(), weight.size2()?.into()));
-    }
-    let basis = Basis::load(folder, device)?.select(&wanted)?;
+    let basis = Basis::load(folder, source.device)?.select(source.layers)?;
     if basis.spec != *spec || basis.base_hash != base_hash {
         return Err(fault(format!("`{}` holds another basis", folder.display())).into());
     }
-    let report = |((name, shape), (_, factors)): ((String, [i64; 2]), &(String, Factors))| ModuleReport {
-        name,
-        shape,
+    let report = |((name, shape), (_, factors)): (&Layer, &(String, Factors))| ModuleReport {
+        name: name.clone(),
+        shape: *shape,
         captured_energy: factors.captured_energy,
         seconds: 0.0,
     };
-    let reports = wanted.into_iter().zip(&basis.modules).map(report).collect();
+    let reports = source.layers.iter().zip(&basis.modules).map(report).collect();
     Ok(Some((basis, reports)))
 }
 
@@ -290,14 +297,20 @@ mod tests {
         assert!(replace("base_hash", "base_hush").contains("`base_hash`"));
     }
 
+    fn cached(folder: &Path, base_hash: &str, progress: &dyn Fn(usize, &str)) -> (Basis, Vec<ModuleReport>) {
+        let layers: Vec<Layer> =
+            modules().iter().map(|(name, weight)| (name.clone(), weight.size2().unwrap().into())).collect();
+        let source = Source { layers: &layers, device: Device::Cpu, weights: &|| Ok(modules()) };
+        cached_in(folder, &spec(), base_hash, source, progress).unwrap()
+    }
+
     #[test]
     fn the_cache_is_used_and_a_damaged_entry_is_made_again() {
         let folder = tempfile::tempdir().unwrap();
         let computed = |base_hash: &str| {
             let count = std::cell::Cell::new(0);
             let progress = |done: usize, _: &str| count.set(done);
-            let (basis, reports) =
-                cached_in(folder.path(), &spec(), base_hash, &modules(), &progress).unwrap();
+            let (basis, reports) = cached(folder.path(), base_hash, &progress);
             assert_eq!(basis.base_hash, base_hash);
             (count.get(), reports)
         };
@@ -316,7 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blocked = folder.path().join("file");
         std::fs::write(&blocked, b"").unwrap();
-        let (basis, _) = cached_in(&blocked.join("entry"), &spec(), "hash", &modules(), &|_, _| {}).unwrap();
+        let (basis, _) = cached(&blocked.join("entry"), "hash", &|_, _| {});
         assert_eq!(basis.modules.len(), 5);
     }
 }

@@ -30,10 +30,11 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
         return rebase::run(&place, args, &subject, &trained, folder);
     }
     let labels = subject.labels(classes);
-    let source = Source { base: &subject.base.base, model: &model, trained: &trained, labels: &labels };
+    let base = &subject.base.base;
     match args.format {
-        MergeFormat::Hf => merge_hf(&place, args, &source, classes),
+        MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels)),
         MergeFormat::Peft => {
+            let source = Source { base, model: &model, trained: &trained, labels: &labels };
             let kind = kind(args).unwrap_or(Kind::Float);
             let limit = tolerance(args, kind);
             let difference = export::write_folder(&args.out, |folder| {
@@ -57,18 +58,27 @@ fn kind(args: &MergeArgs) -> Option<Kind> {
     })
 }
 
-fn merge_hf(place: &Workplace, args: &MergeArgs, source: &Source, classes: i64) -> Result<()> {
+fn merge_hf(
+    place: &Workplace,
+    args: &MergeArgs,
+    base: &Base,
+    model: Model,
+    (trained, labels): (&Trained, &[String]),
+) -> Result<()> {
     let kind = kind(args);
-    let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(source.base)));
-    let expected = probe(&source.base.config, source.model)?;
+    let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(base)));
+    let expected = probe(&base.config, &model)?;
+    let classes = labels.len().max(1) as i64;
     let (difference, bytes) = export::write_folder(&args.out, |folder| {
-        hf::write(folder, source, kind, args.max_shard_size)?;
+        hf::write(folder, &Source { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
+        // Two models of 7B in fp32 would not fit where one does.
+        drop(model);
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.
         let build =
             Build { device: place.device, kind: Kind::Float, classes, seeds: vec![0], train_base: false };
         let written = Model::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
         let difference =
-            check(relative_difference(&expected, &probe(&source.base.config, &written)?), limit, "logits")?;
+            check(relative_difference(&expected, &probe(&base.config, &written)?), limit, "logits")?;
         Ok((difference, hf::weight_bytes(folder)?))
     })?;
     say(&format!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
 use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport, Sigma};
+use crate::adapters::basis_file::Source;
 use crate::adapters::file::short;
 use crate::adapters::svd;
 use crate::cli::{self, Global};
@@ -136,9 +137,10 @@ impl Workplace {
             }
             return Ok((basis.select(layers)?, Vec::new()));
         }
-        let weights = base.base.weights(layers, self.device)?;
+        let weights = || base.base.weights(layers, self.device);
+        let source = Source { layers, device: self.device, weights: &weights };
         let progress = Progress::new(layers.len() as u64, "svd", "modules");
-        let found = Basis::cached_or_compute(spec, &base.hash, &weights, &|done, name| {
+        let found = Basis::cached_or_compute(spec, &base.hash, source, &|done, name| {
             progress.tick(done as u64, name);
         })?;
         progress.finish();

@@ -85,7 +85,7 @@ impl Opened {
     pub fn steps(&self) -> u64 {
         let train = &self.recipe.train;
         match train.max_steps {
-            0 => train.epochs * steps_per_epoch(self.train.examples.len(), train.batch_size),
+            0 => train.epochs.saturating_mul(steps_per_epoch(self.train.examples.len(), train.batch_size)),
             given => given,
         }
     }

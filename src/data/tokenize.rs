@@ -70,10 +70,16 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
             let shown = folder.display();
+            // The files of the cache are links to contents that others share: nothing may be saved over them.
+            let cached = folder.parent().is_some_and(|parent| parent.ends_with("snapshots"));
+            let (first, place) = match cached {
+                true => ("copy the repository by `hf download ID --local-dir DIR`, then ", "DIR".to_owned()),
+                false => ("", shown.to_string()),
+            };
             return Err(fault(format!("no `tokenizer.json` in `{shown}`"))
                 .hint(format!(
-                    "make it once in Python: `from transformers import AutoTokenizer; \
-                     AutoTokenizer.from_pretrained(\"{shown}\").save_pretrained(\"{shown}\")`"
+                    "{first}make it once in Python: `from transformers import AutoTokenizer; \
+                     AutoTokenizer.from_pretrained(\"{place}\").save_pretrained(\"{place}\")`"
                 ))
                 .into());
         }
@@ -352,6 +358,16 @@ mod tests {
             encode(&[("config.json", bert), ("tokenizer_config.json", plain)], "A", None).0,
             [2, 10, 3]
         );
+    }
+
+    #[test]
+    fn nothing_is_to_be_saved_into_the_cache_of_the_hub() {
+        let cache = tempfile::tempdir().unwrap();
+        let snapshot = cache.path().join("snapshots/0123");
+        fs::create_dir_all(&snapshot).unwrap();
+        let hint = |folder: &Path| hint_of(&Tokenizer::load(folder).unwrap_err()).unwrap().to_owned();
+        assert!(hint(&snapshot).contains("save_pretrained(\"DIR\")"), "{}", hint(&snapshot));
+        assert!(hint(cache.path()).contains(&format!("save_pretrained(\"{}\")", cache.path().display())));
     }
 
     #[test]

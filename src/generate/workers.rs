@@ -1,6 +1,8 @@
 //! Several threads on a CPU, each continuing prompts of its own with one thread of libtorch.
 
+use std::any::Any;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -23,6 +25,8 @@ unsafe impl Sync for Shared<'_> {}
 enum News {
     Done(usize, Completion),
     Failed(anyhow::Error),
+    /// Of libtorch, with its message, which the end of a thread would lose.
+    Panicked(Box<dyn Any + Send>),
 }
 
 /// Continues the prompts in `workers` threads of `slots` slots each, taking turns over the queue so that all get prompts of
@@ -50,12 +54,14 @@ pub fn side_by_side(
                     let told = tell.send(News::Done(index, completion)).is_ok();
                     if told && !stop.load(Ordering::Relaxed) { Ok(()) } else { Err(fault("stopped").into()) }
                 };
-                let served =
-                    unless_exhausted(|| no_grad(|| shared.0.serve(&mut queue, (slots, capacity), &mut done)));
-                match served {
-                    Ok(Some(false)) => whole.store(false, Ordering::Relaxed),
-                    Ok(_) => {}
-                    Err(error) => drop(tell.send(News::Failed(error))),
+                let serve = || {
+                    unless_exhausted(|| no_grad(|| shared.0.serve(&mut queue, (slots, capacity), &mut done)))
+                };
+                match catch_unwind(AssertUnwindSafe(serve)) {
+                    Ok(Ok(Some(false))) => whole.store(false, Ordering::Relaxed),
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => drop(tell.send(News::Failed(error))),
+                    Err(payload) => drop(tell.send(News::Panicked(payload))),
                 }
             });
         }
@@ -67,6 +73,10 @@ pub fn side_by_side(
                 outcome = match item {
                     News::Done(index, completion) => on_done(index, completion),
                     News::Failed(error) => Err(error),
+                    News::Panicked(payload) => {
+                        stop.store(true, Ordering::Relaxed);
+                        resume_unwind(payload)
+                    }
                 };
                 stop.store(outcome.is_err(), Ordering::Relaxed);
             }

@@ -13,6 +13,8 @@ use crate::fault::fault;
 /// How often a request is tried before the hub counts as unreachable.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 10;
+/// Seconds that a busy hub may ask to wait before each further attempt.
+const LONGEST_WAIT: u64 = 60;
 /// A listing names each file of a repository; the largest data sets have hundreds of thousands.
 const LISTING_LIMIT: u64 = 256 << 20;
 
@@ -173,6 +175,11 @@ impl Client {
         }
         let retry = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].contains(&status);
         if status.is_server_error() || retry {
+            let wait = text(answer.body.headers(), "retry-after").and_then(|seconds| seconds.parse().ok());
+            if let Some(wait) = wait.map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_WAIT))) {
+                tracing::info!("`{}` answers {status} and asks to wait {wait:?}", self.endpoint);
+                std::thread::sleep(wait);
+            }
             return Err(Failure::Unreachable(format!("it answers {status}")));
         }
         let (id, noun, endpoint, revision) =

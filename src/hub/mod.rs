@@ -134,6 +134,11 @@ impl Hub {
                 listings.insert(key, info.clone());
                 return Ok(Some(info));
             }
+            // As in `huggingface_hub`: what was taken before can be used, whatever became of the right to it.
+            Err(Failure::Final(error)) if self.cached_commit(target).is_some() => {
+                tracing::warn!("{error}; using the cache");
+                return Ok(None);
+            }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Unreachable(why)) => why,
         };
@@ -231,11 +236,16 @@ impl Hub {
 
     fn unreachable(&self, target: &Target, why: &str) -> anyhow::Error {
         let (endpoint, cache) = (&self.settings.endpoint, self.settings.cache.display());
+        let known = match self.cached_commit(target) {
+            Some(commit) => {
+                format!("with `--offline`, the copy of commit {commit} in the cache `{cache}` is used")
+            }
+            None => {
+                format!("no whole copy is in the cache `{cache}`, and the next run continues what is there")
+            }
+        };
         fault(format!("cannot take `{}` from `{endpoint}`: {why}", target.id))
-            .hint(format!(
-                "check the network, the proxy and `HF_ENDPOINT`; no whole copy is in the cache `{cache}`, \
-                 and the next run continues what is there"
-            ))
+            .hint(format!("check the network, the proxy and `HF_ENDPOINT`; {known}"))
             .into()
     }
 }

@@ -11,7 +11,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use sha2::{Digest as _, Sha256};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 use ureq::http::StatusCode;
 
 use super::client::{Answer, Attempt, Client, Failure, Target, patiently, pause};
@@ -181,23 +182,34 @@ impl Download<'_> {
         }
     }
 
-    /// The SHA-256 of the part where it is not the one that the hub promised; small files have none.
+    /// The hash of the part where it is not the one that the hub promised: the SHA-256 of a large file, of a small one
+    /// the SHA-1 that git knows it by, or the plain one that mirrors send.
     fn wrong_hash(&self) -> Result<Option<String>> {
-        if self.etag.len() != 64 || !self.etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Ok(None);
-        }
-        let mut part =
-            File::open(&self.part).with_context(|| format!("cannot read `{}`", self.part.display()))?;
-        let mut hasher = Sha256::new();
-        std::io::copy(&mut part, &mut hasher)
-            .with_context(|| format!("cannot read `{}`", self.part.display()))?;
-        let found = format!("{:x}", hasher.finalize());
-        Ok((!found.eq_ignore_ascii_case(self.etag)).then_some(found))
+        let is_hash = self.etag.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let found = match self.etag.len() {
+            64 if is_hash => vec![self.hash::<Sha256>("")?],
+            40 if is_hash => {
+                vec![self.hash::<Sha1>(&format!("blob {}\0", self.size))?, self.hash::<Sha1>("")?]
+            }
+            _ => return Ok(None),
+        };
+        let is_right = found.iter().any(|hash| hash.eq_ignore_ascii_case(self.etag));
+        Ok(found.into_iter().next().filter(|_| !is_right))
+    }
+
+    /// The hash in hex of `before` and the part.
+    fn hash<D: Digest + std::io::Write>(&self, before: &str) -> Result<String> {
+        let cannot = || format!("cannot read `{}`", self.part.display());
+        let mut part = File::open(&self.part).with_context(cannot)?;
+        let mut hasher = D::new();
+        Digest::update(&mut hasher, before);
+        std::io::copy(&mut part, &mut hasher).with_context(cannot)?;
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     fn broken(&self, found: &str) -> anyhow::Error {
         let (file, id, etag) = (self.file, &self.target.id, self.etag);
-        fault(format!("`{file}` of `{id}` arrived broken: its SHA-256 is `{found}`, expected `{etag}`"))
+        fault(format!("`{file}` of `{id}` arrived broken: its hash is `{found}`, expected `{etag}`"))
             .hint("it was deleted; run again, and if that does not help, the server or a proxy changes the bytes")
             .into()
     }
@@ -250,7 +262,11 @@ fn lock(path: &Path, file: &str) -> Result<File> {
         }
         Ok(held)
     };
-    take().with_context(|| format!("cannot lock `{}`", path.display()))
+    take().map_err(|error| {
+        fault(format!("cannot lock `{}`: {error}", path.display()))
+            .hint("point `HF_HOME` at a folder that can be written")
+            .into()
+    })
 }
 
 /// Makes `pointer` a link to the blob, or a copy where the file system has no links.

@@ -28,8 +28,7 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Sends log lines to standard error, where they do not tear the progress bars.
 ///
-/// `verbosity` is the count of `-v` less that of `-q`: warnings and errors at -1, errors alone below, everything
-/// that `loraxs` says at 2; `RUST_LOG`, where set, decides instead. `json` writes one object per line. A second
+/// `verbosity` is the count of `-v`, or -1 for `-q`: warnings and errors at -1, everything that `loraxs` says at 2; `RUST_LOG`, where set, decides instead. `json` writes one object per line. A second
 /// call changes nothing but the visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
@@ -38,8 +37,7 @@ pub fn init_logging(verbosity: i8, json: bool) {
     }
     // What libraries have to say is of interest only to those who ask for everything.
     let levels = match verbosity {
-        ..=-2 => "error",
-        -1 => "warn",
+        ..0 => "warn",
         0 => "warn,loraxs=info",
         1 => "warn,loraxs=debug",
         2.. => "debug,loraxs=trace",

@@ -88,7 +88,7 @@ impl TensorFile {
                 path.display(),
                 map.len()
             ))
-            .hint("download or copy it again")
+            .hint("download or copy it again; one in the cache of the hub is taken again once it is deleted")
         })?;
         Ok(Self { path: path.to_owned(), start: PREFIX + length, header, map })
     }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use loraxs::fault::hint_of;
 use loraxs::hub::{Hub, Settings};
+use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
 use crate::support::{Place, encoders, errors};
@@ -30,6 +31,8 @@ enum Trouble {
     NoRanges,
     /// The files need a licence that was not accepted; the code is sent in `X-Error-Code`.
     Gated,
+    /// Every listing is refused as that of a repository that does not exist.
+    Gone,
     /// The revision points at another commit than the listing said.
     Moved,
 }
@@ -136,7 +139,8 @@ fn respond(state: &mut State, path: &str, start: usize, store: &str) -> (String,
         (format!("HTTP/1.1 {status}\r\nX-Error-Code: {code}\r\nContent-Length: 0\r\n\r\n"), Vec::new())
     };
     if let Some((repository, revision)) = path.strip_prefix("api/").and_then(|p| p.split_once("/revision/")) {
-        let Some(files) = state.repositories.get(repository) else {
+        let gone = state.trouble.values().any(|trouble| *trouble == Trouble::Gone);
+        let Some(files) = state.repositories.get(repository).filter(|_| !gone) else {
             return refuse("401 Unauthorized", "RepoNotFound");
         };
         if !["main", COMMIT].contains(&revision) {
@@ -173,7 +177,8 @@ fn respond(state: &mut State, path: &str, start: usize, store: &str) -> (String,
         );
         return (head, Vec::new());
     }
-    let etag = if is_large { "\"store\"".to_owned() } else { format!("W/\"{}\"", &sha[..40]) };
+    let git = [format!("blob {}\0", content.len()).as_bytes(), content.as_slice()].concat();
+    let etag = if is_large { "\"store\"".to_owned() } else { format!("W/\"{:x}\"", Sha1::digest(git)) };
     send(
         content.clone(),
         start,
@@ -347,11 +352,14 @@ fn a_download_that_always_breaks_leaves_nothing_that_looks_whole() {
 fn wrong_bytes_are_noticed_and_deleted() {
     let (cache, content) = (tempfile::tempdir().unwrap(), weights(5000));
     let server = Server::with_model(&tiny(&content));
-    server.trouble("model.safetensors", Trouble::Wrong);
-    let error = server.hub(cache.path()).model(MODEL, "main").unwrap_err();
-    assert!(error.to_string().starts_with("`model.safetensors` of `owner/tiny` arrived broken"), "{error}");
-    assert!(blobs(cache.path()).iter().all(|blob| blob.metadata().unwrap().len() < 5000));
-    server.heal();
+    for file in ["config.json", "model.safetensors"] {
+        server.trouble(file, Trouble::Wrong);
+        let error = server.hub(cache.path()).model(MODEL, "main").unwrap_err();
+        let words = format!("`{file}` of `owner/tiny` arrived broken");
+        assert!(error.to_string().starts_with(&words), "{error}");
+        assert!(blobs(cache.path()).iter().all(|blob| blob.metadata().unwrap().len() < 5000));
+        server.heal();
+    }
     assert!(server.hub(cache.path()).model(MODEL, "main").is_ok());
 }
 
@@ -424,6 +432,36 @@ fn refusals_say_what_to_do() {
         let error = hub.model(odd, "main").unwrap_err();
         assert!(error.to_string().contains(&format!("`{odd}`")) || odd.is_empty(), "{error}");
     }
+}
+
+#[test]
+fn what_was_taken_before_is_used_where_the_hub_refuses_it() {
+    let (cache, content) = (tempfile::tempdir().unwrap(), weights(1000));
+    let server = Server::with_model(&tiny(&content));
+    let first = server.hub(cache.path()).model(MODEL, "main").unwrap();
+    server.trouble("listing", Trouble::Gone);
+    assert_eq!(server.hub(cache.path()).model(MODEL, "main").unwrap(), first);
+    assert!(server.hub(tempfile::tempdir().unwrap().path()).model(MODEL, "main").is_err());
+}
+
+#[test]
+fn a_newer_commit_that_does_not_come_leaves_the_older() {
+    let (cache, content) = (tempfile::tempdir().unwrap(), weights(1000));
+    let root = cache.path().join("models--owner--tiny");
+    for (name, bytes) in tiny(&content) {
+        let path = root.join("snapshots").join(MOVED).join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    std::fs::create_dir_all(root.join("refs")).unwrap();
+    std::fs::write(root.join("refs/main"), MOVED).unwrap();
+    let server = Server::with_model(&tiny(&content));
+    server.trouble("model.safetensors", Trouble::Cut { at: 10, times: u32::MAX });
+    let error = server.hub(cache.path()).model(MODEL, "main").unwrap_err();
+    let hint = hint_of(&error).unwrap();
+    assert!(hint.contains(&format!("with `--offline`, the copy of commit {MOVED}")), "{hint}");
+    let older = server.offline(cache.path()).model(MODEL, "main").unwrap();
+    assert_eq!(older.commit.as_deref(), Some(MOVED));
 }
 
 #[test]
