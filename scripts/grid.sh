@@ -33,13 +33,19 @@ fi
 run() {
     local folder=$1 recipe=$2 command code=0
     shift 2
-    if [ -e "$folder/results.json" ]; then return 0; fi
+    if [ -s "$folder/results.json" ]; then return 0; fi
     read -ra more <<<"${ARGS:-}"
     command=("$LORAXS" train --recipe "$recipe" --out "$folder" --set "model.name=$BASE" "$@" "${more[@]}")
     if [ -d "$folder" ]; then command+=(--resume); fi
     if [ -n "$dry" ]; then printf '%q ' "${command[@]}"; echo; return 0; fi
     echo "== $folder" >&2
-    "${command[@]}" || code=$?
+    "${command[@]}" &
+    child=$!
+    # A grid that is told to stop tells its training, and waits until that has written its checkpoint.
+    trap 'kill -TERM "$child" 2>/dev/null || true' INT TERM
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do code=0; wait "$child" || code=$?; done
+    trap - INT TERM
     if [ "$code" -ge 128 ]; then exit "$code"; fi # interrupted: stop the whole grid
     if [ "$code" -ne 0 ]; then failed=$((failed + 1)); fi
     return "$code"

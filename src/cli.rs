@@ -7,7 +7,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::Result;
@@ -36,8 +35,8 @@ pub struct Global {
     /// Catalog that adds data sets to the built-in ones, or replaces them by name
     #[arg(long, global = true, value_name = "FILE")]
     pub datasets: Option<PathBuf>,
-    /// Use only what is already on this machine
-    #[arg(long, global = true, env = "HF_HUB_OFFLINE", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    /// Use only what is already on this machine; so does `HF_HUB_OFFLINE=1`
+    #[arg(long, global = true)]
     pub offline: bool,
     /// Threads to compute with, 0 = all cores
     #[arg(long, global = true, value_name = "N", default_value_t = 0, value_parser = threads)]
@@ -186,7 +185,8 @@ pub struct EvalArgs {
     /// Longest sequence in tokens
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_length: Option<usize>,
-    /// Folder for results and predictions [default: `eval`, with `--run` in the run]
+    /// Folder for results and predictions [default: `eval`; with `--run` `RUN/eval`, or `RUN/eval/SPLIT` for another
+    /// split than the recipe validates on]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// How prompts are continued.

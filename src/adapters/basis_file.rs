@@ -9,7 +9,7 @@
 //! Metadata: `format`, `base_hash`, the fields of [`BasisSpec`], `captured_energy` (one number a module, as
 //! JSON) and `checksum` (BLAKE3 of the values). Modules lie in the order of the targets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
@@ -100,11 +100,20 @@ impl Basis {
         source: Source,
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
-        let names: Vec<&str> = source.layers.iter().map(|(name, _)| name.as_str()).collect();
-        let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
-        let folder = files::cache_folder().join("basis").join(key.to_hex().as_str());
-        cached_in(&folder, spec, base_hash, source, progress)
+        cached_in(&cache_entry(spec, base_hash, source.layers)?, spec, base_hash, source, progress)
     }
+
+    /// Whether the cache holds the basis of these layers.
+    pub fn is_cached(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> bool {
+        cache_entry(spec, base_hash, layers).is_ok_and(|folder| folder.join(FILE_NAME).exists())
+    }
+}
+
+/// The folder of a basis in the cache.
+fn cache_entry(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> Result<PathBuf> {
+    let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
+    let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
+    Ok(files::cache_folder().join("basis").join(key.to_hex().as_str()))
 }
 
 /// What `folder` holds, or what is computed and left there.

@@ -193,7 +193,10 @@ impl AdapterFile {
             short(&self.config.base_hash),
             short(hash)
         ))
-        .hint("load it on the base that it was trained on")
+        .hint(match self.config.revision.as_str() {
+            "" => "load it on the base that it was trained on".to_owned(),
+            commit => format!("load it on the base that it was trained on, of revision `{commit}`"),
+        })
         .into())
     }
 

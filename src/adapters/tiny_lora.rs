@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::svd::Factors;
 use super::{Adapter, Group, Site, Trained, add_through_core};
-use crate::torch::cast;
+use crate::torch::{cast, dims3};
 
 /// What follows the layer's path in the names of the frozen tensors: of A, B and P.
 pub const FROZEN: [&str; 3] = ["tinylora_A", "tinylora_B", "tinylora_P"];
@@ -57,7 +57,7 @@ impl TinyLora {
 
     /// `Σ_i v_i P_i`: `[k, r, r]`.
     fn core(&self) -> Tensor {
-        let rank = self.projections.size()[2];
+        let [_u, _r, rank] = dims3(&self.projections);
         self.vector.matmul(&self.projections.flatten(1, 2)).view([-1, rank, rank])
     }
 }

@@ -13,7 +13,7 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Adapter, Named, Site, Trained, add_product};
-use crate::torch::cast;
+use crate::torch::{cast, dims2};
 
 /// What follows the layer's path in the names of the trained tensors: of λ_b, of λ_d.
 pub const SCALES: [&str; 2] = ["vera_lambda_b", "vera_lambda_d"];
@@ -51,7 +51,7 @@ impl Vera {
 
     /// The adapter of one layer over the shared pair (placed, see [`Site`]), its scales added to `trained`.
     pub fn build(site: &Site, [a, b]: [&Tensor; 2], d_initial: f64, trained: &mut Trained) -> Self {
-        let ([out, inputs], rank) = (site.shape, a.size()[0]);
+        let ([out, inputs], [rank, _in]) = (site.shape, dims2(a));
         let full = |count: i64, value: f64| Tensor::full([count], value, (Kind::Float, Device::Cpu));
         let lambda_b = site.train(trained, SCALES[0], |_, _| full(out, 0.0));
         let lambda_d = site.train(trained, SCALES[1], |_, _| full(rank, d_initial));

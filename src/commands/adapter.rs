@@ -114,9 +114,14 @@ impl Prepared {
         })
     }
 
+    /// Whether A and B can be made again from what is known of them.
+    pub fn knows_basis(&self) -> bool {
+        self.start.as_ref().is_none_or(|start| start.layout.knows_basis())
+    }
+
     /// Whether A and B go into the file: by the recipe's wish, or because nobody knows how to make them again.
     fn stores_basis(&self, adapter: &AdapterRecipe) -> bool {
-        adapter.with_basis || self.start.as_ref().is_some_and(|start| !start.layout.knows_basis())
+        adapter.with_basis || !self.knows_basis()
     }
 
     /// A and B of every layer, where the recipe wants them in the file.

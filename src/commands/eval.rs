@@ -61,6 +61,8 @@ pub struct Settings {
     pub max_length: usize,
     /// Folder of the results.
     pub out: PathBuf,
+    /// Whether that is the run's own folder.
+    pub of_run: bool,
 }
 
 /// Scores every task and writes results and predictions.
@@ -99,16 +101,25 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
         let result = TaskResult::new(&evaluation, &settings.split, &examples);
         results.insert(dataset.name.clone(), result);
     }
-    write_results(&results, &settings.out)?;
+    write_results(&results, &settings)?;
     Ok(Outcome::Done)
 }
 
-/// Writes and shows the results of all tasks.
+/// Writes and shows the results of all tasks; those of other tasks stay in the folder of a run.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path) -> Result<()> {
-    files::write_json(&out.join("results.json"), results)?;
+pub fn write_results(results: &BTreeMap<String, TaskResult>, settings: &Settings) -> Result<()> {
+    let out = &settings.out;
+    let path = out.join("results.json");
+    let mut all: BTreeMap<String, serde_json::Value> = match settings.of_run && path.exists() {
+        true => files::read_json(&path).unwrap_or_default(),
+        false => BTreeMap::new(),
+    };
+    for (task, result) in results {
+        all.insert(task.clone(), serde_json::to_value(result)?);
+    }
+    files::write_json(&path, &all)?;
     say(&results_table(results));
     say(&format!("wrote {}", out.display()));
     Ok(())
@@ -118,8 +129,15 @@ fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
     let recipe = subject.recipe.as_ref();
     let trained_length = subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
     let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
-    let own_out = || args.subject.run.as_ref().map_or_else(|| PathBuf::from("eval"), |run| run.join("eval"));
+    // Each split has a folder of its own, so that one does not take another's place.
+    let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
+    let own_out = args
+        .subject
+        .run
+        .as_ref()
+        .map(|run| run.join("eval").join(args.split.as_ref().filter(other).map_or("", String::as_str)));
     Settings {
+        of_run: args.out.is_none() && own_out.is_some(),
         tasks: match (&recipe, args.task.as_slice()) {
             (Some(recipe), []) => vec![recipe.data.dataset.clone()],
             (_, tasks) => tasks.to_vec(),
@@ -136,7 +154,7 @@ fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
             .or(recipe.map(|recipe| recipe.data.max_length))
             .or(trained_length)
             .unwrap_or(MAX_LENGTH.min(longest)),
-        out: args.out.clone().unwrap_or_else(own_out),
+        out: args.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from("eval")),
     }
 }
 

@@ -54,7 +54,7 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
         };
         results.insert(dataset.name.clone(), result);
     }
-    write_results(&results, &settings.out)?;
+    write_results(&results, settings)?;
     Ok(Outcome::Done)
 }
 

@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::open::{Workplace, method, sigma, spectrum};
-use crate::adapters::basis::{BasisSpec, Init, ModuleReport};
+use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
 use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::adapt::targeted;
 use crate::report::{say, table};
@@ -51,6 +51,10 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
         files::write_json(&out.join("report.json"), &report)?;
         say(&format!("wrote {}", out.display()));
+    } else if !Basis::is_cached(&spec, &base.hash, &layers) {
+        return Err(fault("the basis is lost: it could not be cached, and `--out` names no folder for it")
+            .hint("write it to a folder by `--out`, or point `LORAXS_CACHE` at one that can be written")
+            .into());
     } else {
         say(&format!("cached for base {}; `train` finds it there", short(&base.hash)));
     }

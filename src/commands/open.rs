@@ -15,8 +15,8 @@ use crate::data::{Examples, TaskKind, examples};
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, fault, usage};
 use crate::hub::Hub;
-use crate::models::Base;
 use crate::models::adapt::Layer;
+use crate::models::{Base, Config};
 use crate::recipe::{self, AdapterRecipe, Precision};
 use crate::report::progress::Progress;
 use crate::torch::{self, Wanted};
@@ -72,6 +72,9 @@ impl Workplace {
     /// # Errors
     /// When it cannot be had or read.
     pub fn base(&self, name: &str, revision: &str) -> Result<OpenBase> {
+        if let Some(folder) = self.hub.config(name, revision)? {
+            Config::load(&folder)?;
+        }
         let snapshot = self.hub.model(name, revision)?;
         let base = Base::open(&snapshot.folder)?;
         let hash = base.hash();

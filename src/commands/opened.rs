@@ -51,16 +51,10 @@ impl Opened {
         let outputs = outputs(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
         check_tasks(place, &recipe, &base)?;
-        recipe.model.name.clone_from(&base.name);
+        recipe.settle_folders();
         // A branch moves; what is saved with the run must name the weights that it was trained on.
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);
-        }
-        // Saved with the run, which must mean the same from any other folder.
-        for folder in [&mut recipe.adapter.basis, &mut recipe.train.init_from] {
-            if let Some(path) = Path::new(&*folder).canonicalize().ok().filter(|_| !folder.is_empty()) {
-                *folder = path.display().to_string();
-            }
         }
         if recipe.adapter.targets.is_empty() {
             recipe.adapter.targets = base.base.config.default_targets();

@@ -36,7 +36,7 @@ pub struct Results {
     skipped_rows: usize,
     /// Seconds of training, evaluations not counted.
     train_seconds: f64,
-    /// Seconds from the command's start to its end, the last call's only where it was resumed.
+    /// Seconds from the command's start to its end; of calls that a later one resumed, their training alone.
     seconds: f64,
     /// Tokens a second of training.
     tokens_per_second: f64,

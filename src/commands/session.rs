@@ -6,12 +6,13 @@ use super::adapter::Prepared;
 use super::forecast::Counts;
 use super::open::{Workplace, kind};
 use super::opened::Opened;
+use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::AdapterConfig;
-use crate::adapters::{Group, Named, Trained};
+use crate::adapters::{Group, Named, Trained, svd};
 use crate::fault::Result;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
-use crate::recipe::{Every, Method, Precision};
+use crate::recipe::{AdapterRecipe, Every, Method, Precision, SvdMethod};
 use crate::train::{Interval, Plan, RunPlan, schedule};
 
 /// Everything that a training needs.
@@ -33,7 +34,7 @@ impl Session {
     ///
     /// # Errors
     /// When a tensor, a basis or the adapter to start from does not fit.
-    pub fn new(place: &Workplace, opened: Opened) -> Result<Self> {
+    pub fn new(place: &Workplace, mut opened: Opened) -> Result<Self> {
         let Opened { recipe, base, dataset, outputs, .. } = &opened;
         let seeds = [recipe.train.seed];
         let build = Build {
@@ -56,6 +57,8 @@ impl Session {
         let mut adapter = prepared.config(recipe, base, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
         adapter.labels.clone_from(&dataset.labels);
+        let spec = adapter.basis.as_ref().map(|record| &record.spec);
+        settle_basis(&mut opened.recipe.adapter, spec.filter(|_| prepared.knows_basis()));
         Ok(Self { opened, model, trained, kept, adapter })
     }
 
@@ -116,6 +119,16 @@ impl Session {
             fingerprint: fingerprint.finalize().to_hex().to_string(),
         })
     }
+}
+
+/// The recipe says how the basis was made, also where it was taken from a folder or an adapter.
+fn settle_basis(adapter: &mut AdapterRecipe, spec: Option<&BasisSpec>) {
+    let Some(BasisSpec { method, iterations, seed, .. }) = spec else { return };
+    adapter.svd = match method {
+        svd::Method::Randomized => SvdMethod::Randomized,
+        svd::Method::Exact => SvdMethod::Exact,
+    };
+    (adapter.svd_iterations, adapter.svd_seed) = (*iterations, *seed);
 }
 
 fn interval(every: Every) -> Interval {

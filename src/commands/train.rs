@@ -1,6 +1,8 @@
 //! `loraxs train`: a recipe to a run folder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,7 +19,7 @@ use crate::cli::{self, EvalArgs, Global, TrainArgs};
 use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::models::Model;
-use crate::recipe::{Origin, Recipe};
+use crate::recipe::{AdapterRecipe, Origin, Recipe};
 use crate::report::say;
 use crate::train::checkpoint::Loaded;
 use crate::train::language::LanguageModelling;
@@ -35,7 +37,11 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         recipe.adapter.basis = basis.display().to_string();
     }
     let out = args.out.clone().unwrap_or_else(|| default_folder(&origin));
+    if args.resume {
+        keep_revision(&mut recipe, &out.join("recipe.toml"))?;
+    }
     if out.join("results.json").exists() && args.resume {
+        refuse_another_than_done(&out.join("recipe.toml"), recipe.clone())?;
         say(&format!("{} is finished", out.display()));
         return score_tasks(global, &recipe.eval.tasks, &out);
     }
@@ -44,9 +50,6 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         say(&counts);
         say("the base's weights are not there: counted from its `config.json` alone");
         return Ok(Outcome::Done);
-    }
-    if args.resume {
-        keep_revision(&mut recipe, &out.join("recipe.toml"))?;
     }
     let place = Workplace::open(global)?;
     let recipe_tasks = recipe.eval.tasks.clone();
@@ -59,6 +62,9 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     say(&session.counts().table());
     say(&session.opened.shown_example()?);
     interrupt::listen()?;
+    let _lock = lock(&out)?;
+    // Another process may have begun since.
+    refuse_used(&out, args)?;
     let outcome = train(&session, &out, args.resume, start)?;
     drop(session);
     if outcome == Outcome::Done { score_tasks(global, &recipe_tasks, &out) } else { Ok(outcome) }
@@ -95,6 +101,25 @@ fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     }
 }
 
+/// Keeps other processes from training into the folder, for as long as what is returned lives.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join(".lock");
+    let open = || -> io::Result<File> {
+        fs::create_dir_all(out)?;
+        OpenOptions::new().write(true).create(true).truncate(false).open(&path)
+    };
+    let file = open().map_err(|error| files::cannot_write(&path, &error))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(fault(format!("another process trains into `{}`", out.display()))
+                .hint("wait until it is done, or train into another folder by `--out`")
+                .into())
+        }
+        // Where a file system has no locks, there is nothing to ask.
+        _ => Ok(file),
+    }
+}
+
 /// A run that began with the `main` of a repository goes on with the commit that this was then.
 fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
@@ -107,6 +132,28 @@ fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     Ok(())
 }
 
+/// As [`refuse_another_recipe`], of a recipe whose base was not opened.
+fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let (done, _) = Recipe::load(&path.to_string_lossy(), &[])?;
+    recipe.settle_folders();
+    if recipe.adapter.targets.is_empty() {
+        recipe.adapter.targets = done.adapter.targets;
+    }
+    if !recipe.adapter.basis.is_empty() || !recipe.train.init_from.is_empty() {
+        let AdapterRecipe { svd, svd_iterations, svd_seed, .. } = done.adapter;
+        recipe.adapter = AdapterRecipe { svd, svd_iterations, svd_seed, ..recipe.adapter };
+    }
+    // A branch or tag, of which only the base would say which commit it is.
+    let is_commit = recipe.model.revision.len() == 40;
+    if !is_commit {
+        recipe.model.revision = done.model.revision;
+    }
+    refuse_another_recipe(path, &recipe)
+}
+
 /// A run goes on with its own recipe only.
 fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     let begun = flat(&toml::from_str(&files::read_text(path)?).context("the run's recipe is broken")?, "");
@@ -116,6 +163,7 @@ fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
+    let moved = keys.iter().all(|key| *key == "model.revision");
     let value =
         |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
     let lines: Vec<String> = keys
@@ -123,7 +171,14 @@ fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
         .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
         .collect();
     Err(usage(format!("`{}` is a run of another recipe: {}", path.display(), lines.join("; ")))
-        .hint("resume with the same recipe, or train into another folder by `--out`")
+        .hint(if moved {
+            format!(
+                "go on with the weights that it began with by `--set model.revision={}`",
+                value(&begun, &"model.revision".to_owned())
+            )
+        } else {
+            "resume with the same recipe, or train into another folder by `--out`".to_owned()
+        })
         .into())
 }
 
@@ -153,6 +208,7 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
         say(&format!("resuming after step {}", loaded.step()));
     }
     let task = task(session);
+    let before = loaded.as_ref().map_or(0.0, Loaded::seconds);
     let mut folder = RunFolder::open(session, out, loaded.as_ref().map(Loaded::step))?;
     let (ending, state) = Trainer::new(plan, task.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
@@ -160,7 +216,7 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;
-    let results = Results::new(session, &state, start.elapsed().as_secs_f64());
+    let results = Results::new(session, &state, before + start.elapsed().as_secs_f64());
     write_results(out, &results).context("the run is done, but its results are lost")?;
     say(&results.summary());
     say(&format!("wrote {}", out.display()));

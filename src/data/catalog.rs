@@ -220,7 +220,9 @@ impl Catalog {
     pub fn get(&self, name: &str) -> Result<&Dataset> {
         self.datasets.get(name).ok_or_else(|| {
             let hint = which("data sets", name, self.names());
-            usage(format!("no data set `{name}` in the catalog")).hint(hint).into()
+            usage(format!("no data set `{name}` in the catalog"))
+                .hint(format!("{hint}; `--datasets FILE` adds others"))
+                .into()
         })
     }
 

@@ -83,6 +83,23 @@ impl Hub {
         Ok(Snapshot { folder, commit: Some(info.sha) })
     }
 
+    /// The folder with `config.json` of a model, and little more: what the hub has is not taken but for that file, so that
+    /// a wrong model is known before its weights come. Nothing where the cache has to do.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn config(&self, name: &str, revision: &str) -> Result<Option<PathBuf>> {
+        if Path::new(name).is_dir() {
+            return Ok(None);
+        }
+        id::check_model_name(name)?;
+        let target = self.target(name, RepoType::Model, revision)?;
+        let Some(info) = self.listing(&target)? else { return Ok(None) };
+        checkpoint::check_config(&names_of(&info)?, &format!("the repository `{}`", target.id))?;
+        self.fetch(&target, &info.sha, checkpoint::CONFIG)?;
+        Ok(Some(target.snapshot(&info.sha)))
+    }
+
     /// The files of a data set repository that match `pattern`, sorted by their path in the repository. In the pattern,
     /// `*` and `?` stay within a folder and `**` crosses folders, as in `mrpc/train-*.parquet`.
     ///

@@ -7,7 +7,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -240,25 +239,14 @@ fn lock_of(settings: &Settings, target: &Target, etag: &str) -> PathBuf {
 
 /// Waits until no other process downloads the same blob. The lock ends with the file that is returned.
 fn lock(path: &Path, file: &str) -> Result<File> {
-    let hold = |file: &File, how: libc::c_int| {
-        // SAFETY: the descriptor belongs to `file`, which lives through the call; `flock` touches no memory.
-        match unsafe { libc::flock(file.as_raw_fd(), how) } {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    };
     let take = || -> std::io::Result<File> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         let held = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        if hold(&held, libc::LOCK_EX | libc::LOCK_NB).is_err() {
+        if held.try_lock().is_err() {
             tracing::info!("waiting for another process that downloads `{file}`");
-            while let Err(error) = hold(&held, libc::LOCK_EX) {
-                if error.kind() != ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
+            held.lock()?;
         }
         Ok(held)
     };

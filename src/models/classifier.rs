@@ -11,6 +11,7 @@ use super::{Base, Build};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
+use crate::torch::{dims2, dims3};
 
 /// A trunk and a classification head.
 #[derive(Debug)]
@@ -83,9 +84,9 @@ impl Classifier {
 
     /// The head over the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
-        let d = hidden.size().last().copied().unwrap_or(0);
+        let [_k, _n, d] = dims3(hidden);
         let first = batch.first();
-        let [k, s] = [first.size()[0], first.size()[1]];
+        let [k, s] = dims2(&first);
         let index = first.unsqueeze(-1).expand([k, s, d], false);
         let mut first = hidden.gather(1, &index, false); // [k, s, d]
         let after = pass.layer(self.encoder.depth());

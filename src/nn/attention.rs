@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Kernel, dims3, packed_attention};
+use crate::torch::{Kernel, dims3, dims4, packed_attention};
 
 /// What a layer's attention is, besides its inputs.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +74,8 @@ impl Attention {
         if self.cap.is_some() {
             return self.capped([&q, &k, &v], mask.as_ref(), dropout);
         }
-        let (causal, grouped) = (self.causal && mask.is_none(), q.size()[1] != k.size()[1]);
+        let [[_, h, ..], [_, kv, ..]] = [dims4(&q), dims4(&k)];
+        let (causal, grouped) = (self.causal && mask.is_none(), h != kv);
         Ok(Tensor::f_scaled_dot_product_attention(
             &q,
             &k,
@@ -101,7 +102,7 @@ impl Attention {
     /// Attention with capped scores, probabilities in fp32; `q` `[s, h, t, d]`, `k` and `v` `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` true where a key
     /// is seen, broadcast to `[s, h, t, keys]`.
     pub fn capped(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, dropout: f64) -> Result<Tensor> {
-        let h = q.size()[1];
+        let [_s, h, _t, _d] = dims4(q);
         let (k, v) = (repeated(k, h, 1), repeated(v, h, 1));
         let mut scores = q.f_matmul(&k.transpose(2, 3))? * self.scale; // [s, h, t, keys]
         if let Some(cap) = self.cap {

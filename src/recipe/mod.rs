@@ -334,6 +334,16 @@ impl Recipe {
         Ok(toml::to_string(self)?)
     }
 
+    /// Names existing folders by their whole paths, which mean the same from any other folder.
+    pub fn settle_folders(&mut self) {
+        for folder in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
+            let whole = std::path::Path::new(&*folder).canonicalize();
+            if let Some(path) = whole.ok().filter(|path| !folder.is_empty() && path.is_dir()) {
+                *folder = path.display().to_string();
+            }
+        }
+    }
+
     /// Folders that exist beside the recipe and not in the current folder are taken from there.
     fn prefer_existing_folders(&mut self, recipe: &std::path::Path) {
         let Some(beside) = recipe.parent() else { return };

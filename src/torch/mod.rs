@@ -186,13 +186,23 @@ pub fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
     if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
 }
 
+/// The two axes of a tensor.
+pub fn dims2(tensor: &Tensor) -> [i64; 2] {
+    dims(tensor)
+}
+
 /// The three axes of a tensor.
-///
+pub fn dims3(tensor: &Tensor) -> [i64; 3] {
+    dims(tensor)
+}
+
+/// The four axes of a tensor.
+pub fn dims4(tensor: &Tensor) -> [i64; 4] {
+    dims(tensor)
+}
+
 /// The one sanctioned panic of the layers: tch's operators return no `Result`, and shapes were checked on loading.
 #[expect(clippy::panic, reason = "a wrong rank here is a defect of the program, not an input")]
-pub fn dims3(tensor: &Tensor) -> [i64; 3] {
-    match tensor.size().as_slice() {
-        &[a, b, c] => [a, b, c],
-        other => panic!("expected a tensor of 3 axes, found {other:?}"),
-    }
+fn dims<const N: usize>(tensor: &Tensor) -> [i64; N] {
+    tensor.size().try_into().unwrap_or_else(|found| panic!("expected a tensor of {N} axes, found {found:?}"))
 }

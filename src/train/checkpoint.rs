@@ -236,6 +236,11 @@ impl Loaded {
         self.state.step
     }
 
+    /// Seconds of training until then.
+    pub fn seconds(&self) -> f64 {
+        self.state.seconds
+    }
+
     /// Puts the tensors back and returns the counters.
     ///
     /// # Errors

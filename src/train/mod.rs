@@ -278,10 +278,14 @@ impl<'a> Trainer<'a> {
             if self.state.bad_in_a_row < MOST_BAD_STEPS {
                 return Ok(());
             }
+            let place = self.plan.checkpoints.display();
+            let before = match self.plan.checkpoints.exists() {
+                true => format!("; the checkpoints before it are in `{place}`"),
+                false => String::new(),
+            };
             return Err(fault(format!(
-                "no finite gradient in {MOST_BAD_STEPS} steps up to step {}; the checkpoints before it are in `{}`",
-                self.state.step + 1,
-                self.plan.checkpoints.display()
+                "no finite gradient in {MOST_BAD_STEPS} steps up to step {}{before}",
+                self.state.step + 1
             ))
             .hint("lower the learning rates, or use `train.precision` fp32 or bf16")
             .into());

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -583,8 +584,80 @@ fn a_full_disk_is_told_with_the_file() {
 }
 
 #[test]
+fn two_processes_do_not_train_into_one_folder() {
+    let bench = Bench::new();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    let mut first = bench.0.command(&[&train[..], &["--set", "train.max_steps=1000000"]].concat());
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !bench.path("run/metrics.jsonl").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the training ended");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let second = [&train[..], &["--resume", "--set", "train.max_steps=1000000"]].concat();
+    bench.refuses(&second, 1, &["another process trains into `run`", "hint: wait until it is done"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    bench.refuses(&[&train[..], &["--resume"]].concat(), 2, &["`train.max_steps` was 1000000, now 2"]);
+}
+
+#[test]
+fn a_finished_run_is_finished_for_its_own_recipe_only() {
+    let bench = Bench::new();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    bench.0.run(&train, 0);
+    let again = |sets: &[&str]| {
+        let mut args = [&train[..], &["--resume"]].concat();
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        args.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let same = again(&[]);
+    let output = bench.0.run(&same.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "run is finished\n");
+    let other = again(&["adapter.rank=5", "train.seed=1"]);
+    let other: Vec<&str> = other.iter().map(String::as_str).collect();
+    bench.refuses(&other, 2, &["`adapter.rank` was 4, now 5; `train.seed` was 0, now 1"]);
+}
+
+#[test]
+fn a_run_from_an_adapter_says_how_its_basis_was_made() {
+    let bench = Bench::new();
+    let train = |out: &str, sets: &[&str]| {
+        let mut args = vec!["train", "--recipe", "recipe.toml", "--out", out];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        bench.0.run(&args, 0);
+        fs::read_to_string(bench.path(out).join("recipe.toml")).unwrap()
+    };
+    let first = train("first", &["adapter.svd=exact"]);
+    assert!(first.contains("svd = \"exact\""), "{first}");
+    let second = train("second", &["train.init_from=first/adapter"]);
+    assert!(second.contains("svd = \"exact\""), "{second}");
+    let args = ["train", "--recipe", "recipe.toml", "--out", "second", "--resume"];
+    bench.0.run(&[&args[..], &["--set", "train.init_from=first/adapter"]].concat(), 0);
+}
+
+#[test]
+fn results_of_one_split_or_task_do_not_take_the_place_of_anothers() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    let keys = |path: &str| -> Vec<(String, Value)> {
+        let results: Map<String, Value> = crate::support::json(&bench.path(path));
+        results.into_iter().map(|(task, result)| (task, result["split"].clone())).collect()
+    };
+    bench.0.run(&["eval", "--run", "run"], 0);
+    bench.0.run(&["eval", "--run", "run", "--split", "test"], 0);
+    bench.0.run(&["eval", "--run", "run", "--task", "tiny/sentences"], 0);
+    let own = |task: &str| (task.to_owned(), json!("validation"));
+    assert_eq!(keys("run/eval/results.json"), [own("tiny/pairs"), own("tiny/sentences")]);
+    assert_eq!(keys("run/eval/test/results.json"), [("tiny/pairs".to_owned(), json!("test"))]);
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_is_a_warning() {
     let bench = Bench::new();
+    let model = encoders().join("bert-gelu");
+    let svd = ["init-svd", "--rank", "4", "--model", model.to_str().unwrap()];
+    let output = bench.0.command(&svd).env("LORAXS_CACHE", bench.path("recipe.toml")).output().unwrap();
+    check(&svd, &output, 1, &["the basis is lost", "hint: write it to a folder by `--out`"]);
     let mut command = bench.0.command(&["train", "--recipe", "recipe.toml", "--out", "run"]);
     let output = command.env("LORAXS_CACHE", bench.path("recipe.toml")).output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
@@ -604,7 +677,7 @@ fn a_training_that_diverges_stops_with_a_hint() {
     bench.refuses(
         &args,
         1,
-        &["no finite gradient in 10 steps", "run/checkpoints", "hint: lower the learning rates"],
+        &["no finite gradient in 10 steps", "hint: lower the learning rates"],
     );
     assert!(!bench.path("run/results.json").exists());
 }

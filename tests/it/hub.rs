@@ -465,6 +465,22 @@ fn a_newer_commit_that_does_not_come_leaves_the_older() {
 }
 
 #[test]
+fn a_model_that_is_not_supported_is_refused_before_its_weights_come() {
+    let content = weights(1000);
+    let mut files = tiny(&content);
+    files[1].1 = br#"{"model_type":"gpt_bigcode"}"#;
+    let (server, place) = (Server::with_model(&files), Place::new());
+    let mut command = place.command(&["init-svd", "--model", MODEL, "--rank", "4"]);
+    command
+        .env("HF_ENDPOINT", &server.endpoint)
+        .env("HF_HUB_OFFLINE", "0")
+        .env("HF_HOME", place.path("home"));
+    let output = command.output().unwrap();
+    assert!(errors(&output).contains("the model type `gpt_bigcode` is not supported"), "{}", errors(&output));
+    assert!(server.requests().iter().all(|line| !line.contains("model.safetensors")));
+}
+
+#[test]
 fn a_file_in_place_of_the_cache_is_named() {
     let (place, content) = (tempfile::tempdir().unwrap(), weights(1000));
     let server = Server::with_model(&tiny(&content));

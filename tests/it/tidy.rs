@@ -237,6 +237,14 @@ fn recipes_data_and_hub_know_nothing_of_tensors() {
 }
 
 #[test]
+fn layers_name_their_axes() {
+    let words: Vec<String> = (0..4).map(|axis| format!("size()[{axis}]")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let faults = lines_with(&words, |source| !["nn", "models", "adapters"].contains(&source.module()));
+    assert_none("axes by name, through `dims2` to `dims4`", &faults);
+}
+
+#[test]
 fn methods_are_named_where_they_are_made() {
     let allowed = |source: &Source| KNOW_METHODS.contains(&source.module()) || source.path == ATTACHES;
     assert_none("models and loop know no method", &lines_with(&METHODS, allowed));
