@@ -674,11 +674,7 @@ fn a_training_that_diverges_stops_with_a_hint() {
     for set in rates.into_iter().chain(["train.max_steps=40", "eval.every=never"]) {
         args.extend(["--set", set]);
     }
-    bench.refuses(
-        &args,
-        1,
-        &["no finite gradient in 10 steps", "hint: lower the learning rates"],
-    );
+    bench.refuses(&args, 1, &["no finite gradient in 10 steps", "hint: lower the learning rates"]);
     assert!(!bench.path("run/results.json").exists());
 }
 
