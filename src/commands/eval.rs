@@ -131,11 +131,10 @@ fn settings(args: &EvalArgs, subject: &Subject) -> Settings {
     let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
     // Each split has a folder of its own, so that one does not take another's place.
     let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
-    let own_out = args
-        .subject
-        .run
-        .as_ref()
-        .map(|run| run.join("eval").join(args.split.as_ref().filter(other).map_or("", String::as_str)));
+    let own_out = args.subject.run.as_ref().map(|run| match args.split.as_ref().filter(other) {
+        Some(split) => run.join("eval").join(split),
+        None => run.join("eval"),
+    });
     Settings {
         of_run: args.out.is_none() && own_out.is_some(),
         tasks: match (&recipe, args.task.as_slice()) {
@@ -172,33 +171,26 @@ fn fitting<'a>(
             .hint("score the task that the head was trained on")
             .into());
     }
-    let order = match output_order(labels, &dataset.labels) {
-        Some(order) if order.iter().enumerate().all(|(class, &output)| class == output) => Vec::new(),
-        Some(order) => {
-            tracing::info!(
-                "the head's classes are {labels:?}: its outputs are put into the order of `{task}`"
-            );
-            order
-        }
-        None if labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}")) => {
-            Vec::new()
-        }
-        None => {
-            let wanted = &dataset.labels;
-            tracing::warn!(
-                "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
-            );
-            Vec::new()
-        }
-    };
-    Ok((dataset, order))
+    let order = output_order(labels, &dataset.labels);
+    if order.as_ref().is_some_and(|order| !order.is_sorted()) {
+        tracing::info!("the head's classes are {labels:?}: its outputs are put into the order of `{task}`");
+    }
+    let nameless = || labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}"));
+    if order.is_none() && !nameless() {
+        let wanted = &dataset.labels;
+        tracing::warn!(
+            "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
+        );
+    }
+    Ok((dataset, order.unwrap_or_default()))
 }
 
 /// For each name of `wanted` its place in `labels`, upper and lower case alike; nothing where one has none of its own.
 fn output_order(labels: &[String], wanted: &[String]) -> Option<Vec<usize>> {
     let place = |name: &String| labels.iter().position(|label| label.to_lowercase() == name.to_lowercase());
     let order: Vec<usize> = wanted.iter().map(place).collect::<Option<_>>()?;
-    order.iter().collect::<BTreeSet<_>>().len().eq(&labels.len()).then_some(order)
+    let distinct: BTreeSet<&usize> = order.iter().collect();
+    (distinct.len() == labels.len()).then_some(order)
 }
 
 impl TaskResult {

@@ -12,6 +12,7 @@ mod open;
 mod opened;
 mod rebase;
 mod results;
+mod resume;
 mod run_folder;
 mod session;
 mod subject;

@@ -1,8 +1,5 @@
 //! `loraxs train`: a recipe to a run folder.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,14 +9,15 @@ use super::counts::from_config;
 use super::open::Workplace;
 use super::opened::Opened;
 use super::results::{Results, write_results};
+use super::resume::{keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_used};
 use super::run_folder::RunFolder;
 use super::session::Session;
 use super::{Outcome, eval};
 use crate::cli::{self, EvalArgs, Global, TrainArgs};
-use crate::fault::{Result, fault, usage};
+use crate::fault::Result;
 use crate::files;
 use crate::models::Model;
-use crate::recipe::{AdapterRecipe, Origin, Recipe};
+use crate::recipe::{Origin, Recipe};
 use crate::report::say;
 use crate::train::checkpoint::Loaded;
 use crate::train::language::LanguageModelling;
@@ -85,115 +83,6 @@ fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome>
 /// `runs/` and the recipe's name.
 fn default_folder(origin: &Origin) -> PathBuf {
     Path::new("runs").join(origin.stem())
-}
-
-/// A folder that holds a run is only touched by `--resume`.
-fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
-    let used =
-        ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
-    match used {
-        Some(name) if !args.resume && !args.dry_run => {
-            Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
-                .hint("go on with it by `--resume`, or choose another folder by `--out`")
-                .into())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Keeps other processes from training into the folder, for as long as what is returned lives.
-fn lock(out: &Path) -> Result<File> {
-    let path = out.join(".lock");
-    let open = || -> io::Result<File> {
-        fs::create_dir_all(out)?;
-        OpenOptions::new().write(true).create(true).truncate(false).open(&path)
-    };
-    let file = open().map_err(|error| files::cannot_write(&path, &error))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(fault(format!("another process trains into `{}`", out.display()))
-                .hint("wait until it is done, or train into another folder by `--out`")
-                .into())
-        }
-        // Where a file system has no locks, there is nothing to ask.
-        _ => Ok(file),
-    }
-}
-
-/// A run that began with the `main` of a repository goes on with the commit that this was then.
-fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
-    let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
-    if moves && begun.exists() {
-        let (begun, _) = Recipe::load(&begun.to_string_lossy(), &[])?;
-        if begun.model.name == recipe.model.name {
-            recipe.model.revision = begun.model.revision;
-        }
-    }
-    Ok(())
-}
-
-/// As [`refuse_another_recipe`], of a recipe whose base was not opened.
-fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let (done, _) = Recipe::load(&path.to_string_lossy(), &[])?;
-    recipe.settle_folders();
-    if recipe.adapter.targets.is_empty() {
-        recipe.adapter.targets = done.adapter.targets;
-    }
-    if !recipe.adapter.basis.is_empty() || !recipe.train.init_from.is_empty() {
-        let AdapterRecipe { svd, svd_iterations, svd_seed, .. } = done.adapter;
-        recipe.adapter = AdapterRecipe { svd, svd_iterations, svd_seed, ..recipe.adapter };
-    }
-    // A branch or tag, of which only the base would say which commit it is.
-    let is_commit = recipe.model.revision.len() == 40;
-    if !is_commit {
-        recipe.model.revision = done.model.revision;
-    }
-    refuse_another_recipe(path, &recipe)
-}
-
-/// A run goes on with its own recipe only.
-fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
-    let begun = flat(&toml::from_str(&files::read_text(path)?).context("the run's recipe is broken")?, "");
-    let asked = flat(&toml::from_str(&recipe.to_toml()?)?, "");
-    let differing = |key: &&String| begun.get(*key) != asked.get(*key);
-    let keys: BTreeSet<&String> = begun.keys().chain(asked.keys()).filter(differing).collect();
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let moved = keys.iter().all(|key| *key == "model.revision");
-    let value =
-        |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
-    let lines: Vec<String> = keys
-        .into_iter()
-        .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
-        .collect();
-    Err(usage(format!("`{}` is a run of another recipe: {}", path.display(), lines.join("; ")))
-        .hint(if moved {
-            format!(
-                "go on with the weights that it began with by `--set model.revision={}`",
-                value(&begun, &"model.revision".to_owned())
-            )
-        } else {
-            "resume with the same recipe, or train into another folder by `--out`".to_owned()
-        })
-        .into())
-}
-
-/// The values of a table by their whole keys.
-fn flat(table: &toml::Table, prefix: &str) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) => found.extend(flat(inner, &format!("{prefix}{key}."))),
-            value => {
-                found.insert(format!("{prefix}{key}"), value.to_string());
-            }
-        }
-    }
-    found
 }
 
 fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {

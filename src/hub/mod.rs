@@ -28,7 +28,7 @@ pub struct Hub {
     settings: Settings,
     client: Client,
     /// What was already asked for, so that a repository is listed once however many files are taken from it.
-    listings: Mutex<BTreeMap<String, RepoInfo>>,
+    listings: Mutex<BTreeMap<String, Option<RepoInfo>>>,
     /// Why the hub could not be reached, so that it is waited for and warned about once.
     down: OnceLock<String>,
 }
@@ -138,23 +138,25 @@ impl Hub {
         }
         let key = target.repo.api_url();
         if let Some(known) = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Some(known.clone()));
+            return Ok(known.clone());
         }
         let asked = match self.down.get() {
             Some(why) => Err(Failure::Unreachable(why.clone())),
             None => self.client.info(target),
         };
+        let remember = |answer: Option<RepoInfo>| {
+            self.listings.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
+            answer
+        };
         let why = match asked {
             Ok(info) => {
                 id::check_file_name(&info.sha)?;
-                let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-                listings.insert(key, info.clone());
-                return Ok(Some(info));
+                return Ok(remember(Some(info)));
             }
             // As in `huggingface_hub`: what was taken before can be used, whatever became of the right to it.
             Err(Failure::Final(error)) if self.cached_commit(target).is_some() => {
                 tracing::warn!("{error}; using the cache");
-                return Ok(None);
+                return Ok(remember(None));
             }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Unreachable(why)) => why,

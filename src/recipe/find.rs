@@ -76,7 +76,8 @@ pub(super) fn find(name: &str) -> Result<(String, Origin)> {
         [PathBuf::from(name), PathBuf::from(&with_ending), folder.join(name), folder.join(&with_ending)];
     if let Some(path) = places.into_iter().find(|place| place.is_file()) {
         let text = read_text(&path).map_err(|error| {
-            usage(format!("{error:#}")).hint("a recipe is a TOML file, and so UTF-8 text")
+            let hint = "a recipe is a TOML file that can be read, of UTF-8 text";
+            usage(format!("{error:#}")).hint(hint)
         })?;
         return Ok((text, Origin::File(path)));
     }

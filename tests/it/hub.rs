@@ -440,7 +440,11 @@ fn what_was_taken_before_is_used_where_the_hub_refuses_it() {
     let server = Server::with_model(&tiny(&content));
     let first = server.hub(cache.path()).model(MODEL, "main").unwrap();
     server.trouble("listing", Trouble::Gone);
-    assert_eq!(server.hub(cache.path()).model(MODEL, "main").unwrap(), first);
+    server.requests();
+    let hub = server.hub(cache.path());
+    assert_eq!(hub.config(MODEL, "main").unwrap(), None);
+    assert_eq!(hub.model(MODEL, "main").unwrap(), first);
+    assert_eq!(server.requests().len(), 1, "a refusal is asked for once");
     assert!(server.hub(tempfile::tempdir().unwrap().path()).model(MODEL, "main").is_err());
 }
 
