@@ -11,6 +11,7 @@ use super::tiny_lora::{self, TinyLora};
 use super::vera::{self, Vera};
 use super::{Adapter, Frozen, Named, Site, Trained};
 use crate::fault::{Result, fault};
+use crate::torch::stream::words_of_normal;
 
 /// A method with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +123,22 @@ impl Method {
     /// Whether adapters of this method are written as PEFT writes them.
     pub fn is_of_peft(&self) -> bool {
         matches!(self, Self::Lora { .. } | Self::Vera { .. } | Self::TinyLora { .. })
+    }
+
+    /// Words of PyTorch's stream that a program over PEFT takes to make the adapters on `layers`: `nn.Linear` draws A and
+    /// B, then `LoraLayer.reset_lora_parameters` draws A again (`peft/tuners/lora/layer.py`). For LoRA-XS the cores follow,
+    /// with the factors where these are `random`. Methods that do not build on LoRA count for nothing.
+    pub fn words_drawn(&self, layers: &[Layer], random: bool) -> usize {
+        let words = |n: i64| usize::try_from(n).unwrap_or(0);
+        let each = |[out, inputs]: [i64; 2]| match *self {
+            Self::Lora { r, .. } => words(r * (2 * inputs + out)),
+            Self::LoraXs { r, .. } => {
+                let factors = if random { r * (inputs + out) } else { 0 };
+                words(r * (2 * inputs + out) + factors) + words_of_normal(words(r * r))
+            }
+            _ => 0,
+        };
+        layers.iter().map(|(_, shape)| each(*shape)).sum()
     }
 
     /// Trained numbers of the adapters on `layers`, by the formula of the method.

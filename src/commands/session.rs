@@ -12,7 +12,7 @@ use crate::adapters::{Group, Named, Trained, svd};
 use crate::fault::Result;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
-use crate::recipe::{AdapterRecipe, Every, Method, Precision, SvdMethod};
+use crate::recipe::{AdapterRecipe, BasisInit, Every, Method, Precision, SvdMethod};
 use crate::train::{Interval, Plan, RunPlan, schedule};
 
 /// Everything that a training needs.
@@ -27,6 +27,8 @@ pub struct Session {
     pub kept: Named,
     /// What the adapter file will say.
     pub adapter: AdapterConfig,
+    /// Words of the seed's stream that PyTorch's way of making head and adapter takes.
+    drawn: usize,
 }
 
 impl Session {
@@ -48,6 +50,9 @@ impl Session {
         let mut model = Model::load(&base.base, &build, &mut trained)?;
         let prepared = Prepared::new(place, recipe, base)?;
         let (device, plan) = (model.device(), prepared.plan(&recipe.adapter));
+        let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
+        let drawn =
+            drawn_by_head + plan.method.words_drawn(plan.layers, recipe.adapter.init == BasisInit::Random);
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(prepared.stored_basis(&recipe.adapter));
         if let Some(start) = &prepared.start {
@@ -59,7 +64,7 @@ impl Session {
         adapter.labels.clone_from(&dataset.labels);
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
         settle_basis(&mut opened.recipe.adapter, spec.filter(|_| prepared.knows_basis()));
-        Ok(Self { opened, model, trained, kept, adapter })
+        Ok(Self { opened, model, trained, kept, adapter, drawn })
     }
 
     /// How many numbers are trained, as they stand in the store.
@@ -86,6 +91,7 @@ impl Session {
         let steps = opened.steps();
         let run = RunPlan {
             seed: train.seed,
+            drawn: self.drawn,
             learning_rate: train.learning_rate,
             head_learning_rate: train.head_learning_rate,
         };

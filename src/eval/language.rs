@@ -38,10 +38,10 @@ impl Batch {
         let [_k, n] = [packed.ids.size()[0], packed.ids.size()[1]];
         let (mut before, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         let mut owner = 0;
-        for ((run, examples), starts) in (0i64..).zip(runs).zip(&packed.starts) {
-            for (example, start) in examples.iter().zip(starts) {
+        for ((run, examples), places) in (0i64..).zip(runs).zip(packed.places.iter()) {
+            for (example, place) in examples.iter().zip(places) {
                 for at in target_places(example) {
-                    before.push(run * n + start + at as i64 - 1);
+                    before.push(run * n + (place.start + at) as i64 - 1);
                     targets.push(i64::from(example.ids[at]));
                     owners.push(owner);
                 }

@@ -8,7 +8,7 @@ use super::candidates::{unit, warp};
 use super::stopping::Stopping;
 use super::{Finish, Sampling, Settings};
 use crate::fault::Result;
-use crate::nn::pass::mix;
+use crate::torch::draw::mix;
 
 /// The log-probability of what does not count.
 const NEVER: f32 = -1e9;

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::Sampling;
 use crate::fault::{Result, fault};
-use crate::nn::pass::mix;
+use crate::torch::draw::mix;
 
 /// The most probable token of each row.
 ///

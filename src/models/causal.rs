@@ -93,7 +93,7 @@ impl CausalLm {
     ///
     /// # Errors
     /// When libtorch refuses an operation.
-    pub fn hidden_recomputed<'a>(&'a self, batch: &'a Packed, pass: &'a Pass) -> Result<(Tensor, Tape<'a>)> {
+    pub fn hidden_recomputed<'a>(&'a self, batch: &'a Packed, pass: &Pass) -> Result<(Tensor, Tape<'a>)> {
         let tape = Tape::record(&self.decoder, batch, pass)?;
         Ok((self.decoder.normed(tape.hidden()), tape))
     }

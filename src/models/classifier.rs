@@ -6,7 +6,7 @@ use super::config::{EncoderConfig, HeadKind};
 use super::encoder::Encoder;
 use super::head::{Head, HeadSource};
 use super::loader::Loader;
-use super::recompute::{Tape, Trunk};
+use super::recompute::Tape;
 use super::{Base, Build};
 use crate::adapters::Trained;
 use crate::fault::Result;
@@ -20,7 +20,8 @@ pub struct Classifier {
     pub config: EncoderConfig,
     /// The trunk.
     pub encoder: Encoder,
-    head: Head,
+    /// The head.
+    pub head: Head,
     device: Device,
     runs: usize,
 }
@@ -77,7 +78,7 @@ impl Classifier {
     }
 
     /// As [`Classifier::forward`], but keeps only each layer's input; the tape makes the backward pass.
-    pub fn forward_recomputed<'a>(&'a self, batch: &'a Packed, pass: &'a Pass) -> Result<(Tensor, Tape<'a>)> {
+    pub fn forward_recomputed<'a>(&'a self, batch: &'a Packed, pass: &Pass) -> Result<(Tensor, Tape<'a>)> {
         let tape = Tape::record(&self.encoder, batch, pass)?;
         Ok((self.logits(tape.hidden(), batch, pass), tape))
     }
@@ -89,7 +90,7 @@ impl Classifier {
         let [k, s] = dims2(&first);
         let index = first.unsqueeze(-1).expand([k, s, d], false);
         let mut first = hidden.gather(1, &index, false); // [k, s, d]
-        let after = pass.layer(self.encoder.depth());
+        let after = pass.per_sequence();
         if let Some(pooler) = &self.encoder.pooler {
             first = pooler.forward(&first, &after).tanh();
         }

@@ -116,7 +116,7 @@ impl Decoder {
         let angles = Rope::angles(positions, &self.frequencies, self.kind);
         let mut x = self.look_up(ids);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &angles, (i, sight), &pass.layer(i))?;
+            x = block.forward(&x, &angles, (i, sight), pass)?;
         }
         Ok(self.norm.forward(&x))
     }
@@ -163,7 +163,7 @@ impl Trunk for Decoder {
     fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let angles = Rope::angles(&batch.positions, &self.frequencies, self.kind);
         match self.blocks.get(index) {
-            Some(block) => block.forward(x, &angles, (index, batch), &pass.layer(index)),
+            Some(block) => block.forward(x, &angles, (index, batch), pass),
             None => Ok(x.shallow_clone()),
         }
     }

@@ -89,8 +89,8 @@ impl Encoder {
     /// `batch` of `[k, n]` tokens to hidden states `[k, n, d]`.
     pub fn forward(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embed(batch, pass);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, batch, &pass.layer(i))?;
+        for block in &self.blocks {
+            x = block.forward(&x, batch, pass)?;
         }
         Ok(x)
     }
@@ -123,7 +123,7 @@ impl Trunk for Encoder {
 
     fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         match self.blocks.get(index) {
-            Some(block) => block.forward(x, batch, &pass.layer(index)),
+            Some(block) => block.forward(x, batch, pass),
             None => Ok(x.shallow_clone()),
         }
     }

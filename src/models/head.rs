@@ -7,6 +7,7 @@ use crate::adapters::{Group, Trained};
 use crate::fault::Result;
 use crate::nn::Pass;
 use crate::torch::cast;
+use crate::torch::stream::words_of_normal;
 use crate::torch::tensors::Tensors;
 
 /// Sequence vectors to logits.
@@ -16,6 +17,8 @@ pub struct Head {
     dropout: f64,
     /// Whether dropout also comes before the first layer; not where that layer is a pooler.
     drop_first: bool,
+    /// Words of a run's stream that its layers were drawn from.
+    pub drawn: usize,
 }
 
 /// `y = x Wᵀ + b` with one W and b for each run.
@@ -91,6 +94,8 @@ impl Head {
             shapes.insert(0, (format!("{}.pooler.dense", config.prefix), config.width, config.width));
         }
         let drawn_layers = if stored { usize::from(draw_pooler) } else { shapes.len() };
+        let numbers = |(_, out, inputs): &Layer| usize::try_from(out * inputs).unwrap_or(0);
+        let drawn = shapes[..drawn_layers].iter().map(numbers).map(words_of_normal).sum();
         let mut weights = source.draw(&shapes[..drawn_layers], config.initializer_range).into_iter();
         let mut layers = Vec::with_capacity(shapes.len());
         for (name, out, _) in &shapes {
@@ -102,7 +107,7 @@ impl Head {
             layers.push(Dense { weight: add("weight", &weight), bias: add("bias", &bias) });
         }
         tracing::debug!(stored, draw_pooler, "head of {classes} outputs");
-        Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler })
+        Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler, drawn })
     }
 
     /// Dropout before each layer, tanh between two.

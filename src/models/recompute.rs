@@ -1,6 +1,6 @@
 //! Gradient checkpointing: keep each layer's input, compute the layer again in the backward pass.
 //!
-//! A layer's noise is a function of its seed ([`Pass::layer`]), so the second computation equals the first.
+//! A layer draws its noise again from where it began ([`Pass::repetition`]), so the second computation equals the first.
 
 use tch::{Tensor, no_grad};
 
@@ -27,26 +27,29 @@ pub trait Trunk: std::fmt::Debug {
 pub struct Tape<'a> {
     trunk: &'a dyn Trunk,
     batch: &'a Packed,
-    pass: &'a Pass,
-    /// Input of each layer, `[k, n, d]`.
-    inputs: Vec<Tensor>,
+    /// The pass of the embeddings, for once.
+    start: Pass,
+    /// Input of each layer, `[k, n, d]`, and its pass, for once.
+    layers: Vec<(Tensor, Pass)>,
     /// Output of the last layer: a leaf, whose gradient the loss leaves behind.
     hidden: Tensor,
 }
 
 impl<'a> Tape<'a> {
     /// Runs the trunk without a graph.
-    pub fn record(trunk: &'a dyn Trunk, batch: &'a Packed, pass: &'a Pass) -> Result<Self> {
-        let mut inputs = Vec::with_capacity(trunk.depth());
+    pub fn record(trunk: &'a dyn Trunk, batch: &'a Packed, pass: &Pass) -> Result<Self> {
+        let start = pass.repetition();
+        let mut layers = Vec::with_capacity(trunk.depth());
         let hidden = no_grad(|| -> Result<Tensor> {
             let mut x = trunk.embed(batch, pass);
             for i in 0..trunk.depth() {
+                let again = pass.repetition();
                 let next = trunk.layer(i, &x, batch, pass)?;
-                inputs.push(std::mem::replace(&mut x, next));
+                layers.push((std::mem::replace(&mut x, next), again));
             }
             Ok(x)
         })?;
-        Ok(Self { trunk, batch, pass, inputs, hidden: hidden.detach().set_requires_grad(true) })
+        Ok(Self { trunk, batch, start, layers, hidden: hidden.detach().set_requires_grad(true) })
     }
 
     /// Hidden states `[k, n, d]`.
@@ -57,17 +60,17 @@ impl<'a> Tape<'a> {
     /// Finishes the backward pass that a loss over [`Tape::hidden`] began.
     pub fn backward(self) -> Result<()> {
         let mut gradient = self.hidden.grad();
-        for (i, input) in self.inputs.into_iter().enumerate().rev() {
+        for (i, (input, pass)) in self.layers.into_iter().enumerate().rev() {
             if !gradient.defined() {
                 return Err(fault("the loss does not depend on the trunk").into());
             }
             let x = input.detach().set_requires_grad(true);
-            let y = self.trunk.layer(i, &x, self.batch, self.pass)?;
+            let y = self.trunk.layer(i, &x, self.batch, &pass)?;
             // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
             (y * gradient).sum(None).f_backward()?;
             gradient = x.grad();
         }
-        let embedded = self.trunk.embed(self.batch, &self.pass.restarted());
+        let embedded = self.trunk.embed(self.batch, &self.start);
         if embedded.requires_grad() {
             (embedded * gradient).sum(None).f_backward()?;
         }

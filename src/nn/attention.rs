@@ -32,11 +32,10 @@ impl Attention {
     /// When the device's kernel refuses the shape.
     pub fn forward(&self, [q, k, v]: [&Tensor; 3], batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let [_m, h, d] = dims3(q);
-        let dropout = if pass.drops(self.dropout) { self.dropout } else { 0.0 };
-        let draw = pass.next_draw();
         // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
         if q.device().is_cuda() && d % 8 == 0 && self.cap.is_none() {
-            pass.seed_run(0, draw);
+            let dropout = if pass.drops(self.dropout) { self.dropout } else { 0.0 };
+            pass.seed(0);
             let [k, v] = [k, v].map(|x| repeated(x, h, 1));
             let window = self.window.filter(|&window| window < batch.longest);
             let kernel =
@@ -47,32 +46,28 @@ impl Attention {
         let tokens: Vec<i64> = batch.stretches.iter().map(|s| s.count * s.length).collect();
         let split = |x: &Tensor| x.split_with_sizes(&tokens, 0);
         let (q, k, v) = (split(q), split(k), split(v));
+        let noise = pass.attention_masks(batch, h, self.dropout);
         let mut outputs = Vec::with_capacity(tokens.len());
-        let mut position = (usize::MAX, 0);
         for (i, stretch) in batch.stretches.iter().enumerate() {
-            // Counted inside the run, so that a run draws the same alone and in a grid.
-            position =
-                if position.0 == stretch.run { (stretch.run, position.1 + 1) } else { (stretch.run, 0) };
             let heads = |x: &Tensor| {
                 let [_, h, d] = dims3(x);
                 x.view([stretch.count, stretch.length, h, d]).transpose(1, 2) // [s, h, t, d]
             };
-            if dropout > 0.0 {
-                pass.seed_run(stretch.run, crate::nn::pass::mix(&[draw, position.1]));
-            }
-            let attended =
-                self.stretch([heads(&q[i]), heads(&k[i]), heads(&v[i])], stretch.length, dropout)?;
+            let noise = noise.as_ref().map(|masks| &masks[i]);
+            let attended = self.stretch([heads(&q[i]), heads(&k[i]), heads(&v[i])], stretch.length, noise)?;
             outputs.push(attended.transpose(1, 2).flatten(0, 1)); // [s·t, h, d]
         }
         Ok(Tensor::cat(&outputs, 0))
     }
 
-    /// Sequences of equal length t: `q` `[s, h, t, d]`, `k` and `v` `[s, kv, t, d]`, to `[s, h, t, d]`.
-    fn stretch(&self, [q, k, v]: [Tensor; 3], t: i64, dropout: f64) -> Result<Tensor> {
+    /// Sequences of equal length t: `q` `[s, h, t, d]`, `k` and `v` `[s, kv, t, d]`, to `[s, h, t, d]`; `noise` is what
+    /// the probabilities `[s, h, t, t]` are multiplied by.
+    fn stretch(&self, [q, k, v]: [Tensor; 3], t: i64, noise: Option<&Tensor>) -> Result<Tensor> {
         let masked = self.window.is_some_and(|window| window < t);
-        let mask = (masked || self.cap.is_some() && self.causal).then(|| self.mask(t, &q));
-        if self.cap.is_some() {
-            return self.capped([&q, &k, &v], mask.as_ref(), dropout);
+        let explicit = self.cap.is_some() || noise.is_some();
+        let mask = (masked || explicit && self.causal).then(|| self.mask(t, &q));
+        if explicit {
+            return self.explicit([&q, &k, &v], mask.as_ref(), noise);
         }
         let [[_, h, ..], [_, kv, ..]] = [dims4(&q), dims4(&k)];
         let (causal, grouped) = (self.causal && mask.is_none(), h != kv);
@@ -81,7 +76,7 @@ impl Attention {
             &k,
             &v,
             mask.as_ref(),
-            dropout,
+            0.0,
             causal,
             self.scale,
             grouped,
@@ -99,9 +94,15 @@ impl Attention {
         }
     }
 
-    /// Attention with capped scores, probabilities in fp32; `q` `[s, h, t, d]`, `k` and `v` `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` true where a key
-    /// is seen, broadcast to `[s, h, t, keys]`.
-    pub fn capped(&self, [q, k, v]: [&Tensor; 3], mask: Option<&Tensor>, dropout: f64) -> Result<Tensor> {
+    /// Attention step by step, for capped scores and for dropout: probabilities in fp32; `q` `[s, h, t, d]`, `k` and `v`
+    /// `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` true where a key is seen, `noise` a factor of the probabilities,
+    /// both broadcast to `[s, h, t, keys]`.
+    pub fn explicit(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: Option<&Tensor>,
+        noise: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let [_s, h, _t, _d] = dims4(q);
         let (k, v) = (repeated(k, h, 1), repeated(v, h, 1));
         let mut scores = q.f_matmul(&k.transpose(2, 3))? * self.scale; // [s, h, t, keys]
@@ -111,8 +112,11 @@ impl Attention {
         if let Some(mask) = mask {
             scores = scores.masked_fill(&mask.logical_not(), f64::NEG_INFINITY);
         }
-        let probabilities = scores.softmax(-1, Kind::Float).to_kind(q.kind());
-        Ok(probabilities.dropout(dropout, dropout > 0.0).f_matmul(&v)?)
+        let mut probabilities = scores.softmax(-1, Kind::Float);
+        if let Some(noise) = noise {
+            probabilities = probabilities * noise;
+        }
+        Ok(probabilities.to_kind(q.kind()).f_matmul(&v)?)
     }
 }
 

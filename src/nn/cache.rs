@@ -224,7 +224,7 @@ impl Sight for Decode<'_> {
         // The queries that share a head of keys are rows of one product: nothing is repeated.
         let grouped = q.view([s, kv, h / kv, d]);
         let keys = seen(keys, 3).transpose(2, 3); // [s, kv, used, d]
-        let attended = attention.capped([&grouped, &keys, &seen(values, 2)], mask, 0.0)?;
+        let attended = attention.explicit([&grouped, &keys, &seen(values, 2)], mask, None)?;
         Ok(attended.reshape([s, h, d]))
     }
 }

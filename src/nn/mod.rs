@@ -14,7 +14,7 @@ pub mod rope;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use packed::Packed;
-pub use pass::Pass;
+pub use pass::{Noise, Pass};
 
 use tch::Tensor;
 

@@ -1,5 +1,7 @@
 //! A packed batch: the tokens of all sequences back to back, and where each sequence begins.
 
+use std::sync::Arc;
+
 use tch::{Device, Tensor};
 
 /// Tokens of one sequence, ready to be packed.
@@ -32,6 +34,17 @@ pub struct Stretch {
     pub length: i64,
 }
 
+/// Where a sequence lies in its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// Index of its first token.
+    pub start: usize,
+    /// Tokens.
+    pub length: usize,
+    /// Sum of the squared lengths of all sequences before it, those of earlier runs too.
+    pub squares: usize,
+}
+
 /// A batch of k runs with n tokens each; shorter runs are filled up with one sequence of zeros at their end.
 #[derive(Debug)]
 pub struct Packed {
@@ -41,8 +54,8 @@ pub struct Packed {
     pub positions: Tensor,
     /// Token types, int64 `[k, n]`.
     pub types: Tensor,
-    /// Index of each sequence's first token in its run, in the order in which the sequences were given.
-    pub starts: Vec<Vec<i64>>,
+    /// The sequences of each run, in the order in which they were given.
+    pub places: Arc<Vec<Vec<Place>>>,
     /// The sequences from left to right, run after run.
     pub stretches: Vec<Stretch>,
     /// Start of each sequence in the flat `[k·n]`, and the end of the last: int32 `[s + 1]`, on the device.
@@ -97,19 +110,17 @@ impl Packed {
     /// Packs the sequences of each run. Every run holds the same number of sequences, none of them empty.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
         let mut columns: Vec<Columns> = Vec::with_capacity(runs.len());
-        let mut first: Vec<Vec<i64>> = Vec::with_capacity(runs.len());
+        let mut orders: Vec<Vec<usize>> = Vec::with_capacity(runs.len());
         for sequences in runs {
             // Equal lengths side by side let attention take several sequences in one product.
             let mut order: Vec<usize> = (0..sequences.len()).collect();
             order.sort_by_key(|&i| sequences[i].ids.len());
             let mut column = Columns::default();
-            let mut starts = vec![0; sequences.len()];
-            for i in order {
-                starts[i] = column.ids.len() as i64;
+            for &i in &order {
                 column.push(sequences[i], positions);
             }
             columns.push(column);
-            first.push(starts);
+            orders.push(order);
         }
         let tokens = columns.iter().map(|c| c.ids.len()).sum();
         let n = columns.iter().map(|c| c.ids.len()).max().unwrap_or(0);
@@ -129,15 +140,34 @@ impl Packed {
             stretches: stretches(&columns),
             bounds: Tensor::from_slice(&bounds).to_device(device),
             tokens,
-            starts: first,
+            places: Arc::new(places(&columns, &orders)),
         }
     }
 
-    /// [`Packed::starts`] on the device, int64 `[k, s]`.
+    /// Index of each sequence's first token in its run, int64 `[k, s]` on the device.
     pub fn first(&self) -> Tensor {
-        let flat = Tensor::from_slice(&self.starts.concat());
-        flat.view([self.starts.len() as i64, -1]).to_device(self.ids.device())
+        let starts: Vec<i64> = self.places.iter().flatten().map(|place| place.start as i64).collect();
+        Tensor::from_slice(&starts).view([self.places.len() as i64, -1]).to_device(self.ids.device())
     }
+}
+
+/// `orders` holds, run by run, the given numbers of the sequences from left to right; filling comes after them.
+fn places(columns: &[Columns], orders: &[Vec<usize>]) -> Vec<Vec<Place>> {
+    let mut squares = 0;
+    let run = |(column, order): (&Columns, &Vec<usize>)| {
+        let mut places = vec![Place::default(); order.len()];
+        let mut start = 0;
+        for (i, &length) in column.lengths.iter().enumerate() {
+            let length = usize::try_from(length).unwrap_or(0);
+            if let Some(&given) = order.get(i) {
+                places[given] = Place { start, length, squares };
+            }
+            start += length;
+            squares += length * length;
+        }
+        places
+    };
+    columns.iter().zip(orders).map(run).collect()
 }
 
 fn bounds(columns: &[Columns]) -> Vec<i32> {

@@ -1,82 +1,163 @@
 //! What one forward pass needs to know beyond its input: training or not, and its noise.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-pub use crate::torch::draw::{mix, mix_name, seed_torch};
+use super::Packed;
+use super::packed::{Place, Stretch};
+use crate::torch::draw::seed_torch;
+use crate::torch::stream::{Stream, filled};
 
-/// One forward pass. Its noise is a function of the seeds alone, so a repeated pass draws the same masks.
+/// The noise of k runs trained together: one stream for each, read on from pass to pass.
+#[derive(Debug, Clone)]
+pub struct Noise(Rc<RefCell<Vec<Stream>>>);
+
+impl Noise {
+    /// Noise that goes on with these streams.
+    pub fn new(streams: Vec<Stream>) -> Self {
+        Self(Rc::new(RefCell::new(streams)))
+    }
+
+    /// Where the streams stand.
+    pub fn streams(&self) -> Vec<Stream> {
+        self.0.borrow().clone()
+    }
+
+    /// Passes over so many words of each stream.
+    pub fn pass_over(&self, words: usize) {
+        self.0.borrow_mut().iter_mut().for_each(|stream| stream.pass_over(words));
+    }
+}
+
+/// One forward pass.
+///
+/// On the CPU its masks are those of a PyTorch program that pads a batch to its longest sequence and draws from the
+/// same stream: padding takes its numbers too. On a GPU the stream seeds libtorch's generator for each mask.
 #[derive(Debug)]
 pub struct Pass {
-    /// One seed for each run of the leading axis; empty when not training.
-    seeds: Vec<u64>,
-    drawn: Cell<u64>,
+    /// `None` when not training.
+    noise: Option<Noise>,
+    /// Where the tokens of `[k, n, ..]` belong in the padded batch; `None` for tensors without padding.
+    places: Option<Arc<Vec<Vec<Place>>>>,
 }
 
 impl Pass {
     /// A pass without dropout.
     pub fn evaluation() -> Self {
-        Self { seeds: Vec::new(), drawn: Cell::new(0) }
+        Self { noise: None, places: None }
     }
 
-    /// A training pass; `seeds` holds one seed for each of the k runs.
-    pub fn training(seeds: Vec<u64>) -> Self {
-        Self { seeds, drawn: Cell::new(0) }
+    /// A training pass over the tokens of `batch`.
+    pub fn training(noise: &Noise, batch: &Packed) -> Self {
+        Self { noise: Some(noise.clone()), places: Some(Arc::clone(&batch.places)) }
     }
 
-    /// The pass of one layer: its noise does not depend on what other layers draw, so that a layer can be recomputed.
-    pub fn layer(&self, index: usize) -> Self {
-        let seeds = self.seeds.iter().map(|&seed| mix(&[seed, index as u64])).collect();
-        Self { seeds, drawn: Cell::new(0) }
+    /// The same pass for tensors with one row for each sequence, in the order in which these were given.
+    pub fn per_sequence(&self) -> Self {
+        Self { noise: self.noise.clone(), places: None }
     }
 
-    /// This pass from its start: it draws again what it drew first, so that what came first can be recomputed.
-    pub fn restarted(&self) -> Self {
-        Self::training(self.seeds.clone())
+    /// A pass that will draw, once, what this one draws next: to compute something again.
+    pub fn repetition(&self) -> Self {
+        let noise = self.noise.as_ref().map(|noise| Noise::new(noise.streams()));
+        Self { noise, places: self.places.clone() }
     }
 
     /// Whether dropout with probability `p` does anything in this pass.
     pub fn drops(&self, p: f64) -> bool {
-        p > 0.0 && !self.seeds.is_empty()
+        p > 0.0 && self.noise.is_some()
     }
 
-    /// Dropout with probability `p`; run j's mask comes from run j's seed.
+    /// Dropout with probability `p`; run j's mask comes from run j's stream.
     ///
     /// # Shapes
-    /// `[k, ..]` to the same; with k = 1, any shape.
+    /// `[k, ..]` to the same: `[k, n, ..]` tokens, or one row for each sequence ([`Pass::per_sequence`]).
     pub fn dropout(&self, x: &Tensor, p: f64) -> Tensor {
-        if !self.drops(p) {
-            return x.shallow_clone();
+        let Some(noise) = self.noise.as_ref().filter(|_| p > 0.0) else { return x.shallow_clone() };
+        if x.device().is_cuda() {
+            let runs = noise.0.borrow().len();
+            let dropped = |run| {
+                self.seed(run);
+                x.narrow(0, run as i64, 1).dropout(p, true)
+            };
+            return Tensor::cat(&(0..runs).map(dropped).collect::<Vec<_>>(), 0);
         }
-        let draw = self.next_draw();
-        match self.seeds.as_slice() {
-            [seed] => {
-                seed_torch(mix(&[*seed, draw]));
-                x.dropout(p, true)
+        let mut streams = noise.0.borrow_mut();
+        let per_run = x.numel() / streams.len().max(1);
+        let tokens = x.size().get(1).map_or(1, |&n| n as usize);
+        let mask = filled(&x.size(), |mask| {
+            for (run, stream) in streams.iter_mut().enumerate() {
+                let mask = &mut mask[run * per_run..(run + 1) * per_run];
+                match &self.places {
+                    Some(places) => tokens_mask(stream, &places[run], mask, per_run / tokens, p),
+                    None => stream.fill_mask(mask, p),
+                }
             }
-            seeds => {
-                let dropped: Vec<Tensor> = (0i64..)
-                    .zip(seeds)
-                    .map(|(run, seed)| {
-                        seed_torch(mix(&[*seed, draw]));
-                        x.get(run).dropout(p, true)
-                    })
-                    .collect();
-                Tensor::stack(&dropped, 0)
-            }
-        }
+        });
+        x * mask.to_kind(x.kind())
     }
 
-    /// Seeds libtorch for an operator of run `run` that draws inside (attention); `draw` is from [`Pass::next_draw`].
-    pub fn seed_run(&self, run: usize, draw: u64) {
-        if let Some(seed) = self.seeds.get(run) {
-            seed_torch(mix(&[*seed, draw]));
+    /// Masks of attention probabilities, for each stretch of `batch` `[s, h, t, t]` in fp32; none where dropout with
+    /// probability `p` does nothing.
+    pub fn attention_masks(&self, batch: &Packed, heads: i64, p: f64) -> Option<Vec<Tensor>> {
+        let noise = self.noise.as_ref().filter(|_| p > 0.0)?;
+        let (device, stretches) = (batch.ids.device(), &batch.stretches);
+        let shapes: Vec<[i64; 4]> = stretches.iter().map(|s| [s.count, heads, s.length, s.length]).collect();
+        if device.is_cuda() {
+            let mask = |(stretch, shape): (&Stretch, &[i64; 4])| {
+                self.seed(stretch.run);
+                Tensor::ones(shape, (Kind::Float, device)).dropout(p, true)
+            };
+            return Some(stretches.iter().zip(&shapes).map(mask).collect());
         }
+        let sizes: Vec<i64> = shapes.iter().map(|shape| shape.iter().product()).collect();
+        let all = filled(&[sizes.iter().sum()], |mask| {
+            for (stream, places) in noise.0.borrow_mut().iter_mut().zip(batch.places.iter()) {
+                probabilities_mask(stream, places, mask, heads as usize, p);
+            }
+        });
+        let parts = all.split_with_sizes(&sizes, 0);
+        Some(parts.iter().zip(&shapes).map(|(part, shape)| part.view(*shape)).collect())
     }
 
-    /// The number of the next draw in this pass.
-    pub fn next_draw(&self) -> u64 {
-        self.drawn.replace(self.drawn.get() + 1)
+    /// Seeds libtorch from the stream of run `run`, for an operator that draws inside.
+    pub fn seed(&self, run: usize) {
+        let Some(noise) = &self.noise else { return };
+        if let Some(stream) = noise.0.borrow_mut().get_mut(run) {
+            seed_torch(stream.next_u64());
+        }
     }
+}
+
+/// Fills the mask of one run's tokens, each of `width` numbers, from that of the padded batch: `[s, longest, width]`.
+fn tokens_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], width: usize, p: f64) {
+    let longest = longest(places);
+    for place in places {
+        let first = place.start * width;
+        stream.fill_mask(&mut mask[first..first + place.length * width], p);
+        stream.pass_over(2 * (longest - place.length) * width);
+    }
+}
+
+/// Fills the masks of one run's attention probabilities from that of the padded batch: `[s, h, longest, longest]`.
+fn probabilities_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], heads: usize, p: f64) {
+    let longest = longest(places);
+    for place in places {
+        let t = place.length;
+        for head in 0..heads {
+            let first = (place.squares * heads) + head * t * t;
+            for row in mask[first..first + t * t].chunks_exact_mut(t) {
+                stream.fill_mask(row, p);
+                stream.pass_over(2 * (longest - t));
+            }
+            stream.pass_over(2 * (longest - t) * longest);
+        }
+    }
+}
+
+fn longest(places: &[Place]) -> usize {
+    places.iter().map(|place| place.length).max().unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 
 pub mod draw;
 pub mod kernels;
+pub mod stream;
 pub mod tensor_file;
 pub mod tensors;
 

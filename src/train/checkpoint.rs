@@ -1,6 +1,6 @@
 //! Checkpoints: everything that makes a resumed run repeat the interrupted one bit for bit.
 //!
-//! Order and noise are functions of seed and step, so tensors, optimiser state and the counters below are enough.
+//! The order is a function of seed and step; the noise goes on from where its stream stood.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::optim::{AdamW, LossScale};
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::torch::stream::Stream;
 use crate::torch::tensor_file::{TensorFile, write};
 
 /// The counters of a training.
@@ -38,8 +39,10 @@ pub struct State {
 }
 
 /// What the loop remembers of one run.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunState {
+    /// Where the stream of dropout stands.
+    pub noise: Stream,
     /// The best evaluation.
     pub best: Option<Record>,
     /// Its value of the metric that picks the best.
@@ -76,7 +79,7 @@ fn null_as_nan<'de, D: serde::Deserializer<'de>>(
 
 impl State {
     /// The state before the first step.
-    pub fn new(fingerprint: &str, runs: usize, loss_scaling: bool) -> Self {
+    pub fn new(fingerprint: &str, noise: Vec<Stream>, loss_scaling: bool) -> Self {
         Self {
             fingerprint: fingerprint.to_owned(),
             step: 0,
@@ -86,7 +89,7 @@ impl State {
             examples: 0,
             tokens: 0,
             scale: LossScale::new(loss_scaling),
-            runs: vec![RunState::default(); runs],
+            runs: noise.into_iter().map(RunState::new).collect(),
         }
     }
 
@@ -102,6 +105,18 @@ impl State {
 }
 
 impl RunState {
+    fn new(noise: Stream) -> Self {
+        Self {
+            noise,
+            best: None,
+            best_value: None,
+            last: None,
+            without_improvement: 0,
+            loss_sum: 0.0,
+            losses: 0,
+        }
+    }
+
     /// Notes a step's loss.
     pub fn add_loss(&mut self, loss: f64) {
         self.loss_sum += loss;

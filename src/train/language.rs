@@ -8,7 +8,7 @@ use crate::eval::Evaluation;
 use crate::eval::language::{Batch, evaluate, in_chunks, losses, target_count};
 use crate::fault::Result;
 use crate::models::CausalLm;
-use crate::nn::Pass;
+use crate::nn::{Noise, Pass};
 
 /// Sequences to the next token, scored where a token is a target.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl LanguageModelling<'_> {
         scale: f64,
     ) -> Result<(Tensor, Tensor)> {
         let leaf = hidden.detach().set_requires_grad(true);
-        let per_run = (batch.packed.starts.first().map_or(1, Vec::len) as i64).max(1);
+        let per_run = (batch.packed.places.first().map_or(1, Vec::len) as i64).max(1);
         let runs = batch.sequences.divide_scalar_mode(per_run, "floor"); // [T]
         let sums = divisors.zeros_like();
         in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
@@ -65,16 +65,17 @@ impl Task for LanguageModelling<'_> {
         self.train[example].ids.len()
     }
 
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro> {
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
         let runs: Vec<Vec<&Example>> =
             batches.iter().map(|batch| batch.iter().map(|&i| &self.train[i]).collect()).collect();
         let batch = Batch::new(&runs, self.model.device());
+        let pass = Pass::training(noise, &batch.packed);
         let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
         let (hidden, tape) = if self.recompute {
-            let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, pass)?;
+            let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, &pass)?;
             (hidden, Some(tape))
         } else {
-            (self.model.hidden(&batch.packed, pass)?, None)
+            (self.model.hidden(&batch.packed, &pass)?, None)
         };
         let before_targets = hidden.flatten(0, 1).index_select(0, &batch.before); // [T, d]
         let (losses, gradient) = self.output_layer(&before_targets, &batch, &divisors, scale)?;

@@ -19,12 +19,12 @@ use crate::adapters::{Group, Trained};
 use crate::eval::Evaluation;
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, fault};
-use crate::nn::Pass;
-use crate::nn::pass::mix;
+use crate::nn::Noise;
 use crate::recipe::Schedule;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use crate::torch::peak_memory_mib;
+use crate::torch::stream::Stream;
 use checkpoint::{Record, State};
 use optim::AdamW;
 use order::{Order, steps_per_epoch};
@@ -49,6 +49,8 @@ pub enum Interval {
 pub struct RunPlan {
     /// Seed of order and dropout.
     pub seed: u64,
+    /// Words of the seed's stream that are drawn before training: by the head and the adapter where PyTorch makes them.
+    pub drawn: usize,
     /// Peak learning rate of adapter or base.
     pub learning_rate: f64,
     /// Peak learning rate of the head.
@@ -98,6 +100,18 @@ pub struct Plan {
     pub fingerprint: String,
 }
 
+impl Plan {
+    /// Each run's noise before the first step.
+    fn streams(&self) -> Vec<Stream> {
+        let stream = |run: &RunPlan| {
+            let mut stream = Stream::seeded(run.seed);
+            stream.pass_over(run.drawn);
+            stream
+        };
+        self.runs.iter().map(stream).collect()
+    }
+}
+
 /// What hears of the loop's progress and writes it down.
 pub trait Recorder {
     /// A log point of run `run`.
@@ -129,6 +143,7 @@ pub struct Trainer<'a> {
     recorder: &'a mut dyn Recorder,
     optimizer: AdamW,
     orders: Vec<Order>,
+    noise: Noise,
     state: State,
     steps_per_epoch: u64,
     /// Tokens and seconds since the last log point.
@@ -149,13 +164,14 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         let mut optimizer = AdamW::new(trained, plan.weight_decay)?;
         let state = match resume {
-            None => State::new(&plan.fingerprint, plan.runs.len(), plan.loss_scaling),
+            None => State::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
             Some(loaded) => loaded.restore(&plan.fingerprint, &mut optimizer)?,
         };
         let orders =
             plan.runs.iter().map(|run| Order::new(task.examples(), run.seed, plan.shuffle)).collect();
         let steps_per_epoch = steps_per_epoch(task.examples(), plan.batch_size);
-        Ok(Self { plan, task, recorder, optimizer, orders, state, steps_per_epoch, window: (0, 0.0) })
+        let noise = Noise::new(state.runs.iter().map(|run| run.noise.clone()).collect());
+        Ok(Self { plan, task, recorder, optimizer, orders, noise, state, steps_per_epoch, window: (0, 0.0) })
     }
 
     /// Trains until the last step, an early stop or a signal.
@@ -175,6 +191,9 @@ impl<'a> Trainer<'a> {
             let interrupted = interrupt::requested();
             if interrupted || (self.due(self.plan.checkpoint) && !last) {
                 let keep = self.plan.keep_checkpoints;
+                for (run, noise) in self.state.runs.iter_mut().zip(self.noise.streams()) {
+                    run.noise = noise;
+                }
                 checkpoint::save(&self.plan.checkpoints, &self.state, &self.optimizer, keep)?;
             }
             if interrupted {
@@ -231,12 +250,9 @@ impl<'a> Trainer<'a> {
         let divisors: Vec<f64> = batches.iter().map(|batch| self.task.weight(batch)).collect();
         let mut sum: Option<Tensor> = None;
         let mut tokens = 0;
-        for (part, range) in self.micro_batches(batches).into_iter().enumerate() {
+        for range in self.micro_batches(batches) {
             let slices: Vec<Vec<usize>> = batches.iter().map(|batch| batch[range.clone()].to_vec()).collect();
-            let seeds =
-                self.plan.runs.iter().map(|run| mix(&[run.seed, self.state.step, part as u64])).collect();
-            let pass = Pass::training(seeds);
-            let done = self.task.backward(&slices, &divisors, self.state.scale.value, &pass)?;
+            let done = self.task.backward(&slices, &divisors, self.state.scale.value, &self.noise)?;
             tokens += done.tokens;
             sum = Some(sum.map_or_else(|| done.losses.shallow_clone(), |sum| sum + &done.losses));
         }
@@ -328,6 +344,8 @@ impl<'a> Trainer<'a> {
 
     fn evaluate(&mut self) -> Result<()> {
         let step = self.state.step;
+        // `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist.
+        self.noise.pass_over(2);
         for run in 0..self.plan.runs.len() {
             let evaluation = self.task.evaluate(run)?;
             let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));

@@ -8,7 +8,7 @@ use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
 use crate::nn::packed::Sequence;
-use crate::nn::{Packed, Pass};
+use crate::nn::{Noise, Packed, Pass};
 
 /// Batches, loss and metric; the loop knows nothing else of a task.
 pub trait Task {
@@ -24,11 +24,12 @@ pub trait Task {
 
     /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
     ///
-    /// `batches` holds the examples of each of the k runs; `divisors` what each run's sum is divided by.
+    /// `batches` holds the examples of each of the k runs, `divisors` what each run's sum is divided by; dropout draws from
+    /// `noise`.
     ///
     /// # Errors
     /// When libtorch fails.
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro>;
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro>;
 
     /// Scores run `run` on the validation data.
     ///
@@ -93,16 +94,17 @@ impl Task for Classification<'_> {
         self.train[example].ids.len()
     }
 
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, pass: &Pass) -> Result<Micro> {
+    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
         let runs: Vec<Vec<Sequence>> =
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
         let batch = Packed::new(&runs, self.model.config.position_rule, self.model.device());
+        let pass = Pass::training(noise, &batch);
         let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
         let (logits, tape) = if self.recompute {
-            let (logits, tape) = self.model.forward_recomputed(&batch, pass)?;
+            let (logits, tape) = self.model.forward_recomputed(&batch, &pass)?;
             (logits, Some(tape))
         } else {
-            (self.model.forward(&batch, pass)?, None)
+            (self.model.forward(&batch, &pass)?, None)
         };
         let losses = self.losses(&logits, batches) / divisors;
         (losses.sum(Kind::Float) * scale).f_backward()?;

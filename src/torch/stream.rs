@@ -1,0 +1,228 @@
+//! The random numbers of one run: those of PyTorch's CPU generator after `torch.manual_seed(seed)`.
+//!
+//! PyTorch's own `bernoulli_` takes 12 ns a number on the CPU. Here the words come in blocks that the compiler turns into
+//! vector instructions, and a mask is the same on every machine. PyTorch draws these numbers on processors of AMD and ARM;
+//! on Intel's its `bernoulli_` uses MKL's generator instead (`aten/src/ATen/native/cpu/UnaryOpsKernel.cpp`).
+//!
+//! Source of the generator: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), as 32-bit MT19937.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::fault::{Fault, fault};
+
+/// Words in the generator's state.
+const N: usize = 624;
+/// How far apart the words lie that a new one is made of.
+const M: usize = 397;
+
+/// PyTorch's CPU generator at some point of its stream of 32-bit words.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Stream {
+    state: [u32; N],
+    /// Words of `state` that are used up.
+    used: usize,
+}
+
+impl Stream {
+    /// The stream from its beginning. As in PyTorch, the low 32 bits of the seed count.
+    pub fn seeded(seed: u64) -> Self {
+        let mut state = [seed as u32; N];
+        for i in 1..N {
+            let before = state[i - 1];
+            state[i] = 1_812_433_253_u32.wrapping_mul(before ^ (before >> 30)).wrapping_add(i as u32);
+        }
+        Self { state, used: N }
+    }
+
+    /// The next 64 bits, as `at::CPUGeneratorImpl::random64` puts two words together.
+    pub fn next_u64(&mut self) -> u64 {
+        let [high, low] = [self.next_u32(), self.next_u32()].map(u64::from);
+        high << 32 | low
+    }
+
+    fn next_u32(&mut self) -> u32 {
+        if self.used == N {
+            self.turn();
+        }
+        self.used += 1;
+        tempered(self.state[self.used - 1])
+    }
+
+    /// Passes over so many words.
+    pub fn pass_over(&mut self, mut words: usize) {
+        while words > N - self.used {
+            words -= N - self.used;
+            self.turn();
+        }
+        self.used += words;
+    }
+
+    /// Fills `row` with what `torch.empty_like(row).bernoulli_(1 - p).div_(1 - p)` gives: 0 with probability `p`, else
+    /// 1/(1 - p).
+    pub fn fill_mask(&mut self, row: &mut [f32], p: f64) {
+        let keep = 1.0 - p;
+        let scale = (keep as f32).recip();
+        // A double below `keep` is 53 bits below this: compared as two words, whose second hardly ever counts.
+        let limit = (keep * (1_u64 << 53) as f64).ceil() as u64;
+        let (high, low) = ((limit >> 32) as u32, limit as u32);
+        let mut rest = row;
+        while !rest.is_empty() {
+            let pairs = ((N - self.used) / 2).min(rest.len());
+            if pairs == 0 {
+                let drawn = self.next_u64() & ((1 << 53) - 1);
+                rest[0] = if drawn < limit { scale } else { 0.0 };
+                rest = &mut rest[1..];
+                continue;
+            }
+            let (now, later) = rest.split_at_mut(pairs);
+            let words = &self.state[self.used..self.used + 2 * pairs];
+            let mut undecided = false;
+            for (slot, pair) in now.iter_mut().zip(words.chunks_exact(2)) {
+                let first = tempered(pair[0]) & 0x001f_ffff;
+                *slot = if first < high { scale } else { 0.0 };
+                undecided |= first == high;
+            }
+            if undecided {
+                for (slot, pair) in now.iter_mut().zip(words.chunks_exact(2)) {
+                    if tempered(pair[0]) & 0x001f_ffff == high {
+                        *slot = if tempered(pair[1]) < low { scale } else { 0.0 };
+                    }
+                }
+            }
+            self.used += 2 * pairs;
+            rest = later;
+        }
+    }
+
+    /// Makes the next `N` words.
+    fn turn(&mut self) {
+        let s = &mut self.state;
+        for i in 0..N - M {
+            s[i] = s[i + M] ^ twisted(s[i], s[i + 1]);
+        }
+        for i in N - M..N - 1 {
+            s[i] = s[i + M - N] ^ twisted(s[i], s[i + 1]);
+        }
+        s[N - 1] = s[M - 1] ^ twisted(s[N - 1], s[0]);
+        self.used = 0;
+    }
+}
+
+/// Words that `normal_` takes for a tensor of `numbers` numbers of fp32: `normal_fill` in
+/// `aten/src/ATen/native/cpu/DistributionTemplates.h`, which makes 16 at a time and the last 16 again where some are left.
+pub fn words_of_normal(numbers: usize) -> usize {
+    match numbers {
+        0..16 => 4 * numbers.div_ceil(2),
+        _ if numbers.is_multiple_of(16) => numbers,
+        _ => numbers + 16,
+    }
+}
+
+/// A tensor of fp32 on the CPU that begins with zeros and is written by `fill`.
+pub fn filled(shape: &[i64], fill: impl FnOnce(&mut [f32])) -> Tensor {
+    let tensor = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+    // SAFETY: a new contiguous tensor of fp32 whose memory nothing else knows.
+    let numbers = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) };
+    fill(numbers);
+    tensor
+}
+
+fn twisted(upper: u32, lower: u32) -> u32 {
+    let mixed = (upper & 0x8000_0000) | (lower & 0x7fff_ffff);
+    (mixed >> 1) ^ (0_u32.wrapping_sub(lower & 1) & 0x9908_b0df)
+}
+
+fn tempered(word: u32) -> u32 {
+    let mut y = word;
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c_5680;
+    y ^= (y << 15) & 0xefc6_0000;
+    y ^ (y >> 18)
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Stream({:08x}…, {} of {N} used)", self.state[0], self.used)
+    }
+}
+
+/// For checkpoints: the words used up, and the state in hexadecimal.
+impl From<Stream> for String {
+    fn from(stream: Stream) -> Self {
+        let words: String = stream.state.iter().map(|word| format!("{word:08x}")).collect();
+        format!("{}:{words}", stream.used)
+    }
+}
+
+impl TryFrom<String> for Stream {
+    type Error = Fault;
+
+    fn try_from(text: String) -> Result<Self, Fault> {
+        let read = || {
+            let (used, words) = text.split_once(':')?;
+            let word = |i: usize| u32::from_str_radix(words.get(8 * i..8 * i + 8)?, 16).ok();
+            let mut state = [0; N];
+            for (i, slot) in state.iter_mut().enumerate() {
+                *slot = word(i)?;
+            }
+            let used = used.parse().ok().filter(|used| *used <= N)?;
+            Some(Self { state, used })
+        };
+        read().ok_or_else(|| fault("the state of a random generator cannot be read"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(stream: &mut Stream, n: usize, p: f64) -> Vec<f32> {
+        let mut row = vec![f32::NAN; n];
+        stream.fill_mask(&mut row, p);
+        row
+    }
+
+    #[test]
+    fn the_words_are_those_of_an_independent_generator() {
+        let (mut stream, mut other) = (Stream::seeded((7 << 32) + 12345), rand_mt::Mt::new(12345));
+        assert!((0..2000).all(|_| stream.next_u32() == other.next_u32()));
+        for words in [0, 1, 623, 624, 625, 5000] {
+            stream.pass_over(words);
+            (0..words).for_each(|_| drop(other.next_u32()));
+            assert_eq!(stream.next_u32(), other.next_u32(), "after {words}");
+        }
+    }
+
+    #[test]
+    fn a_mask_takes_two_words_a_number_wherever_it_begins() {
+        for (p, before) in [(0.1, 0), (0.5, 1), (0.9, 623)] {
+            let mut whole = Stream::seeded(3);
+            whole.pass_over(before);
+            let mut other = whole.clone();
+            let expected: Vec<f32> = (0..3000)
+                .map(|_| {
+                    let u = (other.next_u64() & ((1 << 53) - 1)) as f64 / (1_u64 << 53) as f64;
+                    if u < 1.0 - p { 1.0 / (1.0 - p) as f32 } else { 0.0 }
+                })
+                .collect();
+            let mut parts = whole.clone();
+            assert_eq!(mask(&mut whole, 3000, p), expected);
+            let joined = [7, 305, 1, 2687].map(|n| mask(&mut parts, n, p)).concat();
+            assert_eq!(joined, expected);
+            assert!(whole == other && whole == parts);
+        }
+    }
+
+    #[test]
+    fn a_stream_goes_on_from_its_text() {
+        let mut stream = Stream::seeded(1);
+        stream.pass_over(700);
+        let mut read: Stream = serde_json::from_str(&serde_json::to_string(&stream).unwrap()).unwrap();
+        assert!((0..700).all(|_| read.next_u32() == stream.next_u32()));
+        for broken in ["", "625:00", "0:xy"] {
+            assert!(Stream::try_from(broken.to_owned()).is_err());
+        }
+    }
+}
