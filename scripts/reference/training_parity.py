@@ -5,14 +5,16 @@
         --encoders tests/it/fixtures/encoders
 
 LoRA-XS, y = W x + (alpha / r) B R A x with A = S V^T and B = U of W ~ U S V^T, started at R = 0, and full
-fine-tuning; both without dropout and without shuffling, with AdamW (betas 0.9, 0.999, eps 1e-8, decay on every
+fine-tuning; both without shuffling, with AdamW (betas 0.9, 0.999, eps 1e-8, decay on every
 trained tensor), Transformers' linear schedule with warm-up, and gradient clipping over all trained tensors together.
 Batches are padded to their longest row and masked. LoRA-XS trains R and `classifier*`; full trains everything.
 OUT/<family>.json holds settings, losses, gradient norms before clipping, the trained cores, and the Euclidean norms
 of the other trained tensors at the end. OUT/<family>-basis.safetensors holds the frozen factors as <svd>.<module>.A,
 .B and .S, signed so that the largest entry of each column of B is positive.
-Every case is run a second time in float64, so that a reader sees how far float32 itself strays.
-Needs: torch 2.11, transformers 5.23, scikit-learn 1.9, safetensors.
+Every case without dropout is run a second time in float64, so that a reader sees how far float32 itself strays.
+Cases with dropout follow `torch.manual_seed` and, for LoRA-XS, are built on PEFT's LoRA layers, so that the masks come
+from the same place of the same stream. Run them on a processor that is not Intel's, where PyTorch draws masks by MKL.
+Needs: torch 2.11, transformers 5.23, peft 0.21, scikit-learn 1.9, safetensors.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import sklearn
 import torch
 import torch.nn.functional as F
 import transformers
+from peft import LoraConfig, get_peft_model
 from sklearn.utils.extmath import randomized_svd
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
@@ -33,7 +36,7 @@ SETTINGS = {
     "alpha": 8.0,
     "targets": TARGETS,
     "init_std": 0.0,
-    "dropout": 0.0,
+    "seed": 7,
     "max_length": 24,
     "batch_size": 4,
     "max_steps": 20,
@@ -44,18 +47,21 @@ SETTINGS = {
     "max_grad_norm": 1.0,
     "shuffle": False,
 }
-CASES = {  # checkpoint, data set, method, kind of SVD, learning rate
+CASES = {  # checkpoint, data set, method, kind of SVD, learning rate, dropout
     "bert": [
-        ("bert-gelu", "tiny/pairs", "lora-xs", "randomized", 1e-2),
-        ("bert-gelu", "tiny/pairs", "lora-xs", "exact", 1e-2),
-        ("bert-gelu", "tiny/pairs", "full", None, 1e-3),
+        ("bert-gelu", "tiny/pairs", "lora-xs", "randomized", 1e-2, 0.0),
+        ("bert-gelu", "tiny/pairs", "lora-xs", "exact", 1e-2, 0.0),
+        ("bert-gelu", "tiny/pairs", "full", None, 1e-3, 0.0),
+        ("bert-gelu", "tiny/pairs", "lora-xs", "exact", 1e-2, 0.1),
+        ("bert-gelu", "tiny/pairs", "full", None, 1e-3, 0.1),
     ],
     "roberta": [
-        ("roberta-gelu", "tiny/pairs", "lora-xs", "randomized", 1e-2),
-        ("roberta-gelu", "tiny/pairs", "lora-xs", "exact", 1e-2),
-        ("roberta-gelu", "tiny/pairs", "full", None, 1e-3),
-        ("roberta-regression", "tiny/score", "lora-xs", "randomized", 1e-2),
-        ("roberta-regression", "tiny/score", "full", None, 1e-3),
+        ("roberta-gelu", "tiny/pairs", "lora-xs", "randomized", 1e-2, 0.0),
+        ("roberta-gelu", "tiny/pairs", "lora-xs", "exact", 1e-2, 0.0),
+        ("roberta-gelu", "tiny/pairs", "full", None, 1e-3, 0.0),
+        ("roberta-regression", "tiny/score", "lora-xs", "randomized", 1e-2, 0.0),
+        ("roberta-regression", "tiny/score", "full", None, 1e-3, 0.0),
+        ("roberta-regression", "tiny/score", "lora-xs", "exact", 1e-2, 0.3),
     ],
 }
 
@@ -63,15 +69,15 @@ CASES = {  # checkpoint, data set, method, kind of SVD, learning rate
 class LoraXs(torch.nn.Module):
     """A frozen linear layer with frozen factors and a trained core between them."""
 
-    def __init__(self, base, basis, scale):
+    def __init__(self, base, basis, scale, dropout):
         super().__init__()
-        self.base, self.scale = base, scale
+        self.base, self.scale, self.dropout = base, scale, torch.nn.Dropout(dropout)
         self.register_buffer("A", basis["A"].to(base.weight))
         self.register_buffer("B", basis["B"].to(base.weight))
         self.R = torch.nn.Parameter(torch.zeros(len(self.A), len(self.A), dtype=base.weight.dtype))
 
     def forward(self, x):
-        return self.base(x) + self.scale * F.linear(F.linear(F.linear(x, self.A), self.R), self.B)
+        return self.base(x) + self.scale * F.linear(F.linear(F.linear(self.dropout(x), self.A), self.R), self.B)
 
 
 def factors(weight, rank, svd):
@@ -110,18 +116,29 @@ def batches(tokenizer, rows):
         yield tokenizer(*map(list, zip(*texts)), return_tensors="pt", **options), torch.tensor(labels)
 
 
-def train(folder, dataset, method, bases, learning_rate, dtype):
+def draw_as_peft(folder, model):
+    """Takes from PyTorch's generator what making LoRA layers with PEFT, and a core for each, takes."""
+    other = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(SETTINGS["seed"])
+    get_peft_model(other, LoraConfig(r=SETTINGS["rank"], target_modules=TARGETS))
+    for _ in adapted(model):
+        torch.randn(SETTINGS["rank"], SETTINGS["rank"])
+
+
+def train(folder, dataset, method, bases, learning_rate, dropout, dtype):
     """Losses, gradient norms and learning rates of every step, and the model at the end."""
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
-    still = dict.fromkeys(dropouts, SETTINGS["dropout"])
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, **still).train()
+    torch.manual_seed(SETTINGS["seed"])
+    noise = dict.fromkeys(dropouts, dropout)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, **noise).train()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if method == "lora-xs":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
+        draw_as_peft(folder, model)
         for path, basis in bases.items():
             scale = SETTINGS["alpha"] / SETTINGS["rank"]
-            model.set_submodule(path, LoraXs(model.get_submodule(path), basis, scale))
+            model.set_submodule(path, LoraXs(model.get_submodule(path), basis, scale, dropout))
     trained = [(key, weight) for key, weight in model.named_parameters() if weight.requires_grad]
     head = [weight for key, weight in trained if key.startswith("classifier")]
     rest = [weight for key, weight in trained if not key.startswith("classifier")]
@@ -148,7 +165,7 @@ def train(folder, dataset, method, bases, learning_rate, dtype):
     return log, model
 
 
-def run_case(encoders, checkpoint, dataset, method, svd, learning_rate):
+def run_case(encoders, checkpoint, dataset, method, svd, learning_rate, dropout):
     """One case of the fixture, and the basis that it used."""
     folder = encoders / checkpoint
     plain = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
@@ -156,10 +173,11 @@ def run_case(encoders, checkpoint, dataset, method, svd, learning_rate):
     if method == "lora-xs":
         weights = {path: plain.get_submodule(path).weight.detach() for path in adapted(plain)}
         bases = {path: factors(weight, SETTINGS["rank"], svd) for path, weight in weights.items()}
-    log, model = train(folder, dataset, method, bases, learning_rate, torch.float32)
-    exact, _ = train(folder, dataset, method, bases, learning_rate, torch.float64)
-    case = {"checkpoint": checkpoint, "dataset": dataset, "method": method, "svd": svd}
-    case |= {"learning_rate": learning_rate, **log, "losses_float64": exact["losses"]}
+    log, model = train(folder, dataset, method, bases, learning_rate, dropout, torch.float32)
+    exact = log if dropout else train(folder, dataset, method, bases, learning_rate, dropout, torch.float64)[0]
+    case = {"checkpoint": checkpoint, "dataset": dataset, "method": method, "svd": svd, "dropout": dropout}
+    case |= {"learning_rate": learning_rate, **log}
+    case |= {} if dropout else {"losses_float64": exact["losses"]}
     case["cores"] = {path: model.get_submodule(path).R.tolist() for path in bases}
     # The gradient of a key's bias is zero but for rounding (softmax ignores a shift), so AdamW moves it at random.
     weights = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
@@ -190,7 +208,7 @@ def main():
         for case in cases:
             result, bases = run_case(options.encoders, *case)
             written.append(result)
-            if result["dataset"] == "tiny/pairs":  # the regression case is there for its losses
+            if result["dataset"] == "tiny/pairs" and not result["dropout"]:  # the regression case is there for its losses
                 for path, basis in bases.items():
                     tensors |= {f"{result['svd']}.{path}.{key}": value for key, value in basis.items()}
         head = {"generator": "scripts/reference/training_parity.py", **versions, "settings": SETTINGS}

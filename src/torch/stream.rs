@@ -190,9 +190,28 @@ mod tests {
         assert!((0..2000).all(|_| stream.next_u32() == other.next_u32()));
         for words in [0, 1, 623, 624, 625, 5000] {
             stream.pass_over(words);
-            (0..words).for_each(|_| drop(other.next_u32()));
+            (0..words).for_each(|_| {
+                other.next_u32();
+            });
             assert_eq!(stream.next_u32(), other.next_u32(), "after {words}");
         }
+    }
+
+    // Printed by torch 2.11 on a processor of AMD: `torch.manual_seed(5); torch.empty(33).uniform_()`, then
+    // `torch.nonzero(torch.empty(700).bernoulli_(0.95) == 0)`.
+    #[test]
+    fn a_mask_is_the_one_that_torch_draws() {
+        let mut stream = Stream::seeded(5);
+        stream.pass_over(33);
+        let mask = mask(&mut stream, 700, 1.0 - 0.95);
+        let zeros: Vec<usize> = (0..700).filter(|&i| mask[i] == 0.0).collect();
+        let expected = [
+            8, 19, 47, 60, 63, 86, 90, 95, 113, 185, 215, 231, 261, 264, 267, 287, 304, 318, 365, 391, 404,
+            409, 421, 429, 447, 462, 492, 545, 558, 559, 568, 571, 573, 609, 610, 618, 629, 630, 643, 644,
+            654, 660, 661, 667,
+        ];
+        assert_eq!(zeros, expected);
+        assert!(mask.iter().all(|&x| x == 0.0 || x == 1.052_631_6));
     }
 
     #[test]

@@ -17,9 +17,10 @@ use loraxs::fault::Result;
 use loraxs::models::adapt::{Plan as AdapterPlan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::Sequence;
-use loraxs::nn::{Linear, Packed, Pass};
+use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::recipe::Schedule;
 use loraxs::report::metrics_log::TrainPoint;
+use loraxs::torch::stream::Stream;
 use loraxs::train::task::{Classification, Task as _};
 use loraxs::train::{Interval, Plan, Recorder, RunPlan, Trainer};
 use serde::Deserialize;
@@ -307,12 +308,15 @@ fn delta_is_the_scale_times_the_plain_lora_factors_of_each_run() {
     assert_eq!(scales, [1.5, 1.5, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0]);
 }
 
+fn noise(seed: u64, runs: usize) -> Noise {
+    Noise::new(vec![Stream::seeded(seed); runs])
+}
+
 /// One backward pass over all examples.
 fn backward(model: &Classifier, runs: usize, examples: &[Example]) {
     let batch: Vec<usize> = (0..examples.len()).collect();
     let divisors = vec![examples.len() as f64; runs];
-    let pass = Pass::training(vec![0; runs]);
-    task(model, examples).backward(&vec![batch; runs], &divisors, 1.0, &pass).unwrap();
+    task(model, examples).backward(&vec![batch; runs], &divisors, 1.0, &noise(0, runs)).unwrap();
 }
 
 fn moved(tensor: &Tensor) -> bool {
@@ -359,9 +363,9 @@ fn a_gradient_under_dropout_is_the_slope_of_the_loss_under_the_same_masks() {
         randomise(&trained, 23);
         let batch: Vec<usize> = (0..examples.len()).collect();
         let loss = |seed: u64| -> f64 {
-            let pass = Pass::training(vec![seed]);
             let divisors = [examples.len() as f64];
-            let micro = task(&model, &examples).backward(std::slice::from_ref(&batch), &divisors, 1.0, &pass);
+            let (batches, noise) = (std::slice::from_ref(&batch), noise(seed, 1));
+            let micro = task(&model, &examples).backward(batches, &divisors, 1.0, &noise);
             micro.unwrap().losses.double_value(&[0])
         };
         let start = loss(7);
@@ -585,7 +589,12 @@ fn trained_together(checkpoint: &str, method: &Method, runs: &[RunPlan]) -> (Hea
 #[test]
 fn runs_trained_together_are_the_runs_trained_alone() {
     let _alone = alone();
-    let run = |seed, learning_rate, head_learning_rate| RunPlan { seed, learning_rate, head_learning_rate };
+    let run = |seed, learning_rate, head_learning_rate| RunPlan {
+        seed,
+        drawn: 0,
+        learning_rate,
+        head_learning_rate,
+    };
     let runs = [run(0, 1e-2, 5e-3), run(1, 3e-2, 5e-3), run(2, 1e-3, 2e-2)];
     // All methods on one checkpoint, and one method on the other.
     let cases = methods().into_iter().map(|method| ("bert-gelu", method)).chain([("roberta-gelu", LORA_XS)]);
