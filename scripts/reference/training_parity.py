@@ -13,7 +13,7 @@ of the other trained tensors at the end. OUT/<family>-basis.safetensors holds th
 .B and .S, signed so that the largest entry of each column of B is positive.
 Every case without dropout is run a second time in float64, so that a reader sees how far float32 itself strays.
 Cases with dropout follow `torch.manual_seed` and, for LoRA-XS, are built on PEFT's LoRA layers, so that the masks come
-from the same place of the same stream. Run them on a processor that is not Intel's, where PyTorch draws masks by MKL.
+from the same place of the same stream.
 Needs: torch 2.11, transformers 5.23, peft 0.21, scikit-learn 1.9, safetensors.
 """
 

@@ -105,7 +105,7 @@ impl Attention {
     ) -> Result<Tensor> {
         let [_s, h, _t, _d] = dims4(q);
         let (k, v) = (repeated(k, h, 1), repeated(v, h, 1));
-        let mut scores = q.f_matmul(&k.transpose(2, 3))? * self.scale; // [s, h, t, keys]
+        let mut scores = (q * self.scale).f_matmul(&k.transpose(2, 3))?; // [s, h, t, keys]
         if let Some(cap) = self.cap {
             scores = (scores / cap).tanh() * cap;
         }

@@ -1,8 +1,7 @@
 //! The random numbers of one run: those of PyTorch's CPU generator after `torch.manual_seed(seed)`.
 //!
 //! PyTorch's own `bernoulli_` takes 12 ns a number on the CPU. Here the words come in blocks that the compiler turns into
-//! vector instructions, and a mask is the same on every machine. PyTorch draws these numbers on processors of AMD and ARM;
-//! on Intel's its `bernoulli_` uses MKL's generator instead (`aten/src/ATen/native/cpu/UnaryOpsKernel.cpp`).
+//! vector instructions.
 //!
 //! Source of the generator: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), as 32-bit MT19937.
 
@@ -197,7 +196,7 @@ mod tests {
         }
     }
 
-    // Printed by torch 2.11 on a processor of AMD: `torch.manual_seed(5); torch.empty(33).uniform_()`, then
+    // Printed by torch 2.11: `torch.manual_seed(5); torch.empty(33).uniform_()`, then
     // `torch.nonzero(torch.empty(700).bernoulli_(0.95) == 0)`.
     #[test]
     fn a_mask_is_the_one_that_torch_draws() {

@@ -16,7 +16,7 @@ use loraxs::eval::metrics::Metric;
 use loraxs::fault::Result;
 use loraxs::models::adapt::{Plan as AdapterPlan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
-use loraxs::nn::packed::Sequence;
+use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::recipe::Schedule;
 use loraxs::report::metrics_log::TrainPoint;
@@ -350,6 +350,38 @@ fn gradients_reach_exactly_what_is_in_the_store() {
                 assert!(frozen, "{checkpoint}, {}", linear.name());
             }
         }
+    }
+}
+
+#[test]
+fn dropout_on_a_cpu_is_that_of_libtorch_over_the_padded_batch() {
+    let _alone = alone();
+    let (texts, types) = ([[7_u32; 5].as_slice(), &[7; 2], &[7; 5], &[7; 3]], [0; 5]);
+    let sequences: Vec<Sequence> = texts.map(|ids| Sequence { ids, types: &types[..ids.len()] }).into();
+    let batch = Packed::new(&[sequences], Positions::FromZero, Device::Cpu);
+    let pass = Pass::training(&noise(11, 1), &batch);
+    let (p, width, heads) = (0.3, 6, 2);
+    tch::manual_seed(11);
+    let padded = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu)).dropout(p, true);
+    let row = |mask: &Tensor, at: &[i64]| at.iter().fold(mask.shallow_clone(), |x, &i| x.get(i));
+    for _ in 0..2 {
+        let tokens = pass.dropout(&Tensor::ones([1, 15, width], (Kind::Float, Device::Cpu)), p);
+        let expected = padded(&[4, 5, width]);
+        for (sequence, place) in (0i64..).zip(&batch.places[0]) {
+            for i in 0..place.length {
+                let found = row(&tokens, &[0, (place.start + i) as i64]);
+                assert_eq!(found, row(&expected, &[sequence, i as i64]), "token {i} of {sequence}");
+            }
+        }
+        let found = pass.attention_masks(&batch, heads, p).unwrap();
+        let expected = padded(&[4, heads, 5, 5]);
+        // From left to right: the sequences of 2, of 3 and of twice 5 tokens.
+        for (stretch, within, sequence, t) in [(0, 0, 1, 2), (1, 0, 3, 3), (2, 0, 0, 5), (2, 1, 2, 5)] {
+            let expected = expected.get(sequence).narrow(1, 0, t).narrow(2, 0, t);
+            assert_eq!(row(&found[stretch], &[within]), expected, "attention of {sequence}");
+        }
+        let vectors = Tensor::ones([1, 4, width], (Kind::Float, Device::Cpu));
+        assert_eq!(pass.per_sequence().dropout(&vectors, p).get(0), padded(&[4, width]));
     }
 }
 
