@@ -114,7 +114,8 @@ impl Attention {
         }
         let mut probabilities = scores.softmax(-1, Kind::Float);
         if let Some(noise) = noise {
-            probabilities = probabilities * noise;
+            // Not in place: the backward pass of softmax reads its result.
+            probabilities = &probabilities * noise;
         }
         Ok(probabilities.to_kind(q.kind()).f_matmul(&v)?)
     }
