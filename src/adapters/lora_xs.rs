@@ -13,8 +13,9 @@
 use tch::{Kind, Tensor, no_grad};
 
 use super::svd::Factors;
-use super::{Adapter, Site, Trained, add_through_core};
-use crate::torch::{cast, draw};
+use super::{Adapter, Group, Site, Trained, add_through_core};
+use crate::torch::cast;
+use crate::torch::stream::{Stream, words_of_normal};
 
 /// What follows the layer's path in the name of the trained tensor.
 pub const CORE: &str = "R";
@@ -34,11 +35,51 @@ impl LoraXs {
         Self { a, b, core, scale }
     }
 
-    /// The adapter of one layer in its basis, its core drawn with standard deviation `init_std` and added to `trained`.
-    pub fn build(site: &Site, factors: &Factors, scale: f64, init_std: f64, trained: &mut Trained) -> Self {
-        let rank = factors.s.numel() as i64;
-        let core = site.train(trained, CORE, |seed, name| draw::normal(seed, name, &[rank, rank], init_std));
+    /// The adapter of one layer in its basis, its core added to `trained`: `drawn` `[k, r, r]`, which stands for a basis
+    /// with signs after scikit-learn's rule (the largest entry of each row of A is positive), turned to the signs of ours.
+    pub fn build(site: &Site, factors: &Factors, scale: f64, drawn: &Tensor, trained: &mut Trained) -> Self {
+        let largest = factors.a.abs().argmax(1, true);
+        let signs =
+            factors.a.gather(1, &largest, false).sign().to_kind(Kind::Float).to_device(drawn.device()); // [r, 1]
+        let core = drawn * &signs * signs.tr();
+        let core = trained.add(format!("{}.{CORE}", site.name), Group::Adapter, &core.to_device(site.device));
         Self::new(site.place(&factors.a), site.place(&factors.b), core, scale)
+    }
+}
+
+/// The cores of layer after layer, from each run's stream: what a program over PEFT draws with `torch.randn(r, r)`.
+#[derive(Debug)]
+pub struct Cores {
+    streams: Vec<Stream>,
+    rank: i64,
+    std: f64,
+    /// Whether A and B of a layer are drawn before its core.
+    random: bool,
+}
+
+impl Cores {
+    /// The cores after `drawn` words of the streams; where `random`, A and B take words of the streams, too.
+    pub fn new(seeds: &[u64], drawn: usize, rank: i64, std: f64, random: bool) -> Self {
+        let mut streams: Vec<Stream> = seeds.iter().map(|&seed| Stream::seeded(seed)).collect();
+        streams.iter_mut().for_each(|stream| stream.pass_over(drawn));
+        Self { streams, rank, std, random }
+    }
+
+    /// Words of the stream for the factors of a layer of shape `[out, in]`, and for its core.
+    pub fn words(rank: i64, [out, inputs]: [i64; 2], random: bool) -> [usize; 2] {
+        let words = |numbers: i64| usize::try_from(numbers).unwrap_or(0);
+        [words(if random { rank * (inputs + out) } else { 0 }), words_of_normal(words(rank * rank))]
+    }
+
+    /// The cores of the next layer, of shape `[out, in]`: `[k, r, r]` on the CPU.
+    pub fn next(&mut self, shape: [i64; 2]) -> Tensor {
+        let [factors, _] = Self::words(self.rank, shape, self.random);
+        let core = |stream: &mut Stream| {
+            stream.pass_over(factors);
+            let numbers = stream.normals(usize::try_from(self.rank * self.rank).unwrap_or(0));
+            Tensor::from_slice(&numbers).view([self.rank, self.rank]) * self.std
+        };
+        Tensor::stack(&self.streams.iter_mut().map(core).collect::<Vec<_>>(), 0)
     }
 }
 

@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::basis::Init;
 use super::lora::Lora;
 use super::lora_mini::LoraMini;
-use super::lora_xs::LoraXs;
+use super::lora_xs::{Cores, LoraXs};
 use super::svd::Factors;
 use super::tiny_lora::{self, TinyLora};
 use super::vera::{self, Vera};
 use super::{Adapter, Frozen, Named, Site, Trained};
 use crate::fault::{Result, fault};
-use crate::torch::stream::words_of_normal;
 
 /// A method with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,6 +84,15 @@ pub enum Tying {
     Kind,
 }
 
+/// Where the cores of LoRA-XS start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    /// Standard deviation of the cores.
+    pub init_std: f64,
+    /// Words of each run's stream that are drawn before the adapter.
+    pub drawn: usize,
+}
+
 /// A layer's path and its shape `[out, in]`.
 pub type Layer = (String, [i64; 2]);
 
@@ -125,20 +134,17 @@ impl Method {
         matches!(self, Self::Lora { .. } | Self::Vera { .. } | Self::TinyLora { .. })
     }
 
-    /// Words of PyTorch's stream that a program over PEFT takes to make the adapters on `layers`: `nn.Linear` draws A and
-    /// B, then `LoraLayer.reset_lora_parameters` draws A again (`peft/tuners/lora/layer.py`). For LoRA-XS the cores follow,
-    /// with the factors where these are `random`. Methods that do not build on LoRA count for nothing.
-    pub fn words_drawn(&self, layers: &[Layer], random: bool) -> usize {
-        let words = |n: i64| usize::try_from(n).unwrap_or(0);
-        let each = |[out, inputs]: [i64; 2]| match *self {
-            Self::Lora { r, .. } => words(r * (2 * inputs + out)),
-            Self::LoraXs { r, .. } => {
-                let factors = if random { r * (inputs + out) } else { 0 };
-                words(r * (2 * inputs + out) + factors) + words_of_normal(words(r * r))
-            }
-            _ => 0,
-        };
-        layers.iter().map(|(_, shape)| each(*shape)).sum()
+    /// Words of PyTorch's stream that a program over PEFT takes to make the adapters on layers of these shapes: first all
+    /// of LoRA, then the cores of LoRA-XS, with the factors where these are `random`. `nn.Linear` draws A and B, then
+    /// `LoraLayer.reset_lora_parameters` A again (`peft/tuners/lora/layer.py`). Methods that do not build on LoRA take none.
+    pub fn words_drawn(&self, shapes: impl Iterator<Item = [i64; 2]>, random: bool) -> [usize; 2] {
+        let (Self::Lora { r, .. } | Self::LoraXs { r, .. }) = *self else { return [0, 0] };
+        let with_cores = matches!(self, Self::LoraXs { .. });
+        shapes.fold([0, 0], |[lora, cores], shape| {
+            let [out, inputs] = shape;
+            let core = if with_cores { Cores::words(r, shape, random).iter().sum() } else { 0 };
+            [lora + usize::try_from(r * (2 * inputs + out)).unwrap_or(0), cores + core]
+        })
     }
 
     /// Trained numbers of the adapters on `layers`, by the formula of the method.
@@ -214,14 +220,24 @@ impl Method {
         &self,
         sites: &[Site],
         frozen: &Frozen,
-        init_std: f64,
+        start: Start,
         trained: &mut Trained,
     ) -> Result<(Vec<Box<dyn Adapter>>, Named)> {
         match *self {
-            Self::LoraXs { r, .. } => each(sites, |site| {
-                let factors = frozen.factors(site, r)?;
-                Ok(Box::new(LoraXs::build(site, factors, self.scale(), init_std, trained)))
-            }),
+            Self::LoraXs { r, .. } => {
+                let random = frozen.basis.as_ref().is_some_and(|basis| basis.spec.init == Init::Random);
+                let [lora, _] = self.words_drawn(sites.iter().map(|site| site.shape), random);
+                let seeds = sites.first().map_or(&[][..], |site| site.seeds);
+                let mut cores = Cores::new(seeds, start.drawn + lora, r, start.init_std, random);
+                // Drawn in the order of the model, whatever the order of the adapter's file.
+                let mut in_model: Vec<&Site> = sites.iter().collect();
+                in_model.sort_by_key(|site| site.place);
+                let drawn: Vec<Tensor> = in_model.iter().map(|site| cores.next(site.shape)).collect();
+                each(sites, |site| {
+                    let (factors, core) = (frozen.factors(site, r)?, &drawn[site.place]);
+                    Ok(Box::new(LoraXs::build(site, factors, self.scale(), core, trained)))
+                })
+            }
             Self::LoraMini { rank_a, rank_b, r, .. } => each(sites, |site| {
                 let factors = frozen.factors(site, rank_a.max(rank_b))?;
                 let ranks = [rank_a, rank_b, r];

@@ -69,6 +69,8 @@ pub struct Site<'a> {
     pub name: &'a str,
     /// `[out, in]`.
     pub shape: [i64; 2],
+    /// Its number among the adapted layers in the order of the model.
+    pub place: usize,
     /// Kind that the layer's frozen weight computes in.
     pub kind: Kind,
     /// Where the layer computes.

@@ -8,7 +8,7 @@ use crate::adapters::basis::{Basis, BasisSpec, Init};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
 use crate::adapters::{Frozen, Group, Method, Named, Trained, Tying, witness};
 use crate::fault::{Result, fault, usage};
-use crate::models::adapt::{Layer, Plan, targeted};
+use crate::models::adapt::{Layer, Plan, Start, targeted};
 use crate::recipe::{self, AdapterRecipe, Recipe};
 
 /// The adapter of a training, ready to be put on a model.
@@ -81,10 +81,11 @@ impl Prepared {
         Ok(Self { method, layers, frozen, start })
     }
 
-    /// How it goes on a model.
-    pub fn plan(&self, adapter: &AdapterRecipe) -> Plan<'_> {
-        let (init_std, dropout) = (adapter.init_std, adapter.dropout);
-        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, init_std, dropout }
+    /// How it goes on a model, for whose head `drawn` words of the seed's stream were drawn.
+    pub fn plan(&self, adapter: &AdapterRecipe, drawn: usize) -> Plan<'_> {
+        let start = Start { init_std: adapter.init_std, drawn };
+        let dropout = adapter.dropout;
+        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, start, dropout }
     }
 
     /// What the adapter file will say, but for what the data decide.

@@ -49,10 +49,11 @@ impl Session {
         let mut trained = Trained::new(1);
         let mut model = Model::load(&base.base, &build, &mut trained)?;
         let prepared = Prepared::new(place, recipe, base)?;
-        let (device, plan) = (model.device(), prepared.plan(&recipe.adapter));
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
-        let drawn =
-            drawn_by_head + plan.method.words_drawn(plan.layers, recipe.adapter.init == BasisInit::Random);
+        let (device, plan) = (model.device(), prepared.plan(&recipe.adapter, drawn_by_head));
+        let shapes = plan.layers.iter().map(|(_, shape)| *shape);
+        let [lora, cores] = plan.method.words_drawn(shapes, recipe.adapter.init == BasisInit::Random);
+        let drawn = drawn_by_head + lora + cores;
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(prepared.stored_basis(&recipe.adapter));
         if let Some(start) = &prepared.start {

@@ -11,7 +11,7 @@ use crate::adapters::file::{AdapterConfig, AdapterFile};
 use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
-use crate::models::adapt::{self, Layer, Plan};
+use crate::models::adapt::{self, Layer, Plan, Start};
 use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 
@@ -147,7 +147,7 @@ pub fn attach(
     if method.basis_rank().is_some() {
         frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
     }
-    let plan = Plan { method, layers: &layers, frozen: &frozen, init_std: 0.0, dropout: 0.0 };
+    let plan = Plan { method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0 };
     let device = model.device();
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }

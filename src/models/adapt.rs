@@ -2,7 +2,7 @@
 
 use tch::Device;
 
-pub use crate::adapters::method::Layer;
+pub use crate::adapters::method::{Layer, Start};
 use crate::adapters::{Frozen, Method, Named, Site, Trained};
 use crate::fault::{Result, fault, usage};
 use crate::nn::Linear;
@@ -49,8 +49,8 @@ pub struct Plan<'a> {
     pub layers: &'a [Layer],
     /// Frozen factors; what the method draws itself may be absent.
     pub frozen: &'a Frozen,
-    /// Standard deviation of a LoRA-XS core at the start.
-    pub init_std: f64,
+    /// Where LoRA-XS starts.
+    pub start: Start,
     /// Dropout on what the adapters read.
     pub dropout: f64,
 }
@@ -84,6 +84,7 @@ pub fn attach(
         }
     }
     linears.retain(|linear| plan.layers.iter().any(|(name, _)| name == linear.name()));
+    let in_model: Vec<String> = linears.iter().map(|linear| linear.name().to_owned()).collect();
     if !matches!(plan.method, Method::TinyLora { .. }) {
         // The order of the cores in a file. Groups of tied layers go by the order of the model instead.
         linears.sort_by_cached_key(|linear| plan.layers.iter().position(|(name, _)| name == linear.name()));
@@ -93,13 +94,14 @@ pub fn attach(
         .map(|linear| Site {
             name: linear.name(),
             shape: linear.shape(),
+            place: in_model.iter().position(|name| name == linear.name()).unwrap_or_default(),
             // The kind that the layer's frozen weight computes in.
             kind: linear.weight().kind(),
             device,
             seeds,
         })
         .collect();
-    let (adapters, kept) = plan.method.build(&sites, plan.frozen, plan.init_std, trained)?;
+    let (adapters, kept) = plan.method.build(&sites, plan.frozen, plan.start, trained)?;
     for (linear, adapter) in linears.into_iter().zip(adapters) {
         linear.attach(adapter, plan.dropout);
     }

@@ -5,6 +5,8 @@
 //!
 //! Source of the generator: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), as 32-bit MT19937.
 
+use std::f64::consts::TAU;
+
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -58,6 +60,31 @@ impl Stream {
         self.used += words;
     }
 
+    /// What `torch.randn(numbers)` gives in fp32: `normal_fill` in `aten/src/ATen/native/cpu/DistributionTemplates.h`, and for
+    /// fewer than 16 numbers `at::normal_distribution<double>` (`aten/src/ATen/core/DistributionsHelper.h`), whose second
+    /// number of a pair is lost here at the end.
+    pub fn normals(&mut self, numbers: usize) -> Vec<f32> {
+        if numbers < 16 {
+            let pair = |_| {
+                let mut uniform = || (self.next_u64() & ((1 << 53) - 1)) as f64 / (1_u64 << 53) as f64;
+                let (angle, radius) = (TAU * uniform(), (-2.0 * (-uniform()).ln_1p()).sqrt());
+                [radius * angle.cos(), radius * angle.sin()]
+            };
+            let pairs: Vec<[f64; 2]> = (0..numbers.div_ceil(2)).map(pair).collect();
+            return pairs.concat().into_iter().take(numbers).map(|x| x as f32).collect();
+        }
+        let mut uniform = |_| (self.next_u32() & 0x00ff_ffff) as f32 / (1 << 24) as f32;
+        let mut drawn: Vec<f32> = (0..numbers).map(&mut uniform).collect();
+        drawn.chunks_exact_mut(16).for_each(to_normal);
+        if !numbers.is_multiple_of(16) {
+            let mut last: Vec<f32> = (0..16).map(&mut uniform).collect();
+            to_normal(&mut last);
+            drawn.truncate(numbers - 16);
+            drawn.extend(last);
+        }
+        drawn
+    }
+
     /// Fills `row` with what `torch.empty_like(row).bernoulli_(1 - p).div_(1 - p)` gives: 0 with probability `p`, else
     /// 1/(1 - p).
     pub fn fill_mask(&mut self, row: &mut [f32], p: f64) {
@@ -109,8 +136,16 @@ impl Stream {
     }
 }
 
-/// Words that `normal_` takes for a tensor of `numbers` numbers of fp32: `normal_fill` in
-/// `aten/src/ATen/native/cpu/DistributionTemplates.h`, which makes 16 at a time and the last 16 again where some are left.
+/// Box and Muller's transform of 16 uniform numbers, as `normal_fill_16` pairs them.
+fn to_normal(uniform: &mut [f32]) {
+    let (lower, upper) = uniform.split_at_mut(8);
+    for (first, second) in lower.iter_mut().zip(upper) {
+        let (radius, angle) = ((-2.0 * (1.0 - *first).ln()).sqrt(), std::f32::consts::TAU * *second);
+        (*first, *second) = (radius * angle.cos(), radius * angle.sin());
+    }
+}
+
+/// Words that [`Stream::normals`] takes.
 pub fn words_of_normal(numbers: usize) -> usize {
     match numbers {
         0..16 => 4 * numbers.div_ceil(2),
@@ -193,6 +228,32 @@ mod tests {
                 other.next_u32();
             });
             assert_eq!(stream.next_u32(), other.next_u32(), "after {words}");
+        }
+    }
+
+    // Printed by torch 2.11: `torch.manual_seed(3); torch.empty(7).uniform_(); torch.randn(numbers)[at]`.
+    #[test]
+    fn normal_numbers_are_those_of_torch() {
+        let expected = [
+            (16, 0, -1.596_708),
+            (16, 7, 0.316_977),
+            (16, 15, -0.104_524),
+            (25, 8, 0.416_331),
+            (25, 9, -0.476_031),
+            (25, 24, 0.819_459),
+            (3, 2, -0.547_530),
+            (4, 0, 0.442_740),
+            (4, 3, 0.419_633),
+        ];
+        for (numbers, at, value) in expected {
+            let mut stream = Stream::seeded(3);
+            stream.pass_over(7);
+            let mut other = stream.clone();
+            let drawn = stream.normals(numbers);
+            assert_eq!(drawn.len(), numbers);
+            assert!((drawn[at] - value).abs() < 2e-6, "{at} of {numbers}: {}", drawn[at]);
+            other.pass_over(words_of_normal(numbers));
+            assert!(stream == other, "{numbers}");
         }
     }
 

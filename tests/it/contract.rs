@@ -14,7 +14,7 @@ use loraxs::data::Example;
 use loraxs::eval::Evaluation;
 use loraxs::eval::metrics::Metric;
 use loraxs::fault::Result;
-use loraxs::models::adapt::{Plan as AdapterPlan, attach, targeted};
+use loraxs::models::adapt::{self, Plan as AdapterPlan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
@@ -138,7 +138,8 @@ fn put(
     let build = Build { device: Device::Cpu, kind, classes: 3, seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
-    let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, init_std, dropout };
+    let start = adapt::Start { init_std, drawn: 0 };
+    let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, start, dropout };
     let kept = attach(model.encoder.linears_mut(), Device::Cpu, plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
@@ -254,9 +255,10 @@ fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
     });
     let frozen = Frozen { basis, ..Frozen::default() };
     let seeds: Vec<u64> = (0..runs).collect();
-    let site = Site { name: "layer", shape: [out, inputs], kind, device: Device::Cpu, seeds: &seeds };
+    let site =
+        Site { name: "layer", shape: [out, inputs], place: 0, kind, device: Device::Cpu, seeds: &seeds };
     let mut trained = Trained::new(runs as i64);
-    let (mut adapters, _) = method.build(&[site], &frozen, 0.0, &mut trained).unwrap();
+    let (mut adapters, _) = method.build(&[site], &frozen, adapt::Start::default(), &mut trained).unwrap();
     randomise(&trained, 23);
     let mut linear = Linear::new("layer".into(), weight.to_kind(kind), Some(draw(&[out]).to_kind(kind)));
     linear.attach(adapters.pop().unwrap(), 0.0);

@@ -11,7 +11,7 @@ use loraxs::data::Example;
 use loraxs::data::catalog::Catalog;
 use loraxs::data::examples::{Split, load_in};
 use loraxs::data::tokenize::Tokenizer;
-use loraxs::models::adapt::{Plan, attach, targeted};
+use loraxs::models::adapt::{Plan, Start, attach, targeted};
 use loraxs::models::{Base, Build, CausalLm};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -182,7 +182,8 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
         Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
     let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
-    let plan = Plan { method: &method, layers: &layers, frozen: &frozen, init_std: 0.0, dropout: 0.0 };
+    let plan =
+        Plan { method: &method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0 };
     attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
     (model, trained)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use loraxs::adapters::file::AdapterFile;
 use loraxs::adapters::{Frozen, Trained};
-use loraxs::models::adapt::{Plan, attach, targeted};
+use loraxs::models::adapt::{Plan, Start, attach, targeted};
 use loraxs::models::{Base, Build, CausalLm};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
@@ -205,7 +205,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
             method: &file.config.method,
             layers: &layers,
             frozen: &frozen,
-            init_std: 0.0,
+            start: Start::default(),
             dropout: 0.0,
         };
         attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();

@@ -71,6 +71,7 @@ impl Case {
         let Settings { rank, alpha, targets, init_std, seed, max_length, batch_size, max_steps, .. } =
             settings;
         let dropout = self.dropout;
+        let init_std = if dropout > 0.0 { *init_std } else { 0.0 };
         let Settings {
             head_learning_rate, schedule, warmup_ratio, weight_decay, max_grad_norm, shuffle, ..
         } = settings;
