@@ -225,7 +225,7 @@ impl Method {
     ) -> Result<(Vec<Box<dyn Adapter>>, Named)> {
         match *self {
             Self::LoraXs { r, .. } => {
-                let random = frozen.basis.as_ref().is_some_and(|basis| basis.spec.init == Init::Random);
+                let random = frozen.is_random();
                 let [lora, _] = self.words_drawn(sites.iter().map(|site| site.shape), random);
                 let seeds = sites.first().map_or(&[][..], |site| site.seeds);
                 let mut cores = Cores::new(seeds, start.drawn + lora, r, start.init_std, random);
@@ -337,6 +337,11 @@ fn each<A: Adapter + 'static>(
 }
 
 impl Frozen {
+    /// Whether the basis was drawn, not decomposed.
+    pub fn is_random(&self) -> bool {
+        self.basis.as_ref().is_some_and(|basis| basis.spec.init == Init::Random)
+    }
+
     /// A and B of a layer, of rank `rank`.
     fn factors(&self, site: &Site, rank: i64) -> Result<&Factors> {
         let ([out, inputs], name) = (site.shape, site.name);

@@ -12,7 +12,7 @@ use crate::adapters::{Group, Named, Trained, svd};
 use crate::fault::Result;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
-use crate::recipe::{AdapterRecipe, BasisInit, Every, Method, Precision, SvdMethod};
+use crate::recipe::{AdapterRecipe, Every, Method, Precision, SvdMethod};
 use crate::train::{Interval, Plan, RunPlan, schedule};
 
 /// Everything that a training needs.
@@ -52,7 +52,7 @@ impl Session {
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
         let (device, plan) = (model.device(), prepared.plan(&recipe.adapter, drawn_by_head));
         let shapes = plan.layers.iter().map(|(_, shape)| *shape);
-        let [lora, cores] = plan.method.words_drawn(shapes, recipe.adapter.init == BasisInit::Random);
+        let [lora, cores] = plan.method.words_drawn(shapes, plan.frozen.is_random());
         let drawn = drawn_by_head + lora + cores;
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(prepared.stored_basis(&recipe.adapter));

@@ -23,13 +23,7 @@ pub fn mix_name(seed: u64, name: &str) -> u64 {
     mix(&[seed, mix(&words)])
 }
 
-/// N(0, std²) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
-pub fn normal(seed: u64, name: &str, shape: &[i64], std: f64) -> Tensor {
-    seed_torch(mix_name(seed, name));
-    Tensor::randn(shape, (Kind::Float, Device::Cpu)) * std
-}
-
-/// U(-bound, bound) from (seed, name), drawn on the CPU.
+/// U(-bound, bound) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
 pub fn uniform(seed: u64, name: &str, shape: &[i64], bound: f64) -> Tensor {
     seed_torch(mix_name(seed, name));
     Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-bound, bound)
