@@ -1,6 +1,6 @@
 //! Fine-tuning of language models with almost no trainable parameters.
 //!
-//! Layers look one way only: `commands → train, export → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
+//! Layers look one way only: `commands → session → train, export → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
 //! `report` beside them and `torch` (what tch lacks), `files` and `fault` below.
 
 pub mod adapters;
@@ -18,5 +18,6 @@ pub mod nn;
 pub mod recipe;
 pub mod report;
 pub mod scoring;
+pub mod session;
 pub mod torch;
 pub mod train;

@@ -189,7 +189,7 @@ pub(crate) fn check_rank(shape: &[i64], rank: i64) -> Result<i64> {
     };
     let most = out.min(input);
     if rank < 1 || rank > most {
-        return Err(fault(format!(
+        return Err(usage(format!(
             "rank {rank} does not fit a weight of shape [{out}, {input}]: expected 1 to {most}"
         ))
         .hint("choose a smaller rank, or leave this module out of the targets")

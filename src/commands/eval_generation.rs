@@ -4,23 +4,23 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::eval::{Settings, TaskResult};
-use super::open::Workplace;
-use super::subject::Subject;
+use super::eval::Settings;
 use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
 use crate::data::catalog::Dataset;
 use crate::data::examples::Split;
 use crate::data::prompts::{self, Prompts, Shots};
 use crate::data::tokenize::Tokenizer;
-use crate::eval::generation::{Record, Task, answer, grouped, scores};
+use crate::eval::generation::{Task, answer};
 use crate::eval::harness::{self, Scored};
-use crate::eval::metrics::Score;
+use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
 use crate::generate::{BeamSearch, Sampling, Settings as Generation};
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
+use crate::session::subject::Subject;
+use crate::session::workplace::Workplace;
 use crate::train::interrupt;
 
 /// New tokens where neither catalog nor command line says how many.
@@ -97,36 +97,7 @@ impl Scoring<'_> {
         harness::write(&self.settings.out, &self.subject.base.name, &[scored], seconds)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
-        Ok(Some(self.result(dataset, &rules, (&found, &records), seconds)))
-    }
-
-    fn result(
-        &self,
-        dataset: &Dataset,
-        rules: &[Rule],
-        (found, records): (&Prompts, &[Record]),
-        seconds: f64,
-    ) -> TaskResult {
-        let named = |all: &[&Record]| {
-            let score = |(rule, summary): (Rule, crate::scoring::summary::Summary)| {
-                (rule.name().to_owned(), Score { value: summary.mean, stderr: summary.stderr })
-            };
-            scores(all.iter().copied(), rules).into_iter().map(score).collect()
-        };
-        let group = |column: &String| {
-            let groups = grouped(records, &found.prompts, column);
-            let scored = groups.into_iter().map(|(value, records)| (value, named(&records))).collect();
-            (column.clone(), scored)
-        };
-        TaskResult {
-            split: self.split(dataset).to_owned(),
-            metrics: named(&records.iter().collect::<Vec<_>>()),
-            combined_score: None,
-            groups: dataset.group_by.iter().map(group).collect(),
-            count: records.len(),
-            skipped: found.skipped.count,
-            seconds,
-        }
+        Ok(Some(TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds)))
     }
 
     /// The split asked for, else the one that generation data is scored on.

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use super::Outcome;
-use super::eval::{Settings, TaskResult, write_results};
+use super::eval::Settings;
 use super::eval_generation::Scoring;
-use super::open::{Workplace, check_fit, kind};
-use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::data::TaskKind;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
+use crate::eval::results::{TaskResult, write_results};
 use crate::fault::{Result, usage};
 use crate::report::say;
+use crate::session::fit::check_fit;
+use crate::session::settings::kind;
+use crate::session::subject::Subject;
+use crate::session::workplace::Workplace;
 use crate::train::interrupt;
 
 /// Scores every task and writes the results.
@@ -54,7 +57,7 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
         };
         results.insert(dataset.name.clone(), result);
     }
-    write_results(&results, settings)?;
+    write_results(&results, &settings.out, settings.of_run)?;
     Ok(Outcome::Done)
 }
 

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::open::{Workplace, method, sigma, spectrum};
 use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
 use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
@@ -10,6 +9,8 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::adapt::targeted;
 use crate::report::{say, table};
+use crate::session::settings::{algorithm, sigma, spectrum};
+use crate::session::workplace::Workplace;
 
 /// `OUT/report.json`.
 #[derive(Serialize)]
@@ -38,7 +39,7 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         init: Init::Svd,
         spectrum: spectrum(args.spectrum),
         sigma: sigma(args.sigma),
-        method: method(args.method),
+        method: algorithm(args.method),
         iterations: args.iterations,
         seed: args.seed,
     };

@@ -2,15 +2,15 @@
 
 use tch::Kind;
 
-use super::open::Workplace;
 use super::rebase;
-use super::subject::Subject;
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
 use crate::export::{self, Source, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
 use crate::models::{Base, Build, Model};
 use crate::report::say;
+use crate::session::subject::Subject;
+use crate::session::workplace::Workplace;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
 ///

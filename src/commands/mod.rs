@@ -1,21 +1,11 @@
 //! One module for each subcommand, and what they share.
 
-mod adapter;
-mod counts;
 mod eval;
 mod eval_generation;
 mod eval_language;
-mod forecast;
 mod init_svd;
 mod merge;
-mod open;
-mod opened;
 mod rebase;
-mod results;
-mod resume;
-mod run_folder;
-mod session;
-mod subject;
 mod train;
 
 use std::any::Any;

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use super::open::Workplace;
-use super::subject::{Subject, adapter_basis};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{self, AdapterConfig, BasisRecord};
 use crate::adapters::lora_xs::CORE;
@@ -14,6 +12,8 @@ use crate::export;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::Layer;
 use crate::report::say;
+use crate::session::subject::{Subject, adapter_basis};
+use crate::session::workplace::Workplace;
 
 /// Largest residual where nothing else is said: fp32 factors of one span agree to about 1e-6.
 const TOLERANCE: f64 = 1e-4;

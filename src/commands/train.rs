@@ -5,13 +5,6 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::counts::from_config;
-use super::open::Workplace;
-use super::opened::Opened;
-use super::results::{Results, write_results};
-use super::resume::{keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_used};
-use super::run_folder::RunFolder;
-use super::session::Session;
 use super::{Outcome, eval};
 use crate::cli::{self, EvalArgs, Global, TrainArgs};
 use crate::fault::Result;
@@ -19,6 +12,15 @@ use crate::files;
 use crate::models::Model;
 use crate::recipe::{Origin, Recipe};
 use crate::report::say;
+use crate::session::Session;
+use crate::session::counts::from_config;
+use crate::session::opened::Opened;
+use crate::session::results::Results;
+use crate::session::resume::{
+    keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_used,
+};
+use crate::session::run_folder::RunFolder;
+use crate::session::workplace::Workplace;
 use crate::train::checkpoint::Loaded;
 use crate::train::language::LanguageModelling;
 use crate::train::task::Classification;
@@ -106,7 +108,7 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     }
     folder.finish(&state)?;
     let results = Results::new(session, &state, before + start.elapsed().as_secs_f64());
-    write_results(out, &results).context("the run is done, but its results are lost")?;
+    results.write(out).context("the run is done, but its results are lost")?;
     say(&results.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)

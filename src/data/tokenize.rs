@@ -10,7 +10,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use rayon::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::{
     PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
@@ -147,14 +146,6 @@ impl Tokenizer {
         }
     }
 
-    /// Encodes texts or pairs on all cores, in their order.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_batch(&self, texts: &[(&str, Option<&str>)], max_length: usize) -> Result<Vec<Encoding>> {
-        texts.par_iter().map(|(text, pair)| self.encode(text, *pair, max_length)).collect()
-    }
-
     /// Token ids of a text with the special tokens that the tokenizer adds, whole.
     ///
     /// # Errors
@@ -247,11 +238,6 @@ impl Tokenizer {
         largest.map_or(0, |id| id as usize + 1)
     }
 
-    /// The id of a token, special or not.
-    pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
-    }
-
     /// The files that make up this tokenizer, to be copied next to a saved model.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
@@ -337,8 +323,7 @@ mod tests {
         assert_eq!(ids("a", Some("b"), 3), [2, 3, 3]);
         let error = tokenizer.encode("a", Some("b"), 2).unwrap_err().to_string();
         assert_eq!(error, "`max_length` is 2, but the special tokens alone are 3");
-        let batch = tokenizer.encode_batch(&[("a", None), ("b", Some("c"))], 20).unwrap();
-        assert_eq!(batch[1].ids, [2, 5, 3, 6, 3]);
+        assert_eq!(ids("b", Some("c"), 20), [2, 5, 3, 6, 3]);
         assert_eq!(tokenizer.decode(&[2, 4, 5, 3], true).unwrap(), "a b");
         assert_eq!(tokenizer.vocab_size(), 12);
     }

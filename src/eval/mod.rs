@@ -5,6 +5,7 @@ pub mod harness;
 pub mod language;
 pub mod metrics;
 pub mod predictions;
+pub mod results;
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::fault::{Result, fault};
+use crate::data::TaskKind;
+use crate::data::catalog::Dataset;
+use crate::fault::{Result, fault, usage};
 use crate::files::write_atomically;
+use crate::report::say;
 
 /// A class or, in regression, a number; in JSON the bare number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -99,25 +102,38 @@ pub enum Submission<'a> {
     },
 }
 
-/// The file name that GLUE expects for a split of a task, and whether it wants names of classes.
+/// The name of the data set's submission file for a split.
 ///
-/// `task` is the catalog's key with or without `glue/`. MNLI, QNLI, RTE and the diagnostic set AX are sent in by
-/// name, the other classes by number (the format page of gluebenchmark.com). Nothing for a task GLUE lacks.
-pub fn glue_file(task: &str) -> Option<(&'static str, bool)> {
-    Some(match task.strip_prefix("glue/").unwrap_or(task) {
-        "cola" => ("CoLA.tsv", false),
-        "sst2" => ("SST-2.tsv", false),
-        "mrpc" => ("MRPC.tsv", false),
-        "qqp" => ("QQP.tsv", false),
-        "stsb" => ("STS-B.tsv", false),
-        "mnli" | "mnli_matched" | "mnli-matched" => ("MNLI-m.tsv", true),
-        "mnli_mismatched" | "mnli-mismatched" | "mnli-mm" => ("MNLI-mm.tsv", true),
-        "qnli" => ("QNLI.tsv", true),
-        "rte" => ("RTE.tsv", true),
-        "wnli" => ("WNLI.tsv", false),
-        "ax" => ("AX.tsv", true),
-        _ => return None,
+/// # Errors
+/// When the data set has none.
+pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str> {
+    dataset.submission.get(split).map(String::as_str).ok_or_else(|| {
+        let known: Vec<String> = dataset.submission.keys().map(|split| format!("`{split}`")).collect();
+        usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
+            .hint(if known.is_empty() {
+                "only data sets with a `submission` in the catalog have one".to_owned()
+            } else {
+                format!("choose `--split` among {}", known.join(", "))
+            })
+            .into()
     })
+}
+
+/// Writes the predictions of a split into `out` as GLUE wants them.
+///
+/// # Errors
+/// As [`submission_name`] and [`write_submission`].
+pub fn submit(dataset: &Dataset, split: &str, predictions: &[Prediction], out: &Path) -> Result<()> {
+    let name = submission_name(dataset, split)?;
+    let style = match dataset.task {
+        TaskKind::Regression => Submission::Numbers { low: 0.0, high: 5.0 },
+        _ if dataset.submission_names => Submission::Names(&dataset.labels),
+        _ => Submission::Classes,
+    };
+    let path = out.join(name);
+    write_submission(&path, predictions, style)?;
+    say(&format!("wrote {}", path.display()));
+    Ok(())
 }
 
 /// Writes a GLUE submission: the header `index`, tab, `prediction`, then a line for each example.
@@ -241,12 +257,5 @@ mod tests {
         let error = written(&[Prediction::of_number(3, f32::NAN, None)], numbers).unwrap_err();
         assert_eq!(error.root_cause().to_string(), "row 3: the prediction is not a number");
         assert!(written(&[class], numbers).is_err());
-    }
-
-    #[test]
-    fn glue_names_its_files() {
-        assert_eq!(glue_file("glue/mnli"), Some(("MNLI-m.tsv", true)));
-        assert_eq!(glue_file("stsb"), Some(("STS-B.tsv", false)));
-        assert_eq!(glue_file("my/task"), None);
     }
 }

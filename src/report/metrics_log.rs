@@ -98,6 +98,8 @@ impl MetricsLog {
     /// When a file of the folder cannot be read or written.
     pub fn open(run: &Path, resumed: Option<u64>) -> Result<Self> {
         let path = run.join(METRICS_FILE);
+        // A run that was killed before its first checkpoint begins again.
+        let taken_back = resumed.or(path.exists().then_some(0)).map(|step| step + 1);
         let kept = match resumed {
             Some(step) if path.exists() => lines_up_to(&path, step)?,
             _ => Vec::new(),
@@ -105,7 +107,7 @@ impl MetricsLog {
         write_bytes(&path, &kept)?;
         let lines =
             OpenOptions::new().append(true).open(&path).map_err(|error| cannot_write(&path, &error))?;
-        let events = EventFile::create(run, resumed.map(|step| step + 1))?;
+        let events = EventFile::create(run, taken_back)?;
         Ok(Self { lines, path, events })
     }
 

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use tch::Kind;
 
-use super::adapter;
-use super::forecast::{Counts, Forecast};
-use super::open::{OpenBase, Workplace, check_fit, classes, metrics};
+use super::counts::Counts;
+use super::fit::{check_fit, classes, metrics};
+use super::forecast::Forecast;
+use super::settings;
+use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::check_layer;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -17,7 +19,6 @@ use crate::models::Config;
 use crate::models::adapt::targeted;
 use crate::models::head::count_of;
 use crate::recipe::{Every, Method, Precision, Recipe};
-use crate::report::table;
 use crate::train::order::steps_per_epoch;
 
 /// Everything of a training but its model.
@@ -111,13 +112,13 @@ impl Opened {
     /// When a target names no layer, or the rank does not fit one.
     pub fn counts(&self) -> Result<Counts> {
         let base = &self.base.base;
-        let settings = &self.recipe.adapter;
-        let (adapter, full) = match settings.method {
+        let adapter = &self.recipe.adapter;
+        let (trained, full) = match adapter.method {
             Method::Head => (0, 0),
             Method::Full => (0, base.trunk_numbers()),
             _ => {
-                let layers = targeted(&base.linear_layers(), &settings.targets)?;
-                let method = adapter::method(settings);
+                let layers = targeted(&base.linear_layers(), &adapter.targets)?;
+                let method = settings::method(adapter);
                 if let Some(rank) = method.basis_rank() {
                     layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
                 }
@@ -128,7 +129,7 @@ impl Opened {
             Config::Encoder(config) => count_of(config, self.outputs, &base.tensors),
             Config::Decoder(_) => 0,
         };
-        Ok(Counts { all: base.trunk_numbers(), adapter, full, head })
+        Ok(Counts { all: base.trunk_numbers(), adapter: trained, full, head })
     }
 
     /// What `--dry-run` says of a run in `out`.
@@ -154,24 +155,6 @@ impl Opened {
             free: crate::torch::free_bytes(place.device),
         };
         Ok(format!("{}\n{}\n{}", counts.table(), self.shown_example()?, forecast.text(out)))
-    }
-}
-
-impl Counts {
-    /// The table of what is trained.
-    pub fn table(&self) -> String {
-        let Self { all, adapter, full, head } = *self;
-        let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / all.max(1) as f64);
-        let rows = [
-            ("base", all, all - full.min(all), full),
-            ("adapter", adapter, 0, adapter),
-            ("head", head, 0, head),
-            ("trained", adapter + full + head, 0, adapter + full + head),
-        ]
-        .map(|(name, count, frozen, trained)| {
-            vec![name.to_owned(), count.to_string(), frozen.to_string(), trained.to_string(), share(trained)]
-        });
-        table(&["part", "numbers", "frozen", "trained", "of the base"], &rows)
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use super::open::{OpenBase, Workplace, basis_spec};
+use super::settings::{basis_spec, method};
 use super::subject::adapter_basis;
+use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::{Basis, BasisSpec, Init};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
 use crate::adapters::{Frozen, Group, Method, Named, Trained, Tying, witness};
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{Layer, Plan, Start, targeted};
-use crate::recipe::{self, AdapterRecipe, Recipe};
+use crate::recipe::{AdapterRecipe, Recipe};
 
 /// The adapter of a training, ready to be put on a model.
 pub struct Prepared {
@@ -21,34 +22,6 @@ pub struct Prepared {
     pub frozen: Frozen,
     /// The adapter that training starts from.
     pub start: Option<AdapterFile>,
-}
-
-/// The recipe's method with its settings.
-pub fn method(adapter: &AdapterRecipe) -> Method {
-    let AdapterRecipe { rank: r, alpha: lora_alpha, rank_a, rank_b, u, projection_seed, .. } = *adapter;
-    match adapter.method {
-        recipe::Method::LoraXs => Method::LoraXs { r, lora_alpha },
-        recipe::Method::Lora => Method::Lora { r, lora_alpha, use_rslora: adapter.rslora },
-        recipe::Method::Vera => Method::Vera {
-            r,
-            d_initial: adapter.d_initial,
-            projection_prng_key: projection_seed,
-            save_projection: adapter.save_projection,
-        },
-        recipe::Method::LoraMini => Method::LoraMini { rank_a, rank_b, r, lora_alpha },
-        recipe::Method::TinyLora => Method::TinyLora {
-            r,
-            u,
-            untied: if adapter.tie == 0 { 0.0 } else { 1.0 / adapter.tie as f64 },
-            tying: match adapter.tying {
-                recipe::Tying::Depth => Tying::Depth,
-                recipe::Tying::Kind => Tying::Kind,
-            },
-            projection_seed,
-        },
-        recipe::Method::Full => Method::Full,
-        recipe::Method::Head => Method::Head,
-    }
 }
 
 impl Prepared {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::session::Session;
+use super::Session;
 use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
@@ -112,12 +112,12 @@ impl Results {
             self.peak_memory_mib
         )
     }
-}
 
-/// Writes `results.json`, which also marks the run as finished.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_results(out: &Path, results: &Results) -> Result<()> {
-    files::write_json(&out.join("results.json"), results)
+    /// Writes `results.json`, which also marks the run as finished.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        files::write_json(&out.join("results.json"), self)
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::session::Session;
+use super::Session;
 use crate::adapters::file::{self, WEIGHTS};
 use crate::eval::Evaluation;
 use crate::fault::Result;

@@ -1,11 +1,26 @@
-//! A training session: what was opened, turned into a model with its adapter.
+//! What the commands work on: a recipe or a run is opened ([`workplace`], [`opened`], [`subject`]), and turned into a model
+//! with its adapter, which for a training is the [`Session`].
+
+pub mod counts;
+pub mod fit;
+pub mod forecast;
+pub mod opened;
+pub mod prepared;
+pub mod results;
+pub mod resume;
+pub mod run_folder;
+pub mod settings;
+pub mod subject;
+pub mod workplace;
 
 use std::path::Path;
 
-use super::adapter::Prepared;
-use super::forecast::Counts;
-use super::open::{Workplace, kind};
-use super::opened::Opened;
+use counts::Counts;
+use opened::Opened;
+use prepared::Prepared;
+use settings::kind;
+use workplace::Workplace;
+
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::AdapterConfig;
 use crate::adapters::{Group, Named, Trained, svd};

@@ -1,13 +1,45 @@
-//! What a recipe would train, from a `config.json` alone: the dry run over a base whose weights are not there.
+//! How many numbers are trained: as a table, and from a `config.json` alone where the weights are not there.
 
 use std::path::Path;
 
-use super::adapter::method;
-use crate::fault::{Result, usage};
+use super::settings::method;
+use crate::adapters::basis::check_layer;
+use crate::fault::Result;
 use crate::models::Config;
 use crate::models::adapt::targeted;
 use crate::recipe::{Method, Recipe};
 use crate::report::table;
+
+/// How many numbers there are, and how many of them are trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Of the base.
+    pub all: usize,
+    /// Trained ones of the adapter.
+    pub adapter: usize,
+    /// Trained ones of the base.
+    pub full: usize,
+    /// Trained ones of the head.
+    pub head: usize,
+}
+
+impl Counts {
+    /// The table of what is trained.
+    pub fn table(&self) -> String {
+        let Self { all, adapter, full, head } = *self;
+        let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / all.max(1) as f64);
+        let rows = [
+            ("base", all, all - full.min(all), full),
+            ("adapter", adapter, 0, adapter),
+            ("head", head, 0, head),
+            ("trained", adapter + full + head, 0, adapter + full + head),
+        ]
+        .map(|(name, count, frozen, trained)| {
+            vec![name.to_owned(), count.to_string(), frozen.to_string(), trained.to_string(), share(trained)]
+        });
+        table(&["part", "numbers", "frozen", "trained", "of the base"], &rows)
+    }
+}
 
 /// A table of layers, trained numbers and bytes for a base of which only the folder and its `config.json` exist; `None`
 /// for any other base.
@@ -28,10 +60,8 @@ pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let targets = if recipe.adapter.targets.is_empty() { &default } else { &recipe.adapter.targets };
     let layers = targeted(&config.linear_shapes(), targets)?;
     let method = method(&recipe.adapter);
-    let rank = method.basis_rank().unwrap_or(0);
-    if let Some((name, [out, inputs])) = layers.iter().find(|(_, [out, inputs])| rank > *out.min(inputs)) {
-        let message = format!("rank {rank} is larger than `{name}`, which is {out} x {inputs}");
-        return Err(usage(message).hint("lower `adapter.rank`").into());
+    if let Some(rank) = method.basis_rank() {
+        layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
     }
     let row = |name: &str, value: i64| vec![name.to_owned(), value.to_string()];
     let rows = [

@@ -1,23 +1,20 @@
-//! What the commands share: opening hub, catalog, device, bases, splits and bases' decompositions.
+//! The place that a command works in: hub, catalog and device, and what is opened from them.
 
 use std::path::{Path, PathBuf};
 
-use tch::{Device, Kind};
+use tch::Device;
 
-use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport, Sigma};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::basis_file::Source;
 use crate::adapters::file::short;
-use crate::adapters::svd;
 use crate::cli::{self, Global};
 use crate::data::catalog::{Catalog, Dataset};
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Examples, TaskKind, examples};
-use crate::eval::metrics::Metric;
-use crate::fault::{Result, fault, usage};
+use crate::data::{Examples, examples};
+use crate::fault::{Result, fault};
 use crate::hub::Hub;
 use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
-use crate::recipe::{self, AdapterRecipe, Precision};
 use crate::report::progress::Progress;
 use crate::torch::{self, Wanted};
 
@@ -149,112 +146,4 @@ impl Workplace {
         progress.finish();
         Ok(found)
     }
-}
-
-/// Refuses lengths and vocabularies that the base cannot take.
-///
-/// # Errors
-/// Says which and what the limit is.
-pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
-    let longest = base.config.longest_sequence();
-    if max_length as i64 > longest {
-        return Err(usage(format!(
-            "`data.max_length` is {max_length}, but the model's positions end at {longest}"
-        ))
-        .hint(format!("set `data.max_length={longest}` or less"))
-        .into());
-    }
-    let (tokens, rows) = (tokenizer.vocab_size(), base.config.vocabulary());
-    if tokens as i64 > rows {
-        return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
-            .hint("tokenizer.json and config.json belong to different models")
-            .into());
-    }
-    if let Some(eos) = tokenizer.eos().ok().filter(|&eos| i64::from(eos) >= rows) {
-        return Err(usage(format!("token {eos} ends a text, and the base embeds only {rows}"))
-            .hint("correct `eos_token_id` in generation_config.json and config.json")
-            .into());
-    }
-    Ok(())
-}
-
-/// Outputs of the head for a data set: its classes, or 1 for a number.
-///
-/// # Errors
-/// When the data set is not for classification or regression.
-pub fn classes(dataset: &Dataset) -> Result<i64> {
-    match dataset.task {
-        TaskKind::Classification => Ok(dataset.labels.len() as i64),
-        TaskKind::Regression => Ok(1),
-        other => {
-            let task = format!("{other:?}").to_lowercase();
-            Err(usage(format!("data set `{}` is for `{task}`, not for classification", dataset.name))
-                .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
-                .into())
-        }
-    }
-}
-
-/// The data set's metrics.
-///
-/// # Errors
-/// When a name is unknown.
-pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
-    Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
-}
-
-/// How the recipe's basis of rank `rank` is made.
-pub fn basis_spec(adapter: &AdapterRecipe, rank: i64) -> BasisSpec {
-    BasisSpec {
-        rank,
-        init: match adapter.init {
-            recipe::BasisInit::Svd => Init::Svd,
-            recipe::BasisInit::Random => Init::Random,
-        },
-        spectrum: spectrum(adapter.spectrum),
-        sigma: sigma(adapter.sigma),
-        method: method(adapter.svd),
-        iterations: adapter.svd_iterations,
-        seed: adapter.svd_seed,
-    }
-}
-
-/// The recipe's word for the place of the singular values as the decomposition knows it.
-pub fn sigma(sigma: recipe::Sigma) -> Sigma {
-    match sigma {
-        recipe::Sigma::A => Sigma::A,
-        recipe::Sigma::B => Sigma::B,
-        recipe::Sigma::Split => Sigma::Split,
-    }
-}
-
-/// The recipe's word for a part of the spectrum as the decomposition knows it.
-pub fn spectrum(spectrum: recipe::Spectrum) -> svd::Spectrum {
-    match spectrum {
-        recipe::Spectrum::Top => svd::Spectrum::Top,
-        recipe::Spectrum::Middle => svd::Spectrum::Middle,
-        recipe::Spectrum::Bottom => svd::Spectrum::Bottom,
-        recipe::Spectrum::Random => svd::Spectrum::Random,
-    }
-}
-
-/// The recipe's word for an algorithm as the decomposition knows it.
-pub fn method(method: recipe::SvdMethod) -> svd::Method {
-    match method {
-        recipe::SvdMethod::Randomized => svd::Method::Randomized,
-        recipe::SvdMethod::Exact => svd::Method::Exact,
-    }
-}
-
-/// The kind in which the base computes; also switches TF32.
-///
-/// # Errors
-/// When libtorch refuses.
-pub fn kind(precision: Precision) -> Result<Kind> {
-    torch::allow_tf32(precision == Precision::Tf32)?;
-    Ok(match precision {
-        Precision::Fp32 | Precision::Tf32 => Kind::Float,
-        Precision::Bf16 => Kind::BFloat16,
-        Precision::Fp16 => Kind::Half,
-    })
 }

@@ -4,23 +4,11 @@ use std::path::Path;
 
 use tch::Kind;
 
+use super::counts::Counts;
 use crate::models::Config;
 use crate::report::table;
 
 const MIB: f64 = 1_048_576.0;
-
-/// How many numbers there are, and how many of them are trained.
-#[derive(Debug, Clone, Copy)]
-pub struct Counts {
-    /// Of the base.
-    pub all: usize,
-    /// Trained ones of the adapter.
-    pub adapter: usize,
-    /// Trained ones of the base.
-    pub full: usize,
-    /// Trained ones of the head.
-    pub head: usize,
-}
 
 /// What the estimate depends on.
 pub struct Forecast<'a> {

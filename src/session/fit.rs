@@ -1,0 +1,102 @@
+//! Whether base, tokenizer and data set fit each other.
+
+use std::collections::BTreeSet;
+
+use super::workplace::Workplace;
+use crate::data::TaskKind;
+use crate::data::catalog::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::eval::metrics::Metric;
+use crate::fault::{Result, usage};
+use crate::models::Base;
+
+/// Refuses lengths and vocabularies that the base cannot take.
+///
+/// # Errors
+/// Says which and what the limit is.
+pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
+    let longest = base.config.longest_sequence();
+    if max_length as i64 > longest {
+        return Err(usage(format!(
+            "`data.max_length` is {max_length}, but the model's positions end at {longest}"
+        ))
+        .hint(format!("set `data.max_length={longest}` or less"))
+        .into());
+    }
+    let (tokens, rows) = (tokenizer.vocab_size(), base.config.vocabulary());
+    if tokens as i64 > rows {
+        return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
+            .hint("tokenizer.json and config.json belong to different models")
+            .into());
+    }
+    if let Some(eos) = tokenizer.eos().ok().filter(|&eos| i64::from(eos) >= rows) {
+        return Err(usage(format!("token {eos} ends a text, and the base embeds only {rows}"))
+            .hint("correct `eos_token_id` in generation_config.json and config.json")
+            .into());
+    }
+    Ok(())
+}
+
+/// Outputs of the head for a data set: its classes, or 1 for a number.
+///
+/// # Errors
+/// When the data set is not for classification or regression.
+pub fn classes(dataset: &Dataset) -> Result<i64> {
+    match dataset.task {
+        TaskKind::Classification => Ok(dataset.labels.len() as i64),
+        TaskKind::Regression => Ok(1),
+        other => {
+            let task = format!("{other:?}").to_lowercase();
+            Err(usage(format!("data set `{}` is for `{task}`, not for classification", dataset.name))
+                .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
+                .into())
+        }
+    }
+}
+
+/// The data set's metrics.
+///
+/// # Errors
+/// When a name is unknown.
+pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
+    Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
+}
+
+/// The data set of this name, and the order in which the outputs of a head with these `labels` mean its own.
+///
+/// # Errors
+/// When the head has not as many outputs as the data set needs.
+pub fn fitting<'a>(
+    place: &'a Workplace,
+    task: &str,
+    outputs: i64,
+    labels: &[String],
+) -> Result<(&'a Dataset, Vec<usize>)> {
+    let dataset = place.catalog.get(task)?;
+    let wanted = classes(dataset)?;
+    if wanted != outputs {
+        return Err(usage(format!("`{task}` has {wanted} outputs, the model's head has {outputs}"))
+            .hint("score the task that the head was trained on")
+            .into());
+    }
+    let order = output_order(labels, &dataset.labels);
+    if order.as_ref().is_some_and(|order| !order.is_sorted()) {
+        tracing::info!("the head's classes are {labels:?}: its outputs are put into the order of `{task}`");
+    }
+    let nameless = || labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}"));
+    if order.is_none() && !nameless() {
+        let wanted = &dataset.labels;
+        tracing::warn!(
+            "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
+        );
+    }
+    Ok((dataset, order.unwrap_or_default()))
+}
+
+/// For each name of `wanted` its place in `labels`, upper and lower case alike; nothing where one has none of its own.
+fn output_order(labels: &[String], wanted: &[String]) -> Option<Vec<usize>> {
+    let place = |name: &String| labels.iter().position(|label| label.to_lowercase() == name.to_lowercase());
+    let order: Vec<usize> = wanted.iter().map(place).collect::<Option<_>>()?;
+    let distinct: BTreeSet<&usize> = order.iter().collect();
+    (distinct.len() == labels.len()).then_some(order)
+}
