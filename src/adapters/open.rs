@@ -33,7 +33,7 @@ impl AdapterFile {
         let json: Json = files::read_json(&path)?;
         let own = json.get("peft_type").and_then(Value::as_str) == Some(OWN);
         let opened = if own { open_own(folder) } else { open_foreign(folder, &json) };
-        opened.with_context(|| format!("cannot use `{}`", path.display()))
+        opened.with_context(|| format!("cannot use the adapter `{}`", folder.display()))
     }
 
     /// A and B of every module where the file holds them, with the basis that they form.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::{check, copied, edit, edit_tensors};
+use crate::bench::{check, copied, edit, edit_tensors};
 use crate::support::{Place, encoders, errors, fixture};
 
 const ROW: &str = "{\"q\": \"Ann has 3\", \"a\": \"3\"}\n";

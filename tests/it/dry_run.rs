@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::cli::{copied, edit_tensors};
+use crate::bench::{copied, edit_tensors};
 use crate::support::{Place, errors, fixture, json};
 
 /// A place with a recipe for a checkpoint.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, no_grad};
 
-use crate::cli::copied;
+use crate::bench::copied;
 use crate::support::{
     Place, alone, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
 };

@@ -10,8 +10,11 @@
     reason = "a test that cannot go on fails, and what it prints is shown with the failure"
 )]
 
-mod cli; // help, exit codes, and one clear message for every wrong input
+mod bench; // copies of fixtures to break, and what an error must look like
+mod cli; // help, recipes, options, exit codes
 mod cli_decoders; // one clear message for every wrong input to a language model
+mod cli_inputs; // one clear message for every wrong input to an encoder
+mod cli_runs; // folders of runs: full, shared, finished
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch

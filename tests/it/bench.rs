@@ -1,0 +1,137 @@
+//! A place with copies of fixtures to break, and what an error must look like.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Map, Value};
+
+use crate::support::{Place, encoders, errors};
+
+/// A place with copies of fixtures to break.
+pub struct Bench(pub Place);
+
+/// The first layer that adapters of the fixtures go on.
+pub const QUERY: &str = "bert.encoder.layer.1.attention.self.query.weight";
+
+impl Bench {
+    /// A place with `recipe.toml` for a small BERT.
+    pub fn new() -> Self {
+        let bench = Self(Place::new());
+        bench.recipe(&encoders().join("bert-gelu"), "tiny/pairs");
+        bench
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+
+    pub fn recipe(&self, model: &Path, dataset: &str) {
+        let text = format!(
+            "[model]\nname = {model:?}\n[adapter]\nrank = 4\nalpha = 4\n[data]\ndataset = {dataset:?}\n\
+             max_length = 24\n[train]\nmax_steps = 2\nbatch_size = 8\n"
+        );
+        fs::write(self.path("recipe.toml"), text).unwrap();
+    }
+
+    /// The command without the options that `Place` gives it.
+    pub fn bare(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+        command.args(args).env("LORAXS_CACHE", self.path("cache")).env("HF_HUB_OFFLINE", "1");
+        command.env("HF_HOME", self.path("hub")).env("RUST_BACKTRACE", "1").current_dir(self.path("."));
+        command
+    }
+
+    /// The command with the catalog of the fixtures ends with `code` and one error that holds all `words`.
+    pub fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
+        let output =
+            self.0.command(args).env("RUST_BACKTRACE", "1").env("HF_HOME", self.path("hub")).output();
+        check(args, &output.unwrap(), code, words);
+    }
+
+    /// As [`Bench::refuses`], for a training with `set`.
+    pub fn refuses_set(&self, set: &str, code: i32, words: &[&str]) {
+        self.refuses(&["train", "--recipe", "recipe.toml", "--out", "run", "--set", set], code, words);
+    }
+
+    /// As [`Bench::refuses`], for an evaluation of a checkpoint.
+    pub fn refuses_model(&self, model: &Path, words: &[&str]) {
+        self.refuses(&["eval", "--task", "tiny/pairs", "--model", model.to_str().unwrap()], 1, words);
+    }
+
+    /// A copy of a checkpoint of the fixtures.
+    pub fn model(&self, name: &str, from: &str) -> PathBuf {
+        copied(&encoders().join(from), &self.path(name))
+    }
+
+    /// A catalog with one data set, of JSON lines.
+    pub fn data(&self, name: &str, rows: &str, entry: &str) -> PathBuf {
+        let folder = self.path(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("rows.jsonl"), rows).unwrap();
+        let files = "files = { train = \"rows.jsonl\", validation = \"rows.jsonl\" }\n";
+        let catalog = folder.join("datasets.toml");
+        fs::write(&catalog, format!("[\"my/data\"]\n{files}{entry}")).unwrap();
+        catalog
+    }
+
+    /// Training on a data set of its own is refused.
+    pub fn refuses_data(&self, catalog: &Path, code: i32, words: &[&str]) {
+        let catalog = catalog.to_str().unwrap();
+        let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", "data.dataset=my/data"];
+        let args = [&args[..], &["--datasets", catalog]].concat();
+        check(&args, &self.bare(&args).output().unwrap(), code, words);
+    }
+}
+
+/// One error, with all `words`, and nothing that only a programmer reads.
+pub fn check(args: &[&str], output: &Output, code: i32, words: &[&str]) {
+    let text = errors(output);
+    let shown = format!("loraxs {}\n{text}", args.join(" "));
+    assert_eq!(output.status.code(), Some(code), "{shown}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{shown}");
+    for trace in ["panicked", "stack backtrace", "frame #", "c10::", ".rs:", "report it"] {
+        assert!(!text.contains(trace), "`{trace}` in {shown}");
+    }
+    for word in words {
+        assert!(text.contains(word), "no `{word}` in {shown}");
+    }
+}
+
+pub fn copied(from: &Path, to: &Path) -> PathBuf {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    to.to_owned()
+}
+
+/// Changes a JSON file.
+pub fn edit(path: &Path, change: impl Fn(&mut Map<String, Value>)) {
+    let mut value: Map<String, Value> = crate::support::json(path);
+    change(&mut value);
+    fs::write(path, serde_json::to_string_pretty(&value).unwrap()).unwrap();
+}
+
+/// Changes header and data of a safetensors file.
+pub fn edit_tensors(path: &Path, change: impl Fn(&mut Map<String, Value>, &mut [u8])) {
+    let mut bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut data = bytes.split_off(8 + length);
+    let mut header = serde_json::from_slice(&bytes[8..]).unwrap();
+    change(&mut header, &mut data);
+    let header = serde_json::to_vec(&header).unwrap();
+    let length = (header.len() as u64).to_le_bytes();
+    fs::write(path, [&length[..], &header, &data].concat()).unwrap();
+}
+
+/// Keeps the first bytes of a file.
+pub fn cut(path: &Path, length: impl Fn(usize) -> usize) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..length(bytes.len())]).unwrap();
+}
+
+pub fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
