@@ -228,6 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_begins_again_takes_back_what_tensorboard_shows_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let takes_back = |log: &MetricsLog| {
+            // `step: 1` and `SessionLog { status: START }` of an `Event`.
+            let bytes = std::fs::read(log.events.path()).unwrap();
+            bytes.windows(6).any(|window| window == b"\x10\x01\x3a\x02\x08\x01")
+        };
+        assert!(!takes_back(&MetricsLog::open(folder.path(), None).unwrap()));
+        assert!(takes_back(&MetricsLog::open(folder.path(), None).unwrap()));
+    }
+
+    #[test]
     fn event_files_carry_a_tag_per_number() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = MetricsLog::open(folder.path(), None).unwrap();

@@ -45,7 +45,7 @@ impl Counts {
 /// for any other base.
 ///
 /// # Errors
-/// When the config cannot be read, or a target names no layer.
+/// When the config cannot be read, a target names no layer, or the rank does not fit one.
 pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let folder = Path::new(&recipe.model.name);
     let weights = ["model.safetensors", "model.safetensors.index.json"];
