@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::settings::method;
+use crate::adapters::Method;
 use crate::adapters::basis::check_layer;
 use crate::fault::Result;
 use crate::models::Config;
-use crate::models::adapt::targeted;
-use crate::recipe::{Method, Recipe};
+use crate::models::adapt::{Layer, targeted};
+use crate::recipe::{self, AdapterRecipe, Recipe};
 use crate::report::table;
 
 /// How many numbers there are, and how many of them are trained.
@@ -41,6 +42,18 @@ impl Counts {
     }
 }
 
+/// The recipe's method, and the layers of `all` that `targets` name, each of which takes the method's rank.
+///
+/// # Errors
+/// When a target names no layer, or the rank does not fit one.
+pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Result<(Method, Vec<Layer>)> {
+    let (method, layers) = (method(adapter), targeted(all, targets)?);
+    if let Some(rank) = method.basis_rank() {
+        layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
+    }
+    Ok((method, layers))
+}
+
 /// A table of layers, trained numbers and bytes for a base of which only the folder and its `config.json` exist; `None`
 /// for any other base.
 ///
@@ -52,17 +65,13 @@ pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     if !folder.join("config.json").exists() || weights.iter().any(|name| folder.join(name).exists()) {
         return Ok(None);
     }
-    if matches!(recipe.adapter.method, Method::Full | Method::Head) {
+    if matches!(recipe.adapter.method, recipe::Method::Full | recipe::Method::Head) {
         return Ok(None);
     }
     let config = Config::load(folder)?;
     let default = config.default_targets();
     let targets = if recipe.adapter.targets.is_empty() { &default } else { &recipe.adapter.targets };
-    let layers = targeted(&config.linear_shapes(), targets)?;
-    let method = method(&recipe.adapter);
-    if let Some(rank) = method.basis_rank() {
-        layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
-    }
+    let (method, layers) = adapted(&recipe.adapter, targets, &config.linear_shapes())?;
     let row = |name: &str, value: i64| vec![name.to_owned(), value.to_string()];
     let rows = [
         row("adapted layers", layers.len() as i64),

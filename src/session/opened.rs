@@ -4,19 +4,16 @@ use std::path::Path;
 
 use tch::Kind;
 
-use super::counts::Counts;
+use super::counts::{Counts, adapted};
 use super::fit::{check_fit, classes, metrics};
 use super::forecast::Forecast;
-use super::settings;
 use super::workplace::{OpenBase, Workplace};
-use crate::adapters::basis::check_layer;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::Config;
-use crate::models::adapt::targeted;
 use crate::models::head::count_of;
 use crate::recipe::{Every, Method, Precision, Recipe};
 use crate::train::order::steps_per_epoch;
@@ -117,11 +114,7 @@ impl Opened {
             Method::Head => (0, 0),
             Method::Full => (0, base.trunk_numbers()),
             _ => {
-                let layers = targeted(&base.linear_layers(), &adapter.targets)?;
-                let method = settings::method(adapter);
-                if let Some(rank) = method.basis_rank() {
-                    layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
-                }
+                let (method, layers) = adapted(adapter, &adapter.targets, &base.linear_layers())?;
                 (usize::try_from(method.count(&layers))?, 0)
             }
         };
