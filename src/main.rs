@@ -1,9 +1,7 @@
 //! The `loraxs` command: parses, runs one subcommand, prints one error chain.
 
-use std::process::ExitCode;
+use loraxs::{cli, commands, torch};
 
-use loraxs::{cli, commands};
-
-fn main() -> ExitCode {
-    commands::run(cli::parse(commands::VERSION))
+fn main() {
+    torch::leave(commands::run(cli::parse(commands::VERSION)))
 }

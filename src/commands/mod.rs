@@ -10,7 +10,6 @@ mod train;
 
 use std::any::Any;
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::fault::{Result, exit_code, fault, hint_of};
@@ -27,7 +26,7 @@ enum Outcome {
 }
 
 /// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-pub fn run(cli: Cli) -> ExitCode {
+pub fn run(cli: Cli) -> u8 {
     let global = &cli.global;
     let loudness = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
     report::init_logging(loudness, global.log_format == LogFormat::Json);
@@ -36,11 +35,11 @@ pub fn run(cli: Cli) -> ExitCode {
     interrupt::outlive_file_limits();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(&cli)));
     match outcome.unwrap_or_else(|payload| Err(from_panic(payload.as_ref()))) {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::Interrupted) => interrupt::EXIT_CODE,
         Err(error) => {
             report_error(&error, global.log_format);
-            ExitCode::from(exit_code(&error))
+            exit_code(&error)
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod tensors;
 
 use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int};
+use std::io::Write as _;
 use std::path::Path;
 
 use tch::{Cuda, Device, Kind, Tensor};
@@ -173,6 +174,14 @@ pub fn packed_attention([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel
         checked(status)?;
         Ok(Tensor::from_ptr(out))
     }
+}
+
+/// Ends the process with this exit code, past libtorch's destructors: they take every operator out of its register, which
+/// takes longer than many a command.
+pub fn leave(code: u8) -> ! {
+    // Where standard output is closed there is nobody left to tell.
+    let _ = std::io::stdout().flush();
+    signal_hook::low_level::exit(code.into())
 }
 
 /// What a message of libtorch says, without the C++ trace below it.
