@@ -2,6 +2,7 @@
 
 mod generation;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -291,9 +292,9 @@ pub fn command(version: &'static str) -> clap::Command {
     Cli::command().long_version(version)
 }
 
-/// Parses the arguments of this process; prints help or what is wrong and exits (2 for wrong usage) where needed.
-pub fn parse(version: &'static str) -> Cli {
-    let matches = command(version).get_matches();
+/// Parses arguments, the program's name first; prints help or what is wrong and exits (2 for wrong usage) where needed.
+pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, version: &'static str) -> Cli {
+    let matches = command(version).get_matches_from(args);
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 

@@ -3,5 +3,5 @@
 use loraxs::{cli, commands, torch};
 
 fn main() {
-    torch::leave(commands::run(cli::parse(commands::VERSION)))
+    torch::leave(commands::run(cli::parse(std::env::args_os(), commands::VERSION)))
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Map, Value};
 
+use crate::forked;
 use crate::support::{Place, encoders, errors};
 
 /// A place with copies of fixtures to break.
@@ -44,9 +45,9 @@ impl Bench {
 
     /// The command with the catalog of the fixtures ends with `code` and one error that holds all `words`.
     pub fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
-        let output =
-            self.0.command(args).env("RUST_BACKTRACE", "1").env("HF_HOME", self.path("hub")).output();
-        check(args, &output.unwrap(), code, words);
+        let mut command = self.0.command(args);
+        command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.path("hub"));
+        check(args, &forked::output(&command), code, words);
     }
 
     /// As [`Bench::refuses`], for a training with `set`.
@@ -80,7 +81,7 @@ impl Bench {
         let catalog = catalog.to_str().unwrap();
         let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", "data.dataset=my/data"];
         let args = [&args[..], &["--datasets", catalog]].concat();
-        check(&args, &self.bare(&args).output().unwrap(), code, words);
+        check(&args, &forked::output(&self.bare(&args)), code, words);
     }
 }
 

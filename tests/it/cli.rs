@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, check, text};
+use crate::forked;
 use crate::support::{encoders, errors};
 
 #[test]
@@ -149,14 +150,14 @@ fn global_options_are_checked() {
     let bench = Bench::new();
     let refuses = |more: &[&str], code, words: &[&str]| {
         let args = [&["train", "--recipe", "glue-rte", "--dry-run"], more].concat();
-        check(&args, &bench.bare(&args).output().unwrap(), code, words);
+        check(&args, &forked::output(&bench.bare(&args)), code, words);
     };
     refuses(&["--device", "gpu"], 2, &["expected `auto`, `cpu`, `cuda` or `cuda:N`"]);
     refuses(&["--device", "cuda:99"], 1, &["cannot use `cuda:99`", "hint: install libtorch with"]);
     refuses(&["--threads", "100000"], 2, &["expected a whole number from 0 to 1024"]);
     refuses(&["--verbose", "--quiet"], 2, &["cannot be used with"]);
     let args = ["train", "--recipe", "nope", "--log-format", "json"];
-    let output = bench.bare(&args).output().unwrap();
+    let output = forked::output(&bench.bare(&args));
     let line: Value = serde_json::from_str(errors(&output).trim()).unwrap();
     assert_eq!((output.status.code(), &line["level"]), (Some(2), &json!("ERROR")));
     assert!(line["message"].as_str().unwrap().contains("`nope`") && line["hint"].is_string(), "{line}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::bench::{check, copied, edit, edit_tensors};
+use crate::forked;
 use crate::support::{Place, encoders, errors, fixture};
 
 const ROW: &str = "{\"q\": \"Ann has 3\", \"a\": \"3\"}\n";
@@ -51,7 +52,7 @@ impl Bench {
     fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
         let mut command = self.0.command(args);
         command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.0.path("hub"));
-        check(args, &command.output().unwrap(), code, words);
+        check(args, &forked::output(&command), code, words);
     }
 
     fn refuses_eval(&self, model: &Path, more: &[&str], code: i32, words: &[&str]) {

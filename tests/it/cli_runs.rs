@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::bench::{Bench, check, edit};
+use crate::forked;
 use crate::support::{encoders, errors, json_lines};
 
 #[test]
@@ -194,10 +195,10 @@ fn a_cache_that_cannot_be_written_is_a_warning() {
     let bench = Bench::new();
     let model = encoders().join("bert-gelu");
     let svd = ["init-svd", "--rank", "4", "--model", model.to_str().unwrap()];
-    let output = bench.0.command(&svd).env("LORAXS_CACHE", bench.path("recipe.toml")).output().unwrap();
+    let output = forked::output(bench.0.command(&svd).env("LORAXS_CACHE", bench.path("recipe.toml")));
     check(&svd, &output, 1, &["the basis is lost", "hint: write it to a folder by `--out`"]);
     let mut command = bench.0.command(&["train", "--recipe", "recipe.toml", "--out", "run"]);
-    let output = command.env("LORAXS_CACHE", bench.path("recipe.toml")).output().unwrap();
+    let output = forked::output(command.env("LORAXS_CACHE", bench.path("recipe.toml")));
     assert!(output.status.success(), "{}", errors(&output));
     for word in ["tokenised data is not cached", "the basis is not cached"] {
         assert!(errors(&output).contains(word), "{}", errors(&output));

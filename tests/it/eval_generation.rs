@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::forked;
 use crate::support::{Place, errors, fixture, json, json_lines};
 
 const CATALOG: &str = r#"
@@ -48,7 +49,7 @@ fn eval(place: &Place, out: &str, more: &[&str], code: i32) -> String {
         "1",
     ]);
     command.env("LORAXS_CACHE", place.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(place.path(""));
-    let output = command.output().unwrap();
+    let output = forked::output(&command);
     assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
     errors(&output)
 }

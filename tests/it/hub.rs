@@ -14,6 +14,7 @@ use loraxs::hub::{Hub, Settings};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
+use crate::forked;
 use crate::support::{Place, encoders, errors};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -479,7 +480,7 @@ fn a_model_that_is_not_supported_is_refused_before_its_weights_come() {
         .env("HF_ENDPOINT", &server.endpoint)
         .env("HF_HUB_OFFLINE", "0")
         .env("HF_HOME", place.path("home"));
-    let output = command.output().unwrap();
+    let output = forked::output(&command);
     assert!(errors(&output).contains("the model type `gpt_bigcode` is not supported"), "{}", errors(&output));
     assert!(server.requests().iter().all(|line| !line.contains("model.safetensors")));
 }
@@ -584,7 +585,7 @@ fn a_run_is_bound_to_the_commit_that_it_began_with() {
     let run = |args: &[&str], offline: &str| {
         let mut command = place.command(args);
         command.env("HF_ENDPOINT", &server.endpoint).env("HF_HUB_OFFLINE", offline);
-        let output = command.env("HF_HOME", place.path("home")).output().unwrap();
+        let output = forked::output(command.env("HF_HOME", place.path("home")));
         assert!(output.status.success(), "{args:?}: {}", errors(&output));
     };
     let recipe = "[model]\nname = \"owner/tiny\"\n[adapter]\nrank = 4\n[data]\ndataset = \"tiny/pairs\"\n\

@@ -21,6 +21,7 @@ mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod dry_run; // what `--dry-run` needs, and that it counts what is trained
 mod eval_generation; // answers to prompts: judged, resumed, written
+mod forked; // runs of the command without its start
 mod generation; // completions against Transformers, whatever the slots
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways

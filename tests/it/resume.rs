@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::forked;
 use crate::support::{Place, Point, encoders, errors, log};
 
 const STEPS: usize = 150;
@@ -251,7 +252,7 @@ fn a_run_does_not_go_on_with_another_recipe_or_other_data() {
     let state = || ["recipe.toml", "metrics.jsonl"].map(|file| fs::read(run.join(file)).unwrap());
     let before = state();
     for set in ["train.learning_rate=2e-2", "adapter.rank=5", "train.seed=6", "data.limit=50"] {
-        let output = place.command(&[&resumed()[..], &["--set", set]].concat()).output().unwrap();
+        let output = forked::output(&place.command(&[&resumed()[..], &["--set", set]].concat()));
         assert!(matches!(output.status.code(), Some(1 | 2)), "{set}: {}", errors(&output));
         assert!(errors(&output).contains("another"), "{set}: {}", errors(&output));
         assert!(state() == before, "{set} changed the run that it was refused");

@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::forked;
+
 /// A folder for one test, with a cache of its own and a catalog.
 pub struct Place {
     folder: tempfile::TempDir,
@@ -72,7 +74,7 @@ impl Place {
 
     /// Runs the command, which must end with this exit code.
     pub fn run(&self, args: &[&str], code: i32) -> Output {
-        let output = self.command(args).output().unwrap();
+        let output = forked::output(&self.command(args));
         assert_eq!(output.status.code(), Some(code), "loraxs {}\n{}", args.join(" "), errors(&output));
         output
     }
