@@ -12,17 +12,17 @@ use crate::support::{encoders, errors};
 fn help_version_and_completions_are_there() {
     let bench = Bench::new();
     for command in ["init-svd", "train", "eval", "merge", "completions"] {
-        let output = bench.bare(&[command, "--help"]).output().unwrap();
+        let output = forked::output(&bench.bare(&[command, "--help"]));
         assert!(output.status.success() && text(&output).contains("Example"), "{command}");
         assert!(text(&output).contains("--log-format"), "{command}");
     }
-    let version = text(&bench.bare(&["--version"]).output().unwrap());
+    let version = text(&forked::output(&bench.bare(&["--version"])));
     assert!(version.contains("libtorch 2.11.0") && version.contains("CUDA"), "{version}");
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&bench.bare(&["completions", shell]).output().unwrap()).contains("init-svd"), "{shell}");
+        assert!(text(&forked::output(&bench.bare(&["completions", shell]))).contains("init-svd"), "{shell}");
     }
-    check(&["trian"], &bench.bare(&["trian"]).output().unwrap(), 2, &["'train'"]);
-    check(&["train"], &bench.bare(&["train"]).output().unwrap(), 2, &["--recipe"]);
+    check(&["trian"], &forked::output(&bench.bare(&["trian"])), 2, &["'train'"]);
+    check(&["train"], &forked::output(&bench.bare(&["train"])), 2, &["--recipe"]);
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn beside(plain: &[&str], changes: &[&str], check: impl Fn(&str, &Path, &Path)) 
 
 #[test]
 fn losses_do_not_depend_on_the_micro_batch() {
-    let changes = ["train.micro_batch_size=1", "train.micro_batch_size=2", "train.micro_batch_size=3"];
+    let changes = ["train.micro_batch_size=1", "train.micro_batch_size=3"];
     beside(&[], &changes, |name, whole, parts| {
         let norm = |run: &Path| log(run)[0].grad_norm.unwrap();
         let (first, all) = (norm(parts) / norm(whole) - 1.0, strays(&losses(parts), &losses(whole)));
@@ -196,7 +196,7 @@ fn losses_do_not_depend_on_the_micro_batch() {
 #[test]
 fn recomputed_activations_give_the_same_bits_with_dropout_too() {
     for dropout in ["model.dropout=0.0", "model.dropout=0.1"] {
-        let plain = [dropout, "train.micro_batch_size=2"];
+        let plain = [dropout, "train.micro_batch_size=2", "train.max_steps=6"];
         beside(&plain, &["train.gradient_checkpointing=true"], |name, kept, recomputed| {
             assert_eq!(losses(recomputed), losses(kept), "{name}, {dropout}");
         });
