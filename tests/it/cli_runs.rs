@@ -116,10 +116,10 @@ fn a_full_disk_is_told_with_the_file() {
     limited(4, &svd, "cannot write `basis/basis.safetensors`");
     assert_eq!(fs::read_dir(bench.path("basis")).unwrap().count(), 0, "a part of a file is left behind");
     // Its logs outgrow the limit, which is larger than an adapter and a checkpoint.
-    let sets = ["train.log_every=1", "train.max_steps=400", "eval.every=never"];
+    let sets = ["train.log_every=1", "train.max_steps=150", "eval.every=never"];
     let mut train = vec!["train", "--recipe", "recipe.toml", "--out", "run"];
     sets.iter().for_each(|set| train.extend(["--set", set]));
-    limited(64, &train, "cannot write `run/");
+    limited(24, &train, "cannot write `run/");
 }
 
 #[test]
