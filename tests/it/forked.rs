@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{ExitStatusExt as _, parent_id};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
 use std::{env, process};
 
@@ -32,7 +32,7 @@ struct Request {
 
 /// As [`Command::output`], for a command with the built binary, UTF-8 arguments and a folder of its own.
 pub fn output(command: &Command) -> Output {
-    static SOCKET: LazyLock<tempfile::TempDir> = LazyLock::new(start);
+    static SERVER: LazyLock<(tempfile::TempDir, Child)> = LazyLock::new(start);
     let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
     let printed = tempfile::tempdir().unwrap();
     let request = Request {
@@ -42,7 +42,7 @@ pub fn output(command: &Command) -> Output {
         out: printed.path().join("out"),
         err: printed.path().join("err"),
     };
-    let mut stream = UnixStream::connect(SOCKET.path().join("socket")).unwrap();
+    let mut stream = UnixStream::connect(SERVER.0.path().join("socket")).unwrap();
     stream.write_all(&serde_json::to_vec(&request).unwrap()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut status = String::new();
@@ -54,11 +54,11 @@ pub fn output(command: &Command) -> Output {
     }
 }
 
-/// Starts the process that forks: this binary, with the only test that serves.
-fn start() -> tempfile::TempDir {
+/// The process that forks, and the folder of its socket: this binary, with the only test that serves.
+fn start() -> (tempfile::TempDir, Child) {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
-    Command::new(env::current_exe().unwrap())
+    let process = Command::new(env::current_exe().unwrap())
         .args(["--exact", "forked::a_forked_command_is_the_command_started"])
         // Where tests may run side by side, the main thread would wake after a minute to say that this one is slow.
         .args(["--test-threads=1", "--nocapture"])
@@ -68,7 +68,7 @@ fn start() -> tempfile::TempDir {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    folder
+    (folder, process)
 }
 
 /// Answers requests until the process of the tests is gone.
@@ -79,9 +79,10 @@ fn serve() -> ! {
     // SAFETY: standard input is the listening socket, and nothing else uses it.
     let listener = unsafe { UnixListener::from_raw_fd(0) };
     let mut waits = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: ignored children leave no zombies; `waits` lives as long as the calls.
+    // SAFETY: no handler is set; children whose end is ignored leave no zombies.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
     while parent_id() == parent {
+        // SAFETY: `waits` outlives the call.
         if unsafe { libc::poll(&raw mut waits, 1, 500) } == 1 {
             let (stream, _) = listener.accept().unwrap();
             fork(|| answer(stream));
