@@ -1,7 +1,7 @@
 //! Folders of runs: full disks, two processes, finished runs, results of several tasks.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -126,16 +126,16 @@ fn a_full_disk_is_told_with_the_file() {
 fn two_processes_do_not_train_into_one_folder() {
     let bench = Bench::new();
     let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
-    let mut first = bench.0.command(&[&train[..], &["--set", "train.max_steps=1000000"]].concat());
-    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let long = bench.0.command(&[&train[..], &["--set", "train.max_steps=1000000"]].concat());
+    let mut first = forked::start(&long);
     while !bench.path("run/metrics.jsonl").exists() {
-        assert!(first.try_wait().unwrap().is_none(), "the training ended");
+        assert!(!first.is_over(), "the training ended");
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = [&train[..], &["--resume", "--set", "train.max_steps=1000000"]].concat();
     bench.refuses(&second, 1, &["another process trains into `run`", "hint: wait until it is done"]);
-    first.kill().unwrap();
-    first.wait().unwrap();
+    first.signal(libc::SIGKILL);
+    first.wait();
     bench.refuses(&[&train[..], &["--resume"]].concat(), 2, &["`train.max_steps` was 1000000, now 2"]);
 }
 

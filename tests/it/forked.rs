@@ -2,7 +2,7 @@
 //! the command several hundred times: one process registers them and forks for every run.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -30,9 +30,54 @@ struct Request {
     err: PathBuf,
 }
 
+/// A run of the command that was started.
+pub struct Run {
+    /// Where its number came by and its end will.
+    answers: BufReader<UnixStream>,
+    number: libc::pid_t,
+    printed: tempfile::TempDir,
+}
+
+impl Run {
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: sends a signal, to nobody where the run is over.
+        unsafe { libc::kill(self.number, signal) };
+    }
+
+    /// Whether it is over.
+    pub fn is_over(&mut self) -> bool {
+        self.answers.get_ref().set_nonblocking(true).unwrap();
+        let seen = self.answers.fill_buf().is_ok();
+        self.answers.get_ref().set_nonblocking(false).unwrap();
+        seen
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Output {
+        Output {
+            status: ExitStatus::from_raw(number(&mut self.answers)),
+            stdout: fs::read(self.printed.path().join("out")).unwrap(),
+            stderr: fs::read(self.printed.path().join("err")).unwrap(),
+        }
+    }
+}
+
+/// The next line of the forking process.
+fn number(answers: &mut BufReader<UnixStream>) -> i32 {
+    let mut line = String::new();
+    answers.read_line(&mut line).unwrap();
+    line.trim().parse().expect("the forking process has gone")
+}
+
 /// As [`Command::output`], for a command with the built binary, UTF-8 arguments and a folder of its own.
 pub fn output(command: &Command) -> Output {
-    static SERVER: LazyLock<(tempfile::TempDir, Child)> = LazyLock::new(start);
+    start(command).wait()
+}
+
+/// As [`Command::spawn`], for such a command.
+pub fn start(command: &Command) -> Run {
+    static SERVER: LazyLock<(tempfile::TempDir, Child)> = LazyLock::new(server);
     let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
     let printed = tempfile::tempdir().unwrap();
     let request = Request {
@@ -45,17 +90,12 @@ pub fn output(command: &Command) -> Output {
     let mut stream = UnixStream::connect(SERVER.0.path().join("socket")).unwrap();
     stream.write_all(&serde_json::to_vec(&request).unwrap()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let mut status = String::new();
-    stream.read_to_string(&mut status).unwrap();
-    Output {
-        status: ExitStatus::from_raw(status.parse().expect("the forking process has gone")),
-        stdout: fs::read(&request.out).unwrap(),
-        stderr: fs::read(&request.err).unwrap(),
-    }
+    let mut answers = BufReader::new(stream);
+    Run { number: number(&mut answers), answers, printed }
 }
 
 /// The process that forks, and the folder of its socket: this binary, with the only test that serves.
-fn start() -> (tempfile::TempDir, Child) {
+fn server() -> (tempfile::TempDir, Child) {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
     let process = Command::new(env::current_exe().unwrap())
@@ -71,6 +111,14 @@ fn start() -> (tempfile::TempDir, Child) {
     (folder, process)
 }
 
+/// A run that was forked, and where its end is to be told.
+struct Forked {
+    number: libc::pid_t,
+    /// Readable when the run is over.
+    end: OwnedFd,
+    answers: UnixStream,
+}
+
 /// Answers requests until the process of the tests is gone.
 fn serve() -> ! {
     // A fork keeps the thread that forks alone; the other one only waits for the end of this test, without a lock.
@@ -78,45 +126,62 @@ fn serve() -> ! {
     let parent = parent_id();
     // SAFETY: standard input is the listening socket, and nothing else uses it.
     let listener = unsafe { UnixListener::from_raw_fd(0) };
-    let mut waits = libc::pollfd { fd: listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: no handler is set; children whose end is ignored leave no zombies.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    let mut running: Vec<Forked> = Vec::new();
     while parent_id() == parent {
+        let ends = running.iter().map(|run| run.end.as_raw_fd());
+        let mut waits: Vec<libc::pollfd> = ends
+            .chain([listener.as_raw_fd()])
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
         // SAFETY: `waits` outlives the call.
-        if unsafe { libc::poll(&raw mut waits, 1, 500) } == 1 {
+        unsafe { libc::poll(waits.as_mut_ptr(), waits.len() as libc::nfds_t, 500) };
+        let comes = waits.pop().is_some_and(|wait| wait.revents != 0);
+        for i in (0..waits.len()).rev().filter(|i| waits[*i].revents != 0) {
+            told(running.swap_remove(i));
+        }
+        if comes {
             let (stream, _) = listener.accept().unwrap();
-            fork(|| answer(stream));
+            let forked = fork(stream, &mut running);
+            running.push(forked);
         }
     }
     process::exit(0)
 }
 
-/// Runs `child` in a process of its own and gives its number.
-fn fork<T>(child: impl FnOnce() -> T) -> libc::pid_t {
+/// Forks for a request.
+fn fork(mut answers: UnixStream, running: &mut Vec<Forked>) -> Forked {
+    let mut request = Vec::new();
+    answers.read_to_end(&mut request).unwrap();
+    let request: Request = serde_json::from_slice(&request).unwrap();
     // SAFETY: the only other thread holds no lock that the child could need.
     match unsafe { libc::fork() } {
         0 => {
-            child();
-            // SAFETY: ends the child without what the parent registered for its own end.
-            unsafe { libc::_exit(0) }
+            running.clear();
+            drop(answers);
+            // SAFETY: a flag of this process: no run outlives the tests.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            run(request)
         }
         -1 => panic!("cannot fork: {}", std::io::Error::last_os_error()),
-        number => number,
+        number => {
+            // SAFETY: the child was not waited for, so its number is its own, and the descriptor is new.
+            let end = unsafe {
+                let end = libc::syscall(libc::SYS_pidfd_open, number, 0);
+                OwnedFd::from_raw_fd(end.try_into().expect("a descriptor"))
+            };
+            // A test that failed may have gone: nobody is left to tell.
+            let _ = writeln!(answers, "{number}");
+            Forked { number, end, answers }
+        }
     }
 }
 
-/// Forks once more for the command itself, and tells how it ended when it is all gone, its files and locks too.
-fn answer(mut stream: UnixStream) {
-    let mut request = Vec::new();
-    stream.read_to_end(&mut request).unwrap();
-    let request: Request = serde_json::from_slice(&request).unwrap();
-    // SAFETY: the command's end is waited for here, and SIGCHLD is what the command finds in any other shell.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-    let command = fork(|| run(request));
+/// Tells how a run ended, when it is all gone, its files and locks too.
+fn told(mut run: Forked) {
     let mut status = 0;
     // SAFETY: a child of this process, and a number that outlives the call.
-    assert_eq!(unsafe { libc::waitpid(command, &raw mut status, 0) }, command);
-    stream.write_all(status.to_string().as_bytes()).unwrap();
+    assert_eq!(unsafe { libc::waitpid(run.number, &raw mut status, 0) }, run.number);
+    let _ = writeln!(run.answers, "{status}");
 }
 
 /// What `main` does, with the place that a new process would have.

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use crate::forked;
+use crate::forked::{self, Run};
 use crate::support::{Place, Point, encoders, errors, log};
 
 const STEPS: usize = 100;
@@ -63,15 +63,11 @@ static UNINTERRUPTED: LazyLock<Outcome> = LazyLock::new(|| {
     outcome
 });
 
-fn start(place: &Place, args: &[&str]) -> Child {
-    place.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-}
-
 /// Waits until `seen` or until the process ended; says whether it is still running.
-fn wait_until(child: &mut Child, seen: impl Fn() -> bool) -> bool {
+fn wait_until(child: &mut Run, seen: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !seen() {
-        if child.try_wait().unwrap().is_some() {
+        if child.is_over() {
             return false;
         }
         assert!(start.elapsed() < PATIENCE, "the run does not come to the point");
@@ -112,13 +108,13 @@ fn a_run_killed_again_and_again_ends_with_the_bits_of_one_that_never_stopped() {
     let kills = [(0, 0), (7, 1), (13, 4), (20, 0), (27, 2), (38, 7), (51, 3), (66, 0), (79, 5), (91, 1)];
     let mut killed = 0;
     for (step, delay) in kills {
-        let mut child = start(&place, &resumed());
+        let mut child = forked::start(&place.command(&resumed()));
         if wait_until(&mut child, || logged_step(&run) >= step) {
             std::thread::sleep(Duration::from_millis(delay));
         }
-        child.kill().unwrap();
-        // The signal 9 leaves no exit code; a run that was faster than the test has one.
-        killed += usize::from(child.wait().unwrap().code().is_none());
+        child.signal(libc::SIGKILL);
+        // The signal leaves no exit code; a run that was faster than the test has one.
+        killed += usize::from(child.wait().status.code().is_none());
     }
     assert!(killed >= kills.len() / 2, "only {killed} kills came in time");
     place.run(&resumed(), 0);
@@ -131,10 +127,10 @@ fn a_run_killed_while_it_writes_a_checkpoint_loses_nothing() {
     let run = place.path("run");
     let mut torn = 0;
     for step in [1, 20, 40, 60, 80] {
-        let mut child = start(&place, &resumed());
+        let mut child = forked::start(&place.command(&resumed()));
         wait_until(&mut child, || logged_step(&run) >= step && writing(&run));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.signal(libc::SIGKILL);
+        child.wait();
         torn += usize::from(writing(&run));
     }
     println!("{torn} checkpoints were left half written");
@@ -146,11 +142,10 @@ fn a_run_killed_while_it_writes_a_checkpoint_loses_nothing() {
 /// Asks a running training to end, and returns its exit code.
 fn interrupted(place: &Place, signal: i32, step: u64) -> Option<i32> {
     let run = place.path("run");
-    let mut child = start(place, &resumed());
+    let mut child = forked::start(&place.command(&resumed()));
     assert!(wait_until(&mut child, || logged_step(&run) >= step), "the run ended before the signal");
-    // SAFETY: sends a signal to a child that was not waited for, so its number is still its own.
-    assert_eq!(unsafe { libc::kill(i32::try_from(child.id()).unwrap(), signal) }, 0);
-    child.wait().unwrap().code()
+    child.signal(signal);
+    child.wait().status.code()
 }
 
 #[test]
