@@ -130,7 +130,9 @@ def adapt(folder, targets, dtype, rank=None):
     for path, module in plain.named_modules():
         if isinstance(module, torch.nn.Linear) and path.split(".")[-1] in targets:
             basis = factors(module.weight.detach().double(), rank, SETTINGS["svd"])
-            model.set_submodule(path, LoraXs(model.get_submodule(path), basis, SETTINGS["alpha"] / rank))
+            frozen, core = model.get_submodule(path), torch.zeros(rank, rank)
+            adapted = LoraXs(frozen, basis, SETTINGS["alpha"] / rank, SETTINGS["dropout"], core)
+            model.set_submodule(path, adapted)
     return model, {path: module for path, module in model.named_modules() if isinstance(module, LoraXs)}
 
 

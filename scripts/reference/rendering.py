@@ -50,6 +50,8 @@ VARIANTS = [
 ]
 TEXTS = ["", " ", "a", "  two", "\n   three", "a</s>", "a b </s>", "x<s>y", "<s>", "</s> z", "é 日本 👩‍👩‍👧", "tab\there",
          "### Response:", "1,000 + 23.5%", "▁already", "a\u00a0b", "    if x:\n        y()"]
+# Of each set, the first ones.
+PROMPTS = 500
 LENGTHS = {"metamathqa": [512, 200], "commonsense-170k": [256, 90]}
 
 
@@ -97,9 +99,9 @@ def commonsense(tokenizer, row, length):
 
 def instruction(data, tokenizer, name):
     files = [
-        ("metamathqa", "data/metamath/surrogate_gsm8k_math_train.jsonl", metamath, 1000),
+        ("metamathqa", "data/metamath/surrogate_gsm8k_math_train.jsonl", metamath, 300),
         ("metamathqa", "data/metamath/metamathqa_12rows.jsonl", metamath, 12),
-        ("commonsense-170k", "data/commonsense/train.jsonl.gz", commonsense, 1000),
+        ("commonsense-170k", "data/commonsense/train.jsonl.gz", commonsense, 300),
     ]
     for dataset, file, render, limit in files:
         for length in LENGTHS[dataset]:
@@ -122,7 +124,7 @@ def prompts(data, tokenizer, name):
         ask = lambda r: COMMONSENSE.format(" ", r["instruction"])  # noqa: E731
         files.append((f"commonsense/{task}", f"data/commonsense/test/{file}.json", ask))
     for dataset, file, ask in files:
-        made = [tokenizer(ask(row))["input_ids"] for row in rows(data / file, None)]
+        made = [tokenizer(ask(row))["input_ids"] for row in rows(data / file, PROMPTS)]
         yield {"tokenizer": name, "dataset": dataset, "file": file, "rows": len(made),
                "tokens": sum(map(len, made)), "ids": crc(made)}
 

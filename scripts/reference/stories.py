@@ -6,7 +6,7 @@
 `stories`: token ids of a prompt, the 128 tokens that follow greedily (float32, one prompt at a time, no cache), the
 smallest lead of a chosen token, and the SHA-256 of the continuation's text. `training`: the first rows of a file with
 the columns `query` and `response`, by the template below; rows whose prompt leaves no room are skipped. Losses of
-twenty steps and the mean loss over the held-out rows before and after, for each rank. The training itself is that of
+twenty steps and the mean loss over the held-out rows before and after. The training itself is that of
 `decoder_training.py`. The fixture holds no text of the rows.
 Needs: torch 2.11, transformers 5.23, scikit-learn 1.9.
 """
@@ -31,8 +31,8 @@ PROMPTS = [
 NEW_TOKENS = 128
 PROMPT = "Question: {query}\nAnswer: "
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TRAINING = SETTINGS | {"max_length": 384, "learning_rate": 4e-3, "targets": TARGETS, "prompt": PROMPT}
-TRAIN_ROWS, HELD_OUT_ROWS, RANKS = 120, 24, (4, 8)
+TRAINING = SETTINGS | {"max_length": 384, "learning_rate": 4e-3, "rank": 8, "targets": TARGETS, "prompt": PROMPT}
+TRAIN_ROWS, HELD_OUT_ROWS = 120, 24
 
 
 @torch.no_grad()
@@ -61,15 +61,14 @@ def examples(tokenizer, rows):
     return [encode(tokenizer, row, PROMPT, "{response}", room) for row in kept]
 
 
-def training(folder, tokenizer, rows, rank):
+def training(folder, tokenizer, rows):
     train_rows, held_out = rows[:TRAIN_ROWS], rows[TRAIN_ROWS : TRAIN_ROWS + HELD_OUT_ROWS]
     train_rows, held_out = examples(tokenizer, train_rows), examples(tokenizer, held_out)
-    model, layers = adapt(folder, TARGETS, torch.float32, rank)
-    case = {"rank": rank, "train_rows": len(train_rows), "held_out_rows": len(held_out)}
-    case["held_out_before"] = mean_loss(model, held_out)
+    model, layers = adapt(folder, TARGETS, torch.float32, TRAINING["rank"])
+    case = {"train_rows": len(train_rows), "held_out_rows": len(held_out), "held_out_before": mean_loss(model, held_out)}
     case |= train(model, layers, train_rows, TRAINING)
     case["held_out_after"] = mean_loss(model, held_out)
-    print(f"rank {rank}: {len(train_rows)} + {len(held_out)} rows, loss {case['losses'][0]:.4f} -> ", end="")
+    print(f"{len(train_rows)} + {len(held_out)} rows, loss {case['losses'][0]:.4f} -> ", end="")
     print(f"{case['losses'][-1]:.4f}, held out {case['held_out_before']:.4f} -> {case['held_out_after']:.4f}")
     return case
 
@@ -92,7 +91,7 @@ def main():
     fixture = {"generator": "scripts/reference/stories.py", **versions}
     fixture["stories"] = [story(model, tokenizer, text) for text in PROMPTS]
     fixture["settings"] = TRAINING | {"train_rows": TRAIN_ROWS, "held_out_rows": HELD_OUT_ROWS}
-    fixture["training"] = [training(options.model, tokenizer, rows, rank) for rank in RANKS]
+    fixture["training"] = training(options.model, tokenizer, rows)
     lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in fixture.items())
     options.out.write_text(f"{{\n{lines}\n}}\n")
 

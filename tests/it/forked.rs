@@ -87,6 +87,10 @@ pub fn start(command: &Command) -> Run {
         out: printed.path().join("out"),
         err: printed.path().join("err"),
     };
+    // Here, because a run may be killed before it takes the first step
+    for file in [&request.out, &request.err] {
+        File::create(file).unwrap();
+    }
     let mut stream = UnixStream::connect(SERVER.0.path().join("socket")).unwrap();
     stream.write_all(&serde_json::to_vec(&request).unwrap()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -187,7 +191,7 @@ fn told(mut run: Forked) {
 /// What `main` does, with the place that a new process would have.
 fn run(request: Request) -> ! {
     for (path, descriptor) in [(&request.out, 1), (&request.err, 2)] {
-        let file = File::create(path).unwrap();
+        let file = File::options().write(true).open(path).unwrap();
         // SAFETY: both descriptors are open.
         assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), descriptor) }, descriptor);
     }

@@ -69,10 +69,10 @@ impl Place {
         load_in(&self.folder.path().join("cache"), &split, tokenizer, max_length)
     }
 
-    fn prompts(&self, tokenizer: &Tokenizer, shots: usize, from: &str) -> Result<Prompts> {
+    fn prompts(&self, tokenizer: &Tokenizer, limit: usize, shots: usize, from: &str) -> Result<Prompts> {
         let dataset = self.catalog.get("mine")?;
         let (files, others) = (dataset.local_files("test")?, dataset.local_files(from)?);
-        let split = Split { dataset, name: "test", files: &files, limit: 0 };
+        let split = Split { dataset, name: "test", files: &files, limit };
         let solved = Split { dataset, name: from, files: &others, limit: 0 };
         prompts::load(&split, Some(&Shots { count: shots, split: solved }), tokenizer)
     }
@@ -115,7 +115,8 @@ fn prompts_of_real_sets_are_tokens_of_the_published_code() {
         let tokenizer = Tokenizer::load(&data.join(text(entry, "tokenizer"))).unwrap();
         let file = data.join(text(entry, "file"));
         let like = format!("like = \"{}\"\nfiles = {{ test = {file:?} }}", text(entry, "dataset"));
-        let found = Place::new(&like, &[]).unwrap().prompts(&tokenizer, 0, "test").unwrap().prompts;
+        let rows = entry["rows"].as_u64().unwrap() as usize;
+        let found = Place::new(&like, &[]).unwrap().prompts(&tokenizer, rows, 0, "test").unwrap().prompts;
         assert_eq!(json!(found.len()), entry["rows"], "{entry}");
         assert_eq!(json!(found.iter().map(|p| p.ids.len()).sum::<usize>()), entry["tokens"], "{entry}");
         assert_eq!(json!(crc(found.iter().map(|p| p.ids.clone()))), entry["ids"], "{entry}");
@@ -314,7 +315,7 @@ fn shots_are_the_first_rows_and_never_the_row_itself() {
                  files = { train = \"t.jsonl\", test = \"t.jsonl\" }";
     let place = Place::new(entry, &[("t.jsonl", &rows)]).unwrap();
     let texts = |shots, from| -> Vec<String> {
-        let found = place.prompts(&tokenizer, shots, from).unwrap().prompts;
+        let found = place.prompts(&tokenizer, 0, shots, from).unwrap().prompts;
         assert!(found.iter().all(|p| p.ids == tokenizer.encode_whole(&p.text).unwrap()));
         found.into_iter().map(|prompt| prompt.text).collect()
     };
@@ -322,14 +323,14 @@ fn shots_are_the_first_rows_and_never_the_row_itself() {
     assert_eq!(texts(1, "train")[0], "Q: 1+1\nA: 2\n\nQ: 1+1\nA:");
     assert_eq!(texts(2, "test")[0], "Q: 2+1\nA: 3\n\nQ: 3+1\nA: 4\n\nQ: 1+1\nA:");
     assert_eq!(texts(2, "test")[3], "Q: 1+1\nA: 2\n\nQ: 2+1\nA: 3\n\nQ: 4+1\nA:");
-    let prompts = place.prompts(&tokenizer, 0, "train").unwrap();
+    let prompts = place.prompts(&tokenizer, 0, 0, "train").unwrap();
     let last = &prompts.prompts[3];
     assert_eq!((last.index, last.gold.as_str(), &last.columns["a"]), (3, "5", &json!(5)));
-    assert_ne!(prompts.hash, place.prompts(&tokenizer, 1, "train").unwrap().hash);
-    let error = place.prompts(&tokenizer, 4, "train").unwrap_err().to_string();
+    assert_ne!(prompts.hash, place.prompts(&tokenizer, 0, 1, "train").unwrap().hash);
+    let error = place.prompts(&tokenizer, 0, 4, "train").unwrap_err().to_string();
     assert_eq!(error, "4 shots were asked for, `mine` train has 4");
     let entry = entry.replace("prompt = \"Q", "shot = \"{q}={a}\"\nshot_separator = \"; \"\nprompt = \"Q");
     let place = Place::new(&entry, &[("t.jsonl", &rows)]).unwrap();
-    let found = place.prompts(&tokenizer, 2, "train").unwrap().prompts;
+    let found = place.prompts(&tokenizer, 0, 2, "train").unwrap().prompts;
     assert_eq!(found[3].text, "1+1=2; 2+1=3; Q: 4+1\nA:");
 }
