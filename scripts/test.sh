@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
-# Some tests wait, for a server, a killed run or each other: two more than cores keep the cores busy.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 2))}
+# Some tests wait, for a server, a killed run or each other: four more than cores keep the cores busy.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 4))}
 # Release, as the binary is built: libtorch's bindings take minutes to compile, so one profile serves everything.
 exec cargo test --release --locked "$@"

@@ -31,7 +31,7 @@ PROMPTS = [
 NEW_TOKENS = 128
 PROMPT = "Question: {query}\nAnswer: "
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TRAINING = SETTINGS | {"max_length": 384, "learning_rate": 4e-3, "rank": 8, "targets": TARGETS, "prompt": PROMPT}
+TRAINING = SETTINGS | {"max_length": 256, "learning_rate": 4e-3, "rank": 8, "targets": TARGETS, "prompt": PROMPT}
 TRAIN_ROWS, HELD_OUT_ROWS = 120, 24
 
 
