@@ -2,7 +2,7 @@
 //! the command several hundred times: one process registers them and forks for every run.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter, Read as _, Write as _, pipe};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -39,10 +39,12 @@ pub struct Run {
 }
 
 impl Run {
-    /// Sends a signal.
-    pub fn signal(&self, signal: i32) {
-        // SAFETY: sends a signal, to nobody where the run is over.
-        unsafe { libc::kill(self.number, signal) };
+    /// Sends a signal, if it is not over.
+    pub fn signal(&mut self, signal: i32) {
+        if !self.is_over() {
+            // SAFETY: sends a signal to a process whose end was not told, so its number is its own.
+            unsafe { libc::kill(self.number, signal) };
+        }
     }
 
     /// Whether it is over.
@@ -118,8 +120,8 @@ fn server() -> (tempfile::TempDir, Child) {
 /// A run that was forked, and where its end is to be told.
 struct Forked {
     number: libc::pid_t,
-    /// Readable when the run is over.
-    end: OwnedFd,
+    /// Closed when the run is over.
+    end: PipeReader,
     answers: UnixStream,
 }
 
@@ -157,22 +159,18 @@ fn fork(mut answers: UnixStream, running: &mut Vec<Forked>) -> Forked {
     let mut request = Vec::new();
     answers.read_to_end(&mut request).unwrap();
     let request: Request = serde_json::from_slice(&request).unwrap();
+    let (end, held) = pipe().unwrap();
     // SAFETY: the only other thread holds no lock that the child could need.
     match unsafe { libc::fork() } {
         0 => {
             running.clear();
-            drop(answers);
+            drop((answers, end));
             // SAFETY: a flag of this process: no run outlives the tests.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-            run(request)
+            run(request, &held)
         }
         -1 => panic!("cannot fork: {}", std::io::Error::last_os_error()),
         number => {
-            // SAFETY: the child was not waited for, so its number is its own, and the descriptor is new.
-            let end = unsafe {
-                let end = libc::syscall(libc::SYS_pidfd_open, number, 0);
-                OwnedFd::from_raw_fd(end.try_into().expect("a descriptor"))
-            };
             // A test that failed may have gone: nobody is left to tell.
             let _ = writeln!(answers, "{number}");
             Forked { number, end, answers }
@@ -188,8 +186,8 @@ fn told(mut run: Forked) {
     let _ = writeln!(run.answers, "{status}");
 }
 
-/// What `main` does, with the place that a new process would have.
-fn run(request: Request) -> ! {
+/// What `main` does, with the place that a new process would have; the end of the process closes `_held`.
+fn run(request: Request, _held: &PipeWriter) -> ! {
     for (path, descriptor) in [(&request.out, 1), (&request.err, 2)] {
         let file = File::options().write(true).open(path).unwrap();
         // SAFETY: both descriptors are open.
