@@ -121,12 +121,11 @@ def mean_loss(model, examples):
     return total.item() / count
 
 
-def adapt(folder, targets, dtype, rank=None):
+def adapt(folder, targets, dtype, rank=SETTINGS["rank"]):
     """The checkpoint with LoRA-XS on its targets; factors are computed in float64."""
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").train()
     model.requires_grad_(False)
-    rank = rank or SETTINGS["rank"]
     for path, module in plain.named_modules():
         if isinstance(module, torch.nn.Linear) and path.split(".")[-1] in targets:
             basis = factors(module.weight.detach().double(), rank, SETTINGS["svd"])

@@ -50,8 +50,7 @@ VARIANTS = [
 ]
 TEXTS = ["", " ", "a", "  two", "\n   three", "a</s>", "a b </s>", "x<s>y", "<s>", "</s> z", "é 日本 👩‍👩‍👧", "tab\there",
          "### Response:", "1,000 + 23.5%", "▁already", "a\u00a0b", "    if x:\n        y()"]
-# Of each set, the first ones.
-PROMPTS = 500
+PROMPT_ROWS = 500
 LENGTHS = {"metamathqa": [512, 200], "commonsense-170k": [256, 90]}
 
 
@@ -124,7 +123,7 @@ def prompts(data, tokenizer, name):
         ask = lambda r: COMMONSENSE.format(" ", r["instruction"])  # noqa: E731
         files.append((f"commonsense/{task}", f"data/commonsense/test/{file}.json", ask))
     for dataset, file, ask in files:
-        made = [tokenizer(ask(row))["input_ids"] for row in rows(data / file, PROMPTS)]
+        made = [tokenizer(ask(row))["input_ids"] for row in rows(data / file, PROMPT_ROWS)]
         yield {"tokenizer": name, "dataset": dataset, "file": file, "rows": len(made),
                "tokens": sum(map(len, made)), "ids": crc(made)}
 

@@ -27,7 +27,7 @@ FILES = {
     "qnli": (["validation"], ["question", "sentence"]),
     "wnli": (["train", "validation"], ["sentence1", "sentence2"]),
 }
-# Rows of each file for each length: at the shorter one nearly every text is cut.
+# For each length, the first rows of each file: at the shorter one many texts are cut.
 ROWS = {128: 2000, 24: 500}
 UNUSUAL = [
     ["Été à Zürich, naïve façade: 3½ €…", None],
