@@ -94,6 +94,7 @@ fn stored_kind(base: &Base) -> Kind {
     let first = base
         .trunk_tensors()
         .into_iter()
+        .filter(|(_, stored)| base.tensors.is_float(stored))
         .find(|(name, _)| name.contains(".encoder.") || name.contains(".layers."));
     first.and_then(|(_, name)| base.tensors.kind(&name)).unwrap_or(Kind::Float)
 }

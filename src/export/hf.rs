@@ -79,7 +79,8 @@ fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entr
     for (canonical, name) in source.base.trunk_tensors() {
         // RoBERTa's classifier has no pooler in the trunk; Transformers would call it unexpected.
         let two_layer = matches!(&source.base.config, Config::Encoder(c) if c.head == HeadKind::TwoLayer);
-        if two_layer && canonical.contains(".pooler.") {
+        // Nor does any layer read integers or types that libtorch lacks: a warning named them when the model was loaded.
+        if two_layer && canonical.contains(".pooler.") || !tensors.is_float(&name) {
             continue;
         }
         let shape = tensors.shape(&name).unwrap_or_default();
@@ -154,7 +155,11 @@ fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
     match &source.base.config {
         Config::Encoder(encoder) => describe_classifier(&mut config, &encoder.architecture, source.labels),
         Config::Decoder(decoder) => {
-            drop(config.insert("architectures".into(), json!([decoder.architecture])))
+            config.insert("architectures".into(), json!([decoder.architecture]));
+            if source.base.has_output_layer() && decoder.tied {
+                // As the file says: readers that trust the config would leave the output layer out.
+                config.insert("tie_word_embeddings".into(), json!(false));
+            }
         }
     }
     if let Some(kind) = kind {

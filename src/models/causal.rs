@@ -6,7 +6,7 @@ use super::decoder::Decoder;
 use super::decoder_config::DecoderConfig;
 use super::loader::Loader;
 use super::recompute::Tape;
-use super::{Base, Build};
+use super::{Base, Build, OUTPUT, WORDS};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
@@ -40,14 +40,15 @@ impl CausalLm {
         let config = base.config.decoder()?.clone();
         let store = if build.train_base { Some(trained) } else { None };
         let mut loader = Loader::new(&base.tensors, "model", build.kind, build.device, store);
+        loader.alias(WORDS, base.stored_words());
         let decoder = Decoder::load(&config, &mut loader)?;
         let head = if base.has_output_layer() {
-            loader.tensor("lm_head.weight", &[config.vocabulary, config.width])?
+            loader.tensor(OUTPUT, &[config.vocabulary, config.width])?
         } else {
             decoder.words().shallow_clone()
         };
         // A copy of the tied embedding, and a buffer of old versions.
-        loader.finish(|name| name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq"))?;
+        loader.finish(|name| name == OUTPUT || name.ends_with("rotary_emb.inv_freq"))?;
         Ok(Self { config, decoder, head, panels: None, device: build.device, runs: build.seeds.len() })
     }
 

@@ -1,7 +1,7 @@
 //! Takes a trunk's tensors out of a checkpoint by their canonical names, whatever prefix they were saved with, and
 //! collects everything that is missing or mis-shaped into one error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tch::{Device, Kind, Tensor};
 
@@ -21,6 +21,8 @@ pub struct Loader<'a> {
     device: Device,
     /// Where every tensor goes when the whole base is trained.
     trained: Option<&'a mut Trained>,
+    /// Canonical names of tensors that are stored under others.
+    aliases: BTreeMap<&'static str, &'static str>,
     used: BTreeSet<String>,
     faults: Vec<String>,
 }
@@ -35,8 +37,13 @@ impl<'a> Loader<'a> {
         trained: Option<&'a mut Trained>,
     ) -> Self {
         let prefixed = tensors.names().any(|name| name.starts_with(&format!("{prefix}.")));
-        let (used, faults) = (BTreeSet::new(), Vec::new());
-        Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, used, faults }
+        let (aliases, used, faults) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, aliases, used, faults }
+    }
+
+    /// Takes `stored` for the tensor of this canonical name.
+    pub fn alias(&mut self, canonical: &'static str, stored: &'static str) {
+        self.aliases.insert(canonical, stored);
     }
 
     /// The kind in which layers compute.
@@ -52,6 +59,9 @@ impl<'a> Loader<'a> {
     /// The name under which the checkpoint stores a canonical name. Old TensorFlow conversions call a norm's weight
     /// `gamma` and its bias `beta`.
     pub fn stored_name(&self, canonical: &str) -> String {
+        if let Some(stored) = self.aliases.get(canonical) {
+            return (*stored).to_owned();
+        }
         let name =
             if self.prefixed { canonical } else { canonical.strip_prefix(&self.prefix).unwrap_or(canonical) };
         if self.tensors.contains(name) {

@@ -210,6 +210,11 @@ impl Config {
     }
 }
 
+/// Canonical name of a decoder's embedding.
+const WORDS: &str = "model.embed_tokens.weight";
+/// Canonical name of a decoder's output layer.
+const OUTPUT: &str = "lm_head.weight";
+
 /// A checkpoint folder, opened but not loaded.
 #[derive(Debug)]
 pub struct Base {
@@ -254,8 +259,10 @@ impl Base {
             .tensors
             .names()
             .filter_map(|name| {
-                if name == "lm_head.weight" {
-                    return self.has_output_layer().then(|| (name.to_owned(), name.to_owned()));
+                if name == OUTPUT && self.config.is_decoder() {
+                    let canonical = if self.has_output_layer() { OUTPUT } else { WORDS };
+                    let needed = canonical == OUTPUT || self.stored_words() == OUTPUT;
+                    return needed.then(|| (canonical.to_owned(), name.to_owned()));
                 }
                 let inner = if prefixed { name.strip_prefix(&prefix)? } else { name };
                 let of_trunk = match &self.config {
@@ -271,13 +278,24 @@ impl Base {
         found
     }
 
-    /// Whether a decoder's output layer is a tensor of its own: it is not tied to the embedding, or stored with other
-    /// numbers, as Transformers decides it.
+    /// The embedding's name in the checkpoint of a decoder.
+    fn words(&self) -> Option<&'static str> {
+        [WORDS, "embed_tokens.weight"].into_iter().find(|name| self.tensors.contains(name))
+    }
+
+    /// Whether a decoder's output layer is a tensor of its own: it is not tied to the embedding, or stored beside it with
+    /// other numbers, as Transformers decides it. Where only one of two tied tensors is stored, it serves as both.
     pub fn has_output_layer(&self) -> bool {
         let Config::Decoder(config) = &self.config else { return false };
-        let bytes = |name: &str| self.tensors.view(name).map(|view| view.bytes).ok();
-        let words = ["model.embed_tokens.weight", "embed_tokens.weight"].into_iter().find_map(bytes);
-        !config.tied || bytes("lm_head.weight").is_some_and(|head| Some(head) != words)
+        let bytes = |name: &str| self.tensors.bytes(name);
+        let differ = |words| bytes(OUTPUT).is_some_and(|head| Some(head) != bytes(words));
+        !config.tied || self.words().is_some_and(differ)
+    }
+
+    /// The name under which the embedding of a decoder is stored: its own, or that of the output layer tied to it.
+    fn stored_words(&self) -> &'static str {
+        let own = self.has_output_layer() || !self.tensors.contains(OUTPUT);
+        self.words().unwrap_or(if own { WORDS } else { OUTPUT })
     }
 
     /// How many numbers the trunk holds.
@@ -348,7 +366,7 @@ impl Base {
         for (canonical, name) in self.trunk_tensors() {
             let (kind, shape) = (self.tensors.kind(&name), self.tensors.shape(&name));
             hasher.update(format!("{canonical} {kind:?} {shape:?}\n").as_bytes());
-            hasher.update_rayon(self.tensors.view(&name).map(|view| view.bytes).unwrap_or_default());
+            hasher.update_rayon(self.tensors.bytes(&name).unwrap_or_default());
             self.tensors.release(&name);
         }
         hasher.finalize().to_hex().to_string()

@@ -3,13 +3,14 @@
 //! The `safetensors` crate writes metadata in the order of a hash map, so that equal content gives unequal
 //! files; here equal content gives equal bytes. Layout: <https://huggingface.co/docs/safetensors>.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use memmap2::{Mmap, UncheckedAdvice};
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
@@ -69,6 +70,8 @@ pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
     header: Metadata,
+    /// Types and shapes of tensors that the header calls by a type which safetensors does not have.
+    unknown: BTreeMap<String, (String, Vec<i64>)>,
     /// Where the values begin.
     start: usize,
 }
@@ -82,7 +85,7 @@ impl TensorFile {
         let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         // SAFETY: it is only read; a program that truncates a checkpoint in place meanwhile would break any reader.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot read `{}`", path.display()))?;
-        let (length, header) = SafeTensors::read_metadata(&map).map_err(|e| {
+        let (length, header, unknown) = read_header(&map).map_err(|e| {
             fault(format!(
                 "`{}` is truncated or not a safetensors file ({} bytes): {e}",
                 path.display(),
@@ -90,7 +93,7 @@ impl TensorFile {
             ))
             .hint("download or copy it again; one in the cache of the hub is taken again once it is deleted")
         })?;
-        Ok(Self { path: path.to_owned(), start: PREFIX + length, header, map })
+        Ok(Self { path: path.to_owned(), start: PREFIX + length, header, unknown, map })
     }
 
     /// The value of a metadata key.
@@ -117,22 +120,45 @@ impl TensorFile {
         self.map.get(self.start..).unwrap_or_default()
     }
 
+    /// What the header says of the tensor `name`.
+    ///
+    /// # Errors
+    /// Names the file and the tensor that it lacks or whose shape no tensor can have.
+    pub fn about(&self, name: &str) -> Result<About> {
+        let path = self.path.display();
+        let info = self.header.info(name).ok_or_else(|| fault(format!("`{path}` has no tensor `{name}`")))?;
+        if let Some((dtype, shape)) = self.unknown.get(name) {
+            return Ok(About { kind: None, dtype: dtype.clone(), shape: shape.clone() });
+        }
+        let kind = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype).map(|(kind, _)| *kind);
+        let shape: Option<Vec<i64>> = info.shape.iter().map(|&n| i64::try_from(n).ok()).collect();
+        let shape = shape.ok_or_else(|| {
+            fault(format!(
+                "tensor `{name}` of `{path}` has the shape {:?}, which nothing can have",
+                info.shape
+            ))
+        })?;
+        Ok(About { kind, dtype: info.dtype.to_string(), shape })
+    }
+
+    /// The bytes of the tensor `name`, of whatever type.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (start, end) = self.header.info(name)?.data_offsets;
+        self.values().get(start..end)
+    }
+
     /// Kind, shape and bytes of the tensor `name`, as they lie in the file.
     ///
     /// # Errors
     /// Names the file and the tensor that it lacks or that has a kind libtorch does not know.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
-        let path = self.path.display();
-        let info = self.header.info(name).ok_or_else(|| fault(format!("`{path}` has no tensor `{name}`")))?;
-        let known = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype);
-        let (kind, _) =
-            known.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is {}", info.dtype)))?;
-        let (start, end) = info.data_offsets;
-        let bytes = self.values().get(start..end);
+        let (path, About { kind, dtype, shape }) = (self.path.display(), self.about(name)?);
+        let kind = kind.ok_or_else(|| {
+            fault(format!("tensor `{name}` of `{path}` holds {dtype}, expected floats")).hint(QUANTISED)
+        })?;
+        let bytes = self.bytes(name);
         let bytes = bytes.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is truncated")))?;
-        let shape =
-            info.shape.iter().map(|&n| i64::try_from(n)).collect::<std::result::Result<Vec<_>, _>>()?;
-        Ok(View { kind: *kind, shape, bytes })
+        Ok(View { kind, shape, bytes })
     }
 
     /// Gives the memory back in which the system keeps the tensor's bytes; they are read again when they are needed. So a
@@ -157,6 +183,51 @@ impl TensorFile {
         let View { kind, shape, bytes } = self.view(name)?;
         Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
     }
+}
+
+/// What to do where a tensor that is needed holds no floats.
+pub const QUANTISED: &str = "a quantised checkpoint cannot be used: take the one that it was made from";
+
+/// What a header says of a tensor.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Kind of its numbers, where libtorch has it.
+    pub kind: Option<Kind>,
+    /// The file's name of it.
+    pub dtype: String,
+    /// Its shape.
+    pub shape: Vec<i64>,
+}
+
+/// A header's length, the header, and the types and shapes in it that safetensors does not have.
+type Header = (usize, Metadata, BTreeMap<String, (String, Vec<i64>)>);
+
+/// Reads the header. A tensor of a type that safetensors does not have is taken for bytes: it may well not be needed.
+fn read_header(file: &[u8]) -> std::result::Result<Header, SafeTensorError> {
+    match SafeTensors::read_metadata(file) {
+        Ok((length, header)) => Ok((length, header, BTreeMap::new())),
+        Err(error @ SafeTensorError::InvalidHeaderDeserialization(_)) => read_unknown(file).ok_or(error),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_unknown(file: &[u8]) -> Option<Header> {
+    let length = usize::try_from(u64::from_le_bytes(*file.first_chunk()?)).ok()?;
+    let values = file.get(PREFIX..)?.get(length..)?;
+    let mut header: Map<String, Value> = serde_json::from_slice(file.get(PREFIX..PREFIX + length)?).ok()?;
+    let mut unknown = BTreeMap::new();
+    for (name, entry) in header.iter_mut().filter(|(name, _)| *name != "__metadata__") {
+        let dtype = entry.get("dtype")?.as_str()?.to_owned();
+        if serde_json::from_value::<Dtype>(entry.get("dtype")?.clone()).is_ok() {
+            continue;
+        }
+        let [start, end] = serde_json::from_value::<[usize; 2]>(entry.get("data_offsets")?.clone()).ok()?;
+        let shape = serde_json::from_value(entry.get("shape")?.clone()).ok()?;
+        *entry = json!({"dtype": "U8", "shape": [end.checked_sub(start)?], "data_offsets": [start, end]});
+        unknown.insert(name.clone(), (dtype, shape));
+    }
+    let header: Metadata = serde_json::from_value(header.into()).ok()?;
+    (header.data_len() == values.len()).then_some((length, header, unknown))
 }
 
 /// A tensor as it lies in a file.
@@ -210,6 +281,32 @@ mod tests {
         let first = std::fs::read(&path).unwrap();
         write(&path, &[("b", "1".into()), ("a", "\"2\"".into())], &views).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
+    }
+
+    /// A file with one tensor of eight bytes of this type.
+    fn of_type(path: &Path, dtype: &str, shape: &[i64]) -> TensorFile {
+        let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [0, 8]});
+        let header =
+            json!({"x": entry, "y": {"dtype": "F32", "shape": [1], "data_offsets": [8, 12]}}).to_string();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 12]].concat();
+        std::fs::write(path, bytes).unwrap();
+        TensorFile::open(path).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_of_any_type_leaves_the_others_readable_and_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.safetensors");
+        for (dtype, count) in
+            [("F8_E4M3", 8), ("F8_E5M2FNUZ", 8), ("F4", 16), ("U16", 4), ("C64", 1), ("I4", 16), ("NF4", 7)]
+        {
+            let file = of_type(&path, dtype, &[count]);
+            assert_eq!(file.tensor("y").unwrap().size(), [1]);
+            let about = file.about("x").unwrap();
+            assert_eq!((about.kind, about.dtype.as_str(), about.shape), (None, dtype, vec![count]));
+            let message = file.tensor("x").unwrap_err().to_string();
+            assert!(message.contains("`x`") && message.contains(dtype), "{message}");
+        }
     }
 
     #[test]

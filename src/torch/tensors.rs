@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use super::tensor_file::{TensorFile, View};
+use super::tensor_file::{About, QUANTISED, TensorFile, View};
 use crate::fault::{Result, fault};
 use crate::files;
 
@@ -21,8 +21,7 @@ pub struct Tensors {
 #[derive(Debug)]
 struct Slot {
     file: usize,
-    kind: Kind,
-    shape: Vec<i64>,
+    about: About,
 }
 
 #[derive(Deserialize)]
@@ -68,8 +67,8 @@ impl Tensors {
         for path in paths {
             let file = TensorFile::open(path)?;
             for name in file.names() {
-                let View { kind, shape, .. } = file.view(&name)?;
-                opened.index.insert(name, Slot { file: opened.files.len(), kind, shape });
+                let about = file.about(&name)?;
+                opened.index.insert(name, Slot { file: opened.files.len(), about });
             }
             opened.files.push(file);
         }
@@ -88,12 +87,22 @@ impl Tensors {
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[i64]> {
-        self.index.get(name).map(|slot| slot.shape.as_slice())
+        self.index.get(name).map(|slot| slot.about.shape.as_slice())
     }
 
-    /// The kind in which a tensor is stored.
+    /// The kind in which a tensor is stored, where libtorch has it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
-        self.index.get(name).map(|slot| slot.kind)
+        self.index.get(name)?.about.kind
+    }
+
+    /// Whether a tensor holds floats of a kind that libtorch has.
+    pub fn is_float(&self, name: &str) -> bool {
+        matches!(self.kind(name), Some(Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double))
+    }
+
+    /// The bytes of a tensor, of whatever type.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.file_of(name).ok()?.bytes(name)
     }
 
     /// A tensor as it is stored.
@@ -121,7 +130,7 @@ impl Tensors {
         if !stored.is_floating_point() {
             let (path, found) = (file.path().display(), stored.kind());
             return Err(fault(format!("tensor `{name}` of `{path}` holds {found:?}, expected floats"))
-                .hint("a quantised checkpoint cannot be used: take the one that it was made from")
+                .hint(QUANTISED)
                 .into());
         }
         let kind = kind.unwrap_or(stored.kind());

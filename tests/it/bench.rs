@@ -1,10 +1,11 @@
 //! A place with copies of fixtures to break, and what an error must look like.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::forked;
 use crate::support::{Place, encoders, errors};
@@ -125,6 +126,33 @@ pub fn edit_tensors(path: &Path, change: impl Fn(&mut Map<String, Value>, &mut [
     let header = serde_json::to_vec(&header).unwrap();
     let length = (header.len() as u64).to_le_bytes();
     fs::write(path, [&length[..], &header, &data].concat()).unwrap();
+}
+
+/// Tensors by name: the file's name of their type, shape and bytes.
+pub type Stored = BTreeMap<String, (String, Vec<usize>, Vec<u8>)>;
+
+/// Writes a safetensors file anew, with other tensors; any name of a type will do.
+pub fn rewrite(path: &Path, change: impl Fn(&mut Stored)) {
+    let bytes = fs::read(path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let mut stored = Stored::new();
+    for (name, entry) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let [start, end]: [usize; 2] = serde_json::from_value(entry["data_offsets"].clone()).unwrap();
+        let shape = serde_json::from_value(entry["shape"].clone()).unwrap();
+        let data = bytes[8 + length..][start..end].to_vec();
+        stored.insert(name, (entry["dtype"].as_str().unwrap().to_owned(), shape, data));
+    }
+    change(&mut stored);
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    header.insert("__metadata__".into(), json!({"format": "pt"}));
+    for (name, (dtype, shape, bytes)) in stored {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name, json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        data.extend(bytes);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    fs::write(path, [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()).unwrap();
 }
 
 /// Keeps the first bytes of a file.
