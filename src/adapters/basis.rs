@@ -14,7 +14,7 @@ use tch::{Device, Tensor};
 
 pub use crate::adapters::sigma::Sigma;
 use crate::adapters::svd::{self, Factors, Method, Spectrum};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, usage};
 
 /// Where the factors come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,9 @@ pub struct Basis {
     pub modules: Vec<(String, Factors)>,
 }
 
+/// More power iterations than any spectrum needs.
+const MOST_ITERATIONS: u32 = 10_000;
+
 /// One line of the report of `init-svd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModuleReport {
@@ -122,6 +125,11 @@ impl Basis {
         modules: &[(String, Tensor)],
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
+        if spec.iterations > MOST_ITERATIONS {
+            let found = spec.iterations;
+            let message = format!("a basis takes at most {MOST_ITERATIONS} power iterations, found {found}");
+            return Err(usage(message).into());
+        }
         for (name, weight) in modules {
             check_weight(spec, name, weight)?;
         }

@@ -30,6 +30,22 @@ pub const STACKS: [(&str, &str); 3] = [
 
 /// What stands before every path in a PEFT file.
 const ROOT: &str = "base_model.model.";
+/// Before what is stored whole, in a state that was saved as it lies in memory.
+const WHOLE: &str = "modules_to_save";
+/// Parts of a path after which a key may name the adapter.
+const PARAMETERS: [&str; 11] = [
+    WHOLE,
+    "lora_A",
+    "lora_B",
+    vera::SCALES[0],
+    vera::SCALES[1],
+    vera::PAIR[0],
+    vera::PAIR[1],
+    tiny_lora::FROZEN[0],
+    tiny_lora::FROZEN[1],
+    tiny_lora::FROZEN[2],
+    "tinylora_v",
+];
 /// Endings of the core's name in the published layout, as saved and as loaded.
 const LATENT: [&str; 2] = ["_lora_latent_mapping.weight", ".default_lora_latent_mapping.weight"];
 
@@ -39,14 +55,29 @@ pub fn peft_key(name: &str) -> String {
     if of_model { format!("base_model.{name}") } else { format!("{ROOT}{name}") }
 }
 
-/// What this program calls the tensor that a PEFT file names `key`; `None` where PEFT writes no such name.
-pub fn peft_name(key: &str) -> Option<&str> {
-    key.strip_prefix(ROOT).or_else(|| key.strip_prefix("base_model."))
-}
-
-/// The names that the core of `module` may have in the published layout.
-pub fn latent_keys(module: &str) -> [String; 2] {
-    LATENT.map(|ending| format!("{ROOT}{module}{ending}"))
+/// What this program calls the tensor that a PEFT file names `key`, and the adapter's name where the key holds one: a state
+/// that was saved as it lies in memory has `lora_A.default.weight` for `lora_A.weight`, and a tensor saved outside of
+/// `PeftModel` lacks the root.
+pub fn plain_name(key: &str) -> (String, Option<&str>) {
+    if let Some(module) = latent_module(key) {
+        return (format!("{module}.{}", lora_xs::CORE), None);
+    }
+    let name = [ROOT, "base_model."].iter().find_map(|root| key.strip_prefix(root)).unwrap_or(key);
+    let parts: Vec<&str> = name.split('.').collect();
+    let Some(at) = parts.iter().rposition(|part| PARAMETERS.contains(part)) else {
+        return (name.to_owned(), None);
+    };
+    let (before, after) = (&parts[..=at], &parts[at + 1..]);
+    let (adapter, after) = match (parts[at], after) {
+        ("lora_A" | "lora_B", [adapter, weight @ "weight"]) => (Some(*adapter), vec![*weight]),
+        (WHOLE, [adapter, rest @ ..]) if !rest.is_empty() => (Some(*adapter), rest.to_vec()),
+        (WHOLE | "lora_A" | "lora_B", rest) => (None, rest.to_vec()),
+        (part, [adapter, group]) if format!("{part}.") == tiny_lora::VECTOR => (Some(*adapter), vec![*group]),
+        (part, [adapter]) if format!("{part}.") != tiny_lora::VECTOR => (Some(*adapter), vec![]),
+        (_, rest) => (None, rest.to_vec()),
+    };
+    let before = before.iter().filter(|part| **part != WHOLE).copied();
+    (before.chain(after).collect::<Vec<_>>().join("."), adapter)
 }
 
 /// The module whose core a published file names `key`.
@@ -67,4 +98,38 @@ pub fn saved_modules<'a>(head: impl Iterator<Item = &'a str>) -> Vec<String> {
     modules.sort();
     modules.dedup();
     modules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_key_has_one_plain_name() {
+        let layer = "bert.encoder.layer.0.attention.self.query";
+        let cases = [
+            (format!("{layer}.lora_A.weight"), format!("base_model.model.{layer}.lora_A.default.weight")),
+            (format!("{layer}.lora_B.weight"), format!("{layer}.lora_B.weight.weight")),
+            (format!("{layer}.vera_lambda_b"), format!("base_model.model.{layer}.vera_lambda_b.other")),
+            ("vera_A".to_owned(), "base_model.vera_A.default".to_owned()),
+            ("tinylora_v.3".to_owned(), "base_model.tinylora_v.default.3".to_owned()),
+            (format!("{layer}.tinylora_P"), format!("base_model.model.{layer}.tinylora_P.default")),
+            (
+                "classifier.weight".to_owned(),
+                "base_model.model.classifier.modules_to_save.default.weight".to_owned(),
+            ),
+            ("classifier.dense.bias".to_owned(), "classifier.modules_to_save.default.dense.bias".to_owned()),
+        ];
+        for (plain, key) in cases {
+            let (found, adapter) = plain_name(&key);
+            assert_eq!((found.as_str(), adapter.is_some()), (plain.as_str(), true), "{key}");
+            for key in [plain.clone(), peft_key(&plain)] {
+                assert_eq!(plain_name(&key), (plain.clone(), None), "{key}");
+            }
+        }
+        for ending in LATENT {
+            let key = format!("{ROOT}{layer}{ending}");
+            assert_eq!(plain_name(&key), (format!("{layer}.R"), None), "{key}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 pub mod basis;
 pub mod basis_file;
 pub mod file;
+mod foreign;
 pub mod layout;
 pub mod lora;
 pub mod lora_mini;

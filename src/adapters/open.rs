@@ -6,18 +6,15 @@ use anyhow::Context as _;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use super::basis::{Basis, BasisSpec};
-use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, OWN, WEIGHTS};
-use super::layout::{self, Layout, STACKS};
-use super::peft_config::{self, Json};
+use super::basis::Basis;
+use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, OWN, WEIGHTS};
+use super::layout::{Layout, STACKS};
+use super::peft_config::Json;
 use super::svd::Factors;
-use super::{Method, Tying, lora, tiny_lora, vera};
+use super::{Method, Tying, foreign, lora, tiny_lora, vera};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensors::Tensors;
-
-/// The published code's own settings, one folder up.
-const RECONSTRUCTION: &str = "reconstr_config.json";
 
 impl AdapterFile {
     /// Opens an adapter folder.
@@ -32,8 +29,24 @@ impl AdapterFile {
         }
         let json: Json = files::read_json(&path)?;
         let own = json.get("peft_type").and_then(Value::as_str) == Some(OWN);
-        let opened = if own { open_own(folder) } else { open_foreign(folder, &json) };
-        opened.with_context(|| format!("cannot use the adapter `{}`", folder.display()))
+        let opened = if own { open_own(folder) } else { foreign::open(folder, &json) };
+        let checked = opened.and_then(|opened| {
+            opened.check_labels()?;
+            Ok(opened)
+        });
+        checked.with_context(|| format!("cannot use the adapter `{}`", folder.display()))
+    }
+
+    /// Refuses names of classes that are not as many as the outputs of the stored head.
+    fn check_labels(&self) -> Result<()> {
+        let names = self.config.labels.len().max(1) as i64;
+        match self.head_outputs().filter(|_| !self.config.dataset.is_empty()) {
+            Some(outputs) if outputs != names => {
+                let message = format!("its head has {outputs} outputs, but `labels` names {names}");
+                Err(fault(message).hint("config and weights belong to different adapters").into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A and B of every module where the file holds them, with the basis that they form.
@@ -50,20 +63,17 @@ impl AdapterFile {
         };
         let mut modules = Vec::with_capacity(config.modules.len());
         for module in &config.modules {
-            let read = |part: &str| {
-                let key = match self.layout {
-                    Layout::Own => format!("{module}.{part}"),
-                    _ => layout::peft_key(&format!("{module}.{part}")),
-                };
-                self.tensors.tensor(&key, Some(Kind::Float), Device::Cpu)
-            };
+            let read =
+                |part: &str| self.tensors.tensor(&format!("{module}.{part}"), Some(Kind::Float), Device::Cpu);
             let rank = config.method.basis_rank().unwrap_or(0);
             let s = Tensor::zeros([rank], (Kind::Float, Device::Cpu));
             let factors = Factors { a: read(names[0])?, b: read(names[1])?, s, captured_energy: 0.0 };
             modules.push((module.clone(), factors));
         }
-        let spec =
-            config.basis.as_ref().map_or_else(|| only_rank(&config.method), |basis| basis.spec.clone());
+        let spec = config
+            .basis
+            .as_ref()
+            .map_or_else(|| foreign::only_rank(&config.method), |basis| basis.spec.clone());
         Ok(Some(Basis { spec, base_hash: config.base_hash.clone(), modules }))
     }
 
@@ -73,7 +83,7 @@ impl AdapterFile {
     /// When one cannot be read, or the pair that the config promises is not there.
     pub fn stored_frozen(&self) -> Result<std::collections::BTreeMap<String, Tensor>> {
         if let Method::Vera { save_projection, .. } = self.config.method {
-            let [a, b] = vera::PAIR.map(|name| self.tensors.contains(&layout::peft_key(name)));
+            let [a, b] = vera::PAIR.map(|name| self.tensors.contains(name));
             if a != b || save_projection && !a {
                 let missing = vera::PAIR[usize::from(a)];
                 return Err(fault(format!("`{WEIGHTS}` lacks `{missing}`, half of the shared pair"))
@@ -81,15 +91,13 @@ impl AdapterFile {
                     .into());
             }
         }
-        let keys = self.tensors.names().filter(|key| self.layout == Layout::Peft && self.is_frozen(key));
-        let read = |key: &str| {
-            let name = layout::peft_name(key).unwrap_or(key).to_owned();
-            Ok((name, self.tensors.tensor(key, Some(Kind::Float), Device::Cpu)?))
-        };
-        keys.map(read).collect()
+        let names = self.tensors.names().filter(|name| self.layout == Layout::Peft && self.is_frozen(name));
+        let read =
+            |name: &str| Ok((name.to_owned(), self.tensors.tensor(name, Some(Kind::Float), Device::Cpu)?));
+        names.map(read).collect()
     }
 
-    /// The key in the file of a tensor that this program calls `name`.
+    /// The name of the stored tensor that fills the trained tensor `name`.
     pub(super) fn key(&self, name: &str) -> String {
         if let (Method::TinyLora { tying: Tying::Kind, .. }, Some(group)) =
             (&self.config.method, name.strip_prefix(tiny_lora::VECTOR))
@@ -98,28 +106,21 @@ impl AdapterFile {
             let names: Vec<&str> = self.config.modules.iter().map(String::as_str).collect();
             let groups = self.config.method.groups(&names);
             let first = groups.iter().position(|known| known.to_string() == group).unwrap_or(groups.len());
-            return layout::peft_key(&format!("{}{first}", tiny_lora::VECTOR));
+            return format!("{}{first}", tiny_lora::VECTOR);
         }
-        let core = name.strip_suffix(".R").filter(|_| self.layout == Layout::Published);
-        match (self.layout, core) {
-            (Layout::Own, _) => name.to_owned(),
-            (_, None) => layout::peft_key(name),
-            (_, Some(module)) => {
-                let [saved, loaded] = layout::latent_keys(module);
-                if self.tensors.contains(&loaded) { loaded } else { saved }
-            }
-        }
+        name.to_owned()
     }
 
-    /// Whether `key` names a factor that is not trained.
-    pub(super) fn is_frozen(&self, key: &str) -> bool {
-        let name = layout::peft_name(key).unwrap_or(key);
+    /// Whether `name` is that of a factor that is not trained.
+    pub(super) fn is_frozen(&self, name: &str) -> bool {
         if self.layout == Layout::Own {
             let stored = self.config.basis.as_ref().is_some_and(|basis| basis.with_basis);
             let module = name.strip_suffix(".A").or_else(|| name.strip_suffix(".B"));
             return stored && module.is_some_and(|module| self.config.modules.iter().any(|m| m == module));
         }
         match self.config.method {
+            // The base's own, beside what was trained in its place, in a state that was saved as it lies in memory.
+            _ if name.contains(".original_module.") => true,
             Method::Vera { .. } => vera::PAIR.contains(&name),
             // Layers tied by kind have a copy each.
             Method::TinyLora { tying: Tying::Kind, .. } if name.starts_with(tiny_lora::VECTOR) => true,
@@ -177,6 +178,12 @@ fn open_own(folder: &Path) -> Result<AdapterFile> {
             }
         }
     }
+    if let Some((basis, r)) = config.basis.as_ref().zip(config.method.basis_rank())
+        && basis.spec.rank != r
+    {
+        let rank = basis.spec.rank;
+        return Err(fault(format!("`basis.rank` is {rank}, expected {r}, the rank of the adapter")).into());
+    }
     Ok(AdapterFile { config, layout: Layout::Own, tensors })
 }
 
@@ -217,140 +224,4 @@ fn check_numbers(config: &AdapterConfig) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// An adapter in PEFT's layout, from PEFT or from this program, or in that of the published LoRA-XS code.
-fn open_foreign(folder: &Path, json: &Json) -> Result<AdapterFile> {
-    let mut method = peft_config::read(json)?;
-    let weights = folder.join(WEIGHTS);
-    if !weights.exists() {
-        return Err(fault(format!("there is no `{WEIGHTS}` beside it"))
-            .hint("an `adapter_model.bin` must be saved again as safetensors (`save_pretrained` of a recent PEFT)")
-            .into());
-    }
-    let tensors = Tensors::open(&[weights])?;
-    let latent = tensors.names().any(|key| layout::latent_module(key).is_some());
-    let layout = if latent || squared(folder)? { Layout::Published } else { Layout::Peft };
-    if let (Layout::Published, Method::Lora { r, .. }) = (layout, &method) {
-        method = Method::LoraXs { r: *r, lora_alpha: method.scale() * *r as f64 };
-    }
-    let mut config = AdapterConfig {
-        task_type: json.get("task_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        base_model_name_or_path: text(json, "base_model_name_or_path"),
-        revision: text(json, "revision"),
-        base_hash: String::new(),
-        dataset: String::new(),
-        labels: Vec::new(),
-        max_length: 0,
-        target_modules: Vec::new(),
-        modules: modules(&tensors, &method, layout)?,
-        basis: (layout == Layout::Published).then(|| BasisRecord {
-            spec: only_rank(&method),
-            witness: Vec::new(),
-            with_basis: true,
-        }),
-        method,
-    };
-    config.target_modules.clone_from(&config.modules);
-    let notes = folder.join(NOTES);
-    if notes.exists() {
-        config = with_notes(config, files::read_json(&notes)?)?;
-    }
-    check_head(json, &tensors)?;
-    Ok(AdapterFile { config, layout, tensors })
-}
-
-/// What PEFT's config says, and what only this program's notes do: the order of the layers, and how they are tied.
-fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConfig> {
-    let sorted = |modules: &[String]| {
-        let mut names = modules.to_vec();
-        names.sort_unstable();
-        names
-    };
-    if sorted(&config.modules) != sorted(&notes.modules) {
-        return Err(fault(format!("`{WEIGHTS}` holds other layers than `{NOTES}` names")).into());
-    }
-    let method = match (config.method, &notes.method) {
-        (Method::TinyLora { r, u, projection_seed, .. }, &Method::TinyLora { untied, tying, .. }) => {
-            Method::TinyLora { r, u, untied, tying, projection_seed }
-        }
-        (method, _) => method,
-    };
-    Ok(AdapterConfig { method, basis: config.basis, ..notes })
-}
-
-/// Refuses a file without the head that its config promises. PEFT lists every name that a head may have.
-fn check_head(json: &Json, tensors: &Tensors) -> Result<()> {
-    let saved: Vec<&str> = json
-        .get("modules_to_save")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    let holds = |name: &&str| {
-        tensors.names().filter_map(layout::peft_name).any(|key| {
-            key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
-                || key.contains(&format!(".{name}."))
-        })
-    };
-    if saved.is_empty() || saved.iter().any(holds) {
-        return Ok(());
-    }
-    let message =
-        format!("`modules_to_save` lists `{}`, which `{WEIGHTS}` does not hold", saved.join("`, `"));
-    Err(fault(message).into())
-}
-
-fn text(json: &Json, key: &str) -> String {
-    json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// Whether the published code's settings lie beside the folder and say that there is a core between A and B.
-fn squared(folder: &Path) -> Result<bool> {
-    let Some(path) = folder.parent().map(|parent| parent.join(RECONSTRUCTION)).filter(|path| path.exists())
-    else {
-        return Ok(false);
-    };
-    let json: Json = files::read_json(&path)?;
-    match json.get("r_squared") {
-        None => Ok(false),
-        Some(Value::Bool(squared)) => Ok(*squared),
-        Some(found) => {
-            let message = format!("`{}`: `r_squared`: expected true or false, found {found}", path.display());
-            Err(fault(message).into())
-        }
-    }
-}
-
-/// A basis of which only the rank is known.
-fn only_rank(method: &Method) -> BasisSpec {
-    BasisSpec { rank: method.basis_rank().unwrap_or(0), ..BasisSpec::default() }
-}
-
-/// The adapted layers of a file: all that one of their tensors names, so that a layer with another missing is found out.
-fn modules(tensors: &Tensors, method: &Method, layout: Layout) -> Result<Vec<String>> {
-    let endings: &[&str] = match method {
-        Method::Vera { .. } => &vera::SCALES,
-        Method::TinyLora { .. } => &tiny_lora::FROZEN,
-        _ => &lora::FACTORS,
-    };
-    let module = |key: &str| {
-        let latent = layout::latent_module(key).filter(|_| layout == Layout::Published);
-        let factor = || {
-            let name = layout::peft_name(key)?;
-            endings.iter().find_map(|ending| name.strip_suffix(ending)?.strip_suffix('.'))
-        };
-        latent.or_else(factor).map(str::to_owned)
-    };
-    let mut found: Vec<String> = Vec::new();
-    for module in tensors.names().filter_map(module) {
-        if !found.contains(&module) {
-            found.push(module);
-        }
-    }
-    if found.is_empty() {
-        return Err(fault(format!("`{WEIGHTS}` holds no `{}` of any layer", endings[0])).into());
-    }
-    Ok(found)
 }

@@ -21,6 +21,8 @@ pub struct Tensors {
 #[derive(Debug)]
 struct Slot {
     file: usize,
+    /// The name in the file.
+    key: String,
     about: About,
 }
 
@@ -68,11 +70,28 @@ impl Tensors {
             let file = TensorFile::open(path)?;
             for name in file.names() {
                 let about = file.about(&name)?;
-                opened.index.insert(name, Slot { file: opened.files.len(), about });
+                let slot = Slot { file: opened.files.len(), key: name.clone(), about };
+                opened.index.insert(name, slot);
             }
             opened.files.push(file);
         }
         Ok(opened)
+    }
+
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// Names two tensors that would have one name.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Result<Self> {
+        let mut index: BTreeMap<String, Slot> = BTreeMap::new();
+        for (name, slot) in self.index {
+            if let Some(other) = index.get(&rename(&name)) {
+                let message = format!("`{}` and `{name}` are two tensors for one place", other.key);
+                return Err(fault(message).into());
+            }
+            index.insert(rename(&name), slot);
+        }
+        Ok(Self { index, ..self })
     }
 
     /// The names, sorted.
@@ -102,7 +121,8 @@ impl Tensors {
 
     /// The bytes of a tensor, of whatever type.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.file_of(name).ok()?.bytes(name)
+        let (file, key) = self.place(name).ok()?;
+        file.bytes(key)
     }
 
     /// A tensor as it is stored.
@@ -110,13 +130,14 @@ impl Tensors {
     /// # Errors
     /// When there is none of this name.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
-        self.file_of(name)?.view(name)
+        let (file, key) = self.place(name)?;
+        file.view(key)
     }
 
     /// Gives back the memory of a tensor's bytes; see [`TensorFile::release`].
     pub fn release(&self, name: &str) {
-        if let Ok(file) = self.file_of(name) {
-            file.release(name);
+        if let Ok((file, key)) = self.place(name) {
+            file.release(key);
         }
     }
 
@@ -125,7 +146,7 @@ impl Tensors {
     /// # Errors
     /// When there is none, or it holds integers or a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
-        let file = self.file_of(name)?;
+        let (file, name) = self.place(name)?;
         let stored = file.tensor(name)?;
         if !stored.is_floating_point() {
             let (path, found) = (file.path().display(), stored.kind());
@@ -147,9 +168,11 @@ impl Tensors {
         Ok(tensor)
     }
 
-    fn file_of(&self, name: &str) -> Result<&TensorFile> {
-        let file = self.index.get(name).and_then(|slot| self.files.get(slot.file));
-        file.ok_or_else(|| {
+    /// The file of a tensor, and its name there.
+    fn place(&self, name: &str) -> Result<(&TensorFile, &str)> {
+        let slot = self.index.get(name);
+        let found = slot.and_then(|slot| Some((self.files.get(slot.file)?, slot.key.as_str())));
+        found.ok_or_else(|| {
             let first = self.files.first().map(|file| file.path().display().to_string());
             let place = first.unwrap_or_default();
             let rest = if self.files.len() > 1 { " and the files beside it" } else { "" };

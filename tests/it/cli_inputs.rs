@@ -196,6 +196,19 @@ fn an_adapter_that_does_not_fit_is_refused() {
     load(&["the basis is not the one that the adapter was trained in", "hint: check that base"]);
     edit(&fresh().join("adapter_config.json"), |config| config["basis"]["spectrum"] = json!("bottom"));
     load(&["the basis is not the one that the adapter was trained in"]);
+    for (key, value, words) in [
+        ("rank", json!(1_u64 << 40), "`basis.rank` is 1099511627776, expected 4"),
+        ("iterations", json!(u32::MAX), "at most 10000 power iterations"),
+    ] {
+        edit(&fresh().join("adapter_config.json"), |config| config["basis"][key] = value.clone());
+        let args =
+            ["eval", "--adapter", "adapter", "--task", "tiny/pairs", "--model", base.to_str().unwrap()];
+        bench.refuses(&args, if key == "rank" { 1 } else { 2 }, &[words]);
+    }
+    edit(&fresh().join("adapter_config.json"), |config| {
+        config["labels"] = json!((0..1_000_000).map(|i| i.to_string()).collect::<Vec<_>>());
+    });
+    load(&["its head has 3 outputs, but `labels` names 1000000"]);
     edit(&fresh().join("adapter_config.json"), |config| drop(config.remove("basis")));
     load(&["missing field `basis`"]);
     cut(&fresh().join("adapter_model.safetensors"), |all| all - 10);

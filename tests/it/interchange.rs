@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tch::{Device, Kind, no_grad};
 
-use crate::bench::copied;
+use crate::bench::{Bench, copied, edit, rewrite};
 use crate::support::{
     Place, alone, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
 };
@@ -88,6 +88,77 @@ fn saved_adapters_give_their_own_logits_here() {
             assert!(distance < 1e-5, "{checkpoint} {name}: logits are off by {distance:e}");
         }
     }
+}
+
+/// What keys are called, and how they come to be called so.
+type Form = (&'static str, fn(&str) -> String);
+
+/// A key of an adapter file as it is called in memory, where the adapter has a name.
+fn in_memory(key: &str, name: &str) -> String {
+    let parameters = ["lora_A", "lora_B", "tinylora_v"];
+    let ending =
+        ["vera_A", "vera_B", "vera_lambda_b", "vera_lambda_d", "tinylora_A", "tinylora_B", "tinylora_P"];
+    if let Some((head, rest)) = key.split_once("classifier.") {
+        return format!("{head}classifier.modules_to_save.{name}.{rest}");
+    }
+    for part in parameters {
+        if let Some((before, after)) = key.split_once(&format!("{part}.")) {
+            return format!("{before}{part}.{name}.{after}");
+        }
+    }
+    assert!(ending.iter().any(|part| key.ends_with(part)), "{key}");
+    format!("{key}.{name}")
+}
+
+/// Writes an adapter's tensors under other names.
+fn rename(folder: &Path, rename: impl Fn(&str) -> String) {
+    rewrite(&folder.join("adapter_model.safetensors"), |stored| {
+        *stored = std::mem::take(stored).into_iter().map(|(key, tensor)| (rename(&key), tensor)).collect();
+    });
+}
+
+#[test]
+fn adapters_load_whatever_name_their_tensors_carry() {
+    let place = Place::new();
+    let base = encoders().join("bert-gelu");
+    let forms: [Form; 4] = [
+        ("default", |key| in_memory(key, "default")),
+        ("weight", |key| in_memory(key, "weight")),
+        ("no root", |key| key.trim_start_matches("base_model.").trim_start_matches("model.").to_owned()),
+        ("neither", |key| {
+            in_memory(key.trim_start_matches("base_model.").trim_start_matches("model."), "mine")
+        }),
+    ];
+    for (name, case) in of("bert-gelu").cases.into_iter().filter(|(name, _)| name != "published") {
+        for (form, renamed) in forms {
+            let changed = copied(&adapter("bert-gelu", &name), &place.path("changed"));
+            rename(&changed, renamed);
+            let distance = distance(&evaluated(&place, &base, Some(&changed)), &case.logits.concat());
+            assert!(distance < 1e-5, "{name}, {form}: logits are off by {distance:e}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_several_adapters_is_refused_with_their_names() {
+    let bench = Bench::new();
+    let base = encoders().join("bert-gelu");
+    let changed = copied(&adapter("bert-gelu", "lora"), &bench.path("changed"));
+    let path = changed.join("adapter_model.safetensors");
+    let args = ["eval", "--task", "tiny/pairs", "--adapter", "changed", "--model", text(&base)];
+    rewrite(&path, |stored| {
+        let both = |(key, tensor): (String, _)| {
+            ["a", "b"].map(|name| (in_memory(&key, name), Clone::clone(&tensor)))
+        };
+        *stored = std::mem::take(stored).into_iter().flat_map(both).collect();
+    });
+    bench.refuses(&args, 1, &["holds several adapters: `a`, `b`", "hint: save one of them alone"]);
+    copied(&adapter("bert-gelu", "lora"), &changed);
+    rewrite(&path, |stored| {
+        let (key, tensor) = stored.iter().next().map(|(key, tensor)| (key.clone(), tensor.clone())).unwrap();
+        stored.insert(in_memory(&key, "default"), tensor);
+    });
+    bench.refuses(&args, 1, &["are two tensors for one place"]);
 }
 
 #[test]
@@ -301,6 +372,7 @@ fn what_cannot_be_represented_is_refused_by_name() {
         ("trainable_token_indices", json!([1, 2]), "`trainable_token_indices`"),
         ("use_rslora", json!("true"), "`use_rslora`: expected true or false"),
         ("r", json!(5), "shape"),
+        ("r", json!(1_u64 << 40), "has shape [4, 36], by `adapter_config.json` it is [1099511627776, any]"),
         ("r", json!(0), "expected at least 1"),
     ];
     for (key, value, expected) in cases {
@@ -308,6 +380,35 @@ fn what_cannot_be_represented_is_refused_by_name() {
         assert!(found.contains(expected), "{key}: {found}");
         assert!(!found.contains("panicked"), "{found}");
     }
+}
+
+#[test]
+fn numbers_that_the_tensors_do_not_have_are_refused_before_anything_is_made_of_them() {
+    let bench = Bench::new();
+    let base = encoders().join("bert-gelu");
+    let huge = json!(1_u64 << 40);
+    let cases = [
+        ("rslora", "r", "lora_A.weight` of `adapter_model.safetensors` has shape [4, 36]"),
+        ("vera", "r", "vera_lambda_d` of `adapter_model.safetensors` has shape [12]"),
+        ("vera-seed", "r", "vera_lambda_d` of `adapter_model.safetensors` has shape [12]"),
+        ("tiny-lora", "r", "tinylora_A` of `adapter_model.safetensors` has shape [2, 36]"),
+        ("tiny-lora", "u", "tinylora_P` of `adapter_model.safetensors` has shape [5, 2, 2]"),
+    ];
+    let args = ["eval", "--task", "tiny/pairs", "--adapter", "changed", "--model", text(&base)];
+    for (name, key, words) in cases {
+        let changed = copied(&adapter("bert-gelu", name), &bench.path("changed"));
+        edit(&changed.join("adapter_config.json"), |config| {
+            drop(config.insert(key.to_owned(), huge.clone()))
+        });
+        bench.refuses(&args, 1, &[words, "by `adapter_config.json` it is [", "hint: "]);
+    }
+    // Without P in the file it is drawn: as many numbers as the config says.
+    let changed = copied(&adapter("bert-gelu", "tiny-lora"), &bench.path("changed"));
+    edit(&changed.join("adapter_config.json"), |config| drop(config.insert("u".into(), json!(1 << 30))));
+    rewrite(&changed.join("adapter_model.safetensors"), |stored| {
+        stored.retain(|key, _| !key.contains("tinylora_P") && !key.contains("tinylora_v"));
+    });
+    bench.refuses(&args, 1, &["`u` 1073741824 and `r` 2 make projections of more than"]);
 }
 
 #[test]

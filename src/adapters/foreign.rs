@@ -1,0 +1,233 @@
+//! Adapters of other programs: of PEFT, or of the published LoRA-XS code.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::basis::BasisSpec;
+use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, WEIGHTS};
+use super::layout::{self, Layout};
+use super::peft_config::{self, Json};
+use super::{Method, lora, lora_xs, tiny_lora, vera};
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::torch::tensors::Tensors;
+
+/// The published code's own settings, one folder up.
+const RECONSTRUCTION: &str = "reconstr_config.json";
+
+/// An adapter in PEFT's layout, from PEFT or from this program, or in that of the published LoRA-XS code.
+pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
+    let mut method = peft_config::read(json)?;
+    let weights = folder.join(WEIGHTS);
+    if !weights.exists() {
+        return Err(fault(format!("there is no `{WEIGHTS}` beside it"))
+            .hint("an `adapter_model.bin` must be saved again as safetensors (`save_pretrained` of a recent PEFT)")
+            .into());
+    }
+    let tensors = Tensors::open(&[weights])?;
+    let latent = tensors.names().any(|key| layout::latent_module(key).is_some());
+    refuse_several(&tensors)?;
+    let tensors = tensors.renamed(|key| layout::plain_name(key).0)?;
+    let layout = if latent || squared(folder)? { Layout::Published } else { Layout::Peft };
+    if let (Layout::Published, Method::Lora { r, .. }) = (layout, &method) {
+        method = Method::LoraXs { r: *r, lora_alpha: method.scale() * *r as f64 };
+    }
+    let mut config = AdapterConfig {
+        task_type: json.get("task_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        base_model_name_or_path: text(json, "base_model_name_or_path"),
+        revision: text(json, "revision"),
+        base_hash: String::new(),
+        dataset: String::new(),
+        labels: Vec::new(),
+        max_length: 0,
+        target_modules: Vec::new(),
+        modules: modules(&tensors, &method, layout)?,
+        basis: (layout == Layout::Published).then(|| BasisRecord {
+            spec: only_rank(&method),
+            witness: Vec::new(),
+            with_basis: true,
+        }),
+        method,
+    };
+    check_shapes(&config, &tensors)?;
+    config.target_modules.clone_from(&config.modules);
+    let notes = folder.join(NOTES);
+    if notes.exists() {
+        config = with_notes(config, files::read_json(&notes)?)?;
+    }
+    check_head(json, &tensors)?;
+    Ok(AdapterFile { config, layout, tensors })
+}
+
+/// Refuses numbers of the config that the tensors do not have, before anything of their size is made.
+fn check_shapes(config: &AdapterConfig, tensors: &Tensors) -> Result<()> {
+    // Of an axis that only the base decides, nothing is known here.
+    let any = None;
+    for module in &config.modules {
+        let mut expected = match config.method {
+            Method::Lora { r, .. } | Method::LoraXs { r, .. } => {
+                vec![(lora::FACTORS[0], vec![Some(r), any]), (lora::FACTORS[1], vec![any, Some(r)])]
+            }
+            Method::Vera { r, .. } => vec![(vera::SCALES[0], vec![any]), (vera::SCALES[1], vec![Some(r)])],
+            Method::TinyLora { r, u, .. } => vec![
+                (tiny_lora::FROZEN[0], vec![Some(r), any]),
+                (tiny_lora::FROZEN[1], vec![any, Some(r)]),
+                (tiny_lora::FROZEN[2], vec![Some(u), Some(r), Some(r)]),
+            ],
+            _ => Vec::new(),
+        };
+        if let Method::LoraXs { r, .. } = config.method {
+            expected.push((lora_xs::CORE, vec![Some(r), Some(r)]));
+        }
+        for (ending, sides) in expected {
+            check_shape(tensors, &format!("{module}.{ending}"), &sides)?;
+        }
+    }
+    match config.method {
+        Method::Vera { r, .. } if r > MOST_RANK => {
+            Err(fault(format!("`r` must be at most {MOST_RANK}, found {r}")).into())
+        }
+        Method::Vera { r, .. } => {
+            check_shape(tensors, vera::PAIR[0], &[Some(r), any])?;
+            check_shape(tensors, vera::PAIR[1], &[any, Some(r)])
+        }
+        Method::TinyLora { r, u, .. } => {
+            let vectors = tensors.names().filter(|name| name.starts_with(tiny_lora::VECTOR));
+            vectors.into_iter().try_for_each(|name| check_shape(tensors, name, &[Some(u)]))?;
+            match u.checked_mul(r).and_then(|n| n.checked_mul(r)) {
+                Some(..=MOST_DRAWN) => Ok(()),
+                _ => Err(fault(format!(
+                    "`u` {u} and `r` {r} make projections of more than {MOST_DRAWN} numbers"
+                ))
+                .into()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A greater rank than any VeRA has, whose pair may have to be drawn.
+const MOST_RANK: i64 = 1 << 16;
+/// More numbers than the projections of any layer have, which may have to be drawn.
+const MOST_DRAWN: i64 = 1 << 26;
+
+/// Refuses a tensor that is there and has other sides than these.
+fn check_shape(tensors: &Tensors, name: &str, sides: &[Option<i64>]) -> Result<()> {
+    let Some(found) = tensors.shape(name) else { return Ok(()) };
+    let fits = |(found, side): (&i64, &Option<i64>)| side.is_none_or(|side| side == *found);
+    if found.len() == sides.len() && found.iter().zip(sides).all(fits) {
+        return Ok(());
+    }
+    let side = |side: &Option<i64>| side.map_or("any".to_owned(), |side| side.to_string());
+    let expected: Vec<String> = sides.iter().map(side).collect();
+    let expected = expected.join(", ");
+    Err(fault(format!("`{name}` of `{WEIGHTS}` has shape {found:?}, by `{CONFIG}` it is [{expected}]"))
+        .hint("the two files belong to different adapters")
+        .into())
+}
+
+/// Refuses a file of several adapters, which PEFT would tell apart by the name that it is asked for.
+fn refuse_several(tensors: &Tensors) -> Result<()> {
+    let names: BTreeSet<&str> = tensors.names().filter_map(|key| layout::plain_name(key).1).collect();
+    if names.len() < 2 {
+        return Ok(());
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    Err(fault(format!("`{WEIGHTS}` holds several adapters: `{}`", names.join("`, `")))
+        .hint("save one of them alone: `save_pretrained(folder, selected_adapters=[name])` in PEFT")
+        .into())
+}
+
+/// What PEFT's config says, and what only this program's notes do: the order of the layers, and how they are tied.
+fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConfig> {
+    let sorted = |modules: &[String]| {
+        let mut names = modules.to_vec();
+        names.sort_unstable();
+        names
+    };
+    if sorted(&config.modules) != sorted(&notes.modules) {
+        return Err(fault(format!("`{WEIGHTS}` holds other layers than `{NOTES}` names")).into());
+    }
+    let method = match (config.method, &notes.method) {
+        (Method::TinyLora { r, u, projection_seed, .. }, &Method::TinyLora { untied, tying, .. }) => {
+            Method::TinyLora { r, u, untied, tying, projection_seed }
+        }
+        (method, _) => method,
+    };
+    Ok(AdapterConfig { method, basis: config.basis, ..notes })
+}
+
+/// Refuses a file without the head that its config promises. PEFT lists every name that a head may have.
+fn check_head(json: &Json, tensors: &Tensors) -> Result<()> {
+    let saved: Vec<&str> = json
+        .get("modules_to_save")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let holds = |name: &&str| {
+        tensors.names().any(|key| {
+            key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'))
+                || key.contains(&format!(".{name}."))
+        })
+    };
+    if saved.is_empty() || saved.iter().any(holds) {
+        return Ok(());
+    }
+    let message =
+        format!("`modules_to_save` lists `{}`, which `{WEIGHTS}` does not hold", saved.join("`, `"));
+    Err(fault(message).into())
+}
+
+fn text(json: &Json, key: &str) -> String {
+    json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// Whether the published code's settings lie beside the folder and say that there is a core between A and B.
+fn squared(folder: &Path) -> Result<bool> {
+    let Some(path) = folder.parent().map(|parent| parent.join(RECONSTRUCTION)).filter(|path| path.exists())
+    else {
+        return Ok(false);
+    };
+    let json: Json = files::read_json(&path)?;
+    match json.get("r_squared") {
+        None => Ok(false),
+        Some(Value::Bool(squared)) => Ok(*squared),
+        Some(found) => {
+            let message = format!("`{}`: `r_squared`: expected true or false, found {found}", path.display());
+            Err(fault(message).into())
+        }
+    }
+}
+
+/// A basis of which only the rank is known.
+pub(super) fn only_rank(method: &Method) -> BasisSpec {
+    BasisSpec { rank: method.basis_rank().unwrap_or(0), ..BasisSpec::default() }
+}
+
+/// The adapted layers of a file: all that one of their tensors names, so that a layer with another missing is found out.
+fn modules(tensors: &Tensors, method: &Method, layout: Layout) -> Result<Vec<String>> {
+    let endings: &[&str] = match method {
+        Method::Vera { .. } => &vera::SCALES,
+        Method::TinyLora { .. } => &tiny_lora::FROZEN,
+        _ => &lora::FACTORS,
+    };
+    let core = (layout == Layout::Published).then_some(lora_xs::CORE);
+    let module = |name: &str| {
+        let ending = endings.iter().copied().chain(core);
+        ending.filter_map(|ending| name.strip_suffix(ending)?.strip_suffix('.')).next().map(str::to_owned)
+    };
+    let mut found: Vec<String> = Vec::new();
+    for module in tensors.names().filter_map(module) {
+        if !found.contains(&module) {
+            found.push(module);
+        }
+    }
+    if found.is_empty() {
+        return Err(fault(format!("`{WEIGHTS}` holds no `{}` of any layer", endings[0])).into());
+    }
+    Ok(found)
+}
