@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use super::config::{EncoderConfig, HeadKind};
 use super::encoder::Encoder;
-use super::head::{Head, HeadSource};
+use super::head::{Head, HeadSource, OTHER_HEADS, layer_shapes};
 use super::loader::Loader;
 use super::recompute::Tape;
 use super::{Base, Build};
@@ -44,12 +44,16 @@ impl Classifier {
         let pooled = config.head == HeadKind::Pooled;
         let pooler_stored = loader.contains(&format!("{}.pooler.dense.weight", config.prefix));
         let encoder = Encoder::load(&config, &mut loader, pooled && pooler_stored)?;
+        let own: Vec<String> =
+            layer_shapes(&config, build.classes).into_iter().map(|(name, ..)| name).collect();
         loader.finish(|name| {
             // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
-            let other = ["cls.", "lm_head.", "classifier.", "qa_outputs.", "seq_relationship."];
             name.contains("pooler.")
                 || name.ends_with("position_ids")
-                || other.iter().any(|p| name.starts_with(p))
+                || OTHER_HEADS.iter().any(|p| name.starts_with(p))
+                || name.rsplit_once('.').is_some_and(|(layer, part)| {
+                    ["weight", "bias"].contains(&part) && own.iter().any(|own| own == layer)
+                })
         })?;
         let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
         let head = Head::load(&config, build.classes, pooled && !pooler_stored, source, trained)?;

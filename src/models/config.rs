@@ -1,7 +1,5 @@
 //! `config.json` of an encoder, read into what the layers need. Family names end here.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -117,7 +115,7 @@ struct Raw {
     #[serde(default)]
     add_cross_attention: bool,
     problem_type: Option<String>,
-    id2label: Option<BTreeMap<String, String>>,
+    id2label: Option<Value>,
 }
 
 fn two() -> i64 {
@@ -299,13 +297,27 @@ pub(super) fn activation(name: &str) -> Result<Activation> {
     })
 }
 
-/// Class names in the order of their numbers.
-fn labels(id2label: Option<BTreeMap<String, String>>) -> Result<Vec<String>> {
-    let number = |(id, name): (String, String)| match id.parse::<usize>() {
-        Ok(number) => Ok((number, name)),
-        Err(_) => Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into()),
+/// Class names in the order of their numbers. A name may be a number or a truth value too, as in Transformers.
+fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
+    let named = match id2label {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(named)) => named,
+        Some(other) => return Err(fault(format!("`id2label` must be an object, found {other}")).into()),
     };
-    let mut numbered = id2label.unwrap_or_default().into_iter().map(number).collect::<Result<Vec<_>>>()?;
+    let mut numbered = Vec::with_capacity(named.len());
+    for (id, name) in named {
+        let Ok(number) = id.trim().parse::<i64>() else {
+            return Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into());
+        };
+        let name = match name {
+            Value::String(name) => name,
+            Value::Number(_) | Value::Bool(_) => name.to_string(),
+            other => {
+                return Err(fault(format!("`id2label.{id}` must be a name, found {other}")).into());
+            }
+        };
+        numbered.push((number, name));
+    }
     numbered.sort();
     Ok(numbered.into_iter().map(|(_, name)| name).collect())
 }

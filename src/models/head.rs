@@ -55,19 +55,80 @@ pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
     }
 }
 
-/// The number of classes of the head that a checkpoint holds.
-pub fn classes_in(config: &EncoderConfig, checkpoint: &Tensors) -> Option<i64> {
-    let (last, _, _) = layer_shapes(config, 0).pop()?;
-    checkpoint.shape(&format!("{last}.weight"))?.first().copied()
+/// What a checkpoint holds of the head that its family has, a pooler included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// No tensor of the head's own.
+    Nothing,
+    /// All of it, with so many outputs.
+    Whole(i64),
+    /// A part of it: what is missing, what has another shape, and what else is there.
+    Part(Vec<String>),
+}
+
+/// The prefix of all tensors of a head but its pooler.
+const HEAD: &str = "classifier.";
+
+/// What heads of other tasks begin with, which a classifier does not use.
+pub const OTHER_HEADS: [&str; 6] =
+    ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classification_head."];
+
+/// What `checkpoint` holds of a head.
+pub fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
+    let other = || checkpoint.names().filter(|name| name.starts_with(HEAD));
+    if other().next().is_none() {
+        return Stored::Nothing;
+    }
+    let mut layers = layer_shapes(config, 0);
+    let last = layers.last().map(|(name, ..)| name.clone()).unwrap_or_default();
+    let rows = |part: &str| checkpoint.shape(&format!("{last}.{part}"))?.first().copied();
+    let outputs = rows("weight").or(rows("bias"));
+    if config.head == HeadKind::Pooled {
+        layers.insert(0, (pooler(config, checkpoint), config.width, config.width));
+    }
+    let mut known = Vec::new();
+    let mut faults = Vec::new();
+    for (name, out, inputs) in &layers {
+        let out = if *name == last { outputs } else { Some(*out) };
+        for (part, sides) in [("weight", vec![out, Some(*inputs)]), ("bias", vec![out])] {
+            let name = format!("{name}.{part}");
+            faults.extend(fault_of(&name, &sides, checkpoint.shape(&name)));
+            known.push(name);
+        }
+    }
+    match outputs {
+        Some(outputs) if faults.is_empty() => Stored::Whole(outputs),
+        _ => {
+            let unknown = other().filter(|name| !known.iter().any(|known| known == name));
+            faults.extend(unknown.take(4).map(|name| format!("unexpected tensor `{name}`")));
+            Stored::Part(faults)
+        }
+    }
+}
+
+/// What is wrong with a tensor of this shape; a side that nothing tells is called classes.
+fn fault_of(name: &str, sides: &[Option<i64>], found: Option<&[i64]>) -> Option<String> {
+    let text = |side: &Option<i64>| side.map_or("classes".to_owned(), |side| side.to_string());
+    let expected = sides.iter().map(text).collect::<Vec<_>>().join(", ");
+    match found {
+        None => Some(format!("missing tensor `{name}` [{expected}]")),
+        Some(found) if found.iter().map(|&side| Some(side)).eq(sides.iter().copied()) => None,
+        Some(found) => Some(format!("tensor `{name}` has shape {found:?}, expected [{expected}]")),
+    }
+}
+
+/// The path of the pooler as this checkpoint names it, with the family's prefix or without.
+fn pooler(config: &EncoderConfig, checkpoint: &Tensors) -> String {
+    let bare = ["weight", "bias"].iter().any(|part| checkpoint.contains(&format!("pooler.dense.{part}")));
+    if bare { "pooler.dense".to_owned() } else { format!("{}.pooler.dense", config.prefix) }
 }
 
 /// How many numbers of a head of `classes` outputs are trained, a pooler that the checkpoint lacks included.
 pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> usize {
     let mut layers = layer_shapes(config, classes);
-    let pooler = format!("{}.pooler.dense", config.prefix);
-    let stored = checkpoint.names().any(|name| name.ends_with("pooler.dense.weight"));
-    if config.head == HeadKind::Pooled && !stored {
-        layers.push((pooler, config.width, config.width));
+    let path = pooler(config, checkpoint);
+    if config.head == HeadKind::Pooled && !checkpoint.contains(&format!("{path}.weight")) {
+        layers.push((path, config.width, config.width));
     }
     usize::try_from(layers.iter().map(|(_, out, inputs)| out * (inputs + 1)).sum::<i64>()).unwrap_or(0)
 }
@@ -94,6 +155,7 @@ impl Head {
             shapes.insert(0, (format!("{}.pooler.dense", config.prefix), config.width, config.width));
         }
         let drawn_layers = if stored { usize::from(draw_pooler) } else { shapes.len() };
+        say_drawn(config, classes, source.checkpoint, &shapes[..drawn_layers]);
         let numbers = |(_, out, inputs): &Layer| usize::try_from(out * inputs).unwrap_or(0);
         let drawn = shapes[..drawn_layers].iter().map(numbers).map(words_of_normal).sum();
         let mut weights = source.draw(&shapes[..drawn_layers], config.initializer_range).into_iter();
@@ -106,7 +168,6 @@ impl Head {
             let mut add = |part, start| trained.add(format!("{name}.{part}"), Group::Head, start);
             layers.push(Dense { weight: add("weight", &weight), bias: add("bias", &bias) });
         }
-        tracing::debug!(stored, draw_pooler, "head of {classes} outputs");
         Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler, drawn })
     }
 
@@ -124,6 +185,27 @@ impl Head {
             x = layer.forward(&pass.dropout(&x, dropout));
         }
         x
+    }
+}
+
+/// Says which layers are drawn although the checkpoint holds a head. Without any, that is what is expected.
+fn say_drawn(config: &EncoderConfig, classes: i64, checkpoint: &Tensors, drawn: &[Layer]) {
+    let names: Vec<String> = drawn.iter().map(|(name, ..)| format!("`{name}`")).collect();
+    let names = names.join(", ");
+    match stored(config, checkpoint) {
+        _ if drawn.is_empty() => {}
+        Stored::Nothing => tracing::info!("drawn anew: {names} (the checkpoint has no classification head)"),
+        Stored::Whole(outputs) => {
+            tracing::warn!(
+                "drawn anew: {names} (the checkpoint's head has {outputs} outputs, not {classes})"
+            );
+        }
+        Stored::Part(faults) => {
+            tracing::warn!(
+                "drawn anew: {names} (of a head, the checkpoint has a part: {})",
+                faults.join(", ")
+            );
+        }
     }
 }
 

@@ -372,8 +372,14 @@ impl Base {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The number of outputs of the head in the checkpoint.
-    pub fn classes(&self) -> Option<i64> {
-        self.config.encoder().ok().and_then(|config| head::classes_in(config, &self.tensors))
+    /// What the checkpoint holds of a classification head; nothing of a decoder.
+    pub fn head(&self) -> head::Stored {
+        self.config.encoder().map_or(head::Stored::Nothing, |config| head::stored(config, &self.tensors))
+    }
+
+    /// What the heads of other tasks that the checkpoint holds begin with.
+    pub fn other_heads(&self) -> Vec<&'static str> {
+        let holds = |prefix: &&str| self.tensors.names().any(|name| name.starts_with(prefix));
+        head::OTHER_HEADS.into_iter().filter(|prefix| holds(prefix)).collect()
     }
 }

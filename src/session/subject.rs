@@ -12,7 +12,7 @@ use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan, Start};
-use crate::models::{Build, Model};
+use crate::models::{Build, Model, head};
 use crate::recipe::Recipe;
 
 /// A subject, opened.
@@ -95,11 +95,34 @@ impl Subject {
             }
             _ => {}
         }
-        self.base.base.classes().ok_or_else(|| {
-            fault(format!("`{}` has no classification head", self.base.name))
-                .hint("give a run (`--run`) or an adapter (`--adapter`) that was trained on it")
-                .into()
-        })
+        self.stored_classes()
+    }
+
+    /// Outputs of the head that the base itself stores, all of it.
+    fn stored_classes(&self) -> Result<i64> {
+        let (name, base) = (&self.base.name, &self.base.base);
+        let message = match base.head() {
+            head::Stored::Whole(outputs) => {
+                let names = base.config.encoder()?.labels.len() as i64;
+                if [0, outputs].contains(&names) {
+                    return Ok(outputs);
+                }
+                format!(
+                    "the head of `{name}` has {outputs} outputs, but `id2label` of its config.json names {names}"
+                )
+            }
+            head::Stored::Nothing => format!("`{name}` has no classification head"),
+            head::Stored::Part(faults) => {
+                let faults = faults.join("\n  ");
+                format!("`{name}` has only a part of a classification head:\n  {faults}")
+            }
+        };
+        let heads = base.other_heads();
+        let others =
+            if heads.is_empty() { String::new() } else { format!("; it has `{}`", heads.join("`, `")) };
+        Err(fault(format!("{message}{others}"))
+            .hint("give a run (`--run`) or an adapter (`--adapter`) that was trained on it")
+            .into())
     }
 
     /// Names of the head's `classes` outputs: the adapter's, else those of the base's `config.json` where they are as
@@ -109,12 +132,11 @@ impl Subject {
         if !known.is_empty() || classes == 1 {
             return known;
         }
-        let names = self.base.base.config.raw().get("id2label").and_then(|names| names.as_object());
-        let name = |id: i64| names?.get(&id.to_string())?.as_str().map(str::to_owned);
-        let from_base: Option<Vec<String>> = (0..classes).map(name).collect();
-        from_base
-            .filter(|_| names.is_some_and(|names| names.len() as i64 == classes))
-            .unwrap_or_else(|| (0..classes).map(|id| format!("LABEL_{id}")).collect())
+        let names = self.base.base.config.encoder().map(|config| config.labels.clone()).unwrap_or_default();
+        if names.len() as i64 == classes {
+            return names;
+        }
+        (0..classes).map(|id| format!("LABEL_{id}")).collect()
     }
 }
 
