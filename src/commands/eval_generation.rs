@@ -110,12 +110,13 @@ impl Scoring<'_> {
         let files = self.place.files(dataset, name)?;
         let split = Split { dataset, name, files: &files, limit: self.args.limit };
         let count = self.args.generation.shots;
+        let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         if count == 0 {
-            return prompts::load(&split, None, self.tokenizer);
+            return prompts::load(&split, None, self.tokenizer, longest);
         }
         let files = self.place.files(dataset, &dataset.shot_split)?;
         let split_of_shots = Split { dataset, name: &dataset.shot_split, files: &files, limit: 0 };
-        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer)
+        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer, longest)
     }
 
     fn generation(&self, dataset: &Dataset) -> Result<Generation> {

@@ -59,7 +59,8 @@ impl<'a> Chat<'a> {
         if spans.iter().all(Range::is_empty) {
             return Err("the template leaves nothing of the assistant's turns to train on".to_owned());
         }
-        let (mut ids, places) = self.tokenizer.encode_plain(&text).map_err(|e| format!("{e:#}"))?;
+        let encoded = self.tokenizer.encode_plain(&text, self.max_length).map_err(|e| format!("{e:#}"))?;
+        let (mut ids, places, cut) = encoded;
         let overlaps = |place: &Range<usize>| {
             let meets = |span: &Range<usize>| place.start < span.end && span.start < place.end;
             u8::from(spans.iter().any(meets))
@@ -78,7 +79,7 @@ impl<'a> Chat<'a> {
             ));
         }
         let types = vec![0; ids.len()];
-        Ok((Example { index: 0, types, trained, label: None, ids }, whole > self.max_length))
+        Ok((Example { index: 0, types, trained, label: None, ids }, cut || whole > self.max_length))
     }
 
     /// The text of a conversation, and the bytes of it that are the assistant's.

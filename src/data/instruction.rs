@@ -50,17 +50,14 @@ impl<'a> Instruction<'a> {
         if response.trim().is_empty() {
             return Err("the response is empty".to_owned());
         }
-        let tokens = |text: &str| -> std::result::Result<Vec<u32>, String> {
-            let mut ids = self.tokenizer.encode_whole(text).map_err(|e| format!("{e:#}"))?;
-            // Tokenizers that end every text would end the prompt too
-            if ids.last() == Some(&self.eos) {
-                ids.pop();
-            }
-            Ok(ids)
-        };
-        let alone = tokens(&prompt)?.len();
-        let mut ids = tokens(&(prompt + &response))?;
-        ids.push(self.eos);
+        let tokens =
+            |text: &str| self.tokenizer.encode_open(text, self.max_length).map_err(|e| format!("{e:#}"));
+        let alone = tokens(&prompt)?.0.len();
+        let (mut ids, cut) = tokens(&(prompt + &response))?;
+        // Some responses end with the token themselves
+        if !cut && ids.last() != Some(&self.eos) {
+            ids.push(self.eos);
+        }
         let whole = ids.len();
         ids.truncate(self.max_length);
         // The first token has none before it to be predicted from
@@ -72,6 +69,6 @@ impl<'a> Instruction<'a> {
             ));
         }
         let types = vec![0; ids.len()];
-        Ok((Example { index: 0, types, trained, label: None, ids }, whole > self.max_length))
+        Ok((Example { index: 0, types, trained, label: None, ids }, cut || whole > self.max_length))
     }
 }

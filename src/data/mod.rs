@@ -1,5 +1,6 @@
 //! Data sets: the catalog, readers of local files, tokenising, and its cache. Stands alone: no tensors in here.
 
+mod added_tokens;
 pub mod cache;
 pub mod catalog;
 pub mod chat;
@@ -8,6 +9,7 @@ pub mod examples;
 pub mod instruction;
 mod jinja;
 pub mod label;
+mod long_texts;
 pub mod parquet;
 pub mod prompts;
 pub mod rows;
@@ -15,6 +17,7 @@ mod special;
 pub mod template;
 pub mod tokenize;
 mod tokenizer_class;
+mod tokenizer_file;
 
 use serde::{Deserialize, Serialize};
 

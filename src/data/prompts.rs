@@ -7,11 +7,14 @@ use serde_json::json;
 
 use super::catalog::Dataset;
 use super::examples::{SHOWN, Split, check_columns, hash_files};
-use super::rows::{Columns, Row, read_rows};
+use super::rows::{Columns, read_rows};
 use super::template::Template;
 use super::tokenize::Tokenizer;
 use super::{Skipped, TaskKind};
 use crate::fault::{Result, fault, usage};
+
+/// Rows that are rendered at a time.
+const CHUNK: usize = 256;
 
 /// One row of a generation data set, ready to be continued.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +51,8 @@ pub struct Shots<'a> {
     pub split: Split<'a>,
 }
 
-/// Reads and renders the files of a split; `split.limit` keeps the first so many usable rows (0 = all).
+/// Reads and renders the files of a split; `split.limit` keeps the first so many usable rows (0 = all). A row whose prompt
+/// has no token, or more than `longest`, cannot be used.
 ///
 /// A shot is the template `shot`, or where there is none the prompt, a space unless the prompt ends in one, and the
 /// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
@@ -56,7 +60,12 @@ pub struct Shots<'a> {
 /// # Errors
 /// When the data set is not for generation, a template is wrong, a file cannot be read, a column does not exist,
 /// there are fewer usable rows than shots, or no row can be used.
-pub fn load(split: &Split<'_>, shots: Option<&Shots<'_>>, tokenizer: &Tokenizer) -> Result<Prompts> {
+pub fn load(
+    split: &Split<'_>,
+    shots: Option<&Shots<'_>>,
+    tokenizer: &Tokenizer,
+    longest: usize,
+) -> Result<Prompts> {
     let templates = Templates::new(split.dataset)?;
     let shots = shots.filter(|shots| shots.count > 0);
     let (solved, hash) = match shots {
@@ -64,31 +73,39 @@ pub fn load(split: &Split<'_>, shots: Option<&Shots<'_>>, tokenizer: &Tokenizer)
         None => (Vec::new(), digest(split, None, tokenizer)?),
     };
     let same = shots.is_some_and(|shots| shots.split.name == split.name);
-    let (rendered, skipped) = read(split, &templates, split.limit, |row| templates.ask(row))?;
     let separator = &split.dataset.shot_separator;
     let count = shots.map_or(0, |shots| shots.count);
-    let prompts = rendered
-        .into_par_iter()
-        .map(|(index, columns, (prompt, gold))| {
-            let others = solved.iter().filter(|(row, _)| !same || *row != index).take(count);
-            let mut text: String = others.flat_map(|(_, shot)| [shot.as_str(), separator]).collect();
-            text.push_str(&prompt);
-            let ids = tokenizer.encode_whole(&text)?;
-            Ok(Prompt { index, text, ids, gold, columns })
-        })
-        .collect::<Result<Vec<Prompt>>>()?;
+    let render = |index: usize, row: &Columns| {
+        let (prompt, gold) = templates.ask(row)?;
+        let others = solved.iter().filter(|(solved, _)| !same || *solved != index).take(count);
+        let mut text: String = others.flat_map(|(_, shot)| [shot.as_str(), separator]).collect();
+        text.push_str(&prompt);
+        let (ids, cut) = tokenizer.encode_open(&text, longest).map_err(|e| format!("{e:#}"))?;
+        match ids.len() {
+            0 => Err("the prompt is empty: it has no token".to_owned()),
+            _ if cut => {
+                Err(format!("the prompt is more than the {longest} tokens that the model has positions for"))
+            }
+            found if found > longest => Err(format!(
+                "the prompt is {found} tokens, more than the {longest} that the model has positions for"
+            )),
+            _ => Ok(Prompt { index, text, ids, gold, columns: row.clone() }),
+        }
+    };
+    let (prompts, skipped) = read(split, &templates, split.limit, render)?;
     Ok(Prompts { prompts, skipped, hash })
 }
 
 /// One more than asked for, because a row is never its own shot.
 fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String)>> {
-    let (found, _) = read(&shots.split, templates, shots.count + 1, |row| templates.solved(row))?;
+    let wanted = shots.count.saturating_add(1);
+    let (found, _) = read(&shots.split, templates, wanted, |index, row| Ok((index, templates.solved(row)?)))?;
     if found.len() <= shots.count {
         let (name, split) = (&shots.split.dataset.name, shots.split.name);
         let message = format!("{} shots were asked for, `{name}` {split} has {}", shots.count, found.len());
         return Err(usage(message).hint("one row more than shots is needed").into());
     }
-    Ok(found.into_iter().map(|(index, _, text)| (index, text)).collect())
+    Ok(found)
 }
 
 /// What is rendered of each row.
@@ -135,31 +152,37 @@ impl Templates {
     }
 }
 
-/// A row with its number and what was rendered of it.
-type Rendered<T> = (usize, Columns, T);
-
-/// Renders the usable rows of a split, at most `limit` of them.
-fn read<T>(
+/// Renders the usable rows of a split, at most `limit` of them (0 = all); `render` gets their numbers too.
+fn read<T: Send>(
     split: &Split<'_>,
     templates: &Templates,
     limit: usize,
-    render: impl Fn(&Columns) -> std::result::Result<T, String>,
-) -> Result<(Vec<Rendered<T>>, Skipped)> {
+    render: impl Fn(usize, &Columns) -> std::result::Result<T, String> + Sync,
+) -> Result<(Vec<T>, Skipped)> {
     let (mut found, mut skipped, mut before) = (Vec::new(), Skipped::default(), 0);
+    let most = if limit == 0 { usize::MAX } else { limit };
     for path in split.files {
         let rows = read_rows(path)?;
-        let (unit, count) = (rows.unit, rows.rows.len());
         check_columns(path, &rows, templates.columns())?;
-        for (i, Row { number, columns }) in rows.rows.into_iter().enumerate() {
-            if limit > 0 && found.len() == limit {
+        for (number, chunk) in (0..).zip(rows.rows.chunks(CHUNK)) {
+            if found.len() == most {
                 break;
             }
-            match columns.and_then(|columns| render(&columns).map(|rendered| (columns, rendered))) {
-                Ok((columns, rendered)) => found.push((before + i, columns, rendered)),
-                Err(reason) => note(&mut skipped, path, (unit, number), &reason),
+            let first = before + number * CHUNK;
+            let rendered: Vec<_> = (chunk.par_iter().enumerate())
+                .map(|(i, row)| {
+                    row.columns.as_ref().map_err(String::clone).and_then(|row| render(first + i, row))
+                })
+                .collect();
+            for (row, rendered) in chunk.iter().zip(rendered) {
+                match rendered {
+                    _ if found.len() == most => break,
+                    Ok(rendered) => found.push(rendered),
+                    Err(reason) => note(&mut skipped, path, (rows.unit, row.number), &reason),
+                }
             }
         }
-        before += count;
+        before += rows.rows.len();
     }
     let (name, split) = (&split.dataset.name, split.name);
     let first = skipped.first.join("; ");

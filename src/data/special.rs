@@ -24,7 +24,8 @@ pub(super) struct Special {
     pub chat_template: Option<String>,
 }
 
-const NAMES: [&str; 5] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token"];
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 impl Special {
     /// Reads what lies in the folder. `settings` is its `tokenizer_config.json`, `config` its `config.json`.
@@ -42,12 +43,8 @@ impl Special {
         let mut tokens = Vec::new();
         for name in NAMES {
             let found = [settings, &legacy].into_iter().find_map(|json| token_text(json.get(name)));
-            let default = match (class, name) {
-                (Class::Llama, "bos_token") => Some("<s>"),
-                (Class::Llama, "eos_token") => Some("</s>"),
-                _ => None,
-            };
-            if let Some(text) = found.or(default.map(str::to_owned)) {
+            let default = class.tokens().iter().find(|(default, _)| *default == name);
+            if let Some(text) = found.or(default.map(|(_, text)| (*text).to_owned())) {
                 tokens.push((name, text));
             }
         }

@@ -4,21 +4,24 @@
 //! `tokenization_llama.py`) takes vocabulary and special tokens from `tokenizer.json`, but a BERT tokenizer gets its
 //! normaliser, and a RoBERTa or Llama tokenizer its leading space, from `tokenizer_config.json`; `add_bos_token` and
 //! `add_eos_token` do not count beside a `tokenizer.json`, whose own template of special tokens does. Truncation
-//! and padding stored there do not count when a call asks for its own. Token types are passed to the model only where `model_input_names` lists them.
+//! and padding stored there do not count when a call asks for its own. Token types are passed to the model only where
+//! `model_input_names` lists them. What the files beside it say of tokens is told in `added_tokens.rs`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use tokenizers::{
-    PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+    PostProcessor as _, Token, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
 
 use super::Example;
 use super::special::Special;
-use super::tokenizer_class::{Class, class_of, configure};
-use crate::fault::{Result, fault, usage};
+use super::tokenizer_class::{Class, class_of, configure, fitting};
+use super::tokenizer_file::{guarded, parse};
+use super::{added_tokens, long_texts};
+use crate::fault::{Fault, Result, fault, usage};
 use crate::files;
 
 /// Files that make up a tokenizer; those that exist are copied next to a saved model.
@@ -44,6 +47,10 @@ pub struct Tokenizer {
     direction: TruncationDirection,
     /// How many token types the model knows; nothing where it always gets type 0.
     types: Option<u64>,
+    /// What the template of special tokens puts before a text.
+    before: Vec<u32>,
+    /// Tokens that the model embeds, where the tokenizer knows more.
+    embedded: Option<u32>,
     special: Special,
     hash: String,
     files: Vec<PathBuf>,
@@ -68,65 +75,108 @@ impl Tokenizer {
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
         if !path.is_file() {
-            let shown = folder.display();
-            // The files of the cache are links to contents that others share: nothing may be saved over them.
-            let cached = folder.parent().is_some_and(|parent| parent.ends_with("snapshots"));
-            let (first, place) = match cached {
-                true => ("copy the repository by `hf download ID --local-dir DIR`, then ", "DIR".to_owned()),
-                false => ("", shown.to_string()),
-            };
-            return Err(fault(format!("no `tokenizer.json` in `{shown}`"))
-                .hint(format!(
-                    "{first}make it once in Python: `from transformers import AutoTokenizer; \
-                     AutoTokenizer.from_pretrained(\"{place}\").save_pretrained(\"{place}\")`"
-                ))
-                .into());
+            return Err(missing(folder).into());
         }
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| fault(format!("`{}` is not a tokenizer: {e}", path.display())))?;
+        let mut inner = parse(&path, &bytes)?;
         let settings = optional_json(&folder.join("tokenizer_config.json"))?;
         let config = optional_json(&folder.join("config.json"))?;
-        let class = class_of(&inner, &settings, &config);
-        let changes = configure(&mut inner, class, &settings)
+        let stored = inner.get_truncation().map(|truncation| truncation.direction);
+        let named = class_of(&settings, &config);
+        let class = fitting(named, &inner);
+        if class != named {
+            tracing::warn!(
+                "`{}` is used as it stands: its model is none of a {named:?}Tokenizer's, whose name it goes by",
+                path.display()
+            );
+        }
+        let mut changes = configure(&mut inner, class, &settings)
             .with_context(|| format!("cannot use `{}`", path.display()))?;
+        let added = added_tokens::complete(&mut inner, folder, class, &settings)?;
+        if !added.is_empty() {
+            changes += &serde_json::to_string(&added)?;
+        }
+        let split = settings.get("split_special_tokens").is_some_and(|split| split == true);
+        inner.set_encode_special_tokens(split);
         let has_types = match settings.get("model_input_names").and_then(Value::as_array) {
             Some(names) => names.iter().any(|name| name == "token_type_ids"),
-            None => class == Class::Bert,
+            None => named == Class::Bert,
         };
         let types = has_types.then(|| config.get("type_vocab_size").and_then(Value::as_u64).unwrap_or(2));
-        let is_left = settings.get("truncation_side").is_some_and(|side| side == "left");
-        let direction = if is_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let direction = match settings.get("truncation_side") {
+            Some(side) if side == "left" => TruncationDirection::Left,
+            Some(_) => TruncationDirection::Right,
+            None => stored.unwrap_or(TruncationDirection::Right),
+        };
         let special = Special::read(folder, &inner, class, (&settings, &config))?;
+        let before = before(&inner).with_context(|| format!("cannot use `{}`", path.display()))?;
         let mut hasher = blake3::Hasher::new();
+        let is_left = matches!(direction, TruncationDirection::Left);
         hasher.update(&bytes).update(format!("{changes}|{types:?}|{is_left}").as_bytes());
+        if split {
+            hasher.update(b"|split");
+        }
         let files = FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
-        Ok(Self { inner, direction, types, special, hash: hasher.finalize().to_hex().to_string(), files })
+        let hash = hasher.finalize().to_hex().to_string();
+        let mut read = Self { inner, direction, types, before, embedded: None, special, hash, files };
+        let embedded =
+            config.get("vocab_size").and_then(Value::as_u64).and_then(|size| u32::try_from(size).ok());
+        read.embedded = embedded.filter(|size| read.vocab_size() > *size as usize);
+        Ok(read)
     }
 
     /// Encodes a text, or a pair, with special tokens; of a pair the longer text is cut first.
     ///
     /// # Errors
-    /// When the special tokens alone exceed `max_length`, or the model does not know a token type.
+    /// When the special tokens alone exceed `max_length`, or the model does not know a token or its type.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
         if max_length < added {
             let message = format!("`max_length` is {max_length}, but the special tokens alone are {added}");
             return Err(usage(message).into());
         }
-        let part = |text: &str| self.inner.encode_fast(text, false).map_err(failed);
-        let (first, second) = (part(text)?, pair.map(part).transpose()?);
+        let max_length = max_length - added;
+        let ((first, cut), second) =
+            (self.part(text, max_length)?, pair.map(|pair| self.part(pair, max_length)));
+        let (second, cut_too) =
+            second.transpose()?.map_or((None, false), |(second, cut)| (Some(second), cut));
         let whole = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len);
         let params = TruncationParams {
             direction: self.direction,
-            max_length: max_length - added,
+            max_length,
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        let (first, second) = truncate_encodings(first, second, &params).map_err(failed)?;
-        let encoding = self.inner.post_process(first, second, true).map_err(failed)?;
+        let encoding = guarded(|| {
+            let (first, second) = truncate_encodings(first, second, &params)?;
+            self.inner.post_process(first, second, true)
+        });
+        let encoding = encoding.map_err(failed)?;
         let types = self.types_of(&encoding)?;
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), types, truncated: whole > params.max_length })
+        let ids = self.embeddable(encoding.get_ids().to_vec())?;
+        Ok(Encoding { ids, types, truncated: cut || cut_too || whole > max_length })
+    }
+
+    /// The tokens of a text without special ones, and whether some of a very long text are left out beyond `enough`, which
+    /// are counted from the side that truncation keeps.
+    fn part(&self, text: &str, enough: usize) -> Result<(tokenizers::Encoding, bool)> {
+        let is_left = matches!(self.direction, TruncationDirection::Left);
+        let encode = |part: &str| guarded(|| self.inner.encode_fast(part, false)).map_err(failed);
+        long_texts::first(text, enough, is_left, encode, tokenizers::Encoding::len)
+    }
+
+    /// Refuses tokens that the model does not embed.
+    fn embeddable(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        let Some(beyond) = self.embedded.and_then(|size| ids.iter().find(|id| **id >= size)) else {
+            return Ok(ids);
+        };
+        let text = self.inner.id_to_token(*beyond).unwrap_or_default();
+        let size = self.embedded.unwrap_or_default();
+        Err(fault(format!(
+            "token `{text}` has the number {beyond}, and the model's vocabulary ends at {size}"
+        ))
+        .hint("take the token out of the text, or a base whose embeddings were enlarged for it")
+        .into())
     }
 
     fn types_of(&self, encoding: &tokenizers::Encoding) -> Result<Vec<u8>> {
@@ -149,19 +199,36 @@ impl Tokenizer {
     /// Token ids of a text with the special tokens that the tokenizer adds, whole.
     ///
     /// # Errors
-    /// When the tokenizer refuses the text.
+    /// When the tokenizer refuses the text, or the model does not know a token.
     pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.inner.encode_fast(text, true).map_err(failed)?.get_ids().to_vec())
+        let encoding = guarded(|| self.inner.encode_fast(text, true)).map_err(failed)?;
+        self.embeddable(encoding.get_ids().to_vec())
     }
 
-    /// Token ids of a text that already holds its special tokens, and the bytes of the text that each stands for.
+    /// Token ids of a text that goes on: with the special tokens that the tokenizer puts before a text, but where the text
+    /// begins with them itself, and without those that it puts after one. Of a text of more than `enough` tokens so many at
+    /// least; says whether some are left out.
     ///
     /// # Errors
-    /// When the tokenizer refuses the text.
-    pub fn encode_plain(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>)> {
-        let encoding = self.inner.encode(text, false).map_err(failed)?;
+    /// When the tokenizer refuses the text, or the model does not know a token.
+    pub fn encode_open(&self, text: &str, enough: usize) -> Result<(Vec<u32>, bool)> {
+        let encode = |part: &str| guarded(|| self.inner.encode_fast(part, false)).map_err(failed);
+        let (encoding, cut) = long_texts::first(text, enough, false, encode, tokenizers::Encoding::len)?;
+        let ids = encoding.get_ids();
+        let before: &[u32] = if ids.starts_with(&self.before) { &[] } else { &self.before };
+        Ok((self.embeddable([before, ids].concat())?, cut))
+    }
+
+    /// Token ids of a text that already holds its special tokens, and the bytes of the text that each stands for; of a text
+    /// of more than `enough` tokens so many at least, and whether some are left out.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the text, or the model does not know a token.
+    pub fn encode_plain(&self, text: &str, enough: usize) -> Result<(Vec<u32>, Vec<Range<usize>>, bool)> {
+        let encode = |part: &str| guarded(|| self.inner.encode(part, false)).map_err(failed);
+        let (encoding, cut) = long_texts::first(text, enough, false, encode, tokenizers::Encoding::len)?;
         let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
-        Ok((encoding.get_ids().to_vec(), places))
+        Ok((self.embeddable(encoding.get_ids().to_vec())?, places, cut))
     }
 
     /// The token that ends a text: `eos_token` of the tokenizer, else the first `eos_token_id` of
@@ -204,7 +271,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder refuses them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(failed)
+        guarded(|| self.inner.decode(ids, skip_special)).map_err(failed)
     }
 
     /// An example as text, what is trained on between `⟦` and `⟧`; its special tokens are written out.
@@ -234,8 +301,12 @@ impl Tokenizer {
 
     /// One more than the largest token id.
     pub fn vocab_size(&self) -> usize {
-        let largest = self.inner.get_vocab(true).into_values().max();
-        largest.map_or(0, |id| id as usize + 1)
+        size(&self.inner, true)
+    }
+
+    /// The same without added tokens.
+    pub fn own_size(&self) -> usize {
+        size(&self.inner, false)
     }
 
     /// The files that make up this tokenizer, to be copied next to a saved model.
@@ -244,9 +315,36 @@ impl Tokenizer {
     }
 }
 
-/// The library's errors are boxed, a form that anyhow does not take as it is.
-pub(super) fn failed(error: tokenizers::Error) -> anyhow::Error {
-    anyhow!("cannot tokenise: {error}")
+fn missing(folder: &Path) -> Fault {
+    let shown = folder.display();
+    // The files of the cache are links to contents that others share: nothing may be saved over them.
+    let cached = folder.parent().is_some_and(|parent| parent.ends_with("snapshots"));
+    let (first, place) = match cached {
+        true => ("copy the repository by `hf download ID --local-dir DIR`, then ", "DIR".to_owned()),
+        false => ("", shown.to_string()),
+    };
+    fault(format!("no `tokenizer.json` in `{shown}`")).hint(format!(
+        "{first}make it once in Python: `from transformers import AutoTokenizer; \
+         AutoTokenizer.from_pretrained(\"{place}\").save_pretrained(\"{place}\")`"
+    ))
+}
+
+fn size(inner: &tokenizers::Tokenizer, with_added: bool) -> usize {
+    inner.get_vocab(with_added).into_values().max().map_or(0, |id| id as usize + 1)
+}
+
+/// What the template of special tokens puts before a text.
+fn before(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
+    let probe = || tokenizers::Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+    let framed = guarded(|| inner.post_process(probe(), None, true)).map_err(failed)?;
+    let special =
+        framed.get_ids().iter().zip(framed.get_special_tokens_mask()).take_while(|(_, mask)| **mask == 1);
+    Ok(special.map(|(id, _)| *id).collect())
+}
+
+/// What the library says, or panics with.
+pub(super) fn failed(reason: impl std::fmt::Display) -> anyhow::Error {
+    fault(format!("`tokenizer.json` cannot be applied: {reason}")).into()
 }
 
 /// A JSON file, or an empty object where there is none.

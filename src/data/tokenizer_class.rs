@@ -20,19 +20,42 @@ pub(super) enum Class {
 const NOT_LLAMA: [&str; 8] =
     ["mistral", "mistral3", "ministral", "ministral3", "mixtral", "phi3", "qwen2", "qwen3_5"];
 
-/// The class for a folder: one that is named counts more than the model type; a name that is none of these leaves
-/// `tokenizer.json` as it is.
-pub(super) fn class_of(inner: &tokenizers::Tokenizer, settings: &Value, config: &Value) -> Class {
+impl Class {
+    /// Named tokens that the class knows where no file names others.
+    pub(super) fn tokens(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Plain => &[],
+            Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+            Self::Bert => &[
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Self::Roberta => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "</s>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<s>"),
+                ("mask_token", "<mask>"),
+            ],
+        }
+    }
+}
+
+/// The class that a folder names, its model type where it names none.
+pub(super) fn class_of(settings: &Value, config: &Value) -> Class {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));
     let model = text(config, "model_type").unwrap_or_default();
     if let Some(name) = named {
         return match name.strip_suffix("Fast").unwrap_or(&name) {
-            "BertTokenizer" => Class::Bert,
+            "BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" => Class::Bert,
             "RobertaTokenizer" => Class::Roberta,
-            "LlamaTokenizer" if !NOT_LLAMA.contains(&model.as_str()) && is_sentencepiece(inner) => {
-                Class::Llama
-            }
+            "LlamaTokenizer" if !NOT_LLAMA.contains(&model.as_str()) => Class::Llama,
             _ => Class::Plain,
         };
     }
@@ -43,12 +66,22 @@ pub(super) fn class_of(inner: &tokenizers::Tokenizer, settings: &Value, config: 
     }
 }
 
-/// Byte pairs over texts whose spaces are `▁`, and not over bytes as in Llama 3.
-fn is_sentencepiece(inner: &tokenizers::Tokenizer) -> bool {
-    let is_byte_level = |part: Option<String>| part.is_some_and(|json| json.contains("\"ByteLevel\""));
-    matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_))
-        && !is_byte_level(inner.get_pre_tokenizer().and_then(|p| serde_json::to_string(p).ok()))
-        && !is_byte_level(inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()))
+/// The class where it is made for a model like that of the file; otherwise the file is taken as it stands, since the
+/// pipeline of the class would read most of a text as unknown tokens.
+pub(super) fn fitting(class: Class, inner: &tokenizers::Tokenizer) -> Class {
+    let is_pairs = matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
+    let json = |part: Option<String>| part.unwrap_or_default();
+    let parts = json(inner.get_pre_tokenizer().and_then(|p| serde_json::to_string(p).ok()))
+        + &json(inner.get_decoder().and_then(|d| serde_json::to_string(d).ok()));
+    let is_bytes = parts.contains("\"ByteLevel\"");
+    let fits = match class {
+        Class::Plain => true,
+        Class::Bert => matches!(inner.get_model(), tokenizers::ModelWrapper::WordPiece(_)),
+        Class::Roberta => is_pairs && (is_bytes || inner.token_to_id("Ġ").is_some()),
+        // Byte pairs over texts whose spaces are `▁`, and not over bytes as in Llama 3.
+        Class::Llama => is_pairs && !is_bytes && (parts.contains('▁') || inner.token_to_id("▁").is_some()),
+    };
+    if fits { class } else { Class::Plain }
 }
 
 /// Applies what the class takes from its settings, and returns it in writing.
@@ -68,6 +101,13 @@ pub(super) fn configure(inner: &mut tokenizers::Tokenizer, class: Class, setting
         Class::Llama => (None, metaspace(settings)),
     };
     let changes = format!("{normalizer:?}{pre_tokenizer}");
+    if settings.get("added_tokens_decoder").is_some() {
+        // The class builds its tokenizer anew, with the added tokens of that list alone.
+        let mut anew = tokenizers::Tokenizer::new(inner.get_model().clone());
+        anew.with_decoder(inner.get_decoder().cloned())
+            .with_post_processor(inner.get_post_processor().cloned());
+        *inner = anew;
+    }
     let normalizer: Option<tokenizers::NormalizerWrapper> =
         normalizer.map(|n| serde_json::from_str(&n.to_string())).transpose()?;
     inner.with_normalizer(normalizer).map_err(failed)?;

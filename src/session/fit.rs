@@ -23,11 +23,17 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
         .hint(format!("set `data.max_length={longest}` or less"))
         .into());
     }
-    let (tokens, rows) = (tokenizer.vocab_size(), base.config.vocabulary());
+    let (tokens, rows) = (tokenizer.own_size(), base.config.vocabulary());
     if tokens as i64 > rows {
         return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
             .hint("tokenizer.json and config.json belong to different models")
             .into());
+    }
+    if tokenizer.vocab_size() as i64 > rows {
+        tracing::warn!(
+            "added tokens go up to {}, the base embeds only {rows}: a row whose text holds one beyond is left out",
+            tokenizer.vocab_size()
+        );
     }
     if let Some(eos) = tokenizer.eos().ok().filter(|&eos| i64::from(eos) >= rows) {
         return Err(usage(format!("token {eos} ends a text, and the base embeds only {rows}"))

@@ -203,11 +203,12 @@ fn a_tokenizer_that_does_not_fit_a_decoder_is_refused() {
     bench.refuses_eval(&model, &[], 1, &[unknown]);
     bench.data(&format!("{GENERATION}{SCORERS}"), ROW);
     bench.warns_eval(&model, "endless", "completions go on to a stop text or for 4 tokens");
-    bench.data(INSTRUCTION, ROW);
     edit(&model.join("tokenizer_config.json"), |file| {
         drop(file.insert("eos_token".to_owned(), json!("<nope>")))
     });
-    bench.refuses_train(&model, &[], 1, &[unknown, "`eos_token` `<nope>` is not in tokenizer.json"]);
+    bench.data(&format!("{GENERATION}{SCORERS}"), ROW);
+    bench.warns_eval(&model, "nope", "`eos_token` `<nope>` is not in tokenizer.json: it becomes token 96");
+    bench.data(INSTRUCTION, ROW);
     let model = endless();
     edit(&model.join("config.json"), |file| drop(file.insert("eos_token_id".to_owned(), json!(5000))));
     bench.refuses_train(&model, &[], 2, &["token 5000 ends a text, and the base embeds only 101"]);
@@ -251,8 +252,15 @@ fn lengths_beyond_the_model_are_told() {
     let long = format!("{{\"q\": \"{}\", \"a\": \"3\"}}\n", "Ann has 3 ".repeat(50));
     bench.data(INSTRUCTION, &long);
     bench.refuses_train(&model, &[], 1, &["no row of `my/data` train", "leaves nothing of `max_length` 64"]);
+    let near = format!("{{\"q\": \"{}Ann has\", \"a\": \"3\"}}\n", "Ann has 3 ".repeat(15));
+    bench.data(&format!("{GENERATION}{SCORERS}"), &format!("{near}{ROW}"));
+    bench.warns_eval(&model, "near", "1 of 2 prompts with 4 new tokens go beyond the 128 positions");
     bench.data(&format!("{GENERATION}{SCORERS}"), &format!("{long}{ROW}"));
-    bench.warns_eval(&model, "long", "1 of 2 prompts with 4 new tokens go beyond the 128 positions");
+    bench.warns_eval(
+        &model,
+        "long",
+        "line 1: the prompt is 401 tokens, more than the 128 that the model has positions for",
+    );
 }
 
 #[test]

@@ -37,4 +37,5 @@ mod scoring; // verdicts against the published scripts
 mod support; // what the tests share
 mod svd; // decompositions against scikit-learn and NumPy
 mod tidy; // the rules of the code that no compiler checks
+mod tokenizers; // folders of tokenizers against Transformers, special tokens around prompts
 mod training; // losses, gradients and cores against PyTorch

@@ -74,7 +74,7 @@ impl Place {
         let (files, others) = (dataset.local_files("test")?, dataset.local_files(from)?);
         let split = Split { dataset, name: "test", files: &files, limit };
         let solved = Split { dataset, name: from, files: &others, limit: 0 };
-        prompts::load(&split, Some(&Shots { count: shots, split: solved }), tokenizer)
+        prompts::load(&split, Some(&Shots { count: shots, split: solved }), tokenizer, 1000)
     }
 }
 

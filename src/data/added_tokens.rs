@@ -1,0 +1,164 @@
+//! Tokens that the files beside `tokenizer.json` add to it, or change.
+//!
+//! As Transformers 5.24 reads them (`tokenization_utils_base.py` `_from_pretrained`, `tokenization_utils_tokenizers.py`):
+//! `added_tokens_decoder` of `tokenizer_config.json` counts alone where it is there; otherwise `special_tokens_map.json`
+//! and `added_tokens.json` are read. Then come the named tokens that are not known yet, then those of
+//! `extra_special_tokens` (`additional_special_tokens` by its older name). The numbers in these files only order the
+//! tokens: one that the vocabulary does not hold gets the next free number.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::tokenize::optional_json;
+use super::tokenizer_class::Class;
+use crate::fault::{Result, fault};
+
+/// Tokens that have a name of their own, in the order in which they are added.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// What the files of a folder say of tokens.
+#[derive(Default)]
+struct Found {
+    /// By the number that orders them.
+    numbered: BTreeMap<i64, AddedToken>,
+    /// Those of [`NAMED`].
+    named: BTreeMap<&'static str, AddedToken>,
+    /// Those of other names that end in `_token`.
+    own: Vec<AddedToken>,
+    extra: Vec<AddedToken>,
+}
+
+/// Adds the tokens, and returns those that were not known or had other flags. `settings` is `tokenizer_config.json`.
+///
+/// # Errors
+/// When a file is not JSON, or a token neither a text nor an object with its text.
+pub(super) fn complete(
+    inner: &mut Tokenizer,
+    folder: &Path,
+    class: Class,
+    settings: &Value,
+) -> Result<Vec<AddedToken>> {
+    let known: BTreeMap<u32, AddedToken> = inner.get_added_tokens_decoder().into_iter().collect();
+    let mut found = read(folder, settings, &known)?;
+    for (name, text) in class.tokens() {
+        // One that only the class knows, and no vocabulary, is not worth a row of embeddings that no model has.
+        if inner.token_to_id(text).is_some() {
+            found.named.entry(name).or_insert_with(|| AddedToken::from(*text, true));
+        }
+    }
+    let is_known = |token: &AddedToken| known.values().any(|other| other.content == token.content);
+    let mut tokens: Vec<AddedToken> = found.numbered.into_values().collect();
+    let named = NAMED.iter().filter_map(|name| found.named.get(name)).chain(&found.own);
+    for token in named.chain(&found.extra) {
+        if !is_known(token) && tokens.iter().all(|other| other.content != token.content) {
+            tokens.push(token.clone());
+        }
+    }
+    let names: Vec<&str> =
+        found.named.values().chain(&found.own).map(|token| token.content.as_str()).collect();
+    tokens.iter_mut().for_each(|token| token.special |= names.contains(&token.content.as_str()));
+    tokens.retain(|token| !token.content.is_empty() && !known.values().any(|other| other == token));
+    let ends = found.named.get("eos_token").filter(|end| inner.token_to_id(&end.content).is_none());
+    inner.add_tokens(tokens.iter().cloned()).map_err(|e| fault(format!("cannot add tokens: {e}")))?;
+    if let Some(end) = ends {
+        let (text, id) = (&end.content, inner.token_to_id(&end.content).unwrap_or_default());
+        tracing::warn!(
+            "`eos_token` `{text}` is not in tokenizer.json: it becomes token {id}, as in Transformers"
+        );
+    }
+    Ok(tokens)
+}
+
+fn read(folder: &Path, settings: &Value, known: &BTreeMap<u32, AddedToken>) -> Result<Found> {
+    let mut found = Found::default();
+    let config = folder.join("tokenizer_config.json");
+    let fields = settings.as_object().cloned().unwrap_or_default();
+    found.names(&fields, &config)?;
+    let names = ["extra_special_tokens", "additional_special_tokens"].into_iter();
+    found.lists(names.filter_map(|key| fields.get(key)).find(|list| !is_empty(list)), &config)?;
+    if let Some(decoder) = fields.get("added_tokens_decoder") {
+        for (number, value) in decoder.as_object().into_iter().flatten() {
+            let number = number.parse().map_err(|_| wrong(&config, "`added_tokens_decoder`", number))?;
+            found.numbered.insert(number, token(value, false, &config)?);
+        }
+        return Ok(found);
+    }
+    let path = folder.join("special_tokens_map.json");
+    let map = optional_json(&path)?;
+    found.names(map.as_object().unwrap_or(&Map::new()), &path)?;
+    found.lists(map.get("extra_special_tokens"), &path)?;
+    let special: Vec<String> = found.named.values().chain(&found.extra).map(|t| t.content.clone()).collect();
+    if found.extra.is_empty() {
+        found.lists(map.get("additional_special_tokens"), &path)?;
+    }
+    let path = folder.join("added_tokens.json");
+    for (text, number) in optional_json(&path)?.as_object().into_iter().flatten() {
+        let number = number.as_i64().ok_or_else(|| wrong(&path, text, &number.to_string()))?;
+        found.numbered.insert(number, AddedToken::from(text.as_str(), special.contains(text)));
+    }
+    found.numbered.extend(known.iter().map(|(number, token)| (i64::from(*number), token.clone())));
+    Ok(found)
+}
+
+impl Found {
+    /// The fields that name a token.
+    fn names(&mut self, fields: &Map<String, Value>, path: &Path) -> Result<()> {
+        for (key, value) in fields.iter().filter(|(key, _)| key.ends_with("_token")) {
+            if let Some(name) = NAMED.into_iter().find(|name| name == key) {
+                if !value.is_null() {
+                    self.named.insert(name, token(value, true, path)?);
+                }
+            } else if value.is_string() || value.get("content").is_some() {
+                self.own.push(token(value, true, path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A list of tokens, or an object of them by their names.
+    fn lists(&mut self, value: Option<&Value>, path: &Path) -> Result<()> {
+        match value {
+            Some(Value::Array(list)) => {
+                for value in list {
+                    self.extra.push(token(value, value.is_string(), path)?);
+                }
+            }
+            Some(Value::Object(named)) => self
+                .own
+                .extend(named.values().map(|value| token(value, true, path)).collect::<Result<Vec<_>>>()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn is_empty(list: &Value) -> bool {
+    list.as_array().map(Vec::is_empty).or(list.as_object().map(Map::is_empty)).unwrap_or(true)
+}
+
+/// A token, written as its text or as an object with its flags; a text alone stands for one that is special.
+fn token(value: &Value, special: bool, path: &Path) -> Result<AddedToken> {
+    if let Some(text) = value.as_str() {
+        return Ok(AddedToken::from(text, true));
+    }
+    let Some(text) = value.get("content").and_then(Value::as_str) else {
+        return Err(wrong(path, "a token", &value.to_string()));
+    };
+    let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+    let special = special || flag("special").unwrap_or(false);
+    Ok(AddedToken::from(text, special)
+        .normalized(flag("normalized").unwrap_or(!special))
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .single_word(flag("single_word").unwrap_or(false)))
+}
+
+fn wrong(path: &Path, what: &str, found: &str) -> anyhow::Error {
+    fault(format!("`{}` is not valid: {what}: `{found}`", path.display()))
+        .hint("a token is written as its text, or as an object with its text as `content`; its number is a whole one")
+        .into()
+}

@@ -1,0 +1,177 @@
+//! `tokenizer.json` as the library reads it: its faults are told by the part of the file that holds them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
+    PreTokenizerWrapper, Tokenizer, TruncationParams,
+};
+
+use crate::fault::{Result, fault};
+
+/// What the library makes of a call; where it panics, which it does on some files, that is an error like others.
+pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(payload) => {
+            let owned = payload.downcast_ref::<String>().map(String::as_str);
+            Err(owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it cannot be used").to_owned())
+        }
+    }
+}
+
+/// Reads the bytes of a `tokenizer.json`. Dropout of byte pairs is left out: it would cut the same text differently each time.
+///
+/// # Errors
+/// Names the file, and the part of it that is wrong.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
+    let place = path.display();
+    let read = guarded(|| Tokenizer::from_bytes(bytes));
+    let mut tokenizer = read.map_err(|reason| {
+        let reason = wrong_part(bytes).unwrap_or(reason);
+        fault(format!("`{place}` is not a tokenizer: {reason}"))
+            .hint("get the file again, or save it anew by `tokenizer.save_pretrained` of Transformers")
+    })?;
+    if let ModelWrapper::BPE(model) = tokenizer.get_model()
+        && let Some(dropout) = model.dropout.filter(|dropout| *dropout > 0.0)
+    {
+        let mut model = model.clone();
+        model.dropout = None;
+        tokenizer.with_model(model);
+        tracing::warn!(
+            "`{place}`: `model.dropout` {dropout} is left out, so that a text has the same tokens each time"
+        );
+    }
+    Ok(tokenizer)
+}
+
+/// The first part that cannot be read, and why.
+fn wrong_part(bytes: &[u8]) -> Option<String> {
+    let whole: Value = match serde_json::from_slice(bytes) {
+        Ok(whole) => whole,
+        Err(error) => {
+            let part = part_at(bytes, error.line(), error.column());
+            return Some(part.map_or(error.to_string(), |part| format!("`{part}`: {error}")));
+        }
+    };
+    let parts: [(&str, Check); 7] = [
+        ("truncation", check::<Option<TruncationParams>>),
+        ("padding", check::<Option<PaddingParams>>),
+        ("normalizer", check::<Option<NormalizerWrapper>>),
+        ("pre_tokenizer", check::<Option<PreTokenizerWrapper>>),
+        ("post_processor", check::<Option<PostProcessorWrapper>>),
+        ("decoder", check::<Option<DecoderWrapper>>),
+        ("model", check::<ModelWrapper>),
+    ];
+    parts.into_iter().find_map(|(name, check)| {
+        let value = whole.get(name).unwrap_or(&Value::Null);
+        let reason = check(value).err()?;
+        let kind = value.get("type").and_then(Value::as_str).map(|kind| format!(" of the type `{kind}`"));
+        Some(format!("`{name}`{}: {reason}", kind.unwrap_or_default()))
+    })
+}
+
+type Check = fn(&Value) -> std::result::Result<(), String>;
+
+fn check<T: DeserializeOwned>(value: &Value) -> std::result::Result<(), String> {
+    guarded(|| T::deserialize(value).map(drop).map_err(Into::into))
+}
+
+/// The key of the outermost object in whose value a place (both from 1) lies.
+fn part_at(bytes: &[u8], line: usize, column: usize) -> Option<String> {
+    let before: usize =
+        bytes.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();
+    let (mut depth, mut start, mut escaped) = (0, None, false);
+    let (mut last, mut part) = (None, None);
+    for (place, &byte) in bytes.iter().enumerate().take(before + column) {
+        match (start, byte) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), b'\\') => escaped = true,
+            (Some(from), b'"') => (last, start) = (bytes.get(from..place), None),
+            (Some(_), _) => {}
+            (None, b'"') => start = Some(place + 1),
+            (None, b'{' | b'[') => depth += 1,
+            (None, b'}' | b']') => depth -= 1,
+            (None, b':') if depth == 1 => part = last,
+            (None, _) => {}
+        }
+    }
+    part.map(|part| String::from_utf8_lossy(part).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of one word with this in the place of one of its parts.
+    fn reason(part: &str, text: &str) -> String {
+        let parts = [
+            ("truncation", "null"),
+            ("padding", "null"),
+            ("added_tokens", "[]"),
+            ("normalizer", "null"),
+            ("pre_tokenizer", "{\"type\": \"Whitespace\"}"),
+            ("post_processor", "null"),
+            ("decoder", "{\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}"),
+            ("model", "{\"type\": \"WordLevel\", \"vocab\": {\"a\": 0}, \"unk_token\": \"a\"}"),
+        ];
+        let written =
+            parts.map(|(name, own)| format!("\"{name}\": {}", if name == part { text } else { own }));
+        let file = format!("{{\"version\": \"1.0\",\n{}}}", written.join(",\n"));
+        match parse(Path::new("f/tokenizer.json"), file.as_bytes()) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_fault_names_the_file_and_the_part_that_holds_it() {
+        assert_eq!(reason("", ""), "");
+        for part in [
+            "truncation",
+            "padding",
+            "added_tokens",
+            "normalizer",
+            "pre_tokenizer",
+            "post_processor",
+            "decoder",
+            "model",
+        ] {
+            for text in
+                ["{\"type\": \"Sequence\", }", "{\"type\" \"Fuse\"}", "[1 2]", "{\"type\": \"Fu", "\"\\x\""]
+            {
+                let found = reason(part, text);
+                assert!(
+                    found.starts_with(&format!("`f/tokenizer.json` is not a tokenizer: `{part}`: ")),
+                    "{text}: {found}"
+                );
+                assert!(found.contains(" at line "), "{found}");
+            }
+        }
+        for part in ["normalizer", "pre_tokenizer", "post_processor", "decoder", "model"] {
+            for text in [
+                "{\"type\": \"Unheard\"}",
+                "3",
+                "{\"type\": \"Sequence\"}",
+                "{\"type\": \"Sequence\", \"decoders\": [{\"type\": \"No\"}]}",
+            ] {
+                let found = reason(part, text);
+                assert!(found.contains(&format!("is not a tokenizer: `{part}`")), "{text}: {found}");
+            }
+        }
+        assert!(reason("decoder", "{\"type\": \"Strip\"}").contains("`decoder` of the type `Strip`: "));
+    }
+
+    #[test]
+    fn byte_pairs_are_not_dropped() {
+        let model = "{\"type\": \"BPE\", \"dropout\": 0.9, \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2}, \"merges\": [[\"a\", \"b\"]]}";
+        let file = format!("{{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {model}}}");
+        let tokenizer = parse(Path::new("tokenizer.json"), file.as_bytes()).unwrap();
+        for _ in 0..20 {
+            assert_eq!(tokenizer.encode("abab", false).unwrap().get_ids(), [2, 2]);
+        }
+    }
+}
