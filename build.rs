@@ -7,6 +7,7 @@ fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     println!("cargo:rerun-if-changed=src/torch/glue.cpp");
+    println!("cargo:rerun-if-changed=src/torch/early.cpp");
     println!("cargo:rerun-if-changed=src/torch/kernels.cpp");
     println!("cargo:rerun-if-changed=src/torch/kernels.h");
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
@@ -33,6 +34,7 @@ fn compile_glue(libtorch: &Path) {
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .file("src/torch/glue.cpp")
+        .file("src/torch/early.cpp")
         .file("src/torch/kernels.cpp")
         .compile("loraxs_glue");
 }

@@ -4,10 +4,11 @@ mod generation;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::Result;
@@ -34,7 +35,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     pub device: Device,
     /// Catalog that adds data sets to the built-in ones, or replaces them by name
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", value_parser = path())]
     pub datasets: Option<PathBuf>,
     /// Use only what is already on this machine; so does `HF_HUB_OFFLINE=1`
     #[arg(long, global = true)]
@@ -106,7 +107,7 @@ pub struct InitSvdArgs {
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
     /// Folder for the basis and `report.json` [default: the cache, where `train` finds it]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
 }
 
@@ -121,10 +122,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
     /// Folder of the run [default: `runs/` and the recipe's name]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
     /// Folder of an `init-svd` result to use, as `--set adapter.basis=DIR`
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub basis: Option<PathBuf>,
     /// Go on from the newest checkpoint of the run, or start where there is none
     #[arg(long)]
@@ -139,7 +140,7 @@ pub struct TrainArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Subject {
     /// Folder of a run: its base and its best adapter
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,
     /// Base: hub id or folder
     #[arg(long, value_name = "M")]
@@ -148,10 +149,10 @@ pub struct Subject {
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
     /// Folder of an adapter for `--model`
-    #[arg(long, value_name = "DIR", requires = "model")]
+    #[arg(long, value_name = "DIR", requires = "model", value_parser = path())]
     pub adapter: Option<PathBuf>,
     /// Folder of the basis that the adapter was trained in [default: the cache, or computed again]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub basis: Option<PathBuf>,
 }
 
@@ -188,7 +189,7 @@ pub struct EvalArgs {
     pub max_length: Option<usize>,
     /// Folder for results and predictions [default: `eval`; with `--run` `RUN/eval`, or `RUN/eval/SPLIT` for another
     /// split than the recipe validates on]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
     /// How prompts are continued.
     #[command(flatten)]
@@ -203,13 +204,13 @@ pub struct MergeArgs {
     #[command(flatten)]
     pub subject: Subject,
     /// Folder to write
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: PathBuf,
     /// What to write
     #[arg(long, default_value = "hf")]
     pub format: MergeFormat,
     /// Write the adapter itself, of `lora-xs`, in the basis of this folder (of `init-svd --out`), whose rank may be larger
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "dtype"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "dtype"], value_parser = path())]
     pub rebase: Option<PathBuf>,
     /// Type of the written weights [default: the base's; fp32 of a PEFT adapter]
     #[arg(long)]
@@ -298,14 +299,26 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, versio
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Writes the completion script of `shell` to `out`.
+/// Writes the completion script of `shell` to `out`, as far as anybody reads it.
 ///
 /// # Errors
 /// Where `out` cannot be written.
 pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<()> {
     let mut script = Vec::new(); // the generator panics where writing fails, a vector cannot
     clap_complete::generate(shell, &mut Cli::command(), "loraxs", &mut script);
-    Ok(out.write_all(&script)?)
+    match out.write_all(&script).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// A path of UTF-8: recipes, results and adapters name it, and are text.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| match text.into_string() {
+        Ok(text) if text.is_empty() => Err("expected a path"),
+        Ok(text) => Ok(PathBuf::from(text)),
+        Err(_) => Err("expected a path of UTF-8: what is written must be able to name it"),
+    })
 }
 
 fn at_least_one(text: &str) -> std::result::Result<usize, String> {

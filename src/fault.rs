@@ -53,6 +53,16 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if wrong_usage { 2 } else { 1 }
 }
 
+/// The same error with `to` for `from`: a temporary name is of no use to anybody.
+pub fn renamed(error: anyhow::Error, from: &str, to: &str) -> anyhow::Error {
+    let message = format!("{error:#}");
+    if !message.contains(from) {
+        return error;
+    }
+    let hint = hint_of(&error).map(|hint| hint.replace(from, to));
+    Fault { message: message.replace(from, to), hint, usage: exit_code(&error) == 2 }.into()
+}
+
 /// `; did you mean \`x\`?` for the nearest of `known`, or nothing where none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known

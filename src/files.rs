@@ -1,33 +1,40 @@
 //! Files that are either whole or absent: each is written beside its place and renamed into it.
 
+mod held;
+mod partial;
+
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
+use serde_json::{Map, Value};
 
 use crate::fault::{Result, fault};
+pub use held::{Held, check as check_held, hold, hold_for_good};
+pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep};
+
+/// The key of a sealed file's checksum.
+const SEAL: &str = "seal";
 
 /// Writes a file through `fill`, beside `path`, then renames it into place.
 ///
 /// # Errors
-/// Names `path` when its folder cannot be made, the disk is full, or `fill` fails.
+/// Names `path` when its folder cannot be made or has gone, the disk is full, or `fill` fails.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
         fs::create_dir_all(folder)?;
-        // As readable as any other file that the user makes: the umask takes away from this.
-        let mode = fs::Permissions::from_mode(0o666);
-        let file = tempfile::Builder::new().prefix(".partial-").permissions(mode).tempfile_in(folder)?;
-        let mut writer = BufWriter::new(file);
+        let partial = Partial::file(folder)?;
+        let mut writer = BufWriter::new(partial.as_file());
         fill(&mut writer)?;
-        let file = writer.into_inner().map_err(|e| e.into_error())?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        Ok(())
+        writer.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        Ok(partial.name(path)?)
     };
-    write().map_err(|error| match error.downcast::<io::Error>() {
+    check_held(path)?;
+    let written = write();
+    check_held(path)?;
+    written.map_err(|error| match error.downcast::<io::Error>() {
         Ok(error) => cannot_write(path, &error),
         Err(error) => error.context(format!("cannot write `{}`", path.display())),
     })
@@ -52,6 +59,47 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes `value` as indented JSON with a final newline, as [`write_atomically`] does.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_bytes(path, format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())
+}
+
+/// Writes an object as [`write_json`] does, with a checksum of all that it says.
+///
+/// # Errors
+/// As [`write_json`].
+pub fn write_sealed(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let Value::Object(mut object) = serde_json::to_value(value)? else {
+        return Err(fault("only an object can be sealed").into());
+    };
+    let seal = seal(&object)?;
+    object.insert(SEAL.to_owned(), seal.into());
+    write_json(path, &object)
+}
+
+/// Reads what [`write_sealed`] wrote, and says whether there was a checksum: files of older versions have none.
+///
+/// # Errors
+/// Names the file that cannot be read, is no JSON of this form, or does not say what was written.
+pub fn read_sealed<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, bool)> {
+    let mut object: Map<String, Value> = read_json(path)?;
+    let found = object.shift_remove(SEAL);
+    if found.as_ref().is_some_and(|found| seal(&object).ok().as_deref() != found.as_str()) {
+        return Err(fault(format!("`{}` is damaged: its checksum is another", path.display())).into());
+    }
+    let value = serde_json::from_value(object.into());
+    Ok((value.with_context(|| format!("`{}` is not valid", path.display()))?, found.is_some()))
+}
+
+fn seal(object: &Map<String, Value>) -> Result<String> {
+    Ok(blake3::hash(&serde_json::to_vec(object)?).to_hex().to_string())
+}
+
+/// BLAKE3 of a file's bytes.
+///
+/// # Errors
+/// Names the file that cannot be read.
+pub fn checksum(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Reads a whole file, naming it in the error.
@@ -106,4 +154,30 @@ pub fn cache_folder() -> std::path::PathBuf {
             .unwrap_or_else(std::env::temp_dir)
             .join("loraxs")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_of_a_sealed_value_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        let value = serde_json::json!({"step": 31, "loss": 0.1, "none": f64::NAN, "runs": [{"noise": "ab"}]});
+        write_sealed(&path, &value).unwrap();
+        let text = read_text(&path).unwrap();
+        let read = |text: String| {
+            fs::write(&path, text).unwrap();
+            read_sealed::<Value>(&path)
+        };
+        assert_eq!(read(text.clone()).unwrap(), (value.clone(), true));
+        for (from, to) in
+            [("31", "32"), ("0.1", "0.11"), ("\"ab\"", "\"bb\""), ("null", "1"), ("step", "stop")]
+        {
+            let error = read(text.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains("state.json` is damaged"), "{error}");
+        }
+        assert_eq!(read(value.to_string()).unwrap(), (value, false));
+    }
 }

@@ -7,8 +7,9 @@
 //! | `<module>.S` | `[r]` |
 //!
 //! Metadata: `format`, `base_hash`, the fields of [`BasisSpec`], `captured_energy` (one number a module, as
-//! JSON) and `checksum` (BLAKE3 of the values). Modules lie in the order of the targets.
+//! JSON), `checksum` (BLAKE3 of the values) and `header_checksum` (of the rest). Modules lie in the order of the targets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -58,7 +59,7 @@ impl Basis {
         }
         let energies: Vec<f64> = self.modules.iter().map(|(_, factors)| factors.captured_energy).collect();
         let BasisSpec { rank, init, spectrum, sigma, method, iterations, seed } = &self.spec;
-        let metadata = [
+        let mut metadata = vec![
             ("format", FORMAT.to_owned()),
             ("base_hash", self.base_hash.clone()),
             ("rank", rank.to_string()),
@@ -71,6 +72,10 @@ impl Basis {
             ("captured_energy", serde_json::to_string(&energies)?),
             ("checksum", hash.finalize().to_hex().to_string()),
         ];
+        let said = metadata.iter().map(|(key, value)| (*key, value.as_str()));
+        let header =
+            header_checksum(said, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.size())));
+        metadata.push((HEADER_CHECKSUM, header));
         tensor_file::write(&folder.join(FILE_NAME), &metadata, &tensors)
     }
 
@@ -107,6 +112,19 @@ impl Basis {
     pub fn is_cached(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> bool {
         cache_entry(spec, base_hash, layers).is_ok_and(|folder| folder.join(FILE_NAME).exists())
     }
+}
+
+/// The key of the checksum of everything but the values.
+const HEADER_CHECKSUM: &str = "header_checksum";
+
+/// BLAKE3 of metadata and of names and shapes of the tensors in the order of their values.
+fn header_checksum<'a>(
+    metadata: impl Iterator<Item = (&'a str, &'a str)>,
+    tensors: impl Iterator<Item = (&'a str, Vec<i64>)>,
+) -> String {
+    let metadata: BTreeMap<&str, &str> = metadata.filter(|(key, _)| *key != HEADER_CHECKSUM).collect();
+    let tensors: Vec<(&str, Vec<i64>)> = tensors.collect();
+    blake3::hash(format!("{metadata:?} {tensors:?}").as_bytes()).to_hex().to_string()
 }
 
 /// The folder of a basis in the cache.
@@ -171,10 +189,21 @@ fn read(file: &TensorFile, device: Device) -> Result<Basis> {
             .hint("make the basis again with `loraxs init-svd`")
             .into());
     }
-    if file.metadata("checksum")? != blake3::hash(file.values()).to_hex().as_str() {
-        return Err(fault("its values are damaged: the checksum differs")
+    let damaged = |what: &str| {
+        fault(format!("its {what} damaged: the checksum differs"))
             .hint("make the basis again with `loraxs init-svd`")
-            .into());
+    };
+    if file.metadata("checksum")? != blake3::hash(file.values()).to_hex().as_str() {
+        return Err(damaged("values are").into());
+    }
+    // Absent in files of older versions.
+    if let Ok(expected) = file.metadata(HEADER_CHECKSUM) {
+        let names = file.names();
+        let shape = |name: &String| file.view(name).map(|view| view.shape).unwrap_or_default();
+        let tensors = names.iter().map(|name| (name.as_str(), shape(name)));
+        if header_checksum(file.all_metadata(), tensors) != expected {
+            return Err(damaged("header is").into());
+        }
     }
     let spec = BasisSpec {
         rank: field(file, "rank")?,
@@ -291,12 +320,24 @@ mod tests {
         *flipped.last_mut().unwrap() ^= 1;
         std::fs::write(&path, &flipped).unwrap();
         assert!(error_of(folder.path()).contains("checksum"));
-        let replace = |from: &str, to: &str| {
+        let replaced = |bytes: &[u8], from: &str, to: &str| {
             assert_eq!(from.len(), to.len());
-            let position = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
-            let mut changed = whole.clone();
+            let position = bytes.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+            let mut changed = bytes.to_vec();
             changed[position..position + from.len()].copy_from_slice(to.as_bytes());
             std::fs::write(&path, &changed).unwrap();
+            changed
+        };
+        for (from, to) in
+            [("\"rank\":\"4\"", "\"rank\":\"5\""), ("dense.B", "dense.C"), ("base_hash", "base_hush")]
+        {
+            replaced(&whole, from, to);
+            assert!(error_of(folder.path()).contains("its header is damaged"), "{from}");
+        }
+        // Older files have no such checksum.
+        let older = replaced(&whole, HEADER_CHECKSUM, "heading_remarks");
+        let replace = |from: &str, to: &str| {
+            replaced(&older, from, to);
             error_of(folder.path())
         };
         assert!(replace("loraxs-basis-1", "loraxs-basis-7").contains("`loraxs-basis-7`"));

@@ -11,6 +11,7 @@ use crate::eval::predictions::{submission_name, submit, write_predictions};
 use crate::eval::results::{TaskResult, write_results};
 use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
+use crate::files;
 use crate::models::Config;
 use crate::recipe::Precision;
 use crate::session::fit::{check_fit, fitting, metrics};
@@ -69,6 +70,7 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
         let metrics = metrics(dataset)?;
         let how = Scoring { metrics: &metrics, outputs: &order, batch_size: settings.batch_size };
         let evaluation = evaluate(model, 0, &examples.examples, how)?;
+        files::hold_for_good(&settings.out)?;
         let file = settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         write_predictions(&file, &evaluation.predictions)?;
         if args.predict {

@@ -15,6 +15,7 @@ use crate::eval::generation::{Task, answer};
 use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
+use crate::files;
 use crate::generate::{BeamSearch, Sampling, Settings as Generation};
 use crate::models::CausalLm;
 use crate::report::say;
@@ -76,6 +77,7 @@ impl Scoring<'_> {
             "seed": generation.seed,
         });
         let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
+        files::hold_for_good(&self.settings.out)?;
         let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         let Some(records) = answer(&task, (model, self.tokenizer), &generation, &file)? else {
             return Ok(None);

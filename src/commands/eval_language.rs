@@ -45,10 +45,10 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
         results.insert(dataset.name.clone(), TaskResult::new(&evaluation, &settings.split, &examples));
     }
     if !continued.is_empty() {
-        interrupt::listen()?;
         model.merge_adapters();
         model.pack();
     }
+    let _awaited = interrupt::awaited();
     let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
     for dataset in continued {
         let Some(result) = scoring.run(dataset, model.language()?)? else {

@@ -34,6 +34,7 @@ pub fn run(cli: Cli) -> u8 {
     std::panic::set_hook(Box::new(|_| {}));
     interrupt::outlive_file_limits();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(&cli)));
+    interrupt::await_end();
     match outcome.unwrap_or_else(|payload| Err(from_panic(payload.as_ref()))) {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Interrupted) => interrupt::EXIT_CODE,
@@ -45,6 +46,11 @@ pub fn run(cli: Cli) -> u8 {
 }
 
 fn dispatch(cli: &Cli) -> Result<Outcome> {
+    interrupt::handle()?;
+    if torch::started_nowhere() {
+        let hint = "change to a folder that is there";
+        return Err(fault("the current folder was removed").hint(hint).into());
+    }
     match &cli.command {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
@@ -73,8 +79,8 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
 }
 
 fn report_error(error: &anyhow::Error, format: LogFormat) {
-    let (message, hint) = (format!("{error:#}"), hint_of(error));
-    let text = match (format, hint) {
+    let (message, hint) = (report::redacted(&format!("{error:#}")), hint_of(error).map(report::redacted));
+    let text = match (format, &hint) {
         (LogFormat::Json, _) => {
             serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string()
         }

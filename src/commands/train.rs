@@ -17,7 +17,7 @@ use crate::session::counts::from_config;
 use crate::session::opened::Opened;
 use crate::session::results::Results;
 use crate::session::resume::{
-    keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_used,
+    keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_half_done, refuse_used,
 };
 use crate::session::run_folder::RunFolder;
 use crate::session::workplace::Workplace;
@@ -42,6 +42,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     }
     if out.join("results.json").exists() && args.resume {
         refuse_another_than_done(&out.join("recipe.toml"), recipe.clone())?;
+        refuse_half_done(&out)?;
         say(&format!("{} is finished", out.display()));
         return score_tasks(global, &recipe.eval.tasks, &out);
     }
@@ -61,7 +62,6 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let session = Session::new(&place, opened)?;
     say(&session.counts().table());
     say(&session.opened.shown_example()?);
-    interrupt::listen()?;
     let _lock = lock(&out)?;
     // Another process may have begun since.
     refuse_used(&out, args)?;
@@ -77,6 +77,10 @@ fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome>
         if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
     if tasks.iter().all(|task| found.get(task).is_some()) {
         return Ok(Outcome::Done);
+    }
+    if interrupt::requested() {
+        say(&format!("interrupted: `eval --run {}` scores the tasks of the recipe", out.display()));
+        return Ok(Outcome::Interrupted);
     }
     let subject = cli::Subject { run: Some(out.to_owned()), ..cli::Subject::default() };
     eval::run(global, &EvalArgs { subject, task: tasks.to_vec(), ..EvalArgs::default() })
@@ -96,11 +100,13 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     files::write_bytes(&recipe, session.opened.recipe.to_toml()?.as_bytes())?;
     let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
     if let Some(loaded) = &loaded {
-        say(&format!("resuming after step {}", loaded.step()));
+        loaded.check(&plan)?;
+        say(&format!("resuming after step {}", loaded.state().step));
     }
     let task = task(session);
-    let before = loaded.as_ref().map_or(0.0, Loaded::seconds);
-    let mut folder = RunFolder::open(session, out, loaded.as_ref().map(Loaded::step))?;
+    let before = loaded.as_ref().map_or(0.0, |loaded| loaded.state().seconds);
+    let mut folder = RunFolder::open(session, out, loaded.as_ref())?;
+    let _awaited = interrupt::awaited();
     let (ending, state) = Trainer::new(plan, task.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
         say(&format!("interrupted after step {}; go on with `--resume`", state.step));

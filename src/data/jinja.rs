@@ -166,7 +166,7 @@ fn quoted(text: &str) -> String {
 fn strftime_now(format: &str) -> std::result::Result<String, Error> {
     use std::fmt::Write as _;
     let mut text = String::new();
-    write!(text, "{}", chrono::Local::now().format(format))
+    write!(text, "{}", crate::report::local_time().format(format))
         .map_err(|_| Error::new(ErrorKind::InvalidOperation, format!("unknown time format `{format}`")))?;
     Ok(text)
 }

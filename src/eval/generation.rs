@@ -1,7 +1,7 @@
 //! Scoring completions: every prompt continued once, judged by several rules, kept in a file that a run resumes from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::data::prompts::Prompt;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::generate::{self, Completion, Engine, Finish, Settings};
+use crate::generate::{self, Engine, Finish, Settings};
 use crate::models::CausalLm;
 use crate::report::progress::Progress;
 use crate::scoring::summary::{Summary, summary};
@@ -40,6 +40,9 @@ pub struct Record {
     pub finish: String,
     /// Its number of tokens.
     pub tokens: usize,
+    /// The first digits of a hash of what was answered and of what that depends on; absent in lines of older versions.
+    #[serde(default)]
+    pub check: String,
 }
 
 /// What a rule says of a completion.
@@ -52,19 +55,19 @@ pub struct Judged {
 }
 
 impl Record {
-    fn new(prompt: &Prompt, completion: Completion, rules: &[Rule]) -> Self {
-        let finish = match completion.finish {
-            Finish::End => "end",
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-        };
+    /// What `completion` answers to `prompt`, by the rules of `task`.
+    fn new(
+        task: &Task,
+        prompt: &Prompt,
+        (completion, finish, tokens): (String, &str, usize),
+    ) -> Result<Self> {
         let judge = |rule: &Rule| {
-            let Verdict { extracted, correct } = rule.judge(&completion.text, &prompt.gold);
+            let Verdict { extracted, correct } = rule.judge(&completion, &prompt.gold);
             (rule.name().to_owned(), Judged { extracted, correct })
         };
-        let verdicts: BTreeMap<String, Judged> = rules.iter().map(judge).collect();
-        let first = rules.first().and_then(|rule| verdicts.get(rule.name()));
-        Self {
+        let verdicts: BTreeMap<String, Judged> = task.rules.iter().map(judge).collect();
+        let first = task.rules.first().and_then(|rule| verdicts.get(rule.name()));
+        let mut record = Self {
             index: prompt.index,
             prompt: prompt.text.clone(),
             extracted: first.and_then(|judged| judged.extracted.clone()),
@@ -72,9 +75,24 @@ impl Record {
             correct: first.is_some_and(|judged| judged.correct),
             verdicts,
             finish: finish.to_owned(),
-            tokens: completion.ids.len(),
-            completion: completion.text,
-        }
+            tokens,
+            completion,
+            check: String::new(),
+        };
+        // Not the verdicts: they are made again, by rules that may have become better.
+        let Self { index, prompt, completion, gold, finish, tokens, .. } = &record;
+        let hashed = serde_json::to_vec(&(index, prompt, completion, gold, finish, tokens, task.identity))?;
+        record.check = blake3::hash(&hashed).to_hex().chars().take(16).collect();
+        Ok(record)
+    }
+
+    /// A line of an earlier run, judged again: nothing where it is torn, was changed, or answers no prompt of the task.
+    fn read(task: &Task, prompts: &BTreeMap<usize, &Prompt>, line: &[u8]) -> Option<Self> {
+        let found: Self = serde_json::from_slice(line).ok()?;
+        let prompt = prompts.get(&found.index)?;
+        let whole = Self::new(task, prompt, (found.completion, &found.finish, found.tokens)).ok()?;
+        let is_known = found.check.is_empty() || found.check == whole.check;
+        (is_known && (&found.prompt, &found.gold) == (&whole.prompt, &whole.gold)).then_some(whole)
     }
 }
 
@@ -102,10 +120,10 @@ pub fn answer(
     settings: &Settings,
     path: &Path,
 ) -> Result<Option<Vec<Record>>> {
-    let mut records = resumed(task, path)?;
-    let known: BTreeSet<usize> = records.iter().map(|record| record.index).collect();
     let by_index: BTreeMap<usize, &Prompt> =
         task.prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
+    let mut records = resumed(task, &by_index, path)?;
+    let known: BTreeSet<usize> = records.iter().map(|record| record.index).collect();
     let open: Vec<generate::Prompt> = task
         .prompts
         .iter()
@@ -118,7 +136,9 @@ pub fn answer(
     let mut right = records.iter().filter(|record| record.correct).count();
     let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
         if let Some(prompt) = by_index.get(&index) {
-            let record = Record::new(prompt, completion, task.rules);
+            let answered = (completion.text, named(completion.finish), completion.ids.len());
+            let record = Record::new(task, prompt, answered)?;
+            files::check_held(path)?;
             append(&mut file, &record).with_context(|| cannot_write(path))?;
             right += usize::from(record.correct);
             records.push(record);
@@ -134,6 +154,15 @@ pub fn answer(
     records.sort_by_key(|record| record.index);
     rewrite(path, &records)?;
     Ok(Some(records))
+}
+
+/// How the file says why a completion ended.
+fn named(finish: Finish) -> &'static str {
+    match finish {
+        Finish::End => "end",
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+    }
 }
 
 fn cannot_write(path: &Path) -> String {
@@ -155,21 +184,31 @@ fn rewrite(path: &Path, records: &[Record]) -> Result<()> {
 }
 
 /// The records of an earlier, interrupted run under the same settings; the file is there afterwards, and whole.
-fn resumed(task: &Task<'_>, path: &Path) -> Result<Vec<Record>> {
+fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> Result<Vec<Record>> {
     let beside = path.with_extension("settings.json");
-    let mut records: Vec<Record> = Vec::new();
+    let mut records: BTreeMap<usize, Record> = BTreeMap::new();
     if path.exists() {
-        if !beside.exists() || files::read_json::<Value>(&beside)? != *task.identity {
+        if files::read_json::<Value>(&beside).ok().as_ref() != Some(task.identity) {
             let message = format!("`{}` holds answers of another model or of other settings", path.display());
             return Err(usage(message).hint("choose another folder by `--out`, or delete it").into());
         }
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        records.extend(text.lines().map_while(|line| serde_json::from_str(line).ok()));
+        let bytes = files::read_bytes(path)?;
+        // A line without its end was torn when the run was interrupted.
+        let lines: Vec<&[u8]> =
+            bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).collect();
+        records.extend(
+            lines.iter().filter_map(|line| Record::read(task, prompts, line)).map(|read| (read.index, read)),
+        );
+        if records.len() < lines.len() {
+            let (name, all, rest) = (path.display(), lines.len(), lines.len() - records.len());
+            tracing::warn!(
+                "`{name}`: {rest} of {all} answers are damaged, doubled or to no prompt of the task, and left out"
+            );
+        }
     }
-    let rows: BTreeSet<usize> = task.prompts.iter().map(|prompt| prompt.index).collect();
-    records.retain(|record| rows.contains(&record.index));
     // First what the answers belong to: answers alone would be taken for another model's.
     files::write_json(&beside, task.identity)?;
+    let records: Vec<Record> = records.into_values().collect();
     rewrite(path, &records)?;
     Ok(records)
 }

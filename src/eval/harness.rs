@@ -11,7 +11,11 @@ use super::generation::{Record, scores};
 use crate::data::prompts::Prompt;
 use crate::fault::Result;
 use crate::files;
+use crate::report::local_time;
 use crate::scoring::Rule;
+
+/// Bytes of a name that leave room for a time beside it; file systems take 255.
+const LONGEST_NAME: usize = 200;
 
 /// One scored task.
 #[derive(Debug)]
@@ -35,8 +39,8 @@ pub struct Scored<'a> {
 /// # Errors
 /// When a file cannot be written.
 pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Result<PathBuf> {
-    let folder = out.join(model.replace(|c: char| !(c.is_alphanumeric() || "._-".contains(c)), "_"));
-    let now = chrono::Local::now();
+    let folder = out.join(end_of(&model.replace(|c: char| !(c.is_alphanumeric() || "._-".contains(c)), "_")));
+    let now = local_time();
     let time = now.format("%Y-%m-%dT%H-%M-%S%.6f").to_string();
     let mut parts: [Map<String, Value>; 6] = Default::default();
     for task in tasks {
@@ -49,7 +53,7 @@ pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Res
         counts.insert(name.clone(), json!({"original": task.records.len(), "effective": task.records.len()}));
         let config = json!({"task": name, "num_fewshot": task.shots, "generation_kwargs": task.arguments});
         configs.insert(name.clone(), config);
-        samples(&folder.join(format!("samples_{name}_{time}.jsonl")), task)?;
+        samples(&folder.join(format!("samples_{}_{time}.jsonl", end_of(&name))), task)?;
     }
     let [results, versions, shots, better, counts, configs] = parts;
     let groups: Map<String, Value> = results.keys().map(|name| (name.clone(), json!([]))).collect();
@@ -75,6 +79,12 @@ pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Res
 /// A name without the slashes that would make folders of it.
 fn plain(name: &str) -> String {
     name.replace('/', "_")
+}
+
+/// The end of a name that is too long for a file with a time in it.
+fn end_of(name: &str) -> &str {
+    let start = (0..name.len()).find(|&at| name.is_char_boundary(at) && name.len() - at <= LONGEST_NAME);
+    &name[start.unwrap_or(0)..]
 }
 
 fn result(task: &Scored<'_>, name: &str) -> Value {

@@ -89,7 +89,10 @@ impl TaskResult {
 pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path, of_run: bool) -> Result<()> {
     let path = out.join("results.json");
     let mut all: BTreeMap<String, serde_json::Value> = match of_run && path.exists() {
-        true => files::read_json(&path).unwrap_or_default(),
+        true => files::read_json(&path).unwrap_or_else(|error| {
+            tracing::warn!("the results of other tasks are lost: {error:#}");
+            BTreeMap::new()
+        }),
         false => BTreeMap::new(),
     };
     for (task, result) in results {

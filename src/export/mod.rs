@@ -3,13 +3,15 @@
 pub mod hf;
 pub mod peft;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, renamed};
+use crate::files::{self, Partial, is_partial};
 use crate::models::{Base, Config, Model};
 use crate::nn::packed::Sequence;
 use crate::nn::{Packed, Pass};
@@ -40,40 +42,68 @@ impl Source<'_> {
     }
 }
 
-/// Makes the folder `out` by `fill`, in a folder beside it that is renamed when it is whole.
+/// Makes the folder `out` by `fill`, in a temporary folder whose content is given its place when it is whole. Of several
+/// processes that write the same folder, the first to end wins.
 ///
 /// # Errors
-/// When `out` exists and holds anything, a folder cannot be made, or `fill` fails.
+/// When `out` exists and holds anything, a folder cannot be made or has gone, or `fill` fails.
 pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    if out.exists() && !fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none()) {
-        return Err(fault(format!("`{}` is there already and no empty folder", out.display()))
-            .hint("choose another folder by `--out`, or remove this one")
-            .into());
-    }
-    let Some(name) = out.file_name() else {
-        return Err(fault(format!("`{}` names no folder that could be made", out.display())).into());
-    };
-    let partial: PathBuf = out.with_file_name(format!(".{}.partial", name.to_string_lossy()));
-    let cannot = |error: std::io::Error| {
+    let cannot = |error: io::Error| {
         fault(format!("cannot make the folder `{}`: {error}", out.display()))
             .hint("choose a folder that can be made and written by `--out`")
     };
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(cannot)?;
+    // What is there already may be a link, or where another disk begins: it stays, and is filled.
+    let is_there = out.exists();
+    if is_there && !is_empty(out) {
+        return Err(is_used(out));
     }
-    fs::create_dir_all(&partial).map_err(cannot)?;
-    let made = fill(&partial).and_then(|made| {
-        if out.exists() {
-            fs::remove_dir(out).map_err(cannot)?;
-        }
-        fs::rename(&partial, out).map_err(cannot)?;
-        Ok(made)
-    });
-    if made.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_dir_all(&partial);
+    if !is_there && out.file_name().is_none() {
+        return Err(fault(format!("`{}` names no folder that could be made", out.display())).into());
     }
-    made
+    let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = if is_there { out } else { beside };
+    fs::create_dir_all(parent).map_err(cannot)?;
+    let partial = Partial::folder(parent).map_err(cannot)?;
+    let temporary = partial.path().display().to_string();
+    let held = files::hold(partial.path(), out)?;
+    let made =
+        fill(partial.path()).map_err(|error| renamed(error, &temporary, &out.display().to_string()))?;
+    files::check_held(partial.path())?;
+    drop(held);
+    let moved = if is_there { fill_from(out, partial.path()) } else { partial.name(out) };
+    moved.map_err(|error| match error.kind() {
+        ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => is_used(out),
+        _ => cannot(error).into(),
+    })?;
+    Ok(made)
+}
+
+fn is_used(out: &Path) -> anyhow::Error {
+    fault(format!("`{}` is there already and no empty folder", out.display()))
+        .hint("choose another folder by `--out`, or remove this one")
+        .into()
+}
+
+/// Whether a folder holds nothing but what others are still writing.
+fn is_empty(folder: &Path) -> bool {
+    let used = |entry: io::Result<fs::DirEntry>| !entry.is_ok_and(|entry| is_partial(&entry.file_name()));
+    fs::read_dir(folder).is_ok_and(|mut entries| !entries.any(used))
+}
+
+/// Moves what is in `partial` into the empty folder `out`, which one process does at a time; `config.json` comes last, for
+/// without it there is no checkpoint and no adapter.
+fn fill_from(out: &Path, partial: &Path) -> io::Result<()> {
+    let lock = File::open(out)?;
+    // Where a file system has no locks, there is nothing to ask.
+    let _ = lock.lock();
+    if !is_empty(out) {
+        return Err(ErrorKind::DirectoryNotEmpty.into());
+    }
+    let entries: io::Result<Vec<_>> =
+        fs::read_dir(partial)?.map(|entry| entry.map(|entry| entry.file_name())).collect();
+    let mut names = entries?;
+    names.sort_by_key(|name| name.as_encoded_bytes().ends_with(b"config.json"));
+    names.iter().try_for_each(|name| fs::rename(partial.join(name), out.join(name)))
 }
 
 /// Logits of eight fixed sequences of mixed lengths, for comparing two forms of one model: `[s, c]`, or those after every

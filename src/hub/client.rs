@@ -1,7 +1,7 @@
 //! The requests to the hub: a repository's listing, and a file from some byte on.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
@@ -135,6 +135,10 @@ impl Client {
 
     /// Follows redirects. What the hub itself says of the file counts, not what the store that it redirects to says.
     fn get(&self, url: &str, start: u64) -> Attempt<Answer> {
+        // rustls panics there.
+        if SystemTime::now() < UNIX_EPOCH {
+            return Err(Failure::Unreachable("the clock of this machine stands before 1970".to_owned()));
+        }
         let (mut url, mut etag, mut linked, mut size, mut commit) = (url.to_owned(), None, None, None, None);
         for _ in 0..=REDIRECTS {
             let own = authority(&url).is_some() && authority(&url) == authority(&self.endpoint);

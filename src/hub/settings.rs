@@ -1,8 +1,14 @@
 //! The settings of the hub, from the variables that `huggingface_hub` reads.
 
+use std::env::{self, VarError};
 use std::path::PathBuf;
 
 use crate::fault::{Result, fault};
+use crate::report::hide;
+
+/// Variables that name folders and files.
+const PATHS: [&str; 6] =
+    ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME", "HOME"];
 
 /// What a [`super::Hub`] works with.
 #[derive(Clone)]
@@ -24,9 +30,14 @@ impl Settings {
     /// `HF_HUB_DISABLE_PROGRESS_BARS`, with the defaults of `huggingface_hub`.
     ///
     /// # Errors
-    /// When there is no place for the cache.
+    /// When there is no place for the cache, or a path is not of UTF-8.
     pub fn from_environment(offline: bool) -> Result<Self> {
-        Self::read(offline, &|name| std::env::var(name).ok())
+        if let Some(name) =
+            PATHS.into_iter().find(|name| matches!(env::var(name), Err(VarError::NotUnicode(_))))
+        {
+            return Err(fault(format!("`{name}` is not of UTF-8")).hint("name the folder in UTF-8").into());
+        }
+        Self::read(offline, &|name| env::var(name).ok())
     }
 
     fn read(offline: bool, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
@@ -60,8 +71,16 @@ impl Settings {
         })
     }
 
-    /// The same settings with the endpoint in its plain form, or what is wrong with them.
+    /// The same settings with the endpoint in its plain form, or what is wrong with them. From here on no message shows
+    /// the password of the endpoint or the token.
     pub(super) fn checked(mut self) -> Result<Self> {
+        let address = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
+        if let Some((user, _)) = address.rsplit_once('@') {
+            hide(user);
+        }
+        if let Some(token) = &self.token {
+            hide(token);
+        }
         self.endpoint = self.endpoint.trim_end_matches('/').to_owned();
         let host = self.endpoint.strip_prefix("https://").or_else(|| self.endpoint.strip_prefix("http://"));
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {

@@ -11,7 +11,7 @@ mod reader;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::fault::Result;
+use crate::fault::{Result, usage};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -335,13 +335,20 @@ impl Recipe {
     }
 
     /// Names existing folders by their whole paths, which mean the same from any other folder.
-    pub fn settle_folders(&mut self) {
+    ///
+    /// # Errors
+    /// When such a path is not of UTF-8, as a recipe is.
+    pub fn settle_folders(&mut self) -> Result<()> {
         for folder in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
             let whole = std::path::Path::new(&*folder).canonicalize();
             if let Some(path) = whole.ok().filter(|path| !folder.is_empty() && path.is_dir()) {
-                *folder = path.display().to_string();
+                *folder = path.into_os_string().into_string().map_err(|path| {
+                    usage(format!("the path of `{folder}` is not of UTF-8: `{}`", path.display()))
+                        .hint("a recipe must be able to name it: move it, or give its folders other names")
+                })?;
             }
         }
+        Ok(())
     }
 
     /// Folders that exist beside the recipe and not in the current folder are taken from there.

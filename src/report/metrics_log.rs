@@ -4,15 +4,14 @@
 //! back when the log is opened again.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Result;
-use crate::files::{cannot_write, write_bytes};
+use crate::files::{cannot_write, check_held, read_bytes, write_bytes};
 use crate::report::tensorboard::EventFile;
 
 /// The name of the log in the folder of a run.
@@ -82,33 +81,45 @@ struct Stepped {
     step: u64,
 }
 
+/// Where the log ended at some time: what comes before can be told from what the run did not write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    bytes: usize,
+    /// BLAKE3 of them.
+    checksum: String,
+}
+
 /// The open log of a run.
 #[derive(Debug)]
 pub struct MetricsLog {
-    lines: File,
     path: PathBuf,
     events: EventFile,
+    /// What the log holds.
+    bytes: usize,
+    hasher: blake3::Hasher,
 }
 
 impl MetricsLog {
-    /// Opens the log in the folder `run`: empty for a fresh run, and for one that resumes after step `resumed`
-    /// with the lines of the steps up to it.
+    /// Opens the log in the folder `run`: empty for a fresh run, and for one that resumes after step `resumed`, where the
+    /// log ended at `end`, with the lines of the steps up to it.
     ///
     /// # Errors
     /// When a file of the folder cannot be read or written.
-    pub fn open(run: &Path, resumed: Option<u64>) -> Result<Self> {
+    pub fn open(run: &Path, resumed: Option<u64>, end: Option<End>) -> Result<Self> {
         let path = run.join(METRICS_FILE);
         // A run that was killed before its first checkpoint begins again.
         let taken_back = resumed.or(path.exists().then_some(0)).map(|step| step + 1);
-        let kept = match resumed {
-            Some(step) if path.exists() => lines_up_to(&path, step)?,
-            _ => Vec::new(),
-        };
+        let kept = resumed.map_or(Ok(Vec::new()), |step| kept(&path, step, end))?;
         write_bytes(&path, &kept)?;
-        let lines =
-            OpenOptions::new().append(true).open(&path).map_err(|error| cannot_write(&path, &error))?;
         let events = EventFile::create(run, taken_back)?;
-        Ok(Self { lines, path, events })
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&kept);
+        Ok(Self { path, events, bytes: kept.len(), hasher })
+    }
+
+    /// Where it ends now.
+    pub fn end(&self) -> End {
+        End { bytes: self.bytes, checksum: self.hasher.finalize().to_hex().to_string() }
     }
 
     /// Adds a log point of training.
@@ -129,26 +140,55 @@ impl MetricsLog {
         self.events.scalars(point.step, &point.scalars())
     }
 
-    /// One line, handed to the system in one piece, so that a killed process tears the last one at most.
+    /// One line, handed to the system in one piece, so that a killed process tears the last one at most. The file is opened
+    /// for each, so that one that was removed is missed.
     fn add(&mut self, line: &Line<'_>) -> Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        self.lines.write_all(&bytes).map_err(|error| cannot_write(&self.path, &error))
+        check_held(&self.path)?;
+        let file = OpenOptions::new().append(true).open(&self.path);
+        file.and_then(|mut file| file.write_all(&bytes)).map_err(|error| cannot_write(&self.path, &error))?;
+        self.bytes += bytes.len();
+        self.hasher.update(&bytes);
+        Ok(())
     }
 }
 
-/// The whole lines of steps up to `last`; a torn or damaged line is left out.
-fn lines_up_to(path: &Path, last: u64) -> Result<Vec<u8>> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let mut kept = Vec::new();
+/// What a log keeps when its run goes on after step `last`, where it ended at `end`.
+fn kept(path: &Path, last: u64, end: Option<End>) -> Result<Vec<u8>> {
+    let name = path.display();
+    let mut bytes = match path.exists() {
+        true => read_bytes(path)?,
+        false => Vec::new(),
+    };
+    if let Some(End { bytes: length, checksum }) = end {
+        let written = bytes.get(..length);
+        if written.is_some_and(|written| blake3::hash(written).to_hex().as_str() == checksum) {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        tracing::warn!(
+            "`{name}` is not what the run wrote up to step {last}: its lines are kept as they are"
+        );
+    }
+    Ok(lines_up_to(&bytes, last, path))
+}
+
+/// The whole lines of steps up to `last`; torn and damaged lines are left out.
+fn lines_up_to(bytes: &[u8], last: u64, path: &Path) -> Vec<u8> {
+    let (mut kept, mut damaged) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(bytes.split_inclusive(|&byte| byte == b'\n')) {
         match serde_json::from_slice::<Stepped>(line) {
             Ok(point) if point.step > last => {}
             Ok(_) if line.ends_with(b"\n") => kept.extend_from_slice(line),
-            _ => tracing::warn!("`{}`: left out line {number}, which is damaged", path.display()),
+            _ => damaged.push(number),
         }
     }
-    Ok(kept)
+    if let Some(first) = damaged.first() {
+        let (name, count) = (path.display(), damaged.len());
+        tracing::warn!("`{name}`: {count} damaged lines are left out, the first is line {first}");
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -179,7 +219,7 @@ mod tests {
     #[test]
     fn lines_have_the_layout_of_the_contract() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), None).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None, None).unwrap();
         log.train(&TrainPoint { loss: f64::NAN, ..point(10) }).unwrap();
         log.train(&TrainPoint { head_learning_rate: Some(5e-3), grad_norm: f64::INFINITY, ..point(20) })
             .unwrap();
@@ -197,22 +237,47 @@ mod tests {
     #[test]
     fn a_resumed_log_forgets_later_steps_and_the_torn_line() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), None).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None, None).unwrap();
         for step in [10, 20, 30] {
             log.train(&point(step)).unwrap();
         }
-        log.lines.write_all(br#"{"kind":"train","step":1"#).unwrap();
-        let mut log = MetricsLog::open(folder.path(), Some(20)).unwrap();
+        let mut lines = OpenOptions::new().append(true).open(folder.path().join(METRICS_FILE)).unwrap();
+        lines.write_all(br#"{"kind":"train","step":1"#).unwrap();
+        let mut log = MetricsLog::open(folder.path(), Some(20), None).unwrap();
         assert_eq!(steps(folder.path()), [10, 20]);
         log.train(&point(30)).unwrap();
         assert_eq!(steps(folder.path()), [10, 20, 30]);
     }
 
     #[test]
+    fn a_log_that_is_what_was_written_is_cut_where_it_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), None, None).unwrap();
+        log.train(&point(10)).unwrap();
+        let end = log.end();
+        // Steps after the checkpoint may even have been logged under an earlier number.
+        log.train(&point(5)).unwrap();
+        let log = MetricsLog::open(folder.path(), Some(10), Some(end.clone())).unwrap();
+        assert_eq!((steps(folder.path()), log.end()), (vec![10], end.clone()));
+        let path = folder.path().join(METRICS_FILE);
+        std::fs::write(&path, read_text(&path).unwrap().replace("0.25", "0.35")).unwrap();
+        assert_ne!(MetricsLog::open(folder.path(), Some(10), Some(end)).unwrap().end(), log.end());
+    }
+
+    #[test]
+    fn a_log_that_was_removed_is_not_begun_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), None, None).unwrap();
+        std::fs::remove_file(folder.path().join(METRICS_FILE)).unwrap();
+        let error = log.train(&point(1)).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl`: No such file"), "{error}");
+    }
+
+    #[test]
     fn a_last_line_without_its_end_counts_as_torn() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(METRICS_FILE), "{\"step\":1}\n{\"step\":2}").unwrap();
-        MetricsLog::open(folder.path(), Some(5)).unwrap();
+        MetricsLog::open(folder.path(), Some(5), None).unwrap();
         assert_eq!(steps(folder.path()), [1]);
     }
 
@@ -220,10 +285,10 @@ mod tests {
     fn a_fresh_run_starts_an_empty_log_and_resuming_without_one_is_fine() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(METRICS_FILE), "{\"step\":1}\n").unwrap();
-        MetricsLog::open(folder.path(), None).unwrap();
+        MetricsLog::open(folder.path(), None, None).unwrap();
         assert_eq!(steps(folder.path()), [0_u64; 0]);
         let empty = tempfile::tempdir().unwrap();
-        MetricsLog::open(empty.path(), Some(3)).unwrap();
+        MetricsLog::open(empty.path(), Some(3), None).unwrap();
         assert_eq!(steps(empty.path()), [0_u64; 0]);
     }
 
@@ -235,14 +300,14 @@ mod tests {
             let bytes = std::fs::read(log.events.path()).unwrap();
             bytes.windows(6).any(|window| window == b"\x10\x01\x3a\x02\x08\x01")
         };
-        assert!(!takes_back(&MetricsLog::open(folder.path(), None).unwrap()));
-        assert!(takes_back(&MetricsLog::open(folder.path(), None).unwrap()));
+        assert!(!takes_back(&MetricsLog::open(folder.path(), None, None).unwrap()));
+        assert!(takes_back(&MetricsLog::open(folder.path(), None, None).unwrap()));
     }
 
     #[test]
     fn event_files_carry_a_tag_per_number() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = MetricsLog::open(folder.path(), None).unwrap();
+        let mut log = MetricsLog::open(folder.path(), None, None).unwrap();
         log.train(&point(1)).unwrap();
         let bytes = std::fs::read(log.events.path()).unwrap();
         let has = |tag: &str| bytes.windows(tag.len()).any(|window| window == tag.as_bytes());

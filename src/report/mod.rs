@@ -2,17 +2,22 @@
 
 pub mod metrics_log;
 pub mod progress;
+mod redacted;
 pub mod tensorboard;
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
+use chrono::{DateTime, Local};
 use comfy_table::{CellAlignment, ContentLineStyle, LineStyle, Table, TableStyle};
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+pub use redacted::{hide, redacted};
 
 /// Columns apart by spaces, a rule under the headers, nothing else.
 const PLAIN: TableStyle = TableStyle::new()
@@ -23,7 +28,8 @@ const PLAIN: TableStyle = TableStyle::new()
 /// Whether only what went wrong is said.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// All progress bars; hidden where standard error is no terminal, in quiet mode, and beside JSON lines.
+/// All progress bars; hidden where standard error is no terminal or one without escape codes, in quiet mode, and beside JSON
+/// lines.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Sends log lines to standard error, where they do not tear the progress bars.
@@ -32,7 +38,10 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// call changes nothing but the visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
-    if json || verbosity < 0 {
+    let variable = |name: &str| std::env::var_os(name).unwrap_or_default();
+    // A terminal that knows no escape codes, or whose user wants none.
+    let escapes = variable("TERM") != "dumb" && variable("NO_COLOR").is_empty();
+    if json || verbosity < 0 || !escapes {
         BARS.set_draw_target(ProgressDrawTarget::hidden());
     }
     // What libraries have to say is of interest only to those who ask for everything.
@@ -44,8 +53,7 @@ pub fn init_logging(verbosity: i8, json: bool) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     let terminal = io::stderr().is_terminal();
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let lines = fmt::layer().with_writer(|| BesideBars).with_target(false).with_ansi(colour);
+    let lines = fmt::layer().with_writer(|| BesideBars).with_target(false).with_ansi(terminal && escapes);
     let lines = match (json, terminal) {
         (true, _) => lines.json().flatten_event(true).boxed(),
         (false, true) => lines.compact().without_time().boxed(),
@@ -60,12 +68,19 @@ struct BesideBars;
 
 impl Write for BesideBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        BARS.suspend(|| io::stderr().write(bytes))
+        let text = redacted(&String::from_utf8_lossy(bytes));
+        BARS.suspend(|| io::stderr().write_all(text.as_bytes()))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// Now, by the clock on the wall; also before 1970, where `chrono::Local::now` panics.
+pub fn local_time() -> DateTime<Local> {
+    SystemTime::now().into()
 }
 
 /// The largest memory that this process has held so far, in MiB; nothing where the system does not say.

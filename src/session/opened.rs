@@ -49,7 +49,7 @@ impl Opened {
         let outputs = outputs(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
         check_tasks(place, &recipe, &base)?;
-        recipe.settle_folders();
+        recipe.settle_folders()?;
         // A branch moves; what is saved with the run must name the weights that it was trained on.
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);

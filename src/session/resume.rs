@@ -7,9 +7,10 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::adapters::file::WEIGHTS;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
-use crate::files;
+use crate::files::{self, Held};
 use crate::recipe::{AdapterRecipe, Recipe};
 
 /// A folder that holds a run is only touched by `--resume`.
@@ -29,11 +30,29 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     }
 }
 
-/// Keeps other processes from training into the folder, for as long as what is returned lives.
+/// A run that says it is finished has its results and its adapter.
+///
+/// # Errors
+/// Names the file that is missing or damaged.
+pub fn refuse_half_done(out: &Path) -> Result<()> {
+    let (results, adapter) = (out.join("results.json"), out.join("adapter").join(WEIGHTS));
+    let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
+    if let Err(error) = files::read_json::<serde_json::Value>(&results) {
+        return Err(fault(format!("{error:#}")).hint(hint).into());
+    }
+    if adapter.exists() {
+        return Ok(());
+    }
+    Err(fault(format!("`{}` is finished, but there is no `{}`", out.display(), adapter.display()))
+        .hint(hint)
+        .into())
+}
+
+/// Keeps other processes from training into the folder, and the folder in its place, for as long as what is returned lives.
 ///
 /// # Errors
 /// When another process holds the folder, or it cannot be written.
-pub fn lock(out: &Path) -> Result<File> {
+pub fn lock(out: &Path) -> Result<(File, Held)> {
     let path = out.join(".lock");
     let open = || -> io::Result<File> {
         fs::create_dir_all(out)?;
@@ -47,7 +66,7 @@ pub fn lock(out: &Path) -> Result<File> {
                 .into())
         }
         // Where a file system has no locks, there is nothing to ask.
-        _ => Ok(file),
+        _ => Ok((file, files::hold(out, out)?)),
     }
 }
 
@@ -75,7 +94,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
         return Ok(());
     }
     let (done, _) = Recipe::load(&path.to_string_lossy(), &[])?;
-    recipe.settle_folders();
+    recipe.settle_folders()?;
     if recipe.adapter.targets.is_empty() {
         recipe.adapter.targets = done.adapter.targets;
     }

@@ -1,36 +1,55 @@
 //! The folder of a run: log, best adapter, tokenizer files.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::Session;
-use crate::adapters::file::{self, WEIGHTS};
+use crate::adapters::file::{self, CONFIG, NOTES, WEIGHTS};
 use crate::eval::Evaluation;
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::files;
-use crate::report::metrics_log::{EvalPoint, MetricsLog, TrainPoint};
+use crate::report::metrics_log::{EvalPoint, METRICS_FILE, MetricsLog, TrainPoint};
 use crate::train::Recorder;
-use crate::train::checkpoint::State;
+use crate::train::checkpoint::{Loaded, State};
+
+/// The files of an adapter that depend on its training.
+const FILES: [&str; 3] = [WEIGHTS, CONFIG, NOTES];
+/// What they are called in a checkpoint: the best adapter at its step.
+const BEST: &str = "best-";
+/// In a checkpoint: where the log ended at its step.
+const LOG: &str = "log.json";
 
 /// A run folder, open for writing.
 pub struct RunFolder<'a> {
     session: &'a Session,
+    out: PathBuf,
     adapter: PathBuf,
     log: MetricsLog,
 }
 
 impl<'a> RunFolder<'a> {
-    /// Opens the folder for a fresh run, or for one that goes on after step `resumed`.
+    /// Opens the folder for a fresh run, or for one that goes on from a checkpoint.
     ///
     /// # Errors
-    /// When it cannot be written.
-    pub fn open(session: &'a Session, out: &Path, resumed: Option<u64>) -> Result<Self> {
+    /// When it cannot be written, or the checkpoint's best adapter is lost.
+    pub fn open(session: &'a Session, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join("adapter");
         for path in session.opened.tokenizer.files() {
             if let Some(name) = path.file_name() {
                 files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
             }
         }
-        Ok(Self { session, adapter, log: MetricsLog::open(out, resumed)? })
+        let mut end = None;
+        if let Some(loaded) = resumed {
+            // Nothing is looked for there before the next checkpoint, which may never come.
+            files::sweep(&out.join("checkpoints"));
+            restore(loaded, &adapter)?;
+            let path = loaded.place().join(LOG);
+            end = path.exists().then(|| files::read_json(&path)).transpose()?;
+        }
+        let log = MetricsLog::open(out, resumed.map(|loaded| loaded.state().step), end)?;
+        Ok(Self { session, out: out.to_owned(), adapter, log })
     }
 
     fn save_adapter(&self) -> Result<()> {
@@ -41,16 +60,51 @@ impl<'a> RunFolder<'a> {
     /// Writes the last adapter where no evaluation has picked a best one.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be written, or the run is not whole.
     pub fn finish(&self, state: &State) -> Result<()> {
-        let picked = state.runs.iter().any(|run| run.best.is_some());
-        if picked && self.adapter.join(WEIGHTS).exists() { Ok(()) } else { self.save_adapter() }
+        if !state.runs.iter().any(|run| run.best.is_some()) {
+            self.save_adapter()?;
+        }
+        let whole = [self.out.join("recipe.toml"), self.out.join(METRICS_FILE), self.adapter.join(WEIGHTS)];
+        whole.into_iter().find(|path| !path.exists()).map_or(Ok(()), |path| Err(lost(&path)))
     }
+}
+
+/// The best adapter as it was at the step of the checkpoint: the one in `adapter` may be of a step that is done again.
+fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
+    let picked = loaded.state().runs.iter().any(|run| run.best.is_some());
+    for name in FILES.into_iter().filter(|_| picked) {
+        let kept = loaded.place().join(format!("{BEST}{name}"));
+        if kept.exists() {
+            files::write_atomically(&adapter.join(name), |out| {
+                Ok(io::copy(&mut File::open(kept)?, out).map(drop)?)
+            })?;
+        } else if name == WEIGHTS && !adapter.join(name).exists() {
+            // A checkpoint of a time when they did not hold it.
+            return Err(lost(&adapter.join(name)));
+        }
+    }
+    Ok(())
+}
+
+/// That a file of the run has gone.
+fn lost(path: &Path) -> anyhow::Error {
+    fault(format!("`{}` was removed before the run was done", path.display()))
+        .hint("`--resume` goes on from the newest checkpoint, where there is one")
+        .into()
 }
 
 impl Recorder for RunFolder<'_> {
     fn logged(&mut self, _run: usize, point: &TrainPoint) -> Result<()> {
         self.log.train(point)
+    }
+
+    fn keep(&self, checkpoint: &Path) -> Result<()> {
+        for name in FILES.into_iter().filter(|name| self.adapter.join(name).exists()) {
+            let to = checkpoint.join(format!("{BEST}{name}"));
+            fs::copy(self.adapter.join(name), &to).map_err(|error| files::cannot_write(&to, &error))?;
+        }
+        files::write_json(&checkpoint.join(LOG), &self.log.end())
     }
 
     fn evaluated(&mut self, _run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {

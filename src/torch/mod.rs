@@ -18,6 +18,8 @@ use crate::fault::{Result, fault};
 
 unsafe extern "C" {
     fn lx_last_error() -> *const c_char;
+    fn lx_started_nowhere() -> c_int;
+    fn lx_leave_signals();
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
@@ -88,6 +90,18 @@ fn load_cuda() -> std::result::Result<(), String> {
     // SAFETY: the library is libtorch's own and its initialisers only register kernels.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
     library.map(std::mem::forget).map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
+}
+
+/// Whether the current folder was removed before the process began; it is `/` then, for oneMKL ends the process elsewhere.
+pub fn started_nowhere() -> bool {
+    // SAFETY: reads a flag that was set before `main`.
+    unsafe { lx_started_nowhere() != 0 }
+}
+
+/// Takes SIGINT and SIGTERM from the handler that ends the process with 130 while libtorch is loaded.
+pub fn leave_signals() {
+    // SAFETY: sets a flag.
+    unsafe { lx_leave_signals() }
 }
 
 /// The version of libtorch that this binary was built for, and the CUDA version it is paired with.

@@ -105,6 +105,12 @@ impl TensorFile {
         value.ok_or_else(|| fault(format!("`{}` has no metadata `{key}`", self.path.display())).into())
     }
 
+    /// All metadata, in no order.
+    pub fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.header.metadata().iter().flatten();
+        all.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// The names of the tensors in the order of their values in the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()

@@ -4,14 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::Plan;
 use super::optim::{AdamW, LossScale};
-use crate::fault::{Result, fault};
-use crate::files;
+use crate::fault::{Result, fault, renamed};
+use crate::files::{self, Partial};
 use crate::torch::stream::Stream;
 use crate::torch::tensor_file::{TensorFile, write};
 
@@ -152,42 +154,54 @@ impl RunState {
 const TENSORS: &str = "state.safetensors";
 const COUNTERS: &str = "state.json";
 
-/// The file of counters.
+/// The file of counters, which is sealed.
 #[derive(Serialize, Deserialize)]
 struct Counters {
-    /// BLAKE3 of the file of tensors.
-    checksum: String,
+    /// BLAKE3 of the other files.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
+    /// The same of the file of tensors alone, as older versions wrote it.
+    #[serde(default, skip_serializing)]
+    checksum: Option<String>,
     state: State,
 }
 
-/// Writes a checkpoint as `step-N` and removes all older ones but the newest, so that `keep` are left.
+/// Writes a checkpoint as `step-N` and removes all older ones but the newest, so that `keep` are left. What belongs to it
+/// besides, `beside` puts into its folder.
 ///
 /// # Errors
 /// Names the file that cannot be written.
-pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Result<()> {
+pub fn save(
+    folder: &Path,
+    state: &State,
+    optimizer: &AdamW,
+    keep: usize,
+    beside: &dyn Fn(&Path) -> Result<()>,
+) -> Result<()> {
     let place = folder.join(format!("step-{}", state.step));
-    let partial = folder.join(".partial");
-    let write_all = || -> Result<()> {
-        if partial.exists() {
-            fs::remove_dir_all(&partial)?;
-        }
-        fs::create_dir_all(&partial)?;
+    files::check_held(folder)?;
+    let make = || -> io::Result<Partial> {
+        fs::create_dir_all(folder)?;
+        Partial::folder(folder)
+    };
+    let partial = make().map_err(|error| files::cannot_write(&place, &error))?;
+    let fill = |partial: &Path| -> Result<()> {
         let tensors = optimizer.state();
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         write(&partial.join(TENSORS), &[], &tensors)?;
-        let checksum = checksum(&partial.join(TENSORS))?;
-        files::write_json(&partial.join(COUNTERS), &Counters { checksum, state: state.clone() })?;
+        beside(partial)?;
+        let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
+        files::write_sealed(&partial.join(COUNTERS), &counters)
+    };
+    let shown = place.display().to_string();
+    fill(partial.path()).map_err(|error| renamed(error, &partial.path().display().to_string(), &shown))?;
+    let put = || -> io::Result<()> {
         if place.exists() {
             fs::remove_dir_all(&place)?;
         }
-        fs::rename(&partial, &place)?;
-        Ok(())
+        partial.name(&place)
     };
-    if let Err(error) = write_all() {
-        // The first error is the one to report.
-        let _ = fs::remove_dir_all(&partial);
-        return Err(error.context(format!("cannot write the checkpoint `{}`", place.display())));
-    }
+    put().map_err(|error| files::cannot_write(&place, &error))?;
     // Newer than this one can only be those that were broken when the run resumed: they must not count.
     let (newer, older): (Vec<_>, Vec<_>) =
         found(folder).into_iter().partition(|(step, _)| *step > state.step);
@@ -198,10 +212,15 @@ pub fn save(folder: &Path, state: &State, optimizer: &AdamW, keep: usize) -> Res
     Ok(())
 }
 
-fn checksum(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    Ok(hasher.finalize().to_hex().to_string())
+/// The checksums of a folder's files by their names.
+fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        found.insert(name, files::checksum(&entry.path())?);
+    }
+    Ok(found)
 }
 
 /// The checkpoints of a folder, newest first.
@@ -238,30 +257,45 @@ impl Loaded {
     }
 
     fn read(place: &Path) -> Result<Self> {
-        let Counters { checksum: expected, state } = files::read_json(&place.join(COUNTERS))?;
-        let found = checksum(&place.join(TENSORS))?;
-        if found != expected {
-            return Err(fault(format!("`{TENSORS}` has checksum {found}, expected {expected}")).into());
+        let (counters, is_sealed): (Counters, bool) = files::read_sealed(&place.join(COUNTERS))?;
+        let Counters { mut files, checksum, state } = counters;
+        files.extend(checksum.map(|checksum| (TENSORS.to_owned(), checksum)));
+        for name in files.keys().map(String::as_str).chain([TENSORS]) {
+            let found = files::checksum(&place.join(name))?;
+            if files.get(name) != Some(&found) {
+                let expected = files.get(name).map_or("none", String::as_str);
+                return Err(fault(format!("`{name}` has checksum {found}, expected {expected}")).into());
+            }
+        }
+        if !place.ends_with(format!("step-{}", state.step)) {
+            return Err(fault(format!("`{COUNTERS}` is of step {}", state.step)).into());
+        }
+        if !is_sealed {
+            tracing::warn!(
+                "`{}` has no checksum, as in older versions: its counters are taken as they are",
+                place.join(COUNTERS).display()
+            );
         }
         Ok(Self { state, tensors: TensorFile::open(&place.join(TENSORS))?, place: place.to_owned() })
     }
 
-    /// Optimiser steps done when it was written.
-    pub fn step(&self) -> u64 {
-        self.state.step
+    /// The counters.
+    pub fn state(&self) -> &State {
+        &self.state
     }
 
-    /// Seconds of training until then.
-    pub fn seconds(&self) -> f64 {
-        self.state.seconds
+    /// Its folder.
+    pub fn place(&self) -> &Path {
+        &self.place
     }
 
-    /// Puts the tensors back and returns the counters.
+    /// That it is one of the run that `plan` is for.
     ///
     /// # Errors
-    /// When the checkpoint belongs to another run.
-    pub fn restore(self, fingerprint: &str, optimizer: &mut AdamW) -> Result<State> {
-        if self.state.fingerprint != fingerprint {
+    /// When it belongs to another run.
+    pub fn check(&self, plan: &Plan) -> Result<()> {
+        let State { fingerprint, step, runs, .. } = &self.state;
+        if (fingerprint, runs.len()) != (&plan.fingerprint, plan.runs.len()) || *step > plan.steps {
             return Err(fault(format!(
                 "the checkpoint `{}` belongs to another run: recipe, data or base differ",
                 self.place.display()
@@ -269,6 +303,15 @@ impl Loaded {
             .hint("resume with the recipe and data of the run, or train into another folder")
             .into());
         }
+        Ok(())
+    }
+
+    /// Puts the tensors back and returns the counters.
+    ///
+    /// # Errors
+    /// When the checkpoint belongs to another run.
+    pub fn restore(self, plan: &Plan, optimizer: &mut AdamW) -> Result<State> {
+        self.check(plan)?;
         optimizer
             .restore(|name| self.tensors.tensor(name))
             .with_context(|| format!("cannot resume from `{}`", self.place.display()))?;

@@ -10,7 +10,7 @@ pub mod schedule;
 pub mod task;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use tch::{Kind, Tensor};
@@ -120,6 +120,14 @@ pub trait Recorder {
     /// When it cannot be written.
     fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()>;
 
+    /// Puts what it needs to go on from here into the folder of a checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn keep(&self, _checkpoint: &Path) -> Result<()> {
+        Ok(())
+    }
+
     /// Run `run` was evaluated after `step` steps; `best` says that no earlier evaluation was better.
     ///
     /// # Errors
@@ -165,7 +173,7 @@ impl<'a> Trainer<'a> {
         let mut optimizer = AdamW::new(trained, plan.weight_decay)?;
         let state = match resume {
             None => State::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
-            Some(loaded) => loaded.restore(&plan.fingerprint, &mut optimizer)?,
+            Some(loaded) => loaded.restore(&plan, &mut optimizer)?,
         };
         let orders =
             plan.runs.iter().map(|run| Order::new(task.examples(), run.seed, plan.shuffle)).collect();
@@ -194,7 +202,8 @@ impl<'a> Trainer<'a> {
                 for (run, noise) in self.state.runs.iter_mut().zip(self.noise.streams()) {
                     run.noise = noise;
                 }
-                checkpoint::save(&self.plan.checkpoints, &self.state, &self.optimizer, keep)?;
+                let beside = |folder: &Path| self.recorder.keep(folder);
+                checkpoint::save(&self.plan.checkpoints, &self.state, &self.optimizer, keep, &beside)?;
             }
             if interrupted {
                 ending = Ending::Interrupted;

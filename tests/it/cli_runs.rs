@@ -1,13 +1,15 @@
 //! Folders of runs: full disks, two processes, finished runs, results of several tasks.
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use crate::bench::{Bench, check, edit};
-use crate::forked;
+use crate::forked::{self, Run};
 use crate::support::{encoders, errors, json_lines};
 
 #[test]
@@ -91,7 +93,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     bench.refuses(
         &["eval", "--out", "/proc/x", "--task", "tiny/pairs", "--model", model.to_str().unwrap()],
         1,
-        &["cannot write `/proc/x/predictions/tiny/pairs.jsonl`"],
+        &["cannot write `/proc/x`"],
     );
 }
 
@@ -203,4 +205,127 @@ fn a_cache_that_cannot_be_written_is_a_warning() {
     for word in ["tokenised data is not cached", "the basis is not cached"] {
         assert!(errors(&output).contains(word), "{}", errors(&output));
     }
+}
+
+/// What is in a folder, temporary names apart, and how many of those there are.
+fn listed(folder: &Path) -> (Vec<String>, usize) {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let (partial, mut rest): (Vec<String>, Vec<String>) =
+        names.partition(|name| name.starts_with(".partial"));
+    rest.sort();
+    (rest, partial.len())
+}
+
+#[test]
+fn of_merges_into_one_folder_the_first_wins_and_the_others_say_so() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    fs::create_dir(bench.path("place")).unwrap();
+    bench.0.run(&["merge", "--run", "run", "--out", "whole", "--max-shard-size", "100KB"], 0);
+    for is_there in [false, true] {
+        let out = bench.path("place/out");
+        let _ = fs::remove_dir_all(&out);
+        if is_there {
+            fs::create_dir(&out).unwrap();
+        }
+        let args = ["merge", "--run", "run", "--out", "place/out", "--max-shard-size", "100KB"];
+        let merges: Vec<Run> = (0..4).map(|_| forked::start(&bench.0.command(&args))).collect();
+        let ends: Vec<Output> = merges.into_iter().map(Run::wait).collect();
+        let (won, lost): (Vec<&Output>, Vec<&Output>) =
+            ends.iter().partition(|output| output.status.success());
+        assert_eq!((won.len(), lost.len()), (1, 3));
+        lost.iter().for_each(|output| {
+            check(&args, output, 1, &["`place/out` is there already", "hint: choose another folder"]);
+        });
+        assert_eq!(listed(&bench.path("place")), (vec!["out".to_owned()], 0));
+        assert_eq!(listed(&out), listed(&bench.path("whole")), "{is_there}");
+    }
+}
+
+#[test]
+fn a_merge_goes_wherever_a_folder_can_be() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    let merge = |out: &str| bench.0.run(&["merge", "--run", "run", "--out", out, "--format", "peft"], 0);
+    let long = "n".repeat(255);
+    merge(&long);
+    for folder in ["real", "empty", "readable"] {
+        fs::create_dir(bench.path(folder)).unwrap();
+    }
+    symlink("real", bench.path("link")).unwrap();
+    merge("link");
+    merge("empty");
+    assert!(bench.path("link").is_symlink());
+    for out in ["real", "empty"] {
+        assert_eq!(listed(&bench.path(out)), listed(&bench.path(&long)), "{out}");
+    }
+    // As readable as any other folder.
+    fs::create_dir(bench.path("other")).unwrap();
+    let mode = |name: &str| fs::metadata(bench.path(name)).unwrap().permissions().mode();
+    assert_eq!(mode(&long), mode("other"));
+    symlink("nowhere", bench.path("dangling")).unwrap();
+    for (out, words) in
+        [("link", "`link` is there already"), ("dangling", "`dangling`"), ("x/../..", "`x/../..`")]
+    {
+        bench.refuses(&["merge", "--run", "run", "--out", out], 1, &[words]);
+    }
+    let other = bench.0.command(&["merge", "--run", "../run", "--out", ".", "--format", "peft"]);
+    let output = forked::output({ other }.current_dir(bench.path("readable")));
+    assert!(output.status.success(), "{}", errors(&output));
+    assert_eq!(listed(&bench.path("readable")), listed(&bench.path("real")));
+}
+
+#[test]
+fn what_a_killed_command_left_is_cleared_by_the_next() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    fs::create_dir(bench.path("place")).unwrap();
+    let place = bench.path("place");
+    let args = ["merge", "--run", "run", "--out", "place/out", "--max-shard-size", "1KB"];
+    let partial = || listed(&place).1;
+    let started = || {
+        let mut merge = forked::start(&bench.0.command(&args));
+        while partial() == 0 {
+            assert!(!merge.is_over(), "the merge ended");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        merge
+    };
+    let mut killed = started();
+    killed.signal(libc::SIGKILL);
+    killed.wait();
+    assert_eq!(listed(&place), (vec![], 1));
+    // A file that was being written, and what others call so.
+    fs::write(place.join(".partial-loraxs-file"), "half").unwrap();
+    fs::write(place.join(".partial-of-others"), "theirs").unwrap();
+    bench.0.run(&args, 0);
+    assert_eq!(listed(&place), (vec!["out".to_owned()], 1));
+    fs::remove_file(place.join(".partial-of-others")).unwrap();
+    fs::remove_dir_all(place.join("out")).unwrap();
+    // The parent that goes away.
+    let merge = started();
+    fs::rename(&place, bench.path("moved")).unwrap();
+    let output = merge.wait();
+    check(&args, &output, 1, &["`place/out` was removed or moved while it was written", "hint: leave it"]);
+    assert!(!errors(&output).contains(".partial") && !place.exists());
+}
+
+#[test]
+fn what_cannot_be_written_of_a_merge_is_named_as_the_user_named_it() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    let mut command = Command::new("sh");
+    let merge = bench.0.command(&["merge", "--run", "run", "--out", "merged"]);
+    command.args(["-c", "ulimit -f 16; exec \"$@\"", "sh"]).arg(merge.get_program()).args(merge.get_args());
+    command
+        .envs(merge.get_envs().filter_map(|(key, value)| Some((key, value?))))
+        .current_dir(bench.path("."));
+    let output = command.output().unwrap();
+    check(
+        &["merge"],
+        &output,
+        1,
+        &["cannot write `merged/model.safetensors`", "hint: make room on the disk"],
+    );
+    assert_eq!(listed(&bench.path(".")).1, 0);
 }

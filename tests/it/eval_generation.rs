@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::bench::{check, copied};
 use crate::forked;
 use crate::support::{Place, errors, fixture, json, json_lines};
 
@@ -37,19 +40,20 @@ fn place() -> Place {
     place
 }
 
-fn eval(place: &Place, out: &str, more: &[&str], code: i32) -> String {
-    let model = fixture("decoders/llama-biased");
-    let mut args = vec!["eval", "--model", model.to_str().unwrap(), "--task", "sums", "--out", out];
-    args.extend(more);
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_loraxs"));
-    command.args(&args).arg("--datasets").arg(place.path("sums.toml")).args([
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-    ]);
+fn command(place: &Place, model: &Path, out: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+    command.args(["eval", "--model", model.to_str().unwrap(), "--task", "sums", "--out", out]).args(more);
+    command.arg("--datasets").arg(place.path("sums.toml")).args(["--device", "cpu", "--threads", "1"]);
     command.env("LORAXS_CACHE", place.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(place.path(""));
-    let output = forked::output(&command);
+    command
+}
+
+fn model() -> PathBuf {
+    fixture("decoders/llama-biased")
+}
+
+fn eval(place: &Place, out: &str, more: &[&str], code: i32) -> String {
+    let output = forked::output(&command(place, &model(), out, more));
     assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
     errors(&output)
 }
@@ -96,16 +100,108 @@ fn an_interrupted_scoring_goes_on_from_its_predictions() {
     let path = place.path("cut/predictions/sums.jsonl");
     let text = fs::read_to_string(&path).unwrap();
     let mut lines: Vec<String> = text.lines().take(5).map(str::to_owned).collect();
-    // What is there already is kept as it is, which shows that it is not answered again.
-    lines[1] = lines[1].replace("\"tokens\":", "\"tokens\":1");
+    // What is there already is kept, which shows that it is not answered again; lines of older versions have no check.
+    let mut older: Map<String, Value> = serde_json::from_str(&lines[1]).unwrap();
+    older.remove("check");
+    lines[1] = Value::Object(older).to_string().replace("\"tokens\":", "\"tokens\":1");
     fs::write(&path, format!("{}\n{}", lines.join("\n"), &text.lines().nth(5).unwrap()[..40])).unwrap();
     eval(&place, "cut", &["--batch-size", "3"], 0);
     let (cut, whole) = (predictions(&place, "cut"), predictions(&place, "whole"));
     assert_eq!(cut.len(), 12);
     assert_ne!(cut[1], whole[1]);
     assert_eq!((&cut[0], &cut[2..]), (&whole[0], &whole[2..]));
-    let message = eval(&place, "cut", &["--max-new-tokens", "13"], 2);
-    assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+    fs::write(place.path("cut/predictions/sums.settings.json"), "{").unwrap();
+    for more in [&[][..], &["--max-new-tokens", "13"]] {
+        let message = eval(&place, "cut", more, 2);
+        assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+    }
+}
+
+#[test]
+fn answers_are_not_trusted_but_counted_and_judged_again() {
+    let place = place();
+    eval(&place, "out", &[], 0);
+    let (path, whole) = (place.path("out/predictions/sums.jsonl"), predictions(&place, "out"));
+    let (text, results) = (fs::read_to_string(&path).unwrap(), scores(&place));
+    let first = |from: &str, to: &str| {
+        assert!(text.contains(from), "no {from}");
+        text.replacen(from, to, 1)
+    };
+    let (all, line) = (text.clone() + &text, text.lines().next().unwrap());
+    let verdict = if line.contains("\"correct\":true") { ("true", "false") } else { ("false", "true") };
+    let correct = ["\"correct\":".to_owned() + verdict.0, "\"correct\":".to_owned() + verdict.1];
+    let cases = [
+        (all, "12 of 24 answers are damaged, doubled"),
+        (first(&correct[0], &correct[1]), ""),
+        (text.replace(&correct[0], &correct[1]), ""),
+        (first("\"completion\":\"", "\"completion\":\"#### 2 "), "1 of 12 answers are damaged"),
+        (first("\"index\":0", "\"index\":12"), "1 of 12 answers"),
+        (first("\"index\":0", "\"index\":1"), "1 of 12 answers"),
+        (first("What is 0", "What is 9"), "1 of 12 answers"),
+        (first("\"tokens\":", "\"tokens\":7"), "1 of 12 answers"),
+        (first("\"gold\":\"", "\"gold\":\"1"), "1 of 12 answers"),
+        (first("{", "{{"), "1 of 12 answers"),
+    ];
+    for (changed, words) in cases {
+        fs::write(&path, &changed).unwrap();
+        let said = eval(&place, "out", &[], 0);
+        assert!(said.contains(words) && said.contains("left out") != words.is_empty(), "{words}: {said}");
+        assert_eq!(predictions(&place, "out"), whole, "{words}");
+        assert_eq!(scores(&place), results, "{words}");
+    }
+    // Bytes that are no text are a damaged line as well.
+    let mut bytes = text.clone().into_bytes();
+    bytes[20] = 0xff;
+    fs::write(&path, bytes).unwrap();
+    assert!(eval(&place, "out", &[], 0).contains("1 of 12 answers"));
+    assert_eq!(predictions(&place, "out"), whole);
+}
+
+/// What `results.json` says, but for the clock.
+fn scores(place: &Place) -> Value {
+    let mut results: Value = json(&place.path("out/results.json"));
+    results["sums"]["seconds"] = Value::Null;
+    results
+}
+
+#[test]
+fn a_folder_of_results_that_goes_away_ends_the_scoring() {
+    let place = place();
+    fs::write(place.path("many.jsonl"), {
+        let row = |i: usize| {
+            format!("{{\"question\": \"What is {i} + 2?\", \"answer\": \"#### 2\", \"kind\": \"x\"}}\n")
+        };
+        (0..5000).map(row).collect::<String>()
+    })
+    .unwrap();
+    let catalog =
+        CATALOG.replace("DIR", place.path("").to_str().unwrap()).replace("sums.jsonl", "many.jsonl");
+    fs::write(place.path("sums.toml"), catalog).unwrap();
+    let mut run = forked::start(&command(&place, &model(), "out", &[]));
+    let lines =
+        || fs::read_to_string(place.path("out/predictions/sums.jsonl")).unwrap_or_default().lines().count();
+    while lines() < 3 {
+        assert!(!run.is_over(), "the scoring ended");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    fs::rename(place.path("out"), place.path("moved")).unwrap();
+    let output = run.wait();
+    check(&["eval"], &output, 1, &["`out` was removed or moved while it was written", "hint: leave it"]);
+    assert!(!place.path("out").exists());
+    fs::rename(place.path("moved"), place.path("out")).unwrap();
+    eval(&place, "out", &["--limit", "3"], 2);
+}
+
+#[test]
+fn a_model_whose_path_is_longer_than_a_name_may_be_is_scored() {
+    let place = place();
+    let folder = place.path(&"f".repeat(150)).join("m".repeat(150));
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    copied(&fixture("decoders/llama-biased"), &folder);
+    let output = forked::output(&command(&place, &folder, "out", &["--limit", "1"]));
+    assert!(output.status.success(), "{}", errors(&output));
+    let entries = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(entries.into_iter().any(|name| name.to_str().unwrap().ends_with(&"m".repeat(150))));
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod rendering; // instructions, prompts and conversations against the published 
 mod resume; // killed, interrupted and damaged runs go on to the same bits
 mod scoring; // verdicts against the published scripts
 mod support; // what the tests share
+mod surroundings; // signals, pipes, terminals, clocks, names, secrets
 mod svd; // decompositions against scikit-learn and NumPy
 mod tidy; // the rules of the code that no compiler checks
 mod tokenizers; // folders of tokenizers against Transformers, special tokens around prompts

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use crate::bench::check;
 use crate::forked::{self, Run};
 use crate::support::{Place, Point, encoders, errors, log};
 
@@ -204,21 +205,186 @@ fn damage(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
+/// What happens to a file.
+type Trouble<'a> = &'a dyn Fn(&Path);
+
+/// Changes the text of a file.
+fn replaced(from: &'static str, to: &'static str) -> impl Fn(&Path) {
+    move |path| {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "no `{from}` in `{}`", path.display());
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+}
+
+/// A copy of `kept` as the run `run`.
+fn put_back(kept: &Path, run: &Path) {
+    let _ = fs::remove_dir_all(run);
+    assert!(Command::new("cp").arg("-r").args([kept, run]).status().unwrap().success());
+}
+
 #[test]
 fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
     let place = begun();
     let (run, kept) = (place.path("run"), place.path("kept"));
     fs::rename(&run, &kept).unwrap();
-    for (file, trouble) in
-        [("state.safetensors", cut as fn(&Path)), ("state.safetensors", damage), ("state.json", cut)]
-    {
-        assert!(Command::new("cp").arg("-r").args([&kept, &run]).status().unwrap().success());
+    let best = "best-adapter_model.safetensors";
+    let cases: [(&str, Trouble); 9] = [
+        ("state.safetensors", &cut),
+        ("state.safetensors", &damage),
+        (best, &damage),
+        ("best-adapter_config.json", &replaced("\"lora_alpha\": 8", "\"lora_alpha\": 9")),
+        ("log.json", &replaced("\"bytes\": ", "\"bytes\": 1")),
+        ("state.json", &cut),
+        ("state.json", &replaced("\"noise\": \"", "\"noise\": \"1")),
+        ("state.json", &replaced("\"best_value\": 0.", "\"best_value\": 0.9")),
+        ("state.json", &|path| {
+            let mut whole: serde_json::Value = crate::support::json(path);
+            whole["state"]["runs"] = serde_json::json!([]);
+            fs::write(path, whole.to_string()).unwrap();
+        }),
+    ];
+    for (number, (file, trouble)) in (1..).zip(cases) {
+        put_back(&kept, &run);
         trouble(&checkpoints(&run)[0].join(file));
         let output = place.run(&resumed(), 0);
-        assert!(errors(&output).contains("passing over the broken checkpoint"), "{}", errors(&output));
-        assert_eq!(outcome(&run), *UNINTERRUPTED, "{file}");
-        fs::remove_dir_all(&run).unwrap();
+        let warned = errors(&output).matches("passing over the broken checkpoint").count();
+        assert_eq!(warned, 1, "{number}: {}", errors(&output));
+        assert!(errors(&output).contains(file), "{number}: {}", errors(&output));
+        assert_eq!(outcome(&run), *UNINTERRUPTED, "{number}: {file}");
     }
+}
+
+#[test]
+fn a_checkpoint_of_an_older_version_is_taken_and_looked_at() {
+    let place = begun();
+    let (run, kept) = (place.path("run"), place.path("kept"));
+    let older = |change: &dyn Fn(&mut serde_json::Value)| {
+        for folder in checkpoints(&run) {
+            let mut whole: serde_json::Value = crate::support::json(&folder.join("state.json"));
+            change(&mut whole);
+            let checksum = &whole["files"]["state.safetensors"];
+            let text = serde_json::json!({"checksum": checksum, "state": whole["state"]}).to_string();
+            fs::write(folder.join("state.json"), text).unwrap();
+            for name in ["log.json", "best-adapter_model.safetensors", "best-adapter_config.json"] {
+                fs::remove_file(folder.join(name)).unwrap();
+            }
+        }
+    };
+    fs::rename(&run, &kept).unwrap();
+    put_back(&kept, &run);
+    older(&|_| ());
+    let output = place.run(&resumed(), 0);
+    assert!(errors(&output).contains("state.json` has no checksum"), "{}", errors(&output));
+    assert_eq!(outcome(&run), *UNINTERRUPTED);
+    put_back(&kept, &run);
+    older(&|whole| whole["state"]["runs"] = serde_json::json!([]));
+    let output = place.run(&resumed(), 1);
+    assert!(errors(&output).contains("belongs to another run"), "{}", errors(&output));
+    put_back(&kept, &run);
+    older(&|_| ());
+    fs::remove_file(run.join("adapter/adapter_model.safetensors")).unwrap();
+    let output = place.run(&resumed(), 1);
+    assert!(errors(&output).contains("adapter_model.safetensors` was removed"), "{}", errors(&output));
+}
+
+#[test]
+fn what_lies_beside_the_checkpoints_is_put_back_or_told() {
+    let place = begun();
+    let (run, kept) = (place.path("run"), place.path("kept"));
+    fs::rename(&run, &kept).unwrap();
+    let adapter = "adapter/adapter_model.safetensors";
+    let cases: [(&str, Trouble, &str); 6] = [
+        (adapter, &damage, ""),
+        (adapter, &|path| fs::remove_file(path).unwrap(), ""),
+        ("adapter/adapter_config.json", &replaced("\"lora_alpha\": 8", "\"lora_alpha\": 9"), ""),
+        ("adapter", &|path| fs::remove_dir_all(path).unwrap(), ""),
+        ("metrics.jsonl", &replaced("\"loss\":", "\"loss\":1"), "is not what the run wrote"),
+        ("metrics.jsonl", &|path| fs::remove_file(path).unwrap(), "is not what the run wrote"),
+    ];
+    for (number, (file, trouble, words)) in (1..).zip(cases) {
+        put_back(&kept, &run);
+        // No evaluation after the last one of the interrupted run can write the adapter again.
+        trouble(&run.join(file));
+        let output = place.run(&resumed(), 0);
+        assert_eq!(
+            errors(&output).contains("not what the run wrote"),
+            !words.is_empty(),
+            "{}",
+            errors(&output)
+        );
+        let found = outcome(&run);
+        assert_eq!(
+            (&found.adapter, &found.results),
+            (&UNINTERRUPTED.adapter, &UNINTERRUPTED.results),
+            "{number}"
+        );
+        assert_eq!(found.log == UNINTERRUPTED.log, words.is_empty(), "{number}: {file}");
+        let config = |run: &Path| fs::read(run.join("adapter/adapter_config.json")).unwrap();
+        assert_eq!(config(&run), config(&kept), "{number}: {file}");
+    }
+}
+
+#[test]
+fn a_run_folder_that_goes_away_ends_the_training() {
+    let place = place();
+    let run = place.path("run");
+    // The whole folder, all that is in it, and the log alone.
+    let cases: [(&str, &dyn Fn()); 3] = [
+        ("`run` was removed or moved while it was written", &|| {
+            fs::rename(&run, place.path("moved")).unwrap()
+        }),
+        ("cannot write `run/metrics.jsonl`: No such file", &|| {
+            for entry in fs::read_dir(&run).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.unwrap();
+            }
+        }),
+        ("cannot write `run/metrics.jsonl`: No such file", &|| {
+            fs::remove_file(run.join("metrics.jsonl")).unwrap()
+        }),
+    ];
+    for (words, trouble) in cases {
+        let mut child =
+            forked::start(&place.command(&[&TRAIN[..], &["--set", "train.max_steps=100000"]].concat()));
+        assert!(wait_until(&mut child, || logged_step(&run) >= 15), "the run ended");
+        trouble();
+        let output = child.wait();
+        check(&TRAIN, &output, 1, &[words, "hint: "]);
+        assert!(
+            !run.join("results.json").exists()
+                && !run.join("recipe.toml").exists() | !words.contains("moved")
+        );
+        for name in ["run", "moved"] {
+            let _ = fs::remove_dir_all(place.path(name));
+        }
+    }
+}
+
+#[test]
+fn a_finished_run_has_its_results_and_its_adapter() {
+    let place = place();
+    let short = [&resumed()[..], &["--set", "train.max_steps=3"]].concat();
+    place.run(&short, 0);
+    let (results, adapter) =
+        (place.path("run/results.json"), place.path("run/adapter/adapter_model.safetensors"));
+    let refused = |words: &str| {
+        check(
+            &short,
+            &forked::output(&place.command(&short)),
+            1,
+            &[words, "hint: delete `run/results.json`"],
+        );
+    };
+    let text = fs::read_to_string(&results).unwrap();
+    cut(&results);
+    refused("`run/results.json` is not valid");
+    fs::write(&results, text).unwrap();
+    fs::remove_file(&adapter).unwrap();
+    refused("is finished, but there is no `run/adapter/adapter_model.safetensors`");
+    fs::remove_file(&results).unwrap();
+    place.run(&short, 0);
+    assert!(adapter.exists());
 }
 
 #[test]

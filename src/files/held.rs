@@ -1,0 +1,110 @@
+//! Folders that must stay where they are while a command writes into them: one that was removed or moved meanwhile would
+//! come back with half of its content.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::cannot_write;
+use crate::fault::{Result, fault};
+
+struct Folder {
+    /// Below this, every write looks whether the folder is still the same.
+    path: PathBuf,
+    /// As the user named it.
+    shown: PathBuf,
+    opened: File,
+}
+
+static HELD: Mutex<Vec<Folder>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<Folder>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder that must stay as long as this lives.
+#[derive(Debug)]
+pub struct Held(PathBuf);
+
+/// Makes the folder `path` if need be and holds it; messages call it `shown`.
+///
+/// # Errors
+/// When it cannot be made or opened.
+pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
+    let open = || {
+        fs::create_dir_all(path)?;
+        File::open(path)
+    };
+    let opened = open().map_err(|error| cannot_write(shown, &error))?;
+    held().push(Folder { path: path.to_owned(), shown: shown.to_owned(), opened });
+    Ok(Held(path.to_owned()))
+}
+
+/// Holds a folder until the process ends. For results: from the first of them on, so that a command that is refused makes
+/// no folder.
+///
+/// # Errors
+/// As [`hold`].
+pub fn hold_for_good(path: &Path) -> Result<()> {
+    if !held().iter().any(|folder| folder.path == path) {
+        std::mem::forget(hold(path, path)?);
+    }
+    Ok(())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = held();
+        if let Some(place) = held.iter().rposition(|folder| folder.path == self.0) {
+            held.remove(place);
+        }
+    }
+}
+
+/// That the held folders above `path` are those that they were.
+///
+/// # Errors
+/// Names the one that was removed or moved.
+pub fn check(path: &Path) -> Result<()> {
+    let gone = |folder: &&Folder| path.starts_with(&folder.path) && !is_at(&folder.opened, &folder.path);
+    match held().iter().find(gone) {
+        None => Ok(()),
+        Some(folder) => {
+            Err(fault(format!("`{}` was removed or moved while it was written", folder.shown.display()))
+                .hint("leave it where it is until the command ends, and run the command again")
+                .into())
+        }
+    }
+}
+
+/// Whether an open file or folder is the one at `path`.
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::write_bytes;
+
+    #[test]
+    fn nothing_is_written_into_a_held_folder_that_has_gone() {
+        let place = tempfile::tempdir().unwrap();
+        let run = place.path().join("run");
+        let held = hold(&run, Path::new("run")).unwrap();
+        write_bytes(&run.join("inner/file"), b"1").unwrap();
+        fs::rename(&run, place.path().join("moved")).unwrap();
+        let error = write_bytes(&run.join("inner/file"), b"2").unwrap_err();
+        assert_eq!(error.to_string(), "`run` was removed or moved while it was written");
+        assert!(!run.exists());
+        fs::create_dir(&run).unwrap();
+        assert!(write_bytes(&run.join("file"), b"2").is_err(), "another folder has taken its place");
+        write_bytes(&place.path().join("runs"), b"").unwrap();
+        drop(held);
+        write_bytes(&run.join("file"), b"2").unwrap();
+    }
+}

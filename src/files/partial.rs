@@ -1,0 +1,188 @@
+//! What is not whole yet: files and folders under a temporary name, which is short, in the folder where they will stay.
+//!
+//! Each is locked while its process lives, so that what a killed process left behind can be told from what another one is
+//! writing: the next process that writes into the folder removes it. An interrupted one removes its own.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::held::is_at;
+
+/// What temporary names begin with.
+const PREFIX: &str = ".partial-loraxs-";
+
+/// The temporary files and folders of this process.
+static PRESENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// The folders where this process has looked for what others left.
+static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn locked(paths: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
+    paths.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary file or folder, removed when it is dropped before it was given its name.
+#[derive(Debug)]
+pub struct Partial {
+    path: PathBuf,
+    /// The file, or the folder opened; holds the lock.
+    file: File,
+}
+
+impl Partial {
+    /// An empty file in `folder`, as readable as any other that the user makes: the umask takes away from this.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn file(folder: &Path) -> io::Result<Self> {
+        Self::make(folder, |builder| {
+            let (file, path) =
+                builder.permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?.keep()?;
+            Ok((path, Ok(file)))
+        })
+    }
+
+    /// An empty folder in `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn folder(folder: &Path) -> io::Result<Self> {
+        Self::make(folder, |builder| {
+            let path = builder.permissions(Permissions::from_mode(0o777)).tempdir_in(folder)?.keep();
+            let file = File::open(&path);
+            Ok((path, file))
+        })
+    }
+
+    fn make(
+        folder: &Path,
+        make: impl Fn(&mut tempfile::Builder<'_, 'static>) -> io::Result<(PathBuf, io::Result<File>)>,
+    ) -> io::Result<Self> {
+        sweep(folder);
+        loop {
+            // Another process may sweep it before it is opened, or before it is locked.
+            let (path, file) = match make(tempfile::Builder::new().prefix(PREFIX))? {
+                (_, Err(error)) if error.kind() == ErrorKind::NotFound => continue,
+                (path, file) => (path, file?),
+            };
+            locked(&PRESENT).insert(path.clone());
+            let made = Self { path, file };
+            // Where a file system has no locks, nothing is swept either.
+            let _ = made.file.lock();
+            if is_at(&made.file, &made.path) {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Where it is for now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    pub fn as_file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name; what has that name is replaced, of folders an empty one only.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn name(self, path: &Path) -> io::Result<()> {
+        fs::rename(&self.path, path)
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Whatever goes wrong here, there is an error to report already; and after a renaming nothing is left to remove.
+        let _ = remove(&self.path);
+        locked(&PRESENT).remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+}
+
+/// Whether a temporary file or folder is called so.
+pub fn is_partial(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+}
+
+/// Removes what killed processes left in `folder`; looks once.
+pub fn sweep(folder: &Path) {
+    if !locked(&SWEPT).insert(folder.to_owned()) {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let kind = entry.file_type();
+        if is_partial(&entry.file_name()) && kind.is_ok_and(|kind| kind.is_file() || kind.is_dir()) {
+            remove_stale(&entry.path());
+        }
+    }
+}
+
+fn remove_stale(path: &Path) {
+    let Ok(file) = File::open(path) else { return };
+    if file.try_lock().is_ok() {
+        match remove(path) {
+            Ok(()) => tracing::debug!("removed `{}`, which a killed process left", path.display()),
+            Err(error) => tracing::debug!("cannot remove `{}`: {error}", path.display()),
+        }
+    }
+}
+
+/// Removes what this process has not finished, before its end.
+pub fn remove_all() {
+    let present = locked(&PRESENT).clone();
+    for path in present {
+        let _ = remove(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_not_named_is_removed_and_what_is_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Partial::file(folder.path()).unwrap());
+        let inner = Partial::folder(folder.path()).unwrap();
+        fs::write(inner.path().join("x"), "").unwrap();
+        drop(inner);
+        assert_eq!(names(folder.path()), [""; 0]);
+        let long = "n".repeat(255);
+        Partial::file(folder.path()).unwrap().name(&folder.path().join(&long)).unwrap();
+        assert_eq!(names(folder.path()), [long]);
+    }
+
+    #[test]
+    fn only_what_nobody_holds_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, inner) = (Partial::file(folder.path()).unwrap(), Partial::folder(folder.path()).unwrap());
+        fs::write(folder.path().join(format!("{PREFIX}file")), "left").unwrap();
+        fs::create_dir(folder.path().join(format!("{PREFIX}folder"))).unwrap();
+        fs::write(folder.path().join(format!("{PREFIX}folder/x")), "left").unwrap();
+        fs::write(folder.path().join(".partial-of-others"), "theirs").unwrap();
+        locked(&SWEPT).remove(folder.path());
+        sweep(folder.path());
+        let mut expected = [file.path(), inner.path(), &folder.path().join(".partial-of-others")]
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+        expected.sort();
+        assert_eq!(names(folder.path()), expected);
+    }
+}
