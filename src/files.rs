@@ -112,9 +112,23 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
+/// More bytes than a JSON file of settings has; parsed, it takes several times as many.
+const MOST_JSON: u64 = 64 << 20;
+
+/// Reads the text of a JSON file, which must be of a size that can be parsed, naming it in the error.
+pub fn read_json_text(path: &Path) -> Result<String> {
+    match fs::metadata(path).map(|about| about.len()) {
+        Ok(found @ MOST_JSON..) => {
+            let path = path.display();
+            Err(fault(format!("`{path}` has {found} bytes, expected fewer than {MOST_JSON}")).into())
+        }
+        _ => read_text(path),
+    }
+}
+
 /// Reads and parses a JSON file, naming it and the place of the mistake in the error.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    parse_json(&read_text(path)?).with_context(|| format!("`{}` is not valid", path.display()))
+    parse_json(&read_json_text(path)?).with_context(|| format!("`{}` is not valid", path.display()))
 }
 
 /// Parses JSON; an error names the key whose value is wrong, the place, and what was expected in plain words.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::decoder_fields::cut;
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::nn::packed::Positions;
@@ -64,14 +65,16 @@ pub struct EncoderConfig {
     pub head_dropout: f64,
     /// Standard deviation with which Transformers draws new weights.
     pub initializer_range: f64,
-    /// Id of the padding token; its embedding gets no gradient.
-    pub padding: u32,
+    /// Id of the padding token, where there is one; its embedding gets no gradient.
+    pub padding: Option<u32>,
     /// How positions are numbered.
     pub position_rule: Positions,
     /// The head.
     pub head: HeadKind,
-    /// Names of the classes, in order, where the checkpoint has a head.
+    /// Names of the classes, in order, where the file has them.
     pub labels: Vec<String>,
+    /// Outputs of the head by the file, where it says how many.
+    pub outputs: Option<i64>,
     /// The whole file, for writing it back.
     pub raw: serde_json::Map<String, Value>,
 }
@@ -83,7 +86,27 @@ pub const FAMILIES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "camembert"];
 pub const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 
 /// More layers than any encoder has: a number beyond it is a mistake, and would only be told layer by layer.
-pub(super) const MOST_LAYERS: i64 = 1000;
+const MOST_LAYERS: i64 = 1000;
+/// A longer side than any weight has, so that products of two with the number of layers can be counted.
+pub(super) const MOST_SIDE: i64 = 1 << 24;
+
+/// Refuses sizes that no model has. Positions of a decoder have no tensor: any number of them is right.
+pub(super) fn check_positive(sizes: &[(&str, i64)]) -> Result<()> {
+    for &(name, found) in sizes {
+        let most = match name {
+            "num_hidden_layers" => MOST_LAYERS,
+            "max_position_embeddings" | "sliding_window" => i64::MAX,
+            _ => MOST_SIDE,
+        };
+        if found <= 0 {
+            return Err(fault(format!("`{name}` must be positive, found {found}")).into());
+        }
+        if found > most {
+            return Err(fault(format!("`{name}` must be at most {most}, found {found}")).into());
+        }
+    }
+    Ok(())
+}
 
 /// The fields read from `config.json`; what is absent has the default of Transformers' configuration class.
 #[derive(Deserialize)]
@@ -116,6 +139,7 @@ struct Raw {
     add_cross_attention: bool,
     problem_type: Option<String>,
     id2label: Option<Value>,
+    num_labels: Option<i64>,
 }
 
 fn two() -> i64 {
@@ -152,6 +176,10 @@ impl EncoderConfig {
             }
         };
         refuse_unsupported(&raw)?;
+        let per_layer = json.get("per_layer_config").and_then(Value::as_object);
+        if per_layer.is_some_and(|layers| !layers.is_empty()) {
+            return Err(fault("`per_layer_config` is not supported: all layers are alike").into());
+        }
         if padded && json.get("pad_token_id").is_some_and(Value::is_null) {
             return Err(fault("`pad_token_id` is null, but positions are counted from it").into());
         }
@@ -165,6 +193,7 @@ impl EncoderConfig {
             ))
             .into());
         }
+        let labels = labels(raw.id2label)?;
         Ok(Self {
             prefix,
             architecture: format!("{class}ForSequenceClassification"),
@@ -181,10 +210,11 @@ impl EncoderConfig {
             attention_dropout: raw.attention_probs_dropout_prob,
             head_dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
             initializer_range: raw.initializer_range,
-            padding: pad,
+            padding: Some(pad).filter(|_| !json.get("pad_token_id").is_some_and(Value::is_null)),
             position_rule: if padded { Positions::AfterPadding(pad) } else { Positions::FromZero },
             head,
-            labels: labels(raw.id2label)?,
+            outputs: raw.num_labels.or(Some(labels.len() as i64).filter(|&count| count > 0)),
+            labels,
             raw: json,
         })
     }
@@ -230,13 +260,7 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
         ("max_position_embeddings", raw.max_position_embeddings),
         ("type_vocab_size", raw.type_vocab_size),
     ];
-    if let Some((name, value)) = positive.into_iter().find(|(_, value)| *value <= 0) {
-        return Err(fault(format!("`{name}` must be positive, found {value}")).into());
-    }
-    if raw.num_hidden_layers > MOST_LAYERS {
-        let found = raw.num_hidden_layers;
-        return Err(fault(format!("`num_hidden_layers` must be at most {MOST_LAYERS}, found {found}")).into());
-    }
+    check_positive(&positive)?;
     if raw.layer_norm_eps < 0.0 {
         return Err(
             fault(format!("`layer_norm_eps` must not be negative, found {}", raw.layer_norm_eps)).into()
@@ -302,7 +326,9 @@ fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
     let named = match id2label {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Object(named)) => named,
-        Some(other) => return Err(fault(format!("`id2label` must be an object, found {other}")).into()),
+        Some(other) => {
+            return Err(fault(format!("`id2label` must be an object, found {}", cut(&other))).into());
+        }
     };
     let mut numbered = Vec::with_capacity(named.len());
     for (id, name) in named {
@@ -313,7 +339,7 @@ fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
             Value::String(name) => name,
             Value::Number(_) | Value::Bool(_) => name.to_string(),
             other => {
-                return Err(fault(format!("`id2label.{id}` must be a name, found {other}")).into());
+                return Err(fault(format!("`id2label.{id}` must be a name, found {}", cut(&other))).into());
             }
         };
         numbered.push((number, name));

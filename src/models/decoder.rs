@@ -77,11 +77,10 @@ impl Decoder {
         let norm = loader.rms_norm("model.norm", config.width, config.norm_offset, config.norm_eps)?;
         let (kind, device) = (loader.kind(), loader.device());
         let scale = |scale: f64| Tensor::from(scale).to_kind(kind).to_device(device);
-        let padding = config.raw.get("pad_token_id").and_then(serde_json::Value::as_i64);
         Ok(Self {
             words,
             scale: config.embedding_scale.map(scale),
-            padding: padding.filter(|&id| id < config.vocabulary).unwrap_or(-1),
+            padding: config.padding.unwrap_or(-1),
             blocks,
             norm,
             frequencies: config.rope.frequencies(device),

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use super::config::{Activation, activation};
 use super::decoder_fields::{
-    FAMILIES, Family, Raw, check_sizes, family, probability, refuse_foreign, rope, windows,
+    FAMILIES, Family, Raw, check_sizes, family, padding, probability, refuse_foreign, windows,
 };
+use super::rope_fields::rope;
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::nn::rope::Rope;
@@ -67,6 +68,8 @@ pub struct DecoderConfig {
     pub rope: Rope,
     /// Whether the output layer is the embedding.
     pub tied: bool,
+    /// Id whose embedding gets no gradient.
+    pub padding: Option<i64>,
     /// Dropout on attention probabilities.
     pub attention_dropout: f64,
     /// Dropout on the outputs of attention and feed-forward.
@@ -121,7 +124,7 @@ impl DecoderConfig {
             intermediate: raw.intermediate_size,
             vocabulary: raw.vocab_size,
             positions: raw.max_position_embeddings,
-            activation: gate(&raw, &family)?,
+            activation: gate(&raw, &json, &family)?,
             norm_eps: raw.rms_norm_eps.unwrap_or(family.norm_eps),
             norm_offset: if family.gemma { 1.0 } else { 0.0 },
             output_norms: family.output_norms,
@@ -135,8 +138,9 @@ impl DecoderConfig {
             output_bias: family.attention_bias && raw.attention_bias,
             mlp_bias: family.mlp_bias && raw.mlp_bias,
             fused: family.fused,
-            rope: rope(&raw, head_width, family.fused)?,
+            rope: rope(&raw, &json, head_width, family.fused)?,
             tied: raw.tie_word_embeddings.unwrap_or(family.tied),
+            padding: padding(&raw, &json, &family)?,
             attention_dropout: probability("attention_dropout", raw.attention_dropout)?,
             dropout: if family.fused { probability("resid_pdrop", raw.resid_pdrop)? } else { 0.0 },
             raw: json,
@@ -175,12 +179,19 @@ impl DecoderConfig {
     }
 }
 
-fn gate(raw: &Raw, family: &Family) -> Result<Activation> {
-    let name = if family.output_norms { raw.hidden_activation.as_deref() } else { raw.hidden_act.as_deref() };
+fn gate(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<Activation> {
+    let (key, name) = match family.output_norms {
+        true => ("hidden_activation", raw.hidden_activation.as_deref()),
+        false => ("hidden_act", raw.hidden_act.as_deref()),
+    };
     match (name, family.gemma) {
-        // The official releases of Gemma say `gelu` and mean its tanh approximation.
-        (None | Some("gelu"), true) => Ok(Activation::GeluTanh),
+        (None, _) if json.contains_key(key) => {
+            Err(fault(format!("`{key}` must be a name, found null")).into())
+        }
+        (None, true) => Ok(Activation::GeluTanh),
         (None, false) => Ok(Activation::Silu),
+        // The official releases of the first Gemma say `gelu` and mean its tanh approximation.
+        (Some("gelu"), true) if !family.output_norms => Ok(Activation::GeluTanh),
         (Some(name), _) => activation(name),
     }
 }

@@ -3,9 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::config::MOST_LAYERS;
+use super::config::{MOST_SIDE, check_positive};
 use crate::fault::{Result, fault};
-use crate::nn::rope::{Rope, Scaling};
 
 /// The fields that several families share.
 #[derive(Deserialize)]
@@ -22,6 +21,7 @@ pub struct Raw {
     pub hidden_activation: Option<String>,
     pub rms_norm_eps: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
+    pub pad_token_id: Option<i64>,
     #[serde(default)]
     pub attention_bias: bool,
     #[serde(default)]
@@ -36,8 +36,6 @@ pub struct Raw {
     pub attn_logit_softcapping: Option<f64>,
     pub final_logit_softcapping: Option<f64>,
     pub rope_theta: Option<f64>,
-    pub rope_scaling: Option<Value>,
-    pub rope_parameters: Option<Value>,
     pub partial_rotary_factor: Option<f64>,
     pub original_max_position_embeddings: Option<i64>,
 }
@@ -50,6 +48,7 @@ pub struct Family {
     pub kv_heads: Option<i64>,
     pub norm_eps: f64,
     pub tied: bool,
+    pub padding: Option<i64>,
     /// Gemma: norms count from 1, embeddings are scaled by √d, the gate is GELU.
     pub gemma: bool,
     pub output_norms: bool,
@@ -81,6 +80,7 @@ const PLAIN: Family = Family {
     kv_heads: None,
     norm_eps: 1e-6,
     tied: false,
+    padding: None,
     gemma: false,
     output_norms: false,
     head_norms: false,
@@ -101,6 +101,7 @@ pub fn family(model_type: &str) -> Option<Family> {
         head_width: Some(256),
         kv_heads: Some(16),
         tied: true,
+        padding: Some(0),
         gemma: true,
         ..PLAIN
     };
@@ -127,6 +128,7 @@ pub fn family(model_type: &str) -> Option<Family> {
         "phi3" => Family {
             class: "Phi3",
             norm_eps: 1e-5,
+            padding: Some(32_000),
             fused: true,
             attention_bias: false,
             windows: Windows::Always(None),
@@ -137,7 +139,10 @@ pub fn family(model_type: &str) -> Option<Family> {
 }
 
 /// Fields of other architectures that change the numbers; here only their neutral values are right.
-const FOREIGN: [&str; 18] = [
+const FOREIGN: [&str; 21] = [
+    "attention_chunk_size",
+    "is_encoder_decoder",
+    "per_layer_config",
     "quantization_config",
     "num_local_experts",
     "num_experts",
@@ -169,12 +174,12 @@ pub fn check_sizes(raw: &Raw) -> Result<()> {
         ("head_dim", raw.head_dim.unwrap_or(2)),
         ("sliding_window", raw.sliding_window.unwrap_or(1)),
     ];
-    if let Some((name, value)) = positive.into_iter().find(|(_, value)| *value <= 0) {
-        return Err(fault(format!("`{name}` must be positive, found {value}")).into());
-    }
-    if raw.num_hidden_layers > MOST_LAYERS {
-        let found = raw.num_hidden_layers;
-        return Err(fault(format!("`num_hidden_layers` must be at most {MOST_LAYERS}, found {found}")).into());
+    check_positive(&positive)?;
+    let heads = raw.num_attention_heads.saturating_mul(raw.head_dim.unwrap_or(1));
+    if heads > MOST_SIDE {
+        let message =
+            format!("`num_attention_heads` times `head_dim` must be at most {MOST_SIDE}, found {heads}");
+        return Err(fault(message).into());
     }
     if raw.head_dim.is_none() && raw.hidden_size % raw.num_attention_heads != 0 {
         let (d, h) = (raw.hidden_size, raw.num_attention_heads);
@@ -202,11 +207,19 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
             Value::Null | Value::Bool(false) => false,
             Value::Number(n) => n.as_f64().is_none_or(|x| !(x == 0.0 || x == 1.0)),
             Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
             _ => true,
         })
     };
     let mut found: Vec<&str> = FOREIGN.into_iter().filter(|key| active(key)).collect();
+    // Where it is there, what Python takes for false lets every token see all others.
+    let sees_all = match json.get("is_causal") {
+        None => false,
+        Some(Value::Null) => true,
+        Some(value) => value.as_bool() == Some(false) || value.as_f64() == Some(0.0),
+    };
     let elsewhere = [
+        ("is_causal", sees_all),
         ("attention_bias", raw.attention_bias && !family.attention_bias && family.qkv_bias.is_none()),
         ("mlp_bias", raw.mlp_bias && !family.mlp_bias),
         ("attn_logit_softcapping", raw.attn_logit_softcapping.is_some() && !family.output_norms),
@@ -218,7 +231,7 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
         None => Ok(()),
         Some(key) => Err(fault(format!(
             "`{key}` = {} changes the model's numbers and is not supported for {}",
-            json.get(*key).unwrap_or(&Value::Null),
+            cut(json.get(*key).unwrap_or(&Value::Null)),
             family.class
         ))
         .hint("take a checkpoint without it")
@@ -226,6 +239,7 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
     }
 }
 
+/// For each layer, how many positions back a token sees; `None` = all.
 pub fn windows(raw: &Raw, json: &Map<String, Value>, rule: Windows) -> Result<Vec<Option<i64>>> {
     let layers = usize::try_from(raw.num_hidden_layers).unwrap_or_default();
     let given = json.contains_key("sliding_window");
@@ -238,109 +252,77 @@ pub fn windows(raw: &Raw, json: &Map<String, Value>, rule: Windows) -> Result<Ve
         Windows::Upper => None,
     };
     let first_upper = raw.max_window_layers.unwrap_or(28);
-    let slides = |i: usize| -> Result<bool> {
-        let listed = match raw.layer_types.as_ref().map(|types| types.get(i).map(String::as_str)) {
-            None => None,
-            Some(Some("sliding_attention")) => Some(true),
-            Some(Some("full_attention")) => Some(false),
-            Some(other) => {
-                let found = other.unwrap_or("nothing");
-                return Err(fault(format!("`layer_types` says `{found}` for layer {i}"))
-                    .hint("expected `full_attention` or `sliding_attention` for each layer")
-                    .into());
-            }
-        };
+    let listed = raw.layer_types.as_ref().map(|types| listed_windows(types, layers)).transpose()?;
+    let slides = |i: usize| -> bool {
+        let listed = listed.as_ref().and_then(|listed| listed.get(i).copied());
         match rule {
-            Windows::Never | Windows::Always(_)
-                if listed.is_some_and(|slides| slides != window.is_some()) =>
-            {
+            Windows::Never => listed.unwrap_or(false),
+            Windows::Always(_) => listed.unwrap_or(window.is_some()),
+            Windows::Alternating => listed.unwrap_or(i.is_multiple_of(2)),
+            Windows::Upper => {
+                let upper = window.is_some() && i64::try_from(i).is_ok_and(|i| i >= first_upper);
+                listed.unwrap_or(upper)
+            }
+        }
+    };
+    let of_layer = |i: usize| -> Result<Option<i64>> {
+        match (slides(i), window, rule) {
+            (true, None, _) => Err(fault(format!(
+                "layer {i} has sliding attention, but `sliding_window` is not given or not used"
+            ))
+            .hint("see `layer_types`, `sliding_window` and `use_sliding_window` in config.json")
+            .into()),
+            (false, Some(_), Windows::Always(_)) => {
                 Err(fault(format!("`layer_types` disagrees with `sliding_window` for layer {i}")).into())
             }
-            Windows::Never => Ok(false),
-            Windows::Always(_) => Ok(true),
-            Windows::Alternating => Ok(listed.unwrap_or(i.is_multiple_of(2))),
-            Windows::Upper => Ok(listed.unwrap_or(i64::try_from(i)? >= first_upper)),
-        }
-    };
-    (0..layers).map(|i| Ok(if slides(i)? { window } else { None })).collect()
-}
-
-/// The rotary settings under either of their names, old and new.
-fn rope_parameters(raw: &Raw) -> Result<Map<String, Value>> {
-    let given = raw.rope_scaling.as_ref().filter(|value| value.as_object().is_none_or(|map| !map.is_empty()));
-    let parameters = match (given, &raw.rope_parameters) {
-        (Some(Value::Object(map)), _) | (None | Some(Value::Null), Some(Value::Object(map))) => map.clone(),
-        (None | Some(Value::Null), None | Some(Value::Null)) => Map::new(),
-        (Some(other), _) | (None, Some(other)) => {
-            return Err(fault(format!("`rope_scaling` must be an object, found {other}")).into());
-        }
-    };
-    if let Some((key, _)) = parameters.iter().find(|(_, value)| value.is_object()) {
-        return Err(fault(format!(
-            "rotary embeddings that differ by layer type (`{key}`) are not supported"
-        ))
-        .into());
-    }
-    Ok(parameters)
-}
-
-pub fn rope(raw: &Raw, head_width: i64, partial_allowed: bool) -> Result<Rope> {
-    let parameters = rope_parameters(raw)?;
-    let number = |key: &str| -> Result<Option<f64>> {
-        match parameters.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_f64().filter(|x| *x > 0.0) {
-                Some(x) => Ok(Some(x)),
-                None => Err(fault(format!("`rope_scaling.{key}` must be above 0, found {value}")).into()),
-            },
-        }
-    };
-    let needed = |key: &str| -> Result<f64> {
-        number(key)?.ok_or_else(|| fault(format!("`rope_scaling` lacks `{key}`")).into())
-    };
-    let kind = match parameters.get("rope_type").or(parameters.get("type")) {
-        None | Some(Value::Null) => "default",
-        Some(value) => match value.as_str() {
-            Some(kind) => kind,
-            None => {
-                return Err(fault(format!("`rope_scaling.rope_type` must be a text, found {value}")).into());
+            (false, None, Windows::Alternating) => {
+                Err(fault("`sliding_window` is null, expected a number of positions").into())
             }
-        },
-    };
-    let scaling = match kind {
-        "default" => Scaling::None,
-        "linear" => Scaling::Linear { factor: needed("factor")? },
-        "llama3" => Scaling::Llama3 {
-            factor: needed("factor")?,
-            low: needed("low_freq_factor")?,
-            high: needed("high_freq_factor")?,
-            original: match raw.original_max_position_embeddings {
-                Some(positions) => positions as f64,
-                None => {
-                    number("original_max_position_embeddings")?.unwrap_or(raw.max_position_embeddings as f64)
-                }
-            },
-        },
-        other => {
-            return Err(fault(format!("the rotary scaling `{other}` is not supported"))
-                .hint("supported are `default`, `linear` and `llama3`")
-                .into());
+            (slides, window, _) => Ok(window.filter(|_| slides)),
         }
     };
-    let partial = number("partial_rotary_factor")?.or(raw.partial_rotary_factor).unwrap_or(1.0);
-    if !(0.0..=1.0).contains(&partial) || (!partial_allowed && partial < 1.0) {
-        return Err(
-            fault(format!("`partial_rotary_factor` {partial} is not supported for this model")).into()
-        );
+    (0..layers).map(of_layer).collect()
+}
+
+/// Which layers `layer_types` says to have a window.
+fn listed_windows(types: &[String], layers: usize) -> Result<Vec<bool>> {
+    if types.len() > layers {
+        let found = types.len();
+        let message = format!("`layer_types` names {found} layers, `num_hidden_layers` is {layers}");
+        return Err(fault(message).into());
     }
-    #[expect(clippy::cast_possible_truncation, reason = "a part of a head's width")]
-    let width = (head_width as f64 * partial) as i64;
-    if width < 2 || width % 2 != 0 {
-        return Err(
-            fault(format!("the rotated part of a head must be even and not empty, found {width}")).into()
-        );
+    let slides = |i: usize| match types.get(i).map_or("nothing", String::as_str) {
+        "sliding_attention" => Ok(true),
+        // The second is its name in older files.
+        "full_attention" | "attention" => Ok(false),
+        found => {
+            let found = found.chars().take(100).collect::<String>();
+            Err(fault(format!("`layer_types` says `{found}` for layer {i}"))
+                .hint("expected `full_attention` or `sliding_attention` for each layer")
+                .into())
+        }
+    };
+    (0..layers).map(slides).collect()
+}
+
+/// The beginning of a value of a config, as an error shows it.
+pub fn cut(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
-    Ok(Rope { theta: number("rope_theta")?.or(raw.rope_theta).unwrap_or(10_000.0), width, scaling })
+}
+
+/// The id whose embedding gets no gradient; below 0 it counts from the end.
+pub fn padding(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<Option<i64>> {
+    let v = raw.vocab_size;
+    let default = family.padding.filter(|&id| id < v && !json.contains_key("pad_token_id"));
+    match raw.pad_token_id.or(default) {
+        None => Ok(None),
+        Some(id) if (-v..v).contains(&id) => Ok(Some(id.rem_euclid(v))),
+        Some(id) => Err(fault(format!("`pad_token_id` is {id}, but `vocab_size` is {v}")).into()),
+    }
 }
 
 pub fn probability(name: &str, value: Option<f64>) -> Result<f64> {

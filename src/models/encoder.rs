@@ -62,7 +62,7 @@ impl Encoder {
             positions: loader.tensor(&at("position_embeddings.weight"), &[config.positions, d])?,
             types: loader.tensor(&at("token_type_embeddings.weight"), &[config.token_types, d])?,
             embedding_norm: loader.norm(&at("LayerNorm"), d, config.norm_eps)?,
-            padding: i64::from(config.padding),
+            padding: config.padding.map_or(-1, i64::from),
             position_padding: match config.position_rule {
                 Positions::FromZero => -1,
                 Positions::AfterPadding(pad) => i64::from(pad),

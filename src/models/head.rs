@@ -2,9 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::Base;
 use super::config::{EncoderConfig, HeadKind};
 use crate::adapters::{Group, Trained};
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::nn::Pass;
 use crate::torch::cast;
 use crate::torch::stream::words_of_normal;
@@ -57,7 +58,7 @@ pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
 
 /// What a checkpoint holds of the head that its family has, a pooler included.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stored {
+enum Stored {
     /// No tensor of the head's own.
     Nothing,
     /// All of it, with so many outputs.
@@ -74,7 +75,7 @@ pub const OTHER_HEADS: [&str; 6] =
     ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classification_head."];
 
 /// What `checkpoint` holds of a head.
-pub fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
+fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
     let other = || checkpoint.names().filter(|name| name.starts_with(HEAD));
     if other().next().is_none() {
         return Stored::Nothing;
@@ -131,6 +132,36 @@ pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> u
         layers.push((path, config.width, config.width));
     }
     usize::try_from(layers.iter().map(|(_, out, inputs)| out * (inputs + 1)).sum::<i64>()).unwrap_or(0)
+}
+
+impl Base {
+    /// Outputs of the classification head that the checkpoint, which the user calls `name`, holds whole.
+    ///
+    /// # Errors
+    /// Names what is missing of the head, or the number of classes in `config.json` that is another.
+    pub fn head_outputs(&self, name: &str) -> Result<i64> {
+        let config = self.config.encoder()?;
+        let message = match stored(config, &self.tensors) {
+            Stored::Whole(outputs) => match config.outputs.filter(|said| *said != outputs) {
+                None => return Ok(outputs),
+                Some(said) => format!(
+                    "the head of `{name}` has {outputs} outputs, but by `id2label` and `num_labels` in its \
+                     config.json {said}"
+                ),
+            },
+            Stored::Nothing => format!("`{name}` has no classification head"),
+            Stored::Part(faults) => {
+                format!("`{name}` has only a part of a classification head:\n  {}", faults.join("\n  "))
+            }
+        };
+        let holds = |prefix: &&str| self.tensors.names().any(|name| name.starts_with(prefix));
+        let others: Vec<&str> = OTHER_HEADS.into_iter().filter(|prefix| holds(prefix)).collect();
+        let others =
+            if others.is_empty() { String::new() } else { format!("; it has `{}`", others.join("`, `")) };
+        Err(fault(format!("{message}{others}"))
+            .hint("give a run (`--run`) or an adapter (`--adapter`) that was trained on it")
+            .into())
+    }
 }
 
 impl Head {

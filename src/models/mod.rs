@@ -12,6 +12,7 @@ pub mod head;
 pub mod loader;
 pub mod model;
 pub mod recompute;
+mod rope_fields;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ impl Config {
     /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
-        let text = files::read_text(&path)?;
+        let text = files::read_json_text(&path)?;
         let read = || -> Result<Self> {
             let _: Map<String, Value> = files::parse_json(&text)?;
             let ModelType { model_type } = files::parse_json(&text)?;
@@ -370,16 +371,5 @@ impl Base {
             self.tensors.release(&name);
         }
         hasher.finalize().to_hex().to_string()
-    }
-
-    /// What the checkpoint holds of a classification head; nothing of a decoder.
-    pub fn head(&self) -> head::Stored {
-        self.config.encoder().map_or(head::Stored::Nothing, |config| head::stored(config, &self.tensors))
-    }
-
-    /// What the heads of other tasks that the checkpoint holds begin with.
-    pub fn other_heads(&self) -> Vec<&'static str> {
-        let holds = |prefix: &&str| self.tensors.names().any(|name| name.starts_with(prefix));
-        head::OTHER_HEADS.into_iter().filter(|prefix| holds(prefix)).collect()
     }
 }

@@ -12,7 +12,7 @@ use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan, Start};
-use crate::models::{Build, Model, head};
+use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 
 /// A subject, opened.
@@ -95,34 +95,7 @@ impl Subject {
             }
             _ => {}
         }
-        self.stored_classes()
-    }
-
-    /// Outputs of the head that the base itself stores, all of it.
-    fn stored_classes(&self) -> Result<i64> {
-        let (name, base) = (&self.base.name, &self.base.base);
-        let message = match base.head() {
-            head::Stored::Whole(outputs) => {
-                let names = base.config.encoder()?.labels.len() as i64;
-                if [0, outputs].contains(&names) {
-                    return Ok(outputs);
-                }
-                format!(
-                    "the head of `{name}` has {outputs} outputs, but `id2label` of its config.json names {names}"
-                )
-            }
-            head::Stored::Nothing => format!("`{name}` has no classification head"),
-            head::Stored::Part(faults) => {
-                let faults = faults.join("\n  ");
-                format!("`{name}` has only a part of a classification head:\n  {faults}")
-            }
-        };
-        let heads = base.other_heads();
-        let others =
-            if heads.is_empty() { String::new() } else { format!("; it has `{}`", heads.join("`, `")) };
-        Err(fault(format!("{message}{others}"))
-            .hint("give a run (`--run`) or an adapter (`--adapter`) that was trained on it")
-            .into())
+        self.base.base.head_outputs(&self.base.name)
     }
 
     /// Names of the head's `classes` outputs: the adapter's, else those of the base's `config.json` where they are as

@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loraxs::models::Base;
+use loraxs::adapters::Trained;
+use loraxs::models::{Base, Build, Model};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
+use tch::{Device, Kind};
 
 use crate::bench::{Bench, QUERY, check, copied, edit, rewrite};
 
@@ -185,4 +187,78 @@ fn a_needed_tensor_of_another_type_is_refused_by_name() {
         data.to_str().unwrap(),
     ];
     check(&args, &forked::output(&bench.bare(&args)), 1, &[OUTPUT, "F8_E5M2"]);
+}
+
+#[test]
+fn sizes_of_a_config_are_refused_by_name_before_anything_of_them_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    let huge = [1_i64 << 25, 1 << 31, 1 << 40, 1 << 62, i64::MAX].map(|size| json!(size));
+    let decoder =
+        ["hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads"];
+    let encoder =
+        ["hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size"];
+    let cases = [
+        ("decoders/llama-biased", &[&decoder[..], &["head_dim", "num_hidden_layers"]].concat()),
+        ("encoders/bert-gelu", &[&encoder[..], &["num_attention_heads", "num_hidden_layers"]].concat()),
+    ];
+    for (from, keys) in cases {
+        for (key, value) in keys.iter().flat_map(|key| huge.iter().map(move |value| (key, value))) {
+            let folder = copied(&fixture(from), &place.path().join("model"));
+            edit(&folder.join("config.json"), |config| drop(config.insert((*key).to_owned(), value.clone())));
+            let error = Base::open(&folder).and_then(|base| load(&base)).unwrap_err();
+            let error = format!("{error:#}");
+            // Positions have no bound of their own: their tensor is named.
+            let tensor = error.contains("position_embeddings.weight` has shape");
+            assert!(error.contains(&format!("`{key}`")) || tensor, "{key} {value}: {error}");
+        }
+    }
+    // Within the bounds of each, and as their product.
+    let folder = copied(&fixture("decoders/llama-biased"), &place.path().join("model"));
+    for (heads, width, words) in
+        [(1 << 12, 1 << 13, "`num_attention_heads` times `head_dim`"), (6, 1 << 20, "has shape")]
+    {
+        edit(&folder.join("config.json"), |config| {
+            config.insert("num_attention_heads".into(), json!(heads));
+            drop(config.insert("head_dim".into(), json!(width)));
+        });
+        let error = format!("{:#}", Base::open(&folder).and_then(|base| load(&base)).unwrap_err());
+        assert!(error.contains(words), "{heads} of {width}: {error}");
+    }
+}
+
+/// Builds the model.
+fn load(base: &Base) -> loraxs::fault::Result<()> {
+    let build =
+        Build { device: Device::Cpu, kind: Kind::Float, classes: 3, seeds: vec![0], train_base: false };
+    Model::load(base, &build, &mut Trained::new(1)).map(drop)
+}
+
+#[test]
+fn lists_and_depths_of_a_config_have_a_bound() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = copied(&fixture("decoders/qwen2-window-old"), &place.path().join("model"));
+    let refused = |text: String, words: &str| {
+        fs::write(folder.join("config.json"), text).unwrap();
+        let error = format!("{:#}", Base::open(&folder).unwrap_err());
+        assert!(error.contains("config.json`") && error.contains(words) && error.len() < 1000, "{error}");
+    };
+    let text = fs::read_to_string(folder.join("config.json")).unwrap();
+    let with = |key: &str, value: &str| text.replacen('{', &format!("{{\"{key}\": {value},"), 1);
+    refused(
+        with("layer_types", &serde_json::to_string(&vec!["full_attention"; 100_000]).unwrap()),
+        "names 100000 layers",
+    );
+    refused(with("x", &format!("\"{}\"", "x".repeat(65 << 20))), "expected fewer than 67108864");
+    refused(with("x", &"[".repeat(100_000)), "recursion limit");
+    refused(with("rope_parameters", &serde_json::to_string(&vec![1; 100_000]).unwrap()), "must be an object");
+}
+
+#[test]
+fn a_shape_that_nothing_can_have_names_its_tensor() {
+    let bench = Bench::new();
+    let model = bench.model("model", "bert-gelu");
+    rewrite(&model.join("model.safetensors"), |stored| {
+        stored.insert("bert.other".to_owned(), ("F32".to_owned(), vec![0, usize::MAX], Vec::new()));
+    });
+    bench.refuses_model(&model, &["tensor `bert.other` of `", "has the shape [0, 18446744073709551615]"]);
 }

@@ -204,7 +204,10 @@ fn names_of_classes_are_read_as_transformers_reads_them() {
         (json!(["a", "b", "c"]), "`id2label` must be an object, found [\"a\",\"b\",\"c\"]"),
         (json!({"0": "a", "1": null, "2": "c"}), "`id2label.1` must be a name, found null"),
         (json!({"0": "a", "1": ["b"], "2": "c"}), "`id2label.1` must be a name, found [\"b\"]"),
-        (json!({"0": "a", "1": "b"}), "has 3 outputs, but `id2label` of its config.json names 2"),
+        (
+            json!({"0": "a", "1": "b"}),
+            "has 3 outputs, but by `id2label` and `num_labels` in its config.json 2",
+        ),
     ] {
         bench.refuses_model(&set("id2label", value), &[words]);
     }

@@ -16,6 +16,7 @@ mod cli; // help, recipes, options, exit codes
 mod cli_decoders; // one clear message for every wrong input to a language model
 mod cli_inputs; // one clear message for every wrong input to an encoder
 mod cli_runs; // folders of runs: full, shared, finished
+mod config_fields; // every field of config.json, beside what Transformers makes of it
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
