@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::at_least_one;
 
-/// How prompts are continued; without an option, as the catalog says.
+/// How prompts are continued; without an option, as the catalog says. Penalties, minimum lengths, and banned and forced tokens
+/// of the checkpoint's `generation_config.json` are heeded; whether and how tokens are drawn is not taken from there
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
@@ -26,6 +27,10 @@ pub struct GenerationArgs {
     /// Hypotheses of a beam search, 1 = none [default: the catalog's]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub beams: Option<usize>,
+    /// Divides the scores of tokens that prompt and completion hold already, 1 = none [default: that of the checkpoint's
+    /// `generation_config.json`, else 1]
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub repetition_penalty: Option<f64>,
     /// Seed of what is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -34,6 +39,11 @@ pub struct GenerationArgs {
 fn not_negative(text: &str) -> Result<f64, String> {
     let number: Option<f64> = text.parse().ok();
     number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|x| x.is_finite() && *x > 0.0).ok_or("expected a number above 0".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

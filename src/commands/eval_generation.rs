@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use super::decoding::arguments;
 use super::eval::Settings;
 use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
@@ -16,16 +17,12 @@ use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::generate::{BeamSearch, Sampling, Settings as Generation};
+use crate::generate::Settings as Generation;
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
 use crate::session::subject::Subject;
 use crate::session::workplace::Workplace;
-use crate::train::interrupt;
-
-/// New tokens where neither catalog nor command line says how many.
-const MAX_NEW_TOKENS: usize = 256;
 
 /// What the tasks of one call share.
 pub struct Scoring<'a> {
@@ -46,7 +43,11 @@ impl Scoring<'_> {
     ///
     /// # Errors
     /// When the data set or its answers of an earlier run cannot be used, or generation fails.
-    pub fn run(&self, dataset: &Dataset, model: &CausalLm) -> Result<Option<TaskResult>> {
+    pub fn run(
+        &self,
+        (dataset, generation): (&Dataset, &Generation),
+        model: &CausalLm,
+    ) -> Result<Option<TaskResult>> {
         let start = Instant::now();
         let rules: Vec<Rule> = dataset.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
         if rules.is_empty() {
@@ -55,7 +56,6 @@ impl Scoring<'_> {
         }
         let split = self.split(dataset);
         let found = self.prompts(dataset, split)?;
-        let generation = self.generation(dataset)?;
         let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
         if let Some(column) = dataset.group_by.iter().find(|column| !has(column)) {
             let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
@@ -74,20 +74,16 @@ impl Scoring<'_> {
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,
             "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,
             "sampling": format!("{:?}", generation.sampling), "search": format!("{:?}", generation.search),
-            "seed": generation.seed,
+            "penalties": generation.penalties, "seed": generation.seed,
         });
         let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
         files::hold_for_good(&self.settings.out)?;
         let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
-        let Some(records) = answer(&task, (model, self.tokenizer), &generation, &file)? else {
+        let Some(records) = answer(&task, (model, self.tokenizer), generation, &file)? else {
             return Ok(None);
         };
         let seconds = start.elapsed().as_secs_f64();
-        let arguments = json!({
-            "until": generation.stop,
-            "max_gen_toks": generation.max_new_tokens,
-            "do_sample": generation.sampling != Sampling::Greedy,
-        });
+        let arguments = arguments(generation);
         let scored = Scored {
             name: &dataset.name,
             rules: &rules,
@@ -99,7 +95,9 @@ impl Scoring<'_> {
         harness::write(&self.settings.out, &self.subject.base.name, &[scored], seconds)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
-        Ok(Some(TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds)))
+        let mut result = TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds);
+        result.generation = Some(arguments);
+        Ok(Some(result))
     }
 
     /// The split asked for, else the one that generation data is scored on.
@@ -119,31 +117,5 @@ impl Scoring<'_> {
         let files = self.place.files(dataset, &dataset.shot_split)?;
         let split_of_shots = Split { dataset, name: &dataset.shot_split, files: &files, limit: 0 };
         prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer, longest)
-    }
-
-    fn generation(&self, dataset: &Dataset) -> Result<Generation> {
-        let args = &self.args.generation;
-        let of_catalog = Some(dataset.max_new_tokens).filter(|&count| count > 0).unwrap_or(MAX_NEW_TOKENS);
-        let temperature = args.temperature.unwrap_or(dataset.temperature);
-        let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
-        if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
-            return Err(usage("`--top-k` and `--top-p` choose among drawn tokens, and none are drawn")
-                .hint("give a `--temperature` above 0")
-                .into());
-        }
-        let greedy = Generation::greedy(args.max_new_tokens.unwrap_or(of_catalog), self.tokenizer.ends());
-        Ok(Generation {
-            max_slots: self.args.batch_size.unwrap_or(0),
-            sampling: if temperature > 0.0 {
-                Sampling::Random { temperature, top_k, top_p }
-            } else {
-                Sampling::Greedy
-            },
-            search: BeamSearch { beams: args.beams.unwrap_or(dataset.beams), length_penalty: 1.0 },
-            stop: dataset.stop.clone(),
-            seed: args.seed,
-            interrupted: interrupt::requested,
-            ..greedy
-        })
     }
 }

@@ -1,8 +1,9 @@
 //! `loraxs eval` of a language model: the loss of responses, and the answers to prompts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Outcome;
+use super::decoding::decoding;
 use super::eval::Settings;
 use super::eval_generation::Scoring;
 use crate::cli::EvalArgs;
@@ -12,6 +13,8 @@ use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
 use crate::eval::results::{TaskResult, write_results};
 use crate::fault::{Result, usage};
+use crate::generate::Settings as Generation;
+use crate::generate::config::Asked;
 use crate::report::say;
 use crate::session::fit::check_fit;
 use crate::session::settings::kind;
@@ -34,10 +37,19 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     }
     let datasets: Vec<&Dataset> =
         settings.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
-    let (mut model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;
-    let mut results = BTreeMap::new();
     let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
         datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
+    let of = |dataset: &&Dataset| {
+        let asked = Asked::read(&base.folder, base.config.vocabulary())?;
+        decoding(&args.generation, dataset, &tokenizer, &asked)
+    };
+    let (generations, remarks): (Vec<_>, Vec<_>) =
+        continued.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+    for remark in remarks.into_iter().flatten().collect::<BTreeSet<String>>() {
+        tracing::warn!("{remark}");
+    }
+    let (mut model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;
+    let mut results = BTreeMap::new();
     for dataset in read {
         let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
         let tokens = settings.batch_size * settings.max_length;
@@ -50,8 +62,9 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     }
     let _awaited = interrupt::awaited();
     let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
-    for dataset in continued {
-        let Some(result) = scoring.run(dataset, model.language()?)? else {
+    for (dataset, generation) in continued.into_iter().zip(generations) {
+        let generation = Generation { max_slots: args.batch_size.unwrap_or(0), ..generation };
+        let Some(result) = scoring.run((dataset, &generation), model.language()?)? else {
             say("interrupted: the same command goes on with the prompts that are left");
             return Ok(Outcome::Interrupted);
         };

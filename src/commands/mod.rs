@@ -1,5 +1,6 @@
 //! One module for each subcommand, and what they share.
 
+mod decoding;
 mod eval;
 mod eval_generation;
 mod eval_language;

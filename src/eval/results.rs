@@ -30,6 +30,9 @@ pub struct TaskResult {
     /// Column, its value, rule, score.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, BTreeMap<String, BTreeMap<String, Score>>>,
+    /// How prompts were continued, in the words of Transformers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<serde_json::Value>,
     /// Examples scored.
     pub count: usize,
     /// Rows that cannot be used.
@@ -46,6 +49,7 @@ impl TaskResult {
             metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
             combined_score: evaluation.by_name().get("combined_score").copied(),
             groups: BTreeMap::new(),
+            generation: None,
             count: examples.examples.len(),
             skipped: examples.skipped.count,
             seconds: evaluation.seconds,
@@ -75,6 +79,7 @@ impl TaskResult {
             metrics: named(&records.iter().collect::<Vec<_>>()),
             combined_score: None,
             groups: dataset.group_by.iter().map(group).collect(),
+            generation: None,
             count: records.len(),
             skipped: found.skipped.count,
             seconds,

@@ -1,12 +1,12 @@
 //! Beam search over the hypotheses of one prompt.
 //!
-//! Follows `GenerationMixin._beam_search` of Transformers 5 with `early_stopping=False`: candidates are the best
-//! `max(2, 1 + ends)` times `beams` continuations; those that end among the first `beams` compete for the finished
-//! ones, the best `beams` others go on; the search ends when the best that goes on can no longer beat the worst finished.
+//! Follows `GenerationMixin._beam_search` of Transformers 5: candidates are the best `max(2, 1 + ends)` times `beams`
+//! continuations; those that end among the first `beams` compete for the finished ones, the best `beams` others go on; the
+//! search ends when the best that goes on can no longer beat the worst finished, or as `early_stopping` says.
 
 use super::candidates::{unit, warp};
 use super::stopping::Stopping;
-use super::{Finish, Sampling, Settings};
+use super::{EarlyStopping, Finish, Sampling, Settings};
 use crate::fault::Result;
 use crate::torch::draw::mix;
 
@@ -59,6 +59,8 @@ pub struct Beams {
     improvable: bool,
     /// Whether every continuation of the last step had to end.
     exhausted: bool,
+    /// Whether the search ends because enough hypotheses are finished.
+    closed: bool,
 }
 
 /// A continuation: the beam that it goes on from, its token, its score, and why it ends.
@@ -74,7 +76,7 @@ impl Beams {
     pub fn new(width: usize) -> Self {
         let running = (0..width).map(|beam| (Vec::new(), if beam == 0 { 0.0 } else { NEVER })).collect();
         let finished = (0..width).map(|_| (None, NEVER)).collect();
-        Self { running, finished, improvable: true, exhausted: false }
+        Self { running, finished, improvable: true, exhausted: false, closed: false }
     }
 
     /// The tokens of the hypotheses that go on.
@@ -84,7 +86,7 @@ impl Beams {
 
     /// The best finished hypothesis, once the search is over.
     pub fn ended(&mut self) -> Option<(Vec<u32>, Finish)> {
-        if self.improvable && !self.exhausted {
+        if self.improvable && !self.exhausted && !self.closed {
             return None;
         }
         self.finished.first_mut().and_then(|(found, _)| found.take())
@@ -128,12 +130,14 @@ impl Beams {
             self.finished.truncate(width);
         }
         self.running = running;
-        let possible = rules.penalised(self.running.first().map_or(NEVER, |(_, score)| *score), length);
-        let worst = match self.finished.last() {
-            Some((Some(_), score)) => *score,
-            _ => NEVER,
-        };
+        let search = rules.settings.search;
+        let never = search.early_stopping == EarlyStopping::Impossible && search.length_penalty > 0.0;
+        let longest = if never { rules.settings.max_new_tokens } else { length };
+        let possible = rules.penalised(self.running.first().map_or(NEVER, |(_, score)| *score), longest);
+        let full = self.finished.iter().all(|(found, _)| found.is_some());
+        let worst = self.finished.last().filter(|_| full).map_or(NEVER, |(_, score)| *score);
         self.improvable &= possible > worst;
+        self.closed = full && search.early_stopping == EarlyStopping::Full;
         Ok(parents)
     }
 
@@ -160,7 +164,8 @@ impl Beams {
                 f64::from(score) - (-noise.ln()).ln()
             }
         };
-        all.sort_by(|a, b| key(b).total_cmp(&key(a)));
+        // Forced tokens have equal scores: the first comes first.
+        all.sort_by(|a, b| key(b).total_cmp(&key(a)).then_with(|| (a.0, a.1).cmp(&(b.0, b.1))));
         all.truncate(rules.keep);
         all.into_iter()
             .map(|(parent, id, score)| {

@@ -1,6 +1,6 @@
 //! The most probable next tokens of each row, and drawing among them.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::Sampling;
 use crate::fault::{Result, fault};
@@ -19,6 +19,18 @@ pub fn best(logits: &Tensor) -> Result<Vec<u32>> {
     let ids = ids.where_self(&most.isfinite(), &Tensor::from(-1_i64).to_device(logits.device()));
     let ids: Vec<i64> = Vec::try_from(ids)?;
     ids.into_iter().map(|id| u32::try_from(id).map_err(|_| not_finite())).collect()
+}
+
+/// The token of the largest score of each row; the first where all are banned.
+///
+/// # Shapes
+/// `scores` `[s, v]`.
+///
+/// # Errors
+/// When they cannot be copied from the device.
+pub fn likeliest(scores: &Tensor) -> Result<Vec<u32>> {
+    let ids: Vec<i64> = Vec::try_from(scores.argmax(1, false))?;
+    ids.into_iter().map(|id| Ok(u32::try_from(id)?)).collect()
 }
 
 fn not_finite() -> anyhow::Error {
@@ -40,17 +52,19 @@ impl Candidates {
     /// The first `count` of every row; 0 = all.
     ///
     /// # Shapes
-    /// `logits` `[s, v]`.
+    /// `scores` `[s, v]`: log-probabilities, or what penalties made of them.
     ///
     /// # Errors
-    /// When a row is not finite.
-    pub fn new(logits: &Tensor, count: usize) -> Result<Self> {
-        let vocabulary = logits.size().last().copied().unwrap_or(1);
-        let count = if count == 0 { vocabulary } else { vocabulary.min(i64::try_from(count)?) };
-        let (scores, ids) = logits.log_softmax(1, Kind::Float).topk(count, 1, true, true);
+    /// When a row holds no number.
+    pub fn new(scores: &Tensor, count: usize) -> Result<Self> {
+        let vocabulary = scores.size().last().copied().unwrap_or(1);
+        let count =
+            i64::try_from(count).ok().filter(|count| (1..vocabulary).contains(count)).unwrap_or(vocabulary);
+        let (scores, ids) = scores.topk(count, 1, true, true);
         let (scores, ids) = (Vec::try_from(scores.flatten(0, 1))?, Vec::try_from(ids.flatten(0, 1))?);
         let found = Self { scores, ids, count: usize::try_from(count)? };
-        if found.scores.chunks(found.count).any(|row| !row[0].is_finite()) {
+        // A row may be banned whole, which leaves it without a number above all others.
+        if found.scores.chunks(found.count).any(|row| row[0].is_nan() || row[0] == f32::INFINITY) {
             return Err(not_finite());
         }
         Ok(found)
@@ -121,6 +135,7 @@ pub fn unit(bits: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use tch::Kind;
 
     use super::*;
 
@@ -157,7 +172,7 @@ mod tests {
         for row in rows {
             let sampling =
                 Sampling::Random { temperature: row.temperature, top_k: row.top_k, top_p: row.top_p };
-            let mut left = Candidates::new(&logits, row.top_k).unwrap().row(0);
+            let mut left = Candidates::new(&logits.log_softmax(1, Kind::Float), row.top_k).unwrap().row(0);
             warp(&mut left, sampling, 1);
             let weights = probabilities(&left);
             assert_eq!(left.len(), row.probabilities.iter().filter(|p| **p > 0.0).count());
@@ -184,7 +199,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let logits = Tensor::from_slice(&[0.0, 1.0, bad, 2.0]).view([2, 2]);
             assert!(best(&logits).is_err());
-            assert!(Candidates::new(&logits, 1).is_err());
+            assert!(Candidates::new(&logits.log_softmax(1, Kind::Float), 1).is_err());
         }
         assert_eq!(best(&Tensor::from_slice(&[0.0_f32, 1.0, 3.0, 2.0]).view([2, 2])).unwrap(), [1, 0]);
     }

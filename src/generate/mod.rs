@@ -5,13 +5,18 @@
 
 mod beams;
 mod candidates;
+pub mod config;
 pub mod engine;
 mod memory;
+pub mod penalties;
 mod session;
 mod stopping;
 mod workers;
 
+use serde::Serialize;
+
 pub use engine::Engine;
+pub use penalties::Penalties;
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,13 +34,36 @@ pub enum Sampling {
     },
 }
 
-/// Beam search, as Transformers does it with `early_stopping=False`.
+/// When a beam search ends: `early_stopping` of Transformers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum EarlyStopping {
+    /// `false`: when the best that goes on, as long as it is, is no better than the worst finished one.
+    #[serde(rename = "false")]
+    Unlikely,
+    /// `true`: when as many hypotheses are finished as there are beams.
+    #[serde(rename = "true")]
+    Full,
+    /// `"never"`: when nothing that goes on can become better.
+    #[serde(rename = "never")]
+    Impossible,
+}
+
+/// Beam search, as Transformers does it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BeamSearch {
     /// Hypotheses kept of each prompt; 1 = no search.
     pub beams: usize,
     /// A finished hypothesis of n tokens counts its log-probability divided by n to the power of this.
     pub length_penalty: f64,
+    /// When it ends.
+    pub early_stopping: EarlyStopping,
+}
+
+impl BeamSearch {
+    /// As Transformers searches where nothing else is said.
+    pub fn plain(beams: usize) -> Self {
+        Self { beams, length_penalty: 1.0, early_stopping: EarlyStopping::Unlikely }
+    }
 }
 
 /// What generation depends on besides model and prompts.
@@ -49,6 +77,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// Beam search.
     pub search: BeamSearch,
+    /// What changes the scores of tokens before one is chosen.
+    pub penalties: Penalties,
     /// Tokens that end a completion.
     pub ends: Vec<u32>,
     /// Texts that end a completion, and are cut off with all that follows.
@@ -66,7 +96,8 @@ impl Settings {
             max_slots: 0,
             max_new_tokens,
             sampling: Sampling::Greedy,
-            search: BeamSearch { beams: 1, length_penalty: 1.0 },
+            search: BeamSearch::plain(1),
+            penalties: Penalties::default(),
             ends: ends.to_vec(),
             stop: Vec::new(),
             seed: 0,

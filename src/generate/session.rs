@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::beams::{Beams, Rules};
-use super::candidates::{Candidates, best, draw, warp};
+use super::candidates::{Candidates, best, draw, likeliest, warp};
 use super::engine::{Engine, OnDone};
+use super::penalties::Context;
 use super::stopping::Stopping;
 use super::{Finish, Prompt, Sampling};
 use crate::fault::Result;
@@ -39,6 +40,8 @@ pub struct Session<'a> {
 /// One prompt under way.
 struct Group {
     index: usize,
+    /// The tokens of the prompt, where penalties look at them.
+    prompt: Vec<u32>,
     /// Tokens in the cache.
     length: i64,
     state: State,
@@ -51,6 +54,15 @@ enum State {
 }
 
 impl Group {
+    /// What each row comes after.
+    fn contexts(&self) -> Vec<Context<'_>> {
+        let context = |new| Context { prompt: &self.prompt, new };
+        match &self.state {
+            State::One(ids) => vec![context(ids)],
+            State::Beams(beams) => beams.running().map(context).collect(),
+        }
+    }
+
     /// The last token of each row.
     fn last(&self) -> Vec<u32> {
         let last = |ids: &[u32]| ids.last().copied().unwrap_or_default();
@@ -129,6 +141,7 @@ impl<'a> Session<'a> {
         let width = self.width;
         self.groups.extend(prompts.iter().map(|prompt| Group {
             index: prompt.index,
+            prompt: if self.engine.settings.penalties.is_none() { Vec::new() } else { prompt.ids.clone() },
             length: prompt.ids.len() as i64,
             state: if width > 1 { State::Beams(Beams::new(width)) } else { State::One(Vec::new()) },
         }));
@@ -189,12 +202,28 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// What penalties make of scores, where there are any.
+    fn penalised(&self, groups: Range<usize>, scores: &Tensor) -> Result<Option<Tensor>> {
+        let settings = self.engine.settings;
+        if settings.penalties.is_none() {
+            return Ok(None);
+        }
+        if !settings.penalties.remove_invalid_values {
+            best(scores)?;
+        }
+        let rows: Vec<Context<'_>> = self.groups[groups].iter().flat_map(Group::contexts).collect();
+        Ok(Some(settings.penalties.apply(scores, &rows, settings)))
+    }
+
     fn choose(&mut self, groups: Range<usize>, logits: &Tensor) -> Result<Vec<Ended>> {
         let settings = self.engine.settings;
-        let chosen = match settings.sampling {
-            Sampling::Greedy => best(logits)?,
-            Sampling::Random { top_k, .. } => {
-                let candidates = Candidates::new(logits, top_k)?;
+        let penalised = self.penalised(groups.clone(), logits)?;
+        let chosen = match (settings.sampling, &penalised) {
+            (Sampling::Greedy, None) => best(logits)?,
+            (Sampling::Greedy, Some(scores)) => likeliest(scores)?,
+            (Sampling::Random { top_k, .. }, _) => {
+                let scores = penalised.as_ref().unwrap_or(logits).log_softmax(1, Kind::Float);
+                let candidates = Candidates::new(&scores, top_k)?;
                 let draw_one = |(row, group): (usize, &Group)| {
                     let State::One(ids) = &group.state else { return 0 };
                     let mut found = candidates.row(row);
@@ -218,7 +247,9 @@ impl<'a> Session<'a> {
     fn search(&mut self, groups: Range<usize>, logits: &Tensor) -> Result<Vec<Ended>> {
         let settings = self.engine.settings;
         let rules = Rules::new(settings, &self.stopping);
-        let candidates = Candidates::new(logits, rules.candidates())?;
+        let scores = logits.log_softmax(1, Kind::Float);
+        let scores = self.penalised(groups.clone(), &scores)?.unwrap_or(scores);
+        let candidates = Candidates::new(&scores, rules.candidates())?;
         let mut rows: Vec<i64> = (0..(self.groups.len() * self.width) as i64).collect();
         let mut ended = Vec::new();
         for (i, place) in groups.enumerate() {

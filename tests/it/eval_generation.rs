@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use crate::bench::{check, copied};
+use crate::bench::{check, copied, edit};
 use crate::forked;
 use crate::support::{Place, errors, fixture, json, json_lines};
 
@@ -53,7 +53,11 @@ fn model() -> PathBuf {
 }
 
 fn eval(place: &Place, out: &str, more: &[&str], code: i32) -> String {
-    let output = forked::output(&command(place, &model(), out, more));
+    eval_of(&model(), place, out, more, code)
+}
+
+fn eval_of(model: &Path, place: &Place, out: &str, more: &[&str], code: i32) -> String {
+    let output = forked::output(&command(place, model, out, more));
     assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
     errors(&output)
 }
@@ -223,4 +227,58 @@ fn shots_and_drawing_change_prompts_and_answers() {
     let texts = |rows: &[Value]| rows.iter().map(|row| row["completion"].to_string()).collect::<Vec<_>>();
     assert_ne!(texts(&greedy), texts(&drawn));
     assert_ne!(texts(&greedy), texts(&beams));
+}
+
+#[test]
+fn the_checkpoint_is_asked_for_penalties_and_the_command_line_overrules_it() {
+    let place = place();
+    let own = copied(&fixture("decoders/llama-biased"), &place.path("model"));
+    edit(&own.join("generation_config.json"), |config| {
+        config.insert("repetition_penalty".to_owned(), json!(1.4));
+        config.insert("stop_strings".to_owned(), json!(["e"]));
+        config.insert("do_sample".to_owned(), json!(true));
+        config.insert("top_k".to_owned(), json!(20));
+        config.insert("num_beams".to_owned(), json!(2));
+    });
+    let texts = |out: &str| {
+        predictions(&place, out).iter().map(|row| row["completion"].to_string()).collect::<Vec<_>>()
+    };
+    let result =
+        |out: &str| json::<Value>(&place.path(out).join("results.json"))["sums"]["generation"].clone();
+    eval(&place, "plain", &[], 0);
+    let message = eval_of(&own, &place, "own", &[], 0);
+    let lines: Vec<&str> =
+        message.lines().filter(|line| line.contains("generation_config.json`: ")).collect();
+    assert_eq!(lines.len(), 1, "{message}");
+    assert!(lines[0].contains("left to the command line and the catalog: `do_sample` true"), "{message}");
+    assert!(lines[0].contains("`num_beams` 2") && lines[0].contains("`top_k` 20"), "{message}");
+    assert_ne!(texts("own"), texts("plain"));
+    assert!(texts("own").iter().all(|text| !text.contains('e')));
+    assert_eq!(
+        result("own"),
+        json!({"until": ["Question:", "e"], "max_gen_toks": 12, "do_sample": false, "repetition_penalty": 1.4})
+    );
+    // What the command line decides as the checkpoint does is not told.
+    let message =
+        eval_of(&own, &place, "beams", &["--beams", "2", "--temperature", "0.5", "--limit", "2"], 0);
+    assert!(message.contains("catalog: `top_k` 20") && !message.contains("`num_beams`"), "{message}");
+    edit(&own.join("generation_config.json"), |config| drop(config.remove("stop_strings")));
+    eval_of(&own, &place, "off", &["--repetition-penalty", "1"], 0);
+    assert_eq!(texts("off"), texts("plain"));
+    eval(&place, "on", &["--repetition-penalty", "1.4"], 0);
+    eval_of(&own, &place, "same", &[], 0);
+    assert_eq!(texts("on"), texts("same"));
+    // Answers without a penalty are not gone on from with one.
+    let message = eval_of(&own, &place, "off", &["--repetition-penalty", "1.1"], 2);
+    assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+    let message = eval_of(&own, &place, "x", &["--repetition-penalty", "0"], 2);
+    assert!(message.contains("expected a number above 0"), "{message}");
+    edit(&own.join("generation_config.json"), |config| {
+        drop(config.insert("no_repeat_ngram_size".to_owned(), json!("two")))
+    });
+    let message = eval_of(&own, &place, "x", &[], 1);
+    assert!(
+        message.contains("`no_repeat_ngram_size`: expected a whole number from 0, found `\"two\"`"),
+        "{message}"
+    );
 }

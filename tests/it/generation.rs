@@ -173,7 +173,7 @@ fn beam_search_finds_what_transformers_finds() {
         for penalty in [1.0, 0.3] {
             let rows: Vec<&Searched> = searched.iter().filter(|row| row.length_penalty == penalty).collect();
             assert!(rows.len() > 3);
-            let search = BeamSearch { beams: 4, length_penalty: penalty };
+            let search = BeamSearch { length_penalty: penalty, ..BeamSearch::plain(4) };
             let settings = Settings { max_slots: 3, search, ..Settings::greedy(24, &ends) };
             let found =
                 complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.prompt[..])));
@@ -191,7 +191,7 @@ fn what_is_drawn_depends_on_seed_and_index_alone() {
     let prompts = prompts(rows.iter().chain(&rows).map(|row| &row.ids[..]));
     let sampling = Sampling::Random { temperature: 0.9, top_k: 40, top_p: 0.95 };
     for beams in [1, 3] {
-        let search = BeamSearch { beams, length_penalty: 1.0 };
+        let search = BeamSearch::plain(beams);
         let draw = |seed, slots, prompts: &[Prompt]| {
             let settings = Settings { max_slots: slots, sampling, seed, search, ..Settings::greedy(20, &[]) };
             complete(&folder, &model, &settings, prompts)

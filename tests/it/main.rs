@@ -25,6 +25,7 @@ mod dry_run; // what `--dry-run` needs, and that it counts what is trained
 mod eval_generation; // answers to prompts: judged, resumed, written
 mod forked; // runs of the command without its start
 mod generation; // completions against Transformers, whatever the slots
+mod generation_settings; // `generation_config.json` against Transformers, and what is said of it
 mod heads; // classification heads that are there in part, or not at all
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways

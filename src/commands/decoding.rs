@@ -1,0 +1,88 @@
+//! How a data set's prompts are continued: by the command line, else its catalog entry, else the checkpoint.
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::GenerationArgs;
+use crate::data::catalog::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::fault::{Result, usage};
+use crate::generate::config::Asked;
+use crate::generate::{Penalties, Sampling, Settings};
+use crate::train::interrupt;
+
+/// New tokens where neither catalog nor command line says how many.
+const MAX_NEW_TOKENS: usize = 256;
+
+/// The settings, and what is to be said of those of the checkpoint that they overrule or that have no effect.
+///
+/// # Errors
+/// When options contradict each other.
+pub fn decoding(
+    args: &GenerationArgs,
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    asked: &Asked,
+) -> Result<(Settings, Vec<String>)> {
+    let given = args.max_new_tokens.or(Some(dataset.max_new_tokens).filter(|&count| count > 0));
+    let temperature = args.temperature.unwrap_or(dataset.temperature);
+    let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
+    if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
+        return Err(usage("`--top-k` and `--top-p` choose among drawn tokens, and none are drawn")
+            .hint("give a `--temperature` above 0")
+            .into());
+    }
+    let mut penalties = asked.penalties.clone();
+    penalties.repetition_penalty = args.repetition_penalty.unwrap_or(penalties.repetition_penalty);
+    let mut stop = dataset.stop.clone();
+    stop.extend(asked.stop_strings.iter().filter(|text| !dataset.stop.contains(text)).cloned());
+    let beams = args.beams.unwrap_or(dataset.beams);
+    let decided = |key: &str, value: &Value| match key {
+        "do_sample" => *value == json!(temperature > 0.0),
+        "num_beams" => *value == json!(beams),
+        "max_new_tokens" | "max_length" => given.is_some(),
+        _ => false,
+    };
+    let settings = Settings {
+        sampling: match temperature {
+            0.0 => Sampling::Greedy,
+            temperature => Sampling::Random { temperature, top_k, top_p },
+        },
+        search: asked.search(beams),
+        penalties,
+        stop,
+        seed: args.seed,
+        interrupted: interrupt::requested,
+        ..Settings::greedy(given.unwrap_or(MAX_NEW_TOKENS), tokenizer.ends())
+    };
+    Ok((settings, asked.remarks(decided)))
+}
+
+/// The settings in the words of lm-evaluation-harness and Transformers, without those that do nothing.
+pub(super) fn arguments(settings: &Settings) -> Value {
+    let mut found = json!({
+        "until": settings.stop,
+        "max_gen_toks": settings.max_new_tokens,
+        "do_sample": settings.sampling != Sampling::Greedy,
+    });
+    let (own, none) = (json!(settings.penalties), json!(Penalties::default()));
+    let mut more = Map::new();
+    for (key, value) in own.as_object().into_iter().flatten().filter(|(key, value)| none[*key] != **value) {
+        more.insert(key.clone(), value.clone());
+    }
+    if let Sampling::Random { temperature, top_k, top_p } = settings.sampling {
+        more.extend([
+            ("temperature".into(), json!(temperature)),
+            ("top_k".into(), json!(top_k)),
+            ("top_p".into(), json!(top_p)),
+        ]);
+    }
+    if settings.search.beams > 1 {
+        more.insert("num_beams".into(), json!(settings.search.beams));
+        more.insert("length_penalty".into(), json!(settings.search.length_penalty));
+        more.insert("early_stopping".into(), json!(settings.search.early_stopping));
+    }
+    if let Some(found) = found.as_object_mut() {
+        found.extend(more);
+    }
+    found
+}

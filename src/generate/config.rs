@@ -1,0 +1,334 @@
+//! What a checkpoint's `generation_config.json` asks of generation, and what becomes of each of its settings.
+//!
+//! Transformers takes them for what a call leaves open. Here command line and catalog always say how tokens are chosen and how
+//! many (greedily, unless they say otherwise, as lm-evaluation-harness does), so settings of that kind are left to them;
+//! those that change the text of a greedy or a beam search are heeded. A checkpoint without the file may have them in its
+//! `config.json`, where older versions wrote them.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::{BeamSearch, EarlyStopping, Penalties};
+use crate::fault::{Result, fault};
+use crate::files;
+
+/// What becomes of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does what it does in Transformers.
+    Heeded,
+    /// Command line and catalog decide; named where it asks for something else than they do.
+    Left,
+    /// It chooses among drawn tokens: named where the checkpoint asks for drawing.
+    Drawn,
+    /// It does not change the text.
+    Idle,
+    /// It would change the text and does not here: named.
+    Missing,
+}
+
+/// Every setting of Transformers 5.24 (`generation/configuration_utils.py`), its verdict, and the values at which it does
+/// nothing, `null` apart.
+pub const SETTINGS: [(&str, Verdict, &str); 73] = {
+    use Verdict::{Drawn, Heeded, Idle, Left, Missing};
+    [
+        ("bad_words_ids", Heeded, ""),
+        ("begin_suppress_tokens", Heeded, ""),
+        ("early_stopping", Heeded, ""),
+        ("encoder_no_repeat_ngram_size", Heeded, ""),
+        ("encoder_repetition_penalty", Heeded, ""),
+        ("eos_token_id", Heeded, ""),
+        ("exponential_decay_length_penalty", Heeded, ""),
+        ("forced_bos_token_id", Heeded, ""),
+        ("forced_eos_token_id", Heeded, ""),
+        ("length_penalty", Heeded, ""),
+        ("min_length", Heeded, ""),
+        ("min_new_tokens", Heeded, ""),
+        ("no_repeat_ngram_size", Heeded, ""),
+        ("remove_invalid_values", Heeded, ""),
+        ("renormalize_logits", Heeded, ""),
+        ("repetition_penalty", Heeded, ""),
+        ("sequence_bias", Heeded, ""),
+        ("stop_strings", Heeded, ""),
+        ("suppress_tokens", Heeded, ""),
+        ("do_sample", Left, "false"),
+        ("max_length", Left, "20"),
+        ("max_new_tokens", Left, ""),
+        ("num_beams", Left, "1"),
+        ("num_return_sequences", Left, "1"),
+        ("epsilon_cutoff", Drawn, "0"),
+        ("eta_cutoff", Drawn, "0"),
+        ("min_p", Drawn, "0"),
+        ("temperature", Drawn, "1"),
+        ("top_h", Drawn, ""),
+        ("top_k", Drawn, "0"),
+        ("top_p", Drawn, "1"),
+        ("typical_p", Drawn, "1"),
+        ("assistant_ensemble_weight", Missing, ""),
+        (
+            "cache_implementation",
+            Missing,
+            "\"dynamic\" \"static\" \"offloaded\" \"offloaded_static\" \"hybrid\" \"paged\"",
+        ),
+        ("constraints", Missing, ""),
+        ("diversity_penalty", Missing, "0"),
+        ("dola_layers", Missing, ""),
+        ("force_words_ids", Missing, ""),
+        ("guidance_scale", Missing, "1"),
+        ("max_time", Missing, ""),
+        ("num_beam_groups", Missing, "1"),
+        ("penalty_alpha", Missing, "0"),
+        ("token_healing", Missing, "false"),
+        ("watermarking_config", Missing, ""),
+        ("_from_model_config", Idle, ""),
+        ("assistant_confidence_threshold", Idle, ""),
+        ("assistant_early_exit", Idle, ""),
+        ("assistant_lookbehind", Idle, ""),
+        ("bos_token_id", Idle, ""),
+        ("cache_config", Idle, ""),
+        ("compile_config", Idle, ""),
+        ("continuous_batching_config", Idle, ""),
+        ("decoder_start_token_id", Idle, ""),
+        ("disable_compile", Idle, ""),
+        ("is_assistant", Idle, ""),
+        ("low_memory", Idle, ""),
+        ("max_cache_len", Idle, ""),
+        ("max_matching_ngram_size", Idle, ""),
+        ("num_assistant_tokens", Idle, ""),
+        ("num_assistant_tokens_schedule", Idle, ""),
+        ("output_attentions", Idle, ""),
+        ("output_hidden_states", Idle, ""),
+        ("output_logits", Idle, ""),
+        ("output_scores", Idle, ""),
+        ("pad_token_id", Idle, ""),
+        ("prefill_chunk_size", Idle, ""),
+        ("prompt_lookup_num_tokens", Idle, ""),
+        ("return_dict_in_generate", Idle, ""),
+        ("speculation_type", Idle, ""),
+        ("target_lookbehind", Idle, ""),
+        ("transformers_version", Idle, ""),
+        ("use_cache", Idle, ""),
+        ("use_mtp", Idle, ""),
+    ]
+};
+
+/// What a checkpoint asks of generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    /// Where it stands.
+    path: PathBuf,
+    /// Penalties, bans and forced tokens.
+    pub penalties: Penalties,
+    /// The exponent of the length in a beam search.
+    pub length_penalty: f64,
+    /// When a beam search ends.
+    pub early_stopping: EarlyStopping,
+    /// Texts that end a completion.
+    pub stop_strings: Vec<String>,
+    /// What is left to command line and catalog, each with its value.
+    left: Vec<(String, Value)>,
+    /// What would change the text and does not here.
+    missing: Vec<(String, Value)>,
+}
+
+impl Asked {
+    /// Reads the settings of a checkpoint in `folder` whose vocabulary has so many tokens.
+    ///
+    /// # Errors
+    /// When the file is not JSON, or a setting that is heeded is not what it should be.
+    pub fn read(folder: &Path, vocabulary: i64) -> Result<Self> {
+        let own = folder.join("generation_config.json");
+        let is_own = own.is_file();
+        let path = if is_own { own } else { folder.join("config.json") };
+        let fields: Map<String, Value> = if path.is_file() { files::read_json(&path)? } else { Map::new() };
+        let fields: Map<String, Value> = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        let reader = Reader { path: &path, fields: &fields, vocabulary };
+        let mut asked = Self {
+            penalties: reader.penalties()?,
+            length_penalty: reader.number("length_penalty", 1.0, |_| true)?,
+            early_stopping: reader.early_stopping()?,
+            stop_strings: reader.texts("stop_strings")?,
+            left: Vec::new(),
+            missing: Vec::new(),
+            path: path.clone(),
+        };
+        let draws = fields.get("do_sample").is_some_and(|draws| draws == true);
+        for (key, value) in &fields {
+            let named = (key.clone(), value.clone());
+            match SETTINGS.iter().find(|(name, ..)| name == key) {
+                Some((_, _, idle)) if does_nothing(value, idle) => {}
+                Some((_, Verdict::Left, _)) => asked.left.push(named),
+                Some((_, Verdict::Drawn, _)) if draws => asked.left.push(named),
+                Some((_, Verdict::Missing, _)) => asked.missing.push(named),
+                Some(_) => {}
+                // `config.json` holds much else.
+                None if is_own && !key.starts_with('_') => asked.missing.push(named),
+                None => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    /// A line on what is left to command line and catalog, but for what is `decided` there all the same, and one on what has
+    /// no effect; each where there is such a setting.
+    pub fn remarks(&self, decided: impl Fn(&str, &Value) -> bool) -> Vec<String> {
+        let names = |list: &[(String, Value)]| {
+            let open = list.iter().filter(|(key, value)| !decided(key, value));
+            open.map(|(key, value)| format!("`{key}` {}", shortened(&value.to_string())))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let left = (names(&self.left), "left to the command line and the catalog");
+        let missing = (names(&self.missing), "without effect here, where Transformers may give another text");
+        let told = [left, missing].into_iter().filter(|(names, _)| !names.is_empty());
+        told.map(|(names, fate)| format!("`{}`: {fate}: {names}", self.path.display())).collect()
+    }
+
+    /// A beam search of so many beams, as the checkpoint wants it.
+    pub fn search(&self, beams: usize) -> BeamSearch {
+        BeamSearch { beams, length_penalty: self.length_penalty, early_stopping: self.early_stopping }
+    }
+}
+
+/// Whether a value is one of those at which a setting does nothing.
+fn does_nothing(value: &Value, idle: &str) -> bool {
+    let idle: Vec<Value> = serde_json::Deserializer::from_str(idle).into_iter().flatten().collect();
+    let is_same = |other: &Value| other == value || (value.is_number() && other.as_f64() == value.as_f64());
+    idle.iter().any(is_same)
+}
+
+fn shortened(value: &str) -> String {
+    match value.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", &value[..end]),
+        None => value.to_owned(),
+    }
+}
+
+/// Reads settings one by one.
+struct Reader<'a> {
+    path: &'a Path,
+    fields: &'a Map<String, Value>,
+    vocabulary: i64,
+}
+
+impl Reader<'_> {
+    fn penalties(&self) -> Result<Penalties> {
+        let above_0 = |number: f64| number > 0.0;
+        let penalties = Penalties {
+            sequence_bias: self.biases()?,
+            encoder_repetition_penalty: self.number("encoder_repetition_penalty", 1.0, above_0)?,
+            repetition_penalty: self.number("repetition_penalty", 1.0, above_0)?,
+            no_repeat_ngram_size: self.count("no_repeat_ngram_size")?,
+            encoder_no_repeat_ngram_size: self.count("encoder_no_repeat_ngram_size")?,
+            bad_words_ids: self.value("bad_words_ids", "a list of lists of token ids")?.unwrap_or_default(),
+            // The length of prompt and completion counts where that of the completion is not given.
+            min_length: if self.fields.contains_key("min_new_tokens") {
+                0
+            } else {
+                self.count("min_length")?
+            },
+            min_new_tokens: self.count("min_new_tokens")?,
+            forced_bos_token_id: self.value("forced_bos_token_id", "a token id")?,
+            forced_eos_token_id: self.ids("forced_eos_token_id")?,
+            remove_invalid_values: self.flag("remove_invalid_values")?,
+            exponential_decay_length_penalty: self
+                .value("exponential_decay_length_penalty", "a number of tokens and a factor")?,
+            suppress_tokens: self.known("suppress_tokens")?,
+            begin_suppress_tokens: self.known("begin_suppress_tokens")?,
+            renormalize_logits: self.flag("renormalize_logits")?,
+        };
+        let words = penalties.sequence_bias.iter().map(|(ids, _)| ("sequence_bias", ids.as_slice()));
+        let words = words.chain(penalties.bad_words_ids.iter().map(|ids| ("bad_words_ids", ids.as_slice())));
+        let forced = [
+            ("forced_bos_token_id", penalties.forced_bos_token_id.as_slice()),
+            ("forced_eos_token_id", penalties.forced_eos_token_id.as_slice()),
+        ];
+        for (key, ids) in words.chain(forced) {
+            if let Some(id) = ids.iter().find(|id| i64::from(**id) >= self.vocabulary) {
+                return Err(self.wrong(
+                    key,
+                    &format!("a token below the vocabulary's {}", self.vocabulary),
+                    &id.to_string(),
+                ));
+            }
+        }
+        Ok(penalties)
+    }
+
+    fn value<T: DeserializeOwned>(&self, key: &str, expected: &str) -> Result<Option<T>> {
+        let Some(value) = self.fields.get(key) else { return Ok(None) };
+        T::deserialize(value).map(Some).map_err(|_| self.wrong(key, expected, &value.to_string()))
+    }
+
+    fn wrong(&self, key: &str, expected: &str, found: &str) -> anyhow::Error {
+        let place = self.path.display();
+        fault(format!("`{place}`: `{key}`: expected {expected}, found `{}`", shortened(found)))
+            .hint("correct it, or take it out of the file")
+            .into()
+    }
+
+    fn number(&self, key: &str, default: f64, is_right: impl Fn(f64) -> bool) -> Result<f64> {
+        match self.value::<f64>(key, "a number")? {
+            None => Ok(default),
+            Some(number) if is_right(number) => Ok(number),
+            Some(number) => Err(self.wrong(key, "a number above 0", &number.to_string())),
+        }
+    }
+
+    fn count(&self, key: &str) -> Result<usize> {
+        Ok(self.value(key, "a whole number from 0")?.unwrap_or(0))
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        Ok(self.value(key, "`true` or `false`")?.unwrap_or(false))
+    }
+
+    /// One token or several.
+    fn ids(&self, key: &str) -> Result<Vec<u32>> {
+        match self.fields.get(key) {
+            Some(Value::Array(_)) => Ok(self.value(key, "token ids")?.unwrap_or_default()),
+            _ => Ok(self.value::<u32>(key, "a token id or a list of them")?.into_iter().collect()),
+        }
+    }
+
+    /// The tokens of a list that the vocabulary has; others are written to say that there is none.
+    fn known(&self, key: &str) -> Result<Vec<u32>> {
+        let ids: Vec<i64> = self.value(key, "a list of token ids")?.unwrap_or_default();
+        let known = ids.into_iter().filter(|id| (0..self.vocabulary).contains(id));
+        Ok(known.filter_map(|id| u32::try_from(id).ok()).collect())
+    }
+
+    /// Sequences with what is added for them.
+    fn biases(&self) -> Result<Vec<(Vec<u32>, f32)>> {
+        let pairs: Option<Vec<(Vec<u32>, f32)>> =
+            self.value("sequence_bias", "a list of pairs, each a list of token ids and a number")?;
+        let pairs = pairs.unwrap_or_default();
+        // The last of equal sequences counts.
+        let is_last = |i: usize| pairs.iter().skip(i + 1).all(|(ids, _)| *ids != pairs[i].0);
+        Ok((0..pairs.len()).filter(|i| is_last(*i)).map(|i| pairs[i].clone()).collect())
+    }
+
+    fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let texts = match self.fields.get(key) {
+            Some(Value::String(text)) => vec![text.clone()],
+            _ => self.value(key, "a text or a list of texts")?.unwrap_or_default(),
+        };
+        if texts.iter().any(String::is_empty) {
+            return Err(self.wrong(key, "texts that are not empty", ""));
+        }
+        Ok(texts)
+    }
+
+    fn early_stopping(&self) -> Result<EarlyStopping> {
+        match self.fields.get("early_stopping") {
+            None | Some(Value::Bool(false)) => Ok(EarlyStopping::Unlikely),
+            Some(Value::Bool(true)) => Ok(EarlyStopping::Full),
+            Some(Value::String(word)) if word == "never" => Ok(EarlyStopping::Impossible),
+            Some(other) => {
+                Err(self.wrong("early_stopping", "`true`, `false` or `\"never\"`", &other.to_string()))
+            }
+        }
+    }
+}
