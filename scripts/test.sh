@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh [arguments of cargo test]
 #
-# Tests over real data run where LORAXS_TEST_DATA names a folder with it, and are skipped by name elsewhere.
+# Tests over real data run where LORAXS_TEST_DATA names a folder with it, those with SmolLM2-135M-Instruct where
+# LORAXS_TEST_MODELS names its folder or one that holds it; both are skipped by name elsewhere.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -29,22 +29,22 @@ PROMPTS = [
     "The",
 ]
 NEW_TOKENS = 128
-PROMPT = "Question: {query}\nAnswer: "
 TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TRAINING = SETTINGS | {"max_length": 256, "learning_rate": 4e-3, "rank": 8, "targets": TARGETS, "prompt": PROMPT}
-TRAIN_ROWS, HELD_OUT_ROWS = 120, 24
+TEMPLATES = {"prompt": "Question: {query}\nAnswer: ", "response": "{response}"}
+COUNTS = {"train_rows": 120, "held_out_rows": 24}
+TRAINING = SETTINGS | {"max_length": 256, "learning_rate": 4e-3, "rank": 8, "targets": TARGETS} | TEMPLATES | COUNTS
 
 
 @torch.no_grad()
-def story(model, tokenizer, text):
+def story(model, tokenizer, text, count=NEW_TOKENS):
     prompt = tokenizer(text)["input_ids"]
     ids, lead = list(prompt), float("inf")
-    for _ in range(NEW_TOKENS):
+    for _ in range(count):
         best = model(torch.tensor([ids]), use_cache=False).logits[0, -1].topk(2)
         lead = min(lead, float(best.values[0] - best.values[1]))
         ids.append(int(best.indices[0]))
     cached = model.generate(
-        torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
+        torch.tensor([prompt]), max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
     )
     assert cached[0].tolist() == ids, "a cache changes what is generated"
     assert lead > 1e-3, f"rounding could decide how {text!r} goes on"
@@ -54,23 +54,31 @@ def story(model, tokenizer, text):
     return {"prompt": text, "ids": prompt, "continuation": ids[len(prompt) :], "lead": lead, "sha256": digest}
 
 
-def examples(tokenizer, rows):
+def examples(tokenizer, rows, settings):
     """Encoded rows, without those whose prompt leaves no room."""
-    room = TRAINING["max_length"]
-    kept = [row for row in rows if len(tokenizer(PROMPT.format(query=row["query"]))["input_ids"]) < room]
-    return [encode(tokenizer, row, PROMPT, "{response}", room) for row in kept]
+    prompt, response, room = (settings[key] for key in ("prompt", "response", "max_length"))
+    kept = [row for row in rows if len(tokenizer(prompt.format(**row))["input_ids"]) < room]
+    return [encode(tokenizer, row, prompt, response, room) for row in kept]
 
 
-def training(folder, tokenizer, rows):
-    train_rows, held_out = rows[:TRAIN_ROWS], rows[TRAIN_ROWS : TRAIN_ROWS + HELD_OUT_ROWS]
-    train_rows, held_out = examples(tokenizer, train_rows), examples(tokenizer, held_out)
-    model, layers = adapt(folder, TARGETS, torch.float32, TRAINING["rank"])
+def training(folder, tokenizer, rows, settings):
+    """Losses of LoRA-XS on the first rows, and of the rows after them before and after."""
+    first = settings["train_rows"]
+    parts = rows[:first], rows[first : first + settings["held_out_rows"]]
+    train_rows, held_out = (examples(tokenizer, part, settings) for part in parts)
+    model, layers = adapt(folder, settings["targets"], torch.float32, settings["rank"])
     case = {"train_rows": len(train_rows), "held_out_rows": len(held_out), "held_out_before": mean_loss(model, held_out)}
-    case |= train(model, layers, train_rows, TRAINING)
+    case |= train(model, layers, train_rows, settings)
     case["held_out_after"] = mean_loss(model, held_out)
     print(f"{len(train_rows)} + {len(held_out)} rows, loss {case['losses'][0]:.4f} -> ", end="")
     print(f"{case['losses'][-1]:.4f}, held out {case['held_out_before']:.4f} -> {case['held_out_after']:.4f}")
     return case
+
+
+def read(path, settings):
+    with open(path, encoding="utf-8") as lines:
+        count = settings["train_rows"] + settings["held_out_rows"]
+        return [json.loads(line) for line, _ in zip(lines, range(count))]
 
 
 def main():
@@ -84,14 +92,12 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(options.model / "tokenizer.json"), **names)
-    with open(options.rows, encoding="utf-8") as lines:
-        rows = [json.loads(line) for line, _ in zip(lines, range(TRAIN_ROWS + HELD_OUT_ROWS))]
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32, attn_implementation="eager").eval()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "sklearn": sklearn.__version__}
     fixture = {"generator": "scripts/reference/stories.py", **versions}
     fixture["stories"] = [story(model, tokenizer, text) for text in PROMPTS]
-    fixture["settings"] = TRAINING | {"train_rows": TRAIN_ROWS, "held_out_rows": HELD_OUT_ROWS}
-    fixture["training"] = training(options.model, tokenizer, rows)
+    fixture["settings"] = TRAINING
+    fixture["training"] = training(options.model, tokenizer, read(options.rows, TRAINING), TRAINING)
     lines = ",\n".join(f'"{key}": {json.dumps(value)}' for key, value in fixture.items())
     options.out.write_text(f"{{\n{lines}\n}}\n")
 

@@ -254,19 +254,24 @@ fn a_real_llama_continues_stories_as_in_transformers() {
     }
 }
 
-#[test]
-fn a_real_llama_tells_the_stories_that_transformers_tells() {
-    let Some(folder) = real("models/stories260k") else { return };
+/// Continues the prompts of a fixture as it says, ids and text.
+pub fn assert_tells_what_transformers_tells(expected: &Path, folder: &Path) {
     let _alone = alone();
-    let Stories { stories } = json(&fixture("stories.json"));
-    let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
+    let Stories { stories } = json(expected);
+    let (model, tokenizer) = (model(folder), Tokenizer::load(folder).unwrap());
     let ids_of = stories.iter().map(|story| tokenizer.encode_whole(&story.prompt).unwrap());
     assert!(ids_of.eq(stories.iter().map(|story| story.ids.clone())));
-    let settings = Settings { max_slots: 2, ..Settings::greedy(128, &[]) };
-    let found = complete(&folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
+    let settings = Settings { max_slots: 2, ..Settings::greedy(stories[0].continuation.len(), &[]) };
+    let found = complete(folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
     for (told, story) in found.iter().zip(&stories) {
         assert_eq!(told.ids, story.continuation, "{}", story.prompt);
         let digest = Sha256::digest(tokenizer.decode(&told.ids, false).unwrap());
         assert_eq!(format!("{digest:x}"), story.sha256, "{}", story.prompt);
     }
+}
+
+#[test]
+fn a_real_llama_tells_the_stories_that_transformers_tells() {
+    let Some(folder) = real("models/stories260k") else { return };
+    assert_tells_what_transformers_tells(&fixture("stories.json"), &folder);
 }

@@ -36,13 +36,13 @@ fn resumed() -> Vec<&'static str> {
 
 /// What must be the same bits: the log without its clock, and the adapter.
 #[derive(Debug, PartialEq)]
-struct Outcome {
+pub struct Outcome {
     log: Vec<Point>,
     adapter: Vec<u8>,
     results: serde_json::Value,
 }
 
-fn outcome(run: &Path) -> Outcome {
+pub fn outcome(run: &Path) -> Outcome {
     let results: serde_json::Value = crate::support::json(&run.join("results.json"));
     Outcome {
         log: log(run),
@@ -65,7 +65,7 @@ static UNINTERRUPTED: LazyLock<Outcome> = LazyLock::new(|| {
 });
 
 /// Waits until `seen` or until the process ended; says whether it is still running.
-fn wait_until(child: &mut Run, seen: impl Fn() -> bool) -> bool {
+pub fn wait_until(child: &mut Run, seen: impl Fn() -> bool) -> bool {
     let start = Instant::now();
     while !seen() {
         if child.is_over() {
@@ -78,7 +78,7 @@ fn wait_until(child: &mut Run, seen: impl Fn() -> bool) -> bool {
 }
 
 /// The step of the newest log point.
-fn logged_step(run: &Path) -> u64 {
+pub fn logged_step(run: &Path) -> u64 {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
     let points = text.lines().filter_map(|line| serde_json::from_str::<Point>(line).ok());
     points.fold(0, |_, point| point.step)
