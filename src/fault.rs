@@ -63,6 +63,49 @@ pub fn renamed(error: anyhow::Error, from: &str, to: &str) -> anyhow::Error {
     Fault { message: message.replace(from, to), hint, usage: exit_code(&error) == 2 }.into()
 }
 
+/// Characters of a line of a message, lines, and characters in all: an input that a message quotes may have any length.
+const LONGEST: (usize, usize, usize) = (2_000, 60, 16_000);
+
+/// A text without the middle of long lines, and without the lines after many.
+pub fn shortened(text: &str) -> String {
+    let (width, height, most) = LONGEST;
+    let (mut shown, mut size) = (Vec::new(), 0);
+    for line in text.lines().take(height) {
+        let line = without_middle(line, width);
+        size += line.chars().count();
+        if size > most {
+            break;
+        }
+        shown.push(line);
+    }
+    let left = text.lines().count() - shown.len();
+    if left > 0 {
+        shown.push(format!("… {left} more lines"));
+    }
+    shown.join("\n")
+}
+
+fn without_middle(line: &str, width: usize) -> String {
+    let (head, tail) = (width * 3 / 4, width / 4);
+    let left = line.chars().count().saturating_sub(head + tail);
+    if left == 0 {
+        return line.to_owned();
+    }
+    let [start, end]: [String; 2] =
+        [line.chars().take(head).collect(), line.chars().skip(head + left).collect()];
+    format!("{start} … {left} characters … {end}")
+}
+
+/// A message as a terminal can show it: shortened, control characters by their numbers.
+pub fn readable(message: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c.to_string(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    shortened(message).chars().map(shown).collect()
+}
+
 /// `; did you mean \`x\`?` for the nearest of `known`, or nothing where none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -71,4 +114,27 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(similarity, _)| *similarity > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_message_quotes_is_shown_in_part() {
+        assert_eq!(readable("`a` is wrong\n\tin line 1"), "`a` is wrong\n\tin line 1");
+        assert_eq!(readable("found `\u{1b}[31m\0`"), "found `\\u{1b}[31m\\u{0}`");
+        let whole = "é".repeat(2_000);
+        assert_eq!(readable(&whole), whole);
+        let long = format!("found `{}`, expected a number", "日".repeat(300_000));
+        let shown = readable(&long);
+        assert!(shown.starts_with("found `日") && shown.ends_with("日`, expected a number"), "{shown}");
+        assert!(shown.contains(" … 298027 characters … "));
+        assert!((2_000..2_100).contains(&shown.chars().count()));
+        let lines = readable(&"fault\n".repeat(100_000));
+        assert_eq!(lines.lines().count(), 61);
+        assert!(lines.ends_with("… 99940 more lines"), "{lines}");
+        let both = readable(&format!("{}\n", "a".repeat(5_000)).repeat(50));
+        assert!(both.len() < 17_000 && both.ends_with("… 43 more lines"), "{both}");
+    }
 }

@@ -13,7 +13,7 @@ use std::any::Any;
 use std::io::Write as _;
 
 use crate::cli::{Cli, Command, LogFormat};
-use crate::fault::{Result, exit_code, fault, hint_of};
+use crate::fault::{Result, exit_code, fault, hint_of, readable};
 use crate::{cli, report, torch, train::interrupt};
 
 /// What `--version` prints.
@@ -80,7 +80,8 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
 }
 
 fn report_error(error: &anyhow::Error, format: LogFormat) {
-    let (message, hint) = (report::redacted(&format!("{error:#}")), hint_of(error).map(report::redacted));
+    let told = |text: &str| readable(&report::redacted(text));
+    let (message, hint) = (told(&format!("{error:#}")), hint_of(error).map(told));
     let text = match (format, &hint) {
         (LogFormat::Json, _) => {
             serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string()

@@ -2,8 +2,8 @@
 //!
 //! Layout, little-endian: magic, length and JSON of the header, then per example its index (u32), length (u32) and
 //! label (f32, NaN = none), then all token ids (u32), then all token types (u8) if any is not 0, then for each token
-//! whether it is trained on (u8) where that is known, and at the end the BLAKE3 digest of everything before it. A file
-//! that is not exactly that is made again.
+//! whether it is trained on (u8) where that is known, and at the end the BLAKE3 digest of the file's name and everything
+//! before it. A file that is not exactly that is made again.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use super::{Example, Examples, Skipped};
 use crate::fault::Result;
 use crate::files;
 
-const MAGIC: &[u8; 8] = b"lxstok02";
+const MAGIC: &[u8; 8] = b"lxstok03";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -79,14 +79,19 @@ fn encode(examples: &Examples) -> Result<Vec<u8>> {
     if header.has_targets {
         list.iter().for_each(|e| bytes.extend(&e.trained));
     }
-    let digest = blake3::hash(&bytes);
+    let digest = digest(&examples.hash, &bytes);
     bytes.extend(digest.as_bytes());
     Ok(bytes)
 }
 
+/// The name is part of it, so that no file stands for another.
+fn digest(hash: &str, bytes: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new().update(hash.as_bytes()).update(bytes).finalize()
+}
+
 fn decode(bytes: &[u8], hash: &str) -> Option<Examples> {
     let (bytes, digest) = bytes.split_at_checked(bytes.len().checked_sub(blake3::OUT_LEN)?)?;
-    if blake3::hash(bytes).as_bytes() != digest {
+    if self::digest(hash, bytes).as_bytes() != digest {
         return None;
     }
     let (magic, mut rest) = bytes.split_at_checked(MAGIC.len())?;
@@ -168,6 +173,7 @@ mod tests {
     fn any_damage_is_noticed() {
         let whole = encode(&some()).unwrap();
         assert!(decode(&whole, "abc").is_some());
+        assert!(decode(&whole, "abd").is_none(), "a file under another name");
         for i in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[i] ^= 1;

@@ -17,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
+use crate::fault::shortened;
 pub use redacted::{hide, redacted};
 
 /// Columns apart by spaces, a rule under the headers, nothing else.
@@ -53,7 +54,8 @@ pub fn init_logging(verbosity: i8, json: bool) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     let terminal = io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(|| BesideBars).with_target(false).with_ansi(terminal && escapes);
+    let lines = fmt::layer().with_writer(move || BesideBars { json });
+    let lines = lines.with_target(false).with_ansi(terminal && escapes);
     let lines = match (json, terminal) {
         (true, _) => lines.json().flatten_event(true).boxed(),
         (false, true) => lines.compact().without_time().boxed(),
@@ -63,12 +65,21 @@ pub fn init_logging(verbosity: i8, json: bool) {
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
+/// Bytes of a log line beyond which what it quotes is shown in part.
+const LONGEST_EVENT: usize = 10_000;
+
 /// Standard error with the bars out of the way.
-struct BesideBars;
+struct BesideBars {
+    /// Whether each line is an object, which must stay whole.
+    json: bool,
+}
 
 impl Write for BesideBars {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = redacted(&String::from_utf8_lossy(bytes));
+        let mut text = redacted(&String::from_utf8_lossy(bytes));
+        if !self.json && text.len() > LONGEST_EVENT {
+            text = format!("{}\n", shortened(&text));
+        }
         BARS.suspend(|| io::stderr().write_all(text.as_bytes()))?;
         Ok(bytes.len())
     }

@@ -318,3 +318,59 @@ impl Loaded {
         Ok(self.state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(values: &[f64]) -> RunState {
+        let mut run = RunState::new(Stream::seeded(0));
+        for (step, value) in (1..).zip(values) {
+            run.note(Record { step, epoch: 0.0, metrics: BTreeMap::new() }, *value);
+        }
+        run
+    }
+
+    #[test]
+    fn only_a_larger_value_is_an_improvement() {
+        let cases: [(&[f64], u64, Option<f64>, u64); 6] = [
+            (&[0.5], 1, Some(0.5), 0),
+            (&[0.5, 0.5, 0.4], 1, Some(0.5), 2),
+            (&[0.5, 0.4, 0.6], 3, Some(0.6), 0),
+            (&[0.5, 0.6, 0.6], 2, Some(0.6), 1),
+            (&[f64::NAN, 0.1, f64::NAN], 2, Some(0.1), 1),
+            (&[0.1, f64::NAN], 1, Some(0.1), 1),
+        ];
+        for (values, best, value, without) in cases {
+            let run = noted(values);
+            let best_step = run.best.as_ref().map(|record| record.step);
+            assert_eq!(
+                (best_step, run.best_value, run.without_improvement),
+                (Some(best), value, without),
+                "{values:?}"
+            );
+            assert_eq!(run.last.map(|record| record.step), Some(values.len() as u64));
+        }
+    }
+
+    #[test]
+    fn training_stops_when_every_run_went_so_many_evaluations_without_improvement() {
+        let mut state = State::new("", Vec::new(), false);
+        state.runs = vec![noted(&[0.5, 0.4, 0.3]), noted(&[0.5, 0.4])];
+        let stops = |state: &State| [0, 1, 2, 3].map(|patience| state.stopped_early(patience));
+        assert_eq!(stops(&state), [false, true, false, false]);
+        state.runs[1] = noted(&[0.5, 0.4, 0.4, 0.4]);
+        assert_eq!(stops(&state), [false, true, true, false]);
+    }
+
+    #[test]
+    fn the_mean_loss_is_of_the_steps_since_the_last_log_point() {
+        let mut run = noted(&[]);
+        run.add_loss(1.0);
+        run.add_loss(4.0);
+        assert_eq!((run.take_mean_loss(), run.losses), (2.5, 0));
+        run.add_loss(3.0);
+        assert_eq!(run.take_mean_loss(), 3.0);
+        assert!(run.take_mean_loss().is_nan());
+    }
+}

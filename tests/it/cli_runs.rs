@@ -329,3 +329,23 @@ fn what_cannot_be_written_of_a_merge_is_named_as_the_user_named_it() {
     );
     assert_eq!(listed(&bench.path(".")).1, 0);
 }
+
+#[test]
+fn training_stops_after_so_many_evaluations_without_improvement() {
+    let bench = Bench::new();
+    // Nothing is learnt, so the first evaluation stays the best
+    let still = ["train.learning_rate=0", "train.head_learning_rate=0", "train.max_steps=12", "eval.every=2"];
+    for (patience, steps) in [(0, 12), (1, 4), (3, 8), (5, 12), (6, 12)] {
+        let (out, set) = (format!("run-{patience}"), format!("eval.patience={patience}"));
+        let mut args = vec!["train", "--recipe", "recipe.toml", "--out", &out, "--set", &set];
+        still.iter().for_each(|set| args.extend(["--set", set]));
+        bench.0.run(&args, 0);
+        let results: Value = crate::support::json(&bench.path(&out).join("results.json"));
+        assert_eq!(
+            (&results["steps"], &results["best"]["step"]),
+            (&json!(steps), &json!(2)),
+            "patience {patience}"
+        );
+        assert_eq!(results["last"]["step"], steps);
+    }
+}
