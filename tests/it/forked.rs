@@ -10,11 +10,13 @@ use std::os::unix::process::{ExitStatusExt as _, parent_id};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
-use std::{env, process};
+use std::time::Duration;
+use std::{env, mem, process};
 
 use loraxs::{cli, commands, torch};
 use serde::{Deserialize, Serialize};
 
+use crate::fuzz;
 use crate::support::{Place, errors};
 
 /// Tells a process of the tests that it is to fork; its standard input is the socket that requests come by.
@@ -28,6 +30,25 @@ struct Request {
     folder: PathBuf,
     out: PathBuf,
     err: PathBuf,
+    limits: Option<Limits>,
+}
+
+/// What a run may take; the system ends one that takes more.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Limits {
+    /// Seconds of computing, over all threads.
+    pub seconds: u64,
+    /// Bytes of addresses beyond those that the forking process has.
+    pub bytes: u64,
+}
+
+/// What a run took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Taken {
+    /// Seconds of computing, over all threads.
+    pub seconds: f64,
+    /// Largest resident memory in bytes, that of the forking process included.
+    pub bytes: u64,
 }
 
 /// A run of the command that was started.
@@ -56,20 +77,38 @@ impl Run {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> Output {
-        Output {
-            status: ExitStatus::from_raw(number(&mut self.answers)),
+    pub fn wait(self) -> Output {
+        self.measured().0
+    }
+
+    /// Waits for its end, and ends it where that does not come within `most`.
+    pub fn within(mut self, most: Duration) -> (Output, Taken) {
+        self.answers.get_ref().set_read_timeout(Some(most)).unwrap();
+        let is_over = self.answers.fill_buf().is_ok();
+        self.answers.get_ref().set_read_timeout(None).unwrap();
+        if !is_over {
+            self.signal(libc::SIGKILL);
+        }
+        self.measured()
+    }
+
+    fn measured(mut self) -> (Output, Taken) {
+        let [status, micros, kib] = numbers(&mut self.answers);
+        let output = Output {
+            status: ExitStatus::from_raw(status as i32),
             stdout: fs::read(self.printed.path().join("out")).unwrap(),
             stderr: fs::read(self.printed.path().join("err")).unwrap(),
-        }
+        };
+        (output, Taken { seconds: micros as f64 / 1e6, bytes: 1024 * kib as u64 })
     }
 }
 
 /// The next line of the forking process.
-fn number(answers: &mut BufReader<UnixStream>) -> i32 {
+fn numbers<const N: usize>(answers: &mut BufReader<UnixStream>) -> [i64; N] {
     let mut line = String::new();
     answers.read_line(&mut line).unwrap();
-    line.trim().parse().expect("the forking process has gone")
+    let numbers: Vec<i64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().expect("the forking process has gone")
 }
 
 /// As [`Command::output`], for a command with the built binary, UTF-8 arguments and a folder of its own.
@@ -79,6 +118,11 @@ pub fn output(command: &Command) -> Output {
 
 /// As [`Command::spawn`], for such a command.
 pub fn start(command: &Command) -> Run {
+    start_within(command, None)
+}
+
+/// As [`start`], of a run that may take so much.
+pub fn start_within(command: &Command, limits: Option<Limits>) -> Run {
     static SERVER: LazyLock<(tempfile::TempDir, Child)> = LazyLock::new(server);
     let text = |text: &std::ffi::OsStr| text.to_str().unwrap().to_owned();
     let printed = tempfile::tempdir().unwrap();
@@ -88,6 +132,7 @@ pub fn start(command: &Command) -> Run {
         folder: command.get_current_dir().unwrap().to_owned(),
         out: printed.path().join("out"),
         err: printed.path().join("err"),
+        limits,
     };
     // Here, because a run may be killed before it takes the first step
     for file in [&request.out, &request.err] {
@@ -97,7 +142,8 @@ pub fn start(command: &Command) -> Run {
     stream.write_all(&serde_json::to_vec(&request).unwrap()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answers = BufReader::new(stream);
-    Run { number: number(&mut answers), answers, printed }
+    let [number] = numbers(&mut answers);
+    Run { number: number as libc::pid_t, answers, printed }
 }
 
 /// The process that forks, and the folder of its socket: this binary, with the only test that serves.
@@ -181,9 +227,27 @@ fn fork(mut answers: UnixStream, running: &mut Vec<Forked>) -> Forked {
 /// Tells how a run ended, when it is all gone, its files and locks too.
 fn told(mut run: Forked) {
     let mut status = 0;
-    // SAFETY: a child of this process, and a number that outlives the call.
-    assert_eq!(unsafe { libc::waitpid(run.number, &raw mut status, 0) }, run.number);
-    let _ = writeln!(run.answers, "{status}");
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: a child of this process, and numbers that outlive the call.
+    assert_eq!(unsafe { libc::wait4(run.number, &raw mut status, 0, &raw mut usage) }, run.number);
+    let micros = |time: libc::timeval| 1_000_000 * time.tv_sec + time.tv_usec;
+    let micros = micros(usage.ru_utime) + micros(usage.ru_stime);
+    let _ = writeln!(run.answers, "{status} {micros} {}", usage.ru_maxrss);
+}
+
+/// Sets what this process may take.
+fn limit(limits: Limits) {
+    let pages = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').next().unwrap().parse().unwrap();
+    let addresses = 4096 * pages + limits.bytes;
+    for (which, most) in
+        [(libc::RLIMIT_AS, addresses), (libc::RLIMIT_CPU, limits.seconds), (libc::RLIMIT_CORE, 0)]
+    {
+        let most = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: `most` outlives the call.
+        assert_eq!(unsafe { libc::setrlimit(which, &raw const most) }, 0);
+    }
 }
 
 /// What `main` does, with the place that a new process would have; the end of the process closes `_held`.
@@ -200,6 +264,12 @@ fn run(request: Request, _held: &PipeWriter) -> ! {
             Some(value) => unsafe { env::set_var(key, value) },
             None => unsafe { env::remove_var(key) },
         }
+    }
+    if let Some(limits) = request.limits {
+        limit(limits);
+    }
+    if request.args[0] == fuzz::JUDGE {
+        torch::leave(fuzz::judge(&request.args[1]))
     }
     torch::leave(commands::run(cli::parse(request.args, commands::VERSION)))
 }

@@ -24,6 +24,7 @@ mod decoders; // logits and continuations of every family of decoders against Tr
 mod dry_run; // what `--dry-run` needs, and that it counts what is trained
 mod eval_generation; // answers to prompts: judged, resumed, written
 mod forked; // runs of the command without its start
+mod fuzz; // inputs changed at random: an answer or one clear message, in bounded time and memory
 mod generation; // completions against Transformers, whatever the slots
 mod generation_settings; // `generation_config.json` against Transformers, and what is said of it
 mod heads; // classification heads that are there in part, or not at all
