@@ -12,6 +12,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::Result;
+use crate::limits::{BATCH_SIZE, LENGTH};
 use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
 
@@ -182,10 +183,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub precision: Option<Precision>,
     /// Examples in one forward pass
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = |text: &str| BATCH_SIZE.read(text, 1))]
     pub batch_size: Option<usize>,
     /// Longest sequence in tokens
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = |text: &str| LENGTH.read(text, 1))]
     pub max_length: Option<usize>,
     /// Folder for results and predictions [default: `eval`; with `--run` `RUN/eval`, or `RUN/eval/SPLIT` for another
     /// split than the recipe validates on]
@@ -321,10 +322,6 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    text.parse().ok().filter(|number| *number >= 1).ok_or("expected a whole number of at least 1".to_owned())
-}
-
 /// Far more threads than cores bring the machine to a halt.
 fn threads(text: &str) -> std::result::Result<usize, String> {
     text.parse()
@@ -449,6 +446,24 @@ mod tests {
             "loraxs merge --run r --out o --tolerance small",
             "loraxs init-svd --model m --rank 0",
             "loraxs eval --run r --batch-size 0",
+            "loraxs eval --run r --batch-size 1048577",
+            "loraxs eval --run r --max-length 0",
+            "loraxs eval --run r --max-length 99999999999999999999",
+            "loraxs eval --run r --max-new-tokens 0",
+            "loraxs eval --run r --max-new-tokens 4611686018427387904",
+            "loraxs eval --run r --max-new-tokens 18446744073709551615",
+            "loraxs eval --run r --beams 0",
+            "loraxs eval --run r --beams 1025",
+            "loraxs eval --run r --top-k 9223372036854775808",
+            "loraxs eval --run r --shots 18446744073709551615",
+            "loraxs eval --run r --temperature nan",
+            "loraxs eval --run r --temperature inf",
+            "loraxs eval --run r --temperature=-0.5",
+            "loraxs eval --run r --top-p 0",
+            "loraxs eval --run r --top-p nan",
+            "loraxs eval --run r --repetition-penalty 0",
+            "loraxs eval --run r --repetition-penalty inf",
+            "loraxs eval --run r --seed=-1",
         ] {
             let error = parse_line(line).unwrap_err();
             assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{line}");

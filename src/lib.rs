@@ -1,7 +1,7 @@
 //! Fine-tuning of language models with almost no trainable parameters.
 //!
 //! Layers look one way only: `commands → session → train, export → eval → models → nn → adapters`, with `data`, `hub`, `recipe` and
-//! `report` beside them and `torch` (what tch lacks), `files` and `fault` below.
+//! `report` beside them and `torch` (what tch lacks), `files`, `limits` and `fault` below.
 
 pub mod adapters;
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod fault;
 pub mod files;
 pub mod generate;
 pub mod hub;
+pub mod limits;
 pub mod models;
 pub mod nn;
 pub mod recipe;

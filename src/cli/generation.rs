@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::at_least_one;
+use crate::limits::{BEAMS, NEW_TOKENS, SHOTS, TOP_K};
 
 /// How prompts are continued; without an option, as the catalog says. Penalties, minimum lengths, and banned and forced tokens
 /// of the checkpoint's `generation_config.json` are heeded; whether and how tokens are drawn is not taken from there
@@ -10,22 +10,22 @@ use super::at_least_one;
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// New tokens for each prompt at most [default: the catalog's]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = |text: &str| NEW_TOKENS.read(text, 1))]
     pub max_new_tokens: Option<usize>,
     /// Solved examples before each prompt
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| SHOTS.read(text, 0))]
     pub shots: usize,
     /// 0 takes the likeliest token, more draws with the logits divided by it [default: the catalog's]
     #[arg(long, value_name = "X", value_parser = not_negative)]
     pub temperature: Option<f64>,
     /// Draw among the N likeliest tokens, 0 = all [default: the catalog's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = |text: &str| TOP_K.read(text, 0))]
     pub top_k: Option<usize>,
     /// Draw among the likeliest tokens that sum up to this probability [default: the catalog's]
     #[arg(long, value_name = "P", value_parser = share)]
     pub top_p: Option<f64>,
     /// Hypotheses of a beam search, 1 = none [default: the catalog's]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = |text: &str| BEAMS.read(text, 1))]
     pub beams: Option<usize>,
     /// Divides the scores of tokens that prompt and completion hold already, 1 = none [default: that of the checkpoint's
     /// `generation_config.json`, else 1]

@@ -10,6 +10,7 @@ use super::TaskKind;
 use super::catalog::{Dataset, which};
 use super::template::Template;
 use crate::fault::nearest;
+use crate::limits::{BEAMS, Most, NEW_TOKENS, TOP_K};
 
 const KEYS: [&str; 28] = [
     "like",
@@ -92,12 +93,12 @@ impl<'a> Entry<'a> {
             response: self.string("response"),
             answer: self.string("answer"),
             scorers: self.strings("scorers"),
-            max_new_tokens: self.count("max_new_tokens"),
+            max_new_tokens: self.whole("max_new_tokens", 0, (1, NEW_TOKENS)),
             stop: self.stop(),
-            beams: self.beams(),
+            beams: self.whole("beams", 1, (1, BEAMS)),
             temperature: self.number("temperature", 0.0),
             top_p: self.number("top_p", 1.0),
-            top_k: self.count("top_k"),
+            top_k: self.whole("top_k", 0, (0, TOP_K)),
             group_by: self.strings("group_by"),
             shot: self.string("shot"),
             shot_separator: self.string("shot_separator").unwrap_or_else(|| "\n\n".to_owned()),
@@ -276,19 +277,13 @@ impl<'a> Entry<'a> {
         stop
     }
 
-    fn beams(&mut self) -> usize {
-        let found = self.table.get("beams").map_or(1, |_| self.count("beams"));
-        if found == 0 && self.table.get("beams").is_some_and(|value| value.as_integer() == Some(0)) {
-            self.fault("beams", "expected at least 1, found 0");
-        }
-        found
-    }
-
-    fn count(&mut self, key: &str) -> usize {
-        let Some(value) = self.table.get(key) else { return 0 };
-        value.as_integer().and_then(|n| usize::try_from(n).ok()).unwrap_or_else(|| {
-            self.expected(key, "a whole number", value);
-            0
+    /// A whole number of at least `least`.
+    fn whole(&mut self, key: &str, default: usize, (least, most): (usize, Most)) -> usize {
+        let Some(value) = self.table.get(key) else { return default };
+        let number = value.as_integer().and_then(|n| usize::try_from(n).ok());
+        number.filter(|number| (least..=most.number).contains(number)).unwrap_or_else(|| {
+            self.expected(key, &most.words(least), value);
+            default
         })
     }
 

@@ -12,6 +12,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
 use crate::nn::cache::{Cache, Shape};
+use crate::torch::free_bytes;
 
 /// The most slots where the settings do not say how many: more make a pass longer, and few of them faster.
 pub const MOST_SLOTS: usize = 256;
@@ -48,7 +49,8 @@ impl<'a> Engine<'a> {
         let mut order: Vec<&Prompt> = prompts.iter().collect();
         order.sort_by_key(|prompt| std::cmp::Reverse(prompt.ids.len()));
         let longest = order.first().map_or(0, |prompt| prompt.ids.len());
-        let capacity = (longest + self.settings.max_new_tokens).next_multiple_of(32);
+        let capacity = longest.saturating_add(self.settings.max_new_tokens).saturating_add(31) / 32 * 32;
+        self.check_memory(longest, capacity)?;
         let mut slots = self.slots(capacity).min(prompts.len());
         let mut done: BTreeSet<usize> = BTreeSet::new();
         let workers = self.workers().min(slots);
@@ -141,6 +143,25 @@ impl<'a> Engine<'a> {
             most => most,
         };
         affordable(bytes, self.model.device()).min(most)
+    }
+
+    /// Refuses what not even one prompt has the memory for, before it is taken.
+    fn check_memory(&self, longest: usize, capacity: usize) -> Result<()> {
+        // One row more, for what all prompts begin with.
+        let rows = self.settings.search.beams.saturating_add(1);
+        let bytes = self.cached().bytes_per_token().saturating_mul(capacity).saturating_mul(rows);
+        let free = free_bytes(self.model.device()).unwrap_or(usize::MAX);
+        if bytes <= free {
+            return Ok(());
+        }
+        let [bytes, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
+        let (new, beams) = (self.settings.max_new_tokens, self.settings.search.beams);
+        Err(fault(format!(
+            "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {bytes:.1} GB of keys and values, \
+             and {free:.1} GB are free"
+        ))
+        .hint("lower `--max-new-tokens` or `--beams`")
+        .into())
     }
 
     fn check(&self, prompts: &[Prompt]) -> Result<()> {

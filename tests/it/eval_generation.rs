@@ -282,3 +282,93 @@ fn the_checkpoint_is_asked_for_penalties_and_the_command_line_overrules_it() {
         "{message}"
     );
 }
+
+#[test]
+fn sizes_out_of_range_are_refused_at_the_door_with_the_limit_and_its_reason() {
+    let place = place();
+    for (option, number, words) in [
+        (
+            "--max-new-tokens",
+            "4611686018427387904",
+            "a whole number from 1 to 1048576, since no model writes a longer text",
+        ),
+        ("--max-new-tokens", "18446744073709551615", "from 1 to 1048576"),
+        ("--max-new-tokens", "0", "from 1 to 1048576"),
+        (
+            "--beams",
+            "4611686018427387904",
+            "a whole number from 1 to 1024, since each takes the memory of a prompt",
+        ),
+        (
+            "--top-k",
+            "9223372036854775808",
+            "a whole number from 0 to 4294967295, since no vocabulary is larger",
+        ),
+        (
+            "--shots",
+            "18446744073709551615",
+            "a whole number from 0 to 65536, since every prompt holds them all",
+        ),
+        (
+            "--batch-size",
+            "18446744073709551615",
+            "a whole number from 1 to 1048576, since they are in memory at once",
+        ),
+        (
+            "--max-length",
+            "18446744073709551615",
+            "a whole number from 1 to 16777216, since no model has more positions",
+        ),
+    ] {
+        let message = eval(&place, "x", &[option, number], 2);
+        assert!(
+            message.contains(&format!("invalid value '{number}' for '{option} <N>': expected ")),
+            "{message}"
+        );
+        assert!(message.contains(words), "{message}");
+    }
+    // More than the vocabulary is all of it.
+    eval(&place, "k", &["--temperature", "1", "--top-k", "4294967295", "--limit", "2"], 0);
+}
+
+#[test]
+fn numbers_of_a_catalog_are_in_the_same_ranges() {
+    let place = place();
+    let catalog = fs::read_to_string(place.path("sums.toml")).unwrap();
+    for (key, value, words) in [
+        (
+            "max_new_tokens",
+            "0",
+            "expected a whole number from 1 to 1048576, since no model writes a longer text",
+        ),
+        ("max_new_tokens", "-3", "expected a whole number from 1"),
+        ("max_new_tokens", "9223372036854775807", "found integer `9223372036854775807`"),
+        ("beams", "0", "expected a whole number from 1 to 1024"),
+        ("beams", "9223372036854775807", "expected a whole number from 1 to 1024"),
+        ("top_k", "-1", "expected a whole number from 0 to 4294967295"),
+        ("top_p", "0", "expected a number above 0 and up to 1"),
+        ("temperature", "-1", "expected a number from 0"),
+        ("temperature", "nan", "expected a number from 0"),
+        ("temperature", "inf", "expected a number from 0"),
+    ] {
+        let others = catalog.lines().filter(|line| !line.starts_with(key)).collect::<Vec<_>>().join("\n");
+        fs::write(place.path("sums.toml"), format!("{others}\n{key} = {value}\n")).unwrap();
+        let message = eval(&place, "x", &[], 2);
+        assert!(
+            message.contains(&format!("`sums.{key}`: ")) && message.contains(words),
+            "{key} {value}: {message}"
+        );
+    }
+}
+
+#[test]
+fn what_memory_cannot_hold_is_refused_before_it_is_taken() {
+    let place = place();
+    let message = eval(&place, "x", &["--max-new-tokens", "1048576", "--beams", "1024", "--limit", "1"], 1);
+    assert!(message.contains("new ones and 1024 beams takes "), "{message}");
+    assert!(
+        message.contains(" GB of keys and values, and ")
+            && message.contains("hint: lower `--max-new-tokens`"),
+        "{message}"
+    );
+}

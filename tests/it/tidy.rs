@@ -7,7 +7,7 @@ use std::process::Command;
 
 /// What each module may use of the crate, besides itself and [`BELOW`]: `commands → session → train → eval →
 /// models → nn → adapters`, with data, hub, recipe and report beside them.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("main", &["cli", "commands"]),
     ("lib", &[]),
     (
@@ -35,10 +35,11 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("torch", &["report"]),
     ("files", &[]),
     ("fault", &[]),
+    ("limits", &[]),
 ];
 
 /// What every module may use.
-const BELOW: [&str; 3] = ["fault", "files", "torch"];
+const BELOW: [&str; 4] = ["fault", "files", "limits", "torch"];
 
 /// The modules that know nothing of tensors.
 const WITHOUT_TENSORS: [&str; 5] = ["recipe", "cli", "data", "hub", "scoring"];

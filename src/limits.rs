@@ -1,0 +1,39 @@
+//! The largest numbers that command line and catalog take: what is beyond would fail later, and could not say why.
+
+/// A largest number, and why it is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Most {
+    /// The number.
+    pub number: usize,
+    /// Why nothing needs more.
+    pub reason: &'static str,
+}
+
+/// New tokens for a prompt.
+pub const NEW_TOKENS: Most = Most { number: 1 << 20, reason: "no model writes a longer text" };
+/// Hypotheses of a beam search.
+pub const BEAMS: Most = Most { number: 1024, reason: "each takes the memory of a prompt" };
+/// Tokens that are drawn among.
+pub const TOP_K: Most = Most { number: u32::MAX as usize, reason: "no vocabulary is larger" };
+/// Solved examples before a prompt.
+pub const SHOTS: Most = Most { number: 1 << 16, reason: "every prompt holds them all" };
+/// Examples in one pass.
+pub const BATCH_SIZE: Most = Most { number: 1 << 20, reason: "they are in memory at once" };
+/// Tokens of a sequence.
+pub const LENGTH: Most = Most { number: 1 << 24, reason: "no model has more positions" };
+
+impl Most {
+    /// What is expected where numbers begin at `least`.
+    pub fn words(&self, least: usize) -> String {
+        format!("a whole number from {least} to {}, since {}", self.number, self.reason)
+    }
+
+    /// A number that was typed, at least `least`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn read(&self, text: &str, least: usize) -> Result<usize, String> {
+        let number = text.parse().ok().filter(|number| (least..=self.number).contains(number));
+        number.ok_or_else(|| format!("expected {}", self.words(least)))
+    }
+}
