@@ -2,6 +2,7 @@
 
 mod held;
 mod partial;
+pub mod quantised;
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -156,6 +157,41 @@ fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
     let before = text.get(..start + column)?;
     let quoted = before.get(..before.rfind("\":")?)?;
     quoted.get(quoted.rfind('"')? + 1..)
+}
+
+/// Files of a checkpoint that tokenizer, processor and generation are read from, besides those that [`is_companion`] knows by
+/// their endings.
+const COMPANIONS: [&str; 15] = [
+    "added_tokens.json",
+    "bpe.codes",
+    "chat_template.json",
+    "dict.txt",
+    "generation_config.json",
+    "merges.txt",
+    "normalizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "special_tokens_map.json",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Where further chat templates lie in a checkpoint.
+pub const TEMPLATES: &str = "additional_chat_templates";
+
+/// Whether a file of a checkpoint, by its path there, goes wherever configuration and weights go.
+pub fn is_companion(path: &str) -> bool {
+    let template = path.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
+    let name = template.unwrap_or(path);
+    if name.contains('/') {
+        return false;
+    }
+    let code = name.starts_with("tokenization_") && name.ends_with(".py");
+    let of_tokenizer = [".model", ".tiktoken"].iter().any(|ending| name.ends_with(ending)) || code;
+    name.ends_with(".jinja") || template.is_none() && (of_tokenizer || COMPANIONS.contains(&name))
 }
 
 /// The folder for what can be made again: `$LORAXS_CACHE`, else `loraxs` in the user's cache folder.

@@ -9,7 +9,6 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Source;
 use crate::adapters::Group;
-use crate::data::tokenize;
 use crate::fault::Result;
 use crate::files;
 use crate::models::Config;
@@ -17,8 +16,8 @@ use crate::models::config::HeadKind;
 use crate::nn::Linear;
 use crate::torch::tensor_file;
 
-/// Files of a checkpoint folder that are copied as they are, besides those of its tokenizer.
-const COPIED: [&str; 4] = ["generation_config.json", "LICENSE", "LICENSE.txt", "README.md"];
+/// What the names of other files begin with that are copied as they are.
+const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 
 /// Writes the merged checkpoint into `folder`; `kind` replaces the base's own where given.
 ///
@@ -27,13 +26,28 @@ const COPIED: [&str; 4] = ["generation_config.json", "LICENSE", "LICENSE.txt", "
 pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64) -> Result<()> {
     write_shards(folder, source, &entries(source, kind), shard_size)?;
     files::write_json(&folder.join("config.json"), &config(source, kind))?;
-    for name in tokenize::FILES.into_iter().chain(COPIED) {
-        let from = source.base.folder.join(name);
-        if from.exists() {
-            files::write_bytes(&folder.join(name), &files::read_bytes(&from)?)?;
+    let base = &source.base.folder;
+    for name in names(base, "")?.into_iter().chain(names(base, files::TEMPLATES)?) {
+        if files::is_companion(&name) || COPIED.iter().any(|begin| name.starts_with(begin)) {
+            files::write_bytes(&folder.join(&name), &files::read_bytes(&base.join(&name))?)?;
         }
     }
     Ok(())
+}
+
+/// The paths in `base` of the files of one of its folders, sorted; none where there is no such folder.
+fn names(base: &Path, folder: &str) -> Result<Vec<String>> {
+    let place = base.join(folder);
+    let mut found = Vec::new();
+    for entry in place.is_dir().then(|| fs::read_dir(&place)).transpose()?.into_iter().flatten() {
+        let entry = entry?;
+        let name = Path::new(folder).join(entry.file_name());
+        if let Some(name) = name.to_str().filter(|_| entry.path().is_file()) {
+            found.push(name.to_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A tensor of the merged checkpoint, not yet computed.

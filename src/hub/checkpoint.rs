@@ -6,28 +6,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::fault::{Fault, Result, fault};
-use crate::files;
+use crate::files::{self, quantised};
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
-
-/// What is taken beside configuration and weights where it exists: tokenizer, vocabulary, generation settings.
-pub(super) const COMPANIONS: [&str; 13] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// Checks that `folder` holds a checkpoint; `name` is what the user calls it.
 pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
@@ -41,15 +24,15 @@ pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
         }
     }
     let shown = format!("the folder `{}`", folder.display());
-    check_config(&names, &shown)?;
+    check_config(&names, &shown, name)?;
     if weights(&names, name, &folder.join(CONFIG))? == INDEX {
         check_shards(&shards(&folder.join(INDEX))?, &names, &shown)?;
     }
     Ok(())
 }
 
-/// Refuses files without `config.json`; `shown` is what they are the files of.
-pub(super) fn check_config(names: &BTreeSet<String>, shown: &str) -> Result<()> {
+/// Refuses files without `config.json`; `shown` is what they are the files of, `name` what the user calls it.
+pub(super) fn check_config(names: &BTreeSet<String>, shown: &str, name: &str) -> Result<()> {
     if names.contains(CONFIG) {
         return Ok(());
     }
@@ -59,7 +42,12 @@ pub(super) fn check_config(names: &BTreeSet<String>, shown: &str) -> Result<()> 
             .hint("it holds an adapter; give its base as the model and it as the adapter")
             .into());
     }
-    Err(missing.hint("a checkpoint has `config.json`, `*.safetensors` and `tokenizer.json`").into())
+    Err(missing
+        .hint(match quantised_files(names, name) {
+            Some(hint) => hint,
+            None => "a checkpoint has `config.json`, `*.safetensors` and `tokenizer.json`".to_owned(),
+        })
+        .into())
 }
 
 /// The file that holds the weights or lists their shards, of the checkpoint that the user calls `name`.
@@ -70,14 +58,30 @@ pub(super) fn weights(names: &BTreeSet<String>, name: &str, config: &Path) -> Re
     if names.contains(INDEX) {
         return Ok(INDEX);
     }
+    let without = || fault(format!("`{name}` has no weights: found neither `{SINGLE}` nor `{INDEX}`"));
+    if let Some(hint) = quantised_files(names, name) {
+        return Err(without().hint(hint).into());
+    }
     if let Some(pickle) = names.iter().find(|file| is_pickle(file)) {
         return Err(pickle_only(name, pickle, config).into());
     }
     let hint = match names.iter().find(|file| file.ends_with(".safetensors")) {
         Some(other) => format!("it has `{other}`, which is not a name that Transformers loads"),
-        None => "weights are read from safetensors files alone".to_owned(),
+        None => match names.iter().find(|file| FOREIGN.iter().any(|ending| file.ends_with(ending))) {
+            Some(other) => format!("weights are read from safetensors files alone, and it has `{other}`"),
+            None => "weights are read from safetensors files alone".to_owned(),
+        },
     };
-    Err(fault(format!("`{name}` has no weights: found neither `{SINGLE}` nor `{INDEX}`")).hint(hint).into())
+    Err(without().hint(hint).into())
+}
+
+/// Endings of the weights of other frameworks.
+const FOREIGN: [&str; 7] = [".h5", ".msgpack", ".onnx", ".ot", ".npz", ".mlmodel", ".tflite"];
+
+/// What to do where the names of the files are those of a quantised checkpoint.
+fn quantised_files(names: &BTreeSet<String>, name: &str) -> Option<String> {
+    let (method, file) = quantised::of_files(names.iter().map(String::as_str))?;
+    Some(format!("`{file}` is of {method}: {}", quantised::hint(Path::new(name))))
 }
 
 /// Whether a file holds weights as PyTorch pickles them; other pickles, such as `training_args.bin`, do not count.

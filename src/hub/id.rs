@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::fault::{Result, fault};
+use crate::files::quantised;
 
 /// A repository is `name` or `owner/name`, with the characters that the hub allows.
 fn is_repository(name: &str) -> bool {
@@ -27,9 +28,12 @@ pub(super) fn check_model_name(name: &str) -> Result<()> {
     }
     let path = Path::new(name);
     if path.is_file() {
-        return Err(fault(format!("`{name}` is a file, expected the folder of a checkpoint"))
-            .hint("give the folder that holds `config.json` and the weights")
-            .into());
+        let hint = match quantised::of_files([name].into_iter()) {
+            Some(_) => quantised::hint(path),
+            None => "give the folder that holds `config.json` and the weights".to_owned(),
+        };
+        let message = format!("`{name}` is a file, expected the folder of a checkpoint");
+        return Err(fault(message).hint(hint).into());
     }
     if is_repository(name) {
         return Ok(());

@@ -95,7 +95,7 @@ impl Hub {
         id::check_model_name(name)?;
         let target = self.target(name, RepoType::Model, revision)?;
         let Some(info) = self.listing(&target)? else { return Ok(None) };
-        checkpoint::check_config(&names_of(&info)?, &format!("the repository `{}`", target.id))?;
+        checkpoint::check_config(&names_of(&info)?, &format!("the repository `{}`", target.id), &target.id)?;
         self.fetch(&target, &info.sha, checkpoint::CONFIG)?;
         Ok(Some(target.snapshot(&info.sha)))
     }
@@ -173,10 +173,10 @@ impl Hub {
     /// Takes what a checkpoint needs: small files first, so that what is wrong shows before the weights are taken.
     fn fetch_model(&self, target: &Target, info: &RepoInfo) -> Result<PathBuf> {
         let names = names_of(info)?;
-        checkpoint::check_config(&names, &format!("the repository `{}`", target.id))?;
+        checkpoint::check_config(&names, &format!("the repository `{}`", target.id), &target.id)?;
         let config = self.fetch(target, &info.sha, checkpoint::CONFIG)?;
         let weights = checkpoint::weights(&names, &target.id, &config)?;
-        for file in checkpoint::COMPANIONS.iter().filter(|file| names.contains(**file)) {
+        for file in names.iter().filter(|file| files::is_companion(file)) {
             self.fetch(target, &info.sha, file)?;
         }
         let main = self.fetch(target, &info.sha, weights)?;

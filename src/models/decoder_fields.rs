@@ -139,11 +139,10 @@ pub fn family(model_type: &str) -> Option<Family> {
 }
 
 /// Fields of other architectures that change the numbers; here only their neutral values are right.
-const FOREIGN: [&str; 21] = [
+const FOREIGN: [&str; 20] = [
     "attention_chunk_size",
     "is_encoder_decoder",
     "per_layer_config",
-    "quantization_config",
     "num_local_experts",
     "num_experts",
     "n_routed_experts",

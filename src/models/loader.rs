@@ -154,9 +154,11 @@ impl<'a> Loader<'a> {
             if !unexpected.is_empty() {
                 message += &format!("\nunexpected tensors: {}", listed(&unexpected));
             }
-            return Err(fault(message)
-                .hint("config.json and the weights belong to different models, or the index lacks a shard")
-                .into());
+            let other = || {
+                "config.json and the weights belong to different models, or the index lacks a shard"
+                    .to_owned()
+            };
+            return Err(fault(message).hint(self.tensors.quantised().unwrap_or_else(other)).into());
         }
         if !unexpected.is_empty() {
             tracing::warn!("tensors of the checkpoint that are not used: {}", listed(&unexpected));

@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
 use crate::fault::{Result, fault};
-use crate::files;
+use crate::files::{self, quantised};
 use crate::nn::packed::Positions;
 use crate::torch::tensors::Tensors;
 use adapt::Layer;
@@ -70,9 +70,19 @@ impl Config {
         let path = folder.join("config.json");
         let text = files::read_json_text(&path)?;
         let read = || -> Result<Self> {
-            let _: Map<String, Value> = files::parse_json(&text)?;
+            let json: Map<String, Value> = files::parse_json(&text)?;
             let ModelType { model_type } = files::parse_json(&text)?;
+            let quantised = quantised::of_config(&json);
             match model_type.as_str() {
+                name if FAMILIES.iter().chain(&config::FAMILIES).any(|known| *known == name)
+                    && let Some((key, how)) = quantised =>
+                {
+                    Err(fault(format!(
+                        "by `{key}` the weights are quantised ({how}), which is not supported"
+                    ))
+                    .hint(quantised::hint(folder))
+                    .into())
+                }
                 name if FAMILIES.contains(&name) => Ok(Self::Decoder(DecoderConfig::from_json(name, &text)?)),
                 name if config::FAMILIES.contains(&name) => {
                     Ok(Self::Encoder(EncoderConfig::from_json(&text)?))
@@ -340,8 +350,9 @@ impl Base {
                 }
                 None => format!("missing tensor `{path}.weight` {expected:?}"),
             };
+            let other = || "config.json and the weights belong to different models".to_owned();
             return Err(fault(format!("the checkpoint does not fit its config.json: {problem}"))
-                .hint("config.json and the weights belong to different models")
+                .hint(self.tensors.quantised().unwrap_or_else(other))
                 .into());
         }
         Ok(())

@@ -160,7 +160,7 @@ impl TensorFile {
     pub fn view(&self, name: &str) -> Result<View<'_>> {
         let (path, About { kind, dtype, shape }) = (self.path.display(), self.about(name)?);
         let kind = kind.ok_or_else(|| {
-            fault(format!("tensor `{name}` of `{path}` holds {dtype}, expected floats")).hint(QUANTISED)
+            fault(format!("tensor `{name}` of `{path}` holds {dtype}, which libtorch does not have"))
         })?;
         let bytes = self.bytes(name);
         let bytes = bytes.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is truncated")))?;
@@ -190,9 +190,6 @@ impl TensorFile {
         Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
     }
 }
-
-/// What to do where a tensor that is needed holds no floats.
-pub const QUANTISED: &str = "a quantised checkpoint cannot be used: take the one that it was made from";
 
 /// What a header says of a tensor.
 #[derive(Debug, Clone)]

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use super::tensor_file::{About, QUANTISED, TensorFile, View};
+use super::tensor_file::{About, TensorFile, View};
 use crate::fault::{Result, fault};
-use crate::files;
+use crate::files::{self, quantised};
 
 /// The tensors of one or several safetensors files, by name.
 #[derive(Debug)]
@@ -146,14 +146,15 @@ impl Tensors {
     /// # Errors
     /// When there is none, or it holds integers or a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
-        let (file, name) = self.place(name)?;
-        let stored = file.tensor(name)?;
-        if !stored.is_floating_point() {
-            let (path, found) = (file.path().display(), stored.kind());
-            return Err(fault(format!("tensor `{name}` of `{path}` holds {found:?}, expected floats"))
-                .hint(QUANTISED)
+        let (float, (file, name)) = (self.is_float(name), self.place(name)?);
+        if !float {
+            let (path, About { kind, dtype, .. }) = (file.path().display(), file.about(name)?);
+            let found = kind.map_or(dtype, |kind| format!("{kind:?}"));
+            return Err(fault(format!("tensor `{name}` of `{path}` holds {found}, expected floats"))
+                .hint(self.quantised().unwrap_or_else(|| quantised::hint(self.folder())))
                 .into());
         }
+        let stored = file.tensor(name)?;
         let kind = kind.unwrap_or(stored.kind());
         file.release(name);
         let tensor = stored.to_device(device).to_kind(kind);
@@ -166,6 +167,17 @@ impl Tensors {
                 .into());
         }
         Ok(tensor)
+    }
+
+    /// What to do where the names of the tensors are those of a quantised checkpoint.
+    pub fn quantised(&self) -> Option<String> {
+        let (method, name) = quantised::of_tensors(self.index.keys().map(String::as_str))?;
+        Some(format!("`{name}` is a tensor of {method}: {}", quantised::hint(self.folder())))
+    }
+
+    /// The folder of the first file.
+    fn folder(&self) -> &Path {
+        self.files.first().and_then(|file| file.path().parent()).unwrap_or(Path::new(""))
     }
 
     /// The file of a tensor, and its name there.

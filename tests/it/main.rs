@@ -33,6 +33,7 @@ mod interchange; // adapters of PEFT and of the published code, both ways
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
+mod quantised; // what is said of quantised checkpoints
 mod real_models; // SmolLM2-135M-Instruct against Transformers and PyTorch, killed and resumed
 mod recipes; // shipped recipes, faults and overrides
 mod rendering; // instructions, prompts and conversations against the published code and Transformers

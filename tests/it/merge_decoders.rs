@@ -8,6 +8,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
+use crate::bench::copied;
 use crate::support::{Place, fixture, json};
 
 /// Untied, tied in shards, extra norms and caps, fused projections.
@@ -104,6 +105,46 @@ fn merged_decoders_keep_files_names_and_kinds() {
         for key in ["dtype", "torch_dtype"] {
             assert_eq!(own.get(key), written.get(key), "{name}");
         }
+    }
+}
+
+#[test]
+fn what_tokenizer_processor_and_generation_are_read_from_goes_along() {
+    let place = Place::of_decoders();
+    let base = copied(&fixture("decoders/qwen3-normed"), &place.path("base"));
+    fs::create_dir(base.join("additional_chat_templates")).unwrap();
+    let along = [
+        "additional_chat_templates/tool_use.jinja",
+        "chat_template.jinja",
+        "generation_config.json",
+        "LICENSE.txt",
+        "merges.txt",
+        "processor_config.json",
+        "qwen.tiktoken",
+        "tokenization_qwen.py",
+        "tokenizer.model",
+        "vocab.json",
+    ];
+    let behind = ["additional_chat_templates/notes.txt", "optimizer.pt", "trainer_state.json", "model.onnx"];
+    for name in along.into_iter().chain(behind) {
+        let text = if name.ends_with(".json") { "{}" } else { "{{ messages[0].content }}" };
+        fs::write(base.join(name), text).unwrap();
+    }
+    let recipe = format!(
+        "[model]\nname = {base:?}\n[adapter]\nrank = 2\n[data]\ndataset = \"tiny/instructions\"\n\
+         max_length = 84\n[train]\nmax_steps = 1\nbatch_size = 2\n[eval]\nevery = \"never\"\n"
+    );
+    place.train(&recipe, "run", &[]);
+    place.run(&["merge", "--run", "run", "--out", "merged"], 0);
+    for name in along {
+        assert_eq!(
+            fs::read(base.join(name)).unwrap(),
+            fs::read(place.path("merged").join(name)).unwrap(),
+            "{name}"
+        );
+    }
+    for name in behind {
+        assert!(!place.path("merged").join(name).exists(), "{name}");
     }
 }
 
