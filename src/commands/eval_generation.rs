@@ -23,6 +23,7 @@ use crate::report::say;
 use crate::scoring::Rule;
 use crate::session::subject::Subject;
 use crate::session::workplace::Workplace;
+use crate::train::interrupt;
 
 /// What the tasks of one call share.
 pub struct Scoring<'a> {
@@ -78,6 +79,7 @@ impl Scoring<'_> {
         });
         let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
         files::hold_for_good(&self.settings.out)?;
+        let _awaited = interrupt::awaited();
         let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         let Some(records) = answer(&task, (model, self.tokenizer), generation, &file)? else {
             return Ok(None);

@@ -20,7 +20,6 @@ use crate::session::fit::check_fit;
 use crate::session::settings::kind;
 use crate::session::subject::Subject;
 use crate::session::workplace::Workplace;
-use crate::train::interrupt;
 
 /// Scores every task and writes the results.
 ///
@@ -60,7 +59,6 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
         model.merge_adapters();
         model.pack();
     }
-    let _awaited = interrupt::awaited();
     let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
     for (dataset, generation) in continued.into_iter().zip(generations) {
         let generation = Generation { max_slots: args.batch_size.unwrap_or(0), ..generation };

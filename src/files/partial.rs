@@ -4,10 +4,10 @@
 //! writing: the next process that writes into the folder removes it. An interrupted one removes its own.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::held::is_at;
@@ -34,16 +34,12 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// An empty file in `folder`, as readable as any other that the user makes: the umask takes away from this.
+    /// An empty file in `folder`.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn file(folder: &Path) -> io::Result<Self> {
-        Self::make(folder, |builder| {
-            let (file, path) =
-                builder.permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?.keep()?;
-            Ok((path, Ok(file)))
-        })
+        Self::make(folder, |path| OpenOptions::new().write(true).create_new(true).open(path))
     }
 
     /// An empty folder in `folder`.
@@ -51,28 +47,32 @@ impl Partial {
     /// # Errors
     /// When it cannot be made.
     pub fn folder(folder: &Path) -> io::Result<Self> {
-        Self::make(folder, |builder| {
-            let path = builder.permissions(Permissions::from_mode(0o777)).tempdir_in(folder)?.keep();
-            let file = File::open(&path);
-            Ok((path, file))
+        Self::make(folder, |path| {
+            fs::create_dir(path)?;
+            // Another process may sweep it before it is opened.
+            File::open(path).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => ErrorKind::AlreadyExists.into(),
+                _ => error,
+            })
         })
     }
 
-    fn make(
-        folder: &Path,
-        make: impl Fn(&mut tempfile::Builder<'_, 'static>) -> io::Result<(PathBuf, io::Result<File>)>,
-    ) -> io::Result<Self> {
+    /// What `make` makes of the first name that is free.
+    fn make(folder: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
+        static MADE: AtomicU64 = AtomicU64::new(0);
         sweep(folder);
         loop {
-            // Another process may sweep it before it is opened, or before it is locked.
-            let (path, file) = match make(tempfile::Builder::new().prefix(PREFIX))? {
-                (_, Err(error)) if error.kind() == ErrorKind::NotFound => continue,
-                (path, file) => (path, file?),
+            let number = MADE.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
+            let file = match make(&path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made?,
             };
             locked(&PRESENT).insert(path.clone());
             let made = Self { path, file };
             // Where a file system has no locks, nothing is swept either.
             let _ = made.file.lock();
+            // Another process may have swept it before it was locked.
             if is_at(&made.file, &made.path) {
                 return Ok(made);
             }

@@ -41,7 +41,8 @@ pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
     let variable = |name: &str| std::env::var_os(name).unwrap_or_default();
     // A terminal that knows no escape codes, or whose user wants none.
-    let escapes = variable("TERM") != "dumb" && variable("NO_COLOR").is_empty();
+    let plain = ["dumb", ""].map(Into::into).contains(&variable("TERM"));
+    let escapes = !plain && variable("NO_COLOR").is_empty();
     if json || verbosity < 0 || !escapes {
         BARS.set_draw_target(ProgressDrawTarget::hidden());
     }

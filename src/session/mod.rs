@@ -22,9 +22,10 @@ use settings::kind;
 use workplace::Workplace;
 
 use crate::adapters::basis::BasisSpec;
-use crate::adapters::file::AdapterConfig;
+use crate::adapters::file::{AdapterConfig, WEIGHTS};
 use crate::adapters::{Group, Named, Trained, svd};
 use crate::fault::Result;
+use crate::files;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
 use crate::recipe::{AdapterRecipe, Every, Method, Precision, SvdMethod};
@@ -100,7 +101,7 @@ impl Session {
     /// The loop's settings for a run in `out`.
     ///
     /// # Errors
-    /// When the recipe cannot be written as text.
+    /// When the recipe cannot be written as text, or the adapter that it starts from cannot be read.
     pub fn plan(&self, out: &Path) -> Result<Plan> {
         let opened = &self.opened;
         let train = &opened.recipe.train;
@@ -119,6 +120,10 @@ impl Session {
         fingerprint.update(opened.recipe.to_toml()?.as_bytes());
         fingerprint.update(opened.base.hash.as_bytes()).update(opened.train.hash.as_bytes());
         fingerprint.update(opened.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
+        let start = Path::new(&train.init_from).join(WEIGHTS);
+        if !train.init_from.is_empty() && start.exists() {
+            fingerprint.update(files::checksum(&start)?.as_bytes());
+        }
         Ok(Plan {
             runs: vec![run],
             steps,

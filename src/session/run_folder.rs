@@ -35,11 +35,7 @@ impl<'a> RunFolder<'a> {
     /// When it cannot be written, or the checkpoint's best adapter is lost.
     pub fn open(session: &'a Session, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join("adapter");
-        for path in session.opened.tokenizer.files() {
-            if let Some(name) = path.file_name() {
-                files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
-            }
-        }
+        save_tokenizer(session, &adapter)?;
         let mut end = None;
         if let Some(loaded) = resumed {
             // Nothing is looked for there before the next checkpoint, which may never come.
@@ -54,6 +50,9 @@ impl<'a> RunFolder<'a> {
 
     fn save_adapter(&self) -> Result<()> {
         let session = self.session;
+        if !self.adapter.exists() {
+            save_tokenizer(session, &self.adapter)?;
+        }
         file::save(&self.adapter, &session.adapter, &session.trained, 0, &session.kept)
     }
 
@@ -68,6 +67,15 @@ impl<'a> RunFolder<'a> {
         let whole = [self.out.join("recipe.toml"), self.out.join(METRICS_FILE), self.adapter.join(WEIGHTS)];
         whole.into_iter().find(|path| !path.exists()).map_or(Ok(()), |path| Err(lost(&path)))
     }
+}
+
+fn save_tokenizer(session: &Session, adapter: &Path) -> Result<()> {
+    for path in session.opened.tokenizer.files() {
+        if let Some(name) = path.file_name() {
+            files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// The best adapter as it was at the step of the checkpoint: the one in `adapter` may be of a step that is done again.

@@ -282,10 +282,15 @@ fn what_a_killed_command_left_is_cleared_by_the_next() {
     fs::create_dir(bench.path("place")).unwrap();
     let place = bench.path("place");
     let args = ["merge", "--run", "run", "--out", "place/out", "--max-shard-size", "1KB"];
-    let partial = || listed(&place).1;
     let started = || {
         let mut merge = forked::start(&bench.0.command(&args));
-        while partial() == 0 {
+        let filled = || {
+            let inside = |entry: fs::DirEntry| {
+                fs::read_dir(entry.path()).is_ok_and(|mut inside| inside.next().is_some())
+            };
+            fs::read_dir(&place).unwrap().flatten().any(inside)
+        };
+        while !filled() {
             assert!(!merge.is_over(), "the merge ended");
             std::thread::sleep(Duration::from_micros(200));
         }
