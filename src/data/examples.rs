@@ -82,6 +82,7 @@ pub fn load_in(
         }
     };
     warn_of_skipped(split, &examples);
+    warn_of_cut(split, &examples, max_length);
     Ok(examples)
 }
 
@@ -92,6 +93,16 @@ fn warn_of_skipped(split: &Split<'_>, examples: &Examples) {
         let first = skipped.first.join("; ");
         let (name, split) = (&split.dataset.name, split.name);
         tracing::warn!("`{name}` {split}: {} of {total} rows cannot be used: {first}", skipped.count);
+    }
+}
+
+fn warn_of_cut(split: &Split<'_>, examples: &Examples, max_length: usize) {
+    let (cut, all) = (examples.truncated, examples.examples.len());
+    if cut > 0 {
+        let (name, split) = (&split.dataset.name, split.name);
+        tracing::warn!(
+            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are cut"
+        );
     }
 }
 

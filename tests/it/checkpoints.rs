@@ -262,3 +262,42 @@ fn a_shape_that_nothing_can_have_names_its_tensor() {
     });
     bench.refuses_model(&model, &["tensor `bert.other` of `", "has the shape [0, 18446744073709551615]"]);
 }
+
+#[test]
+fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
+    let bench = Bench::new();
+    let eval = |folder: &str, more: &[&str]| {
+        errors(&bench.0.run(
+            &[&["eval", "--task", "tiny/pairs", "--model", folder, "--out", "scored"], more].concat(),
+            0,
+        ))
+    };
+    let model = bench.model("short", "bert-gelu");
+    assert!(eval("short", &[]).contains("have more than 40 tokens and are cut"));
+    edit(&model.join("config.json"), |config| {
+        drop(config.insert("max_position_embeddings".into(), json!(12)))
+    });
+    rewrite(&model.join("model.safetensors"), |stored| {
+        let (_, shape, data) = stored.get_mut("bert.embeddings.position_embeddings.weight").unwrap();
+        data.truncate(data.len() / shape[0] * 12);
+        shape[0] = 12;
+    });
+    let expected: Value = json(&fixture("encoders/bert-gelu/expected.json"));
+    let rows = expected["tiny/pairs"].as_array().unwrap();
+    let long = rows.iter().filter(|row| row["input_ids"].as_array().unwrap().len() > 12).count();
+    assert!(long > 0);
+    let words =
+        format!("`tiny/pairs` validation: {long} of 13 examples have more than 12 tokens and are cut");
+    for more in [&[][..], &["--max-length", "12"]] {
+        let said = eval("short", more);
+        assert!(said.contains(&words), "{said}");
+    }
+    let place = Place::of_decoders();
+    let base = copied(&fixture("decoders/llama-linear"), &place.path("base"));
+    edit(&base.join("config.json"), |config| {
+        drop(config.insert("max_position_embeddings".into(), json!(60)))
+    });
+    let args = ["eval", "--task", "tiny/instructions", "--model", "base", "--out", "scored"];
+    let said = errors(&place.run(&args, 0));
+    assert!(said.contains("examples have more than 60 tokens and are cut"), "{said}");
+}
