@@ -416,6 +416,34 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_no_text_is_refused_by_every_option() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let lines = [
+            "loraxs train --recipe r --out",
+            "loraxs train --recipe r --basis",
+            "loraxs train --recipe r --datasets",
+            "loraxs train --recipe",
+            "loraxs eval --run",
+            "loraxs eval --model m --task t --adapter",
+            "loraxs eval --run r --basis",
+            "loraxs eval --run r --out",
+            "loraxs merge --run r --out",
+            "loraxs merge --run r --out o --rebase",
+            "loraxs init-svd --model m --rank 4 --out",
+        ];
+        for line in lines {
+            let last = |text: &[u8]| {
+                let args = line.split(' ').map(OsString::from).chain([OsString::from_vec(text.to_vec())]);
+                command("long").try_get_matches_from(args)
+            };
+            assert!(last(b"folder").is_ok(), "{line}");
+            let error = last(b"folder\xff").unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("UTF-8"), "{line}: {error}");
+        }
+    }
+
+    #[test]
     fn devices_read_and_print_alike() {
         for text in ["auto", "cpu", "cuda:0", "cuda:7"] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);

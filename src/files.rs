@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::fault::{Result, fault};
 pub use held::{Held, check as check_held, hold, hold_for_good};
-pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep};
+pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep, uninterrupted};
 
 /// The key of a sealed file's checksum.
 const SEAL: &str = "seal";

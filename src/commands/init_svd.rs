@@ -48,6 +48,7 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
     let seconds: f64 = modules.iter().map(|module| module.seconds).sum();
     say(&format!("{} modules, {seconds:.1} s of decomposition", modules.len()));
     if let Some(out) = &args.out {
+        files::hold_for_good(out)?;
         basis.save(out)?;
         let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
         files::write_json(&out.join("report.json"), &report)?;

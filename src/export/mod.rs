@@ -70,6 +70,7 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
         fill(partial.path()).map_err(|error| renamed(error, &temporary, &out.display().to_string()))?;
     files::check_held(partial.path())?;
     drop(held);
+    let _uninterrupted = files::uninterrupted();
     let moved = if is_there { fill_from(out, partial.path()) } else { partial.name(out) };
     moved.map_err(|error| match error.kind() {
         ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => is_used(out),

@@ -21,6 +21,14 @@ static PRESENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// The folders where this process has looked for what others left.
 static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
+/// Held by those that must not end half-way, and by the end of an interrupted process.
+static BUSY: Mutex<()> = Mutex::new(());
+
+/// Until what is returned is dropped, an interruption waits: for steps that are short and would leave a mess.
+pub fn uninterrupted() -> MutexGuard<'static, ()> {
+    BUSY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn locked(paths: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
     paths.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,6 +148,7 @@ fn remove_stale(path: &Path) {
 
 /// Removes what this process has not finished, before its end.
 pub fn remove_all() {
+    std::mem::forget(uninterrupted());
     let present = locked(&PRESENT).clone();
     for path in present {
         let _ = remove(&path);

@@ -89,7 +89,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     }
     let model = encoders().join("bert-gelu");
     let svd = ["init-svd", "--rank", "4", "--out", "recipe.toml", "--model", model.to_str().unwrap()];
-    bench.refuses(&svd, 1, &["cannot write `recipe.toml/basis.safetensors`"]);
+    bench.refuses(&svd, 1, &["cannot write `recipe.toml`"]);
     bench.refuses(
         &["eval", "--out", "/proc/x", "--task", "tiny/pairs", "--model", model.to_str().unwrap()],
         1,

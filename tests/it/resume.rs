@@ -185,9 +185,9 @@ fn resuming_a_finished_run_changes_nothing() {
 }
 
 /// A run that was interrupted after some steps and has several checkpoints.
-fn begun() -> Place {
+fn begun(step: u64) -> Place {
     let place = place();
-    assert_eq!(interrupted(&place, libc::SIGTERM, 31), Some(130));
+    assert_eq!(interrupted(&place, libc::SIGTERM, step), Some(130));
     assert!(checkpoints(&place.path("run")).len() >= 2);
     place
 }
@@ -225,7 +225,7 @@ fn put_back(kept: &Path, run: &Path) {
 
 #[test]
 fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
-    let place = begun();
+    let place = begun(50);
     let (run, kept) = (place.path("run"), place.path("kept"));
     fs::rename(&run, &kept).unwrap();
     let best = "best-adapter_model.safetensors";
@@ -257,7 +257,7 @@ fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
 
 #[test]
 fn a_checkpoint_of_an_older_version_is_taken_and_looked_at() {
-    let place = begun();
+    let place = begun(50);
     let (run, kept) = (place.path("run"), place.path("kept"));
     let older = |change: &dyn Fn(&mut serde_json::Value)| {
         for folder in checkpoints(&run) {
@@ -290,7 +290,7 @@ fn a_checkpoint_of_an_older_version_is_taken_and_looked_at() {
 
 #[test]
 fn what_lies_beside_the_checkpoints_is_put_back_or_told() {
-    let place = begun();
+    let place = begun(50);
     let (run, kept) = (place.path("run"), place.path("kept"));
     fs::rename(&run, &kept).unwrap();
     let adapter = "adapter/adapter_model.safetensors";
@@ -304,7 +304,6 @@ fn what_lies_beside_the_checkpoints_is_put_back_or_told() {
     ];
     for (number, (file, trouble, words)) in (1..).zip(cases) {
         put_back(&kept, &run);
-        // No evaluation after the last one of the interrupted run can write the adapter again.
         trouble(&run.join(file));
         let output = place.run(&resumed(), 0);
         assert_eq!(
@@ -389,7 +388,7 @@ fn a_finished_run_has_its_results_and_its_adapter() {
 
 #[test]
 fn without_any_whole_checkpoint_the_run_starts_again_and_its_new_checkpoints_count() {
-    let place = begun();
+    let place = begun(31);
     let run = place.path("run");
     for checkpoint in checkpoints(&run) {
         cut(&checkpoint.join("state.safetensors"));
@@ -406,7 +405,7 @@ fn without_any_whole_checkpoint_the_run_starts_again_and_its_new_checkpoints_cou
 
 #[test]
 fn a_run_does_not_go_on_with_another_recipe_or_other_data() {
-    let place = begun();
+    let place = begun(31);
     let run = place.path("run");
     let state = || ["recipe.toml", "metrics.jsonl"].map(|file| fs::read(run.join(file)).unwrap());
     let before = state();

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, check};
+use crate::forked;
 use crate::support::{encoders, errors, fixture};
 
 const TRAIN: [&str; 5] = ["train", "--recipe", "recipe.toml", "--out", "run"];
@@ -82,7 +83,7 @@ fn a_signal_ends_a_command_by_its_exit_code_from_its_first_moment_on() {
 #[test]
 fn ignored_signals_stay_ignored() {
     let bench = Bench::new();
-    let train = bench.0.command(&[&TRAIN[..], &["--set", "train.max_steps=400"]].concat());
+    let train = bench.0.command(&[&TRAIN[..], &["--set", "train.max_steps=60"]].concat());
     let mut command = Command::new("sh");
     command
         .args(["-c", "trap '' INT TERM; exec \"$@\"", "sh"])
@@ -229,27 +230,8 @@ fn a_clock_before_1970_is_a_clock() {
 fn a_path_that_is_no_text_is_refused_at_once() {
     let bench = Bench::new();
     let wrong = OsStr::from_bytes(b"folder\xff");
-    let cases: [&[&str]; 11] = [
-        &["train", "--recipe", "recipe.toml", "--out"],
-        &["train", "--recipe", "recipe.toml", "--basis"],
-        &["train", "--recipe", "recipe.toml", "--datasets"],
-        &["train", "--recipe"],
-        &["eval", "--run"],
-        &["eval", "--model", "m", "--task", "t", "--adapter"],
-        &["eval", "--run", "run", "--basis"],
-        &["eval", "--run", "run", "--out"],
-        &["merge", "--run", "run", "--out"],
-        &["merge", "--run", "run", "--out", "x", "--rebase"],
-        &["init-svd", "--model", "m", "--rank", "4", "--out"],
-    ];
-    for args in cases {
-        let output = bench.bare(args).arg(wrong).output().unwrap();
-        check(args, &output, 2, &["UTF-8"]);
-        assert!(
-            errors(&output).contains(args.last().unwrap()) || args.last() == Some(&"--recipe"),
-            "{args:?}"
-        );
-    }
+    let output = bench.0.command(&TRAIN[..3]).arg("--out").arg(wrong).output().unwrap();
+    check(&TRAIN, &output, 2, &["expected a path of UTF-8"]);
     assert!(!bench.path(".").join(wrong).exists());
     // Neither may the folder have such a path that a recipe comes to name.
     fs::create_dir(bench.path(".").join(wrong)).unwrap();
@@ -268,7 +250,7 @@ fn no_message_holds_a_secret() {
         let train = ["train", "--recipe", "recipe.toml", "--set", "model.name=some/model"];
         let mut command = bench.0.command(&[&train[..], args].concat());
         command.env("HF_HUB_OFFLINE", "0").env("HF_ENDPOINT", endpoint).env("HF_HOME", bench.path("hub"));
-        command.env("HF_TOKEN", "t0ken-of-the-hub").envs(more.iter().copied()).output().unwrap()
+        forked::output(command.env("HF_TOKEN", "t0ken-of-the-hub").envs(more.iter().copied()))
     };
     let endpoints = [
         "http://me:PASS@127.0.0.1:1",
