@@ -4,8 +4,7 @@ use clap::Args;
 
 use crate::limits::{BEAMS, NEW_TOKENS, SHOTS, TOP_K};
 
-/// How prompts are continued; without an option, as the catalog says. Penalties, minimum lengths, and banned and forced tokens
-/// of the checkpoint's `generation_config.json` are heeded; whether and how tokens are drawn is not taken from there
+/// How prompts are continued; without an option, as the catalog says.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
@@ -15,7 +14,8 @@ pub struct GenerationArgs {
     /// Solved examples before each prompt
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| SHOTS.read(text, 0))]
     pub shots: usize,
-    /// 0 takes the likeliest token, more draws with the logits divided by it [default: the catalog's]
+    /// 0 takes the likeliest token, more draws with the logits divided by it; that the checkpoint's `generation_config.json`
+    /// may ask for drawing does not count [default: the catalog's]
     #[arg(long, value_name = "X", value_parser = not_negative)]
     pub temperature: Option<f64>,
     /// Draw among the N likeliest tokens, 0 = all [default: the catalog's]
@@ -28,7 +28,7 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "N", value_parser = |text: &str| BEAMS.read(text, 1))]
     pub beams: Option<usize>,
     /// Divides the scores of tokens that prompt and completion hold already, 1 = none [default: that of the checkpoint's
-    /// `generation_config.json`, else 1]
+    /// `generation_config.json`, whose other penalties, bans, minimum lengths and forced tokens are heeded too]
     #[arg(long, value_name = "X", value_parser = positive)]
     pub repetition_penalty: Option<f64>,
     /// Seed of what is drawn

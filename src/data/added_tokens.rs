@@ -50,20 +50,34 @@ pub(super) fn complete(
             found.named.entry(name).or_insert_with(|| AddedToken::from(*text, true));
         }
     }
-    let is_known = |token: &AddedToken| known.values().any(|other| other.content == token.content);
+    let by_text: BTreeMap<&str, &AddedToken> =
+        known.values().map(|token| (token.content.as_str(), token)).collect();
+    let numbers: Vec<(i64, String)> =
+        found.numbered.iter().map(|(number, token)| (*number, token.content.clone())).collect();
     let mut tokens: Vec<AddedToken> = found.numbered.into_values().collect();
     let named = NAMED.iter().filter_map(|name| found.named.get(name)).chain(&found.own);
     for token in named.chain(&found.extra) {
-        if !is_known(token) && tokens.iter().all(|other| other.content != token.content) {
+        if !by_text.contains_key(token.content.as_str())
+            && tokens.iter().all(|other| other.content != token.content)
+        {
             tokens.push(token.clone());
         }
     }
     let names: Vec<&str> =
         found.named.values().chain(&found.own).map(|token| token.content.as_str()).collect();
     tokens.iter_mut().for_each(|token| token.special |= names.contains(&token.content.as_str()));
-    tokens.retain(|token| !token.content.is_empty() && !known.values().any(|other| other == token));
+    tokens.retain(|token| {
+        !token.content.is_empty() && by_text.get(token.content.as_str()).is_none_or(|other| *other != token)
+    });
     let ends = found.named.get("eos_token").filter(|end| inner.token_to_id(&end.content).is_none());
     inner.add_tokens(tokens.iter().cloned()).map_err(|e| fault(format!("cannot add tokens: {e}")))?;
+    let number_of = |text: &str| inner.token_to_id(text).map_or(-1, i64::from);
+    if let Some((number, text)) = numbers.iter().find(|(number, text)| number_of(text) != *number) {
+        let (place, found) = (folder.display(), number_of(text));
+        tracing::warn!(
+            "`{place}`: token `{text}` gets the number {found}, as in Transformers, and not its own {number}"
+        );
+    }
     if let Some(end) = ends {
         let (text, id) = (&end.content, inner.token_to_id(&end.content).unwrap_or_default());
         tracing::warn!(

@@ -215,8 +215,10 @@ impl Tokenizer {
         let encode = |part: &str| guarded(|| self.inner.encode_fast(part, false)).map_err(failed);
         let (encoding, cut) = long_texts::first(text, enough, false, encode, tokenizers::Encoding::len)?;
         let ids = encoding.get_ids();
-        let before: &[u32] = if ids.starts_with(&self.before) { &[] } else { &self.before };
-        Ok((self.embeddable([before, ids].concat())?, cut))
+        // What the text begins with itself is not put there once more.
+        let own =
+            (0..=self.before.len()).find(|own| ids.starts_with(&self.before[*own..])).unwrap_or_default();
+        Ok((self.embeddable([&self.before[..own], ids].concat())?, cut))
     }
 
     /// Token ids of a text that already holds its special tokens, and the bytes of the text that each stands for; of a text

@@ -3,10 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
     PreTokenizerWrapper, Tokenizer, TruncationParams,
 };
 
@@ -57,7 +58,8 @@ fn wrong_part(bytes: &[u8]) -> Option<String> {
             return Some(part.map_or(error.to_string(), |part| format!("`{part}`: {error}")));
         }
     };
-    let parts: [(&str, Check); 7] = [
+    let parts: [(&str, Check); 8] = [
+        ("added_tokens", check::<Vec<Added>>),
         ("truncation", check::<Option<TruncationParams>>),
         ("padding", check::<Option<PaddingParams>>),
         ("normalizer", check::<Option<NormalizerWrapper>>),
@@ -72,6 +74,15 @@ fn wrong_part(bytes: &[u8]) -> Option<String> {
         let kind = value.get("type").and_then(Value::as_str).map(|kind| format!(" of the type `{kind}`"));
         Some(format!("`{name}`{}: {reason}", kind.unwrap_or_default()))
     })
+}
+
+/// An added token, as the file writes it.
+#[derive(Deserialize)]
+struct Added {
+    #[serde(rename = "id")]
+    _id: u32,
+    #[serde(flatten)]
+    _token: AddedToken,
 }
 
 type Check = fn(&Value) -> std::result::Result<(), String>;
@@ -161,6 +172,9 @@ mod tests {
                 let found = reason(part, text);
                 assert!(found.contains(&format!("is not a tokenizer: `{part}`")), "{text}: {found}");
             }
+        }
+        for text in ["[{}]", "[{\"id\": -1, \"content\": \"a\"}]", "3"] {
+            assert!(reason("added_tokens", text).contains("is not a tokenizer: `added_tokens`: "), "{text}");
         }
         assert!(reason("decoder", "{\"type\": \"Strip\"}").contains("`decoder` of the type `Strip`: "));
     }

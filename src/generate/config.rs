@@ -154,6 +154,7 @@ impl Asked {
             missing: Vec::new(),
             path: path.clone(),
         };
+        reader.ids("eos_token_id")?;
         let draws = fields.get("do_sample").is_some_and(|draws| draws == true);
         for (key, value) in &fields {
             let named = (key.clone(), value.clone());

@@ -370,7 +370,12 @@ fn generation_without_rules_or_columns_is_refused() {
     refuses(&whole, &["--top-p", "0"], 2, &["expected a number above 0 and up to 1"]);
     refuses(&whole, &["--top-k", "3"], 2, &["none are drawn", "hint: give a `--temperature` above 0"]);
     refuses(&format!("{whole}stop = [\"\"]\n"), &[], 2, &["`my/data.stop`", "before it begins"]);
-    refuses(&format!("{whole}beams = 0\n"), &[], 2, &["`my/data.beams`", "at least 1, found 0"]);
+    refuses(
+        &format!("{whole}beams = 0\n"),
+        &[],
+        2,
+        &["`my/data.beams`", "from 1 to 1024, since each takes the memory of a prompt, found integer `0`"],
+    );
     refuses(&format!("{whole}group_by = \"z\"\n"), &[], 2, &["`my/data.group_by`", "no column `z`"]);
     bench.data(INSTRUCTION, &ROW.repeat(8));
     let head = ["`head` trains a classification head", "has none"];

@@ -144,7 +144,6 @@ fn every_setting_of_transformers_has_its_verdict() {
                 .is_ok_and(|asked| asked.remarks(|_, _| false).concat().contains(&format!("`{name}` ")))
         };
         match verdict {
-            Verdict::Heeded if name == "eos_token_id" => {}
             Verdict::Heeded => {
                 let message = alone.unwrap_err().to_string();
                 assert!(
@@ -204,6 +203,10 @@ fn wrong_settings_are_refused_by_name() {
             "`bad_words_ids`: expected a token below the vocabulary's 101, found `101`",
         ),
         (json!({"sequence_bias": {"(3,)": 1.0}}), "`sequence_bias`: expected a list of pairs"),
+        (
+            json!({"eos_token_id": "2"}),
+            "`eos_token_id`: expected a token id or a list of them, found `\"2\"`",
+        ),
         (json!({"forced_eos_token_id": [-1]}), "`forced_eos_token_id`: expected token ids"),
         (
             json!({"exponential_decay_length_penalty": 3}),

@@ -189,7 +189,10 @@ fn a_prompt_begins_with_what_the_tokenizer_puts_first_once_and_does_not_end_with
                 "{whole}"
             );
             assert_eq!(target, answer, "{base}, {template}");
-            // Written in the data set as well: still once, and a response may bring its own end.
+            // Written in the data set as well, whole or in part: still once, and a response may bring its own end.
+            let last = if begins.is_empty() { "" } else { "<s>" };
+            let [again, ..] = seen(&place, &format!("{last}hello {{q}}:"), " {a}");
+            assert!(again.starts_with(begins) && again.matches("<s>").count() < 2, "{again}");
             let [prompt, whole, target] = seen(&place, &format!("{begins}hello {{q}}:"), " {a}</s>");
             assert_eq!(prompt.matches("<s>").count(), begins.matches("<s>").count(), "{prompt}");
             assert_eq!((whole.matches("</s>").count(), target.matches("</s>").count()), (1, 1), "{whole}");
