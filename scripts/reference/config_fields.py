@@ -92,7 +92,7 @@ DECODERS = {
     "hidden_act": ["relu", "gelu", "gelu_new", "quick_gelu", None],
     "hidden_activation": ["relu", "gelu", None],
     "hidden_dropout_prob": [0.5],
-    "is_causal": [False, True, None, 0],
+    "is_causal": [False, True, None, 0, "", "no"],
     "is_decoder": [True, False],
     "layer_types": [
         None,

@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use super::config::{EncoderConfig, HeadKind};
 use super::encoder::Encoder;
-use super::head::{Head, HeadSource, OTHER_HEADS, layer_shapes};
+use super::head::{Head, HeadSource, layer_shapes};
 use super::loader::Loader;
 use super::recompute::Tape;
 use super::{Base, Build};
@@ -50,7 +50,9 @@ impl Classifier {
             // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
             name.contains("pooler.")
                 || name.ends_with("position_ids")
-                || OTHER_HEADS.iter().any(|p| name.starts_with(p))
+                || ["cls.", "lm_head.", "qa_outputs.", "seq_relationship."]
+                    .iter()
+                    .any(|p| name.starts_with(p))
                 || name.rsplit_once('.').is_some_and(|(layer, part)| {
                     ["weight", "bias"].contains(&part) && own.iter().any(|own| own == layer)
                 })

@@ -211,12 +211,15 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
         })
     };
     let mut found: Vec<&str> = FOREIGN.into_iter().filter(|key| active(key)).collect();
-    // Where it is there, what Python takes for false lets every token see all others.
-    let sees_all = match json.get("is_causal") {
-        None => false,
-        Some(Value::Null) => true,
-        Some(value) => value.as_bool() == Some(false) || value.as_f64() == Some(0.0),
-    };
+    // Where it is there, whatever Python takes for false lets every token see all others.
+    let sees_all = json.get("is_causal").is_some_and(|value| match value {
+        Value::Null => true,
+        Value::Bool(causal) => !causal,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    });
     let elsewhere = [
         ("is_causal", sees_all),
         ("attention_bias", raw.attention_bias && !family.attention_bias && family.qkv_bias.is_none()),

@@ -70,8 +70,8 @@ enum Stored {
 /// The prefix of all tensors of a head but its pooler.
 const HEAD: &str = "classifier.";
 
-/// What heads of other tasks begin with, which a classifier does not use.
-pub const OTHER_HEADS: [&str; 6] =
+/// What heads of other tasks begin with.
+const OTHER_HEADS: [&str; 6] =
     ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classification_head."];
 
 /// What `checkpoint` holds of a head.
@@ -118,10 +118,11 @@ fn fault_of(name: &str, sides: &[Option<i64>], found: Option<&[i64]>) -> Option<
     }
 }
 
-/// The path of the pooler as this checkpoint names it, with the family's prefix or without.
+/// The path of the pooler as this checkpoint names it: with the family's prefix where any tensor has that.
 fn pooler(config: &EncoderConfig, checkpoint: &Tensors) -> String {
-    let bare = ["weight", "bias"].iter().any(|part| checkpoint.contains(&format!("pooler.dense.{part}")));
-    if bare { "pooler.dense".to_owned() } else { format!("{}.pooler.dense", config.prefix) }
+    let prefix = format!("{}.", config.prefix);
+    let prefixed = checkpoint.names().any(|name| name.starts_with(&prefix));
+    if prefixed { format!("{prefix}pooler.dense") } else { "pooler.dense".to_owned() }
 }
 
 /// How many numbers of a head of `classes` outputs are trained, a pooler that the checkpoint lacks included.

@@ -24,7 +24,16 @@ fn shorten(stored: &mut Stored, name: &str, rows: usize) {
     shape[0] = rows;
 }
 
-const BERT: [Case; 8] = [
+const BERT: [Case; 9] = [
+    (
+        "pooler without the prefix of the others",
+        |s| {
+            for part in ["weight", "bias"] {
+                rename(s, &format!("bert.pooler.dense.{part}"), &format!("pooler.dense.{part}"));
+            }
+        },
+        &["missing tensor `bert.pooler.dense.weight` [36, 36]"],
+    ),
     ("no bias", |s| drop(s.remove("classifier.bias")), &["missing tensor `classifier.bias` [3]"]),
     ("no weight", |s| drop(s.remove("classifier.weight")), &["missing tensor `classifier.weight` [3, 36]"]),
     (
