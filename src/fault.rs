@@ -3,7 +3,13 @@
 //! Everything returns [`Result`]. An error that a user can cause is a [`Fault`]; context is added on the way
 //! up with `anyhow::Context`, and `main` prints the chain once, then the hint.
 
+mod names;
+mod panics;
+
 use std::fmt;
+
+pub use names::{nearest, short, which};
+pub use panics::{Reading, contained, in_hand, reading, words};
 
 /// The result of everything that can fail.
 pub type Result<T> = anyhow::Result<T>;
@@ -104,16 +110,6 @@ pub fn readable(message: &str) -> String {
         c => c.to_string(),
     };
     shortened(message).chars().map(shown).collect()
-}
-
-/// `; did you mean \`x\`?` for the nearest of `known`, or nothing where none is near.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(similarity, _)| *similarity > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //! whether it is trained on (u8) where that is known, and at the end the BLAKE3 digest of the file's name and everything
 //! before it. A file that is not exactly that is made again.
 
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,14 @@ struct Header {
     skipped: Skipped,
 }
 
+impl Header {
+    /// Bytes between the header and the digest.
+    fn body(&self) -> Option<usize> {
+        let of_a_token = 4 + usize::from(self.has_types) + usize::from(self.has_targets);
+        self.count.checked_mul(12)?.checked_add(self.tokens.checked_mul(of_a_token)?)
+    }
+}
+
 /// The cache file of this digest.
 pub fn path(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!("{hash}.tokens"))
@@ -33,8 +43,9 @@ pub fn path(folder: &Path, hash: &str) -> PathBuf {
 /// The examples of this digest, or nothing where they are not cached or the file is damaged.
 pub fn load(folder: &Path, hash: &str) -> Option<Examples> {
     let path = path(folder, hash);
-    let bytes = std::fs::read(&path).ok()?;
-    let examples = decode(&bytes, hash);
+    let file = File::open(&path).ok()?;
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let examples = decode(file, size, hash);
     if examples.is_none() {
         tracing::warn!("`{}` is damaged and made again", path.display());
     }
@@ -46,89 +57,133 @@ pub fn load(folder: &Path, hash: &str) -> Option<Examples> {
 /// # Errors
 /// When the folder cannot be written.
 pub fn store(folder: &Path, examples: &Examples) -> Result<()> {
-    files::write_bytes(&path(folder, &examples.hash), &encode(examples)?)
+    files::write_atomically(&path(folder, &examples.hash), |out| encode(examples, out))
 }
 
-fn encode(examples: &Examples) -> Result<Vec<u8>> {
+/// What is written or read, and the digest of all that went by.
+struct Digested<T> {
+    inner: T,
+    hasher: blake3::Hasher,
+}
+
+impl<T> Digested<T> {
+    /// In pieces that are worth a pass of the digest.
+    const PIECE: usize = 1 << 18;
+
+    /// The name is part of the digest, so that no file stands for another.
+    fn new(inner: T, name: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(name.as_bytes());
+        Self { inner, hasher }
+    }
+}
+
+impl<W: Write> Write for Digested<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Digested<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
     let list = &examples.examples;
-    let has_types = list.iter().any(|e| e.types.iter().any(|t| *t != 0));
     let header = Header {
         count: list.len(),
         tokens: list.iter().map(|e| e.ids.len()).sum(),
-        has_types,
+        has_types: list.iter().any(|e| !e.types.is_empty()),
         has_targets: list.iter().any(|e| !e.trained.is_empty()),
         truncated: examples.truncated,
         skipped: examples.skipped.clone(),
     };
-    let mut bytes = Vec::with_capacity(12 * header.count + 5 * header.tokens + 1024);
     let json = serde_json::to_vec(&header)?;
-    bytes.extend(MAGIC);
-    bytes.extend(u32::try_from(json.len())?.to_le_bytes());
-    bytes.extend(json);
+    let mut out = BufWriter::with_capacity(Digested::<()>::PIECE, Digested::new(out, &examples.hash));
+    out.write_all(MAGIC)?;
+    out.write_all(&u32::try_from(json.len())?.to_le_bytes())?;
+    out.write_all(&json)?;
     for example in list {
-        bytes.extend(u32::try_from(example.index)?.to_le_bytes());
-        bytes.extend(u32::try_from(example.ids.len())?.to_le_bytes());
-        bytes.extend(example.label.unwrap_or(f32::NAN).to_le_bytes());
+        out.write_all(&u32::try_from(example.index)?.to_le_bytes())?;
+        out.write_all(&u32::try_from(example.ids.len())?.to_le_bytes())?;
+        out.write_all(&example.label.unwrap_or(f32::NAN).to_le_bytes())?;
     }
-    for example in list {
-        bytes.extend(example.ids.iter().flat_map(|id| id.to_le_bytes()));
+    for id in list.iter().flat_map(|example| &example.ids) {
+        out.write_all(&id.to_le_bytes())?;
     }
-    if has_types {
-        list.iter().for_each(|e| bytes.extend(&e.types));
+    for example in list.iter().filter(|_| header.has_types) {
+        out.write_all(&example.types)?;
+        out.write_all(&vec![0; example.ids.len() - example.types.len()])?;
     }
-    if header.has_targets {
-        list.iter().for_each(|e| bytes.extend(&e.trained));
+    for example in list.iter().filter(|_| header.has_targets) {
+        out.write_all(&example.trained)?;
     }
-    let digest = digest(&examples.hash, &bytes);
-    bytes.extend(digest.as_bytes());
-    Ok(bytes)
+    let out = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(out.inner.write_all(out.hasher.finalize().as_bytes())?)
 }
 
-/// The name is part of it, so that no file stands for another.
-fn digest(hash: &str, bytes: &[u8]) -> blake3::Hash {
-    blake3::Hasher::new().update(hash.as_bytes()).update(bytes).finalize()
-}
-
-fn decode(bytes: &[u8], hash: &str) -> Option<Examples> {
-    let (bytes, digest) = bytes.split_at_checked(bytes.len().checked_sub(blake3::OUT_LEN)?)?;
-    if self::digest(hash, bytes).as_bytes() != digest {
+/// Reads the `size` bytes that [`encode`] wrote. The sizes in them are compared with that before anything is made room for.
+fn decode(input: impl Read, size: u64, hash: &str) -> Option<Examples> {
+    let size = size.checked_sub(blake3::OUT_LEN as u64)?;
+    let digested = Digested::new(input.take(size), hash);
+    let mut input = BufReader::with_capacity(Digested::<()>::PIECE, digested);
+    if take(&mut input, MAGIC.len())? != MAGIC {
         return None;
     }
-    let (magic, mut rest) = bytes.split_at_checked(MAGIC.len())?;
-    let length = u32_of(take(&mut rest, 4)?)? as usize;
-    let header: Header = serde_json::from_slice(take(&mut rest, length)?).ok()?;
-    let mut table = take(&mut rest, header.count.checked_mul(12)?)?;
-    let mut ids = take(&mut rest, header.tokens.checked_mul(4)?)?;
-    let mut types = take(&mut rest, if header.has_types { header.tokens } else { 0 })?;
-    let mut trained = take(&mut rest, if header.has_targets { header.tokens } else { 0 })?;
-    if magic != MAGIC || !rest.is_empty() {
+    let length = *numbers(&take(&mut input, 4)?).first()? as usize;
+    let left = usize::try_from(size).ok()?.checked_sub(MAGIC.len() + 4)?.checked_sub(length)?;
+    let header: Header = serde_json::from_slice(&take(&mut input, length)?).ok()?;
+    if header.body()? != left {
         return None;
     }
     let mut examples = Vec::with_capacity(header.count);
+    let mut lengths = Vec::with_capacity(header.count);
     for _ in 0..header.count {
-        let index = u32_of(take(&mut table, 4)?)? as usize;
-        let length = u32_of(take(&mut table, 4)?)? as usize;
-        let label = f32::from_bits(u32_of(take(&mut table, 4)?)?);
-        examples.push(Example {
-            index,
-            ids: take(&mut ids, length.checked_mul(4)?)?.chunks_exact(4).filter_map(u32_of).collect(),
-            types: if header.has_types { take(&mut types, length)?.to_vec() } else { vec![0; length] },
-            trained: if header.has_targets { take(&mut trained, length)?.to_vec() } else { Vec::new() },
-            label: Some(label).filter(|x| !x.is_nan()),
-        });
+        let [index, length, label] = numbers(&take(&mut input, 12)?).try_into().ok()?;
+        let label = Some(f32::from_bits(label)).filter(|x| !x.is_nan());
+        let [types, trained] = [Vec::new(), Vec::new()];
+        examples.push(Example { index: index as usize, ids: Vec::new(), types, trained, label });
+        lengths.push(length as usize);
     }
-    Some(Examples { examples, skipped: header.skipped, truncated: header.truncated, hash: hash.to_owned() })
+    if lengths.iter().sum::<usize>() != header.tokens {
+        return None;
+    }
+    for (example, length) in examples.iter_mut().zip(&lengths) {
+        example.ids = numbers(&take(&mut input, length * 4)?);
+    }
+    for (example, length) in examples.iter_mut().zip(&lengths).filter(|_| header.has_types) {
+        let types = take(&mut input, *length)?;
+        example.types = if types.iter().all(|t| *t == 0) { Vec::new() } else { types };
+    }
+    for (example, length) in examples.iter_mut().zip(&lengths).filter(|_| header.has_targets) {
+        example.trained = take(&mut input, *length)?;
+    }
+    let digested = input.into_inner();
+    let mut digest = [0; blake3::OUT_LEN];
+    digested.inner.into_inner().read_exact(&mut digest).ok()?;
+    let found =
+        Examples { examples, skipped: header.skipped, truncated: header.truncated, hash: hash.to_owned() };
+    (digested.hasher.finalize() == digest).then_some(found)
 }
 
-/// Splits the next `count` bytes off.
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(count)?;
-    *rest = left;
-    Some(taken)
+/// The next `count` bytes.
+fn take(input: &mut impl Read, count: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    input.read_exact(&mut bytes).ok().map(|()| bytes)
 }
 
-fn u32_of(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+fn numbers(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number)).collect()
 }
 
 #[cfg(test)]
@@ -147,7 +202,7 @@ mod tests {
             examples: vec![
                 example(0, &[1, 70_000], &[0, 1], Some(2.5)),
                 example(3, &[], &[], None),
-                example(4, &[7], &[0], Some(0.0)),
+                example(4, &[7], &[], Some(0.0)),
             ],
             skipped: Skipped { count: 2, first: vec!["`f` line 2: é".to_owned()] },
             truncated: 1,
@@ -162,7 +217,7 @@ mod tests {
         store(folder.path(), &examples).unwrap();
         assert_eq!(load(folder.path(), "abc"), Some(examples.clone()));
         assert_eq!(load(folder.path(), "abd"), None);
-        examples.examples[0].types = vec![0, 0];
+        examples.examples[0].types = Vec::new();
         examples.examples.iter_mut().for_each(|e| e.trained = vec![0; e.ids.len()]);
         examples.examples[0].trained[1] = 1;
         store(folder.path(), &examples).unwrap();
@@ -171,14 +226,16 @@ mod tests {
 
     #[test]
     fn any_damage_is_noticed() {
-        let whole = encode(&some()).unwrap();
-        assert!(decode(&whole, "abc").is_some());
-        assert!(decode(&whole, "abd").is_none(), "a file under another name");
+        let mut whole = Vec::new();
+        encode(&some(), &mut whole).unwrap();
+        let decode = |bytes: &[u8]| decode(bytes, bytes.len() as u64, "abc");
+        assert!(decode(&whole).is_some());
+        assert!(super::decode(&whole[..], whole.len() as u64, "abd").is_none(), "a file under another name");
         for i in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[i] ^= 1;
-            assert!(decode(&damaged, "abc").is_none(), "byte {i}");
-            assert!(decode(&whole[..i], "abc").is_none(), "cut at {i}");
+            assert!(decode(&damaged).is_none(), "byte {i}");
+            assert!(decode(&whole[..i]).is_none(), "cut at {i}");
         }
     }
 }

@@ -9,10 +9,19 @@ use toml::{Table, Value};
 use super::TaskKind;
 use super::entry::{Entry, shown};
 use super::template::Template;
-use crate::fault::{Result, fault, nearest, usage};
+use crate::fault::{Result, fault, usage, which};
 use crate::files;
 
 const BUILTIN: &str = include_str!("../../datasets.toml");
+
+/// How to add a data set.
+const ADD: &str = "`--datasets FILE` adds those of a TOML file";
+/// One that is added.
+const EXAMPLE: &str = "  [NAME]
+  task = \"instruction\"                     # or classification, regression, chat, generation
+  files = { train = \"train.jsonl\" }        # beside that file
+  prompt = \"{question}\"
+  response = \" {answer}\"";
 
 /// One entry of the catalog, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +38,8 @@ pub struct Dataset {
     pub dir: Option<PathBuf>,
     /// File names or patterns of each split.
     pub files: BTreeMap<String, Vec<String>>,
+    /// Key of a JSON object under which its rows stand, as `field` of Hugging Face's `datasets`.
+    pub field: Option<String>,
     /// One text column, or two for pairs.
     pub text: Vec<String>,
     /// Column of the label.
@@ -220,8 +231,9 @@ impl Catalog {
     pub fn get(&self, name: &str) -> Result<&Dataset> {
         self.datasets.get(name).ok_or_else(|| {
             let hint = which("data sets", name, self.names());
+            let toml = toml::Value::from(name);
             usage(format!("no data set `{name}` in the catalog"))
-                .hint(format!("{hint}; `--datasets FILE` adds others"))
+                .hint(format!("{hint}; {ADD}, such as\n{}", EXAMPLE.replace("NAME", &toml.to_string())))
                 .into()
         })
     }
@@ -230,13 +242,6 @@ impl Catalog {
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.datasets.keys().map(String::as_str)
     }
-}
-
-/// `did you mean …?` where something is near, and what exists.
-pub(super) fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let near = nearest(wanted, known.clone()).map(|n| format!("did you mean `{n}`? ")).unwrap_or_default();
-    let all: Vec<String> = known.map(|k| format!("`{k}`")).collect();
-    format!("{near}{what}: {}", all.join(", "))
 }
 
 /// The files that a path with `*` and `?` in its file name matches, sorted; without them, the path itself if it exists.
@@ -345,11 +350,19 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_answered_with_the_nearest_and_all() {
+    fn unknown_names_are_answered_with_the_nearest_and_how_to_add_one() {
         let catalog = Catalog::builtin().unwrap();
         let error = catalog.get("glue/mrcp").unwrap_err();
         let hint = hint_of(&error).unwrap().to_owned();
-        assert!(hint.starts_with("did you mean `glue/mrpc`? data sets: `arithmetic/addsub`, "), "{hint}");
+        assert!(
+            hint.starts_with("did you mean `glue/mrpc`? data sets near to it: `glue/mrpc`, `glue/"),
+            "{hint}"
+        );
+        // What it says to add is one that can be added.
+        let (words, example) = hint.split_once(", such as\n").unwrap();
+        assert!(words.contains("`--datasets FILE`"), "{hint}");
+        let added = Catalog::builtin().unwrap().with_text(example, Path::new("d.toml"), Path::new(""));
+        assert_eq!(added.unwrap().get("glue/mrcp").unwrap().task, TaskKind::Instruction);
         assert_eq!(exit_code(&error), 2);
         let error = catalog.get("glue/rte").unwrap().patterns("dev").unwrap_err();
         assert_eq!(error.to_string(), "data set `glue/rte` has no split `dev`");

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Example;
 use super::catalog::Dataset;
 use super::jinja::{ChatTemplate, unmarked};
+use super::odd;
 use super::rows::{Columns, kind};
 use super::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
@@ -55,6 +56,9 @@ impl<'a> Chat<'a> {
     pub fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), String> {
         let messages = messages(&self.column, row.get(&self.column))?;
         let tools = row.get("tools").filter(|tools| !tools.is_null());
+        if let Some(odd) = tools.and_then(odd::inside) {
+            return Err(format!("column `tools` holds {}", odd.words()));
+        }
         let (text, spans) = self.render(&messages, tools)?;
         if spans.iter().all(Range::is_empty) {
             return Err("the template leaves nothing of the assistant's turns to train on".to_owned());
@@ -181,6 +185,9 @@ fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Valu
             None | Some(Value::Null) if keys.contains_key("tool_calls") => {}
             None | Some(Value::Null) => return wrong("has no `content`".to_owned()),
             Some(other) => return wrong(format!("expected a text as `content`, found {}", kind(other))),
+        }
+        if let Some(odd) = keys.values().find_map(odd::inside) {
+            return wrong(format!("holds {}", odd.words()));
         }
         let held = keys.iter().filter(|(_, value)| !value.is_null());
         messages.push(held.map(|(key, value)| (key.clone(), value.clone())).collect());

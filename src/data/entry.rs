@@ -7,18 +7,19 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::TaskKind;
-use super::catalog::{Dataset, which};
+use super::catalog::Dataset;
 use super::template::Template;
-use crate::fault::nearest;
+use crate::fault::{nearest, which};
 use crate::limits::{BEAMS, Most, NEW_TOKENS, TOP_K};
 
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "like",
     "task",
     "hub",
     "revision",
     "dir",
     "files",
+    "field",
     "text",
     "label",
     "labels",
@@ -85,6 +86,7 @@ impl<'a> Entry<'a> {
             revision: self.string("revision"),
             dir,
             files: self.files(),
+            field: self.string("field"),
             text: self.strings("text"),
             label: self.string("label"),
             labels: self.strings("labels"),

@@ -1,26 +1,28 @@
 //! From the files of a split to tokenised examples.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rayon::prelude::*;
 
-use super::catalog::{Dataset, which};
+use super::catalog::Dataset;
 use super::chat::Chat;
 use super::instruction::Instruction;
 use super::label::{self, Label};
-use super::rows::{Columns, Row, Rows, read_rows};
+use super::rows::{Columns, Row, Rows, Wanted};
 use super::template::cell;
 use super::tokenize::Tokenizer;
 use super::{Example, Examples, Skipped, TaskKind, cache};
-use crate::fault::{Fault, Result, fault, usage};
+use crate::fault::{Fault, Result, fault, reading, usage};
 use crate::files;
 
 /// Changes with anything here that changes what the same files give.
 const VERSION: u32 = 4;
 /// How many of the rows that cannot be used are shown.
 pub(super) const SHOWN: usize = 3;
-/// Rows tokenised at once when only the first examples are wanted.
+/// Rows tokenised at once, at most.
 const CHUNK: usize = 8192;
 
 /// Tokenises the files of a split, or takes the result from the cache.
@@ -53,6 +55,18 @@ pub struct Split<'a> {
     pub files: &'a [PathBuf],
     /// The first so many usable rows, 0 = all.
     pub limit: usize,
+}
+
+impl<'a> Split<'a> {
+    /// What its rows are found by.
+    pub(super) fn wanted(&self, columns: &'a [&'a str]) -> Wanted<'a> {
+        Wanted { columns, split: self.name, field: self.dataset.field.as_deref() }
+    }
+}
+
+/// How many rows are read at once where this is the limit of usable ones.
+pub(super) fn piece_for(limit: usize) -> usize {
+    if limit == 0 { CHUNK } else { limit.clamp(64, CHUNK) }
 }
 
 /// As [`load`], with the folder of the cache given.
@@ -117,6 +131,7 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
         dataset.label,
         dataset.labels,
         [&dataset.prompt, &dataset.response, &dataset.messages],
+        [&dataset.field],
         [tokenizer.eos().ok()],
         [tokenizer.chat_template()],
         may_miss_labels(split.name),
@@ -129,11 +144,20 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Adds the contents of files.
+/// Adds the contents of files, a piece at a time: mapped ones would count as memory of the process.
 pub(super) fn hash_files(hasher: &mut blake3::Hasher, files: &[PathBuf]) -> Result<()> {
+    let mut piece = vec![0; 1 << 20];
     for path in files {
         let mut file = blake3::Hasher::new();
-        file.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let cannot = || format!("cannot read `{}`", path.display());
+        let mut input = File::open(path).with_context(cannot)?;
+        loop {
+            let count = input.read(&mut piece).with_context(cannot)?;
+            if count == 0 {
+                break;
+            }
+            file.update_rayon(piece.get(..count).unwrap_or_default());
+        }
         // The name is part of it, since its ending is the format; its folder is not: caches and data sets move.
         let name = path.file_name().unwrap_or_default();
         hasher.update(file.finalize().as_bytes()).update(name.as_encoded_bytes());
@@ -156,13 +180,22 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     let form = Form::new(split.dataset, tokenizer, max_length)?;
     let mut found = Examples { examples: Vec::new(), skipped: Skipped::default(), truncated: 0, hash };
     let mut before = 0;
+    let is_full = |found: &Examples| split.limit > 0 && found.examples.len() >= split.limit;
     for path in split.files {
-        let rows = read_rows(path)?;
-        check_columns(path, &rows, form.columns(split))?;
-        let reader = Reader { split, path, unit: rows.unit, before, form: &form };
-        reader.read(&rows.rows, &mut found)?;
-        before += rows.rows.len();
-        if split.limit > 0 && found.examples.len() >= split.limit {
+        let _reading = reading(path);
+        let columns: Vec<&str> = form.columns(split).collect();
+        let mut rows = Rows::open(path, &split.wanted(&columns))?;
+        let reader = Reader { split, path, unit: rows.unit, form: &form };
+        while !is_full(&found) {
+            let piece = rows.next(piece_for(split.limit))?;
+            if piece.is_empty() {
+                rows.check(columns.into_iter())?;
+                break;
+            }
+            reader.read(&piece, before, &mut found)?;
+            before += piece.len();
+        }
+        if is_full(&found) {
             break;
         }
     }
@@ -176,25 +209,6 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
         found.examples.iter_mut().for_each(|e| e.label = None);
     }
     Ok(found)
-}
-
-/// Every column that the catalog names must occur in the file.
-pub(super) fn check_columns<'a>(
-    path: &Path,
-    rows: &Rows,
-    columns: impl Iterator<Item = &'a str>,
-) -> Result<()> {
-    if rows.columns.is_empty() {
-        return Ok(());
-    }
-    for column in columns {
-        if !rows.columns.contains(column) {
-            let message = format!("`{}` has no column `{column}`", path.display());
-            let hint = which("columns", column, rows.columns.iter().map(String::as_str));
-            return Err(fault(message).hint(hint).into());
-        }
-    }
-    Ok(())
 }
 
 /// How a row becomes tokens.
@@ -264,34 +278,28 @@ struct Reader<'a> {
     split: &'a Split<'a>,
     path: &'a Path,
     unit: &'static str,
-    /// Rows of the split in the files before this one.
-    before: usize,
     form: &'a Form<'a>,
 }
 
 impl Reader<'_> {
-    fn read(&self, rows: &[Row], found: &mut Examples) -> Result<()> {
-        let limit = self.split.limit;
-        let chunk = if limit == 0 { rows.len().max(1) } else { limit.clamp(64, CHUNK) };
-        for (i, rows) in rows.chunks(chunk).enumerate() {
-            let first = self.before + i * chunk;
-            let outcomes: Vec<Outcome> =
-                rows.par_iter().enumerate().map(|(j, row)| self.outcome(first + j, row)).collect();
-            for (row, outcome) in rows.iter().zip(outcomes) {
-                match outcome {
-                    Outcome::Wrong(fault) => return Err(anyhow::Error::new(fault).context(self.place(row))),
-                    Outcome::Skip(reason) => {
-                        found.skipped.count += 1;
-                        if found.skipped.first.len() < SHOWN {
-                            found.skipped.first.push(format!("{}: {reason}", self.place(row)));
-                        }
+    /// Adds the examples of these rows, before which there are `before` others in the split.
+    fn read(&self, rows: &[Row], before: usize, found: &mut Examples) -> Result<()> {
+        let outcomes: Vec<Outcome> =
+            rows.par_iter().enumerate().map(|(i, row)| self.outcome(before + i, row)).collect();
+        for (row, outcome) in rows.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Wrong(fault) => return Err(anyhow::Error::new(fault).context(self.place(row))),
+                Outcome::Skip(reason) => {
+                    found.skipped.count += 1;
+                    if found.skipped.first.len() < SHOWN {
+                        found.skipped.first.push(format!("{}: {reason}", self.place(row)));
                     }
-                    Outcome::Example(example, truncated) => {
-                        found.truncated += usize::from(truncated);
-                        found.examples.push(example);
-                        if found.examples.len() == limit {
-                            return Ok(());
-                        }
+                }
+                Outcome::Example(example, truncated) => {
+                    found.truncated += usize::from(truncated);
+                    found.examples.push(example);
+                    if found.examples.len() == self.split.limit {
+                        return Ok(());
                     }
                 }
             }
@@ -315,6 +323,12 @@ impl Reader<'_> {
         match self.form.encode(columns) {
             Ok((mut example, truncated)) => {
                 (example.index, example.label) = (index, label);
+                if example.types.iter().all(|of| *of == 0) {
+                    example.types = Vec::new();
+                }
+                // Of a text that was cut, the room for the rest of it is still held.
+                example.ids.shrink_to_fit();
+                example.trained.shrink_to_fit();
                 Outcome::Example(example, truncated)
             }
             Err(reason) => Outcome::Skip(reason),

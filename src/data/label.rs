@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::TaskKind;
-use super::catalog::{Dataset, which};
+use super::catalog::Dataset;
+use super::odd::{self, Odd};
 use super::rows::kind;
-use crate::fault::{Fault, fault};
+use crate::fault::{Fault, fault, short, which};
 
 /// What a label column holds.
 #[derive(Debug, Clone)]
@@ -22,6 +23,13 @@ pub enum Label {
 
 /// Reads the label of one row.
 pub fn read(dataset: &Dataset, value: Option<&Value>) -> Label {
+    match value.and_then(odd::of) {
+        Some(Odd::Nan) => return Label::Missing,
+        Some(Odd::Unusable(words)) => return Label::Unusable(format!("the label is {words}")),
+        // A number of this size is none that a label could be told apart by, and is read as its digits are.
+        Some(Odd::Number(digits)) => return read(dataset, Some(&Value::String(digits.to_owned()))),
+        None => {}
+    }
     match value {
         None | Some(Value::Null) => Label::Missing,
         Some(Value::String(text)) if text.is_empty() => Label::Missing,
@@ -86,9 +94,9 @@ fn unknown(labels: &[String], value: &Value) -> Label {
     Label::Wrong(fault(message).hint(format!("{hint}{places}")))
 }
 
-/// A text without its quotes, anything else as JSON.
+/// The start of a text without its quotes, of anything else as JSON.
 fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value.as_str().map_or_else(|| short(&value.to_string()).into_owned(), |text| short(text).into_owned())
 }
 
 fn described(value: &Value) -> String {

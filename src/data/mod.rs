@@ -8,13 +8,18 @@ pub mod entry;
 pub mod examples;
 pub mod instruction;
 mod jinja;
+mod json;
 pub mod label;
 mod long_texts;
+mod odd;
 pub mod parquet;
 pub mod prompts;
 pub mod rows;
+mod scan;
+mod separated;
 mod special;
 pub mod template;
+mod text_file;
 pub mod tokenize;
 mod tokenizer_class;
 mod tokenizer_file;
@@ -44,7 +49,7 @@ pub struct Example {
     pub index: usize,
     /// Token ids, special tokens included, at most `max_length`.
     pub ids: Vec<u32>,
-    /// Token type of each id: 0, or 1 in the second sentence where the tokenizer makes a difference.
+    /// Token type of each id: 0, or 1 in the second sentence where the tokenizer makes a difference; empty where all are 0.
     pub types: Vec<u8>,
     /// 1 for each id that is a target, predicted from those before it; empty where a label is the target.
     pub trained: Vec<u8>,

@@ -6,15 +6,13 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::catalog::Dataset;
-use super::examples::{SHOWN, Split, check_columns, hash_files};
-use super::rows::{Columns, read_rows};
+use super::examples::{SHOWN, Split, hash_files, piece_for};
+use super::odd;
+use super::rows::{Columns, Rows};
 use super::template::Template;
 use super::tokenize::Tokenizer;
 use super::{Skipped, TaskKind};
-use crate::fault::{Result, fault, usage};
-
-/// Rows that are rendered at a time.
-const CHUNK: usize = 256;
+use crate::fault::{Result, fault, reading, usage};
 
 /// One row of a generation data set, ready to be continued.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +87,11 @@ pub fn load(
             found if found > longest => Err(format!(
                 "the prompt is {found} tokens, more than the {longest} that the model has positions for"
             )),
-            _ => Ok(Prompt { index, text, ids, gold, columns: row.clone() }),
+            _ => {
+                let mut columns = row.clone();
+                columns.values_mut().for_each(odd::plain);
+                Ok(Prompt { index, text, ids, gold, columns })
+            }
         }
     };
     let (prompts, skipped) = read(split, &templates, split.limit, render)?;
@@ -162,27 +164,32 @@ fn read<T: Send>(
     let (mut found, mut skipped, mut before) = (Vec::new(), Skipped::default(), 0);
     let most = if limit == 0 { usize::MAX } else { limit };
     for path in split.files {
-        let rows = read_rows(path)?;
-        check_columns(path, &rows, templates.columns())?;
-        for (number, chunk) in (0..).zip(rows.rows.chunks(CHUNK)) {
-            if found.len() == most {
+        let _reading = reading(path);
+        let columns: Vec<&str> = templates.columns().collect();
+        let mut rows = Rows::open(path, &split.wanted(&columns))?;
+        while found.len() < most {
+            let piece = rows.next(piece_for(limit))?;
+            if piece.is_empty() {
+                rows.check(templates.columns())?;
                 break;
             }
-            let first = before + number * CHUNK;
-            let rendered: Vec<_> = (chunk.par_iter().enumerate())
+            let rendered: Vec<_> = (piece.par_iter().enumerate())
                 .map(|(i, row)| {
-                    row.columns.as_ref().map_err(String::clone).and_then(|row| render(first + i, row))
+                    row.columns.as_ref().map_err(String::clone).and_then(|row| render(before + i, row))
                 })
                 .collect();
-            for (row, rendered) in chunk.iter().zip(rendered) {
+            for (row, rendered) in piece.iter().zip(rendered) {
                 match rendered {
                     _ if found.len() == most => break,
                     Ok(rendered) => found.push(rendered),
                     Err(reason) => note(&mut skipped, path, (rows.unit, row.number), &reason),
                 }
             }
+            before += piece.len();
         }
-        before += rows.rows.len();
+        if found.len() == most {
+            break;
+        }
     }
     let (name, split) = (&split.dataset.name, split.name);
     let first = skipped.first.join("; ");

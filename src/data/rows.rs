@@ -1,19 +1,24 @@
-//! Rows of a local file: JSON lines, JSON, CSV, TSV or Parquet, each also gzipped.
+//! Rows of a local file: JSON lines, JSON, CSV, TSV or Parquet, each also gzipped. They come in pieces: no file is in
+//! memory as a whole, and nothing is read beyond the rows that are asked for.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::parquet;
-use crate::fault::{Result, fault};
+use super::json::{self, Source};
+use super::text_file::{self, TextFile};
+use super::{odd, parquet, separated};
+use crate::fault::{Result, fault, which};
 
-/// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest.
+/// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See [`odd`] for values
+/// that JSON cannot hold.
 pub type Columns = Map<String, Value>;
+
+/// About so many bytes of rows are read at once, one row at least.
+const PIECE: usize = 1 << 22;
 
 /// One row of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,15 +29,51 @@ pub struct Row {
     pub columns: std::result::Result<Columns, String>,
 }
 
-/// All rows of a file.
-#[derive(Debug, Clone, PartialEq)]
+/// What must be known of a data set to find its rows in a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// Columns that rows of the data set have.
+    pub columns: &'a [&'a str],
+    /// The name of the split.
+    pub split: &'a str,
+    /// The key of a JSON object under which its rows stand.
+    pub field: Option<&'a str>,
+}
+
+/// The rows of a file in its order, those that cannot be read included.
 pub struct Rows {
     /// What [`Row::number`] counts: `line` where the file has lines, otherwise `row`.
     pub unit: &'static str,
-    /// Every column that occurs.
-    pub columns: BTreeSet<String>,
-    /// The rows in the order of the file, those that cannot be read included.
-    pub rows: Vec<Row>,
+    path: PathBuf,
+    source: Source,
+    /// The columns that occurred so far.
+    columns: BTreeSet<String>,
+    /// Keys of a JSON object that hold lists which are not read as rows.
+    lists: Vec<String>,
+    read: usize,
+}
+
+/// A row as it is read; parsing comes later, of many at once.
+pub(super) struct Raw {
+    number: usize,
+    /// About the bytes of memory that it takes.
+    size: usize,
+    body: Body,
+}
+
+/// What is known of a row.
+pub(super) enum Body {
+    /// Its JSON; and whether the file is worth nothing where this is wrong.
+    Json(String, bool),
+    /// Its columns, or why it cannot be read.
+    Read(std::result::Result<Columns, String>),
+}
+
+impl Raw {
+    /// A row by its number, of about so many bytes.
+    pub fn new(number: usize, size: usize, body: Body) -> Self {
+        Self { number, size, body }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,29 +85,93 @@ enum Format {
     Parquet,
 }
 
-/// Reads a whole file; the format is told by the ending of its name.
-///
-/// # Errors
-/// When the file is missing, its ending unknown, its gzip stream or Parquet structure broken, its text not UTF-8,
-/// or when it holds no row. A row that is broken by itself is an `Err` in its [`Row::columns`].
-pub fn read_rows(path: &Path) -> Result<Rows> {
-    let (format, gzipped) = format_of(path)?;
-    let rows = if format == Format::Parquet {
-        read_parquet(path, gzipped)?
-    } else {
-        let bytes = read_bytes(path, gzipped)?;
-        let text = utf8(path, &bytes)?;
-        match format {
-            Format::JsonLines => json_lines(text),
-            Format::Json => json(path, text)?,
-            Format::Tsv => separated(path, text, b'\t')?,
-            _ => separated(path, text, b',')?,
-        }
-    };
-    if rows.rows.is_empty() {
-        return Err(fault(format!("`{}` holds no row", path.display())).into());
+impl Rows {
+    /// Opens a file; its format is told by the ending of its name.
+    ///
+    /// # Errors
+    /// When the file is missing, its ending unknown, or its start broken: a gzip stream, Parquet structure, header.
+    pub fn open(path: &Path, wanted: &Wanted<'_>) -> Result<Self> {
+        let (format, is_packed) = format_of(path)?;
+        let text = || TextFile::open(path, is_packed);
+        let [mut lists, mut columns] = [Vec::new(), Vec::new()];
+        let (unit, source) = match format {
+            Format::JsonLines => ("line", json::lines(text()?)),
+            Format::Json => {
+                let document = json::document(path, is_packed, wanted)?;
+                lists = document.lists;
+                (document.unit, document.rows)
+            }
+            Format::Csv | Format::Tsv => {
+                let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
+                let (source, names) = separated::open(text()?, delimiter)?;
+                columns = names;
+                ("line", source)
+            }
+            Format::Parquet => {
+                let (source, names) = parquet::open(path, parquet_file(path, is_packed)?)?;
+                columns = names;
+                ("row", source)
+            }
+        };
+        let columns = columns.into_iter().collect();
+        Ok(Self { unit, path: path.to_owned(), source, columns, lists, read: 0 })
     }
-    Ok(rows)
+
+    /// The next rows, at most so many; none at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read on, its text is not UTF-8, or it holds no row at all. A row that is broken by itself
+    /// is an `Err` in its [`Row::columns`].
+    pub fn next(&mut self, at_most: usize) -> Result<Vec<Row>> {
+        let (mut piece, mut size) = (Vec::new(), 0);
+        while piece.len() < at_most && size < PIECE {
+            let Some(raw) = self.source.next().transpose()? else { break };
+            size += raw.size;
+            piece.push(raw);
+        }
+        let path = &self.path;
+        let rows: Vec<Row> = piece.into_par_iter().map(|raw| parsed(path, raw)).collect::<Result<_>>()?;
+        self.read += rows.len();
+        if self.read == 0 {
+            return Err(fault(format!("`{}` holds no row", path.display())).into());
+        }
+        for name in rows.iter().filter_map(|row| row.columns.as_ref().ok()).flat_map(Map::keys) {
+            if !self.columns.contains(name.as_str()) {
+                self.columns.insert(name.clone());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Refuses the file where one of these columns did not occur in it so far, and others did.
+    ///
+    /// # Errors
+    /// Names the column and the nearest of those that occurred.
+    pub fn check<'a>(&self, columns: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mut columns = columns.filter(|column| !self.columns.contains(*column));
+        let Some(column) = columns.next().filter(|_| !self.columns.is_empty()) else { return Ok(()) };
+        let message = format!("`{}` has no column `{column}`", self.path.display());
+        let list = self.lists.first().map(|list| {
+            format!("`field = \"{list}\"` in the catalog entry takes the list under `{list}` as the rows; ")
+        });
+        let near = which("columns", column, self.columns.iter().map(String::as_str));
+        Err(fault(message).hint(list.unwrap_or_default() + &near).into())
+    }
+}
+
+fn parsed(path: &Path, raw: Raw) -> Result<Row> {
+    let columns = match raw.body {
+        Body::Read(columns) => columns,
+        Body::Json(json, is_all) => match json::columns(&json) {
+            Ok(columns) => columns,
+            Err(reason) if is_all => {
+                let message = format!("`{}` is not valid JSON: row {}: {reason}", path.display(), raw.number);
+                return Err(fault(message).into());
+            }
+            Err(reason) => Err(format!("not valid JSON: {reason}")),
+        },
+    };
+    Ok(Row { number: raw.number, columns })
 }
 
 fn format_of(path: &Path) -> Result<(Format, bool)> {
@@ -88,222 +193,34 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
     Ok((format, gzipped))
 }
 
-fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open `{}`", path.display()))
-}
-
-fn read_bytes(path: &Path, gzipped: bool) -> Result<Vec<u8>> {
-    if !gzipped {
-        return fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
-    }
-    let mut bytes = Vec::new();
-    let unpacked = flate2::read::MultiGzDecoder::new(open(path)?).read_to_end(&mut bytes);
-    unpacked.map_err(|e| broken_gzip(path, &e))?;
-    Ok(bytes)
-}
-
-fn broken_gzip(path: &Path, error: &std::io::Error) -> anyhow::Error {
-    let message = format!("`{}` is not a whole gzip file: {error}", path.display());
-    fault(message).hint("fetch the file again").into()
-}
-
-fn read_parquet(path: &Path, gzipped: bool) -> Result<Rows> {
-    if !gzipped {
-        return parquet::read(path, open(path)?);
+/// Parquet is read from its end, so that a packed file is unpacked first.
+fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
+    let file = text_file::open(path)?;
+    if !is_packed {
+        return Ok(file);
     }
     let mut unpacked = tempfile::tempfile().context("cannot make a temporary file")?;
-    let mut packed = flate2::read::MultiGzDecoder::new(open(path)?);
-    std::io::copy(&mut packed, &mut unpacked).map_err(|e| broken_gzip(path, &e))?;
-    parquet::read(path, unpacked)
+    let mut packed = flate2::read::MultiGzDecoder::new(file);
+    std::io::copy(&mut packed, &mut unpacked).map_err(|e| text_file::broken_gzip(path, &e))?;
+    Ok(unpacked)
 }
 
-/// The text without a byte order mark.
-fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let before = bytes.get(..e.valid_up_to()).unwrap_or_default();
-        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        let message = format!("`{}` is not UTF-8 text: line {line}", path.display());
-        fault(message).hint("convert it, for example with `iconv -f latin1 -t utf-8`")
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
-
-fn json_lines(text: &str) -> Rows {
-    let lines: Vec<(usize, &str)> = text
-        .split('\n')
-        .enumerate()
-        .map(|(i, line)| (i + 1, line.trim()))
-        .filter(|(_, line)| !line.is_empty())
-        .collect();
-    let rows = lines
-        .into_par_iter()
-        .map(|(number, line)| {
-            let columns = serde_json::from_str::<Value>(line)
-                .map_err(|e| format!("not valid JSON: {}", reason(&e)))
-                .and_then(object);
-            Row { number, columns }
-        })
-        .collect();
-    collect("line", rows)
-}
-
-/// The message of a JSON error without its place: every row is a text of its own, so line 1 says nothing.
-fn reason(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    match message.strip_suffix(&place) {
-        Some(bare) => format!("{bare} at column {}", error.column()),
-        None => message,
-    }
-}
-
-fn object(value: Value) -> std::result::Result<Columns, String> {
-    match value {
-        Value::Object(columns) => Ok(columns),
-        other => Err(format!("expected an object of columns, found {}", kind(&other))),
-    }
-}
-
-/// What a JSON value is, in words.
+/// What a value is, in words.
 pub fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "`true` or `false`",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+    match (odd::of(value), value) {
+        (Some(odd::Odd::Number(_)), _) | (None, Value::Number(_)) => "a number",
+        (Some(_), _) => "nothing that can be used",
+        (None, Value::Null) => "nothing",
+        (None, Value::Bool(_)) => "`true` or `false`",
+        (None, Value::String(_)) => "a text",
+        (None, Value::Array(_)) => "a list",
+        (None, Value::Object(_)) => "an object",
     }
-}
-
-/// An array of rows, an object with one array of rows, or JSON lines under the name of JSON.
-fn json(path: &Path, text: &str) -> Result<Rows> {
-    let list = match serde_json::from_str::<Value>(text) {
-        Ok(Value::Array(list)) => list,
-        Ok(Value::Object(object)) => one_array(path, object)?,
-        Ok(other) => {
-            let message =
-                format!("`{}` holds {} where a list of rows was expected", path.display(), kind(&other));
-            return Err(fault(message).into());
-        }
-        Err(_) if text.trim().is_empty() => Vec::new(),
-        Err(_) if first_line_is_an_object(text) => return Ok(json_lines(text)),
-        Err(e) => return Err(fault(format!("`{}` is not valid JSON: {e}", path.display())).into()),
-    };
-    let rows = list
-        .into_iter()
-        .enumerate()
-        .map(|(i, value)| Row { number: i + 1, columns: object(value) })
-        .collect();
-    Ok(collect("row", rows))
-}
-
-fn first_line_is_an_object(text: &str) -> bool {
-    let first = text.trim_start().lines().next().unwrap_or_default();
-    serde_json::from_str::<Columns>(first).is_ok()
-}
-
-fn one_array(path: &Path, object: Columns) -> Result<Vec<Value>> {
-    let keys: Vec<String> = object.keys().map(|k| format!("`{k}`")).collect();
-    let mut arrays = object.into_iter().filter_map(|(_, value)| match value {
-        Value::Array(list) => Some(list),
-        _ => None,
-    });
-    match (arrays.next(), arrays.next()) {
-        (Some(list), None) => Ok(list),
-        _ => {
-            let message = format!("`{}` is an object without exactly one list of rows", path.display());
-            Err(fault(message).hint(format!("its keys: {}", keys.join(", "))).into())
-        }
-    }
-}
-
-/// CSV with quotes, or TSV without: GLUE's own TSV files hold single quotes as plain text.
-fn separated(path: &Path, text: &str, delimiter: u8) -> Result<Rows> {
-    if delimiter != b'\t' {
-        check_quotes(path, text, delimiter)?;
-    }
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        .quoting(delimiter != b'\t')
-        .flexible(true)
-        .from_reader(text.as_bytes());
-    let cannot = || format!("cannot read `{}`", path.display());
-    let names: Vec<String> = reader.headers().with_context(cannot)?.iter().map(str::to_owned).collect();
-    if let Some(name) = names.iter().enumerate().find(|(i, n)| names.iter().take(*i).any(|m| m == *n)) {
-        let message = format!("`{}` names the column `{}` twice", path.display(), name.1);
-        return Err(fault(message).into());
-    }
-    let mut rows = Vec::new();
-    for record in reader.records() {
-        let record = record.with_context(cannot)?;
-        let number = record.position().map_or(0, |p| usize::try_from(p.line()).unwrap_or(usize::MAX));
-        rows.push(Row { number, columns: cells(&names, &record) });
-    }
-    let mut rows = collect("line", rows);
-    rows.columns.extend(names);
-    Ok(rows)
-}
-
-/// Refuses a quoted cell that goes on after its closing quote or never ends: read on, it would swallow the lines between
-/// two such quotes without a word.
-fn check_quotes(path: &Path, text: &str, delimiter: u8) -> Result<()> {
-    let bytes = text.as_bytes();
-    let [mut at, mut line] = [0, 1];
-    let mut starts = true; // of a cell
-    while let Some(&byte) = bytes.get(at) {
-        if starts && byte == b'"' {
-            let opened = line;
-            let wrong = |what: &str| {
-                let message =
-                    format!("`{}` line {opened}: a cell that opens with a quote {what}", path.display());
-                fault(message).hint("write a quote inside a quoted cell twice")
-            };
-            at += 1;
-            loop {
-                match (bytes.get(at), bytes.get(at + 1)) {
-                    (Some(b'"'), Some(b'"')) => at += 1,
-                    (Some(b'"'), _) => break,
-                    (Some(byte), _) => line += usize::from(*byte == b'\n'),
-                    (None, _) => return Err(wrong("is never closed").into()),
-                }
-                at += 1;
-            }
-            if bytes.get(at + 1).is_some_and(|&next| next != delimiter && next != b'\n' && next != b'\r') {
-                return Err(wrong("goes on after its closing quote").into());
-            }
-            starts = false;
-        } else {
-            starts = [delimiter, b'\n', b'\r'].contains(&byte);
-            line += usize::from(byte == b'\n');
-        }
-        at += 1;
-    }
-    Ok(())
-}
-
-/// An empty cell is nothing, as in pandas and `datasets`.
-fn cells(names: &[String], record: &csv::StringRecord) -> std::result::Result<Columns, String> {
-    if record.len() != names.len() {
-        return Err(format!("expected {} columns, found {}", names.len(), record.len()));
-    }
-    let cell = |text: &str| if text.is_empty() { Value::Null } else { Value::String(text.to_owned()) };
-    Ok(names.iter().cloned().zip(record.iter().map(cell)).collect())
-}
-
-/// Puts rows together with the columns that occur in them.
-pub(super) fn collect(unit: &'static str, rows: Vec<Row>) -> Rows {
-    let mut columns: BTreeSet<String> = BTreeSet::new();
-    for name in rows.iter().filter_map(|row| row.columns.as_ref().ok()).flat_map(Map::keys) {
-        if !columns.contains(name.as_str()) {
-            columns.insert(name.clone());
-        }
-    }
-    Rows { unit, columns, rows }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
 
     use serde_json::json;
@@ -311,11 +228,36 @@ mod tests {
     use super::*;
     use crate::fault::hint_of;
 
-    fn read(name: &str, bytes: &[u8]) -> Result<Rows> {
+    /// What a file holds.
+    #[derive(Debug)]
+    struct All {
+        unit: &'static str,
+        columns: Vec<String>,
+        rows: Vec<Row>,
+    }
+
+    fn read_all(path: &Path, wanted: &Wanted<'_>) -> Result<All> {
+        let mut rows = Rows::open(path, wanted)?;
+        let mut found = Vec::new();
+        loop {
+            let piece = rows.next(2)?;
+            if piece.is_empty() {
+                rows.check(wanted.columns.iter().copied())?;
+                return Ok(All { unit: rows.unit, columns: rows.columns.into_iter().collect(), rows: found });
+            }
+            found.extend(piece);
+        }
+    }
+
+    fn read_with(name: &str, bytes: &[u8], wanted: &Wanted<'_>) -> Result<All> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         fs::write(&path, bytes).unwrap();
-        read_rows(&path)
+        read_all(&path, wanted)
+    }
+
+    fn read(name: &str, bytes: &[u8]) -> Result<All> {
+        read_with(name, bytes, &Wanted::default())
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -324,7 +266,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn good(rows: &Rows) -> Vec<(usize, Value)> {
+    fn good(rows: &All) -> Vec<(usize, Value)> {
         let readable = rows.rows.iter().filter(|r| r.columns.is_ok());
         readable.map(|r| (r.number, Value::Object(r.columns.clone().unwrap()))).collect()
     }
@@ -352,7 +294,7 @@ mod tests {
                     let rows = read(&name, &bytes).unwrap();
                     let values: Vec<Value> = good(&rows).into_iter().map(|(_, v)| v).collect();
                     assert_eq!(values, expected, "{name}");
-                    assert_eq!(rows.columns.iter().collect::<Vec<_>>(), ["a", "b"], "{name}");
+                    assert_eq!(rows.columns, ["a", "b"], "{name}");
                 }
             }
         }
@@ -385,7 +327,7 @@ mod tests {
     #[test]
     fn wrong_files_are_refused_with_a_reason() {
         let packed = gzip("{\"a\": \"some text that does not end\"}\n".repeat(50).as_bytes());
-        let cases: [(&str, &[u8], &str); 13] = [
+        let cases: [(&str, &[u8], &str); 26] = [
             ("f.txt", b"x", "cannot tell the format of"),
             ("f", b"x", "cannot tell the format of"),
             ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a whole gzip file"),
@@ -401,15 +343,145 @@ mod tests {
                 "` line 4: a cell that opens with a quote is never closed",
             ),
             ("f.csv", b"a,b\n1,\"x\n2,\"y\"\n", "` line 2: a cell that opens with a quote goes on after its"),
-            ("f.json", b"{\"a\":[], \"b\":[]}", "is an object without exactly one list of rows"),
-            ("f.json", b"[{\"a\":1},", "is not valid JSON: EOF while parsing a value at line 1 column 9"),
+            ("f.json", b"[{\"a\":1},", "is not valid JSON: it ends where a value was expected at line 1"),
+            ("f.json", b"[{\"a\":1,", "is not valid JSON: it ends inside of a value at line 1"),
+            ("f.json", b"[{\"a\":1},]", "is not valid JSON: expected a value at line 1"),
+            ("f.json", b"[{\"a\":1}\n", "is not valid JSON: it ends where `,` or `]` was expected at line 2"),
+            ("f.json", b"[{\"a\":1}] 2", "is not valid JSON: it goes on after its list of rows at line 1"),
+            ("f.json", b"[{\"a\":1}, {\"a\":tru}]", "is not valid JSON: row 2: expected ident at column 9"),
+            ("f.json", b"{\n\"a\":tru}", "is not valid JSON: row 1: expected ident at column 8"),
+            ("f.json", b"{\"a\":1,", "is not valid JSON: expected a key at line 1"),
+            ("f.json", b"\"x\"", "holds a text where rows were expected"),
+            ("f.json", b"1.5", "holds a number where rows were expected"),
+            ("f.json", b"nul", "is not valid JSON"),
+            ("f.json", b"{\"data\":[]}", "holds no row"),
+            ("f.jsonl", b"\xff\xfe{\0\"\0", "is not UTF-8 text: it begins as UTF-16"),
+            ("f.csv", b"a\0,\0b\0", "is not UTF-8 text: it begins as UTF-16"),
+            ("f.csv", b"a,b\n1,\xe9\n", "is not UTF-8 text: line 2"),
         ];
         for (name, bytes, expected) in cases {
             let error = format!("{:#}", read(name, bytes).unwrap_err());
             assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
         }
-        let error = read_rows(Path::new("/no/such.csv")).unwrap_err();
+        let error = read_all(Path::new("/no/such.csv"), &Wanted::default()).unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot read `/no/such.csv`: No such file"), "{error:#}");
         assert!(hint_of(&read("f.txt", b"x").unwrap_err()).unwrap().contains("`.parquet`"));
+    }
+
+    /// The rows of a JSON file, for a data set of the columns `q` and `a`.
+    fn rows_of(text: &str, split: &str, field: Option<&str>) -> Result<Vec<(usize, Value)>> {
+        let wanted = Wanted { columns: &["q", "a"], split, field };
+        read_with("f.json", text.as_bytes(), &wanted).map(|rows| good(&rows))
+    }
+
+    #[test]
+    fn an_object_is_a_row_and_never_what_stands_in_it() {
+        let inner = json!([{"q": "inner", "a": "inner"}]);
+        for outer in [
+            json!({"q": "x", "a": "y", "sources": inner}),
+            json!({"q": "x", "a": "y", "data": inner}),
+            json!({"data": inner, "train": inner, "q": "x", "a": "y"}),
+            json!({"train": [], "a": "y", "q": "x"}),
+        ] {
+            for text in [outer.to_string(), serde_json::to_string_pretty(&outer).unwrap()] {
+                assert_eq!(rows_of(&text, "train", None).unwrap(), [(1, outer.clone())]);
+            }
+            let two = format!("{outer:#}\n{outer:#}");
+            assert_eq!(rows_of(&two, "train", None).unwrap(), [(1, outer.clone()), (2, outer.clone())]);
+            assert_eq!(rows_of(&format!("{outer} {outer}"), "train", None).unwrap().len(), 2);
+            assert_eq!(rows_of(&format!("{outer}\n\n{outer}\n"), "train", None).unwrap()[1].0, 3);
+        }
+        // A list beside other keys is not taken for the rows, but told.
+        for text in [
+            "{\"id\": 7, \"sources\": [{\"q\": \"x\", \"a\": \"y\"}]}",
+            "{\"q\": \"x\", \"sources\": [{\"a\": \"y\"}]}",
+        ] {
+            let error = rows_of(text, "train", None).unwrap_err();
+            assert!(error.to_string().contains("f.json` has no column `"), "{error}");
+            assert!(
+                hint_of(&error).unwrap().starts_with("`field = \"sources\"` in the catalog entry"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_under_a_key_are_found_where_there_is_no_doubt() {
+        let expected = [(1, json!({"q": "1", "a": "[{"})), (2, json!({"q": "2", "a": "é\""}))];
+        let list = "[{\"q\": \"1\", \"a\": \"[{\"}, {\"q\": \"2\", \"a\": \"é\\\"\"}]";
+        for (text, split, field) in [
+            (format!("{{\"data\": {list}}}"), "train", None),
+            (format!("{{\"version\": {{\"a]\": [1]}}, \"data\": {list} , \"more\": 3}}"), "train", None),
+            (format!("{{\"questions\":{list}}}\n"), "train", None),
+            (format!("{{\"test\": [{{}}], \"train\": {list}}}"), "train", None),
+            (format!("{{\"data\": [{{}}], \"x\": {list}}}"), "train", Some("x")),
+            (format!("{{\"q\": 1, \"a\": {list}}}"), "train", Some("a")),
+        ] {
+            assert_eq!(rows_of(&text, split, field).unwrap(), expected, "{text}");
+        }
+        for (text, field, words) in [
+            ("{\"data\": [{}], \"x\": 1}", "x", "f.json` holds no list of rows under `x`, the `field`"),
+            ("{\"data\": [{}]}", "date", "f.json` holds no list of rows under `date`"),
+            ("[{\"x\": [{}]}]", "x", "f.json` holds a list where an object with `x` was expected"),
+            ("{\"data\": [{\"q\":1}, ", "data", "is not valid JSON: it ends inside of a value"),
+            ("{\"data\": [{\"q\":1}], \"b\":", "data", "is not valid JSON"),
+        ] {
+            let error = rows_of(text, "train", Some(field)).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let refused = read("f.json", b"[1, [{\"q\": 2}], \"x\", null, NaN]").unwrap();
+        let reasons: Vec<String> = refused.rows.into_iter().map(|row| row.columns.unwrap_err()).collect();
+        let found = ["a number", "a list", "a text", "nothing", "nothing that can be used"];
+        assert_eq!(reasons, found.map(|what| format!("expected an object of columns, found {what}")));
+    }
+
+    #[test]
+    fn lines_may_end_as_on_any_system() {
+        for end in ["\n", "\r\n", "\r"] {
+            let lines = ["{\"a\": \"1\"}", "", "{\"a\": \"2\"}"].join(end);
+            let csv = ["a,b", "1,\"x\ny\"", "2,z"].join(end);
+            assert_eq!(good(&read("f.jsonl", lines.as_bytes()).unwrap()).last().unwrap().0, 3, "{end:?}");
+            let rows = good(&read("f.csv", csv.as_bytes()).unwrap());
+            let expected = [(2, json!({"a": "1", "b": "x\ny"})), (4, json!({"a": "2", "b": "z"}))];
+            assert_eq!(rows, expected, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_end_is_refused_before_it_fills_the_memory() {
+        let long = vec![b'x'; text_file::LONGEST + 10];
+        for (name, start, words) in [
+            ("f.jsonl.gz", "\n{\"a\": \"", "f.jsonl.gz` line 2: a row of more than 1 MiB"),
+            ("f.json.gz", "[\n{\"a\": \"", "f.json.gz` line 2: a row of more than 1 MiB"),
+            ("f.csv.gz", "a,b\n1,2\n3,\"", "f.csv.gz` line 3: a row of more than 1 MiB"),
+            ("f.tsv.gz", "a\tb\n1\t2\n", "f.tsv.gz` line 3: a row of more than 1 MiB"),
+        ] {
+            let error = read(name, &gzip(&[start.as_bytes(), &long].concat())).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_rows_that_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let row = "{\"a\": \"some text of some length that fills a line of the file\"}\n";
+        let lines = row.repeat(20_000);
+        let list = format!("[{}{{}}]", row.replace('\n', ",\n").repeat(20_000));
+        let csv = format!("a\n{}", "some text of some length that fills a line of the file\n".repeat(20_000));
+        for (name, text) in
+            [("f.jsonl", &lines), ("f.json", &lines), ("g.json", &list), ("f.csv", &csv), ("f.tsv", &csv)]
+        {
+            let whole = gzip(text.as_bytes());
+            // Where anything after the first rows were read, the missing end would be noticed.
+            let path = folder.path().join(format!("{name}.gz"));
+            fs::write(&path, &whole[..whole.len() - 20]).unwrap();
+            let mut rows = Rows::open(&path, &Wanted::default()).unwrap();
+            assert_eq!(rows.next(64).unwrap().len(), 64, "{name}");
+            let rest: Result<usize> = (0..)
+                .map(|_| rows.next(5000).map(|piece| piece.len()))
+                .find(|n| !matches!(n, Ok(n) if *n > 0))
+                .unwrap();
+            assert!(rest.unwrap_err().to_string().contains("is not a whole gzip file"), "{name}");
+        }
     }
 }

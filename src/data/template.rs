@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::odd::{self, Odd};
 use super::rows::{Columns, kind};
 
 /// A text with places for columns.
@@ -81,15 +82,19 @@ impl Template {
     }
 }
 
-/// A cell as text: numbers count as what they look like, truth values as in Python's templates, a list of
-/// one as what it holds.
+/// A cell as text: numbers and truth values as Python prints them, a list of one as what it holds.
 ///
 /// # Errors
-/// When there is nothing in it, or a list or object.
+/// When there is nothing in it, something that is no value, or a list or object.
 pub fn cell(column: &str, value: Option<&Value>) -> Result<String, String> {
+    match value.and_then(odd::of) {
+        Some(Odd::Number(digits)) => return Ok(digits.to_owned()),
+        Some(odd) => return Err(format!("column `{column}` holds {}", odd.words())),
+        None => {}
+    }
     match value {
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
+        Some(Value::Number(number)) => Ok(odd::printed(number)),
         Some(Value::Bool(true)) => Ok("True".to_owned()),
         Some(Value::Bool(false)) => Ok("False".to_owned()),
         Some(Value::Array(list)) if list.len() == 1 => cell(column, list.first()),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::fault::{Result, nearest, usage};
+use crate::fault::{Result, usage, which};
 use crate::files::read_text;
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
@@ -96,12 +96,9 @@ fn missing(name: &str) -> crate::fault::Fault {
         return if hint.is_empty() { fault } else { fault.hint(hint) };
     }
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
-    let guess = nearest(&stem, BUILT_IN.iter().map(|(built_in, _)| *built_in))
-        .map(|near| format!("did you mean `{near}`? "))
-        .unwrap_or_default();
-    let names: Vec<String> = BUILT_IN.iter().map(|(built_in, _)| format!("`{built_in}`")).collect();
+    let hint = which("built-in recipes", &stem, BUILT_IN.iter().map(|(built_in, _)| *built_in));
     usage(format!("cannot find the recipe `{name}`, neither as a file, nor in `recipes/`, nor built in"))
-        .hint(format!("{guess}built-in recipes are {}", names.join(", ")))
+        .hint(hint)
 }
 
 #[cfg(test)]

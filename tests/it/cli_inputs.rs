@@ -160,7 +160,7 @@ fn a_wrong_catalog_names_the_key() {
     }
     bench.refuses_data(&bench.path("nope.toml"), 1, &["cannot read", "nope.toml"]);
     fs::write(bench.path("empty.toml"), "").unwrap();
-    bench.refuses_data(&bench.path("empty.toml"), 2, &["no data set `my/data`", "`glue/cola`"]);
+    bench.refuses_data(&bench.path("empty.toml"), 2, &["no data set `my/data`", "`--datasets FILE`"]);
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod real_models; // SmolLM2-135M-Instruct against Transformers and PyTorch, kill
 mod recipes; // shipped recipes, faults and overrides
 mod rendering; // instructions, prompts and conversations against the published code and Transformers
 mod resume; // killed, interrupted and damaged runs go on to the same bits
+mod rows; // files of every form: which rows they hold, what of them is text, how much memory they take
 mod scoring; // verdicts against the published scripts
 mod support; // what the tests share
 mod surroundings; // signals, pipes, terminals, clocks, names, secrets

@@ -1,0 +1,266 @@
+//! Rows of JSON: lines of objects, a list of them, one after another, or the list under a key of one object.
+//!
+//! Documents are cut into rows without being parsed, so that a file is never in memory as a whole.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::odd;
+use super::rows::{Body, Columns, Raw, Wanted, kind};
+use super::scan::{Place, Scan};
+use super::text_file::TextFile;
+use crate::fault::{Result, fault, which};
+
+/// Keys that may hold the rows of an object which has other keys besides.
+const CUSTOMARY: &str = "data";
+/// So many keys of lists are named.
+const NAMED: usize = 20;
+
+/// Rows as they stand in the file.
+pub(super) type Source = Box<dyn Iterator<Item = Result<Raw>>>;
+
+/// What a `.json` file turned out to hold.
+pub(super) struct Document {
+    /// What the numbers of rows count.
+    pub unit: &'static str,
+    pub rows: Source,
+    /// Keys of its one object that hold lists of objects which are not read.
+    pub lists: Vec<String>,
+}
+
+/// The rows of a file of JSON lines; empty lines are passed over.
+pub(super) fn lines(mut text: TextFile) -> Source {
+    Box::new(std::iter::from_fn(move || {
+        loop {
+            match text.next_line() {
+                Ok(Some((_, line))) if line.trim_ascii().is_empty() => {}
+                Ok(Some((number, line))) => {
+                    let line = text.utf8(number, line);
+                    return Some(line.map(|line| Raw::new(number, line.len(), Body::Json(line, false))));
+                }
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }))
+}
+
+/// The rows of a `.json` file: a list of objects, or objects one after another, as on lines. One object alone is one row,
+/// as Hugging Face's `datasets` reads it, unless `field` names its key that holds the rows. Where that is not given and the
+/// object has none of the wanted columns, the rows are those of its only key, of `data`, or of the key that is called as
+/// the split.
+pub(super) fn document(path: &Path, is_packed: bool, wanted: &Wanted<'_>) -> Result<Document> {
+    let mut scan = Scan { text: TextFile::open(path, is_packed)? };
+    match (scan.peek()?, wanted.field) {
+        (None, _) => Ok(values(scan, List::None)),
+        (Some(b'{'), field) => {
+            let outline = scan.outline(wanted)?;
+            let mut again = Scan { text: TextFile::open(path, is_packed)? };
+            if let Some(key) = field.or(outline.wrapper(wanted.split)) {
+                return match again.enter(key)? {
+                    true => Ok(values(again, List::Inside)),
+                    false => Err(outline.without(path, key)),
+                };
+            }
+            if outline.is_line {
+                return Ok(Document { unit: "line", rows: lines(again.text), lists: Vec::new() });
+            }
+            let lists = if outline.goes_on { Vec::new() } else { outline.lists };
+            Ok(Document { lists, ..values(again, List::None) })
+        }
+        (Some(b'['), None) => {
+            scan.text.pass(1);
+            Ok(values(scan, List::Whole))
+        }
+        (Some(first), field) => {
+            let found = match first {
+                b'[' => "a list",
+                _ => kind(&serde_json::from_slice(&scan.value()?).map_err(|e| scan.invalid(&reason(&e)))?),
+            };
+            let expected =
+                field.map_or("rows were".to_owned(), |field| format!("an object with `{field}` was"));
+            Err(fault(format!("`{}` holds {found} where {expected} expected", path.display())).into())
+        }
+    }
+}
+
+fn values(scan: Scan, list: List) -> Document {
+    Document {
+        unit: "row",
+        rows: Box::new(Values { scan, list, number: 0, is_done: false }),
+        lists: Vec::new(),
+    }
+}
+
+/// What the first object of a file has.
+#[derive(Default)]
+struct Outline {
+    /// Keys, the first ones.
+    keys: Vec<String>,
+    count: usize,
+    /// Whether one of them is a wanted column.
+    is_row: bool,
+    /// Keys that hold a list of objects or of nothing.
+    lists: Vec<String>,
+    /// Whether something follows on the object.
+    goes_on: bool,
+    /// Whether it is a line of its own, with others after it.
+    is_line: bool,
+}
+
+impl Outline {
+    /// The key that holds the rows, where that is beyond doubt.
+    fn wrapper(&self, split: &str) -> Option<&str> {
+        if self.is_row || self.goes_on {
+            return None;
+        }
+        let named = self.lists.iter().find(|key| *key == split);
+        let is_all = |key: &&String| self.lists.len() == 1 && (self.count == 1 || *key == CUSTOMARY);
+        named.or(self.lists.first().filter(is_all)).map(String::as_str)
+    }
+
+    fn without(&self, path: &Path, field: &str) -> anyhow::Error {
+        let keys = which("keys", field, self.keys.iter().map(String::as_str));
+        let path = path.display();
+        fault(format!("`{path}` holds no list of rows under `{field}`, the `field` of the catalog entry"))
+            .hint(keys)
+            .into()
+    }
+}
+
+impl Scan {
+    /// Reads an object to its end, and looks whether anything follows.
+    fn outline(&mut self, wanted: &Wanted<'_>) -> Result<Outline> {
+        let first = self.text.line;
+        self.expect(b"{", "an object")?;
+        let mut outline = Outline::default();
+        while let Some(key) = self.key(outline.count == 0)? {
+            outline.count += 1;
+            outline.is_row |= wanted.columns.contains(&key.as_str());
+            let mut place = Place::default();
+            let is_list = self.peek()? == Some(b'[');
+            if is_list {
+                self.text.pass(1);
+                (place.depth, place.is_begun) = (1, true);
+            }
+            if is_list && matches!(self.peek()?, Some(b'{' | b']')) && outline.lists.len() < NAMED {
+                outline.lists.push(key.clone());
+            }
+            self.run(place, None)?;
+            if outline.keys.len() < NAMED {
+                outline.keys.push(key);
+            }
+        }
+        let last = self.text.line;
+        outline.goes_on = self.peek()?.is_some();
+        outline.is_line = first == last && self.text.line > last;
+        Ok(outline)
+    }
+
+    /// Passes over what comes before the elements of the list under this key, if there is one.
+    fn enter(&mut self, wanted: &str) -> Result<bool> {
+        self.expect(b"{", "an object")?;
+        let mut is_first = true;
+        while let Some(key) = self.key(is_first)? {
+            is_first = false;
+            if key == wanted && self.peek()? == Some(b'[') {
+                self.text.pass(1);
+                return Ok(true);
+            }
+            self.peek()?;
+            self.run(Place::default(), None)?;
+        }
+        Ok(false)
+    }
+
+    /// Passes over what follows the list of the rows.
+    fn leave(&mut self, list: List) -> Result<()> {
+        if list == List::Inside {
+            while self.key(false)?.is_some() {
+                self.peek()?;
+                self.run(Place::default(), None)?;
+            }
+        }
+        match self.peek()? {
+            None => Ok(()),
+            Some(_) => Err(self.invalid("it goes on after its list of rows")),
+        }
+    }
+}
+
+/// What the rows stand in.
+#[derive(Clone, Copy, PartialEq)]
+enum List {
+    /// Nothing: they stand one after another.
+    None,
+    /// A list that is the whole file.
+    Whole,
+    /// A list under a key of an object.
+    Inside,
+}
+
+/// The values of a document, one row each.
+struct Values {
+    scan: Scan,
+    list: List,
+    number: usize,
+    is_done: bool,
+}
+
+impl Values {
+    fn read(&mut self) -> Result<Option<Raw>> {
+        let is_over = match (self.list, self.number) {
+            (List::None, _) => self.scan.peek()?.is_none(),
+            (_, 0) => self.scan.peek()? == Some(b']') && self.scan.expect(b"]", "`]`").is_ok(),
+            _ => self.scan.expect(b",]", "`,` or `]`")? == b']',
+        };
+        if is_over {
+            return self.scan.leave(self.list).map(|()| None);
+        }
+        self.scan.peek()?;
+        let line = self.scan.text.line;
+        let bytes = self.scan.value()?;
+        let json = self.scan.text.utf8(line, bytes)?;
+        self.number += 1;
+        Ok(Some(Raw::new(self.number, json.len(), Body::Json(json, true))))
+    }
+}
+
+impl Iterator for Values {
+    type Item = Result<Raw>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let row = self.read().transpose();
+        self.is_done = !matches!(row, Some(Ok(_)));
+        row
+    }
+}
+
+/// The columns of a row.
+///
+/// # Errors
+/// What it is instead of an object.
+pub(super) fn columns(json: &str) -> std::result::Result<std::result::Result<Columns, String>, String> {
+    let value = serde_json::from_str::<Value>(&odd::kept(json)).map_err(|e| reason(&e))?;
+    Ok(match value {
+        value if odd::of(&value).is_some() => {
+            Err(format!("expected an object of columns, found {}", kind(&value)))
+        }
+        Value::Object(columns) => Ok(columns),
+        other => Err(format!("expected an object of columns, found {}", kind(&other))),
+    })
+}
+
+/// The message of a JSON error without its line: every row is a text of its own.
+fn reason(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match message.strip_suffix(&place) {
+        Some(bare) => format!("{bare} at column {}", error.column()),
+        None => message,
+    }
+}

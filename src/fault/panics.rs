@@ -1,0 +1,84 @@
+//! Panics that people see as errors: those of a library over one file, and what was being read when anything else fails.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use super::{Fault, fault};
+
+thread_local! {
+    /// The files that are being read, the innermost last.
+    static READ: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+}
+
+/// While it lives, a file is being read.
+#[derive(Debug)]
+#[must_use]
+pub struct Reading {
+    before: usize,
+}
+
+/// Says that what follows comes of this file or folder, until the value is dropped.
+pub fn reading(path: &Path) -> Reading {
+    READ.with_borrow_mut(|read| {
+        read.push(path.to_owned());
+        Reading { before: read.len() - 1 }
+    })
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // What a panic leaves behind says where it came from.
+        if !std::thread::panicking() {
+            READ.with_borrow_mut(|read| read.truncate(self.before));
+        }
+    }
+}
+
+/// What was being read when this thread panicked, or is being read now.
+pub fn in_hand() -> Option<PathBuf> {
+    READ.with_borrow(|read| read.last().cloned())
+}
+
+/// What a panic says.
+pub fn words(payload: &(dyn Any + Send)) -> &str {
+    let owned = payload.downcast_ref::<String>().map(String::as_str);
+    owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("unknown fault")
+}
+
+/// What a library makes of a file. Some panic over files that they did not foresee.
+///
+/// # Errors
+/// When it panics; names the file.
+pub fn contained<T>(path: &Path, body: impl FnOnce() -> T) -> Result<T, Fault> {
+    let reading = reading(path);
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    drop(reading);
+    outcome.map_err(|payload| {
+        let line = words(payload.as_ref()).lines().next().unwrap_or_default().to_owned();
+        fault(format!("`{}` cannot be read: {line}", path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_over_a_file_is_an_error_that_names_it() {
+        let [outer, inner] = ["outer.toml", "inner.json"].map(Path::new);
+        let read = reading(outer);
+        let error = contained(inner, || std::hint::black_box(&[1][..0])[0]).unwrap_err();
+        assert!(error.to_string().starts_with("`inner.json` cannot be read: index out of bounds"), "{error}");
+        assert_eq!(contained(inner, || 3).unwrap(), 3);
+        assert_eq!(in_hand().as_deref(), Some(outer));
+        let outcome = catch_unwind(|| {
+            let _read = reading(inner);
+            std::hint::black_box(&[1][..0])[0]
+        });
+        assert_eq!((outcome.is_err(), in_hand().as_deref()), (true, Some(inner)));
+        drop(read);
+        assert_eq!(in_hand(), None);
+    }
+}
