@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// Files of `src/torch` that are compiled, and those that they include.
+const SOURCES: [&str; 4] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp"];
+const HEADERS: [&str; 5] = ["guarded.h", "jobs.h", "kernels.h", "lanes.h", "rows.h"];
+
 fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rerun-if-changed=src/torch/glue.cpp");
-    println!("cargo:rerun-if-changed=src/torch/early.cpp");
-    println!("cargo:rerun-if-changed=src/torch/kernels.cpp");
-    println!("cargo:rerun-if-changed=src/torch/kernels.h");
+    for file in SOURCES.into_iter().chain(HEADERS) {
+        println!("cargo:rerun-if-changed=src/torch/{file}");
+    }
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
         println!("cargo:error=LIBTORCH is not set: run scripts/setup.sh and build from within the checkout");
         return;
@@ -33,8 +36,6 @@ fn compile_glue(libtorch: &Path) {
         .flag("-std=c++17")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
-        .file("src/torch/glue.cpp")
-        .file("src/torch/early.cpp")
-        .file("src/torch/kernels.cpp")
+        .files(SOURCES.map(|file| Path::new("src/torch").join(file)))
         .compile("loraxs_glue");
 }

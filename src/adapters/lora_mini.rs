@@ -57,6 +57,12 @@ impl LoraMini {
     }
 }
 
+impl LoraMini {
+    fn factors(&self) -> [Tensor; 3] {
+        [self.right.shallow_clone(), self.a.matmul(&self.b) * self.scale, self.left.shallow_clone()]
+    }
+}
+
 impl Adapter for LoraMini {
     fn delta(&self) -> Tensor {
         let (left, right) = (cast(&self.left, Kind::Float), cast(&self.right, Kind::Float));
@@ -64,7 +70,11 @@ impl Adapter for LoraMini {
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.right, &(self.a.matmul(&self.b) * self.scale), &self.left)
+        add_through_core(y, x, &self.factors())
+    }
+
+    fn through_core(&self) -> Option<[Tensor; 3]> {
+        Some(self.factors())
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

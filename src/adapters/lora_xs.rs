@@ -83,6 +83,12 @@ impl Cores {
     }
 }
 
+impl LoraXs {
+    fn factors(&self) -> [Tensor; 3] {
+        [self.a.shallow_clone(), &self.core * self.scale, self.b.shallow_clone()]
+    }
+}
+
 impl Adapter for LoraXs {
     fn delta(&self) -> Tensor {
         let (a, b) = (cast(&self.a, Kind::Float), cast(&self.b, Kind::Float));
@@ -90,7 +96,11 @@ impl Adapter for LoraXs {
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.a, &(&self.core * self.scale), &self.b)
+        add_through_core(y, x, &self.factors())
+    }
+
+    fn through_core(&self) -> Option<[Tensor; 3]> {
+        Some(self.factors())
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

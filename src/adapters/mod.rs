@@ -43,6 +43,11 @@ pub trait Adapter: std::fmt::Debug {
     /// `y` and the result `[k·n, out]`, no views; `x` `[k, n, in]`.
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor;
 
+    /// A, M and B of ΔW = B M A, where A and B are frozen: A `[i, in]`, M `[k, o, i]` in fp32, B `[out, o]`, the scale in M.
+    fn through_core(&self) -> Option<[Tensor; 3]> {
+        None
+    }
+
     /// ΔW of run `run` without [`Adapter::scale`] as a product B·A of plain LoRA factors, in fp32: A `[r, in]`,
     /// B `[out, r]`; `None` where it is not of low rank.
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)>;
@@ -94,11 +99,11 @@ impl Site<'_> {
     }
 }
 
-/// `y + x Aᵀ Mᵀ Bᵀ` with A and B shared by the runs, and a core M of each run's own.
+/// `y + x Aᵀ Mᵀ Bᵀ` with A and B shared by the runs, and a core M of each run's own ([`Adapter::through_core`]).
 ///
 /// # Shapes
-/// `y` and the result `[k·n, out]`; `x` `[k, n, in]`, `a` `[i, in]`, `core` `[k, o, i]` of any kind, `b` `[out, o]`.
-fn add_through_core(mut y: Tensor, x: &Tensor, a: &Tensor, core: &Tensor, b: &Tensor) -> Tensor {
+/// `y` and the result `[k·n, out]`; `x` `[k, n, in]`.
+fn add_through_core(mut y: Tensor, x: &Tensor, [a, core, b]: &[Tensor; 3]) -> Tensor {
     let thin = x.matmul(&a.tr()).matmul(&cast(core, x.kind()).transpose(1, 2)); // [k, n, o]
     // One product that adds into the base's result: no separate read and write of y.
     y.addmm_(&thin.flatten(0, 1), &b.tr())

@@ -62,6 +62,12 @@ impl TinyLora {
     }
 }
 
+impl TinyLora {
+    fn factors(&self) -> [Tensor; 3] {
+        [self.a.shallow_clone(), self.core(), self.b.shallow_clone()]
+    }
+}
+
 impl Adapter for TinyLora {
     fn delta(&self) -> Tensor {
         let (a, b) = (cast(&self.a, Kind::Float), cast(&self.b, Kind::Float));
@@ -69,7 +75,11 @@ impl Adapter for TinyLora {
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.a, &self.core(), &self.b)
+        add_through_core(y, x, &self.factors())
+    }
+
+    fn through_core(&self) -> Option<[Tensor; 3]> {
+        Some(self.factors())
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

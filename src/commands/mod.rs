@@ -33,6 +33,7 @@ pub fn run(cli: Cli) -> u8 {
     report::init_logging(loudness, global.log_format == LogFormat::Json);
     // libtorch's plain operators panic with a C++ trace; people get its first line instead.
     std::panic::set_hook(Box::new(|_| {}));
+    torch::keep_memory();
     interrupt::outlive_file_limits();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(&cli)));
     interrupt::await_end();

@@ -12,6 +12,7 @@ use crate::models::CausalLm;
 use crate::nn::packed::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
+use crate::torch::fused;
 
 /// Most logits computed at once: 64 MiB in fp32.
 const MOST_LOGITS: i64 = 1 << 24;
@@ -84,6 +85,30 @@ pub fn in_chunks(rows: i64, vocabulary: i64, mut each: impl FnMut(i64, i64) -> R
 /// When libtorch fails.
 pub fn losses(model: &CausalLm, hidden: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok(model.logits(hidden).f_cross_entropy_loss(targets, None::<&Tensor>, Reduction::None, -100, 0.0)?)
+}
+
+/// As [`losses`], and the gradient `[T, d]` of the hidden states, for the losses' sum weighted by `weights` `[T]`. Where
+/// the output layer is trained, its gradient is added to.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn losses_backward(
+    model: &CausalLm,
+    hidden: &Tensor,
+    targets: &Tensor,
+    weights: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    if let Some(head) = model.plain_head(hidden.kind()) {
+        return no_grad(|| {
+            let logits = hidden.linear(&head, None::<&Tensor>); // [T, v]
+            let losses = fused::softmax_loss(&logits, targets, weights);
+            Ok((losses, logits.f_matmul(&head)?))
+        });
+    }
+    let leaf = hidden.detach().set_requires_grad(true);
+    let found = losses(model, &leaf, targets)?;
+    (&found * weights).sum(Kind::Float).f_backward()?;
+    Ok((found.detach(), leaf.grad()))
 }
 
 /// The mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens in one pass.

@@ -10,8 +10,8 @@ use super::{Base, Build, OUTPUT, WORDS};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
-use crate::torch::cast;
 use crate::torch::kernels::Panels;
+use crate::torch::{cast, fused};
 
 /// Weights up to this size stay in the caches of a CPU: there, threads work best on prompts of their own.
 pub const MOST_PACKED_BYTES: i64 = 64 << 20;
@@ -97,6 +97,12 @@ impl CausalLm {
     pub fn hidden_recomputed<'a>(&'a self, batch: &'a Packed, pass: &Pass) -> Result<(Tensor, Tape<'a>)> {
         let tape = Tape::record(&self.decoder, batch, pass)?;
         Ok((self.decoder.normed(tape.hidden()), tape))
+    }
+
+    /// The output layer's weight `[v, d]`, where it alone makes the logits, is frozen, and [`fused`] serves for `kind`.
+    pub fn plain_head(&self, kind: Kind) -> Option<Tensor> {
+        let plain = self.config.logit_cap.is_none() && self.panels.is_none() && !self.head.requires_grad();
+        Some(cast(&self.head, kind)).filter(|head| plain && fused::serves(head))
     }
 
     /// Logits in fp32.

@@ -13,7 +13,7 @@ use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::rope::{Angles, Rope};
 use crate::nn::{Linear, Packed, Pass, RmsNorm, Sight};
-use crate::torch::{cast, dims3, kernels};
+use crate::torch::{cast, dims3, fused, kernels};
 
 /// The trunk of a decoder.
 #[derive(Debug)]
@@ -252,9 +252,8 @@ impl Block {
         let (layer, sight) = sight;
         let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([k, n, -1]);
         let attended = self.after(0, self.output.forward(&attended, pass), pass);
-        let x = x + attended;
-        let wide =
-            self.gate.forward(&self.feed_forward_norm.forward(&x), self.activation, (pass, self.packed));
+        let (x, normed) = self.feed_forward_norm.add_forward(x, &attended);
+        let wide = self.gate.forward(&normed, self.activation, (pass, self.packed));
         let narrow = self.after(1, self.down.forward(&wide, pass), pass);
         Ok(x + narrow)
     }
@@ -309,7 +308,7 @@ impl Inputs {
     /// `[k, n, d]` to queries, keys and values `[k, n, ..]`.
     fn forward(&self, x: &Tensor, pass: &Pass) -> [Tensor; 3] {
         match self {
-            Self::Apart(apart) => apart.each_ref().map(|linear| linear.forward(x, pass)),
+            Self::Apart(apart) => Linear::forward_all(apart.each_ref(), x, pass),
             Self::Fused(fused, widths) => {
                 let all = fused.forward(x, pass);
                 let [q, k, v] = *widths;
@@ -323,10 +322,14 @@ impl Gate {
     /// `[k, n, d]` to the gated `[k, n, intermediate]`.
     fn forward(&self, x: &Tensor, activation: Activation, (pass, packed): (&Pass, bool)) -> Tensor {
         match self {
-            Self::Apart([gate, up]) if packed && activation == Activation::Silu => {
-                kernels::gate(gate.forward(x, pass), &up.forward(x, pass))
+            Self::Apart([gate, up]) => {
+                let [gate, up] = Linear::forward_all([gate, up], x, pass);
+                match activation {
+                    Activation::Silu if packed => kernels::gate(gate, &up),
+                    Activation::Silu if fused::serves(&gate) => fused::swiglu(&gate, &up),
+                    _ => activation.apply(&gate) * up,
+                }
             }
-            Self::Apart([gate, up]) => activation.apply(&gate.forward(x, pass)) * up.forward(x, pass),
             Self::Fused(fused) => {
                 let both = fused.forward(x, pass);
                 let [_, _, width] = dims3(&both);

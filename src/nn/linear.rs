@@ -4,6 +4,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::Pass;
 use crate::adapters::Adapter;
+use crate::torch::fused::{self, Adapted};
 use crate::torch::kernels::Panels;
 use crate::torch::{cast, dims3};
 
@@ -70,10 +71,33 @@ impl Linear {
         self.panels = Some(Panels::new(&self.weight, self.bias.as_ref()));
     }
 
+    /// As [`Linear::forward`] of layers that read one input; what they share of it is computed once.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor, pass: &Pass) -> [Tensor; N] {
+        let [k, n, _in] = dims3(x);
+        let found: Option<Vec<Adapted>> = layers.iter().map(|layer| layer.through_core(x, pass)).collect();
+        match found.map(<[Adapted; N]>::try_from) {
+            Some(Ok(adapted)) => fused::adapted(&x.flatten(0, 1), &adapted).map(|y| y.view([k, n, -1])),
+            _ => layers.map(|layer| layer.forward(x, pass)),
+        }
+    }
+
+    /// The layer for [`fused::adapted`], where it is of that kind.
+    fn through_core(&self, x: &Tensor, pass: &Pass) -> Option<Adapted<'_>> {
+        let attached = self.adapter.as_ref().filter(|attached| !pass.drops(attached.dropout))?;
+        let frozen = self.panels.is_none() && !self.weight.requires_grad();
+        let one = fused::serves(x) && x.size().first() == Some(&1) && self.weight.kind() == x.kind();
+        let factors = if frozen && one { attached.adapter.through_core() } else { None }?;
+        Some(Adapted { weight: &self.weight, bias: self.bias.as_ref(), factors })
+    }
+
     /// # Shapes
     /// `[k, n, in]` to `[k, n, out]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let [k, n, _in] = dims3(x);
+        if let Some(adapted) = self.through_core(x, pass) {
+            let [y] = fused::adapted(&x.flatten(0, 1), &[adapted]);
+            return y.view([k, n, -1]);
+        }
         // Flat, so that `y` is no view and an adapter can add to it in place.
         let flat = x.flatten(0, 1);
         let mut y = match &self.panels {

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{cast, kernels};
+use crate::torch::{cast, fused, kernels};
 
 /// `y = (x − mean) / sqrt(var + eps) · weight + bias`; statistics in fp32 whatever the kind of `x`.
 #[derive(Debug)]
@@ -50,11 +50,39 @@ impl RmsNorm {
         self.packed = Some((self.weight.detach() + self.offset).contiguous());
     }
 
+    /// The weight and its offset in fp32, where a norm in one pass serves.
+    fn fused(&self, x: &Tensor) -> Option<Tensor> {
+        let serves = self.packed.is_none() && fused::serves(x) && !self.weight.requires_grad();
+        serves.then(|| {
+            if self.offset == 0.0 {
+                cast(&self.weight, Kind::Float)
+            } else {
+                cast(&self.weight, Kind::Float) + self.offset
+            }
+        })
+    }
+
+    /// `x + add`, and the norm of that.
+    ///
+    /// # Shapes
+    /// `[.., d]` to the same, twice.
+    pub fn add_forward(&self, x: &Tensor, add: &Tensor) -> (Tensor, Tensor) {
+        if let Some(weight) = self.fused(x).filter(|_| fused::serves(add)) {
+            return fused::add_rms_norm([x, add], &weight, self.eps, self.offset == 0.0);
+        }
+        let sum = x + add;
+        let normed = self.forward(&sum);
+        (sum, normed)
+    }
+
     /// # Shapes
     /// `[.., d]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         if let Some(weight) = &self.packed {
             return kernels::normalise(x, weight, self.eps);
+        }
+        if let Some(weight) = self.fused(x) {
+            return fused::rms_norm(x, &weight, self.eps, self.offset == 0.0);
         }
         let width = self.weight.size();
         if self.offset > 0.0 {

@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{dims3, kernels};
+use crate::torch::{dims3, fused, kernels};
 
 /// How a model rotates queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -93,6 +93,9 @@ impl Angles {
     /// `x` `[m, h, d]` to the same.
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let [_m, _h, d] = dims3(x);
+        if fused::serves(x) {
+            return fused::rotation(x, &self.cos, &self.sin);
+        }
         let half = self.cos.size().last().copied().unwrap_or(0);
         let (a, b) = (x.narrow(2, 0, half), x.narrow(2, half, half));
         let (first, second) = (&a * &self.cos - &b * &self.sin, &b * &self.cos + &a * &self.sin);

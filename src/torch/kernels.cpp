@@ -1,5 +1,6 @@
-// What a decoder does without gradients on a CPU in fp32 (src/torch/kernels.rs says what each function takes): products with
-// packed weights, root-mean-square norms, rotation, attention to a cache.
+// What a decoder does on a CPU: without gradients in fp32 (src/torch/kernels.rs says what each function takes) products with
+// packed weights, root-mean-square norms, rotation, attention to a cache; and the steps between the products of a training
+// (rows.h), which training.cpp calls.
 //
 // libtorch's products choose their order of summation by the shape of the batch, and its attention pads. Here a row's
 // result is the same, to the bit, in every batch; and tiny products, of which generation has many, are several times faster.
@@ -11,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include "jobs.h"
 
 namespace {
 
@@ -37,7 +40,9 @@ struct Heads {
 // kVectors: of the target's vectors, so many hold 16 numbers.
 namespace plain {
 constexpr int kVectors = 4;
+#include "lanes.h"
 #include "kernels.h"
+#include "rows.h"
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -46,14 +51,18 @@ constexpr int kVectors = 4;
 #pragma GCC target("avx2,fma")
 namespace avx2 {
 constexpr int kVectors = 2;
+#include "lanes.h"
 #include "kernels.h"
+#include "rows.h"
 }
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,prefer-vector-width=512")
 namespace avx512 {
 constexpr int kVectors = 1;
+#include "lanes.h"
 #include "kernels.h"
+#include "rows.h"
 }
 #pragma GCC pop_options
 #endif
@@ -101,6 +110,43 @@ void on_threads(int64_t count, int64_t threads, F&& body) {
   };
   parallel(part, &job, static_cast<unsigned>(threads), 0);
 }
+
+// Rows are worth a thread from so many numbers on.
+constexpr int64_t kLeastPart = 1 << 14;
+
+#ifdef LX_TARGETS
+#define LX_ON_TARGETS(name)                                                           \
+  if (kernels().multiply == avx512::multiply) return avx512::name(job, begin, end); \
+  if (kernels().multiply == avx2::multiply) return avx2::name(job, begin, end);
+#else
+#define LX_ON_TARGETS(name)
+#endif
+
+// Defines lx_<name>: what <name> of the target computes for `rows` rows of `width` numbers, on threads.
+#define LX_ROWS(name, Job)                                                                             \
+  template <typename T>                                                                                \
+  void name##_rows(const Job<T>& job, int64_t rows, int64_t width, int64_t threads) {                  \
+    threads = std::min(threads, rows * width / kLeastPart + 1);                                        \
+    on_threads(rows, threads, [&](int64_t begin, int64_t end) {                                        \
+      LX_ON_TARGETS(name)                                                                              \
+      plain::name(job, begin, end);                                                                    \
+    });                                                                                                \
+  }                                                                                                    \
+  }                                                                                                    \
+  void lx_##name(const Job<float>& job, int64_t rows, int64_t width, int64_t threads) {                \
+    name##_rows(job, rows, width, threads);                                                            \
+  }                                                                                                    \
+  void lx_##name(const Job<Bf16>& job, int64_t rows, int64_t width, int64_t threads) {                 \
+    name##_rows(job, rows, width, threads);                                                            \
+  }                                                                                                    \
+  namespace {
+LX_ROWS(norm_forward, Norm)
+LX_ROWS(norm_backward, NormBack)
+LX_ROWS(turn, Turn)
+LX_ROWS(gated_forward, Gated)
+LX_ROWS(gated_backward, Gated)
+LX_ROWS(entropy, Entropy)
+#undef LX_ROWS
 
 }  // namespace
 

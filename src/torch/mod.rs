@@ -1,6 +1,7 @@
 //! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
 
 pub mod draw;
+pub mod fused;
 pub mod kernels;
 pub mod stream;
 pub mod tensor_file;
@@ -20,6 +21,7 @@ unsafe extern "C" {
     fn lx_last_error() -> *const c_char;
     fn lx_started_nowhere() -> c_int;
     fn lx_leave_signals();
+    fn lx_keep_memory();
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
@@ -114,6 +116,12 @@ fn checked(status: c_int) -> Result<()> {
     // SAFETY: the pointer is to a thread-local C string that lives until the next failing call.
     let message = unsafe { CStr::from_ptr(lx_last_error()) }.to_string_lossy();
     Err(fault(format!("libtorch: {}", message.lines().next().unwrap_or("unknown error"))).into())
+}
+
+/// Keeps the memory of freed tensors for the next ones instead of giving it back to the system.
+pub fn keep_memory() {
+    // SAFETY: sets two numbers of the C library's allocator.
+    unsafe { lx_keep_memory() }
 }
 
 /// Makes `grad` the buffer that backward passes add `tensor`'s gradient to. Both have the same shape.

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::task::{Micro, Task};
 use crate::data::Example;
 use crate::eval::Evaluation;
-use crate::eval::language::{Batch, evaluate, in_chunks, losses, target_count};
+use crate::eval::language::{Batch, evaluate, in_chunks, losses_backward, target_count};
 use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::{Noise, Pass};
@@ -35,20 +35,21 @@ impl LanguageModelling<'_> {
         divisors: &Tensor,
         scale: f64,
     ) -> Result<(Tensor, Tensor)> {
-        let leaf = hidden.detach().set_requires_grad(true);
+        let hidden = hidden.detach();
         let per_run = (batch.packed.places.first().map_or(1, Vec::len) as i64).max(1);
         let runs = batch.sequences.divide_scalar_mode(per_run, "floor"); // [T]
-        let sums = divisors.zeros_like();
+        let shares = divisors.reciprocal().index_select(0, &runs); // [T]
+        let weights = &shares * scale;
+        let (sums, mut gradients) = (divisors.zeros_like(), Vec::new());
         in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
-            let runs = part(&runs);
-            let shares =
-                losses(self.model, &part(&leaf), &part(&batch.targets))? / divisors.index_select(0, &runs);
-            (shares.sum(Kind::Float) * scale).f_backward()?;
-            let _ = sums.shallow_clone().index_add_(0, &runs, &shares.detach());
+            let (losses, gradient) =
+                losses_backward(self.model, &part(&hidden), &part(&batch.targets), &part(&weights))?;
+            let _ = sums.shallow_clone().index_add_(0, &part(&runs), &(losses * part(&shares)));
+            gradients.push(gradient);
             Ok(())
         })?;
-        Ok((sums, leaf.grad()))
+        Ok((sums, Tensor::cat(&gradients, 0)))
     }
 }
 

@@ -1,0 +1,301 @@
+//! Steps of a training with backward passes of their own: the functions of `training.cpp`.
+//!
+//! libtorch computes a norm, a rotation or a gate of a low precision in a dozen passes over memory, and adds up the gradients
+//! of what several layers read in as many more. Here each is one pass, computed in fp32 inside.
+
+use std::ffi::c_int;
+
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use super::{checked, dims3};
+
+unsafe extern "C" {
+    #[rustfmt::skip]
+    fn lx_rms_norm(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        add: *const C_tensor,
+        weight: *const C_tensor,
+        eps: f64,
+        round: c_int,
+    ) -> c_int;
+    fn lx_rotation(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+    ) -> c_int;
+    fn lx_swiglu(out: *mut *mut C_tensor, gate: *const C_tensor, up: *const C_tensor) -> c_int;
+    fn lx_adapted(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        layers: *const *const C_tensor,
+        count: i64,
+    ) -> c_int;
+    fn lx_softmax_loss(
+        logits: *const C_tensor,
+        targets: *const C_tensor,
+        weights: *const C_tensor,
+        losses: *const C_tensor,
+    ) -> c_int;
+}
+
+/// Whether these functions compute with `x`: fp32 or bf16 on the CPU, without a gap.
+pub fn serves(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && matches!(x.kind(), Kind::Float | Kind::BFloat16) && x.is_contiguous()
+}
+
+/// The tensors that `call` writes.
+fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
+    let mut out = [std::ptr::null_mut(); N];
+    unless_failed(call(out.as_mut_ptr()));
+    // SAFETY: on success each is a new tensor that we own.
+    out.map(|tensor| unsafe { Tensor::from_ptr(tensor) })
+}
+
+/// Only memory can be wanting, since shapes are checked before.
+#[expect(clippy::panic, reason = "as tch's own operators")]
+fn unless_failed(status: c_int) {
+    if let Err(error) = checked(status) {
+        panic!("{error}");
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight`; with `round`, the quotient is rounded to the kind of `x` first.
+///
+/// # Shapes
+/// `x` `[.., d]` to the same; `weight` fp32 `[d]`, which gets no gradient.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, round: bool) -> Tensor {
+    let none = std::ptr::null();
+    // SAFETY: live tensors for the length of the call.
+    let [y] =
+        made(|out| unsafe { lx_rms_norm(out, x.as_ptr(), none, weight.as_ptr(), eps, c_int::from(round)) });
+    y
+}
+
+/// `x + add`, and [`rms_norm`] of that.
+pub fn add_rms_norm([x, add]: [&Tensor; 2], weight: &Tensor, eps: f64, round: bool) -> (Tensor, Tensor) {
+    assert!(x.size() == add.size() && x.kind() == add.kind(), "what is added");
+    // SAFETY: live tensors for the length of the call.
+    let [y, sum] = made(|out| unsafe {
+        lx_rms_norm(out, x.as_ptr(), add.as_ptr(), weight.as_ptr(), eps, c_int::from(round))
+    });
+    (sum, y)
+}
+
+/// Rotates the pairs (i, i + half) of each head.
+///
+/// # Shapes
+/// `x` `[m, h, d]` to the same; `cos` and `sin` `[m, 1, half]` of its kind, without gradients.
+pub fn rotation(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    let ([m, _, d], [rows, _, half]) = (dims3(x), dims3(cos));
+    assert!(rows == m && 2 * half <= d && sin.size() == cos.size() && cos.kind() == x.kind(), "angles");
+    // SAFETY: live tensors for the length of the call, whose shapes fit.
+    let [y] = made(|out| unsafe { lx_rotation(out, x.as_ptr(), cos.as_ptr(), sin.as_ptr()) });
+    y
+}
+
+/// `silu(gate) · up`, of one shape.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
+    assert!(gate.size() == up.size() && gate.kind() == up.kind(), "gate and value");
+    // SAFETY: live tensors of one shape.
+    let [y] = made(|out| unsafe { lx_swiglu(out, gate.as_ptr(), up.as_ptr()) });
+    y
+}
+
+/// A layer with a frozen weight and an adapter of which only the core is trained.
+#[derive(Debug)]
+pub struct Adapted<'a> {
+    /// `[out, in]`.
+    pub weight: &'a Tensor,
+    /// `[out]`.
+    pub bias: Option<&'a Tensor>,
+    /// A `[i, in]`, M `[1, o, i]` in fp32, B `[out, o]`.
+    pub factors: [Tensor; 3],
+}
+
+/// `W x + b + B M A x` of layers that read one input.
+///
+/// # Shapes
+/// `x` `[n, in]` of the kind of the frozen tensors to `[n, out]` of each.
+pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N]) -> [Tensor; N] {
+    let pointers = |layer: &Adapted<'_>| -> [*const C_tensor; 5] {
+        let [a, core, b] = layer.factors.each_ref().map(|factor| factor.as_ptr());
+        let bias = layer.bias.map_or(std::ptr::null(), |bias| bias.as_ptr());
+        [layer.weight.as_ptr(), bias, a, core, b]
+    };
+    let all: Vec<*const C_tensor> = layers.iter().flat_map(pointers).collect();
+    // SAFETY: five pointers a layer, to live tensors but for a missing bias.
+    made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64) })
+}
+
+/// Negative log-likelihoods of `targets`; `logits` become the gradient of the losses' sum weighted by `weights`.
+///
+/// # Shapes
+/// `logits` `[T, v]`, contiguous, without a graph; `targets` int64 and `weights` fp32 `[T]`, to fp32 `[T]`.
+pub fn softmax_loss(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Tensor {
+    let (targets, weights) = (targets.contiguous(), weights.contiguous());
+    let losses = weights.empty_like();
+    // SAFETY: as many targets, below v, weights and losses as rows.
+    unless_failed(unsafe {
+        lx_softmax_loss(logits.as_ptr(), targets.as_ptr(), weights.as_ptr(), losses.as_ptr())
+    });
+    losses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Reduction;
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// Numbers of `kind` without a pattern, as leaves.
+    fn noise(shape: &[i64], kind: Kind) -> Tensor {
+        let count = shape.iter().product::<i64>();
+        let numbers =
+            (Tensor::arange(count, CPU) * 0.7).sin() * 2.0 + (Tensor::arange(count, CPU) * 0.13).cos();
+        numbers.view(shape).to_kind(kind).set_requires_grad(true)
+    }
+
+    fn close(found: &Tensor, wanted: &Tensor, tolerance: f64) {
+        let [found, wanted] = [found, wanted].map(|x| x.to_kind(Kind::Float));
+        let largest = f64::try_from(wanted.abs().max()).unwrap();
+        let apart = f64::try_from((&found - &wanted).abs().max()).unwrap();
+        assert!(apart <= tolerance * largest, "{apart} apart of {largest}");
+    }
+
+    /// What `ours` and `theirs` give of `inputs`, and the gradients of all inputs, agree: to 1e-5 in fp32, to three of
+    /// the last places in bf16.
+    fn agree(inputs: &[&[i64]], ours: impl Fn(&[Tensor]) -> Tensor, theirs: impl Fn(&[Tensor]) -> Tensor) {
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 3.0 / 256.0)] {
+            let leaves = || inputs.iter().map(|shape| noise(shape, kind)).collect::<Vec<_>>();
+            let (mine, other) = (leaves(), leaves());
+            let wide: Vec<Tensor> = other.iter().map(|x| x.to_kind(Kind::Float)).collect();
+            let (y, wanted) = (ours(&mine), theirs(&wide));
+            close(&y, &wanted, tolerance);
+            let weights = noise(&wanted.size(), kind).detach();
+            (&y * &weights).sum(Kind::Float).backward();
+            (&wanted * weights.to_kind(Kind::Float)).sum(Kind::Float).backward();
+            for (mine, other) in mine.iter().zip(&other) {
+                close(&mine.grad(), &other.grad(), tolerance);
+            }
+        }
+    }
+
+    #[test]
+    fn norms_and_their_gradients_are_libtorchs() {
+        for d in [5, 16, 70] {
+            let weight = (Tensor::arange(d, CPU) * 0.3).cos() + 1.5;
+            let norm = |x: &Tensor| x.rms_norm([d], Some(&weight), 1e-5);
+            agree(&[&[3, 7, d]], |x| rms_norm(&x[0], &weight, 1e-5, false), |x| norm(&x[0]));
+            let both = |(sum, y): (Tensor, Tensor)| Tensor::cat(&[sum, y], 0);
+            let ours = |x: &[Tensor]| both(add_rms_norm([&x[0], &x[1]], &weight, 1e-5, false));
+            let theirs = |x: &[Tensor]| both((&x[0] + &x[1], norm(&(&x[0] + &x[1]))));
+            agree(&[&[700, d], &[700, d]], ours, theirs);
+        }
+    }
+
+    #[test]
+    fn a_quotient_is_rounded_before_the_weight_where_asked() {
+        let (x, weight) = (noise(&[9, 40], Kind::BFloat16).detach(), Tensor::full([40], 1.37, CPU));
+        let quotient = x.to_kind(Kind::Float).rms_norm([40], None::<&Tensor>, 1e-6).to_kind(Kind::BFloat16);
+        let wanted = (quotient.to_kind(Kind::Float) * &weight).to_kind(Kind::BFloat16);
+        assert_eq!(rms_norm(&x, &weight, 1e-6, true), wanted);
+        assert_ne!(rms_norm(&x, &weight, 1e-6, false), wanted);
+    }
+
+    #[test]
+    fn rotations_and_gates_and_their_gradients_are_libtorchs() {
+        for (d, half) in [(8, 4), (64, 32), (40, 17)] {
+            let angles = noise(&[6, 1, half], Kind::Float).detach();
+            let turned = |x: &Tensor| {
+                let (a, b, rest) =
+                    (x.narrow(2, 0, half), x.narrow(2, half, half), x.narrow(2, 2 * half, d - 2 * half));
+                let kind = |y: Tensor| y.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+                let [cos, sin] = [angles.cos(), angles.sin()].map(kind);
+                Tensor::cat(&[&a * &cos - &b * &sin, &b * &cos + &a * &sin, rest], 2)
+            };
+            let ours = |x: &Tensor| {
+                let kind = |y: Tensor| y.to_kind(Kind::BFloat16).to_kind(x.kind());
+                rotation(x, &kind(angles.cos()), &kind(angles.sin()))
+            };
+            agree(&[&[6, 3, d]], |x| ours(&x[0]), |x| turned(&x[0]));
+        }
+        for width in [3, 16, 4099] {
+            let shape: &[i64] = &[11, width];
+            agree(&[shape, shape], |x| swiglu(&x[0], &x[1]), |x| x[0].silu() * &x[1]);
+        }
+    }
+
+    #[test]
+    fn layers_of_one_input_give_what_each_gives_alone() {
+        let frozen = |shape: &[i64], kind| noise(shape, kind).detach();
+        let shapes = [(24, 3, 5), (8, 4, 4)]; // out, i, o
+        let layers = |x: &[Tensor], kind| {
+            let layer = |((out, i, o), core): ((i64, i64, i64), &Tensor)| {
+                let parts = [[out, 20], [i, 20], [out, o], [1, out]].map(|shape| frozen(&shape, kind));
+                (parts, core.to_kind(Kind::Float).unsqueeze(0))
+            };
+            shapes.into_iter().zip(&x[1..]).map(layer).collect::<Vec<_>>()
+        };
+        let ours = |x: &[Tensor]| {
+            let parts = layers(x, x[0].kind());
+            let layer = |i: usize| {
+                let ([weight, a, b, bias], core) = &parts[i];
+                let bias = bias.get(0);
+                (weight.shallow_clone(), bias, [a.shallow_clone(), core.shallow_clone(), b.shallow_clone()])
+            };
+            let [first, second] = [0, 1].map(layer);
+            let biased =
+                |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]), biased: bool| -> [Tensor; 1] {
+                    let factors = factors.each_ref().map(Tensor::shallow_clone);
+                    adapted(&x[0], &[Adapted { weight, bias: biased.then_some(bias), factors }])
+                };
+            let alone = [biased(&first, true), biased(&second, false)];
+            let (a, b) = (&first, &second);
+            let copies = |factors: &[Tensor; 3]| factors.each_ref().map(Tensor::shallow_clone);
+            let both = adapted(
+                &x[0],
+                &[
+                    Adapted { weight: &a.0, bias: Some(&a.1), factors: copies(&a.2) },
+                    Adapted { weight: &b.0, bias: None, factors: copies(&b.2) },
+                ],
+            );
+            for (one, of_two) in alone.iter().flatten().zip(&both) {
+                close(one, of_two, 1e-6);
+            }
+            Tensor::cat(&both, 1)
+        };
+        let theirs = |x: &[Tensor]| {
+            let each = |([weight, a, b, bias], core): ([Tensor; 4], Tensor), biased: bool| {
+                let through = x[0].matmul(&a.tr()).matmul(&core.get(0).tr()).matmul(&b.tr());
+                x[0].matmul(&weight.tr()) + through + if biased { bias.get(0) } else { bias.get(0) * 0 }
+            };
+            let mut parts = layers(x, Kind::Float).into_iter();
+            let [first, second] = [(); 2].map(|()| parts.next().unwrap());
+            Tensor::cat(&[each(first, true), each(second, false)], 1)
+        };
+        agree(&[&[13, 20], &[5, 3], &[4, 4]], ours, theirs);
+    }
+
+    #[test]
+    fn losses_and_their_gradients_are_libtorchs() {
+        for (v, scale) in [(5, 1.0), (333, 4.0), (5000, 30.0)] {
+            let logits = noise(&[7, v], Kind::Float).detach() * scale;
+            let (targets, weights) =
+                (Tensor::arange(7, (Kind::Int64, Device::Cpu)).remainder(v), Tensor::arange(7, CPU) * 0.2);
+            let leaf = logits.copy().set_requires_grad(true);
+            let wanted = leaf.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::None, -100, 0.0);
+            (&wanted * &weights).sum(Kind::Float).backward();
+            let found = softmax_loss(&logits, &targets, &weights);
+            close(&found, &wanted, 1e-6);
+            close(&logits, &leaf.grad(), 1e-6);
+        }
+        let broken = Tensor::from_slice(&[1.0f32, f32::NAN, 0.0]).view([1, 3]);
+        let one = Tensor::ones([1], CPU);
+        let loss = softmax_loss(&broken, &Tensor::zeros([1], (Kind::Int64, Device::Cpu)), &one);
+        assert!(f64::try_from(loss.get(0)).unwrap().is_nan());
+    }
+}

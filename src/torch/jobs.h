@@ -1,0 +1,64 @@
+// What the functions of rows.h take: pointers to contiguous rows, of fp32 or bf16. kernels.cpp computes, training.cpp asks.
+
+#pragma once
+
+#include <cstdint>
+
+struct Bf16 {
+  uint16_t bits;
+};
+
+template <typename T>
+struct Norm {
+  const T *x, *add;     // [rows, d]; add may be null
+  const float* weight;  // [d]
+  T *sum, *y;           // [rows, d]; sum only where there is an add
+  float* scales;        // [rows]
+  int64_t d;
+  float eps;
+  bool round;           // whether x̂ is rounded to T before the weight
+};
+
+template <typename T>
+struct NormBack {
+  const T *dy, *add, *x;  // [rows, d]; add may be null
+  const float *weight, *scales;
+  T* dx;
+  int64_t d;
+};
+
+template <typename T>
+struct Turn {
+  const T* x;          // [rows, heads, d]
+  const T *cos, *sin;  // [rows, half]
+  T* y;
+  int64_t heads, d, half;
+  float sign;
+};
+
+template <typename T>
+struct Gated {
+  const T *gate, *up, *dy;
+  T *y, *dgate, *dup;  // forward: y; backward: the others
+};
+
+template <typename T>
+struct Entropy {
+  T* logits;               // [rows, v]
+  const int64_t* targets;  // [rows]
+  const float* weights;    // [rows]
+  float* losses;           // [rows]
+  int64_t v;
+};
+
+// `rows` rows of about `width` numbers each, on up to `threads` threads.
+#define LX_ROWS(name, Job)                                                                 \
+  void lx_##name(const Job<float>& job, int64_t rows, int64_t width, int64_t threads); \
+  void lx_##name(const Job<Bf16>& job, int64_t rows, int64_t width, int64_t threads);
+LX_ROWS(norm_forward, Norm)
+LX_ROWS(norm_backward, NormBack)
+LX_ROWS(turn, Turn)
+LX_ROWS(gated_forward, Gated)
+LX_ROWS(gated_backward, Gated)
+LX_ROWS(entropy, Entropy)
+#undef LX_ROWS

@@ -1,0 +1,150 @@
+// What training computes row by row between its products, in fp32 whatever T is: kernels.cpp includes this once for each
+// instruction set, after lanes.h. Each function takes the rows begin..end.
+
+// sum ← x + add, where there is an `add`; y ← x̂ · weight of that, with x̂ = x / root of the mean square.
+template <typename T>
+LX_INLINE void norm_forward_of(const Norm<T>& job, int64_t begin, int64_t end) {
+  const int64_t d = job.d;
+  for (int64_t r = begin; r < end; ++r) {
+    const T* x = job.x + r * d;
+    Lanes squares = {};
+    if (job.add) {
+      T* total = job.sum + r * d;
+      for (int64_t j = 0; j < d; j += kLanes) {
+        const Lanes both = rounded(read(x + j, d - j) + read(job.add + r * d + j, d - j), x);
+        write(total + j, both, d - j);
+        squares += both * both;
+      }
+      x = total;
+    } else {
+      for (int64_t j = 0; j < d; j += kLanes) {
+        const Lanes each = read(x + j, d - j);
+        squares += each * each;
+      }
+    }
+    const float scale = 1.0f / std::sqrt(sum(squares) / static_cast<float>(d) + job.eps);
+    job.scales[r] = scale;
+    for (int64_t j = 0; j < d; j += kLanes) {
+      const Lanes unit = read(x + j, d - j) * scale;
+      write(job.y + r * d + j, (job.round ? rounded(unit, x) : unit) * read(job.weight + j, d - j), d - j);
+    }
+  }
+}
+
+// dx ← the gradient of x through y, plus that of the sum, where there is one: with g = dy · weight and s the scale,
+// s·g − x · s³ · mean(g·x).
+template <typename T>
+LX_INLINE void norm_backward_of(const NormBack<T>& job, int64_t begin, int64_t end) {
+  const int64_t d = job.d;
+  for (int64_t r = begin; r < end; ++r) {
+    const T *x = job.x + r * d, *dy = job.dy + r * d;
+    Lanes products = {};
+    for (int64_t j = 0; j < d; j += kLanes) {
+      products += read(dy + j, d - j) * read(job.weight + j, d - j) * read(x + j, d - j);
+    }
+    const float scale = job.scales[r], along = scale * scale * scale * sum(products) / static_cast<float>(d);
+    for (int64_t j = 0; j < d; j += kLanes) {
+      Lanes dx = read(dy + j, d - j) * read(job.weight + j, d - j) * scale - read(x + j, d - j) * along;
+      if (job.add) dx += read(job.add + r * d + j, d - j);
+      write(job.dx + r * d + j, dx, d - j);
+    }
+  }
+}
+
+// Rotates the pairs (i, i + half) of each head by the row's angles, backwards where `sign` is -1.
+template <typename T>
+LX_INLINE void turn_of(const Turn<T>& job, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) {
+    const T *cos = job.cos + r * job.half, *sin = job.sin + r * job.half;
+    for (int64_t h = 0; h < job.heads; ++h) {
+      const T* x = job.x + (r * job.heads + h) * job.d;
+      T* y = job.y + (r * job.heads + h) * job.d;
+      for (int64_t j = 0; j < job.half; j += kLanes) {
+        const int64_t left = job.half - j;
+        const Lanes a = read(x + j, left), b = read(x + job.half + j, left);
+        const Lanes c = read(cos + j, left), s = read(sin + j, left) * job.sign;
+        write(y + j, a * c - b * s, left);
+        write(y + job.half + j, b * c + a * s, left);
+      }
+      std::copy(x + 2 * job.half, x + job.d, y + 2 * job.half);
+    }
+  }
+}
+
+// 1 / (1 + e^-x).
+LX_INLINE Lanes sigmoid(Lanes x) {
+  const Lanes small = exp2_nonpositive((x > 0 ? -x : x) * kLog2E);  // e^-|x|
+  return (x > 0 ? all(1.0f) : small) / (1.0f + small);
+}
+
+// y ← silu(gate) · up.
+template <typename T>
+LX_INLINE void gated_forward_of(const Gated<T>& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const Lanes x = read(job.gate + i, end - i);
+    write(job.y + i, x * sigmoid(x) * read(job.up + i, end - i), end - i);
+  }
+}
+
+// The gradients of both from that of y.
+template <typename T>
+LX_INLINE void gated_backward_of(const Gated<T>& job, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i += kLanes) {
+    const Lanes x = read(job.gate + i, end - i), s = sigmoid(x), dy = read(job.dy + i, end - i);
+    write(job.dgate + i, dy * read(job.up + i, end - i) * s * (1.0f + x * (1.0f - s)), end - i);
+    write(job.dup + i, dy * x * s, end - i);
+  }
+}
+
+// losses ← −log softmax(x)[target]; x ← the gradient of weight · loss.
+template <typename T>
+LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
+  for (int64_t r = begin; r < end; ++r) {
+    T* x = job.logits + r * job.v;
+    Lanes most = all(-INFINITY);
+    for (int64_t j = 0; j < job.v; j += kLanes) {
+      Lanes each = read(x + j, job.v - j);
+      if (job.v - j < kLanes) {  // what lies behind the row counts for nothing
+        for (int64_t i = job.v - j; i < kLanes; ++i) each[i] = -INFINITY;
+      }
+      most = each > most ? each : most;
+    }
+    float lanes[kLanes];
+    store(lanes, most);
+    const float top = *std::max_element(lanes, lanes + kLanes);
+    double total = 0;
+    for (int64_t block = 0; block < job.v; block += 64 * kLanes) {
+      Lanes some = {};
+      for (int64_t j = block; j < std::min(job.v, block + 64 * kLanes); j += kLanes) {
+        Lanes each = exp2_nonpositive((read(x + j, job.v - j) - top) * kLog2E);
+        if (job.v - j < kLanes) {
+          for (int64_t i = job.v - j; i < kLanes; ++i) each[i] = 0;
+        }
+        some += each;
+      }
+      total += sum(some);
+    }
+    const int64_t target = job.targets[r];
+    const Lanes own = read(x + target, 1);
+    job.losses[r] = static_cast<float>(std::log(total)) + top - own[0];
+    const float weight = job.weights[r], share = static_cast<float>(weight / total);
+    for (int64_t j = 0; j < job.v; j += kLanes) {
+      const Lanes each = exp2_nonpositive((read(x + j, job.v - j) - top) * kLog2E);
+      write(x + j, each * share, job.v - j);
+    }
+    const float own_share = static_cast<float>(std::exp(static_cast<double>(own[0] - top)) / total);
+    write(x + target, all((own_share - 1.0f) * weight), 1);
+  }
+}
+
+// Of both kinds; no templates, which are compiled for the target at the end of the file.
+#define LX_OF_BOTH(name, Job)                                                                               \
+  inline void name(const Job<float>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); } \
+  inline void name(const Job<Bf16>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); }
+LX_OF_BOTH(norm_forward, Norm)
+LX_OF_BOTH(norm_backward, NormBack)
+LX_OF_BOTH(turn, Turn)
+LX_OF_BOTH(gated_forward, Gated)
+LX_OF_BOTH(gated_backward, Gated)
+LX_OF_BOTH(entropy, Entropy)
+#undef LX_OF_BOTH

@@ -1,0 +1,236 @@
+// Steps of a training on a CPU with backward passes of their own (src/torch/fused.rs says what each function takes): norms,
+// rotation, the gate and the loss row by row (rows.h), and layers with adapters that read one input.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "guarded.h"
+#include "jobs.h"
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+float* f32(const Tensor& x) { return static_cast<float*>(x.data_ptr()); }
+
+template <typename T>
+T* of(const Tensor& x) {
+  return x.defined() ? static_cast<T*>(x.data_ptr()) : nullptr;
+}
+
+// Calls body with a number of x's kind.
+template <typename F>
+void by_kind(const Tensor& x, F&& body) {
+  if (x.scalar_type() == at::kFloat) {
+    body(float{});
+  } else {
+    body(Bf16{});
+  }
+}
+
+int64_t threads() { return at::get_num_threads(); }
+
+// (x + add, norm of that); without an `add`, (x, norm of x).
+struct RmsNorm : Function<RmsNorm> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& other, const Tensor& weight,
+                               double eps, bool round) {
+    const Tensor add = other.value_or(Tensor());
+    const int64_t d = x.size(-1), rows = d > 0 ? x.numel() / d : 0;
+    const Tensor sum = add.defined() ? at::empty_like(x) : Tensor(), y = at::empty_like(x);
+    const Tensor scales = at::empty({rows}, weight.options());
+    by_kind(x, [&](auto kind) {
+      using T = decltype(kind);
+      lx_norm_forward(Norm<T>{of<T>(x), of<T>(add), f32(weight), of<T>(sum), of<T>(y), f32(scales), d,
+                              static_cast<float>(eps), round},
+                      rows, d, threads());
+    });
+    ctx->save_for_backward({add.defined() ? sum : x, weight, scales});
+    ctx->set_materialize_grads(false);
+    return add.defined() ? variable_list{sum, y} : variable_list{y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1], &scales = saved[2];
+    const bool added = grads.size() == 2;
+    const Tensor &dy = grads.back(), dsum = added && grads[0].defined() ? grads[0].contiguous() : Tensor();
+    Tensor dx = dsum;
+    if (dy.defined()) {
+      const int64_t d = x.size(-1), rows = d > 0 ? x.numel() / d : 0;
+      const Tensor gradient = dy.contiguous();
+      dx = at::empty_like(x);
+      by_kind(x, [&](auto kind) {
+        using T = decltype(kind);
+        lx_norm_backward(
+            NormBack<T>{of<T>(gradient), of<T>(dsum), of<T>(x), f32(weight), f32(scales), of<T>(dx), d}, rows, d, threads());
+      });
+    }
+    return {dx, added ? dx : Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+Tensor turned(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
+  const Tensor y = at::empty_like(x);
+  const int64_t heads = x.size(1), d = x.size(2);
+  by_kind(x, [&](auto kind) {
+    using T = decltype(kind);
+    lx_turn(Turn<T>{of<T>(x), of<T>(cos), of<T>(sin), of<T>(y), heads, d, cos.size(-1), sign}, x.size(0), heads * d,
+            threads());
+  });
+  return y;
+}
+
+struct Rotation : Function<Rotation> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cos, const Tensor& sin) {
+    ctx->save_for_backward({cos, sin});
+    return turned(x, cos, sin, 1.0f);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    return {turned(grads[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(), Tensor()};
+  }
+};
+
+struct Swiglu : Function<Swiglu> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+    const Tensor y = at::empty_like(gate);
+    by_kind(gate, [&](auto kind) {
+      using T = decltype(kind);
+      lx_gated_forward(Gated<T>{of<T>(gate), of<T>(up), nullptr, of<T>(y), nullptr, nullptr}, gate.numel(), 1, threads());
+    });
+    ctx->save_for_backward({gate, up});
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1], dy = grads[0].contiguous();
+    const Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+    by_kind(gate, [&](auto kind) {
+      using T = decltype(kind);
+      lx_gated_backward(Gated<T>{of<T>(gate), of<T>(up), of<T>(dy), nullptr, of<T>(dgate), of<T>(dup)}, gate.numel(), 1,
+                        threads());
+    });
+    return {dgate, dup};
+  }
+};
+
+// What is frozen of layers that read one input.
+struct Layers {
+  variable_list weights, biases, a, b;
+};
+
+// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [n, in], the cores M [1, o, i].
+//
+// The layers' thin products with x are one, and so are the sums of their gradients of x: each is added to where it is computed.
+struct Adapted : Function<Adapted> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const at::TensorList& cores, const Layers& layers) {
+    const size_t count = cores.size();
+    const Tensor a = count == 1 ? layers.a[0] : at::cat(layers.a, 0);  // [Σ i, in]
+    const Tensor thin = at::mm(x, a.t());                             // [n, Σ i]
+    variable_list outputs, saved{thin, a};
+    int64_t from = 0;
+    for (size_t i = 0; i < count; ++i) {
+      const Tensor core = cores[i][0].to(x.scalar_type());
+      const Tensor own = thin.narrow(1, from, layers.a[i].size(0));
+      Tensor y = layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
+                                            : at::mm(x, layers.weights[i].t());
+      y.addmm_(at::mm(own, core.t()), layers.b[i].t());
+      outputs.push_back(y);
+      saved.insert(saved.end(), {core, layers.weights[i], layers.b[i]});
+      from += own.size(1);
+    }
+    ctx->save_for_backward(saved);
+    ctx->set_materialize_grads(false);
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &thin = saved[0], &a = saved[1];
+    const bool wants_x = ctx->needs_input_grad(0);
+    variable_list of_cores, of_thin;
+    Tensor dx;
+    int64_t from = 0;
+    for (size_t i = 0; i < grads.size(); ++i) {
+      const Tensor &core = saved[2 + 3 * i], &weight = saved[3 + 3 * i], &b = saved[4 + 3 * i];
+      const Tensor own = thin.narrow(1, from, core.size(1));
+      from += core.size(1);
+      if (!grads[i].defined()) {
+        of_cores.emplace_back();
+        if (wants_x) of_thin.push_back(at::zeros_like(own));
+        continue;
+      }
+      const Tensor dy = grads[i].contiguous(), through = at::mm(dy, b);  // [n, o]
+      of_cores.push_back(at::mm(through.t(), own).to(at::kFloat).unsqueeze(0));
+      if (!wants_x) continue;
+      of_thin.push_back(at::mm(through, core));
+      if (dx.defined()) {
+        dx.addmm_(dy, weight);
+      } else {
+        dx = at::mm(dy, weight);
+      }
+    }
+    if (dx.defined()) dx.addmm_(of_thin.size() == 1 ? of_thin[0] : at::cat(of_thin, 1), a);
+    variable_list all{dx};
+    all.insert(all.end(), of_cores.begin(), of_cores.end());
+    all.emplace_back();
+    return all;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// out[0] ← y; where there is an `add`, out[1] ← x + add.
+int lx_rms_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double eps, int round) {
+  return guarded([&] {
+    const auto found = RmsNorm::apply(*x, add ? std::optional<Tensor>(*add) : std::nullopt, *weight, eps, round != 0);
+    out[0] = new Tensor(found.back());
+    if (add) out[1] = new Tensor(found.front());
+  });
+}
+
+int lx_rotation(Tensor** out, Tensor* x, Tensor* cos, Tensor* sin) {
+  return guarded([&] { *out = new Tensor(Rotation::apply(*x, *cos, *sin)); });
+}
+
+int lx_swiglu(Tensor** out, Tensor* gate, Tensor* up) {
+  return guarded([&] { *out = new Tensor(Swiglu::apply(*gate, *up)); });
+}
+
+// layers: weight, bias (may be null), a, core, b of each.
+int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count) {
+  return guarded([&] {
+    Layers frozen;
+    variable_list cores;
+    for (int64_t i = 0; i < count; ++i, layers += 5) {
+      frozen.weights.push_back(*layers[0]);
+      frozen.biases.push_back(layers[1] ? *layers[1] : Tensor());
+      frozen.a.push_back(*layers[2]);
+      cores.push_back(*layers[3]);
+      frozen.b.push_back(*layers[4]);
+    }
+    const auto found = Adapted::apply(*x, at::TensorList(cores), frozen);
+    for (int64_t i = 0; i < count; ++i) out[i] = new Tensor(found[i]);
+  });
+}
+
+// The losses of rows of logits, which become the gradients of weight · loss.
+int lx_softmax_loss(Tensor* logits, Tensor* targets, Tensor* weights, Tensor* losses) {
+  return guarded([&] {
+    const int64_t rows = logits->size(0), v = logits->size(1);
+    by_kind(*logits, [&](auto kind) {
+      using T = decltype(kind);
+      lx_entropy(Entropy<T>{of<T>(*logits), static_cast<int64_t*>(targets->data_ptr()), f32(*weights), f32(*losses), v}, rows,
+                 v, threads());
+    });
+  });
+}
+}
