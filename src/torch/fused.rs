@@ -271,7 +271,8 @@ mod tests {
         let theirs = |x: &[Tensor]| {
             let each = |([weight, a, b, bias], core): ([Tensor; 4], Tensor), biased: bool| {
                 let through = x[0].matmul(&a.tr()).matmul(&core.get(0).tr()).matmul(&b.tr());
-                x[0].matmul(&weight.tr()) + through + if biased { bias.get(0) } else { bias.get(0) * 0 }
+                let y = x[0].matmul(&weight.tr()) + through;
+                if biased { y + bias.get(0) } else { y }
             };
             let mut parts = layers(x, Kind::Float).into_iter();
             let [first, second] = [(); 2].map(|()| parts.next().unwrap());
