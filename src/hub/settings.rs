@@ -6,9 +6,18 @@ use std::path::PathBuf;
 use crate::fault::{Result, fault};
 use crate::report::hide;
 
-/// Variables that name folders and files.
-const PATHS: [&str; 6] =
-    ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME", "HOME"];
+/// Variables that would be passed over in silence where they are no text.
+const TEXTS: [&str; 9] = [
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HOME",
+    "HUGGINGFACE_HUB_CACHE",
+    "HUGGING_FACE_HUB_TOKEN",
+    "XDG_CACHE_HOME",
+];
 
 /// What a [`super::Hub`] works with.
 #[derive(Clone)]
@@ -30,12 +39,12 @@ impl Settings {
     /// `HF_HUB_DISABLE_PROGRESS_BARS`, with the defaults of `huggingface_hub`.
     ///
     /// # Errors
-    /// When there is no place for the cache, or a path is not of UTF-8.
+    /// When there is no place for the cache, or a variable is not of UTF-8.
     pub fn from_environment(offline: bool) -> Result<Self> {
         if let Some(name) =
-            PATHS.into_iter().find(|name| matches!(env::var(name), Err(VarError::NotUnicode(_))))
+            TEXTS.into_iter().find(|name| matches!(env::var(name), Err(VarError::NotUnicode(_))))
         {
-            return Err(fault(format!("`{name}` is not of UTF-8")).hint("name the folder in UTF-8").into());
+            return Err(fault(format!("`{name}` is not of UTF-8")).hint("set it to text of UTF-8").into());
         }
         Self::read(offline, &|name| env::var(name).ok())
     }
