@@ -30,19 +30,26 @@ pub fn last_content(text: &str) -> Option<&str> {
     }
 }
 
+/// The most boxes of one answer.
+const MOST_BOXES: usize = 64;
+
 /// What stands in the last box of any form. Boxes shortly before it, or with a comma, `and` or `or` between, belong to
 /// the same answer and are joined by commas, as in Math-Verify. Where its braces do not close, all that follows with
-/// the open brace, which no reader takes.
-pub fn last_answer(text: &str) -> Option<String> {
+/// the open brace, which no reader takes. Beside it, what follows the last box.
+pub fn last_answer(text: &str) -> Option<(String, &str)> {
     let mut parts: Vec<&str> = Vec::new();
     let mut before = text;
-    while let Some((start, end, inner)) = last_box(before) {
+    let mut after = "";
+    for _ in 0..MOST_BOXES {
+        let Some((start, end, inner)) = last_box(before) else { break };
         let between = &before[end..];
         if let Some(next) = parts.last() {
             let separated = between.contains([',', ';']) || between.contains("and") || between.contains("or");
             if between.len() >= 10 && (between.len() >= 70 || !separated || inner == *next) {
                 break;
             }
+        } else {
+            after = between;
         }
         if parts.last() != Some(&inner) {
             parts.push(inner);
@@ -50,7 +57,7 @@ pub fn last_answer(text: &str) -> Option<String> {
         before = &text[..start];
     }
     parts.reverse();
-    (!parts.is_empty()).then(|| parts.join(","))
+    (!parts.is_empty()).then(|| (parts.join(","), after))
 }
 
 /// Start, end and content of the last box.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use loraxs::fault::{exit_code, hint_of};
 use loraxs::scoring::{Rule, equivalent};
@@ -56,10 +57,12 @@ fn agreement(cases: &[Case]) -> BTreeMap<Rule, (usize, usize)> {
     counts
 }
 
-/// What the rules must agree on: everything, but for the two that replace SymPy.
+/// What the rules must agree on: everything, but for the two that replace SymPy. Of Math-Verify's own tests, which are
+/// chosen for being hard, it is 96 %.
 fn share_expected(rule: Rule) -> f64 {
     match rule {
-        Rule::MathEquivalence | Rule::MathMinerva => 0.98,
+        Rule::MathEquivalence => 0.96,
+        Rule::MathMinerva => 0.98,
         _ => 1.0,
     }
 }
@@ -129,14 +132,27 @@ fn the_executed_cases_of_is_equiv_hold() {
     }
 }
 
-/// `LORAXS_SCORING_CASES=FILE` measures the whole output of `scripts/reference/scoring.py`.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name)
+}
+
+/// `LORAXS_SCORING_CASES=FILE` measures the whole output of `scripts/reference/scoring.py` or `equivalence.py`.
 #[test]
 fn verdicts_agree_with_the_published_scripts() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/scoring.jsonl");
-    let path = std::env::var_os("LORAXS_SCORING_CASES").map_or(fixture, Into::into);
+    let path = std::env::var_os("LORAXS_SCORING_CASES").map_or(fixture("scoring.jsonl"), Into::into);
     let cases = cases(&path);
-    assert!(cases.len() > 300, "{} cases", cases.len());
+    assert!(cases.len() > 250, "{} cases", cases.len());
     assert_agreement(&cases);
+}
+
+/// Equal answers and others of each kind, by their mathematics; `math_verify` in the file is what Math-Verify says.
+#[test]
+fn written_answers_of_each_kind_are_judged_rightly() {
+    let cases = cases(&fixture("equivalence.jsonl"));
+    assert!(cases.len() > 600, "{} cases", cases.len());
+    for (rule, (agreeing, all)) in agreement(&cases) {
+        assert_eq!(agreeing, all, "{rule}");
+    }
 }
 
 #[test]
@@ -179,8 +195,9 @@ fn equivalent_answers_are_equal_and_others_are_not() {
 }
 
 #[rustfmt::skip]
-const PIECES: [&str; 58] = [
+const PIECES: [&str; 88] = [
     "1", "2", "37", "0", ".", ",", "x", "y", "e", "i", "+", "-", "*", "/", "^", "_", "!", "%", "'", "(", ")", "[", "]", "{", "}", "|", "=", "<", ">", "\\", "\\frac", "\\sqrt", "\\pi", "\\infty", "\\pm", "\\cup", "\\in", "\\le", "\\sin", "\\log", "\\{", "\\}", "\\text{", "\\left", "\\right", "\\begin{pmatrix}", "\\end{pmatrix}", "\\\\", "&", "$", "\\boxed{", " ", "\n", "é", "\\binom", "9999999999", "The answer is: ", "#### ",
+    "\\approx", " and ", " or ", ";", ":", "12:30", "\\det", "\\begin{vmatrix}", "\\end{vmatrix}", "\\setminus", "\\mathbb{R}", "\\lvert ", "\\rvert ", "\\langle ", "\\rangle ", "^{-1}", "^T", "\\overline{3}", "**", "`", "°", " million", " cm", "\\mid ", "1.5e5", "\\over", "≠", "{,}", "AB", "\\begin{cases}",
     ];
 
 #[test]
@@ -216,6 +233,55 @@ fn nothing_that_is_typed_stops_the_rules() {
         }
     }
     equivalent("9^{9^{9^{9}}}", "(10^{10000})^{10000}!");
+}
+
+/// Long numbers, high towers and deep nests: each takes milliseconds, and what would double with every level seconds long
+/// before the last one here.
+#[test]
+fn answers_of_any_size_are_judged_in_time() {
+    let matrix = |size: usize, entry: &str| {
+        let row = vec![entry; size].join("&");
+        format!("\\begin{{pmatrix}}{}\\end{{pmatrix}}", vec![row; size].join("\\\\"))
+    };
+    let joined = |count: usize, joint: &str, part: &dyn Fn(usize) -> String| {
+        (0..count).map(part).collect::<Vec<_>>().join(joint)
+    };
+    let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(46), close.repeat(46));
+    let answers = [
+        "10^{10^9}".to_owned(),
+        "10^{10^{10^{10}}}".to_owned(),
+        "(10^{20000})!".to_owned(),
+        "7".repeat(1990),
+        format!("0.\\overline{{{}}}", "17".repeat(900)),
+        "1.5e5000\\cdot 1.5e-5000".to_owned(),
+        format!("|x|<{}", "9".repeat(1900)),
+        format!("{}^{{10}}", matrix(18, "7")),
+        format!("{}^{{-1}}", matrix(6, "x+1")),
+        joined(199, "+", &|_| "2000!".to_owned()),
+        joined(80, "+", &|i| format!("\\frac{{2^{{19000}}}}{{3^{{{}}}}}", 11_000 + i)),
+        joined(120, " or ", &|i| format!("|x-{i}|<{i}")),
+        joined(150, "\\cup", &|i| format!("({i},{})", i + 1)),
+        joined(12, ",", &|_| format!("\\{{{}\\}}", joined(9, ",", &|i| format!("\\sqrt{{x+{i}}}")))),
+        nested("\\{", "\\}"),
+        nested("1\\frac{", "}{2}"),
+        nested("\\{x\\in", "\\}"),
+        nested("\\{x|", "\\}"),
+        nested("2^{", "}"),
+        nested("\\text{", "}"),
+        "\\lvert ".repeat(200),
+        "1:".repeat(900),
+        "\\boxed{".repeat(20_000),
+        "$x$ and ".repeat(20_000),
+        "The answer is **x** ".repeat(20_000),
+    ];
+    for answer in &answers {
+        for gold in [answer.clone(), format!("{answer}+1")] {
+            let start = Instant::now();
+            Rule::MathEquivalence.judge(answer, &format!("\\boxed{{{gold}}}"));
+            Rule::MathEquivalence.judge(&format!("The answer is {answer}"), &gold);
+            assert!(start.elapsed().as_secs() < 30, "{}", answer.chars().take(80).collect::<String>());
+        }
+    }
 }
 
 #[test]

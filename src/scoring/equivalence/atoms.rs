@@ -1,17 +1,83 @@
-//! Numbers, brackets, commands and functions: what the reader takes as one value.
+//! Brackets, letters, commands and functions: what the reader takes as one value.
 
-use num_bigint::BigInt;
-use num_rational::Ratio;
+use super::expression::{Expression as E, Function};
+use super::functions::FUNCTIONS;
+use super::read::{ROW, Reader};
 
-use super::expression::{Expression as E, Function, Rational};
-use super::read::{ROW, Reader, product_of};
+/// Tables of more than one line: their rows may be equations.
+const SYSTEMS: [&str; 8] = ["cases", "array", "aligned", "align", "align*", "gathered", "split", "alignedat"];
+
+/// Commands that open, the ones that close, and what is done to the inside.
+const BRACKETS: [(&str, (&str, Option<Function>)); 4] = [
+    ("\\lfloor", ("\\rfloor", Some(Function::Floor))),
+    ("\\lceil", ("\\rceil", Some(Function::Ceil))),
+    ("\\lvert", ("\\rvert", Some(Function::Abs))),
+    ("\\langle", ("\\rangle", None)),
+];
 
 impl Reader {
-    pub(super) fn group(&mut self, open: char) -> Option<E> {
+    pub(super) fn atom(&mut self) -> Option<E> {
+        self.skip_spaces();
+        match self.peek()? {
+            c if c.is_ascii_digit() || c == '.' => self.number(),
+            '\\' => self.command(),
+            open @ ('(' | '[') => self.group(open),
+            '{' => {
+                self.place += 1;
+                let bars = std::mem::take(&mut self.bars);
+                let inner = self.list()?;
+                self.bars = bars;
+                self.take("}").then_some(inner)
+            }
+            '|' => {
+                self.place += 1;
+                self.bars += 1;
+                let inner = self.sum()?;
+                self.bars -= 1;
+                self.take("|").then(|| E::Call(Function::Abs, vec![inner]))
+            }
+            c if c.is_alphabetic() => self.letters(),
+            _ => None,
+        }
+    }
+
+    /// A letter; a capital with digits right after it as its index; capitals in a row are one name, of a segment in either
+    /// order.
+    fn letters(&mut self) -> Option<E> {
+        let start = self.place;
+        let run = |reader: &mut Self, of: fn(char) -> bool| {
+            while reader.peek().is_some_and(of) {
+                reader.place += 1;
+            }
+        };
+        run(self, |c| c.is_ascii_uppercase());
+        if self.place - start > 1 {
+            let mut name = self.text[start..self.place].to_vec();
+            if name.len() == 2 {
+                name.sort_unstable();
+            }
+            return Some(E::Symbol(name.into_iter().collect::<String>().to_lowercase()));
+        }
+        self.place = start + 1;
+        let letter = self.text[start];
+        let index = self.place;
+        match letter {
+            'e' => return Some(E::Euler),
+            'i' => return Some(E::Imaginary),
+            'A'..='Z' => run(self, |c| c.is_ascii_digit()),
+            _ => {}
+        }
+        let index: String = self.text[index..self.place].iter().collect();
+        Some(E::Symbol(if index.is_empty() { letter.to_string() } else { format!("{letter}_{index}") }))
+    }
+
+    fn group(&mut self, open: char) -> Option<E> {
         self.place += 1;
         let bars = std::mem::take(&mut self.bars);
+        let semicolon = self.has_semicolon();
+        let decimal_comma = std::mem::replace(&mut self.decimal_comma, semicolon);
         let mut parts = self.parts()?;
-        self.bars = bars;
+        (self.bars, self.decimal_comma) = (bars, decimal_comma);
         let close = if self.take(")") {
             ')'
         } else if self.take("]") {
@@ -26,52 +92,29 @@ impl Reader {
         Some(E::Group(open, parts, close))
     }
 
-    fn digits(&mut self) -> String {
-        let start = self.place;
-        while self.peek().is_some_and(|c| c.is_ascii_digit()) {
-            self.place += 1;
-        }
-        self.text[start..self.place].iter().collect()
-    }
-
-    /// `1234.5`, `1,234`, `1 234`, `.5`, `3.\overline{6}`.
-    pub(super) fn number(&mut self) -> Option<E> {
-        let mut whole = self.digits();
-        // Groups of exactly three digits after a comma or a space belong to the number.
-        while !whole.is_empty() && self.peek().is_some_and(|c| c == ',' || c == ' ') {
-            let group = &self.text[self.place + 1..];
-            let three = group.iter().take_while(|c| c.is_ascii_digit()).count() == 3;
-            if !three
-                || whole.trim_start_matches('0').is_empty()
-                || whole.len().is_multiple_of(3) && !self.grouped(&whole)
-            {
-                break;
+    /// Whether a semicolon stands in these brackets, so that a comma between digits is a decimal one.
+    fn has_semicolon(&self) -> bool {
+        let mut depth = 0;
+        for c in &self.text[self.place..] {
+            match c {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' if depth == 0 => return false,
+                ')' | ']' | '}' => depth -= 1,
+                ';' if depth == 0 => return true,
+                _ => {}
             }
-            self.place += 1;
-            whole.push_str(&self.digits());
         }
-        let decimal =
-            self.peek() == Some('.') && self.text.get(self.place + 1).is_some_and(char::is_ascii_digit);
-        if !decimal {
-            if self.peek() == Some('.') && whole.is_empty() {
-                return None;
-            }
-            return Some(E::Number(Rational::from_integer(whole.parse().ok()?), false));
-        }
-        self.place += 1;
-        let fraction = self.digits();
-        let digits: BigInt = format!("{whole}{fraction}").parse().ok()?;
-        Some(E::Number(Ratio::new(digits, BigInt::from(10).pow(u32::try_from(fraction.len()).ok()?)), true))
-    }
-
-    /// Whether the digits so far may be followed by another group: one to three, or groups already.
-    fn grouped(&self, whole: &str) -> bool {
-        whole.len() <= 3
-            || self.text[..self.place].iter().rev().nth(3).is_some_and(|c| *c == ',' || *c == ' ')
+        false
     }
 
     pub(super) fn command(&mut self) -> Option<E> {
-        const SIMPLE: [(&str, E); 3] = [("\\pi", E::Pi), ("\\infty", E::Infinity), ("\\imath", E::Imaginary)];
+        const SIMPLE: [(&str, E); 5] = [
+            ("\\pi", E::Pi),
+            ("\\infty", E::Infinity),
+            ("\\imath", E::Imaginary),
+            ("\\emptyset", E::Set(Vec::new())),
+            ("\\varnothing", E::Set(Vec::new())),
+        ];
         for (name, value) in SIMPLE {
             if self.take(name) {
                 return Some(value);
@@ -88,41 +131,97 @@ impl Reader {
             } else {
                 E::whole(2)
             };
-            return Some(E::Power(Box::new(self.argument()?), Box::new(E::whole(1).over(root))));
+            return Some(self.argument()?.power(E::whole(1).over(root)));
         }
         if self.take("\\binom") {
             return Some(E::Call(Function::Binomial, vec![self.argument()?, self.argument()?]));
         }
         if self.take("\\{") {
-            if self.take("\\}") {
-                return Some(E::Set(Vec::new()));
-            }
-            let parts = self.parts()?;
-            return self.take("\\}").then_some(E::Set(parts));
-        }
-        if self.take("\\emptyset") || self.take("\\varnothing") {
-            return Some(E::Set(Vec::new()));
-        }
-        for (open, close, function) in
-            [("\\lfloor", "\\rfloor", Function::Floor), ("\\lceil", "\\rceil", Function::Ceil)]
-        {
-            if self.take(open) {
-                let inner = self.sum()?;
-                return self.take(close).then(|| E::Call(function, vec![inner]));
-            }
+            return self.set();
         }
         if self.take("\\begin") {
             return self.matrix();
         }
+        if self.take("\\det") {
+            return Some(E::Call(Function::Determinant, vec![self.power()?]));
+        }
         if self.take("\\text") {
             return self.words();
         }
-        self.function().or_else(|| self.name())
+        if let Some((close, function)) = self.take_any(&BRACKETS) {
+            return self.enclosed(close, function);
+        }
+        match self.take_any(&FUNCTIONS) {
+            Some(function) => self.function(function),
+            None => self.name(),
+        }
+    }
+
+    /// What stands between two commands: `\lfloor x \rfloor`, `\lvert x \rvert`, `\langle 1, 2 \rangle`.
+    fn enclosed(&mut self, close: &str, function: Option<Function>) -> Option<E> {
+        let bars = std::mem::take(&mut self.bars);
+        let inner = match function {
+            Some(function) => E::Call(function, vec![self.sum()?]),
+            None => E::Group('(', self.parts()?, ')'),
+        };
+        self.bars = bars;
+        self.take(close).then_some(inner)
+    }
+
+    /// After `\{`: the parts of a set, or `x \in S \mid` and what holds for them.
+    fn set(&mut self) -> Option<E> {
+        if self.take("\\}") {
+            return Some(E::Set(Vec::new()));
+        }
+        let bars = std::mem::take(&mut self.bars);
+        let found = if self.is_described() { self.described() } else { self.parts().map(E::Set) };
+        self.bars = bars;
+        if self.take("\\}") { found } else { None }
+    }
+
+    /// Whether a set opens with a name, and a bar or a colon before what holds for it.
+    fn is_described(&mut self) -> bool {
+        let place = self.place;
+        self.skip_spaces();
+        let named = self.peek().is_some_and(char::is_alphabetic);
+        self.place += 1;
+        let within = self.next_is("\\in");
+        let (mut depth, mut bars, mut colon) = (0, 0, false);
+        for c in self.text.get(self.place..).unwrap_or_default() {
+            match c {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' if depth == 0 => break,
+                ')' | ']' | '}' => depth -= 1,
+                '|' if depth == 0 => bars += 1,
+                ':' if depth == 0 => colon = true,
+                _ => {}
+            }
+        }
+        let bar = self.next_is("|") && bars % 2 == 1;
+        let described = named && (bar || self.next_is(":") || (within && (bars == 1 || colon)));
+        self.place = place;
+        described
+    }
+
+    /// `x \in S \mid x > 2` as all of S where that holds.
+    fn described(&mut self) -> Option<E> {
+        self.letters()?;
+        // The bar is none of a size.
+        self.bars = 1;
+        let within = if self.take("\\in") { Some(self.sum()?) } else { None };
+        (self.take("|") || self.take(":")).then_some(())?;
+        self.bars = 0;
+        let holds = self.list()?;
+        Some(match within {
+            Some(within) => E::Intersection(vec![within, holds]),
+            None => holds,
+        })
     }
 
     fn matrix(&mut self) -> Option<E> {
         let name = self.braced()?;
-        if !(name.ends_with("matrix") || name == "array" || name == "cases") {
+        let system = SYSTEMS.contains(&name.as_str());
+        if !(name.ends_with("matrix") || system) {
             return None;
         }
         if name == "array" {
@@ -130,6 +229,8 @@ impl Reader {
         }
         let mut rows = vec![vec![self.relation()?]];
         loop {
+            // A comma at the end of a line.
+            let _ = self.take(",");
             if self.take("&") {
                 let cell = self.relation()?;
                 rows.last_mut()?.push(cell);
@@ -142,13 +243,18 @@ impl Reader {
             } else {
                 self.take("\\end").then_some(())?;
                 self.braced()?;
-                return Some(E::Matrix(rows));
+                break;
             }
         }
+        if system && rows.iter().all(|row| matches!(&row[..], [E::Relation(..)])) {
+            return Some(E::Set(rows.into_iter().flatten().collect()));
+        }
+        let matrix = E::Matrix(rows);
+        Some(if name == "vmatrix" { E::Call(Function::Determinant, vec![matrix]) } else { matrix })
     }
 
     /// The raw text of `{…}` without braces inside.
-    fn braced(&mut self) -> Option<String> {
+    pub(super) fn braced(&mut self) -> Option<String> {
         self.take("{").then_some(())?;
         let start = self.place;
         while self.peek()? != '}' {
@@ -170,89 +276,51 @@ impl Reader {
         })
     }
 
-    fn function(&mut self) -> Option<E> {
-        const FUNCTIONS: [(&str, Function); 18] = [
-            ("\\sinh", Function::Sinh),
-            ("\\cosh", Function::Cosh),
-            ("\\tanh", Function::Tanh),
-            ("\\sin", Function::Sin),
-            ("\\cos", Function::Cos),
-            ("\\tan", Function::Tan),
-            ("\\cot", Function::Cot),
-            ("\\sec", Function::Sec),
-            ("\\csc", Function::Csc),
-            ("\\arcsin", Function::Arcsin),
-            ("\\arccos", Function::Arccos),
-            ("\\arctan", Function::Arctan),
-            ("\\exp", Function::Exp),
-            ("\\ln", Function::Ln),
-            ("\\log", Function::Log),
-            ("\\lg", Function::Log),
-            ("\\floor", Function::Floor),
-            ("\\ceil", Function::Ceil),
-        ];
-        let function = self.take_any(&FUNCTIONS)?;
-        let mut base = None;
-        let mut exponent = None;
-        loop {
-            if self.take("_") {
-                base = Some(self.argument()?);
-            } else if self.take("^") {
-                exponent = Some(self.argument()?);
-            } else {
-                break;
-            }
-        }
-        let mut factors = vec![self.power()?];
-        // `\sin 2x` takes all of `2x`; brackets close the argument.
-        let closed = self.text.get(self.place.wrapping_sub(1)).is_some_and(|c| matches!(c, ')' | ']' | '}'));
-        while !closed && self.starts_factor() && !self.next_is("(") && !self.starts_function() {
-            factors.push(self.power()?);
-        }
-        let mut arguments = vec![product_of(factors)];
-        if function == Function::Log {
-            match base {
-                Some(base) => arguments.push(base),
-                // As in school books, and as Math-Verify reads it; `\ln` is the natural one.
-                None => arguments.push(E::whole(10)),
-            }
-        }
-        let inverse = match function {
-            Function::Sin => Some(Function::Arcsin),
-            Function::Cos => Some(Function::Arccos),
-            Function::Tan => Some(Function::Arctan),
-            _ => None,
-        };
-        Some(match (exponent, inverse) {
-            (None, _) => E::Call(function, arguments),
-            (Some(power), Some(inverse)) if power == E::whole(-1) => E::Call(inverse, arguments),
-            (Some(power), _) => E::Power(Box::new(E::Call(function, arguments)), Box::new(power)),
-        })
-    }
-
-    pub(super) fn starts_function(&mut self) -> bool {
-        ["\\sin", "\\cos", "\\tan", "\\cot", "\\sec", "\\csc", "\\ln", "\\log"]
-            .iter()
-            .any(|name| self.next_is(name))
-    }
-
-    /// Any other command of letters is a name: `\theta`; `\overline{AB}` is one with its argument.
+    /// Any other command of letters is a name: `\theta`; `\overline{AB}` and `\angle ABC` are one with their argument.
     fn name(&mut self) -> Option<E> {
+        const TAKE_ARGUMENT: [&str; 11] = [
+            "overline",
+            "bar",
+            "vec",
+            "hat",
+            "widehat",
+            "mathbb",
+            "angle",
+            "triangle",
+            "boxed",
+            "overrightarrow",
+            "odot",
+        ];
+        const NO_NAMES: [&str; 10] =
+            ["end", "cup", "cap", "in", "right", "left", "rvert", "rangle", "rfloor", "rceil"];
         self.take("\\").then_some(())?;
         let start = self.place;
         while self.peek().is_some_and(|c| c.is_ascii_alphabetic()) {
             self.place += 1;
         }
         let name: String = self.text[start..self.place].iter().collect();
-        if name.is_empty() || ["end", "cup", "cap", "in", "right", "left"].contains(&name.as_str()) {
+        if name.is_empty() || NO_NAMES.contains(&name.as_str()) {
             return None;
         }
-        let takes_argument =
-            ["overline", "bar", "vec", "hat", "widehat", "mathbb", "angle", "triangle", "boxed"];
-        if takes_argument.contains(&name.as_str()) && self.next_is("{") {
-            let argument = self.braced()?;
-            return Some(E::Symbol(format!("{name} {argument}")));
+        if TAKE_ARGUMENT.contains(&name.as_str()) {
+            let argument = if self.next_is("{") { self.braced()? } else { self.capitals() };
+            if name == "mathbb" && argument.trim() == "R" {
+                return Some(E::reals());
+            }
+            if !argument.is_empty() {
+                return Some(E::Symbol(format!("{name} {argument}")));
+            }
         }
-        Some(E::Symbol(format!("\\{name}")))
+        Some(if name == "R" { E::reals() } else { E::Symbol(format!("\\{name}")) })
+    }
+
+    /// Capitals in a row, which may be none.
+    fn capitals(&mut self) -> String {
+        self.skip_spaces();
+        let start = self.place;
+        while self.peek().is_some_and(|c| c.is_ascii_uppercase()) {
+            self.place += 1;
+        }
+        self.text[start..self.place].iter().collect()
     }
 }

@@ -1,38 +1,64 @@
 //! Whether two answers that were read are the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use num_bigint::BigInt;
-use num_complex::Complex64;
-use num_traits::Zero;
+use num_traits::Signed;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::expression::{Expression as E, Rational, Sign};
+use super::sets::infinite;
+use super::value::{Points, Value};
+use super::{assignments, residue, sets};
 
 /// The most parts of a set that are matched.
 const MOST_PARTS: usize = 32;
 const POINTS: usize = 8;
 const SEED: u64 = 20_240_611;
-/// Relative to the larger of two values.
-const TOLERANCE: f64 = 1e-9;
+/// How far a number may be from a rounded one: half of the sixth decimal, and this share of the larger of both.
+const ROUNDING: f64 = 5e-7;
+const LARGEST_SHARE: f64 = 1e-4;
 
-/// Whether `predicted` answers what `gold` does. Not symmetric: only a predicted set may stand for a gold inequality.
+/// Whether `predicted` answers what `gold` does. Not symmetric: `x + y = 3` answers 3, but 3 does not answer `x + y = 3`.
 pub fn same(gold: &E, predicted: &E) -> bool {
+    if gold == predicted {
+        return true;
+    }
+    if let Some((exact, rounded)) = roundings(gold) {
+        return same(&exact, predicted) || rounded.is_some_and(|rounded| same(&rounded, predicted));
+    }
+    if let Some((exact, rounded)) = roundings(predicted) {
+        return same(gold, &exact) || rounded.is_some_and(|rounded| same(gold, &rounded));
+    }
     let (gold, predicted) = (expanded(gold), expanded(predicted));
+    if let Some(verdict) = assignments::same(&gold, &predicted) {
+        return verdict;
+    }
     let (gold, predicted) = unwrapped(&gold, &predicted);
     if gold == predicted {
         return true;
     }
-    if let (E::Relation(sides, signs), false) = (gold, matches!(predicted, E::Relation(..))) {
-        return solutions(sides, signs).is_some_and(|set| !predicted.is_scalar() && same(&set, predicted));
+    if let (E::Relation(a, signs_a), E::Relation(b, signs_b)) = (gold, predicted)
+        && same_relation((a, signs_a), (b, signs_b))
+    {
+        return true;
+    }
+    if (sets::is_certain(gold) || sets::is_certain(predicted))
+        && let Some(verdict) = sets::same(gold, predicted)
+    {
+        return verdict;
     }
     match (gold, predicted) {
-        (E::Relation(a, signs_a), E::Relation(b, signs_b)) => same_relation((a, signs_a), (b, signs_b)),
         (E::Matrix(a), E::Matrix(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same_in_order(a, b))
         }
-        (E::Union(a), E::Union(b)) | (E::Set(a), E::Set(b)) => same_in_any_order(a, b),
+        (E::Matrix(column), E::Group('(', parts, ')')) => same_column(column, parts, false),
+        (E::Group('(', parts, ')'), E::Matrix(column)) => same_column(column, parts, true),
+        (E::Union(a), E::Union(b)) | (E::Intersection(a), E::Intersection(b)) | (E::Set(a), E::Set(b)) => {
+            same_in_any_order(a, b)
+        }
+        (E::Difference(a), E::Difference(b)) => same_in_order(a, b),
         (E::Group(open_a, a, close_a), E::Group(open_b, b, close_b)) => {
             let end = |part: Option<&E>| part.is_some_and(|part| infinite(part).is_some());
             // No bracket changes a tuple, or an infinite end of an interval.
@@ -42,18 +68,61 @@ pub fn same(gold: &E, predicted: &E) -> bool {
                 && same_in_order(a, b)
         }
         (E::Group('(', a, ')'), E::Set(b)) => same_in_order(a, b),
-        (E::Set(a), E::Group('(', b, ')')) => same_in_any_order(a, b),
-        (E::Set(a), b) => distinct(a).is_some_and(|a| a.len() == 1 && same(a[0], b)),
-        (a, E::Set(b)) => distinct(b).is_some_and(|b| b.len() == 1 && same(a, b[0])),
+        (E::Set(a), E::Group('(', b, ')')) if a.len() > 1 => same_in_any_order(a, b),
+        (E::Ratio(_) | E::Clock(..), _) | (_, E::Ratio(_) | E::Clock(..)) => same_ratio(gold, predicted),
+        (E::Matrix(rows), scalar) | (scalar, E::Matrix(rows)) if scalar.is_scalar() => {
+            matches!(&rows[..], [row] if matches!(&row[..], [entry] if same(entry, scalar)))
+        }
+        (E::Set(a), b) => only(a).is_some_and(|a| same(a, b)),
+        (a, E::Set(b)) => only(b).is_some_and(|b| same(a, b)),
         (a, b) if a.is_scalar() && b.is_scalar() => same_number(a, b),
         _ => false,
     }
 }
 
+/// A matrix of one column beside a tuple.
+fn same_column(column: &[Vec<E>], parts: &[E], column_is_predicted: bool) -> bool {
+    let one = |(row, part): (&Vec<E>, &E)| match &row[..] {
+        [entry] if column_is_predicted => same(part, entry),
+        [entry] => same(entry, part),
+        _ => false,
+    };
+    column.len() == parts.len() && column.iter().zip(parts).all(one)
+}
+
+/// An answer with a rounded value, as the exact one and as the rounded one where that rounds it.
+fn roundings(answer: &E) -> Option<(E, Option<E>)> {
+    match answer {
+        E::Rounded(exact, rounded) => {
+            Some(((**exact).clone(), rounds(exact, rounded).then(|| (**rounded).clone())))
+        }
+        E::Relation(sides, signs) => {
+            let (exact, rounded) = roundings(sides.last()?)?;
+            let with = |last: E| {
+                let mut sides = sides.clone();
+                sides.pop();
+                sides.push(last);
+                E::Relation(sides, signs.clone())
+            };
+            Some((with(exact), rounded.map(with)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a decimal number is a value to half a unit of its last place.
+fn rounds(exact: &E, rounded: &E) -> bool {
+    let (Some(rounded), Some(value)) = (rounded.exact(), exact.value(&Points::new())) else { return false };
+    let places = (0..20).find(|places| (&rounded * BigInt::from(10).pow(*places)).is_integer());
+    let (Some(places), Some(rounded)) = (places, E::Number(rounded, true).value(&Points::new())) else {
+        return false;
+    };
+    value.apart(rounded).is_some_and(|(apart, _)| apart <= 0.500_001 * 10f64.powi(-(places as i32)))
+}
+
 /// `1 ± 2` as the set of both.
 fn expanded(answer: &E) -> E {
-    if matches!(answer, E::Set(_)) {
-        let E::Set(parts) = answer else { return answer.clone() };
+    if let E::Set(parts) = answer {
         let all = parts.iter().flat_map(|part| match expanded(part) {
             E::Set(parts) => parts,
             other => vec![other],
@@ -73,14 +142,13 @@ fn expanded(answer: &E) -> E {
 
 /// `x = 5` as 5 where the other side is no equation.
 fn unwrapped<'a>(gold: &'a E, predicted: &'a E) -> (&'a E, &'a E) {
-    let equation =
-        |answer: &E| matches!(answer, E::Relation(_, signs) if signs.iter().all(|sign| *sign == Sign::Equal));
+    let equation = |answer: &E| matches!(answer, E::Relation(..)) && !answer.is_inequality();
     match (gold, predicted) {
         (gold, E::Relation(sides, _)) if equation(predicted) && !equation(gold) => {
             (gold, sides.last().unwrap_or(predicted))
         }
         (E::Relation(sides, _), predicted)
-            if equation(gold) && !equation(predicted) && is_name(&sides[0]) =>
+            if equation(gold) && !equation(predicted) && sides[0].is_name() =>
         {
             (sides.last().unwrap_or(gold), predicted)
         }
@@ -88,21 +156,11 @@ fn unwrapped<'a>(gold: &'a E, predicted: &'a E) -> (&'a E, &'a E) {
     }
 }
 
-/// Whether only names stand there: `x`, `f(x)`, `|AB|`, `a/b`.
-fn is_name(side: &E) -> bool {
-    match side {
-        E::Symbol(_) => true,
-        E::Product(parts) | E::Group('(', parts, ')') | E::Call(_, parts) => parts.iter().all(is_name),
-        E::Power(base, exponent) => is_name(base) && **exponent == E::whole(-1),
-        _ => false,
-    }
-}
-
-fn same_in_order(a: &[E], b: &[E]) -> bool {
+pub fn same_in_order(a: &[E], b: &[E]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
-fn same_in_any_order(a: &[E], b: &[E]) -> bool {
+pub fn same_in_any_order(a: &[E], b: &[E]) -> bool {
     let (Some(a), Some(b)) = (distinct(a), distinct(b)) else { return false };
     let mut left = b.clone();
     a.len() == b.len()
@@ -129,6 +187,57 @@ fn distinct(parts: &[E]) -> Option<Vec<&E>> {
     Some(kept)
 }
 
+/// The one part of a set, unless it is a set itself.
+fn only(parts: &[E]) -> Option<&E> {
+    match distinct(parts)?[..] {
+        [E::Group('(', ends, ')')] if ends.iter().any(|end| infinite(end).is_some()) => None,
+        [part @ (E::Group('(', _, ')') | E::Relation(..) | E::Matrix(_))] => Some(part),
+        [part] if part.is_scalar() => Some(part),
+        _ => None,
+    }
+}
+
+/// Ratios are the same where they are proportional, clock times where they are the same time. A ratio of two is also the
+/// fraction of them, but neither a ratio nor a time is a decimal number.
+fn same_ratio(gold: &E, predicted: &E) -> bool {
+    let parts = |answer: &E| match answer {
+        E::Ratio(parts) => Some(parts.clone()),
+        E::Clock(hour, minute, None) => Some(vec![E::whole((*hour).into()), E::whole((*minute).into())]),
+        _ => None,
+    };
+    match (gold, predicted) {
+        (E::Clock(a, a_minute, a_half), E::Clock(b, b_minute, b_half)) => {
+            let hour = |hour: u32, half: Option<bool>| match half {
+                Some(after_noon) => hour % 12 + if after_noon { 12 } else { 0 },
+                None => hour % 24,
+            };
+            let one_says = a_half.is_some() != b_half.is_some();
+            let same_hour = hour(*a, *a_half) == hour(*b, *b_half) || (one_says && a == b);
+            same_hour && a_minute == b_minute
+        }
+        // A ratio would be in lowest terms.
+        (E::Clock(hour, minute, _), E::Ratio(_))
+            if (2..=*minute).any(|n| hour % n == 0 && minute % n == 0) =>
+        {
+            false
+        }
+        (E::Ratio(_) | E::Clock(..), E::Ratio(_) | E::Clock(..)) => {
+            let (Some(a), Some(b)) = (parts(gold), parts(predicted)) else { return false };
+            let cross = |x: &E, y: &E| E::Product(vec![x.clone(), y.clone()]);
+            let proportional = |(x, y): (&E, &E)| same_number(&cross(x, &b[0]), &cross(y, &a[0]));
+            a.len() == b.len() && a.iter().chain(&b).all(E::is_scalar) && a.iter().zip(&b).all(proportional)
+        }
+        (E::Ratio(parts), other) | (other, E::Ratio(parts)) => {
+            let fraction = matches!(other, E::Number(value, false) if !value.is_integer());
+            let [above, below] = &parts[..] else { return false };
+            fraction
+                && parts.iter().all(E::is_scalar)
+                && same_number(&above.clone().over(below.clone()), other)
+        }
+        _ => false,
+    }
+}
+
 /// Relations are the same where their differences are multiples of each other, sign by sign.
 fn same_relation(a: (&[E], &[Sign]), b: (&[E], &[Sign])) -> bool {
     let (a_sides, a_signs) = short_form(a.0, a.1);
@@ -153,107 +262,90 @@ fn short_form(sides: &[E], signs: &[Sign]) -> (Vec<E>, Vec<Sign>) {
 }
 
 fn same_pair(a: &[E], a_sign: Sign, b: &[E], b_sign: Sign) -> bool {
+    if a_sign == b_sign && same_in_order(a, b) {
+        return true;
+    }
     if !a.iter().chain(b).all(E::is_scalar) {
-        return a_sign == b_sign && same_in_order(a, b);
+        return false;
     }
     let difference = |sides: &[E]| E::Sum(vec![sides[0].clone(), sides[1].clone().negated()]);
     let (a, b) = (difference(a), difference(b));
-    let ratios: Option<Vec<Complex64>> = values(&a, &b).map(|pairs| {
-        pairs.into_iter().filter(|(x, y)| !x.is_zero() && !y.is_zero()).map(|(x, y)| x / y).collect()
-    });
-    let Some(ratios) = ratios else { return false };
-    let Some(first) = ratios.first().copied() else { return false };
-    let constant = ratios.iter().all(|ratio| close(*ratio, first)) && first.im.abs() < TOLERANCE;
-    let sign = if first.re > 0.0 { b_sign } else { b_sign.flipped() };
-    constant && a_sign == sign
+    let closeness = closeness(&a, &b);
+    let Some(pairs) = values(&a, &b) else { return false };
+    let mut pairs = pairs.into_iter().filter(|(x, y)| !x.is_zero() && !y.is_zero());
+    let Some((first_x, first_y)) = pairs.next() else { return false };
+    // x / y is the same number at all points, and a real one.
+    let Some(ratio) = first_y.inverse().and_then(|inverse| first_x.times(inverse)) else { return false };
+    let constant = pairs.all(|(x, y)| y.times(ratio).is_some_and(|scaled| closeness.close(x, scaled)));
+    constant && ratio.is_real() && a_sign == if ratio.is_above_zero() { b_sign } else { b_sign.flipped() }
 }
 
-/// The interval of one name between numbers: `1 < x ≤ 2` is `(1, 2]`.
-fn solutions(sides: &[E], signs: &[Sign]) -> Option<E> {
-    let minus = || E::Infinity.negated();
-    let interval = |low: E, low_sign: Sign, high: E, high_sign: Sign| {
-        let closed = |sign| sign == Sign::LessOrEqual;
-        let open = if closed(low_sign) { '[' } else { '(' };
-        E::Group(open, vec![low, high], if closed(high_sign) { ']' } else { ')' })
-    };
-    let rising = |sign: &Sign| matches!(sign, Sign::Less | Sign::LessOrEqual);
-    let (mut sides, mut signs) = (sides.to_vec(), signs.to_vec());
-    if signs.iter().all(|sign| rising(&sign.flipped())) {
-        sides.reverse();
-        signs = signs.iter().rev().map(|sign| sign.flipped()).collect();
-    }
-    if !signs.iter().all(rising) {
-        return None;
-    }
-    match (&sides[..], &signs[..]) {
-        ([low, x, high], [a, b]) if is_name(x) => Some(interval(low.clone(), *a, high.clone(), *b)),
-        ([x, high], [sign]) if is_name(x) => Some(interval(minus(), Sign::Less, high.clone(), *sign)),
-        ([low, x], [sign]) if is_name(x) => Some(interval(low.clone(), *sign, E::Infinity, Sign::Less)),
-        _ => None,
-    }
-}
-
-fn same_number(a: &E, b: &E) -> bool {
-    let rounded = is_decimal(a) || is_decimal(b);
+pub fn same_number(a: &E, b: &E) -> bool {
     match (infinite(a), infinite(b)) {
         (None, None) => {}
         (a, b) => return a == b,
     }
+    let closeness = closeness(a, b);
     if let (Some(a), Some(b)) = (a.exact(), b.exact()) {
-        return a == b || (rounded && sixth_place(&a) == sixth_place(&b));
+        return a == b || (closeness.tolerance.is_some() && rounds_to_same(&a, &b));
     }
-    let Some(pairs) = values(a, b) else { return false };
-    pairs.into_iter().all(|(a, b)| close(a, b) || (rounded && (a - b).norm() < 5e-7))
+    match (residue::same(a, b), closeness.tolerance) {
+        (Some(true), _) => return true,
+        (Some(false), None) => return false,
+        _ => {}
+    }
+    values(a, b).is_some_and(|pairs| pairs.into_iter().all(|(a, b)| closeness.close(a, b)))
 }
 
-fn is_decimal(answer: &E) -> bool {
-    match answer {
-        E::Number(_, decimal) => *decimal,
-        E::Percent(part) => is_decimal(part),
-        E::Product(parts) => parts.len() == 2 && parts[0] == E::whole(-1) && is_decimal(&parts[1]),
-        _ => false,
+/// How close two values must be.
+#[derive(Debug, Clone, Copy)]
+pub struct Closeness {
+    /// How far they may be apart where one of them is written as a decimal.
+    tolerance: Option<f64>,
+}
+
+/// How close the values of two answers must be.
+pub fn closeness(a: &E, b: &E) -> Closeness {
+    let decimals = a.has_decimals() || b.has_decimals();
+    // Rounded factors of names move a value by more than a rounded value.
+    let tolerance = if a.is_constant() && b.is_constant() { ROUNDING } else { 3.0 * ROUNDING };
+    Closeness { tolerance: decimals.then_some(tolerance) }
+}
+
+impl Closeness {
+    pub fn close(self, a: Value, b: Value) -> bool {
+        let rounded = |tolerance: f64| {
+            a.apart(b).is_some_and(|(apart, size)| apart <= tolerance && apart <= LARGEST_SHARE * size)
+        };
+        a.is(b) || self.tolerance.is_some_and(rounded)
     }
 }
 
-/// Whether it is infinite, and then whether it is above zero.
-fn infinite(answer: &E) -> Option<bool> {
-    match answer {
-        E::Infinity => Some(true),
-        E::Product(parts) if parts.len() == 2 && parts[0] == E::whole(-1) => {
-            infinite(&parts[1]).map(|above| !above)
-        }
-        _ => None,
-    }
-}
-
-fn sixth_place(value: &Rational) -> BigInt {
-    (value * BigInt::from(1_000_000)).round().to_integer()
+/// Whether two numbers have the same six decimals, and differ by a small share of them.
+fn rounds_to_same(a: &Rational, b: &Rational) -> bool {
+    let sixth_place = |value: &Rational| (value * BigInt::from(1_000_000)).round().to_integer();
+    let share = (a - b).abs() * BigInt::from(10_000);
+    sixth_place(a) == sixth_place(b) && (share <= a.abs() || share <= b.abs())
 }
 
 /// The values of both at seeded points where both have one; nothing where there are too few.
-fn values(a: &E, b: &E) -> Option<Vec<(Complex64, Complex64)>> {
+fn values(a: &E, b: &E) -> Option<Vec<(Value, Value)>> {
     let mut names = BTreeSet::new();
     a.symbols(&mut names);
     b.symbols(&mut names);
     let mut draw = ChaCha8Rng::seed_from_u64(SEED);
     let mut pairs = Vec::new();
     for round in 0..if names.is_empty() { 1 } else { POINTS } {
-        let points: BTreeMap<String, f64> = names
-            .iter()
-            .map(|name| {
-                let size = draw.random_range(0.3..2.7);
-                // Roots and logarithms may have values above zero only.
-                (name.clone(), if round % 2 == 1 && draw.random() { -size } else { size })
-            })
-            .collect();
+        let mut points = Points::new();
+        for name in &names {
+            let size = draw.random_range(0.3..2.7);
+            // Roots and logarithms may have values above zero only.
+            let value = if round % 2 == 1 && draw.random() { -size } else { size };
+            points.insert(name.clone(), Value::exactly(value)?);
+        }
         if let (Some(a), Some(b)) = (a.value(&points), b.value(&points)) {
             pairs.push((a, b));
         }
     }
     (pairs.len() >= if names.is_empty() { 1 } else { 2 }).then_some(pairs)
-}
-
-fn close(a: Complex64, b: Complex64) -> bool {
-    let size = a.norm().max(b.norm());
-    (a - b).norm() <= TOLERANCE * size || size < 1e-13
 }

@@ -1,9 +1,8 @@
-//! What an answer can be, and its values: exact where rational, else a complex number at given points.
+//! What an answer can be, and its value where that is a rational number.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use num_bigint::BigInt;
-use num_complex::Complex64;
 use num_rational::Ratio;
 use num_traits::{One, Signed, ToPrimitive, Zero};
 
@@ -12,7 +11,8 @@ pub type Rational = Ratio<BigInt>;
 
 /// The longest exact number, in bits; what would be longer is compared by its value.
 const MOST_BITS: u64 = 20_000;
-const LARGEST_FACTORIAL: u32 = 500;
+/// The factorial of this has about [`MOST_BITS`].
+const LARGEST_FACTORIAL: u32 = 2_100;
 
 /// A relation sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum Function {
     Factorial,
     /// n over k.
     Binomial,
+    /// Of a matrix.
+    Determinant,
 }
 
 /// An answer as it was read.
@@ -83,11 +85,22 @@ pub enum Expression {
     Percent(Box<Self>),
     /// The term with either sign.
     PlusMinus(Box<Self>),
+    /// A value and what stands after it and `\approx`.
+    Rounded(Box<Self>, Box<Self>),
+    /// `3:4:5`.
+    Ratio(Vec<Self>),
+    /// `4:30`: hour, minute, and whether it is after noon, where that is said.
+    Clock(u32, u32, Option<bool>),
     /// Parts between brackets: a tuple, an interval.
     Group(char, Vec<Self>, char),
     /// Parts in any order.
     Set(Vec<Self>),
+    /// Of sets, and of inequalities joined by `or`.
     Union(Vec<Self>),
+    /// Of sets, and of inequalities joined by `and`.
+    Intersection(Vec<Self>),
+    /// The first without the others.
+    Difference(Vec<Self>),
     Matrix(Vec<Vec<Self>>),
     /// Sides and the signs between them.
     Relation(Vec<Self>, Vec<Sign>),
@@ -111,7 +124,17 @@ impl Expression {
 
     /// `self / below`.
     pub fn over(self, below: Self) -> Self {
-        E::Product(vec![self, E::Power(Box::new(below), Box::new(Self::whole(-1)))])
+        E::Product(vec![self, below.power(Self::whole(-1))])
+    }
+
+    /// `self ^ exponent`.
+    pub fn power(self, exponent: Self) -> Self {
+        E::Power(Box::new(self), Box::new(exponent))
+    }
+
+    /// All real numbers.
+    pub fn reals() -> Self {
+        E::Group('(', vec![E::Infinity.negated(), E::Infinity], ')')
     }
 
     /// The parts directly inside.
@@ -120,20 +143,80 @@ impl Expression {
             E::Sum(parts)
             | E::Product(parts)
             | E::Call(_, parts)
+            | E::Ratio(parts)
             | E::Group(_, parts, _)
             | E::Set(parts)
             | E::Union(parts)
+            | E::Intersection(parts)
+            | E::Difference(parts)
             | E::Relation(parts, _) => parts.iter().collect(),
-            E::Power(base, exponent) => vec![base, exponent],
+            E::Power(first, second) | E::Rounded(first, second) => vec![first, second],
             E::Percent(part) | E::PlusMinus(part) => vec![part],
             E::Matrix(rows) => rows.iter().flatten().collect(),
             _ => Vec::new(),
         }
     }
 
+    /// The same with other parts directly inside.
+    pub fn map(self, f: &mut impl FnMut(Self) -> Self) -> Self {
+        let mut all = |parts: Vec<Self>| parts.into_iter().map(&mut *f).collect::<Vec<_>>();
+        match self {
+            E::Sum(parts) => E::Sum(all(parts)),
+            E::Product(parts) => E::Product(all(parts)),
+            E::Call(function, parts) => E::Call(function, all(parts)),
+            E::Ratio(parts) => E::Ratio(all(parts)),
+            E::Group(open, parts, close) => E::Group(open, all(parts), close),
+            E::Set(parts) => E::Set(all(parts)),
+            E::Union(parts) => E::Union(all(parts)),
+            E::Intersection(parts) => E::Intersection(all(parts)),
+            E::Difference(parts) => E::Difference(all(parts)),
+            E::Relation(parts, signs) => E::Relation(all(parts), signs),
+            E::Power(base, exponent) => E::Power(Box::new(f(*base)), Box::new(f(*exponent))),
+            E::Rounded(exact, rounded) => E::Rounded(Box::new(f(*exact)), Box::new(f(*rounded))),
+            E::Percent(part) => E::Percent(Box::new(f(*part))),
+            E::PlusMinus(part) => E::PlusMinus(Box::new(f(*part))),
+            E::Matrix(rows) => E::Matrix(rows.into_iter().map(all).collect()),
+            leaf => leaf,
+        }
+    }
+
+    /// Whether only names stand there: `x`, `f(x)`, `|AB|`, `a:b`, or a function of numbers: `f(2)`.
+    pub fn is_name(&self) -> bool {
+        match self {
+            E::Symbol(_) => true,
+            E::Product(parts) => {
+                let argument = |part: &E| match part {
+                    E::Group('(', inner, ')') => inner.len() == 1,
+                    part => part.is_name() || matches!(part, E::Number(..)),
+                };
+                parts.first().is_some_and(Self::is_name) && parts.iter().all(argument)
+            }
+            E::Group('(', parts, ')') | E::Call(_, parts) | E::Ratio(parts) => {
+                parts.iter().all(Self::is_name)
+            }
+            E::Power(base, exponent) => base.is_name() && **exponent == Self::whole(-1),
+            _ => false,
+        }
+    }
+
+    /// Whether it is a relation with another sign than `=`.
+    pub fn is_inequality(&self) -> bool {
+        matches!(self, E::Relation(_, signs) if signs.iter().any(|sign| *sign != Sign::Equal))
+    }
+
+    /// Whether sets or inequalities are joined there.
+    pub fn is_operation(&self) -> bool {
+        matches!(self, E::Union(_) | E::Intersection(_) | E::Difference(_))
+    }
+
     /// How many parts there are in all, itself with them.
     pub fn size(&self) -> usize {
         1 + self.parts().into_iter().map(Self::size).sum::<usize>()
+    }
+
+    /// Whether this holds for it or for anything inside.
+    pub fn any(&self, wanted: &impl Fn(&Self) -> bool) -> bool {
+        wanted(self) || self.parts().into_iter().any(|part| part.any(wanted))
     }
 
     /// The names inside.
@@ -144,36 +227,53 @@ impl Expression {
         self.parts().into_iter().for_each(|part| part.symbols(into));
     }
 
+    /// Whether there is no name inside.
+    pub fn is_constant(&self) -> bool {
+        !self.any(&|part| matches!(part, E::Symbol(_)))
+    }
+
     /// Whether it is a number, so that parts and brackets do not matter.
     pub fn is_scalar(&self) -> bool {
-        !matches!(self, E::Group(..) | E::Set(_) | E::Union(_) | E::Matrix(_) | E::Relation(..))
-            && self.parts().into_iter().all(Self::is_scalar)
+        !self.any(&|part| {
+            matches!(
+                part,
+                E::Group(..)
+                    | E::Set(_)
+                    | E::Union(_)
+                    | E::Intersection(_)
+                    | E::Difference(_)
+                    | E::Matrix(_)
+                    | E::Relation(..)
+                    | E::Rounded(..)
+                    | E::Ratio(_)
+                    | E::Clock(..)
+            )
+        })
+    }
+
+    /// Whether a number inside was written with a decimal point.
+    pub fn has_decimals(&self) -> bool {
+        self.any(&|part| matches!(part, E::Number(_, true)))
     }
 
     /// Whether there is a `±` inside.
     pub fn has_two_signs(&self) -> bool {
-        matches!(self, E::PlusMinus(_)) || self.parts().into_iter().any(Self::has_two_signs)
+        self.any(&|part| matches!(part, E::PlusMinus(_)))
     }
 
     /// With `±` as plus or as minus.
     pub fn with_sign(&self, minus: bool) -> Self {
-        let of = |parts: &[Self]| parts.iter().map(|part| part.with_sign(minus)).collect::<Vec<_>>();
         match self {
             E::PlusMinus(part) if minus => part.with_sign(minus).negated(),
             E::PlusMinus(part) => part.with_sign(minus),
-            E::Sum(parts) => E::Sum(of(parts)),
-            E::Product(parts) => E::Product(of(parts)),
-            E::Call(function, parts) => E::Call(*function, of(parts)),
-            E::Relation(parts, signs) => E::Relation(of(parts), signs.clone()),
-            E::Power(a, b) => E::Power(Box::new(a.with_sign(minus)), Box::new(b.with_sign(minus))),
-            other => other.clone(),
+            other => other.clone().map(&mut |part| part.with_sign(minus)),
         }
     }
 
     /// The value where it is a rational number of bounded size.
     pub fn exact(&self) -> Option<Rational> {
         let value = match self {
-            E::Number(value, _) => value.clone(),
+            E::Number(value, _) => return Some(value.clone()),
             E::Sum(parts) => bounded(parts, Rational::zero(), |a, b| a + b)?,
             E::Product(parts) => bounded(parts, Rational::one(), |a, b| a * b)?,
             E::Percent(part) => part.exact()? / BigInt::from(100),
@@ -183,7 +283,7 @@ impl Expression {
             E::Call(Function::Ceil, parts) => parts.first()?.exact()?.ceil(),
             E::Call(Function::Factorial, parts) => {
                 let n = whole(&parts.first()?.exact()?).filter(|n| *n <= LARGEST_FACTORIAL)?;
-                Rational::from_integer((1..=n).map(BigInt::from).product())
+                Rational::from_integer((1..=n).fold(BigInt::one(), |value, i| value * i))
             }
             E::Call(Function::Binomial, parts) => {
                 let [n, k] = &parts[..] else { return None };
@@ -191,39 +291,12 @@ impl Expression {
                 if n > LARGEST_FACTORIAL {
                     return None;
                 }
-                (0..k).fold(Rational::one(), |value, i| {
-                    value * BigInt::from(i64::from(n) - i64::from(i)) / BigInt::from(i + 1)
-                })
+                let chosen = |k: u32| (0..k).fold(BigInt::one(), |value, i| value * (n - i) / (i + 1));
+                Rational::from_integer(if k > n { BigInt::ZERO } else { chosen(k.min(n - k)) })
             }
             _ => return None,
         };
         short(&value).then_some(value)
-    }
-
-    /// The value with the names at `points`; nothing where there is none.
-    pub fn value(&self, points: &BTreeMap<String, f64>) -> Option<Complex64> {
-        let real = |value: f64| Some(Complex64::new(value, 0.0));
-        let value = match self {
-            E::Number(value, _) => return real(float(value)),
-            E::Symbol(name) => return real(*points.get(name)?),
-            E::Pi => return real(std::f64::consts::PI),
-            E::Euler => return real(std::f64::consts::E),
-            E::Imaginary => return Some(Complex64::i()),
-            E::Sum(parts) => {
-                parts.iter().try_fold(Complex64::zero(), |sum, part| Some(sum + part.value(points)?))?
-            }
-            E::Product(parts) => parts
-                .iter()
-                .try_fold(Complex64::one(), |product, part| Some(product * part.value(points)?))?,
-            E::Percent(part) => part.value(points)? / 100.0,
-            E::Power(base, exponent) => power(base.value(points)?, exponent, points)?,
-            E::Call(function, parts) => {
-                let values = parts.iter().map(|part| part.value(points)).collect::<Option<Vec<_>>>()?;
-                call(*function, &values)?
-            }
-            _ => return None,
-        };
-        value.is_finite().then_some(value)
     }
 }
 
@@ -243,70 +316,22 @@ fn whole(value: &Rational) -> Option<u32> {
 }
 
 fn exact_power(base: &Rational, exponent: &Rational) -> Option<Rational> {
-    if !exponent.is_integer() || (base.is_zero() && !exponent.is_positive()) {
+    if base.is_zero() && !exponent.is_positive() {
         return None;
     }
-    let times = exponent.to_integer().to_i32()?;
+    // A square root of a square, a cube root of a cube.
+    let degree = exponent.denom().to_u32().filter(|degree| *degree <= 64)?;
+    let root = |part: &BigInt| {
+        let root = part.nth_root(degree);
+        (root.pow(degree) == *part).then_some(root)
+    };
+    let base = match degree {
+        1 => base.clone(),
+        _ if base.is_negative() => return None,
+        _ => Ratio::new(root(base.numer())?, root(base.denom())?),
+    };
+    let times = exponent.numer().to_i32()?;
     let bits = base.numer().bits().max(base.denom().bits());
-    (bits * u64::from(times.unsigned_abs()) <= MOST_BITS).then(|| base.pow(times))
-}
-
-/// The nearest double, also where numerator and denominator are longer than one.
-fn float(value: &Rational) -> f64 {
-    let shift = value.numer().bits().max(value.denom().bits()).saturating_sub(900);
-    let of = |part: &BigInt| (part >> shift).to_f64().unwrap_or(f64::NAN);
-    of(value.numer()) / of(value.denom())
-}
-
-fn power(base: Complex64, exponent: &E, points: &BTreeMap<String, f64>) -> Option<Complex64> {
-    let whole = exponent.exact().filter(Rational::is_integer).and_then(|value| value.to_integer().to_i32());
-    if let Some(times) = whole {
-        return Some(base.powi(times));
-    }
-    if exponent.exact() == Some(Rational::new(1.into(), 2.into())) {
-        return Some(base.sqrt());
-    }
-    let exponent_value = exponent.value(points)?;
-    // An odd root of a negative number is the real one.
-    if let Some(root) = exponent.exact().filter(|_| base.im == 0.0 && base.re < 0.0)
-        && root.denom().bit(0)
-    {
-        let size = (-base.re).powf(exponent_value.re);
-        return Some(Complex64::new(if root.numer().bit(0) { -size } else { size }, 0.0));
-    }
-    if base.is_zero() { Some(Complex64::zero()) } else { Some(base.powc(exponent_value)) }
-}
-
-fn call(function: Function, values: &[Complex64]) -> Option<Complex64> {
-    let x = *values.first()?;
-    let one = Complex64::one();
-    Some(match function {
-        Function::Sin => x.sin(),
-        Function::Cos => x.cos(),
-        Function::Tan => x.tan(),
-        Function::Cot => one / x.tan(),
-        Function::Sec => one / x.cos(),
-        Function::Csc => one / x.sin(),
-        Function::Arcsin => x.asin(),
-        Function::Arccos => x.acos(),
-        Function::Arctan => x.atan(),
-        Function::Sinh => x.sinh(),
-        Function::Cosh => x.cosh(),
-        Function::Tanh => x.tanh(),
-        Function::Exp => x.exp(),
-        Function::Ln => x.ln(),
-        Function::Log => x.ln() / values.get(1)?.ln(),
-        Function::Abs => Complex64::new(x.norm(), 0.0),
-        Function::Floor => Complex64::new(x.re.floor(), 0.0),
-        Function::Ceil => Complex64::new(x.re.ceil(), 0.0),
-        Function::Factorial => {
-            let n = x.re;
-            if x.im != 0.0 || n < 0.0 || n.fract() != 0.0 || n > 170.0 {
-                // Any smooth stand-in: equal arguments give equal values.
-                return Some((x + 2.5).sin() * 3.0 + x);
-            }
-            Complex64::new((1..=n as u32).map(f64::from).product(), 0.0)
-        }
-        Function::Binomial => (x + 0.7).sin() * (values.get(1)? + 1.3).cos() + x,
-    })
+    (bits * u64::from(times.unsigned_abs()) <= MOST_BITS + times.unsigned_abs() as u64)
+        .then(|| base.pow(times))
 }

@@ -3,18 +3,29 @@
 //! Meant to agree with Hugging Face's Math-Verify 0.9, which asks SymPy; `docs/scoring.md` lists where it does not. Length,
 //! depth, the size of exact numbers and of sets are bounded, so the time is too.
 
+mod arithmetic;
+mod assignments;
 mod atoms;
 mod clean;
 mod compare;
 mod expression;
+mod extract;
+mod functions;
+mod lists;
+mod numbers;
 mod read;
+mod residue;
+mod sets;
+mod units;
+mod value;
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::Verdict;
 use super::python::pattern;
-use super::{Verdict, boxed};
+use extract::Found;
 
 /// The longest answer that is read, in bytes.
 const LONGEST: usize = 2000;
@@ -22,80 +33,63 @@ const LONGEST: usize = 2000;
 /// The most parts of an answer that are compared; sets are matched part by part, so the work grows with their square.
 const MOST_PARTS: usize = 400;
 
-/// `The final answer is`, then the rest of the line.
-static PHRASE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)answer is\s*:?\s*([^\n]+)"));
-/// `Answer:`, then the rest of the line.
-static LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)answer\s*:\s*([^\n]+)"));
-static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?%?"));
-static WHOLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^-?\d+(?:\\?%)?$"));
-static FORMULA: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?s)\$\$(.+?)\$\$|\$((?:\\\$|[^$\n])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)"));
+static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"^-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d+)?$"));
+static WHOLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(\d+)(?:\s*%)?$"));
+static DECIMAL_COMMA: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^(-?\d+|-?\d{1,3}(?:[ .]\d{3})+),(\d+)(\s*%)?$"));
+static DATE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^(?:\d{4}([-/.])\d{1,2}([-/.])\d{1,2}|\d{1,2}([-/.])\d{1,2}([-/.])\d{4}|\d+\.\d+\.\d+(?:\.\d+)*|(?:\d{3}-)?\d{3}-\d{4})$",
+    )
+});
 
 /// The answer of a completion against that of the gold solution.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
-    let Some(found) = extracted(completion) else { return Verdict::none() };
-    let gold_boxed = boxed::last_answer(gold).is_some();
-    let gold = loosened(extracted(gold).unwrap_or_else(|| gold.to_owned()), gold_boxed);
-    let predicted = loosened(found.clone(), boxed::last_answer(completion).is_some());
-    let percent_apart = WHOLE.is_match(&gold) && WHOLE.is_match(&predicted);
-    let correct = equivalent(&gold, &predicted)
-        || (percent_apart
-            && equivalent(gold.trim_end_matches(['\\', '%']), predicted.trim_end_matches(['\\', '%'])));
-    Verdict::of(found, correct)
+    let Some(found) = extract::answer(completion) else { return Verdict::none() };
+    let gold =
+        extract::answer(gold).unwrap_or_else(|| Found { text: gold.to_owned(), boxed: false, bare: true });
+    let (a, b) = (loosened(&gold), loosened(&found));
+    let correct = equivalent(a, b)
+        || (whole_percent(a).is_some() && whole_percent(a) == whole_percent(b))
+        || as_decimal(a).filter(|_| gold.bare).is_some_and(|a| equivalent(&a, b))
+        // In prose an exclamation mark may be one.
+        || b.strip_suffix('!').filter(|_| found.bare).is_some_and(|b| equivalent(a, b))
+        || as_decimal(b).is_some_and(|b| equivalent(a, &b));
+    Verdict::of(found.text, correct)
 }
 
-/// Outside of a box Math-Verify falls back on the number that it finds, so that a full stop or a stray brace after one
-/// does not matter, and `16\%` is 16; inside of one they do. A space before the percent sign of a boxed answer keeps
-/// it from [`WHOLE`].
-fn loosened(answer: String, boxed: bool) -> String {
-    if boxed {
-        return answer.replace("\\%", " \\%");
+/// Outside of a box a full stop or a stray brace after a number does not matter; inside of one they do.
+fn loosened(found: &Found) -> &str {
+    if found.boxed {
+        return &found.text;
     }
-    let answer = answer.trim().trim_matches('$').trim();
-    let number = answer
-        .strip_suffix(['.', '}'])
-        .filter(|rest| NUMBER.find(rest).is_some_and(|n| n.len() == rest.len()));
-    number.unwrap_or(answer).to_owned()
+    let answer = found.text.trim().trim_matches('$').trim();
+    answer.strip_suffix(['.', '}']).filter(|rest| NUMBER.is_match(rest)).unwrap_or(answer)
 }
 
-/// The last box; else all of a text that is a formula; else what follows the last `answer is` or `Answer:`; else the last
-/// formula; else the last number.
-fn extracted(text: &str) -> Option<String> {
-    if let Some(content) = boxed::last_answer(text) {
-        return Some(content);
-    }
-    let short = text.len() <= LONGEST && FORMULA.find_iter(text).count() <= 1;
-    if short && !text.trim().contains(' ') && read::read(&clean::clean(text)).is_some() {
-        return Some(text.trim().to_owned());
-    }
-    let rest = |pattern: &Regex| {
-        let groups = pattern.captures_iter(text).last()?;
-        groups.get(1).map(|rest| rest.as_str())
-    };
-    if let Some(rest) = rest(&PHRASE) {
-        let sentence = rest.split(". ").next().unwrap_or_default();
-        let sentence = sentence.strip_suffix('.').unwrap_or(sentence);
-        return Some(formula(rest, false).unwrap_or(sentence).trim().to_owned());
-    }
-    if let Some(rest) = rest(&LABEL) {
-        return last_formula_or_number(rest).map(str::to_owned);
-    }
-    formula(text, true)
-        .or_else(|| NUMBER.find_iter(text).last().map(|found| found.as_str()))
-        .map(str::to_owned)
+/// The number of a whole number or of whole percents, which stand for each other.
+fn whole_percent(answer: &str) -> Option<String> {
+    let clean = if answer.len() <= LONGEST { clean::clean(answer) } else { return None };
+    WHOLE.captures(&clean).map(|groups| groups[1].trim_start_matches('0').to_owned())
 }
 
-/// What stands between the last or the first pair of dollars or of `\[ \]` and `\( \)`.
-fn formula(text: &str, last: bool) -> Option<&str> {
-    let mut all = FORMULA.captures_iter(text);
-    let groups = if last { all.last() } else { all.next() }?;
-    (1..=4).find_map(|group| groups.get(group)).map(|inner| inner.as_str().trim())
+/// `2,74` as 2.74. Three digits after the comma are a group of them, except after a zero.
+fn as_decimal(answer: &str) -> Option<String> {
+    if answer.len() > LONGEST {
+        return None;
+    }
+    let clean = clean::clean(answer);
+    let groups = DECIMAL_COMMA.captures(&clean)?;
+    let (whole, decimals) = (groups[1].replace([' ', '.'], ""), &groups[2]);
+    let grouped = decimals.len() == 3 && !matches!(&whole[..], "0" | "-0") && whole.len() <= 3;
+    let percent = groups.get(3).map_or("", |sign| sign.as_str());
+    (!grouped).then(|| format!("{whole}.{decimals}{percent}"))
 }
 
-fn last_formula_or_number(text: &str) -> Option<&str> {
-    let end = FORMULA.find_iter(text).last().map_or(0, |found| found.end());
-    let after = NUMBER.find_iter(&text[end..]).last().map(|found| found.as_str());
-    after.or_else(|| formula(text, true))
+/// Without spaces and without what wraps words.
+fn bare(text: &str) -> String {
+    let text: String = text.split_whitespace().collect();
+    if text.contains("\\text{") { text.replace("\\text{", "").replace('}', "").to_lowercase() } else { text }
 }
 
 /// Whether `predicted` is the answer `gold`, both in LaTeX. Never panics; an answer that cannot be read equals only
@@ -104,15 +98,20 @@ pub fn equivalent(gold: &str, predicted: &str) -> bool {
     if gold.len() > LONGEST || predicted.len() > LONGEST {
         return gold.trim() == predicted.trim();
     }
-    let (gold, predicted) = (clean::clean(gold), clean::clean(predicted));
-    let bare = |text: &str| text.split_whitespace().collect::<String>();
+    // A full stop after an answer is none of it.
+    let cleaned = |text: &str| clean::clean(text).trim_end_matches('.').trim_end().to_owned();
+    let (gold, predicted) = (cleaned(gold), cleaned(predicted));
     if bare(&gold) == bare(&predicted) {
         return !gold.is_empty();
     }
-    // Math-Verify takes no full stop within an answer; a gold one is a slip of the data.
-    match (read::read(gold.trim_end_matches('.')), read::read(&predicted)) {
+    // Dates, versions and telephone numbers are names.
+    if DATE.is_match(&gold) || DATE.is_match(&predicted) {
+        return false;
+    }
+    match (read::read(&gold), read::read(&predicted)) {
         (Some(gold), Some(predicted)) => {
-            gold.size().max(predicted.size()) <= MOST_PARTS && compare::same(&gold, &predicted)
+            gold.size().max(predicted.size()) <= MOST_PARTS
+                && compare::same(&arithmetic::evaluated(gold), &arithmetic::evaluated(predicted))
         }
         _ => false,
     }

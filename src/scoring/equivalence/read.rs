@@ -1,16 +1,30 @@
 //! The reader of LaTeX answers: recursive descent over characters, bounded in length and depth.
 
-use super::expression::{Expression as E, Function, Sign};
+use super::expression::{Expression as E, Function};
 
 /// How deep brackets may nest.
-const DEEPEST: usize = 48;
+pub const DEEPEST: usize = 48;
+/// How many exponents, factorial and percent signs may follow one value.
+const MOST_POSTFIXES: usize = 8;
 
 /// What stands between two rows of a matrix after cleaning.
 pub const ROW: &str = "\u{1}";
+/// The words `and` and `or` after cleaning.
+pub const AND: &str = "\u{2}";
+pub const OR: &str = "\u{3}";
+/// A comma in braces after cleaning: before three digits it groups them, else it is a decimal comma.
+pub const COMMA: char = '\u{4}';
 
 /// Reads a cleaned answer; nothing where it is none, or where something is left over.
 pub fn read(text: &str) -> Option<E> {
-    let mut reader = Reader { text: text.chars().collect(), place: 0, depth: 0, bars: 0 };
+    let mut reader = Reader {
+        text: text.chars().collect(),
+        place: 0,
+        depth: 0,
+        bars: 0,
+        decimal_comma: false,
+        radians: false,
+    };
     let answer = reader.list()?;
     reader.skip_spaces();
     (reader.place == reader.text.len()).then_some(answer)
@@ -20,9 +34,13 @@ pub fn read(text: &str) -> Option<E> {
 pub struct Reader {
     pub(super) text: Vec<char>,
     pub(super) place: usize,
-    depth: usize,
+    pub(super) depth: usize,
     /// How many `|` are open in the innermost brackets.
     pub(super) bars: usize,
+    /// Whether a comma between two digits is a decimal one here.
+    pub(super) decimal_comma: bool,
+    /// Whether degrees are turned into radians here: in what a sine or the like is taken of.
+    pub(super) radians: bool,
 }
 
 impl Reader {
@@ -30,7 +48,7 @@ impl Reader {
         self.text.get(self.place).copied()
     }
 
-    fn skip_spaces(&mut self) {
+    pub(super) fn skip_spaces(&mut self) {
         while self.peek().is_some_and(char::is_whitespace) {
             self.place += 1;
         }
@@ -62,81 +80,29 @@ impl Reader {
         table.iter().find(|(wanted, _)| self.take(wanted)).map(|(_, value)| *value)
     }
 
-    /// Parts between commas: one alone, more as a set.
-    pub(super) fn list(&mut self) -> Option<E> {
-        let mut parts = self.parts()?;
-        if parts.len() == 1 { parts.pop() } else { Some(E::Set(parts)) }
-    }
-
-    pub(super) fn parts(&mut self) -> Option<Vec<E>> {
-        self.depth += 1;
-        if self.depth > DEEPEST {
-            return None;
+    /// What `read` takes; where it takes nothing, the place is as before. For a few characters only: nested attempts at
+    /// long texts would take time that doubles with each.
+    pub(super) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let place = self.place;
+        let found = read(self);
+        if found.is_none() {
+            self.place = place;
         }
-        let mut parts = vec![self.relation()?];
-        while self.take(",") || self.take(";") {
-            parts.push(self.relation()?);
-        }
-        self.depth -= 1;
-        Some(parts)
-    }
-
-    pub(super) fn relation(&mut self) -> Option<E> {
-        const SIGNS: [(&str, Sign); 15] = [
-            ("=", Sign::Equal),
-            ("\\neq", Sign::NotEqual),
-            ("\\ne", Sign::NotEqual),
-            ("\\leqslant", Sign::LessOrEqual),
-            ("\\leq", Sign::LessOrEqual),
-            ("\\le", Sign::LessOrEqual),
-            ("<=", Sign::LessOrEqual),
-            ("\\lt", Sign::Less),
-            ("<", Sign::Less),
-            ("\\geqslant", Sign::GreaterOrEqual),
-            ("\\geq", Sign::GreaterOrEqual),
-            ("\\ge", Sign::GreaterOrEqual),
-            (">=", Sign::GreaterOrEqual),
-            ("\\gt", Sign::Greater),
-            (">", Sign::Greater),
-        ];
-        let mut sides = vec![self.union()?];
-        let mut signs = Vec::new();
-        if self.take("\\in") {
-            return self.union();
-        }
-        while let Some(sign) = self.take_any(&SIGNS) {
-            signs.push(sign);
-            sides.push(self.union()?);
-        }
-        // A rounded value after the exact one says nothing new.
-        if self.take("\\approx") {
-            self.union()?;
-        }
-        if signs.is_empty() { sides.pop() } else { Some(E::Relation(sides, signs)) }
-    }
-
-    fn union(&mut self) -> Option<E> {
-        let mut parts = vec![self.sum()?];
-        while self.take("\\cup") || self.take("∪") {
-            parts.push(self.sum()?);
-        }
-        if parts.len() == 1 { parts.pop() } else { Some(E::Union(parts)) }
+        found
     }
 
     pub(super) fn sum(&mut self) -> Option<E> {
         let mut terms = Vec::new();
         loop {
-            let pair = self.take("\\pm") || self.take("±");
-            let minus = !pair && (self.take("-") || self.take("\\mp"));
-            if !(pair || minus || self.take("+") || terms.is_empty()) {
+            let both = self.take("\\pm") || self.take("±");
+            let opposite = !both && self.take("\\mp");
+            let minus = !both && !opposite && self.take("-");
+            if !(both || opposite || minus || self.take("+") || terms.is_empty()) {
                 break;
             }
             let term = self.product()?;
-            terms.push(match (pair, minus) {
-                (true, _) => E::PlusMinus(Box::new(term)),
-                (_, true) => term.negated(),
-                _ => term,
-            });
+            let term = if both || opposite { E::PlusMinus(Box::new(term)) } else { term };
+            terms.push(if minus || opposite { term.negated() } else { term });
         }
         if terms.len() == 1 { terms.pop() } else { Some(E::Sum(terms)) }
     }
@@ -146,7 +112,7 @@ impl Reader {
         loop {
             if ["\\cdot", "\\times", "*", "×", "·", "\\ast"].iter().any(|sign| self.take(sign)) {
                 factors.push(self.signed_power()?);
-            } else if ["/", "\\div", "÷", ":"].iter().any(|sign| self.take(sign)) {
+            } else if ["/", "\\div", "÷"].iter().any(|sign| self.take(sign)) {
                 // `4/3\pi` is 4/(3π), as Math-Verify has it.
                 let mut below = vec![self.signed_power()?];
                 while self.starts_factor() {
@@ -154,13 +120,19 @@ impl Reader {
                 }
                 let above = product_of(std::mem::take(&mut factors));
                 factors.push(above.over(product_of(below)));
+            } else if self.take("%") {
+                factors = vec![E::Percent(Box::new(product_of(factors)))];
             } else if self.starts_factor() {
-                let mixed =
-                    self.next_is("\\frac") && matches!(&factors[..], [E::Number(n, false)] if n.is_integer());
-                let factor = self.power()?;
+                let whole = matches!(&factors[..], [E::Number(n, false)] if n.is_integer());
+                let latex = whole && self.next_is("\\frac");
+                let plain = if whole { self.attempt(Self::fraction_after_space) } else { None };
+                let mixed = latex || plain.is_some();
+                let factor = match plain {
+                    Some(fraction) => fraction,
+                    None => self.power()?,
+                };
                 if mixed && is_plain_fraction(&factor) {
-                    let whole = product_of(std::mem::take(&mut factors));
-                    factors.push(E::Sum(vec![whole, factor]));
+                    factors = vec![E::Sum(vec![product_of(factors), factor])];
                 } else {
                     factors.push(factor);
                 }
@@ -168,6 +140,14 @@ impl Reader {
                 return Some(product_of(factors));
             }
         }
+    }
+
+    /// The fraction of `1 1/2`.
+    fn fraction_after_space(&mut self) -> Option<E> {
+        self.place.checked_sub(1).filter(|before| self.text[*before] == ' ')?;
+        let above = self.whole_number()?;
+        self.take("/").then_some(())?;
+        Some(above.over(self.whole_number()?))
     }
 
     fn signed_power(&mut self) -> Option<E> {
@@ -182,32 +162,43 @@ impl Reader {
 
     /// Whether a factor follows without a sign.
     pub(super) fn starts_factor(&mut self) -> bool {
+        const OTHERS: [&str; 31] = [
+            "\\cup",
+            "\\cap",
+            "\\setminus",
+            "\\smallsetminus",
+            "\\backslash",
+            "\\in",
+            "\\pm",
+            "\\mp",
+            "\\}",
+            "\\end",
+            "\\le",
+            "\\leq",
+            "\\ge",
+            "\\geq",
+            "\\lt",
+            "\\gt",
+            "\\ne",
+            "\\neq",
+            "\\leqslant",
+            "\\geqslant",
+            "\\approx",
+            "\\simeq",
+            "\\cong",
+            "\\doteq",
+            "\\sim",
+            "\\rfloor",
+            "\\rceil",
+            "\\rvert",
+            "\\rangle",
+            "\\colon",
+            "\\ast",
+        ];
         self.skip_spaces();
         match self.peek() {
             Some('|') => self.bars == 0,
-            Some('\\') => ![
-                "\\cup",
-                "\\in",
-                "\\pm",
-                "\\mp",
-                "\\}",
-                "\\end",
-                "\\le",
-                "\\leq",
-                "\\ge",
-                "\\geq",
-                "\\lt",
-                "\\gt",
-                "\\ne",
-                "\\neq",
-                "\\leqslant",
-                "\\geqslant",
-                "\\approx",
-                "\\rfloor",
-                "\\rceil",
-            ]
-            .iter()
-            .any(|sign| self.next_is(sign)),
+            Some('\\') => !OTHERS.iter().any(|sign| self.next_is(sign)),
             Some(c) => c.is_alphanumeric() || matches!(c, '(' | '[' | '{' | '.'),
             None => false,
         }
@@ -215,13 +206,12 @@ impl Reader {
 
     pub(super) fn power(&mut self) -> Option<E> {
         let mut value = self.atom()?;
-        loop {
+        for _ in 0..MOST_POSTFIXES {
             if self.take("^") {
                 if self.take("\\prime") || self.take("{\\prime}") {
                     continue;
                 }
-                let exponent = self.argument()?;
-                value = E::Power(Box::new(value), Box::new(exponent));
+                value = value.power(self.argument()?);
             } else if self.take("_") {
                 let start = self.place;
                 self.argument()?;
@@ -230,12 +220,15 @@ impl Reader {
                 value = E::Symbol(format!("{}_{below}", name_of(&value)?));
             } else if self.take("!") {
                 value = E::Call(Function::Factorial, vec![value]);
-            } else if self.take("%") {
-                value = E::Percent(Box::new(value));
+            } else if self.take("°") {
+                if self.radians {
+                    value = E::Product(vec![value, E::Pi]).over(E::whole(180));
+                }
             } else if !self.take("'") {
                 return Some(value);
             }
         }
+        None
     }
 
     /// What a command takes: `{…}`, or one character, or one command.
@@ -253,40 +246,6 @@ impl Reader {
             }
             _ => self.atom(),
         }
-    }
-
-    fn atom(&mut self) -> Option<E> {
-        self.skip_spaces();
-        match self.peek()? {
-            c if c.is_ascii_digit() || c == '.' => self.number(),
-            '\\' => self.command(),
-            open @ ('(' | '[') => self.group(open),
-            '{' => {
-                self.place += 1;
-                let bars = std::mem::take(&mut self.bars);
-                let inner = self.list()?;
-                self.bars = bars;
-                self.take("}").then_some(inner)
-            }
-            '|' => {
-                self.place += 1;
-                self.bars += 1;
-                let inner = self.sum()?;
-                self.bars -= 1;
-                self.take("|").then(|| E::Call(Function::Abs, vec![inner]))
-            }
-            'π' => self.single(E::Pi),
-            '∞' => self.single(E::Infinity),
-            'e' => self.single(E::Euler),
-            'i' => self.single(E::Imaginary),
-            c if c.is_alphabetic() => self.single(E::Symbol(c.to_string())),
-            _ => None,
-        }
-    }
-
-    fn single(&mut self, value: E) -> Option<E> {
-        self.place += 1;
-        Some(value)
     }
 }
 
