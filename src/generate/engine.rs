@@ -128,12 +128,8 @@ impl<'a> Engine<'a> {
     /// What the cache holds of a token.
     fn cached(&self) -> Shape {
         let config = &self.model.config;
-        Shape {
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            width: config.head_width,
-            kind: self.model.decoder.kind(),
-        }
+        let heads = [config.kv_heads, config.head_width];
+        Shape::new(config.layers, heads, self.model.decoder.kind(), self.model.device())
     }
 
     fn slots(&self, capacity: usize) -> usize {

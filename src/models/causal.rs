@@ -10,11 +10,14 @@ use super::{Base, Build, OUTPUT, WORDS};
 use crate::adapters::Trained;
 use crate::fault::Result;
 use crate::nn::{Packed, Pass};
-use crate::torch::kernels::Panels;
+use crate::torch::kernels::{Panels, packs};
 use crate::torch::{cast, fused};
 
 /// Weights up to this size stay in the caches of a CPU: there, threads work best on prompts of their own.
 pub const MOST_PACKED_BYTES: i64 = 64 << 20;
+
+/// Weights of bf16 up to this size are packed, which keeps them a second time.
+pub const MOST_NARROW_BYTES: i64 = 4 << 30;
 
 /// A decoder with its output layer.
 #[derive(Debug)]
@@ -62,10 +65,12 @@ impl CausalLm {
         self.runs
     }
 
-    /// Makes generation fast where kernels of our own serve: on the CPU in fp32, with weights of up to
-    /// [`MOST_PACKED_BYTES`]. The model cannot be trained after this; it has one run, adapters are best merged before.
+    /// Makes generation fast where kernels of our own serve: on the CPU in fp32 with weights of up to
+    /// [`MOST_PACKED_BYTES`], and in bf16 where the CPU multiplies that, with up to [`MOST_NARROW_BYTES`]. The model cannot be trained after this; it has one run, adapters are best merged before.
     pub fn pack(&mut self) {
-        if self.device == Device::Cpu && self.decoder.kind() == Kind::Float && self.is_small() {
+        let kind = self.decoder.kind();
+        let most = if kind == Kind::Float { MOST_PACKED_BYTES } else { MOST_NARROW_BYTES };
+        if self.device == Device::Cpu && packs(kind) && self.bytes() <= most {
             self.decoder.pack();
             self.panels = Some(Panels::new(&self.head, None));
         }
@@ -73,10 +78,14 @@ impl CausalLm {
 
     /// Whether the weights are small enough for the caches of a CPU.
     pub fn is_small(&self) -> bool {
+        self.bytes() <= MOST_PACKED_BYTES
+    }
+
+    fn bytes(&self) -> i64 {
         let config = &self.config;
         let numbers = config.vocabulary * config.width
             + config.linear_shapes().iter().map(|(_, [out, inputs])| out * inputs).sum::<i64>();
-        numbers * self.decoder.kind().elt_size_in_bytes() as i64 <= MOST_PACKED_BYTES
+        numbers * self.decoder.kind().elt_size_in_bytes() as i64
     }
 
     /// Hidden states after the last norm, for [`CausalLm::logits`].

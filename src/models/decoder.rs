@@ -133,10 +133,14 @@ impl Decoder {
         }
     }
 
-    /// Passes from here on use our own kernels, for fp32 on the CPU without gradients.
+    /// Passes from here on use our own kernels, on the CPU without gradients.
     pub fn pack(&mut self) {
-        self.norm.pack();
-        self.blocks.iter_mut().for_each(Block::pack);
+        if self.kind == Kind::Float {
+            self.norm.pack();
+            self.blocks.iter_mut().for_each(Block::pack);
+        } else {
+            self.linears_mut().into_iter().for_each(Linear::pack);
+        }
     }
 
     /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.

@@ -18,10 +18,15 @@ pub struct Shape {
     /// Width of a head.
     pub width: i64,
     /// Kind of keys and values.
-    pub kind: Kind,
+    kind: Kind,
 }
 
 impl Shape {
+    /// What layers that compute in `kind` on `device` keep.
+    pub fn new(layers: usize, [kv_heads, width]: [i64; 2], kind: Kind, device: Device) -> Self {
+        Self { layers, kv_heads, width, kind: if device == Device::Cpu { Kind::Float } else { kind } }
+    }
+
     /// Bytes of one token in all layers.
     pub fn bytes_per_token(&self) -> usize {
         let numbers = 2 * self.layers as i64 * self.kv_heads * self.width;
@@ -38,7 +43,7 @@ pub struct Cache {
     /// Values `[slots, kv, capacity, d]`.
     values: Vec<Tensor>,
     capacity: i64,
-    /// Whether our own kernels serve: fp32 on the CPU.
+    /// Whether our own kernels serve: on the CPU, where keys and values are kept in fp32.
     own: bool,
 }
 
@@ -48,7 +53,7 @@ impl Cache {
     /// # Errors
     /// When the device has no memory for it.
     pub fn new(shape: Shape, slots: i64, capacity: i64, device: Device) -> Result<Self> {
-        let own = shape.kind == Kind::Float && device == Device::Cpu;
+        let own = device == Device::Cpu;
         let blocks = (capacity + LANES - 1) / LANES;
         let (kv, d) = (shape.kv_heads, shape.width);
         let part = |size: &[i64]| -> Result<Vec<Tensor>> {
@@ -71,7 +76,7 @@ impl Cache {
 
     fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], places: &[[i64; 4]]) -> Tensor {
         let look = Look { window: attention.window, scale: attention.scale, cap: attention.cap };
-        attend(qkv, [&self.keys[layer], &self.values[layer]], places, look)
+        cast(&attend(qkv, [&self.keys[layer], &self.values[layer]], places, look), qkv[0].kind())
     }
 
     /// Whether a prompt can be read on from where its slot ends.

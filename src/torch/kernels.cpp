@@ -6,6 +6,9 @@
 // result is the same, to the bit, in every batch; and tiny products, of which generation has many, are several times faster.
 
 #include <dlfcn.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -26,6 +29,15 @@ struct Product {
   const float* bias;    // [n], rounded up to 16
   float* y;             // [rows, n]
   int64_t k, n;
+};
+
+// Of bf16, where the machine multiplies that.
+struct NarrowProduct {
+  const Bf16* x;        // [rows, 2 · pairs]
+  const Bf16* panels;   // [n / 16, pairs, 16, 2]
+  const float* bias;    // [n], rounded up to 16
+  Bf16* y;              // [rows, n]
+  int64_t rows, pairs, n;
 };
 
 struct Heads {
@@ -65,6 +77,17 @@ constexpr int kVectors = 1;
 #include "rows.h"
 }
 #pragma GCC pop_options
+#if __GNUC__ >= 10
+#define LX_NARROW 1
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,prefer-vector-width=512")
+namespace narrow {
+constexpr int kVectors = 1;
+#include "lanes.h"
+#include "narrow.h"
+}
+#pragma GCC pop_options
+#endif
 #endif
 
 // The functions for what the machine has.
@@ -158,6 +181,25 @@ void lx_multiply(const float* x, const float* panels, const float* bias, float* 
   on_threads((rows + kRowBlock - 1) / kRowBlock, threads, [&](int64_t begin, int64_t end) {
     kernels().multiply(job, begin * kRowBlock, std::min(rows, end * kRowBlock));
   });
+}
+
+int lx_multiplies_narrow() {
+#ifdef LX_NARROW
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq");
+#else
+  return 0;
+#endif
+}
+
+// Threads share the columns: of few rows, as when tokens are decoded, the weight is what has to be read.
+void lx_multiply_narrow(const Bf16* x, const Bf16* panels, const float* bias, Bf16* y, int64_t rows, int64_t pairs, int64_t n,
+                        int64_t threads) {
+#ifdef LX_NARROW
+  const NarrowProduct job{x, panels, bias, y, rows, pairs, n};
+  on_threads((n + 2 * kLanes - 1) / (2 * kLanes), threads,
+             [&](int64_t begin, int64_t end) { narrow::multiply(job, begin * 2 * kLanes, std::min(n, end * 2 * kLanes)); });
+#endif
 }
 
 void lx_normalise(const float* x, const float* weight, float* y, int64_t rows, int64_t d, float eps) {

@@ -2,9 +2,11 @@
 //!
 //! The results of a row, to the bit, do not depend on what else is in the batch.
 
+use std::ffi::{c_int, c_void};
+
 use tch::{Device, Kind, Tensor};
 
-use super::dims3;
+use super::{cast, dims2, dims3};
 
 unsafe extern "C" {
     #[rustfmt::skip]
@@ -15,6 +17,18 @@ unsafe extern "C" {
         y: *mut f32,
         rows: i64,
         k: i64,
+        n: i64,
+        threads: i64,
+    );
+    fn lx_multiplies_narrow() -> c_int;
+    #[rustfmt::skip]
+    fn lx_multiply_narrow(
+        x: *const c_void,
+        panels: *const c_void,
+        bias: *const f32,
+        y: *mut c_void,
+        rows: i64,
+        pairs: i64,
         n: i64,
         threads: i64,
     );
@@ -40,6 +54,12 @@ unsafe extern "C" {
 /// Numbers that the kernels take at a time: what they read is a multiple of it.
 pub const LANES: i64 = 16;
 
+/// Whether products of weights of this kind can be packed: fp32 anywhere, bf16 where the CPU multiplies it.
+pub fn packs(kind: Kind) -> bool {
+    // SAFETY: asks what the CPU can do.
+    kind == Kind::Float || kind == Kind::BFloat16 && unsafe { lx_multiplies_narrow() } != 0
+}
+
 fn numbers(x: &Tensor) -> *mut f32 {
     debug_assert!(x.kind() == Kind::Float && x.is_contiguous() && x.device() == Device::Cpu);
     x.data_ptr().cast()
@@ -52,7 +72,7 @@ fn like(x: &Tensor) -> Tensor {
 /// A weight in the order in which products read it.
 #[derive(Debug)]
 pub struct Panels {
-    /// `[n / 16, k, 16]`.
+    /// `[n / 16, k, 16]`; of bf16 `[n / 16, k / 2, 16, 2]`.
     panels: Tensor,
     /// `[n]`, rounded up to 16.
     bias: Tensor,
@@ -60,15 +80,20 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Copies `weight` `[n, k]` and `bias` `[n]`; both fp32 on the CPU.
+    /// Copies `weight` `[n, k]` and `bias` `[n]`, both on the CPU and of a kind that [`packs`].
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Self {
         let size = weight.size();
         let (n, k) = (size[0], size[1]);
         let missing = (LANES - n % LANES) % LANES;
         let panels = weight.detach().constant_pad_nd([0, 0, 0, missing]);
-        let panels = panels.view([-1, LANES, k]).transpose(1, 2).contiguous();
+        let panels = if weight.kind() == Kind::BFloat16 {
+            // An odd width gets a column of zeros.
+            panels.constant_pad_nd([0, k % 2]).view([-1, LANES, (k + 1) / 2, 2]).transpose(1, 2).contiguous()
+        } else {
+            panels.view([-1, LANES, k]).transpose(1, 2).contiguous()
+        };
         let bias = match bias {
-            Some(bias) => bias.detach().constant_pad_nd([0, missing]),
+            Some(bias) => cast(&bias.detach(), Kind::Float).constant_pad_nd([0, missing]),
             None => Tensor::zeros([n + missing], (Kind::Float, Device::Cpu)),
         };
         Self { panels, bias, n }
@@ -76,6 +101,9 @@ impl Panels {
 
     /// `x Wᵀ + bias`: `[m, k]` to `[m, n]`.
     pub fn multiply(&self, x: &Tensor) -> Tensor {
+        if x.kind() == Kind::BFloat16 {
+            return self.multiply_narrow(x);
+        }
         let (x, size) = (x.contiguous(), x.size());
         assert_eq!(size[1], self.panels.size()[1], "width of the input");
         let y = Tensor::empty([size[0], self.n], (Kind::Float, Device::Cpu));
@@ -84,6 +112,21 @@ impl Panels {
         unsafe {
             let [panels, bias] = [&self.panels, &self.bias].map(numbers);
             lx_multiply(numbers(&x), panels, bias, numbers(&y), size[0], size[1], self.n, threads);
+        }
+        y
+    }
+
+    fn multiply_narrow(&self, x: &Tensor) -> Tensor {
+        let [m, k] = dims2(x);
+        let pairs = self.panels.size()[1];
+        assert!(self.panels.kind() == Kind::BFloat16 && (k + 1) / 2 == pairs, "width of the input");
+        let x = if k % 2 == 1 { x.constant_pad_nd([0, 1]) } else { x.contiguous() };
+        let y = Tensor::empty([m, self.n], (Kind::BFloat16, Device::Cpu));
+        let threads = i64::from(tch::get_num_threads());
+        // SAFETY: x is [m, 2 · pairs], y [m, n], the panels of these pairs and n: contiguous bf16; bias as many fp32.
+        unsafe {
+            let [from, panels, to] = [&x, &self.panels, &y].map(Tensor::data_ptr);
+            lx_multiply_narrow(from, panels, numbers(&self.bias), to, m, pairs, self.n, threads);
         }
         y
     }
@@ -139,7 +182,7 @@ pub fn attend(
     places: &[[i64; 4]],
     look: Look,
 ) -> Tensor {
-    let [q, k, v] = [q, k, v].map(Tensor::contiguous);
+    let [q, k, v] = [q, k, v].map(|x| cast(x, Kind::Float).contiguous());
     let ([m, h, d], [_, kv, _], size) = (dims3(&q), dims3(&k), keys.size());
     let (slots, capacity) = (size[0], size[2] * LANES);
     let fits = |&[first, count, slot, before]: &[i64; 4]| {
@@ -218,6 +261,27 @@ mod tests {
             let wanted = Tensor::cat(&turned, 2);
             rotate(&x, &cos, &sin);
             check(&x, &wanted);
+        }
+    }
+
+    #[test]
+    fn products_of_bf16_are_libtorchs_and_do_not_depend_on_the_batch() {
+        if !packs(Kind::BFloat16) {
+            return;
+        }
+        for (n, k, biased) in [(5, 8, true), (32, 64, false), (70, 33, true)] {
+            let narrow = |shape: &[i64]| noise(shape).to_kind(Kind::BFloat16);
+            let (weight, bias, x) = (narrow(&[n, k]), narrow(&[n]), narrow(&[39, k]));
+            let panels = Panels::new(&weight, biased.then_some(&bias));
+            let found = panels.multiply(&x);
+            let wide = |x: &Tensor| x.to_kind(Kind::Float);
+            let wanted = wide(&x).linear(&wide(&weight), biased.then(|| wide(&bias)).as_ref());
+            let apart = f64::try_from((wide(&found) - &wanted).abs().max()).unwrap();
+            let largest = f64::try_from(wanted.abs().max()).unwrap();
+            assert!(apart <= largest / 256.0, "{apart} apart of {largest}");
+            for row in [0, 13, 38] {
+                assert_eq!(panels.multiply(&x.narrow(0, row, 1)), found.narrow(0, row, 1));
+            }
         }
     }
 
