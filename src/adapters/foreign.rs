@@ -220,12 +220,10 @@ fn modules(tensors: &Tensors, method: &Method, layout: Layout) -> Result<Vec<Str
         let ending = endings.iter().copied().chain(core);
         ending.filter_map(|ending| name.strip_suffix(ending)?.strip_suffix('.')).next().map(str::to_owned)
     };
-    let mut found: Vec<String> = Vec::new();
-    for module in tensors.names().filter_map(module) {
-        if !found.contains(&module) {
-            found.push(module);
-        }
-    }
+    // Each once, in the order of the tensors.
+    let mut seen = BTreeSet::new();
+    let found: Vec<String> =
+        tensors.names().filter_map(module).filter(|name| seen.insert(name.clone())).collect();
     if found.is_empty() {
         return Err(fault(format!("`{WEIGHTS}` holds no `{}` of any layer", endings[0])).into());
     }

@@ -209,8 +209,15 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     if adapter.init == BasisInit::Random && adapter.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.rank > 1 << 20 {
-        reader.fail("adapter.rank", format!("expected at most 1048576, found {}", adapter.rank));
+    let AdapterRecipe { rank, rank_a, rank_b, u, .. } = *adapter;
+    for (key, found) in [("rank", rank), ("rank_a", rank_a), ("rank_b", rank_b), ("u", u)] {
+        if found > 1 << 20 {
+            reader.fail(&format!("adapter.{key}"), format!("expected at most 1048576, found {found}"));
+        }
+    }
+    if adapter.method == Method::TinyLora && rank.saturating_mul(rank).saturating_mul(u) > 1 << 26 {
+        let problem = format!("{u} projections of rank {rank} are more than 67108864 numbers a layer");
+        reader.fail("adapter.u", problem);
     }
     if adapter.method == Method::LoraMini
         && reader.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"])

@@ -409,6 +409,16 @@ fn numbers_that_the_tensors_do_not_have_are_refused_before_anything_is_made_of_t
         stored.retain(|key, _| !key.contains("tinylora_P") && !key.contains("tinylora_v"));
     });
     bench.refuses(&args, 1, &["`u` 1073741824 and `r` 2 make projections of more than"]);
+    for (u, rank, words) in [
+        ("4611686018427387904", "2", "`--set adapter.u=4611686018427387904`: expected at most 1048576"),
+        ("1048576", "36", "1048576 projections of rank 36 are more than 67108864 numbers a layer"),
+    ] {
+        let sets =
+            [format!("adapter.u={u}"), format!("adapter.rank={rank}"), "adapter.method=tiny-lora".into()];
+        let mut args = vec!["train", "--recipe", "recipe.toml", "--out", "run", "--dry-run"];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        bench.refuses(&args, 2, &[words]);
+    }
 }
 
 #[test]
