@@ -8,7 +8,7 @@ ids and of all masks (little-endian 32-bit, row after row). Templates and steps 
 @0be0770, main_commonsense_tuning.py and commonsense_eval.py @e50b1a8, and MetaMath eval_gsm8k.py and eval_math.py;
 truncation, end token and mask are applied in their order. Conversations and their templates are our own, in the forms
 of well-known ones; their tokenizer is trained here on those texts and stored. Nothing is random. Written with
-transformers 5.23.0 and tokenizers 0.23.3.
+transformers 5.24.0 and tokenizers 0.23.3.
 """
 
 import gzip
@@ -246,6 +246,41 @@ CONVERSATIONS = [
     ]},
 ]
 
+# Messages that hold other than texts, or keys that are not there
+ODD_TEMPLATE = (None, "<|im_end|>", """\
+{%- for m in messages -%}
+<|im_start|>{{ m.role }}|{{ m.content }}|{{ m.content is defined }}|{{ m.content is string }}|{{ m | tojson }}
+{%- if m.tool_calls %}{% for c in m.tool_calls %}{{ c.function.arguments if c.function.arguments is string else c.function.arguments | tojson }}\
+{% endfor %}{% endif -%}
+{% if m.role != 'user' %}{% generation %}{{ m.content }}{{ m.reasoning_content }}{{ m.thinking }}<|im_end|>{% endgeneration %}{% endif %}
+{% endfor -%}
+{{ tools }}""")
+USER = {"role": "user", "content": "Hi."}
+ODD = [
+    {"messages": [USER, {"role": "assistant", "content": None}]},
+    {"messages": [USER, {"role": "assistant"}]},
+    {"messages": [USER, {"role": "bot", "content": "x", "name": None}]},
+    {"messages": [USER, {"content": "no role"}]},
+    {"messages": [USER, {"role": None, "content": 3}, {"role": 5, "content": 1.50}, {"role": "gpt", "content": True}]},
+    {"messages": [USER, {"role": "assistant", "content": {"a": [None, {"b": -0.0}]}}]},
+    {"messages": [USER, {"role": "assistant", "content": ["a", {"type": "text", "text": "b", "x": None}, 1e16]}]},
+    {"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [
+        {"function": {"name": "f", "arguments": "{\"a\": 1}"}}, {"function": {"name": "g", "arguments": {"é": [1, None]}}}]}]},
+    {"messages": [USER, {"role": "assistant", "content": "x", "reasoning": "why", "z": 1}]},
+    {"messages": [USER, {"role": "assistant", "thinking": "t", "content": "x", "reasoning_content": "r"}]},
+    {"messages": [USER, {"role": "assistant", "content": "x", "thinking": None, "reasoning": ""}]},
+    {"messages": [USER, {"role": "assistant", "content": "x"}], "tools": []},
+    {"messages": [USER, {"role": "assistant", "content": "x"}], "tools": [{"name": "f", "strict": None}]},
+    {"messages": [USER, {"role": "assistant", "content": "x"}], "tools": ["f"]},
+    {"messages": [USER, {"role": "assistant", "content": "x", "items": 1, "keys": [], "get": "g"}]},
+    {"messages": [USER, "x"]},
+    {"messages": [USER, None]},
+    {"messages": [USER, {}]},
+    {"messages": []},
+    {"messages": [USER, {"role": "assistant", "content": "a\u2028b\u0000c\t\ufeff"}]},
+    {"messages": [USER, {"role": "assistant", "content": 18446744073709551615}]},
+]
+
 
 def trained(out):
     """A small byte-level tokenizer that knows the special tokens."""
@@ -261,26 +296,31 @@ def trained(out):
 
 
 def chat(out):
-    for name, (bos, eos, template) in TEMPLATES.items():
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(out / "tokenizer.json"), bos_token=bos, eos_token=eos, chat_template=template
-        )
-        entries = []
+    for name, form in TEMPLATES.items():
         # The last conversation is for the one template that knows its form; Python would print it where others put it
-        for row in CONVERSATIONS if name == "python" else CONVERSATIONS[:-1]:
-            try:
-                text = tokenizer.apply_chat_template(tokenize=False, conversation=row["messages"], tools=row.get("tools"))
-                asked = tokenizer.apply_chat_template(
-                    tokenize=False, conversation=row["messages"], tools=row.get("tools"), add_generation_prompt=True
-                )
-                made = tokenizer.apply_chat_template(
-                    row["messages"], tools=row.get("tools"), return_dict=True, return_assistant_tokens_mask=True
-                )
-                mask = made["assistant_masks"]
-                entries.append({"text": text, "asked": asked[len(text):], "ids": made["input_ids"], "mask": mask})
-            except Exception as error:  # whatever the template or Jinja says
-                entries.append({"error": str(error)})
-        yield {"name": name, "bos_token": bos, "eos_token": eos, "template": template, "expected": entries}
+        yield rendered(out, name, form, CONVERSATIONS if name == "python" else CONVERSATIONS[:-1])
+
+
+def rendered(out, name, form, conversations):
+    bos, eos, template = form
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(out / "tokenizer.json"), bos_token=bos, eos_token=eos, chat_template=template
+    )
+    entries = []
+    for row in conversations:
+        try:
+            text = tokenizer.apply_chat_template(tokenize=False, conversation=row["messages"], tools=row.get("tools"))
+            asked = tokenizer.apply_chat_template(
+                tokenize=False, conversation=row["messages"], tools=row.get("tools"), add_generation_prompt=True
+            )
+            made = tokenizer.apply_chat_template(
+                row["messages"], tools=row.get("tools"), return_dict=True, return_assistant_tokens_mask=True
+            )
+            mask = made["assistant_masks"]
+            entries.append({"text": text, "asked": asked[len(text):], "ids": made["input_ids"], "mask": mask})
+        except Exception as error:  # whatever the template or Jinja says
+            entries.append({"error": str(error)})
+    return {"name": name, "bos_token": bos, "eos_token": eos, "template": template, "expected": entries}
 
 
 def main():
@@ -302,7 +342,9 @@ def main():
     fixture["of"] = TEXTS
     (out / "real.json").write_text(json.dumps(fixture, indent=1) + "\n")
     trained(out)
-    made = {"conversations": CONVERSATIONS, "templates": list(chat(out))}
+    odd = rendered(out, "odd", ODD_TEMPLATE, ODD)
+    odd = {"template": {k: odd[k] for k in odd if k != "expected"}, "conversations": ODD, "expected": odd["expected"]}
+    made = {"conversations": CONVERSATIONS, "templates": list(chat(out)), "odd": odd}
     (out / "chat.json").write_text(json.dumps(made, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -11,14 +11,16 @@ use serde_json::Value;
 
 use super::Example;
 use super::catalog::Dataset;
-use super::jinja::{ChatTemplate, unmarked};
+use super::jinja::{ChatTemplate, Conversation, Refusal, Rendered, with_stack};
 use super::odd;
 use super::rows::{Columns, kind};
 use super::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 
-/// Who may speak.
-const ROLES: [&str; 7] = ["system", "developer", "user", "assistant", "tool", "function", "ipython"];
+/// Under which names a message has what was thought before it was said; templates read the first, and some the second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// Bytes that a token has at most, for all that is done with the rest of a long conversation.
+const TOKEN_BYTES: usize = 256;
 
 /// Renders conversations of one data set.
 #[derive(Debug)]
@@ -52,16 +54,13 @@ impl<'a> Chat<'a> {
     ///
     /// # Errors
     /// Why the row cannot be used: not a list of messages, no turn of an assistant, refused by the template, or no
-    /// room for any of the assistant's words.
-    pub fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), String> {
+    /// room for any of the assistant's words; and what is wrong with the template, whatever the row.
+    pub(super) fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), Refusal> {
         let messages = messages(&self.column, row.get(&self.column))?;
-        let tools = row.get("tools").filter(|tools| !tools.is_null());
-        if let Some(odd) = tools.and_then(odd::inside) {
-            return Err(format!("column `tools` holds {}", odd.words()));
-        }
-        let (text, spans) = self.render(&messages, tools)?;
+        let tools = tools(row.get("tools"))?;
+        let (text, spans) = with_stack(|| self.render(&messages, tools))?;
         if spans.iter().all(Range::is_empty) {
-            return Err("the template leaves nothing of the assistant's turns to train on".to_owned());
+            return Err("the template leaves nothing of the assistant's turns to train on".to_owned().into());
         }
         let encoded = self.tokenizer.encode_plain(&text, self.max_length).map_err(|e| format!("{e:#}"))?;
         let (mut ids, places, cut) = encoded;
@@ -77,70 +76,48 @@ impl<'a> Chat<'a> {
         trained.iter_mut().take(1).for_each(|t| *t = 0);
         if !trained.contains(&1) {
             let first = places.iter().map(overlaps).take_while(|t| *t == 0).count();
-            return Err(format!(
-                "the assistant's first turn begins after {first} tokens, beyond `max_length` {}",
-                self.max_length
-            ));
+            let message =
+                format!("the assistant's first turn begins after {first} tokens, beyond `max_length` ");
+            return Err((message + &self.max_length.to_string()).into());
         }
         let types = vec![0; ids.len()];
         Ok((Example { index: 0, types, trained, label: None, ids }, cut || whole > self.max_length))
     }
 
     /// The text of a conversation, and the bytes of it that are the assistant's.
-    fn render(
-        &self,
-        messages: &[Value],
-        tools: Option<&Value>,
-    ) -> std::result::Result<(String, Vec<Range<usize>>), String> {
-        let (text, marked) = unmarked(&self.template.render(messages, tools, false)?);
-        if self.template.has_marks {
+    fn render(&self, messages: &[Value], tools: Option<&Value>) -> std::result::Result<Rendered, Refusal> {
+        let mut conversation = self.template.open(messages, tools)?;
+        let (text, marked) = conversation.render(messages.len(), false)?;
+        if self.template.has_marks() {
             return Ok((text, marked));
         }
+        if !messages.iter().any(|message| role(message) == "assistant") {
+            let message = format!("column `{}` has no message of the role `assistant`", self.column);
+            return Err(message.into());
+        }
+        let enough = self.max_length.saturating_mul(TOKEN_BYTES).max(1 << 16);
         let mut spans = Vec::new();
         for (i, _) in messages.iter().enumerate().filter(|(_, m)| role(m) == "assistant") {
-            let start = match messages.get(..i).unwrap_or_default() {
-                [] => Some(self.opening(&text, messages, tools)?),
-                before => self.start(&text, before, tools)?,
+            let start = match i {
+                0 => Some(opening(&text, &mut conversation, messages.len())?),
+                before => start(&text, &mut conversation, before)?,
             };
-            let end = self.template.render(messages.get(..=i).unwrap_or_default(), tools, false)?;
+            let (end, _) = conversation.render(i + 1, false)?;
             if let Some(start) = start.filter(|start| text.starts_with(&end) && *start < end.len()) {
                 spans.push(start..start + self.turn(&end[start..]));
+            }
+            // Nothing is trained on that comes after this
+            if end.len() > enough && !spans.is_empty() {
+                break;
             }
         }
         match spans.is_empty() {
             true => Err("the template writes no turn of the assistant as it stands in the whole text; \
                          mark it there with `{% generation %}`"
-                .to_owned()),
+                .to_owned()
+                .into()),
             false => Ok((text, spans)),
         }
-    }
-
-    /// Where the words of an assistant begin after these messages: as far as the text agrees with the prompt for them,
-    /// which is at least the messages themselves, or they stand differently in the whole text.
-    fn start(
-        &self,
-        text: &str,
-        before: &[Value],
-        tools: Option<&Value>,
-    ) -> std::result::Result<Option<usize>, String> {
-        let history = self.template.render(before, tools, false)?;
-        let asked = self.template.render(before, tools, true)?;
-        let same = text.chars().zip(asked.chars()).take_while(|(a, b)| a == b);
-        let start = same.map(|(c, _)| c.len_utf8()).sum();
-        Ok(Some(start).filter(|start| text.starts_with(&history) && *start >= history.len()))
-    }
-
-    /// Where the words of an assistant begin that opens the conversation: few templates take no messages, so it is after
-    /// the first place that reads as the prompt for its next turn.
-    fn opening(
-        &self,
-        text: &str,
-        messages: &[Value],
-        tools: Option<&Value>,
-    ) -> std::result::Result<usize, String> {
-        let asked = self.template.render(messages, tools, true)?;
-        let header = asked.strip_prefix(text).filter(|header| !header.is_empty());
-        Ok(header.and_then(|header| Some(text.find(header)? + header.len())).unwrap_or(0))
     }
 
     /// How much of what a template adds for a turn belongs to it: without white space after the token that ends it.
@@ -151,11 +128,54 @@ impl<'a> Chat<'a> {
     }
 }
 
+/// Where the words of an assistant begin after these messages: as far as the text agrees with the prompt for them,
+/// which is at least the messages themselves, or they stand differently in the whole text.
+fn start(
+    text: &str,
+    conversation: &mut Conversation<'_>,
+    before: usize,
+) -> std::result::Result<Option<usize>, Refusal> {
+    let (history, _) = conversation.render(before, false)?;
+    let (asked, _) = conversation.render(before, true)?;
+    let same = text.chars().zip(asked.chars()).take_while(|(a, b)| a == b);
+    let start = same.map(|(c, _)| c.len_utf8()).sum();
+    Ok(Some(start).filter(|start| text.starts_with(&history) && *start >= history.len()))
+}
+
+/// Where the words of an assistant begin that opens the conversation: few templates take no messages, so it is after
+/// the first place that reads as the prompt for its next turn.
+fn opening(
+    text: &str,
+    conversation: &mut Conversation<'_>,
+    count: usize,
+) -> std::result::Result<usize, Refusal> {
+    let (asked, _) = conversation.render(count, true)?;
+    let header = asked.strip_prefix(text).filter(|header| !header.is_empty());
+    Ok(header.and_then(|header| Some(text.find(header)? + header.len())).unwrap_or(0))
+}
+
 fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The messages of a row, without keys that hold nothing.
+/// The tools of a row: as in Transformers, a list of their schemas, or nothing.
+fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
+    let Some(tools) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let wrong = match tools {
+        Value::Array(list) => list.iter().find(|tool| !tool.is_object()),
+        other => Some(other),
+    };
+    match (wrong, odd::unusable_inside(tools)) {
+        (_, Some(odd)) => Err(format!("column `tools` holds {}", odd.words())),
+        (Some(other), None) => {
+            Err(format!("column `tools`: expected a list of objects, found {}", kind(other)))
+        }
+        (None, None) => Ok(Some(tools)),
+    }
+}
+
+/// The messages of a row as Transformers gives them to a template: without keys that hold nothing, and with what was
+/// thought under all the names that templates know.
 fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Value>, String> {
     let list = match value {
         None | Some(Value::Null) => return Err(format!("column `{column}` is empty")),
@@ -169,31 +189,24 @@ fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Valu
     };
     let mut messages = Vec::with_capacity(list.len());
     for (i, message) in list.iter().enumerate() {
-        let wrong = |found: String| Err(format!("column `{column}`, message {}: {found}", i + 1));
         let Value::Object(keys) = message else {
-            return wrong(format!("expected `role` and `content`, found {}", kind(message)));
+            let found = kind(message);
+            return Err(format!("column `{column}`, message {}: expected an object, found {found}", i + 1));
         };
-        match keys.get("role") {
-            Some(Value::String(role)) if ROLES.contains(&role.as_str()) => {}
-            Some(Value::String(role)) => {
-                return wrong(format!("unknown role `{role}`; roles: `{}`", ROLES.join("`, `")));
-            }
-            _ => return wrong("has no `role`".to_owned()),
-        }
-        match keys.get("content") {
-            Some(Value::String(_) | Value::Array(_)) => {}
-            None | Some(Value::Null) if keys.contains_key("tool_calls") => {}
-            None | Some(Value::Null) => return wrong("has no `content`".to_owned()),
-            Some(other) => return wrong(format!("expected a text as `content`, found {}", kind(other))),
-        }
-        if let Some(odd) = keys.values().find_map(odd::inside) {
-            return wrong(format!("holds {}", odd.words()));
+        if let Some(odd) = keys.values().find_map(odd::unusable_inside) {
+            return Err(format!("column `{column}`, message {}: holds {}", i + 1, odd.words()));
         }
         let held = keys.iter().filter(|(_, value)| !value.is_null());
-        messages.push(held.map(|(key, value)| (key.clone(), value.clone())).collect());
-    }
-    if !messages.iter().any(|message| role(message) == "assistant") {
-        return Err(format!("column `{column}` has no message of the role `assistant`"));
+        let held = held.map(|(key, value)| (key.clone(), value.clone()));
+        let thought = REASONING.iter().find_map(|name| keys.get(*name).filter(|value| !value.is_null()));
+        messages.push(match thought {
+            None => held.collect(),
+            Some(thought) => {
+                let first = ("thinking".to_owned(), thought.clone());
+                let last = ("reasoning_content".to_owned(), thought.clone());
+                std::iter::once(first).chain(held).chain([last]).collect()
+            }
+        });
     }
     Ok(messages)
 }

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::catalog::Dataset;
 use super::chat::Chat;
 use super::instruction::Instruction;
+use super::jinja::Refusal;
 use super::label::{self, Label};
 use super::rows::{Columns, Row, Rows, Wanted};
 use super::template::cell;
@@ -252,7 +253,7 @@ impl<'a> Form<'a> {
         }
     }
 
-    fn encode(&self, columns: &Columns) -> std::result::Result<(Example, bool), String> {
+    fn encode(&self, columns: &Columns) -> std::result::Result<(Example, bool), Refusal> {
         match self {
             Self::Labelled(dataset, tokenizer, max_length) => {
                 let texts: Vec<String> = dataset
@@ -267,7 +268,7 @@ impl<'a> Form<'a> {
                 let example = Example { index: 0, ids, types, trained: Vec::new(), label: None };
                 Ok((example, encoded.truncated))
             }
-            Self::Instruction(instruction) => instruction.encode(columns),
+            Self::Instruction(instruction) => Ok(instruction.encode(columns)?),
             Self::Chat(chat) => chat.encode(columns),
         }
     }
@@ -331,7 +332,8 @@ impl Reader<'_> {
                 example.trained.shrink_to_fit();
                 Outcome::Example(example, truncated)
             }
-            Err(reason) => Outcome::Skip(reason),
+            Err(Refusal::Conversation(reason)) => Outcome::Skip(reason),
+            Err(Refusal::Template(fault)) => Outcome::Wrong(fault),
         }
     }
 

@@ -28,6 +28,7 @@ mod fuzz; // inputs changed at random: an answer or one clear message, in bounde
 mod generation; // completions against Transformers, whatever the slots
 mod generation_settings; // `generation_config.json` against Transformers, and what is said of it
 mod heads; // classification heads that are there in part, or not at all
+mod hostile_templates; // chat templates that never end, fill the memory or overflow the stack
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form

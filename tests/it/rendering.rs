@@ -146,7 +146,7 @@ fn tokenizers_of_llama_and_mistral_are_built_as_transformers_builds_them() {
 }
 
 /// The tokenizer of the fixture with this chat template.
-fn chat_tokenizer(template: &Value) -> Tokenizer {
+pub fn chat_tokenizer(template: &Value) -> Tokenizer {
     let place = tempfile::tempdir().unwrap();
     fs::copy(fixtures().join("tokenizer.json"), place.path().join("tokenizer.json")).unwrap();
     let settings = json!({"chat_template": template["template"], "bos_token": template["bos_token"],
@@ -156,7 +156,8 @@ fn chat_tokenizer(template: &Value) -> Tokenizer {
 
 const CHAT: &str = "task = \"chat\"\nfiles = { train = \"c.jsonl\" }";
 
-fn conversation(tokenizer: &Tokenizer, row: &Value) -> Result<Example> {
+/// The example of a row of conversations.
+pub fn conversation(tokenizer: &Tokenizer, row: &Value) -> Result<Example> {
     let place = Place::new(CHAT, &[("c.jsonl", &row.to_string())])?;
     Ok(place.examples(tokenizer, 4096, 0)?.examples.remove(0))
 }
@@ -220,28 +221,64 @@ fn earlier_turns_that_a_template_rewrites_are_not_trained_on() {
 }
 
 #[test]
+fn messages_of_all_kinds_are_rendered_as_by_transformers() {
+    let odd = &reference("chat.json")["odd"];
+    let tokenizer = chat_tokenizer(&odd["template"]);
+    for (row, expected) in
+        odd["conversations"].as_array().unwrap().iter().zip(odd["expected"].as_array().unwrap())
+    {
+        let found = conversation(&tokenizer, row);
+        if expected["error"].is_string() {
+            assert!(found.is_err(), "{row}: {expected}");
+            continue;
+        }
+        let example = found.unwrap_or_else(|error| panic!("{row}: {error:#}"));
+        assert_eq!(tokenizer.decode(&example.ids, false).unwrap(), text(expected, "text"), "{row}");
+        assert_eq!(json!(example.trained), expected["mask"], "{row}");
+    }
+}
+
+#[test]
 fn wrong_conversations_and_templates_are_told() {
     let chatml = &reference("chat.json")["templates"][1];
     let tokenizer = chat_tokenizer(chatml);
     let user = json!({"role": "user", "content": "a"});
-    for (messages, expected) in [
-        (json!([]), "column `messages` has no message"),
-        (json!("hello"), "column `messages`: expected a list of messages, found a text"),
-        (json!([user, "x"]), "column `messages`, message 2: expected `role` and `content`, found a text"),
-        (json!([user, {"role": "bot", "content": "x"}]), "message 2: unknown role `bot`; roles: `system`, "),
-        (json!([user, {"content": "x"}]), "message 2: has no `role`"),
-        (json!([user, {"role": "assistant"}]), "message 2: has no `content`"),
-        (json!([user, {"role": "assistant", "content": 3}]), "expected a text as `content`, found a number"),
-        (json!([user]), "has no message of the role `assistant`"),
+    let said = json!([user, {"role": "assistant", "content": "b"}]);
+    for (row, expected) in [
+        (json!({"messages": []}), "column `messages` has no message"),
+        (json!({"messages": "hello"}), "column `messages`: expected a list of messages, found a text"),
+        (json!({"messages": [user, "x"]}), "column `messages`, message 2: expected an object, found a text"),
+        (json!({"messages": [user, {"content": "x"}]}), "'dict object' has no attribute 'role'"),
+        (json!({"messages": [user, {"role": "assistant"}]}), "'dict object' has no attribute 'content'"),
+        (json!({"messages": [user, {"role": "bot", "content": 3}]}), "for +: 'int' and 'str'"),
+        (json!({"messages": [user]}), "leaves nothing of the assistant's turns to train on"),
+        (
+            json!({"messages": said, "tools": "sum"}),
+            "column `tools`: expected a list of objects, found a text",
+        ),
+        (
+            json!({"messages": said, "tools": ["sum"]}),
+            "column `tools`: expected a list of objects, found a text",
+        ),
     ] {
-        let error = conversation(&tokenizer, &json!({ "messages": messages })).unwrap_err().to_string();
+        let error = conversation(&tokenizer, &row).unwrap_err().to_string();
         assert!(error.starts_with("no row of `mine` train can be used: `/"), "{error}");
         assert!(error.contains(expected), "{error}");
     }
-    let row = json!({"messages": [user, {"role": "assistant", "content": "b"}]});
+    let mut bare = chatml.clone();
+    bare["template"] = json!("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}");
+    let row = json!({"messages": [user, {"role": "bot", "content": "x"}]});
+    let error = conversation(&chat_tokenizer(&bare), &row).unwrap_err().to_string();
+    assert!(error.contains("column `messages` has no message of the role `assistant`"), "{error}");
+    let row = json!({ "messages": said });
     for (template, expected) in [
         (json!("{% if %}"), "chat template, line 1: "),
         (json!("a\n{{ messages.x.y }}"), "chat template, line 2: "),
+        (
+            json!("a\n\n{{ messages | urlize }}"),
+            "chat template, line 3: the filter `urlize` is not supported",
+        ),
+        (json!("{{ raise_exception('no ' ~ 1) }}"), "chat template, line 1: no 1"),
         (json!([{"name": "tools", "template": "x"}]), "has no template named `default`"),
     ] {
         let place = tempfile::tempdir().unwrap();

@@ -1,0 +1,400 @@
+//! One rendering: statements.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::Rendered;
+use super::args::Args;
+use super::ast::{Block, Expr, Link, Macro, Name, Node, Program, Stmt, Target};
+use super::meter::{Failure, Held, Meter, Outcome};
+use super::scope::{Found, Scope};
+use super::value::{Key, Object, Value};
+
+/// A rendering under way.
+pub(super) struct Run<'a> {
+    pub program: &'a Program,
+    pub meter: Rc<Meter>,
+    /// The values of [`Program::texts`].
+    pub texts: &'a [Value],
+    /// What the conversation and the tokenizer give, by name.
+    context: &'a [Option<Value>],
+    /// What is written, and captured inside of that.
+    out: RefCell<Vec<Out>>,
+    /// Bytes of the text that stand in `{% generation %}`.
+    marks: RefCell<Vec<Range<usize>>>,
+    namespaces: RefCell<Vec<Attributes>>,
+    /// Scopes that macros hold, which may hold the macro in turn.
+    captured: RefCell<Vec<Rc<Scope>>>,
+    /// What these take until the end.
+    kept: RefCell<Held>,
+}
+
+/// What a namespace holds.
+pub(super) type Attributes = IndexMap<String, Value>;
+
+/// A text that is being written.
+struct Out {
+    text: String,
+    held: Held,
+}
+
+/// How a block ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    Next,
+    Break,
+    Continue,
+}
+
+impl<'a> Run<'a> {
+    /// Renders a template.
+    ///
+    /// # Errors
+    /// What the template raises, and where it uses up more than it may.
+    pub fn render(
+        program: &'a Program,
+        meter: &Rc<Meter>,
+        texts: &'a [Value],
+        context: &'a [Option<Value>],
+    ) -> Outcome<Rendered> {
+        let run = Self {
+            program,
+            meter: Rc::clone(meter),
+            texts,
+            context,
+            out: RefCell::default(),
+            marks: RefCell::default(),
+            namespaces: RefCell::default(),
+            captured: RefCell::default(),
+            kept: RefCell::new(meter.hold(0)?),
+        };
+        let scope = Scope::new(&program.hidden, None);
+        let text = run.written(|| run.exec(&program.body, &scope));
+        run.captured.take().iter().for_each(|scope| scope.clear());
+        Ok((text?.1.text, run.marks.take()))
+    }
+
+    /// The value of a name.
+    pub fn lookup(&self, name: Name, scope: &Scope) -> Outcome<Value> {
+        let (found, seen) = scope.get(name);
+        self.meter.spend(seen / 16)?;
+        let found = match found {
+            Found::Value(value) => Some(value),
+            Found::Hidden => None,
+            Found::Outside => self.context.get(name).cloned().flatten(),
+        };
+        Ok(found.unwrap_or_else(|| Value::undefined(format!("'{}' is undefined", self.name(name)))))
+    }
+
+    pub fn name(&self, name: Name) -> &str {
+        self.program.names.get(name).map_or("", String::as_str)
+    }
+
+    /// Runs statements.
+    pub fn exec(&self, body: &[Stmt], scope: &Rc<Scope>) -> Outcome<Flow> {
+        let _level = self.meter.enter()?;
+        for stmt in body {
+            let flow = self.exec_one(&stmt.node, scope).map_err(|failure| failure.at(stmt.line))?;
+            if flow != Flow::Next {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    /// Runs statements with names of their own.
+    pub fn exec_block(&self, block: &Block, scope: &Rc<Scope>) -> Outcome<Flow> {
+        if block.body.is_empty() {
+            return Ok(Flow::Next);
+        }
+        let inner = Scope::new(&block.hidden, Some(scope));
+        let flow = self.exec(&block.body, &inner);
+        inner.end();
+        flow
+    }
+
+    fn exec_one(&self, node: &Node, scope: &Rc<Scope>) -> Outcome<Flow> {
+        self.meter.spend(1)?;
+        match node {
+            Node::Data(text) => self.write(text)?,
+            Node::Print(values) => {
+                for value in values {
+                    self.print(&self.eval(value, scope)?)?;
+                }
+            }
+            Node::If(branches, otherwise) => {
+                for (test, body) in branches {
+                    let test = self.eval(test, scope)?;
+                    if self.truth(&test) {
+                        return self.exec(body, scope);
+                    }
+                }
+                return self.exec(otherwise, scope);
+            }
+            Node::For(of) => {
+                let items = self.eval(&of.items, scope)?;
+                return self.exec_for(of, &items, scope, 0);
+            }
+            Node::Set(target, value) => {
+                self.check_namespaces(target, scope)?;
+                let value = self.eval(value, scope)?;
+                self.assign(target, &value, scope)?;
+            }
+            Node::SetBlock(target, filters, block) => {
+                let (flow, value) = self.filtered_block(filters, block, scope)?;
+                if flow != Flow::Next {
+                    return Ok(flow);
+                }
+                self.check_namespaces(target, scope)?;
+                self.assign(target, &value, scope)?;
+            }
+            Node::With(values, block) => return self.with(values, block, scope),
+            Node::Filter(filters, block) => {
+                let (flow, value) = self.filtered_block(filters, block, scope)?;
+                if flow != Flow::Next {
+                    return Ok(flow);
+                }
+                self.print(&value)?;
+            }
+            Node::Macro(of) => {
+                if let Some(name) = of.name {
+                    self.meter.spend(scope.len() / 16)?;
+                    scope.set(name, self.closure(of, scope)?);
+                }
+            }
+            Node::Call(of, call) => {
+                let caller = self.closure(of, scope)?;
+                self.print(&self.call_with(call, caller, scope)?)?;
+            }
+            Node::Generation(block) => self.generation(block, scope)?,
+            Node::Break => return Ok(Flow::Break),
+            Node::Continue => return Ok(Flow::Continue),
+        }
+        Ok(Flow::Next)
+    }
+
+    fn with(&self, values: &[(Target, Expr)], block: &Block, scope: &Rc<Scope>) -> Outcome<Flow> {
+        let inner = Scope::new(&block.hidden, Some(scope));
+        for (target, value) in values {
+            let value = self.eval(value, scope)?;
+            self.assign(target, &value, &inner)?;
+        }
+        let flow = self.exec(&block.body, &inner);
+        inner.end();
+        flow
+    }
+
+    /// The text of a block, through filters.
+    fn filtered_block(&self, filters: &[Link], block: &Block, scope: &Rc<Scope>) -> Outcome<(Flow, Value)> {
+        let inner = Scope::new(&block.hidden, Some(scope));
+        let (flow, text) = self.capture(|| self.exec(&block.body, &inner))?;
+        if flow != Flow::Next {
+            return Ok((flow, text));
+        }
+        let value = self.links(text, filters, &inner)?;
+        inner.end();
+        Ok((flow, value))
+    }
+
+    /// Writes a value.
+    fn print(&self, value: &Value) -> Outcome<()> {
+        match value {
+            Value::Text(text) => self.write(&text.text),
+            value => self.write(&self.str(value)?),
+        }
+    }
+
+    fn generation(&self, block: &Block, scope: &Rc<Scope>) -> Outcome<()> {
+        let length = |out: &[Out]| out.last().map_or(0, |out| out.text.len());
+        let start = length(&self.out.borrow());
+        let is_inside = self.marks.borrow().last().is_some_and(|mark| mark.end == usize::MAX);
+        if self.out.borrow().len() > 1 || is_inside {
+            // Transformers marks other characters than these then
+            return Err(Failure::refused("`{% generation %}` in a macro, a block that is set, or itself"));
+        }
+        self.marks.borrow_mut().push(start..usize::MAX);
+        self.exec_block(block, scope)?;
+        let end = length(&self.out.borrow());
+        if let Some(mark) = self.marks.borrow_mut().last_mut() {
+            mark.end = end;
+        }
+        Ok(())
+    }
+
+    /// Adds to what is being written.
+    fn write(&self, text: &str) -> Outcome<()> {
+        if let Some(out) = self.out.borrow_mut().last_mut() {
+            out.held.grow(text.len())?;
+            out.text.push_str(text);
+        }
+        Ok(())
+    }
+
+    fn written(&self, run: impl FnOnce() -> Outcome<Flow>) -> Outcome<(Flow, Out)> {
+        let held = self.meter.hold(0)?;
+        self.out.borrow_mut().push(Out { text: String::new(), held });
+        let flow = run();
+        match (flow, self.out.borrow_mut().pop()) {
+            (Ok(flow), Some(out)) => Ok((flow, out)),
+            (Err(failure), _) => Err(failure),
+            (Ok(_), None) => Err(Failure::template("nothing was written")),
+        }
+    }
+
+    /// What is written meanwhile, as a text.
+    pub fn capture(&self, run: impl FnOnce() -> Outcome<Flow>) -> Outcome<(Flow, Value)> {
+        let (flow, out) = self.written(run)?;
+        let Out { text, held } = out;
+        drop(held);
+        Ok((flow, self.meter.text(text)?))
+    }
+
+    /// Gives variables a value, taking it apart where there are several.
+    ///
+    /// # Errors
+    /// When it has not as many parts.
+    pub fn assign(&self, target: &Target, value: &Value, scope: &Rc<Scope>) -> Outcome<()> {
+        match target {
+            Target::Name(name) => {
+                self.meter.spend(scope.len() / 16)?;
+                scope.set(*name, value.clone());
+            }
+            Target::Attribute(name, attribute) => {
+                let Value::Namespace(place) = self.lookup(*name, scope)? else {
+                    return Err(Failure::new("cannot assign attribute on non-namespace object"));
+                };
+                self.set_attribute(place, attribute, value)?;
+            }
+            Target::Tuple(targets) => {
+                let parts = self.items(value)?;
+                if parts.len() != targets.len() {
+                    let (found, expected) = (parts.len(), targets.len());
+                    let message = format!("{found} values to unpack (expected {expected})");
+                    return Err(Failure::new(message));
+                }
+                for (target, part) in targets.iter().zip(&parts) {
+                    self.assign(target, part, scope)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Namespaces are looked at before the value is computed.
+    fn check_namespaces(&self, target: &Target, scope: &Rc<Scope>) -> Outcome<()> {
+        match target {
+            Target::Name(_) => Ok(()),
+            Target::Attribute(name, _) => match self.lookup(*name, scope)? {
+                Value::Namespace(_) => Ok(()),
+                _ => Err(Failure::new("cannot assign attribute on non-namespace object")),
+            },
+            Target::Tuple(targets) => targets.iter().try_for_each(|t| self.check_namespaces(t, scope)),
+        }
+    }
+
+    /// A new namespace.
+    pub fn new_namespace(&self, attributes: Vec<(String, Value)>) -> Outcome<Value> {
+        let place = self.namespaces.borrow().len();
+        self.kept.borrow_mut().grow(128)?;
+        self.namespaces.borrow_mut().push(Attributes::new());
+        for (name, value) in attributes {
+            self.set_attribute(place, &name, &value)?;
+        }
+        Ok(Value::Namespace(place))
+    }
+
+    fn set_attribute(&self, place: usize, name: &str, value: &Value) -> Outcome<()> {
+        if name.starts_with('_') {
+            let message = "Chat templates cannot store underscore-prefixed attributes on a namespace";
+            return Err(Failure::new(format!("{message}, but got '{name}'")));
+        }
+        let mut namespaces = self.namespaces.borrow_mut();
+        let Some(attributes) = namespaces.get_mut(place) else { return Ok(()) };
+        match attributes.get_mut(name) {
+            Some(old) => *old = value.clone(),
+            None => {
+                self.kept.borrow_mut().grow(128 + name.len())?;
+                attributes.insert(name.to_owned(), value.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// What a namespace holds.
+    pub fn namespace(&self, place: usize) -> Attributes {
+        self.namespaces.borrow().get(place).cloned().unwrap_or_default()
+    }
+
+    /// One attribute of a namespace.
+    pub fn namespace_attribute(&self, place: usize, name: &str) -> Option<Value> {
+        self.namespaces.borrow().get(place)?.get(name).cloned()
+    }
+
+    /// A macro with the variables around it.
+    fn closure(&self, of: &Arc<Macro>, scope: &Rc<Scope>) -> Outcome<Value> {
+        let is_new = self.captured.borrow().last().is_none_or(|last| !Rc::ptr_eq(last, scope));
+        if is_new {
+            self.kept.borrow_mut().grow(256)?;
+            self.captured.borrow_mut().push(Rc::clone(scope));
+        }
+        self.meter.object(Object::Macro { of: Arc::clone(of), scope: Rc::clone(scope) })
+    }
+
+    /// The text of a macro with these arguments.
+    pub fn call_macro(&self, of: &Macro, outside: &Rc<Scope>, args: Args) -> Outcome<Value> {
+        self.meter.spend(4)?;
+        if outside.has_ended() {
+            // Jinja2 has lost or changed the variables around it
+            return Err(Failure::refused("a macro outside of the loop or block that it stands in"));
+        }
+        let (caller, kwargs, varargs) =
+            (self.program.caller_name, self.program.kwargs_name, self.program.varargs_name);
+        let name = of.name.map_or("caller", |name| self.name(name));
+        let scope = Scope::new(&of.body.hidden, Some(outside));
+        let Args { mut positional, mut named } = args;
+        let rest = positional.split_off(positional.len().min(of.parameters.len()));
+        let given = positional.len();
+        let mut take = |name: &str| {
+            let at = named.iter().position(|(known, _)| known == name)?;
+            Some(named.remove(at).1)
+        };
+        let mut values: Vec<Option<Value>> = positional.into_iter().map(Some).collect();
+        values.extend(of.parameters[given..].iter().map(|name| take(self.name(*name))));
+        if of.uses.caller && !of.parameters.contains(&caller) {
+            let none = || Value::undefined("No caller defined");
+            scope.set(caller, take("caller").filter(|value| !value.is_none()).unwrap_or_else(none));
+        }
+        if of.uses.kwargs {
+            let entries = named
+                .into_iter()
+                .map(|(name, value)| Ok((Key::new(&self.meter, &self.meter.text(name)?)?, value)));
+            scope.set(kwargs, self.meter.dict(entries.collect::<Outcome<_>>()?)?);
+        } else if let Some((found, _)) = named.first() {
+            return Err(Failure::new(format!("macro '{name}' takes no keyword argument '{found}'")));
+        }
+        if of.uses.varargs {
+            scope.set(varargs, self.meter.tuple(rest)?);
+        } else if !rest.is_empty() {
+            let count = of.parameters.len();
+            return Err(Failure::new(format!("macro '{name}' takes not more than {count} argument(s)")));
+        }
+        let defaults = of.parameters.len() - of.defaults.len();
+        for (place, (parameter, value)) in of.parameters.iter().zip(values).enumerate() {
+            let default = place.checked_sub(defaults).and_then(|at| of.defaults.get(at));
+            let value = match (value, default) {
+                (Some(value), _) => value,
+                (None, Some(default)) => self.eval(default, &scope)?,
+                (None, None) => {
+                    Value::undefined(format!("parameter '{}' was not provided", self.name(*parameter)))
+                }
+            };
+            scope.set(*parameter, value);
+        }
+        let (_, text) = self.capture(|| self.exec(&of.body.body, &scope))?;
+        Ok(text)
+    }
+}

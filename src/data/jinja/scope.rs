@@ -1,0 +1,87 @@
+//! Variables of one frame: the template, a turn of a loop, a macro, a block.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::ast::Name;
+use super::value::Value;
+
+#[derive(Debug)]
+pub(super) struct Scope {
+    variables: RefCell<Vec<(Name, Value)>>,
+    /// Names that are not looked for outside, sorted.
+    hidden: Arc<[Name]>,
+    /// Whether the turn of a loop or the block that it belongs to is over.
+    is_over: Cell<bool>,
+    parent: Option<Rc<Scope>>,
+}
+
+impl Scope {
+    pub fn new(hidden: &Arc<[Name]>, parent: Option<&Rc<Self>>) -> Rc<Self> {
+        let hidden = Arc::clone(hidden);
+        Rc::new(Self {
+            variables: RefCell::default(),
+            hidden,
+            is_over: Cell::new(false),
+            parent: parent.cloned(),
+        })
+    }
+
+    pub fn set(&self, name: Name, value: Value) {
+        let mut variables = self.variables.borrow_mut();
+        match variables.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => variables.push((name, value)),
+        }
+    }
+
+    /// How many variables it has.
+    pub fn len(&self) -> usize {
+        self.variables.borrow().len()
+    }
+
+    /// The value of a name here or outside, and how many variables were looked at; nothing where only the conversation can know it, and where it has none
+    /// yet.
+    pub fn get(&self, name: Name) -> (Found, usize) {
+        let (mut scope, mut seen) = (self, 0);
+        loop {
+            let variables = scope.variables.borrow();
+            seen += variables.len();
+            if let Some((_, value)) = variables.iter().find(|(known, _)| *known == name) {
+                return (Found::Value(value.clone()), seen);
+            }
+            if scope.hidden.binary_search(&name).is_ok() {
+                return (Found::Hidden, seen);
+            }
+            match &scope.parent {
+                Some(parent) => scope = parent,
+                None => return (Found::Outside, seen),
+            }
+        }
+    }
+
+    /// Says that what it belongs to is over.
+    pub fn end(&self) {
+        self.is_over.set(true);
+    }
+
+    /// Whether this or a scope outside is over.
+    pub fn has_ended(&self) -> bool {
+        self.is_over.get() || self.parent.as_ref().is_some_and(|parent| parent.has_ended())
+    }
+
+    /// Forgets its variables, some of which may hold it.
+    pub fn clear(&self) {
+        self.variables.take();
+    }
+}
+
+/// What a scope knows of a name.
+pub(super) enum Found {
+    Value(Value),
+    /// It has no value yet.
+    Hidden,
+    /// No scope knows it.
+    Outside,
+}
