@@ -30,9 +30,19 @@ struct Found {
     /// Those of other names that end in `_token`.
     own: Vec<AddedToken>,
     extra: Vec<AddedToken>,
+    /// Texts of named and extra tokens, but for objects in `tokenizer_config.json`, which Transformers overlooks here.
+    texts: Vec<String>,
 }
 
-/// Adds the tokens, and returns those that were not known or had other flags. `settings` is `tokenizer_config.json`.
+/// What was added.
+pub(super) struct Completed {
+    /// Tokens that were not known, or had other flags.
+    pub tokens: Vec<AddedToken>,
+    /// Tokens by their names, such as `cls_token`.
+    pub named: BTreeMap<&'static str, AddedToken>,
+}
+
+/// Adds the tokens. `settings` is `tokenizer_config.json`.
 ///
 /// # Errors
 /// When a file is not JSON, or a token neither a text nor an object with its text.
@@ -41,7 +51,7 @@ pub(super) fn complete(
     folder: &Path,
     class: Class,
     settings: &Value,
-) -> Result<Vec<AddedToken>> {
+) -> Result<Completed> {
     let known: BTreeMap<u32, AddedToken> = inner.get_added_tokens_decoder().into_iter().collect();
     let mut found = read(folder, settings, &known)?;
     for (name, text) in class.tokens() {
@@ -55,11 +65,11 @@ pub(super) fn complete(
     let numbers: Vec<(i64, String)> =
         found.numbered.iter().map(|(number, token)| (*number, token.content.clone())).collect();
     let mut tokens: Vec<AddedToken> = found.numbered.into_values().collect();
+    let numbered: Vec<String> = tokens.iter().map(|token| token.content.clone()).collect();
     let named = NAMED.iter().filter_map(|name| found.named.get(name)).chain(&found.own);
     for token in named.chain(&found.extra) {
-        if !by_text.contains_key(token.content.as_str())
-            && tokens.iter().all(|other| other.content != token.content)
-        {
+        let is_known = by_text.contains_key(token.content.as_str()) || numbered.contains(&token.content);
+        if !is_known && !tokens.contains(token) {
             tokens.push(token.clone());
         }
     }
@@ -84,7 +94,7 @@ pub(super) fn complete(
             "`eos_token` `{text}` is not in tokenizer.json: it becomes token {id}, as in Transformers"
         );
     }
-    Ok(tokens)
+    Ok(Completed { tokens, named: found.named })
 }
 
 fn read(folder: &Path, settings: &Value, known: &BTreeMap<u32, AddedToken>) -> Result<Found> {
@@ -92,8 +102,11 @@ fn read(folder: &Path, settings: &Value, known: &BTreeMap<u32, AddedToken>) -> R
     let config = folder.join("tokenizer_config.json");
     let fields = settings.as_object().cloned().unwrap_or_default();
     found.names(&fields, &config)?;
-    let names = ["extra_special_tokens", "additional_special_tokens"].into_iter();
-    found.lists(names.filter_map(|key| fields.get(key)).find(|list| !is_empty(list)), &config)?;
+    let [extra, older] = ["extra_special_tokens", "additional_special_tokens"].map(|key| fields.get(key));
+    found.lists(extra, &config)?;
+    if found.extra.is_empty() {
+        found.lists(older, &config)?;
+    }
     if let Some(decoder) = fields.get("added_tokens_decoder") {
         for (number, value) in decoder.as_object().into_iter().flatten() {
             let number = number.parse().map_err(|_| wrong(&config, "`added_tokens_decoder`", number))?;
@@ -105,7 +118,7 @@ fn read(folder: &Path, settings: &Value, known: &BTreeMap<u32, AddedToken>) -> R
     let map = optional_json(&path)?;
     found.names(map.as_object().unwrap_or(&Map::new()), &path)?;
     found.lists(map.get("extra_special_tokens"), &path)?;
-    let special: Vec<String> = found.named.values().chain(&found.extra).map(|t| t.content.clone()).collect();
+    let special = found.texts.clone();
     if found.extra.is_empty() {
         found.lists(map.get("additional_special_tokens"), &path)?;
     }
@@ -124,6 +137,7 @@ impl Found {
         for (key, value) in fields.iter().filter(|(key, _)| key.ends_with("_token")) {
             if let Some(name) = NAMED.into_iter().find(|name| name == key) {
                 if !value.is_null() {
+                    self.note(value, path);
                     self.named.insert(name, token(value, true, path)?);
                 }
             } else if value.is_string() || value.get("content").is_some() {
@@ -133,11 +147,18 @@ impl Found {
         Ok(())
     }
 
+    fn note(&mut self, value: &Value, path: &Path) {
+        let is_config = path.ends_with("tokenizer_config.json");
+        let text = value.as_str().or(value.get("content").and_then(Value::as_str).filter(|_| !is_config));
+        self.texts.extend(text.map(str::to_owned));
+    }
+
     /// A list of tokens, or an object of them by their names.
     fn lists(&mut self, value: Option<&Value>, path: &Path) -> Result<()> {
         match value {
             Some(Value::Array(list)) => {
                 for value in list {
+                    self.note(value, path);
                     self.extra.push(token(value, value.is_string(), path)?);
                 }
             }
@@ -148,10 +169,6 @@ impl Found {
         }
         Ok(())
     }
-}
-
-fn is_empty(list: &Value) -> bool {
-    list.as_array().map(Vec::is_empty).or(list.as_object().map(Map::is_empty)).unwrap_or(true)
 }
 
 /// A token, written as its text or as an object with its flags; a text alone stands for one that is special.

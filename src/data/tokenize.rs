@@ -18,7 +18,7 @@ use tokenizers::{
 
 use super::Example;
 use super::special::Special;
-use super::tokenizer_class::{Class, class_of, configure, fitting};
+use super::tokenizer_class::{Class, class_of, configure, enclose, fitting};
 use super::tokenizer_file::{guarded, parse};
 use super::{added_tokens, long_texts};
 use crate::fault::{Fault, Result, fault, usage};
@@ -93,8 +93,9 @@ impl Tokenizer {
         let mut changes = configure(&mut inner, class, &settings)
             .with_context(|| format!("cannot use `{}`", path.display()))?;
         let added = added_tokens::complete(&mut inner, folder, class, &settings)?;
-        if !added.is_empty() {
-            changes += &serde_json::to_string(&added)?;
+        changes += &enclose(&mut inner, class, &added.named)?;
+        if !added.tokens.is_empty() {
+            changes += &serde_json::to_string(&added.tokens)?;
         }
         let split = settings.get("split_special_tokens").is_some_and(|split| split == true);
         inner.set_encode_special_tokens(split);

@@ -1,6 +1,9 @@
 //! What the tokenizer classes of Transformers change in the `tokenizer.json` that they read.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
+use tokenizers::AddedToken;
 
 use super::tokenize::failed;
 use crate::fault::Result;
@@ -11,6 +14,8 @@ pub(super) enum Class {
     Bert,
     Roberta,
     Llama,
+    /// Byte pairs over bytes, as it stands but for the space before a text.
+    Gpt2,
     /// `tokenizer.json` as it stands.
     Plain,
 }
@@ -24,7 +29,7 @@ impl Class {
     /// Named tokens that the class knows where no file names others.
     pub(super) fn tokens(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Plain => &[],
+            Self::Plain | Self::Gpt2 => &[],
             Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
             Self::Bert => &[
                 ("unk_token", "[UNK]"),
@@ -55,6 +60,7 @@ pub(super) fn class_of(settings: &Value, config: &Value) -> Class {
         return match name.strip_suffix("Fast").unwrap_or(&name) {
             "BertTokenizer" | "DistilBertTokenizer" | "ElectraTokenizer" => Class::Bert,
             "RobertaTokenizer" => Class::Roberta,
+            "GPT2Tokenizer" | "Qwen2Tokenizer" => Class::Gpt2,
             "LlamaTokenizer" if !NOT_LLAMA.contains(&model.as_str()) => Class::Llama,
             _ => Class::Plain,
         };
@@ -77,7 +83,7 @@ pub(super) fn fitting(class: Class, inner: &tokenizers::Tokenizer) -> Class {
     let fits = match class {
         Class::Plain => true,
         Class::Bert => matches!(inner.get_model(), tokenizers::ModelWrapper::WordPiece(_)),
-        Class::Roberta => is_pairs && (is_bytes || inner.token_to_id("Ġ").is_some()),
+        Class::Roberta | Class::Gpt2 => is_pairs && (is_bytes || inner.token_to_id("Ġ").is_some()),
         // Byte pairs over texts whose spaces are `▁`, and not over bytes as in Llama 3.
         Class::Llama => is_pairs && !is_bytes && (parts.contains('▁') || inner.token_to_id("▁").is_some()),
     };
@@ -90,6 +96,7 @@ pub(super) fn configure(inner: &mut tokenizers::Tokenizer, class: Class, setting
     inner.with_padding(None);
     let (normalizer, pre_tokenizer) = match class {
         Class::Plain => return Ok(String::new()),
+        Class::Gpt2 => return spaced(inner, settings),
         Class::Bert => bert(settings),
         Class::Roberta => {
             let prefix = flag(settings, "add_prefix_space", false);
@@ -118,11 +125,37 @@ pub(super) fn configure(inner: &mut tokenizers::Tokenizer, class: Class, setting
             serde_json::from_str(&from_metaspace(settings).to_string())?;
         inner.with_decoder(Some(decoder));
     }
-    if let Some(processor) = frame(inner, class, settings) {
-        let processor: tokenizers::PostProcessorWrapper = serde_json::from_str(&processor.to_string())?;
-        inner.with_post_processor(Some(processor));
-    }
     Ok(changes)
+}
+
+/// Puts the special tokens of the class around texts, by the names that the files give them, and returns that in writing; the
+/// file's own template stays for other classes, and where the tokens are not known.
+pub(super) fn enclose(
+    inner: &mut tokenizers::Tokenizer,
+    class: Class,
+    named: &BTreeMap<&'static str, AddedToken>,
+) -> Result<String> {
+    let Some(frame) = frame(inner, class, named) else { return Ok(String::new()) };
+    let processor: tokenizers::PostProcessorWrapper = serde_json::from_str(&frame.to_string())?;
+    inner.with_post_processor(Some(processor));
+    Ok(frame.to_string())
+}
+
+/// Puts a space before texts or none, where the settings say so.
+fn spaced(inner: &mut tokenizers::Tokenizer, settings: &Value) -> Result<String> {
+    let prefix = settings.get("add_prefix_space").filter(|prefix| prefix.is_boolean());
+    let (Some(prefix), Some(own)) = (prefix, inner.get_pre_tokenizer()) else { return Ok(String::new()) };
+    let mut made = serde_json::to_value(own)?;
+    let parts = match made.get_mut("pretokenizers") {
+        Some(Value::Array(parts)) => parts.iter_mut().collect(),
+        _ => vec![&mut made],
+    };
+    for part in parts.into_iter().filter(|part| part["type"] == "ByteLevel") {
+        part["add_prefix_space"] = prefix.clone();
+    }
+    let pre_tokenizer: tokenizers::PreTokenizerWrapper = serde_json::from_value(made)?;
+    inner.with_pre_tokenizer(Some(pre_tokenizer));
+    Ok(format!("prefix {prefix}"))
 }
 
 fn flag(settings: &Value, key: &str, default: bool) -> bool {
@@ -164,12 +197,14 @@ fn from_metaspace(settings: &Value) -> Value {
     json!({ "type": "Sequence", "decoders": decoders })
 }
 
-/// The frame of special tokens that both encoder classes put around texts; the file's own for others, and where the
-/// tokens are not in it.
-fn frame(inner: &tokenizers::Tokenizer, class: Class, settings: &Value) -> Option<Value> {
+/// The frame of special tokens that both encoder classes put around texts.
+fn frame(
+    inner: &tokenizers::Tokenizer,
+    class: Class,
+    named: &BTreeMap<&'static str, AddedToken>,
+) -> Option<Value> {
     let token = |key: &str, default: &str| -> Option<(String, u32)> {
-        let named = settings.get(key).map(|t| t.get("content").unwrap_or(t));
-        let name = named.and_then(Value::as_str).unwrap_or(default).to_owned();
+        let name = named.get(key).map_or(default, |token| token.content.as_str()).to_owned();
         inner.token_to_id(&name).map(|id| (name, id))
     };
     match class {
@@ -183,6 +218,6 @@ fn frame(inner: &tokenizers::Tokenizer, class: Class, settings: &Value) -> Optio
             let (cls, sep) = (token("cls_token", "[CLS]")?, token("sep_token", "[SEP]")?);
             Some(json!({ "type": "BertProcessing", "sep": sep, "cls": cls }))
         }
-        Class::Llama | Class::Plain => None,
+        Class::Llama | Class::Gpt2 | Class::Plain => None,
     }
 }

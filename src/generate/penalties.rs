@@ -191,7 +191,7 @@ struct Scores {
 }
 
 impl Scores {
-    /// The places of some tokens of each row, each once.
+    /// The places of some tokens of each row; one that stands there twice gets the same value twice.
     fn places<I: IntoIterator<Item = u32>>(
         &self,
         rows: &[Context<'_>],
@@ -202,8 +202,6 @@ impl Scores {
             let known = tokens(context).into_iter().map(i64::from).filter(|id| *id < self.vocabulary);
             places.extend(known.map(|id| row * self.vocabulary + id));
         }
-        places.sort_unstable();
-        places.dedup();
         (!places.is_empty()).then(|| Tensor::from_slice(&places).to_device(self.flat.device()))
     }
 

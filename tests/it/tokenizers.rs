@@ -50,7 +50,7 @@ fn folder<'a>(base: &str, files: impl IntoIterator<Item = (&'a str, &'a Value)>)
 #[test]
 fn the_files_of_a_folder_are_read_as_in_transformers() {
     let Fixture { cases } = json(&fixture("tokenizers/cases.json"));
-    assert_eq!(cases.len(), 80);
+    assert_eq!(cases.len(), 84);
     for case in cases {
         let folder = folder(&case.base, case.files.iter().map(|(name, content)| (name.as_str(), content)));
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
