@@ -1,4 +1,4 @@
-//! The largest numbers that command line and catalog take: what is beyond would fail later, and could not say why.
+//! The largest numbers that command line, recipe and catalog take: what is beyond would fail later, and could not say why.
 
 /// A largest number, and why it is one.
 #[derive(Debug, Clone, Copy)]
@@ -21,10 +21,22 @@ pub const SHOTS: Most = Most { number: 1 << 16, reason: "every prompt holds them
 pub const BATCH_SIZE: Most = Most { number: 1 << 20, reason: "they are in memory at once" };
 /// Tokens of a sequence.
 pub const LENGTH: Most = Most { number: 1 << 24, reason: "no model has more positions" };
+/// Tokens in one pass.
+pub const TOKENS: Most = Most { number: 1 << 30, reason: "they are in memory at once" };
+/// Ranks and other sizes of adapters.
+pub const RANK: Most = Most { number: 1 << 20, reason: "no layer is wider" };
+/// Power iterations of a decomposition.
+pub const ITERATIONS: Most = Most { number: 1 << 12, reason: "a few are enough" };
+/// Passes over the data; with any data, their steps can still be counted.
+pub const EPOCHS: Most = Most { number: 1 << 30, reason: "no training ends later" };
+/// Steps, examples, and what is counted in them.
+pub const STEPS: Most = Most { number: 1 << 40, reason: "no training ends later" };
+/// Seeds.
+pub const SEED: Most = Most { number: i64::MAX as usize, reason: "TOML has no larger" };
 
 impl Most {
     /// What is expected where numbers begin at `least`.
-    pub fn words(&self, least: usize) -> String {
+    pub fn words(&self, least: impl std::fmt::Display) -> String {
         format!("a whole number from {least} to {}, since {}", self.number, self.reason)
     }
 

@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Sigma};
 use crate::adapters::method::Layer;
 use crate::adapters::svd::Factors;
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, reading};
 use crate::files;
 use crate::torch::tensor_file::{self, TensorFile};
 
@@ -90,6 +90,7 @@ impl Basis {
             let message = format!("there is no basis at `{}`", path.display());
             return Err(fault(message).hint("make one with `loraxs init-svd --out DIR`").into());
         }
+        let _reading = reading(&path);
         let file = TensorFile::open(&path)?;
         read(&file, device).with_context(|| format!("cannot use the basis `{}`", path.display()))
     }

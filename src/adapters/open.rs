@@ -12,7 +12,7 @@ use super::layout::{Layout, STACKS};
 use super::peft_config::Json;
 use super::svd::Factors;
 use super::{Method, Tying, foreign, lora, tiny_lora, vera};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, reading};
 use crate::files;
 use crate::torch::tensors::Tensors;
 
@@ -22,6 +22,7 @@ impl AdapterFile {
     /// # Errors
     /// Names the file that is missing or broken, or what the adapter has that cannot be loaded.
     pub fn open(folder: &Path) -> Result<Self> {
+        let _reading = reading(folder);
         let path = folder.join(CONFIG);
         if !path.exists() {
             let missing = fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display()));

@@ -11,9 +11,10 @@ mod train;
 
 use std::any::Any;
 use std::io::Write as _;
+use std::path::Path;
 
 use crate::cli::{Cli, Command, LogFormat};
-use crate::fault::{Result, exit_code, fault, hint_of, readable};
+use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
 use crate::{cli, report, torch, train::interrupt};
 
 /// What `--version` prints.
@@ -31,7 +32,7 @@ pub fn run(cli: Cli) -> u8 {
     let global = &cli.global;
     let loudness = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
     report::init_logging(loudness, global.log_format == LogFormat::Json);
-    // libtorch's plain operators panic with a C++ trace; people get its first line instead.
+    // What a panic says is shown as an error.
     std::panic::set_hook(Box::new(|_| {}));
     torch::keep_memory();
     interrupt::outlive_file_limits();
@@ -41,6 +42,7 @@ pub fn run(cli: Cli) -> u8 {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Interrupted) => interrupt::EXIT_CODE,
         Err(error) => {
+            let error = torch::plain(error);
             report_error(&error, global.log_format);
             exit_code(&error)
         }
@@ -53,6 +55,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         let hint = "change to a folder that is there";
         return Err(fault("the current folder was removed").hint(hint).into());
     }
+    let _reading = opened(&cli.command).map(reading);
     match &cli.command {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
@@ -64,20 +67,30 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
     }
 }
 
-/// The error behind a panic of libtorch, without its trace.
+/// What a command works on.
+fn opened(command: &Command) -> Option<&Path> {
+    match command {
+        Command::InitSvd(args) => Some(Path::new(&args.model)),
+        Command::Train(args) => Some(Path::new(&args.recipe)),
+        Command::Eval(args) => of_subject(&args.subject),
+        Command::Merge(args) => of_subject(&args.subject),
+        Command::Completions { .. } => None,
+    }
+}
+
+fn of_subject(subject: &cli::Subject) -> Option<&Path> {
+    subject.run.as_deref().or(subject.model.as_deref().map(Path::new))
+}
+
+/// The error behind a panic, with what was being read.
 fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
-    let text = payload
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| payload.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown fault");
-    let line = torch::first_line(text);
-    let hint = if line.contains("out of memory") || line.contains("can't allocate memory") {
-        "lower `train.micro_batch_size` or `data.max_length`, or set `train.gradient_checkpointing=true`"
-    } else {
-        "this is a fault of the program: please report it with the command that shows it"
-    };
-    fault(format!("libtorch: {line}")).hint(hint).into()
+    let text = words(payload);
+    // libtorch's plain operators panic with what they return.
+    let fault = if text.contains("Torch(\"") { torch::failure(text) } else { torch::unforeseen(text) };
+    match in_hand() {
+        Some(path) => anyhow::Error::new(fault).context(format!("while reading `{}`", path.display())),
+        None => fault.into(),
+    }
 }
 
 fn report_error(error: &anyhow::Error, format: LogFormat) {
@@ -92,4 +105,47 @@ fn report_error(error: &anyhow::Error, format: LogFormat) {
     };
     // Where standard error is closed there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_what_was_being_read_and_nothing_of_its_trace() {
+        let told = |text: &str| {
+            let error = from_panic(&text.to_owned());
+            (format!("{error:#}"), hint_of(&error).unwrap_or_default().to_owned())
+        };
+        let reading = reading(Path::new("model/config.json"));
+        let wrapped = "called `Result::unwrap()` on an `Err` value: Torch(\"index out of range in self\\nException raised from \
+                       embedding at x.cpp:3\\nframe #0: c10::Error\")";
+        let (message, hint) = told(wrapped);
+        assert_eq!(message, "while reading `model/config.json`: libtorch: index out of range in self");
+        assert!(hint.contains("report"), "{hint}");
+        let wrapped = wrapped.replace("index out of range in self", "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: \
+                                       can't allocate memory: you tried to allocate 4398046511104 bytes. Error code 12");
+        let (message, hint) = told(&wrapped);
+        assert_eq!(
+            message,
+            "while reading `model/config.json`: memory is too small: 4194304 MiB were asked for at once"
+        );
+        assert!(hint.starts_with("lower `train.micro_batch_size`"), "{hint}");
+        drop(reading);
+        assert_eq!(told("index out of bounds").0, "index out of bounds");
+    }
+
+    #[test]
+    fn an_error_of_libtorch_is_told_without_its_trace() {
+        let error = tch::Tensor::from_slice(&[1_i64]).f_reshape([2]).map(drop).unwrap_err();
+        let error = anyhow::Error::from(error).context("cannot use `x`");
+        assert!(format!("{error:#}").contains("frame #"), "{error:#}");
+        let told = format!("{:#}", torch::plain(error));
+        assert!(
+            told.starts_with("cannot use `x`: libtorch: shape '[2]' is invalid for input of size 1"),
+            "{told}"
+        );
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert_eq!(format!("{:#}", torch::plain(fault("a").into())), "a");
+    }
 }

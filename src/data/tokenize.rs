@@ -21,7 +21,7 @@ use super::special::Special;
 use super::tokenizer_class::{Class, class_of, configure, enclose, fitting};
 use super::tokenizer_file::{guarded, parse};
 use super::{added_tokens, long_texts};
-use crate::fault::{Fault, Result, fault, usage};
+use crate::fault::{Fault, Result, fault, reading, usage};
 use crate::files;
 
 /// Files that make up a tokenizer; those that exist are copied next to a saved model.
@@ -77,6 +77,7 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(missing(folder).into());
         }
+        let _reading = reading(&path);
         let bytes = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let mut inner = parse(&path, &bytes)?;
         let settings = optional_json(&folder.join("tokenizer_config.json"))?;

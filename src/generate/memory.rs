@@ -1,12 +1,11 @@
 //! How many slots memory allows, and what it says when it does not.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use tch::Device;
 
-use crate::fault::Result;
-use crate::torch::free_bytes;
+use crate::fault::{Result, words};
+use crate::torch::{free_bytes, ran_out};
 
 /// Share of the free memory that the cache may take; the rest is for what a pass computes, and for others.
 const SHARE: f64 = 0.6;
@@ -22,18 +21,9 @@ pub fn unless_exhausted<T>(body: impl FnOnce() -> Result<T>) -> Result<Option<T>
     // libtorch's plain operators panic: a pass is thrown away whole then, so nothing half-done is seen again.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Ok(Some(value)),
-        Ok(Err(error)) if exhausted(&format!("{error:#}")) => Ok(None),
+        Ok(Err(error)) if ran_out(&format!("{error:#}")) => Ok(None),
         Ok(Err(error)) => Err(error),
-        Err(payload) if exhausted(text(payload.as_ref())) => Ok(None),
+        Err(payload) if ran_out(words(payload.as_ref())) => Ok(None),
         Err(payload) => resume_unwind(payload),
     }
-}
-
-fn exhausted(message: &str) -> bool {
-    message.contains("out of memory") || message.contains("can't allocate memory")
-}
-
-fn text(payload: &(dyn Any + Send)) -> &str {
-    let owned = payload.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or_default()
 }

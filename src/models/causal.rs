@@ -8,7 +8,7 @@ use super::loader::Loader;
 use super::recompute::Tape;
 use super::{Base, Build, OUTPUT, WORDS};
 use crate::adapters::Trained;
-use crate::fault::Result;
+use crate::fault::{Result, reading};
 use crate::nn::{Packed, Pass};
 use crate::torch::kernels::{Panels, packs};
 use crate::torch::{cast, fused};
@@ -41,6 +41,7 @@ impl CausalLm {
     /// Names every missing and mis-shaped tensor at once.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
         let config = base.config.decoder()?.clone();
+        let _reading = reading(&base.folder);
         let store = if build.train_base { Some(trained) } else { None };
         let mut loader = Loader::new(&base.tensors, "model", build.kind, build.device, store);
         loader.alias(WORDS, base.stored_words());

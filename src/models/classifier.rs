@@ -9,7 +9,7 @@ use super::loader::Loader;
 use super::recompute::Tape;
 use super::{Base, Build};
 use crate::adapters::Trained;
-use crate::fault::Result;
+use crate::fault::{Result, reading};
 use crate::nn::{Packed, Pass};
 use crate::torch::{dims2, dims3};
 
@@ -33,6 +33,7 @@ impl Classifier {
     /// Names every missing and mis-shaped tensor at once.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
         let Build { device, kind, .. } = *build;
+        let _reading = reading(&base.folder);
         let config = base.config.encoder()?.clone();
         let mut loader = Loader::new(
             &base.tensors,

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, reading};
 use crate::files::{self, quantised};
 use crate::nn::packed::Positions;
 use crate::torch::tensors::Tensors;
@@ -68,6 +68,7 @@ impl Config {
     /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
+        let _reading = reading(&path);
         let text = files::read_json_text(&path)?;
         let read = || -> Result<Self> {
             let json: Map<String, Value> = files::parse_json(&text)?;
@@ -259,6 +260,7 @@ impl Base {
     /// Names the file and the field or tensor that is wrong.
     pub fn open(folder: &Path) -> Result<Self> {
         let config = Config::load(folder)?;
+        let _reading = reading(folder);
         Ok(Self { folder: folder.to_owned(), config, tensors: Tensors::open_checkpoint(folder)? })
     }
 

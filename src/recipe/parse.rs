@@ -6,6 +6,7 @@ use super::{
     Schedule, Sigma, Spectrum, SvdMethod, TrainRecipe, Tying,
 };
 use crate::fault::Result;
+use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
 use clap::ValueEnum as _;
 
 /// Keys of `[adapter]` that belong to few methods.
@@ -65,27 +66,27 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
     let sigma = if method == Method::TinyLora { Sigma::Split } else { Sigma::A };
     let found = AdapterRecipe {
         method,
-        rank: reader.whole("adapter.rank", rank, 1),
+        rank: reader.whole("adapter.rank", rank, 1, RANK),
         alpha: reader.number("adapter.alpha", 16.0, POSITIVE),
         targets: reader.list("adapter.targets", &[]),
         init: reader.choice("adapter.init", init),
         svd: reader.choice("adapter.svd", SvdMethod::Randomized),
         spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
         sigma: reader.choice("adapter.sigma", sigma),
-        svd_iterations: reader.whole("adapter.svd_iterations", 10, 0),
-        svd_seed: reader.whole("adapter.svd_seed", 42, 0),
+        svd_iterations: reader.whole("adapter.svd_iterations", 10, 0, ITERATIONS),
+        svd_seed: reader.whole("adapter.svd_seed", 42, 0, SEED),
         basis: reader.text("adapter.basis", ""),
         with_basis: reader.flag("adapter.with_basis", false),
         init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
         dropout: reader.number("adapter.dropout", 0.0, FRACTION),
         rslora: reader.flag("adapter.rslora", false),
         d_initial: reader.number("adapter.d_initial", 0.1, NOT_NEGATIVE),
-        projection_seed: reader.whole("adapter.projection_seed", 0, 0),
+        projection_seed: reader.whole("adapter.projection_seed", 0, 0, SEED),
         save_projection: reader.flag("adapter.save_projection", true),
-        rank_a: reader.whole("adapter.rank_a", 32, 1),
-        rank_b: reader.whole("adapter.rank_b", 32, 1),
-        u: reader.whole("adapter.u", 64, 1),
-        tie: reader.whole("adapter.tie", 1, 0),
+        rank_a: reader.whole("adapter.rank_a", 32, 1, RANK),
+        rank_b: reader.whole("adapter.rank_b", 32, 1, RANK),
+        u: reader.whole("adapter.u", 64, 1, RANK),
+        tie: reader.whole("adapter.tie", 1, 0, RANK),
         tying: reader.choice("adapter.tying", Tying::Depth),
     };
     let plain = AdapterRecipe {
@@ -131,22 +132,22 @@ fn data(reader: &mut Reader) -> DataRecipe {
         dataset: reader.required("data.dataset"),
         train: reader.text("data.train", "train"),
         validation: reader.text("data.validation", "validation"),
-        max_length: reader.whole("data.max_length", 128, 1),
-        limit: reader.whole("data.limit", 0, 0),
-        eval_limit: reader.whole("data.eval_limit", 0, 0),
+        max_length: reader.whole("data.max_length", 128, 1, LENGTH),
+        limit: reader.whole("data.limit", 0, 0, STEPS),
+        eval_limit: reader.whole("data.eval_limit", 0, 0, STEPS),
     }
 }
 
 fn train(reader: &mut Reader) -> TrainRecipe {
-    let max_steps = reader.whole("train.max_steps", 0, 0);
-    let warmup_steps = reader.whole("train.warmup_steps", 0, 0);
-    let batch_size = reader.whole("train.batch_size", 32, 1);
+    let max_steps = reader.whole("train.max_steps", 0, 0, STEPS);
+    let warmup_steps = reader.whole("train.warmup_steps", 0, 0, STEPS);
+    let batch_size = reader.whole("train.batch_size", 32, 1, BATCH_SIZE);
     TrainRecipe {
-        epochs: reader.whole("train.epochs", if max_steps > 0 { 0 } else { 10 }, 0),
+        epochs: reader.whole("train.epochs", if max_steps > 0 { 0 } else { 10 }, 0, EPOCHS),
         max_steps,
         batch_size,
-        micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1),
-        micro_batch_tokens: reader.whole("train.micro_batch_tokens", 0, 0),
+        micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1, BATCH_SIZE),
+        micro_batch_tokens: reader.whole("train.micro_batch_tokens", 0, 0, TOKENS),
         learning_rate: reader.number("train.learning_rate", 1e-3, NOT_NEGATIVE),
         head_learning_rate: reader.number("train.head_learning_rate", 5e-3, NOT_NEGATIVE),
         schedule: reader.choice("train.schedule", Schedule::Linear),
@@ -159,11 +160,11 @@ fn train(reader: &mut Reader) -> TrainRecipe {
         weight_decay: reader.number("train.weight_decay", 0.01, NOT_NEGATIVE),
         max_grad_norm: reader.number("train.max_grad_norm", 1.0, NOT_NEGATIVE),
         precision: reader.choice("train.precision", Precision::Fp32),
-        seed: reader.whole("train.seed", 0, 0),
+        seed: reader.whole("train.seed", 0, 0, SEED),
         shuffle: reader.flag("train.shuffle", true),
-        log_every: reader.whole("train.log_every", 10, 1),
+        log_every: reader.whole("train.log_every", 10, 1, STEPS),
         checkpoint_every: reader.every("train.checkpoint_every", Every::Epoch),
-        keep_checkpoints: reader.whole("train.keep_checkpoints", 1, 1),
+        keep_checkpoints: reader.whole("train.keep_checkpoints", 1, 1, STEPS),
         gradient_checkpointing: reader.flag("train.gradient_checkpointing", false),
         init_from: reader.text("train.init_from", ""),
     }
@@ -173,8 +174,8 @@ fn eval(reader: &mut Reader) -> EvalRecipe {
     EvalRecipe {
         every: reader.every("eval.every", Every::Epoch),
         metric: reader.text("eval.metric", ""),
-        patience: reader.whole("eval.patience", 0, 0),
-        batch_size: reader.whole("eval.batch_size", 0, 0),
+        patience: reader.whole("eval.patience", 0, 0, STEPS),
+        batch_size: reader.whole("eval.batch_size", 0, 0, BATCH_SIZE),
         tasks: reader.list("eval.tasks", &[]),
     }
 }
@@ -209,12 +210,7 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     if adapter.init == BasisInit::Random && adapter.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
     }
-    let AdapterRecipe { rank, rank_a, rank_b, u, .. } = *adapter;
-    for (key, found) in [("rank", rank), ("rank_a", rank_a), ("rank_b", rank_b), ("u", u)] {
-        if found > 1 << 20 {
-            reader.fail(&format!("adapter.{key}"), format!("expected at most 1048576, found {found}"));
-        }
-    }
+    let AdapterRecipe { rank, u, .. } = *adapter;
     if adapter.method == Method::TinyLora && rank.saturating_mul(rank).saturating_mul(u) > 1 << 26 {
         let problem = format!("{u} projections of rank {rank} are more than 67108864 numbers a layer");
         reader.fail("adapter.u", problem);
@@ -308,6 +304,41 @@ mod tests {
         for key in reader.known() {
             let (section, leaf) = key.split_once('.').unwrap();
             assert!(written[section].get(leaf).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_whole_number_has_a_range_and_says_it() {
+        let recipe: toml::Table = with("", &[]).unwrap().to_toml().unwrap().parse().unwrap();
+        let sections = recipe.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+        let whole = sections.flat_map(|(section, keys)| {
+            let whole = keys.iter().filter(|(_, value)| value.is_integer());
+            whole.map(move |(leaf, _)| format!("{section}.{leaf}"))
+        });
+        let keys: Vec<String> =
+            whole.chain(["train.checkpoint_every", "eval.every"].map(str::to_owned)).collect();
+        assert_eq!(keys.len(), 24, "{keys:?}");
+        for key in &keys {
+            assert!(message("", &[&format!("{key}=-1")]).contains("of at least"), "{key}");
+            let refused = message("", &[&format!("{key}=18446744073709551616")]);
+            assert!(
+                refused.contains("expected a whole number from ") || refused.contains("or a number of steps"),
+                "{refused}"
+            );
+            let largest = format!("{key}=9223372036854775807");
+            if !key.ends_with("seed") {
+                let refused = message("", &[&largest]);
+                assert!(
+                    refused.contains(&format!("`--set {largest}`: expected a whole number from ")),
+                    "{refused}"
+                );
+                assert!(refused.contains(", since "), "{refused}");
+            }
+        }
+        for key in ["adapter.alpha", "train.learning_rate", "train.weight_decay", "adapter.init_std"] {
+            let refused = message("", &[&format!("{key}=1e39")]);
+            assert!(refused.contains("and at most 3.4028235e38, found `1"), "{refused}");
+            assert!(with("", &[&format!("{key}=1e38")]).is_ok());
         }
     }
 

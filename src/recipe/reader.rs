@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::Every;
 use crate::fault::{Fault, nearest, usage};
+use crate::limits::{Most, STEPS};
 
 /// Where a key was given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -200,12 +201,22 @@ impl Reader {
     }
 
     /// A whole number of at least `least`.
-    pub(super) fn whole<T: TryFrom<i64>>(&mut self, key: &'static str, default: T, least: i64) -> T {
-        self.read(key, default, |value, _| {
+    pub(super) fn whole<T: TryFrom<i64>>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        least: i64,
+        most: Most,
+    ) -> T {
+        self.read(key, default, |value, raw| {
             let number = value.as_integer().filter(|number| *number >= least);
-            number
-                .and_then(|number| T::try_from(number).ok())
-                .ok_or_else(|| format!("a whole number of at least {least}"))
+            let fits = |number: &i64| usize::try_from(*number).is_ok_and(|number| number <= most.number);
+            // Digits that are no integer of TOML are one that is too large.
+            let is_long = value.as_str().is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            number.filter(fits).and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
+                let is_large = number.is_some() || is_long && raw.is_some();
+                if is_large { most.words(least) } else { format!("a whole number of at least {least}") }
+            })
         })
     }
 
@@ -252,7 +263,10 @@ impl Reader {
         self.read(key, default, |value, _| match (value.as_str(), value.as_integer()) {
             (Some("epoch"), _) => Ok(Every::Epoch),
             (Some("never"), _) => Ok(Every::Never),
-            (_, Some(steps)) if steps >= 1 => Ok(Every::Steps(steps.unsigned_abs())),
+            (_, Some(steps)) if (1..=STEPS.number as i64).contains(&steps) => {
+                Ok(Every::Steps(steps.unsigned_abs()))
+            }
+            (_, Some(steps)) if steps > 1 => Err(STEPS.words(1)),
             _ => Err("`epoch`, `never` or a number of steps of at least 1".to_owned()),
         })
     }
@@ -301,7 +315,10 @@ fn is_zero(value: &Value) -> bool {
 
 fn number(value: &Value, bound: &Bound) -> Result<f64, String> {
     let number = value.as_float().or(value.as_integer().map(|whole| whole as f64));
-    number.filter(|number| number.is_finite() && (bound.holds)(*number)).ok_or_else(|| bound.words.to_owned())
+    let number = number.filter(|number| number.is_finite() && (bound.holds)(*number)).ok_or(bound.words)?;
+    // All that is computed with it is of 32 bits.
+    let fits = (number as f32).is_finite();
+    if fits { Ok(number) } else { Err(format!("{} and at most {:e}", bound.words, f32::MAX)) }
 }
 
 fn one_of<T: ValueEnum>(variants: &[T]) -> String {
@@ -351,6 +368,7 @@ fn unknown(key: &str, value: &Value, known: &BTreeSet<&'static str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::RANK;
 
     fn read(text: &str, sets: &[&str], keys: impl Fn(&mut Reader)) -> String {
         let mut reader = Reader::open(text, "r.toml").unwrap();
@@ -363,8 +381,8 @@ mod tests {
     fn each_wrong_type_says_what_was_expected_and_found() {
         let text = "[s]\na = \"ten\"\nb = 1.5\nc = [1]\nd = 3\ne = 1979-05-27\nf = nan\n";
         let found = read(text, &[], |reader| {
-            reader.whole::<usize>("s.a", 1, 1);
-            reader.whole::<usize>("s.b", 1, 1);
+            reader.whole::<usize>("s.a", 1, 1, RANK);
+            reader.whole::<usize>("s.b", 1, 1, RANK);
             reader.list("s.c", &[]);
             reader.flag("s.d", true);
             reader.text("s.e", "");
@@ -391,8 +409,8 @@ mod tests {
         assert!(!numbers(0.0, &POSITIVE) && numbers(0.0, &FRACTION) && !numbers(1.0, &FRACTION));
         assert_eq!(number(&Value::Integer(2), &POSITIVE), Ok(2.0));
         let found = read("", &["s.a=-1", "s.b=300"], |reader| {
-            reader.whole::<u64>("s.a", 1, 0);
-            reader.whole::<u8>("s.b", 1, 0);
+            reader.whole::<u64>("s.a", 1, 0, RANK);
+            reader.whole::<u8>("s.b", 1, 0, RANK);
         });
         assert!(
             found.contains("`--set s.a=-1`: expected a whole number of at least 0, found `-1`"),
@@ -455,7 +473,7 @@ mod tests {
     #[test]
     fn empty_sections_and_windows_line_ends_are_read() {
         let found = read("[train]\r\n\r\n[adapter]\r\nrank = 0\r\n", &[], |reader| {
-            reader.whole::<usize>("adapter.rank", 1, 1);
+            reader.whole::<usize>("adapter.rank", 1, 1, RANK);
         });
         assert!(found.contains("line 4: `adapter.rank`"), "{found}");
     }

@@ -12,10 +12,10 @@ use std::ffi::{CStr, c_char, c_int};
 use std::io::Write as _;
 use std::path::Path;
 
-use tch::{Cuda, Device, Kind, Tensor};
+use tch::{Cuda, Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-use crate::fault::{Result, fault};
+use crate::fault::{Fault, Result, fault};
 
 unsafe extern "C" {
     fn lx_last_error() -> *const c_char;
@@ -115,7 +115,7 @@ fn checked(status: c_int) -> Result<()> {
     }
     // SAFETY: the pointer is to a thread-local C string that lives until the next failing call.
     let message = unsafe { CStr::from_ptr(lx_last_error()) }.to_string_lossy();
-    Err(fault(format!("libtorch: {}", message.lines().next().unwrap_or("unknown error"))).into())
+    Err(failure(&message).into())
 }
 
 /// Keeps the memory of freed tensors for the next ones instead of giving it back to the system.
@@ -206,11 +206,42 @@ pub fn leave(code: u8) -> ! {
     signal_hook::low_level::exit(code.into())
 }
 
-/// What a message of libtorch says, without the C++ trace below it.
-pub fn first_line(message: &str) -> String {
+/// Whether a message of libtorch says that memory ran out.
+pub fn ran_out(message: &str) -> bool {
+    message.contains("out of memory") || message.contains("can't allocate memory")
+}
+
+/// What libtorch fails with as people read it: without its trace, and how much memory it asked for where there was none.
+pub fn failure(message: &str) -> Fault {
     let message = message.strip_prefix("called `Result::unwrap()` on an `Err` value: ").unwrap_or(message);
     let message = message.strip_prefix("Torch(\"").unwrap_or(message);
-    message.split("\\n").next().unwrap_or(message).lines().next().unwrap_or("unknown error").to_owned()
+    let line = message.split("\\n").next().and_then(|text| text.lines().next()).unwrap_or("unknown error");
+    if !ran_out(line) {
+        return unforeseen(&format!("libtorch: {line}"));
+    }
+    let asked = line.rsplit("allocate ").next().and_then(|asked| asked.split(' ').next()).unwrap_or_default();
+    let asked = match asked.parse::<u64>() {
+        Ok(bytes) => format!(": {} MiB were asked for at once", bytes >> 20),
+        Err(_) => String::new(),
+    };
+    fault(format!("memory is too small{asked}")).hint(
+        "lower `train.micro_batch_size`, `data.max_length` or `--batch-size`, or set `train.gradient_checkpointing=true`",
+    )
+}
+
+/// A fault that no input should show.
+pub fn unforeseen(what: &str) -> Fault {
+    fault(what).hint("this is a fault of the program: please report it with the command that shows it")
+}
+
+/// An error as it came, or what [`failure`] makes of one that libtorch returned.
+pub fn plain(error: anyhow::Error) -> anyhow::Error {
+    let Some(TchError::Torch(message)) = error.downcast_ref::<TchError>() else { return error };
+    let failure = failure(message);
+    let message = message.clone();
+    let before: Vec<String> =
+        error.chain().map(ToString::to_string).take_while(|text| !text.contains(&message)).collect();
+    before.into_iter().rev().fold(failure.into(), anyhow::Error::context)
 }
 
 /// `tensor` in `kind`; the same tensor where it already is.

@@ -14,7 +14,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, reading};
 use crate::files;
 
 /// Bytes before the header: its length.
@@ -186,6 +186,7 @@ impl TensorFile {
     /// # Errors
     /// As [`TensorFile::view`].
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let _reading = reading(&self.path);
         let View { kind, shape, bytes } = self.view(name)?;
         Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
     }
