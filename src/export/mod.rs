@@ -70,7 +70,6 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
         fill(partial.path()).map_err(|error| renamed(error, &temporary, &out.display().to_string()))?;
     files::check_held(partial.path())?;
     drop(held);
-    let _uninterrupted = files::uninterrupted();
     let moved = if is_there { fill_from(out, partial.path()) } else { partial.name(out) };
     moved.map_err(|error| match error.kind() {
         ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists | ErrorKind::NotADirectory => is_used(out),
@@ -94,6 +93,7 @@ fn is_empty(folder: &Path) -> bool {
 /// Moves what is in `partial` into the empty folder `out`, which one process does at a time; `config.json` comes last, for
 /// without it there is no checkpoint and no adapter.
 fn fill_from(out: &Path, partial: &Path) -> io::Result<()> {
+    let _uninterrupted = files::uninterrupted();
     let lock = File::open(out)?;
     // Where a file system has no locks, there is nothing to ask.
     let _ = lock.lock();

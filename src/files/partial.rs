@@ -69,6 +69,8 @@ impl Partial {
     fn make(folder: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         sweep(folder);
+        // Where the process is about to end, nothing new begins.
+        let _uninterrupted = uninterrupted();
         loop {
             let number = MADE.fetch_add(1, Ordering::Relaxed);
             let path = folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
@@ -102,6 +104,7 @@ impl Partial {
     /// # Errors
     /// When the system refuses.
     pub fn name(self, path: &Path) -> io::Result<()> {
+        let _uninterrupted = uninterrupted();
         fs::rename(&self.path, path)
     }
 }
@@ -151,7 +154,8 @@ pub fn remove_all() {
     std::mem::forget(uninterrupted());
     let present = locked(&PRESENT).clone();
     for path in present {
-        let _ = remove(&path);
+        // Something may come into a folder while it is emptied.
+        while matches!(remove(&path), Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty) {}
     }
 }
 
