@@ -410,7 +410,11 @@ fn numbers_that_the_tensors_do_not_have_are_refused_before_anything_is_made_of_t
     });
     bench.refuses(&args, 1, &["`u` 1073741824 and `r` 2 make projections of more than"]);
     for (u, rank, words) in [
-        ("4611686018427387904", "2", "`--set adapter.u=4611686018427387904`: expected a whole number from 1 to 1048576"),
+        (
+            "4611686018427387904",
+            "2",
+            "`--set adapter.u=4611686018427387904`: expected a whole number from 1 to 1048576",
+        ),
         ("1048576", "36", "1048576 projections of rank 36 are more than 67108864 numbers a layer"),
     ] {
         let sets =
