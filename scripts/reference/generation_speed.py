@@ -4,7 +4,7 @@
     python scripts/reference/generation_speed.py --model stories260k --questions gsm8k/test.jsonl \\
         --loraxs target/release/loraxs --threads 2
 
-Both decode greedily in float32 on the CPU from the published prompt, with the same limit on new tokens. Transformers
+Both decode greedily on the CPU, in float32 or in --dtype, from the published prompt, with the same limit on new tokens. Transformers
 gets the questions in the order of their lengths, padded on the left, in the batch size that is fastest on the first
 `--probe` questions, with its default attention; reading the checkpoint is not counted. `loraxs` is timed as a whole
 command. Without `--loraxs` only Transformers is measured.
@@ -51,7 +51,7 @@ def generate(model, encoded, size, new_tokens):
 
 
 def measure_transformers(options, questions):
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     encoded = sorted((tokenizer(text)["input_ids"] for text in questions), key=len)
     probe = encoded[:: max(1, len(encoded) // options.probe)][: options.probe]
@@ -87,6 +87,7 @@ def measure_loraxs(options, count):
         command = [str(options.loraxs.resolve()), "eval", "--model", str(options.model.resolve())]
         command += ["--task", "speed/gsm8k", "--datasets", "datasets.toml", "--limit", str(count), "--out", "out"]
         command += ["--device", "cpu", "--threads", str(options.threads)]
+        command += ["--precision", {"float32": "fp32", "bfloat16": "bf16"}[options.dtype]]
         start = time.perf_counter()
         environment = os.environ | {"LORAXS_CACHE": str(place / "cache")}
         result = subprocess.run(command, cwd=place, env=environment, text=True, capture_output=True)
@@ -104,6 +105,7 @@ def main():
     parser.add_argument("--loraxs", type=Path, help="the built command")
     parser.add_argument("--limit", type=int, default=0, help="questions; 0 takes all")
     parser.add_argument("--new-tokens", type=int, default=128, help="limit on a continuation")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--probe", type=int, default=256, help="questions that every batch size is tried on")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256])
