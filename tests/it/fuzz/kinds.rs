@@ -366,10 +366,10 @@ fn tokenizer_config(dice: &mut Dice, folder: &Path) -> Vec<String> {
         ["tokenizer_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
             [dice.below(4)];
     edit(&folder.join("model").join(file), |bytes| {
-        let bytes = if bytes.is_empty() {
-            b"{\"eos_token\": \"</s>\", \"bos_token\": {\"content\": \"<s>\"}}".to_vec()
-        } else {
-            bytes
+        let bytes = match file {
+            _ if !bytes.is_empty() => bytes,
+            "added_tokens.json" => b"{\"<one>\": 101, \"<two>\": 102}".to_vec(),
+            _ => b"{\"eos_token\": \"</s>\", \"bos_token\": {\"content\": \"<s>\"}}".to_vec(),
         };
         json_text::changed(dice, &bytes, TOKENIZER_KEYS)
     });

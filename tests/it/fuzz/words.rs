@@ -29,7 +29,7 @@ pub fn toml(dice: &mut Dice, whole: &str, keys: &str) -> Vec<u8> {
             _ => format!("{key} = \"{}\"", value.trim_matches('"').replace('"', "")),
         };
     }
-    let whole = lines.join("\n").into_bytes();
+    let whole = format!("{}\n", lines.join("\n")).into_bytes();
     if dice.chance(15) { text::changed(dice, whole, TOML) } else { whole }
 }
 
