@@ -1,5 +1,6 @@
 //! Brackets, letters, commands and functions: what the reader takes as one value.
 
+use super::clean::is_roman;
 use super::expression::{Expression as E, Function};
 use super::functions::FUNCTIONS;
 use super::read::{ROW, Reader};
@@ -53,7 +54,7 @@ impl Reader {
         run(self, |c| c.is_ascii_uppercase());
         if self.place - start > 1 {
             let mut name = self.text[start..self.place].to_vec();
-            if name.len() == 2 {
+            if name.len() == 2 && !is_roman(&name.iter().collect::<String>()) {
                 name.sort_unstable();
             }
             return Some(E::Symbol(name.into_iter().collect::<String>().to_lowercase()));
@@ -93,7 +94,7 @@ impl Reader {
     }
 
     /// Whether a semicolon stands in these brackets, so that a comma between digits is a decimal one.
-    fn has_semicolon(&self) -> bool {
+    pub(super) fn has_semicolon(&self) -> bool {
         let mut depth = 0;
         for c in &self.text[self.place..] {
             match c {
@@ -271,6 +272,7 @@ impl Reader {
         Some(match words.as_str() {
             "i" => E::Imaginary,
             "e" => E::Euler,
+            "allrealnumbers" | "allreals" | "Allrealnumbers" => E::reals(),
             _ if words.chars().count() == 1 => E::Symbol(words),
             _ => E::Symbol(words.to_lowercase()),
         })

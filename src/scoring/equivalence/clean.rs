@@ -82,6 +82,7 @@ static REWRITES: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         (r"\\[vV]ert\b|\\mid\b|\\middle\s*\||\\\|".into(), "|".into()),
         (r"\\lbrace\b".into(), r"\{".into()),
         (r"\\rbrace\b".into(), r"\}".into()),
+        (r",\s*\\!\s*".into(), ",".into()),
         (r"\\\$|\\!\s*|\$|\\(?:pounds|euro)\b".into(), String::new()),
         (r"\s*\{\s*,\s*\}\s*".into(), COMMA.to_string()),
         (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)\b)|\\degree\b".into(), "°".into()),
@@ -99,9 +100,12 @@ static REWRITES: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         (r"\\leqq\b".into(), r"\le ".into()),
         (r"\\geqq\b".into(), r"\ge ".into()),
         (r"\\not\s*=".into(), r"\ne ".into()),
+        (r"\\not\s*\\in\b|∉".into(), r"\notin ".into()),
         (r"\\(?:lor|vee)\b".into(), OR.into()),
         (r"\\(?:land|wedge)\b".into(), AND.into()),
         (r"&\s*=|=\s*&".into(), "=".into()),
+        (r"\\&".into(), AND.into()),
+        (r"\x01\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]".into(), ROW.into()),
         (r"\\(?:ldots|dots|cdots|dotsc|dotsb)\b|…|\.\.\.".into(), " ".into()),
         (r"\\\{(\\begin.*\\end\{\w+\*?\})$".into(), "$1".into()),
         (r"(\d{1,2}:\d{2})\s*(?:\\text\{\s*)?[aA]\.?\s?[mM]\b\.?\s*\}?".into(), r"$1\forenoon ".into()),
@@ -141,13 +145,21 @@ static TEXT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\text\{([^{}]*)\}"));
 static COUNTED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^\s*(-?[\d.,/ ]*\d)\s+([A-Za-z][A-Za-z .-]*?)\s*$"));
 /// Words before the value of which they tell.
-static PHRASE: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"^\\text\{[^{}]*\b(?:is|are|equals?|be|value)\s*:?\s*\}\s*"));
+static PHRASE: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"^\\text\{[^{}]*\b(?:is|are|equals?|be|value|about|around|approximately|roughly|nearly|exactly)\s*:?\s*\}\s*",
+    )
+});
 static LETTERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\?[A-Za-z]+"));
 static ALL_LETTERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[A-Za-z][A-Za-z \-]*[A-Za-z]$"));
 
 /// The answer in a narrower LaTeX, ready to be read.
 pub fn clean(answer: &str) -> String {
+    units::without(&with_units(answer))
+}
+
+/// The same with its units.
+pub fn with_units(answer: &str) -> String {
     let text = answer.replace(['\n', '\t'], " ");
     let mut text = text.replace("\\\\", if text.contains("\\begin") { ROW } else { "\\" });
     for (from, to) in CHARACTERS {
@@ -167,7 +179,7 @@ pub fn clean(answer: &str) -> String {
             format!("\\text{{{text}}}")
         };
     }
-    units::without(&with_backslashes(&text))
+    with_backslashes(&text)
 }
 
 /// What follows the last arrow after a relation: `2x=4 \Rightarrow x=2` is `x=2`.
@@ -240,13 +252,18 @@ pub fn is_word(letters: &str) -> bool {
     let lower = letters.to_ascii_lowercase();
     match letters.len() {
         0 | 1 => false,
-        2 => SHORT_WORDS.contains(&lower.as_str()) && !is_capital(letters),
+        2 => SHORT_WORDS.contains(&lower.as_str()) || is_roman(letters),
         _ => !FUNCTIONS.contains(&lower.as_str()) && !is_capital(letters),
     }
 }
 
 fn is_capital(letters: &str) -> bool {
     letters.bytes().all(|c| c.is_ascii_uppercase())
+}
+
+/// Whether it is a small Roman number.
+pub fn is_roman(letters: &str) -> bool {
+    letters.bytes().all(|c| b"IVX".contains(&c))
 }
 
 /// `xy`, `abc`, `a - b`: letters that stand for numbers rather than words.

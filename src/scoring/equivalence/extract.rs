@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::clean::{clean, is_word};
-use super::{LONGEST, read};
+use super::{LONGEST, MONTHS, read};
 use crate::scoring::boxed;
 use crate::scoring::python::pattern;
 
@@ -45,7 +45,7 @@ static DISPLAY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\\(begin|end)\s*\{(?:equation|align|gather|multline|displaymath|math|eqnarray)\*?\}")
 });
 /// Between two formulas of one answer.
-static JOINT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*(?:[,;]?\s*(?:and|or)\b|[,;&])\s*$"));
+static JOINT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*(?:[,;]?\s*(?:and|or)\b|[,;]|\\?&)\s*$"));
 static PERCENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*\$?\s*(?:\\?%|per ?cent\b|pct\b)"));
 /// Between a formula and what is no longer said of it.
 static NEW_SENTENCE: LazyLock<Regex> = LazyLock::new(|| pattern(r"[.!?]\s+\S|\n|^\s*[A-Z]"));
@@ -113,7 +113,9 @@ fn is_mathematics(text: &str) -> bool {
         return false;
     }
     let clean = clean(text);
-    let word = |run: regex::Match| !run.as_str().starts_with('\\') && is_word(run.as_str());
+    let word = |run: regex::Match| {
+        !run.as_str().starts_with('\\') && is_word(run.as_str()) && !MONTHS.contains(&run.as_str())
+    };
     !LETTERS.find_iter(&clean).any(word) && read::read(&clean).is_some()
 }
 
@@ -194,7 +196,7 @@ fn formulas(text: &str) -> Vec<Found> {
         end = all.end();
         match found.last_mut() {
             Some(last) if JOINT.is_match(gap) => {
-                last.text.push_str(&format!(" {} {inner}", gap.trim().replace('&', ",")))
+                last.text.push_str(&format!(" {} {inner}", gap.trim().replace("\\&", ",").replace('&', ",")))
             }
             _ => found.push(Found { text: inner, boxed: false, bare: false }),
         }

@@ -101,6 +101,9 @@ impl Reader {
         if self.take("\\in") {
             return self.union();
         }
+        if self.take("\\notin") {
+            return Some(E::Difference(vec![E::reals(), self.union()?]));
+        }
         while let Some(sign) = self.take_any(&SIGNS) {
             let side = self.ratio()?;
             match (sign, sides.pop()?) {

@@ -12,6 +12,7 @@ mod expression;
 mod extract;
 mod functions;
 mod lists;
+mod measures;
 mod numbers;
 mod read;
 mod residue;
@@ -43,6 +44,27 @@ static DATE: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+/// A month with a number before or after it.
+static MONTH: LazyLock<Regex> = LazyLock::new(|| {
+    let month = format!(r"\b(?:{})\b", MONTHS.join("|"));
+    pattern(&format!(r"\d[^A-Za-z]*(?:\\text\{{)?\s*{month}|{month}[^A-Za-z]*\d"))
+});
+static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"[a-z]{3,}|\d+"));
+
 /// The answer of a completion against that of the gold solution.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let Some(found) = extract::answer(completion) else { return Verdict::none() };
@@ -69,7 +91,7 @@ fn loosened(found: &Found) -> &str {
 
 /// The number of a whole number or of whole percents, which stand for each other.
 fn whole_percent(answer: &str) -> Option<String> {
-    let clean = if answer.len() <= LONGEST { clean::clean(answer) } else { return None };
+    let clean = if answer.len() <= LONGEST { clean::with_units(answer) } else { return None };
     WHOLE.captures(&clean).map(|groups| groups[1].trim_start_matches('0').to_owned())
 }
 
@@ -99,20 +121,44 @@ pub fn equivalent(gold: &str, predicted: &str) -> bool {
         return gold.trim() == predicted.trim();
     }
     // A full stop after an answer is none of it.
-    let cleaned = |text: &str| clean::clean(text).trim_end_matches('.').trim_end().to_owned();
+    let cleaned = |text: &str| clean::with_units(text).trim_end_matches('.').trim_end().to_owned();
     let (gold, predicted) = (cleaned(gold), cleaned(predicted));
-    if bare(&gold) == bare(&predicted) {
+    if let (Some(a), Some(b)) = (measures::last(&gold), measures::last(&predicted))
+        && a != b
+    {
+        let scaled = |text: &str, measure: &measures::Measure| {
+            format!("({})\\cdot {}", units::without(text), measure.factor)
+        };
+        return a.of == b.of && same(&scaled(&gold, &a), &scaled(&predicted, &b));
+    }
+    same(&units::without(&gold), &units::without(&predicted))
+}
+
+/// [`equivalent`] of answers that were cleaned.
+fn same(gold: &str, predicted: &str) -> bool {
+    if bare(gold) == bare(predicted) {
         return !gold.is_empty();
     }
     // Dates, versions and telephone numbers are names.
-    if DATE.is_match(&gold) || DATE.is_match(&predicted) {
+    if MONTH.is_match(gold) || MONTH.is_match(predicted) {
+        return words(gold) == words(predicted);
+    }
+    if DATE.is_match(gold) || DATE.is_match(predicted) {
         return false;
     }
-    match (read::read(&gold), read::read(&predicted)) {
+    match (read::read(gold), read::read(predicted)) {
         (Some(gold), Some(predicted)) => {
             gold.size().max(predicted.size()) <= MOST_PARTS
                 && compare::same(&arithmetic::evaluated(gold), &arithmetic::evaluated(predicted))
         }
         _ => false,
     }
+}
+
+/// The words and numbers of a date, in any order.
+fn words(text: &str) -> Vec<String> {
+    let lower = text.replace("\\text", " ").to_lowercase();
+    let mut words: Vec<String> = WORD.find_iter(&lower).map(|word| word.as_str().to_owned()).collect();
+    words.sort_unstable();
+    words
 }

@@ -25,6 +25,7 @@ pub fn read(text: &str) -> Option<E> {
         decimal_comma: false,
         radians: false,
     };
+    reader.decimal_comma = reader.has_semicolon();
     let answer = reader.list()?;
     reader.skip_spaces();
     (reader.place == reader.text.len()).then_some(answer)
@@ -162,13 +163,14 @@ impl Reader {
 
     /// Whether a factor follows without a sign.
     pub(super) fn starts_factor(&mut self) -> bool {
-        const OTHERS: [&str; 31] = [
+        const OTHERS: [&str; 32] = [
             "\\cup",
             "\\cap",
             "\\setminus",
             "\\smallsetminus",
             "\\backslash",
             "\\in",
+            "\\notin",
             "\\pm",
             "\\mp",
             "\\}",

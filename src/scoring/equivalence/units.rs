@@ -66,8 +66,8 @@ pub fn is_compound(text: &str) -> bool {
 
 /// The answer without units.
 pub fn without(text: &str) -> String {
-    // A text that opens the answer is no unit.
-    if text.starts_with("\\text") {
+    // A text that opens the answer is no unit, and the name of a month is none.
+    if text.starts_with("\\text") || super::MONTH.is_match(text) {
         return text.to_owned();
     }
     let replaced = |text: String, (from, to): (&Regex, &str)| from.replace_all(text.trim(), to).into_owned();
