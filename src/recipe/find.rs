@@ -7,7 +7,7 @@ use crate::fault::{Result, usage, which};
 use crate::files::read_text;
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: [(&str, &str); 29] = [
+const BUILT_IN: [(&str, &str); 31] = [
     ("commonsense-llama2-7b", include_str!("../../recipes/commonsense-llama2-7b.toml")),
     ("commonsense-llama3-8b", include_str!("../../recipes/commonsense-llama3-8b.toml")),
     ("compare-methods", include_str!("../../recipes/compare-methods.toml")),
@@ -31,6 +31,8 @@ const BUILT_IN: [(&str, &str); 29] = [
     ("metamath-mistral-7b", include_str!("../../recipes/metamath-mistral-7b.toml")),
     ("quickstart-pretrain", include_str!("../../recipes/quickstart-pretrain.toml")),
     ("quickstart", include_str!("../../recipes/quickstart.toml")),
+    ("smollm2-commonsense", include_str!("../../recipes/smollm2-commonsense.toml")),
+    ("smollm2-metamath", include_str!("../../recipes/smollm2-metamath.toml")),
     ("vera-cola", include_str!("../../recipes/vera-cola.toml")),
     ("vera-mrpc", include_str!("../../recipes/vera-mrpc.toml")),
     ("vera-qnli", include_str!("../../recipes/vera-qnli.toml")),
