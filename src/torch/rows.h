@@ -22,7 +22,8 @@ LX_INLINE void norm_forward_of(const Norm<T>& job, int64_t begin, int64_t end) {
         squares += each * each;
       }
     }
-    const float scale = 1.0f / std::sqrt(sum(squares) / static_cast<float>(d) + job.eps);
+    // One rounding: an error here is that of the whole row.
+    const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sum(squares)) / d + job.eps));
     job.scales[r] = scale;
     for (int64_t j = 0; j < d; j += kLanes) {
       const Lanes unit = read(x + j, d - j) * scale;
@@ -42,7 +43,9 @@ LX_INLINE void norm_backward_of(const NormBack<T>& job, int64_t begin, int64_t e
     for (int64_t j = 0; j < d; j += kLanes) {
       products += read(dy + j, d - j) * read(job.weight + j, d - j) * read(x + j, d - j);
     }
-    const float scale = job.scales[r], along = scale * scale * scale * sum(products) / static_cast<float>(d);
+    const float scale = job.scales[r];
+    const double cubed = static_cast<double>(scale) * scale * scale;
+    const float along = static_cast<float>(cubed * sum(products) / d);
     for (int64_t j = 0; j < d; j += kLanes) {
       Lanes dx = read(dy + j, d - j) * read(job.weight + j, d - j) * scale - read(x + j, d - j) * along;
       if (job.add) dx += read(job.add + r * d + j, d - j);

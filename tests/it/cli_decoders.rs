@@ -320,7 +320,7 @@ fn chat_templates_and_conversations_are_checked() {
         ),
         (
             "{{ nothing() }}",
-            &["line 1: chat template, line 1: nothing is unknown", "see the tokenizer's chat"],
+            &["line 1: chat template, line 1: 'nothing' is undefined", "see the tokenizer's chat"],
         ),
         ("{{ raise_exception('no roles here') }}", &["chat template, line 1: no roles here"]),
         ("always the same", &["writes no turn of the assistant"]),
@@ -330,11 +330,9 @@ fn chat_templates_and_conversations_are_checked() {
         bench.refuses_train(&model, &[], 1, words);
     }
     template(json!(TEMPLATE));
-    let turns: [(&str, &str, &str); 5] = [
+    let turns: [(&str, &str, &str); 3] = [
         ("messages", "dialogue", "has no column `messages`"),
-        ("\"user\"", "\"human\"", "message 1: unknown role `human`"),
         ("\"assistant\"", "\"user\"", "no message of the role `assistant`"),
-        ("\"has 3\"", "3", "message 2: expected a text as `content`, found a number"),
         ("hi Ann", &"hi Ann ".repeat(40), "beyond `max_length` 64"),
     ];
     for (from, to, words) in turns {
