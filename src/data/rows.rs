@@ -13,7 +13,7 @@ use super::text_file::{self, TextFile};
 use super::{odd, parquet, separated};
 use crate::fault::{Result, fault, which};
 
-/// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See [`odd`] for values
+/// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See `odd` for values
 /// that JSON cannot hold.
 pub type Columns = Map<String, Value>;
 
