@@ -22,6 +22,9 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Bytes that a token has at most, for all that is done with the rest of a long conversation.
 const TOKEN_BYTES: usize = 256;
 
+/// The column of the functions that may be called.
+pub(super) const TOOLS: &str = "tools";
+
 /// Renders conversations of one data set.
 #[derive(Debug)]
 pub struct Chat<'a> {
@@ -57,7 +60,7 @@ impl<'a> Chat<'a> {
     /// room for any of the assistant's words; and what is wrong with the template, whatever the row.
     pub(super) fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), Refusal> {
         let messages = messages(&self.column, row.get(&self.column))?;
-        let tools = tools(row.get("tools"))?;
+        let tools = tools(row.get(TOOLS))?;
         let (text, spans) = with_stack(|| self.render(&messages, tools))?;
         if spans.iter().all(Range::is_empty) {
             return Err("the template leaves nothing of the assistant's turns to train on".to_owned().into());

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use rayon::prelude::*;
 
 use super::catalog::Dataset;
-use super::chat::Chat;
+use super::chat::{Chat, TOOLS};
 use super::instruction::Instruction;
 use super::jinja::Refusal;
 use super::label::{self, Label};
@@ -61,7 +61,7 @@ pub struct Split<'a> {
 impl<'a> Split<'a> {
     /// What its rows are found by.
     pub(super) fn wanted(&self, columns: &'a [&'a str]) -> Wanted<'a> {
-        Wanted { columns, split: self.name, field: self.dataset.field.as_deref() }
+        Wanted { columns, split: self.name, field: self.dataset.field.as_deref(), kept: None }
     }
 }
 
@@ -185,7 +185,10 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     for path in split.files {
         let _reading = reading(path);
         let columns: Vec<&str> = form.columns(split).collect();
-        let mut rows = Rows::open(path, &split.wanted(&columns))?;
+        // A label is used where there is one, and so are the tools of a chat.
+        let used: Vec<&str> =
+            columns.iter().copied().chain(split.dataset.label.as_deref()).chain([TOOLS]).collect();
+        let mut rows = Rows::open(path, &Wanted { kept: Some(&used), ..split.wanted(&columns) })?;
         let reader = Reader { split, path, unit: rows.unit, form: &form };
         while !is_full(&found) {
             let piece = rows.next(piece_for(split.limit))?;

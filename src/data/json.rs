@@ -2,8 +2,10 @@
 //!
 //! Documents are cut into rows without being parsed, so that a file is never in memory as a whole.
 
+use std::fmt;
 use std::path::Path;
 
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::odd;
@@ -16,6 +18,8 @@ use crate::fault::{Result, fault, which};
 const CUSTOMARY: &str = "data";
 /// So many keys of lists are named.
 const NAMED: usize = 20;
+/// So many columns of a row are known by name where only some are kept.
+const MOST_NAMES: usize = 256;
 
 /// Rows as they stand in the file.
 pub(super) type Source = Box<dyn Iterator<Item = Result<Raw>>>;
@@ -240,19 +244,60 @@ impl Iterator for Values {
     }
 }
 
-/// The columns of a row.
+/// The columns of a row; where only some are `kept`, the others are passed over and hold nothing.
 ///
 /// # Errors
-/// What it is instead of an object.
-pub(super) fn columns(json: &str) -> std::result::Result<std::result::Result<Columns, String>, String> {
-    let value = serde_json::from_str::<Value>(&odd::kept(json)).map_err(|e| reason(&e))?;
-    Ok(match value {
-        value if odd::of(&value).is_some() => {
-            Err(format!("expected an object of columns, found {}", kind(&value)))
+/// Why it is no JSON; inside, what it is instead of an object.
+pub(super) fn columns(
+    json: &str,
+    kept: Option<&[String]>,
+) -> std::result::Result<std::result::Result<Columns, String>, String> {
+    let exact = odd::kept(json);
+    if json.trim_start().starts_with('{') {
+        let mut parser = serde_json::Deserializer::from_str(&exact);
+        let read = Object { kept }.deserialize(&mut parser);
+        let whole = read.and_then(|columns| parser.end().map(|()| columns));
+        return whole.map(Ok).map_err(|e| reason(&e));
+    }
+    let value: Value = serde_json::from_str(&exact).map_err(|e| reason(&e))?;
+    Ok(Err(format!("expected an object of columns, found {}", kind(&value))))
+}
+
+/// Reads the columns of an object.
+struct Object<'a> {
+    kept: Option<&'a [String]>,
+}
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = Columns;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Columns, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = Columns;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of columns")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Columns, A::Error> {
+        let mut columns = Columns::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if self.kept.is_none_or(|kept| kept.contains(&name)) {
+                columns.insert(name, map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+                // Their names are for messages.
+                if columns.len() < MOST_NAMES {
+                    columns.insert(name, Value::Null);
+                }
+            }
         }
-        Value::Object(columns) => Ok(columns),
-        other => Err(format!("expected an object of columns, found {}", kind(&other))),
-    })
+        Ok(columns)
+    }
 }
 
 /// The message of a JSON error without its line: every row is a text of its own.

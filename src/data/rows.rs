@@ -38,6 +38,8 @@ pub struct Wanted<'a> {
     pub split: &'a str,
     /// The key of a JSON object under which its rows stand.
     pub field: Option<&'a str>,
+    /// Columns whose values are used; all where this is absent.
+    pub kept: Option<&'a [&'a str]>,
 }
 
 /// The rows of a file in its order, those that cannot be read included.
@@ -46,6 +48,7 @@ pub struct Rows {
     pub unit: &'static str,
     path: PathBuf,
     source: Source,
+    kept: Option<Vec<String>>,
     /// The columns that occurred so far.
     columns: BTreeSet<String>,
     /// Keys of a JSON object that hold lists which are not read as rows.
@@ -114,7 +117,8 @@ impl Rows {
             }
         };
         let columns = columns.into_iter().collect();
-        Ok(Self { unit, path: path.to_owned(), source, columns, lists, read: 0 })
+        let kept = wanted.kept.map(|kept| kept.iter().map(|name| (*name).to_owned()).collect());
+        Ok(Self { unit, path: path.to_owned(), source, kept, columns, lists, read: 0 })
     }
 
     /// The next rows, at most so many; none at the end.
@@ -129,8 +133,9 @@ impl Rows {
             size += raw.size;
             piece.push(raw);
         }
-        let path = &self.path;
-        let rows: Vec<Row> = piece.into_par_iter().map(|raw| parsed(path, raw)).collect::<Result<_>>()?;
+        let (path, kept) = (&self.path, self.kept.as_deref());
+        let rows: Vec<Row> =
+            piece.into_par_iter().map(|raw| parsed(path, raw, kept)).collect::<Result<_>>()?;
         self.read += rows.len();
         if self.read == 0 {
             return Err(fault(format!("`{}` holds no row", path.display())).into());
@@ -159,10 +164,10 @@ impl Rows {
     }
 }
 
-fn parsed(path: &Path, raw: Raw) -> Result<Row> {
+fn parsed(path: &Path, raw: Raw, kept: Option<&[String]>) -> Result<Row> {
     let columns = match raw.body {
         Body::Read(columns) => columns,
-        Body::Json(json, is_all) => match json::columns(&json) {
+        Body::Json(json, is_all) => match json::columns(&json, kept) {
             Ok(columns) => columns,
             Err(reason) if is_all => {
                 let message = format!("`{}` is not valid JSON: row {}: {reason}", path.display(), raw.number);
@@ -370,7 +375,7 @@ mod tests {
 
     /// The rows of a JSON file, for a data set of the columns `q` and `a`.
     fn rows_of(text: &str, split: &str, field: Option<&str>) -> Result<Vec<(usize, Value)>> {
-        let wanted = Wanted { columns: &["q", "a"], split, field };
+        let wanted = Wanted { columns: &["q", "a"], split, field, kept: None };
         read_with("f.json", text.as_bytes(), &wanted).map(|rows| good(&rows))
     }
 

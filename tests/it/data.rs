@@ -121,6 +121,10 @@ fn numbers_that_are_none_are_skipped_and_counted() {
     let used = "{\"one\": \"a\", \"gold\": 2, \"other\": [NaN, Infinity]}\n{\"one\": null, \"gold\": 1}\n";
     let found = place.load(SCORES, "train", &[("b.jsonl", used), ("c.csv", "one,gold\nNaN,1\n")], 0).unwrap();
     assert_eq!((found.examples.len(), found.skipped.count), (2, 1));
+    // What is not used may be of any size and depth.
+    let deep =
+        format!("{{\"one\": \"a\", \"other\": {}{}, \"gold\": 2}}\n", "[".repeat(5000), "]".repeat(5000));
+    assert_eq!(place.load(SCORES, "train", &[("deep.jsonl", &deep)], 0).unwrap().skipped.count, 0);
     // A label without a value is that of a test split.
     let tests = place.load(SCORES, "test", &[("d.jsonl", "{\"one\": \"a\", \"gold\": NaN}\n")], 0).unwrap();
     assert_eq!(tests.examples[0].label, None);

@@ -89,6 +89,19 @@ fn memory_is_a_small_multiple_of_what_is_read() {
 }
 
 #[test]
+fn what_no_key_names_takes_no_memory() {
+    let bench = Bench::new();
+    let (few, _) = start(&bench, "few.jsonl", &[]);
+    for other in ["NaN,".repeat(600_000), "[1,".repeat(3) + &"1,".repeat(1_200_000)] {
+        let closed = "]".repeat(other.matches('[').count());
+        let row = format!("{{\"one\": \"a\", \"other\": [{other}1]{closed}, \"gold\": 1}}\n");
+        fs::write(bench.path("other.jsonl"), row).unwrap();
+        let (peak, said) = start(&bench, "other.jsonl", &[]);
+        assert!(said.is_empty() && peak < few + (100 << 20), "{few} and {peak}: {said}");
+    }
+}
+
+#[test]
 fn a_file_that_unpacks_without_end_is_refused_early() {
     let bench = Bench::new();
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
