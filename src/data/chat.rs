@@ -30,6 +30,8 @@ pub(super) const TOOLS: &str = "tools";
 pub struct Chat<'a> {
     column: String,
     template: ChatTemplate,
+    /// That of conversations with tools, where they have one of their own.
+    tool_template: Option<ChatTemplate>,
     tokenizer: &'a Tokenizer,
     max_length: usize,
 }
@@ -44,8 +46,9 @@ impl<'a> Chat<'a> {
             fault(format!("data set `{}` is for chat, but the tokenizer has no chat template", dataset.name))
                 .hint("put a `chat_template.jinja` beside tokenizer.json, or take the instruct model's")
         })?;
-        let template = ChatTemplate::new(source, tokenizer.named_tokens())?;
-        Ok(Self { column: dataset.messages.clone(), template, tokenizer, max_length })
+        let parsed = |source: &str| ChatTemplate::new(source, tokenizer.named_tokens());
+        let (template, tool_template) = (parsed(source)?, tokenizer.tool_template().map(parsed).transpose()?);
+        Ok(Self { column: dataset.messages.clone(), template, tool_template, tokenizer, max_length })
     }
 
     /// The column of the messages.
@@ -89,9 +92,10 @@ impl<'a> Chat<'a> {
 
     /// The text of a conversation, and the bytes of it that are the assistant's.
     fn render(&self, messages: &[Value], tools: Option<&Value>) -> std::result::Result<Rendered, Refusal> {
-        let mut conversation = self.template.open(messages, tools)?;
+        let template = self.tool_template.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
+        let mut conversation = template.open(messages, tools)?;
         let (text, marked) = conversation.render(messages.len(), false)?;
-        if self.template.has_marks() {
+        if template.has_marks() {
             return Ok((text, marked));
         }
         if !messages.iter().any(|message| role(message) == "assistant") {

@@ -134,7 +134,7 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
         [&dataset.prompt, &dataset.response, &dataset.messages],
         [&dataset.field],
         [tokenizer.eos().ok()],
-        [tokenizer.chat_template()],
+        [tokenizer.chat_template(), tokenizer.tool_template()],
         may_miss_labels(split.name),
         tokenizer.hash(),
         max_length,

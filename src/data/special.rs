@@ -22,6 +22,8 @@ pub(super) struct Special {
     pub ends: Vec<u32>,
     /// The chat template: `chat_template.jinja`, or that of `tokenizer_config.json`.
     pub chat_template: Option<String>,
+    /// The chat template of conversations with tools, where they have one of their own.
+    pub tool_template: Option<String>,
 }
 
 const NAMES: [&str; 7] =
@@ -61,7 +63,8 @@ impl Special {
         let added = inner.get_added_tokens_decoder();
         let mut texts: Vec<String> = added.into_values().filter(|t| t.special).map(|t| t.content).collect();
         texts.sort();
-        Ok(Self { tokens, texts, eos, ends, chat_template: chat_template(folder, settings)? })
+        let (chat_template, tool_template) = chat_templates(folder, settings)?;
+        Ok(Self { tokens, texts, eos, ends, chat_template, tool_template })
     }
 }
 
@@ -81,10 +84,15 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
     }
 }
 
-fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>> {
-    let file = folder.join("chat_template.jinja");
-    if file.is_file() {
-        return files::read_text(&file).map(Some);
+/// The chat template, and that of conversations with tools: files come before settings.
+fn chat_templates(folder: &Path, settings: &Value) -> Result<(Option<String>, Option<String>)> {
+    let file = |path: &str| {
+        let path = folder.join(path);
+        if path.is_file() { files::read_text(&path).map(Some) } else { Ok(None) }
+    };
+    let of_tools = file(&format!("{}/tool_use.jinja", files::TEMPLATES))?;
+    if let Some(template) = file("chat_template.jinja")? {
+        return Ok((Some(template), of_tools));
     }
     let legacy = optional_json(&folder.join("chat_template.json"))?;
     let wrong = |found: &str| {
@@ -93,12 +101,15 @@ fn chat_template(folder: &Path, settings: &Value) -> Result<Option<String>> {
             .hint("it is one template, or a list of `name` and `template` with one named `default`")
     };
     match settings.get("chat_template").or(legacy.get("chat_template")) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        None | Some(Value::Null) => Ok((None, of_tools)),
+        Some(Value::String(text)) => Ok((Some(text.clone()), of_tools)),
         Some(Value::Array(list)) => {
-            let default = list.iter().find(|t| t.get("name").is_some_and(|name| name == "default"));
-            let text = default.and_then(|t| t.get("template")).and_then(Value::as_str);
-            text.map(|t| Some(t.to_owned())).ok_or_else(|| wrong("has no template named `default`").into())
+            let named = |wanted: &str| {
+                let found = list.iter().find(|t| t.get("name").is_some_and(|name| name == wanted))?;
+                found.get("template").and_then(Value::as_str).map(str::to_owned)
+            };
+            let default = named("default").ok_or_else(|| wrong("has no template named `default`"))?;
+            Ok((Some(default), of_tools.or_else(|| named("tool_use"))))
         }
         Some(_) => Err(wrong("is neither a text nor a list").into()),
     }

@@ -260,6 +260,11 @@ impl Tokenizer {
         self.special.chat_template.as_deref()
     }
 
+    /// The folder's chat template of conversations with tools, where they have one of their own.
+    pub fn tool_template(&self) -> Option<&str> {
+        self.special.tool_template.as_deref()
+    }
+
     /// Special tokens by the names that chat templates know, such as `bos_token`.
     pub fn named_tokens(&self) -> &[(&'static str, String)] {
         &self.special.tokens

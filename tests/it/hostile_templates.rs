@@ -190,3 +190,26 @@ fn hostile_templates_are_refused_before_they_use_up_time_memory_or_stack() {
     let source = json!({"template": long, "bos_token": null, "eos_token": "<|im_end|>"});
     conversation(&chat_tokenizer(&source), &row).unwrap();
 }
+
+#[test]
+fn long_conversations_are_far_from_every_limit() {
+    let text = "Some words, \"quoted\" <and> é 日本.\n".repeat(250);
+    let turns = |i: usize| json!({"role": (["user", "assistant"][i % 2]), "content": text});
+    let tool = json!({"name": "f", "description": text, "parameters": {"type": "object", "properties": {"a": text}}});
+    let row = json!({"messages": (0..1000).map(turns).collect::<Vec<_>>(), "tools": vec![tool; 100]});
+    for template in [
+        "{{ tools | tojson(indent=4) }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>' }}{% endfor %}",
+        // Looks at all that follows for each message
+        "{% for m in messages %}{% for n in messages[loop.index:] %}{% if n.role == 'user' and 'tool_calls' in n %}{{ n.x }}{% endif %}{% endfor %}\
+         {% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}",
+        // Gathers the whole text before it prints it
+        "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t ~ m.role ~ ': ' + m.content %}{% endfor %}\
+         {% generation %}{{ ns.t }}{% endgeneration %}",
+    ] {
+        let source = json!({"template": template, "bos_token": null, "eos_token": "<|im_end|>"});
+        let found = conversation(&chat_tokenizer(&source), &row);
+        // Where tools fill the length, that is said, and nothing of limits
+        let is_known = found.as_ref().is_err_and(|e| e.to_string().contains("beyond `max_length` 4096"));
+        assert!(is_known || found.is_ok(), "{template}: {:#}", found.unwrap_err());
+    }
+}

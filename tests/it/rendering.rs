@@ -239,6 +239,31 @@ fn messages_of_all_kinds_are_rendered_as_by_transformers() {
 }
 
 #[test]
+fn conversations_with_tools_have_a_template_of_their_own_where_there_is_one() {
+    let template =
+        |word: &str| format!("{word}{{% for m in messages %}}{{{{ m.role ~ m.content }}}}{{% endfor %}}");
+    let named = |name: &str| json!({"name": name, "template": template(name)});
+    let said = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
+    let shown = |tokenizer: &Tokenizer, tools: Value| {
+        let example = conversation(tokenizer, &json!({"messages": said, "tools": tools})).unwrap();
+        tokenizer.decode(&example.ids, false).unwrap()
+    };
+    let place = tempfile::tempdir().unwrap();
+    fs::copy(fixtures().join("tokenizer.json"), place.path().join("tokenizer.json")).unwrap();
+    let settings = json!({"chat_template": [named("default"), named("rag"), named("tool_use")]});
+    let listed = tokenizer(place.path(), &settings, &json!({})).unwrap();
+    fs::write(place.path().join("chat_template.jinja"), template("file")).unwrap();
+    fs::create_dir(place.path().join("additional_chat_templates")).unwrap();
+    fs::write(place.path().join("additional_chat_templates/tool_use.jinja"), template("tools")).unwrap();
+    let filed = Tokenizer::load(place.path()).unwrap();
+    for (tokenizer, [without, with]) in [(listed, ["default", "tool_use"]), (filed, ["file", "tools"])] {
+        assert_eq!(shown(&tokenizer, Value::Null), format!("{without}useraassistantb"));
+        assert_eq!(shown(&tokenizer, json!([{"name": "f"}])), format!("{with}useraassistantb"));
+        assert_eq!(shown(&tokenizer, json!([])), format!("{with}useraassistantb"));
+    }
+}
+
+#[test]
 fn wrong_conversations_and_templates_are_told() {
     let chatml = &reference("chat.json")["templates"][1];
     let tokenizer = chat_tokenizer(chatml);

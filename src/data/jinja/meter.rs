@@ -71,7 +71,7 @@ impl Meter {
     /// with the square of a conversation.
     pub fn new(messages: usize, bytes: usize) -> Rc<Self> {
         let (messages, size) = (messages as u64, bytes as u64);
-        let most_steps = 4_000_000 + 4 * size + messages.saturating_mul(20_000 + size / 16);
+        let most_steps = 4_000_000 + 4 * size + messages.saturating_mul(20_000 + size / 128);
         let most_bytes = (64 << 20) + bytes.saturating_mul(16);
         Rc::new(Self {
             steps: Cell::new(0),
@@ -103,7 +103,7 @@ impl Meter {
 
     /// Counts moving so many bytes, or looking for something in them.
     pub fn scan(&self, bytes: usize) -> Outcome<()> {
-        self.spend(1 + bytes / 64)
+        self.spend(1 + bytes / 256)
     }
 
     /// Counts looking at each of the characters of so many bytes.

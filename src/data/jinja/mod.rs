@@ -17,6 +17,7 @@ mod json;
 mod lexer;
 mod links;
 mod loops;
+mod macros;
 mod meter;
 mod methods;
 mod number;

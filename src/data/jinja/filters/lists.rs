@@ -142,7 +142,11 @@ impl Run<'_> {
 
     pub fn batch(&self, name: &str, value: &Value, args: Args) -> Outcome<Value> {
         let names = if name == "batch" { ["linecount", "fill_with"] } else { ["slices", "fill_with"] };
-        let [count, fill] = args.take(name, names, 1)?;
+        let given = args.take(name, names, 1)?;
+        self.lazily(self.parts(name, value, given))
+    }
+
+    fn parts(&self, name: &str, value: &Value, [count, fill]: [Option<Value>; 2]) -> Outcome<Value> {
         let count = integer(&count.unwrap_or(Value::None))?;
         let fill = fill.filter(|fill| !fill.is_none());
         let items = self.items(value)?;

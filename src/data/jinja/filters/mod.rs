@@ -90,10 +90,20 @@ impl Run<'_> {
                 self.ordered(name, &value, args)
             }
             "batch" | "slice" => self.batch(name, &value, args),
-            "map" | "select" | "reject" | "selectattr" | "rejectattr" => self.each(name, &value, args),
+            "map" | "select" | "reject" | "selectattr" | "rejectattr" => {
+                self.lazily(self.each(name, &value, args))
+            }
             "pprint" | "random" | "urlize" => Err(Failure::refused(&format!("the filter `{name}`"))),
             name if FILTERS.contains(&name) => self.list_filter(name, value, args),
             name => Err(Failure::template(format!("No filter named '{name}'."))),
+        }
+    }
+
+    /// What a generator gives: a failure of its own shows only where it is gone through.
+    fn lazily(&self, made: Outcome<Value>) -> Outcome<Value> {
+        match made {
+            Err(failure) if !failure.is_of_template => self.meter.iterator(Vec::new(), Some(failure)),
+            made => made,
         }
     }
 

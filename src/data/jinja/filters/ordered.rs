@@ -40,10 +40,10 @@ impl Run<'_> {
                 let [case, attribute] = args.take(name, ["case_sensitive", "attribute"], 0)?;
                 let getter = getter(attribute, case, None)?;
                 let mut seen = Entries::new();
-                self.filtered(value, |item| {
+                self.lazily(self.filtered(value, |item| {
                     let key = Key::new(&self.meter, &self.get(&getter, item.clone())?)?;
                     Ok(seen.insert(key, Value::None).is_none().then_some(item))
-                })
+                }))
             }
             "min" | "max" => {
                 let [case, attribute] = args.take(name, ["case_sensitive", "attribute"], 0)?;
