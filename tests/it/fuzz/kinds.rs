@@ -1,6 +1,7 @@
 //! The kinds of inputs: what is there before something is changed, what is changed, and what is run.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -170,12 +171,17 @@ pub const KINDS: [Kind; 18] = [
     },
 ];
 
+/// What changes take from; copies of a folder have a link to it.
+const STORE: &str = "store";
+
 /// Copies a folder with all that is in it.
 pub fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
+        if entry.file_name() == STORE {
+            symlink(entry.path(), target).unwrap();
+        } else if entry.path().is_dir() {
             copy_all(&entry.path(), &target)
         } else {
             fs::copy(entry.path(), target).map(drop).unwrap()
@@ -513,12 +519,12 @@ fn adapters(folder: &Path) {
             prepare(folder);
             set_method(folder, method);
             runs(folder, &["train", "--recipe", "recipe.toml", "--out", "run"]);
-            copy_all(&folder.join("run/adapter"), &folder.join("adapters").join(kind).join(method));
+            copy_all(&folder.join("run/adapter"), &folder.join(STORE).join(kind).join(method));
             fs::remove_dir_all(folder.join("run")).unwrap();
         }
     }
     encoder(folder);
-    copy_all(&folder.join("adapters/encoder/lora-xs"), &folder.join("adapter"));
+    copy_all(&folder.join(STORE).join("encoder/lora-xs"), &folder.join("adapter"));
 }
 
 /// What is done with `model` and `adapter`.
@@ -543,7 +549,7 @@ fn adapter(dice: &mut Dice, folder: &Path) -> Vec<String> {
     }
     fs::remove_dir_all(folder.join("adapter")).unwrap();
     let kind = if is_encoder { "encoder" } else { "decoder" };
-    copy_all(&folder.join("adapters").join(kind).join(method), &folder.join("adapter"));
+    copy_all(&folder.join(STORE).join(kind).join(method), &folder.join("adapter"));
     set_method(folder, method);
     change_one(dice, &folder.join("adapter"), &["adapter_config.json", "safetensors"]);
     use_adapter(dice, is_encoder)

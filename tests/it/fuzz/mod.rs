@@ -77,7 +77,6 @@ struct Stage {
 struct Ended {
     code: Option<i32>,
     taken: Taken,
-    said: String,
     /// What is wrong with that.
     fault: Option<String>,
 }
@@ -127,7 +126,7 @@ impl Stage {
                 input.line(),
             )
         });
-        Ended { code, taken, said: errors(&output), fault }
+        Ended { code, taken, fault }
     }
 
     fn fault(&self, input: &Input, output: &Output, taken: Taken) -> Option<String> {
@@ -301,9 +300,6 @@ fn long() {
             tally.seconds += ended.taken.seconds;
             tally.slowest = tally.slowest.max(ended.taken.seconds);
             tally.largest = tally.largest.max(ended.taken.bytes.saturating_sub(stage.bytes));
-            if env::var_os("LORAXS_FUZZ_SHOW").is_some() {
-                println!("SHOW {} {:?} {}", stage.kind.name, ended.code, ended.said.replace('\n', " ; "));
-            }
             if let Some(fault) = ended.fault {
                 println!("{}: {fault}\n", stage.kind.name);
                 tally.faults.push(fault);
