@@ -4,14 +4,14 @@ mod generation;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-use crate::fault::Result;
+use crate::fault::{Result, readable};
 use crate::limits::{BATCH_SIZE, LENGTH};
 use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
@@ -296,8 +296,17 @@ pub fn command(version: &'static str) -> clap::Command {
 
 /// Parses arguments, the program's name first; prints help or what is wrong and exits (2 for wrong usage) where needed.
 pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, version: &'static str) -> Cli {
-    let matches = command(version).get_matches_from(args);
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let found = command(version).try_get_matches_from(args);
+    found.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| {
+        // What was typed is quoted, whatever it holds and however long it is
+        let (text, code) = (error.to_string(), error.exit_code());
+        let shown = readable(&text);
+        if error.use_stderr() && shown.trim_end() != text.trim_end() {
+            let _ = writeln!(io::stderr(), "{shown}");
+            std::process::exit(code)
+        }
+        error.exit()
+    })
 }
 
 /// Writes the completion script of `shell` to `out`, as far as anybody reads it.

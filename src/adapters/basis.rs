@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub use crate::adapters::sigma::Sigma;
 use crate::adapters::svd::{self, Factors, Method, Spectrum};
@@ -118,7 +118,7 @@ impl Basis {
     /// On the CPU every core takes one module at a time (as many as libtorch has threads).
     ///
     /// # Errors
-    /// Names the module whose weight is not a matrix, is too small for the rank or holds NaN or infinity.
+    /// Names the module whose weight is not a matrix, is too small for the rank or holds a number that fp32 has not.
     pub fn compute(
         spec: &BasisSpec,
         base_hash: &str,
@@ -200,10 +200,12 @@ pub fn check_layer(name: &str, shape: &[i64], rank: i64) -> Result<()> {
 
 fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
     check_layer(name, &weight.size(), spec.rank)?;
-    if weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-        return Err(fault(format!("the weight of module `{name}` holds NaN or infinity"))
-            .hint("the checkpoint is damaged: download it again")
-            .into());
+    if weight.f_to_kind(Kind::Float)?.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        return Err(fault(format!(
+            "the weight of module `{name}` holds NaN, or a number beyond those of fp32"
+        ))
+        .hint("the checkpoint is damaged: download it again")
+        .into());
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims3, zeros_on_demand};
 
 /// What a cache must hold of each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +57,12 @@ impl Cache {
         let blocks = (capacity + LANES - 1) / LANES;
         let (kv, d) = (shape.kv_heads, shape.width);
         let part = |size: &[i64]| -> Result<Vec<Tensor>> {
-            let layer = |_| Ok(Tensor::f_zeros(size, (shape.kind, device))?);
-            (0..shape.layers).map(layer).collect()
+            // On the CPU no answer is as long as it may become: most of the places are never filled
+            let layer = || match own {
+                true => zeros_on_demand(size),
+                false => Ok(Tensor::f_zeros(size, (shape.kind, device))?),
+            };
+            (0..shape.layers).map(|_| layer()).collect()
         };
         let (keys, values) = if own {
             let size = [slots, kv, blocks, d, LANES];

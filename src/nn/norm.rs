@@ -52,7 +52,7 @@ impl RmsNorm {
 
     /// The weight and its offset in fp32, where a norm in one pass serves.
     fn fused(&self, x: &Tensor) -> Option<Tensor> {
-        let serves = self.packed.is_none() && fused::serves(x) && !self.weight.requires_grad();
+        let serves = self.packed.is_none() && fused::serves_row(x) && !self.weight.requires_grad();
         serves.then(|| {
             if self.offset == 0.0 {
                 cast(&self.weight, Kind::Float)
@@ -67,7 +67,7 @@ impl RmsNorm {
     /// # Shapes
     /// `[.., d]` to the same, twice.
     pub fn add_forward(&self, x: &Tensor, add: &Tensor) -> (Tensor, Tensor) {
-        if let Some(weight) = self.fused(x).filter(|_| fused::serves(add)) {
+        if let Some(weight) = self.fused(x).filter(|_| fused::serves_row(add)) {
             return fused::add_rms_norm([x, add], &weight, self.eps, self.offset == 0.0);
         }
         let sum = x + add;

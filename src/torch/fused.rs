@@ -41,10 +41,15 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether these functions compute with `x`: bf16 on the CPU, without a gap. In fp32 libtorch's own order of operations is
-/// kept: gradients of small models move by 1e-5 with any other.
+/// Whether the products, gates and losses of this file compute with `x`: bf16 or fp32 on the CPU, without a gap.
 pub fn serves(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && x.kind() == Kind::BFloat16 && x.is_contiguous()
+    x.device() == Device::Cpu && matches!(x.kind(), Kind::BFloat16 | Kind::Float) && x.is_contiguous()
+}
+
+/// As [`serves`], of norms and rotations: bf16 alone. In fp32 they save little time, and libtorch's own order of operations is
+/// kept: the gradients of an ill-conditioned small model move by 1e-5 with any other.
+pub fn serves_row(x: &Tensor) -> bool {
+    serves(x) && x.kind() == Kind::BFloat16
 }
 
 /// The tensors that `call` writes.

@@ -6,6 +6,8 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <malloc.h>
 
+#include <cstdlib>
+
 #include "guarded.h"
 
 extern "C" {
@@ -17,6 +19,19 @@ const char* lx_last_error() { return last_error().c_str(); }
 void lx_keep_memory() {
   mallopt(M_MMAP_MAX, 0);
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
+// Zeros in fp32 that take memory only where they are read or written, at the start of a cache line; `out` receives a new tensor.
+int lx_zeros_on_demand(at::Tensor** out, const int64_t* size, int64_t dims) {
+  return guarded([&] {
+    constexpr size_t line = 64;
+    const at::IntArrayRef shape(size, dims);
+    const size_t bytes = static_cast<size_t>(c10::multiply_integers(shape)) * sizeof(float);
+    void* block = std::calloc(bytes + line, 1);
+    TORCH_CHECK(block, "can't allocate memory: ", bytes, " bytes");
+    const size_t apart = line - reinterpret_cast<uintptr_t>(block) % line;
+    *out = new at::Tensor(at::from_blob(static_cast<char*>(block) + apart, shape, [block](void*) { std::free(block); }, at::kFloat));
+  });
 }
 
 // Makes `grad` the gradient that backward passes add to for the leaf `tensor`.

@@ -13,7 +13,7 @@ struct Norm {
   const T *x, *add;     // [rows, d]; add may be null
   const float* weight;  // [d]
   T *sum, *y;           // [rows, d]; sum only where there is an add
-  float* scales;        // [rows]
+  float* scales;        // [rows]; null where no gradient is wanted
   int64_t d;
   float eps;
   bool round;           // whether x̂ is rounded to T before the weight
@@ -51,14 +51,18 @@ struct Entropy {
   int64_t v;
 };
 
+// The functions, and what each takes.
+#define LX_EACH_ROWS(each)      \
+  each(norm_forward, Norm)      \
+  each(norm_backward, NormBack) \
+  each(turn, Turn)              \
+  each(gated_forward, Gated)    \
+  each(gated_backward, Gated)   \
+  each(entropy, Entropy)
+
 // `rows` rows of about `width` numbers each, on up to `threads` threads.
-#define LX_ROWS(name, Job)                                                                 \
+#define LX_DECLARED(name, Job)                                                             \
   void lx_##name(const Job<float>& job, int64_t rows, int64_t width, int64_t threads); \
   void lx_##name(const Job<Bf16>& job, int64_t rows, int64_t width, int64_t threads);
-LX_ROWS(norm_forward, Norm)
-LX_ROWS(norm_backward, NormBack)
-LX_ROWS(turn, Turn)
-LX_ROWS(gated_forward, Gated)
-LX_ROWS(gated_backward, Gated)
-LX_ROWS(entropy, Entropy)
-#undef LX_ROWS
+LX_EACH_ROWS(LX_DECLARED)
+#undef LX_DECLARED

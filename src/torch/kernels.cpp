@@ -94,8 +94,6 @@ constexpr int kVectors = 1;
 struct Kernels {
   decltype(&plain::multiply) multiply;
   decltype(&plain::attend) attend;
-  decltype(&plain::normalise) normalise;
-  decltype(&plain::gated) gated;
 };
 
 const Kernels& kernels() {
@@ -103,13 +101,13 @@ const Kernels& kernels() {
 #ifdef LX_TARGETS
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-      return Kernels{avx512::multiply, avx512::attend, avx512::normalise, avx512::gated};
+      return Kernels{avx512::multiply, avx512::attend};
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      return Kernels{avx2::multiply, avx2::attend, avx2::normalise, avx2::gated};
+      return Kernels{avx2::multiply, avx2::attend};
     }
 #endif
-    return Kernels{plain::multiply, plain::attend, plain::normalise, plain::gated};
+    return Kernels{plain::multiply, plain::attend};
   }();
   return found;
 }
@@ -163,12 +161,7 @@ constexpr int64_t kLeastPart = 1 << 14;
     name##_rows(job, rows, width, threads);                                                            \
   }                                                                                                    \
   namespace {
-LX_ROWS(norm_forward, Norm)
-LX_ROWS(norm_backward, NormBack)
-LX_ROWS(turn, Turn)
-LX_ROWS(gated_forward, Gated)
-LX_ROWS(gated_backward, Gated)
-LX_ROWS(entropy, Entropy)
+LX_EACH_ROWS(LX_ROWS)
 #undef LX_ROWS
 
 }  // namespace
@@ -203,10 +196,12 @@ void lx_multiply_narrow(const Bf16* x, const Bf16* panels, const float* bias, Bf
 }
 
 void lx_normalise(const float* x, const float* weight, float* y, int64_t rows, int64_t d, float eps) {
-  kernels().normalise(x, weight, y, rows, d, eps);
+  lx_norm_forward(Norm<float>{x, nullptr, weight, nullptr, y, nullptr, d, eps, false}, rows, d, 1);
 }
 
-void lx_gate(float* gate, const float* up, int64_t count) { kernels().gated(gate, up, count); }
+void lx_gate(float* gate, const float* up, int64_t count) {
+  lx_gated_forward(Gated<float>{gate, up, nullptr, gate, nullptr, nullptr}, count, 1, 1);
+}
 
 void lx_rotate(float* x, const float* cos, const float* sin, int64_t rows, int64_t heads, int64_t d, int64_t half) {
   for (int64_t r = 0; r < rows; ++r, cos += half, sin += half) {

@@ -108,11 +108,9 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
   for (int q = 1; q < kQueries; ++q) low = std::min(low, at[q]), high = std::max(high, at[q]);
   const int64_t least = job.window > 0 ? std::max<int64_t>(0, low + 1 - job.window) : 0;
   const int64_t first = least / kLanes * kLanes, blocks = (high - first) / kLanes + 1, stride = blocks * kLanes;
-  // Scores are powers of 2 here, but under a cap, which is applied first.
-  const float scaled = job.cap > 0 ? job.scale : job.scale * kLog2E;
   float *queries = scratch, *scores = scratch + kQueries * job.d;
   for (int64_t j = 0; j < job.d; ++j) {
-    for (int q = 0; q < kQueries; ++q) queries[j * kQueries + q] = from[q][j] * scaled;
+    for (int q = 0; q < kQueries; ++q) queries[j * kQueries + q] = from[q][j] * job.scale;
   }
   int64_t b = 0;
   for (; b + 4 <= blocks; b += 4) score<kQueries, 4>(job, queries, first + b * kLanes, scores + b * kLanes, stride);
@@ -122,7 +120,7 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
   for (int q = 0; q < kQueries; ++q) {
     float* own = scores + q * stride;
     if (job.cap > 0) {
-      for (int64_t t = 0; t < stride; ++t) own[t] = std::tanh(own[t] / job.cap) * job.cap * kLog2E;
+      for (int64_t t = 0; t < stride; ++t) own[t] = std::tanh(own[t] / job.cap) * job.cap;
     }
     const int64_t start = job.window > 0 ? std::max<int64_t>(0, at[q] + 1 - job.window) : 0;
     Lanes most = all(-INFINITY);
@@ -141,7 +139,7 @@ LX_INLINE void attend_some(const Heads& job, const float* const* from, const int
     const float top = *std::max_element(each, each + kLanes);
     Lanes total = {};
     for (int64_t t = 0; t < stride; t += kLanes) {
-      const Lanes weight = exp2_nonpositive(load(own + t) - top);
+      const Lanes weight = exp_nonpositive(load(own + t) - top);
       store(own + t, weight);
       total += weight;
     }
@@ -160,28 +158,4 @@ inline void attend(const Heads& job, const float* const* from, const int64_t* at
   for (; i + 4 <= count; i += 4) attend_some<4>(job, from + i, at + i, out + i, scratch);
   for (; i + 2 <= count; i += 2) attend_some<2>(job, from + i, at + i, out + i, scratch);
   for (; i < count; ++i) attend_some<1>(job, from + i, at + i, out + i, scratch);
-}
-
-// Rows of x [.., d] over the root of their mean square, times the weight.
-inline void normalise(const float* x, const float* weight, float* y, int64_t rows, int64_t d, float eps) {
-  for (int64_t r = 0; r < rows; ++r, x += d, y += d) {
-    Lanes squares = {};
-    int64_t j = 0;
-    for (; j + kLanes <= d; j += kLanes) squares += load(x + j) * load(x + j);
-    float total = sum(squares);
-    for (; j < d; ++j) total += x[j] * x[j];
-    const float scale = 1.0f / std::sqrt(total / static_cast<float>(d) + eps);
-    for (j = 0; j + kLanes <= d; j += kLanes) store(y + j, load(x + j) * scale * load(weight + j));
-    for (; j < d; ++j) y[j] = x[j] * scale * weight[j];
-  }
-}
-
-// gate ← silu(gate) · up.
-inline void gated(float* gate, const float* up, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Lanes x = load(gate + i), small = exp2_nonpositive((x > 0 ? -x : x) * kLog2E);  // e^-|x|
-    store(gate + i, x * (x > 0 ? all(1.0f) : small) / (1.0f + small) * load(up + i));
-  }
-  for (; i < count; ++i) gate[i] = gate[i] / (1.0f + std::exp(-gate[i])) * up[i];
 }

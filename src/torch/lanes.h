@@ -8,27 +8,32 @@ LX_INLINE Lanes load(const float* at) { return *reinterpret_cast<const Lanes*>(a
 LX_INLINE void store(float* at, Lanes x) { *reinterpret_cast<Lanes*>(at) = x; }
 LX_INLINE Lanes all(float x) { return x - Lanes{}; }
 
-// 2^x for x <= 0, to 2e-7 relative, and 0 below -126: the power series around the nearest whole number, which is then added
-// to the exponent.
-LX_INLINE Lanes exp2_nonpositive(Lanes x) {
-  const Lanes shifted = x + 12582912.0f;  // 1.5 · 2^23: the whole number is in the last bits
-  const Lanes r = x - (shifted - 12582912.0f);
-  Lanes p = all(1.54035304e-4f);
-  p = p * r + 1.33335581e-3f;
-  p = p * r + 9.61812911e-3f;
-  p = p * r + 5.55041087e-2f;
-  p = p * r + 2.40226507e-1f;
-  p = p * r + 6.93147181e-1f;
+// e^x for x <= 0, to 1.2e-7 relative, and 0 below -87: the power series around the nearest multiple of ln 2, which is taken
+// off in two parts, so that a large x loses nothing, and then added to the exponent.
+LX_INLINE Lanes exp_nonpositive(Lanes x) {
+  const Lanes shifted = x * 1.44269504f + 12582912.0f;  // 1.5 · 2^23: the whole number is in the last bits
+  const Lanes multiple = shifted - 12582912.0f, r = x - multiple * 0.693145752f - multiple * 1.42860677e-6f;
+  Lanes p = all(1.98412698e-4f);
+  p = p * r + 1.38888889e-3f;
+  p = p * r + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
   p = p * r + 1.0f;
   Whole bits, whole;
   std::memcpy(&bits, &p, sizeof p);
   std::memcpy(&whole, &shifted, sizeof shifted);
   bits += whole << 23;
   std::memcpy(&p, &bits, sizeof p);
-  return x < all(-126.0f) ? Lanes{} : p;
+  return x < all(-87.0f) ? Lanes{} : p;
 }
 
-constexpr float kLog2E = 1.44269504088896341f;
+// 1 / (1 + e^-x).
+LX_INLINE Lanes sigmoid(Lanes x) {
+  const Lanes small = exp_nonpositive(x > 0 ? -x : x);  // e^-|x|
+  return (x > 0 ? all(1.0f) : small) / (1.0f + small);
+}
 
 // The sum of the lanes, in halves.
 LX_INLINE float sum(Lanes x) {

@@ -22,6 +22,7 @@ unsafe extern "C" {
     fn lx_started_nowhere() -> c_int;
     fn lx_leave_signals();
     fn lx_keep_memory();
+    fn lx_zeros_on_demand(out: *mut *mut C_tensor, size: *const i64, dims: i64) -> c_int;
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
@@ -122,6 +123,19 @@ fn checked(status: c_int) -> Result<()> {
 pub fn keep_memory() {
     // SAFETY: sets two numbers of the C library's allocator.
     unsafe { lx_keep_memory() }
+}
+
+/// Zeros in fp32 on the CPU that take memory only where they are read or written.
+///
+/// # Errors
+/// When there are not as many addresses.
+pub fn zeros_on_demand(size: &[i64]) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: as many sizes as are told; on success `out` is a new tensor that we own.
+    unsafe {
+        checked(lx_zeros_on_demand(&raw mut out, size.as_ptr(), size.len() as i64))?;
+        Ok(Tensor::from_ptr(out))
+    }
 }
 
 /// Makes `grad` the buffer that backward passes add `tensor`'s gradient to. Both have the same shape.

@@ -24,7 +24,7 @@ LX_INLINE void norm_forward_of(const Norm<T>& job, int64_t begin, int64_t end) {
     }
     // One rounding: an error here is that of the whole row.
     const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sum(squares)) / d + job.eps));
-    job.scales[r] = scale;
+    if (job.scales) job.scales[r] = scale;
     for (int64_t j = 0; j < d; j += kLanes) {
       const Lanes unit = read(x + j, d - j) * scale;
       write(job.y + r * d + j, (job.round ? rounded(unit, x) : unit) * read(job.weight + j, d - j), d - j);
@@ -74,12 +74,6 @@ LX_INLINE void turn_of(const Turn<T>& job, int64_t begin, int64_t end) {
   }
 }
 
-// 1 / (1 + e^-x).
-LX_INLINE Lanes sigmoid(Lanes x) {
-  const Lanes small = exp2_nonpositive((x > 0 ? -x : x) * kLog2E);  // e^-|x|
-  return (x > 0 ? all(1.0f) : small) / (1.0f + small);
-}
-
 // y ← silu(gate) · up.
 template <typename T>
 LX_INLINE void gated_forward_of(const Gated<T>& job, int64_t begin, int64_t end) {
@@ -119,7 +113,7 @@ LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
     for (int64_t block = 0; block < job.v; block += 64 * kLanes) {
       Lanes some = {};
       for (int64_t j = block; j < std::min(job.v, block + 64 * kLanes); j += kLanes) {
-        Lanes each = exp2_nonpositive((read(x + j, job.v - j) - top) * kLog2E);
+        Lanes each = exp_nonpositive(read(x + j, job.v - j) - top);
         if (job.v - j < kLanes) {
           for (int64_t i = job.v - j; i < kLanes; ++i) each[i] = 0;
         }
@@ -132,7 +126,7 @@ LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
     job.losses[r] = static_cast<float>(std::log(total)) + top - own[0];
     const float weight = job.weights[r], share = static_cast<float>(weight / total);
     for (int64_t j = 0; j < job.v; j += kLanes) {
-      const Lanes each = exp2_nonpositive((read(x + j, job.v - j) - top) * kLog2E);
+      const Lanes each = exp_nonpositive(read(x + j, job.v - j) - top);
       write(x + j, each * share, job.v - j);
     }
     const float own_share = static_cast<float>(std::exp(static_cast<double>(own[0] - top)) / total);
@@ -144,10 +138,5 @@ LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
 #define LX_OF_BOTH(name, Job)                                                                               \
   inline void name(const Job<float>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); } \
   inline void name(const Job<Bf16>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); }
-LX_OF_BOTH(norm_forward, Norm)
-LX_OF_BOTH(norm_backward, NormBack)
-LX_OF_BOTH(turn, Turn)
-LX_OF_BOTH(gated_forward, Gated)
-LX_OF_BOTH(gated_backward, Gated)
-LX_OF_BOTH(entropy, Entropy)
+LX_EACH_ROWS(LX_OF_BOTH)
 #undef LX_OF_BOTH

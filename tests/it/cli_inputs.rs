@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, QUERY, copied, cut, edit, edit_tensors};
+use crate::bench::{Bench, QUERY, copied, cut, edit, edit_tensors, rewrite};
 use crate::support::encoders;
 
 #[test]
@@ -84,6 +84,12 @@ fn broken_weights_name_file_and_tensor() {
         header.insert("bert.other".to_owned(), tensor);
     });
     svd(&["missing tensor", QUERY]);
+    rewrite(&fresh(), |stored| {
+        let (kind, shape, bytes) = stored.get_mut(QUERY).unwrap();
+        *kind = "F64".to_owned();
+        *bytes = 1e300_f64.to_le_bytes().repeat(shape.iter().product());
+    });
+    svd(&[QUERY.strip_suffix(".weight").unwrap(), "holds NaN, or a number beyond those of fp32"]);
     fs::rename(fresh(), bench.path("model/pytorch_model.bin")).unwrap();
     svd(&["as a pickle only", "save_pretrained"]);
 }

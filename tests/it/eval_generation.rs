@@ -372,3 +372,19 @@ fn what_memory_cannot_hold_is_refused_before_it_is_taken() {
         "{message}"
     );
 }
+
+#[test]
+fn memory_is_taken_for_what_is_written_and_not_for_what_could_be() {
+    let place = place();
+    let model = copied(&model(), &place.path("model"));
+    let ends: Vec<u32> = (0..101).collect();
+    edit(&model.join("generation_config.json"), |settings| settings["eos_token_id"] = json!(ends));
+    let taken = |most: &str, out: &str| {
+        let run = forked::start(&command(&place, &model, out, &["--max-new-tokens", most]));
+        let (output, taken) = run.within(Duration::from_secs(60));
+        assert!(output.status.success(), "{}", errors(&output));
+        taken.bytes
+    };
+    let (few, many) = (taken("8", "few"), taken("1048576", "many"));
+    assert!(many < few + (50 << 20), "{few} and {many}");
+}

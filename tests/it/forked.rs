@@ -171,8 +171,15 @@ struct Forked {
     answers: UnixStream,
 }
 
+/// Takes back that interrupts are ignored, as a shell has it for what it starts in the background.
+pub fn heed_interrupts() {
+    // SAFETY: sets what the system does itself.
+    assert_ne!(unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) }, libc::SIG_ERR);
+}
+
 /// Answers requests until the process of the tests is gone.
 fn serve() -> ! {
+    heed_interrupts();
     // A fork keeps the thread that forks alone; the other one only waits for the end of this test, without a lock.
     assert!(fs::read_dir("/proc/self/task").unwrap().count() <= 2, "other threads may hold locks");
     let parent = parent_id();

@@ -78,7 +78,8 @@ fn memory_is_a_small_multiple_of_what_is_read() {
     fs::write(bench.path("many.json"), &list).unwrap();
     let csv = format!("one,gold\n{}", format!("\"{text}\",1\n").repeat(60_000));
     fs::write(bench.path("many.csv"), &csv).unwrap();
-    let (few, _) = start(&bench, "few.jsonl", &[]);
+    // A start ends between two looks, so that one of a few rows may seem smaller than it is.
+    let few = (0..4).map(|_| start(&bench, "few.jsonl", &[]).0).max().unwrap();
     for name in ["many.jsonl", "many.json", "many.csv"] {
         let size = fs::metadata(bench.path(name)).unwrap().len() as usize;
         let (all, _) = start(&bench, name, &[]);

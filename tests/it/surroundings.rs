@@ -44,6 +44,7 @@ fn partial(folder: &Path) -> usize {
 
 #[test]
 fn a_signal_ends_a_command_by_its_exit_code_from_its_first_moment_on() {
+    forked::heed_interrupts();
     let bench = Bench::new();
     bench.0.run(&TRAIN, 0);
     let model = encoders().join("bert-gelu");
