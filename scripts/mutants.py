@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Changes the code itself, one place at a time, and says which changes the tests notice.
 
-    scripts/mutants.py [--seed 0] [--count 90] [--only src/train,src/eval] [--config KEY=VALUE ...]
+    scripts/mutants.py [--seed 0] [--count 90] [--only src/train,src/eval] [--again OUTPUT] [--config KEY=VALUE ...]
 
 Comparisons, sums, numbers, truth values, statements and results of functions are drawn from the folders below `src/`
 that FOLDERS names. All changes go into one build of a copy of the tree, each behind a switch that LORAXS_MUTANT turns
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
     "src/train": "training:: decoder_training:: resume:: contract:: cli_runs:: metrics:: forked::",
     "src/eval": "metrics:: eval_generation:: parity:: cli_runs:: decoder_training:: forked::",
-    "src/generate": "generation:: eval_generation:: generation_settings:: forked::",
+    "src/generate": "generation:: eval_generation:: generation_settings:: cli_decoders:: forked::",
     "src/adapters": "contract:: interchange:: svd:: training:: cli_runs:: cli_inputs:: forked::",
     "src/scoring": "scoring::",
     "src/session": "cli_runs:: dry_run:: resume:: cli_inputs:: interchange:: heads:: forked::",
@@ -173,6 +173,7 @@ def main():
     parser.add_argument("--count", type=int, default=90, help="changes drawn, equally from all folders")
     parser.add_argument("--only", default=",".join(FOLDERS), help="folders, separated by commas")
     parser.add_argument("--config", action="append", default=[], help="for cargo, such as profile.release.opt-level=1")
+    parser.add_argument("--again", type=Path, help="output of an earlier run: only its survivors are tried")
     parser.add_argument("--list", action="store_true", help="print what would be changed, and stop")
     args = parser.parse_args()
 
@@ -206,6 +207,8 @@ def tried(args, tree):
     chosen, unit, whole = compiled(tree, chosen, config)
     print(f"{len(chosen)} changes compile")
     survivors, counts = [], {folder: [0, 0] for folder in folders}
+    earlier = args.again.read_text() if args.again else None
+    again = lambda change: earlier is None or f"{change}: SURVIVED\n" in earlier  # noqa: E731
     limits = {}
     for folder in folders:
         start = time.monotonic()
@@ -218,7 +221,7 @@ def tried(args, tree):
     for number, (path, line, name, _) in chosen.items():
         place = path.relative_to(tree)
         folder = next(folder for folder in folders if str(place).startswith(folder + "/"))
-        if counts[folder][0] >= args.count / len(folders):
+        if counts[folder][0] >= args.count / len(folders) or not again(f"{place}:{line + 1}: {name}"):
             continue
         module = folder.removeprefix("src/") + "::"
         caught = None

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, checked for form only. What it means is decided by the commands.
 
 mod generation;
+mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,13 +9,13 @@ use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::{Result, readable};
 use crate::limits::{BATCH_SIZE, LENGTH};
 use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
+use values::{bytes, path, threads, tolerance};
 
 /// Fine-tune language models with adapters of extremely few parameters, score them, and export them.
 #[derive(Debug, Parser)]
@@ -291,7 +292,7 @@ impl fmt::Display for Device {
 
 /// The whole command; `version` is what `--version` prints, `-V` prints the crate's alone.
 pub fn command(version: &'static str) -> clap::Command {
-    Cli::command().long_version(version)
+    values::with_negative_numbers(Cli::command()).long_version(version)
 }
 
 /// Parses arguments, the program's name first; prints help or what is wrong and exits (2 for wrong usage) where needed.
@@ -320,49 +321,6 @@ pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Re
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
-}
-
-/// A path of UTF-8: recipes, results and adapters name it, and are text.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().try_map(|text| match text.into_string() {
-        Ok(text) if text.is_empty() => Err("expected a path"),
-        Ok(text) => Ok(PathBuf::from(text)),
-        Err(_) => Err("expected a path of UTF-8: what is written must be able to name it"),
-    })
-}
-
-/// Far more threads than cores bring the machine to a halt.
-fn threads(text: &str) -> std::result::Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|number| *number <= 1024)
-        .ok_or("expected a whole number from 0 to 1024".to_owned())
-}
-
-fn tolerance(text: &str) -> std::result::Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
-}
-
-/// A size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
-fn bytes(text: &str) -> std::result::Result<u64, String> {
-    let units = [
-        ("KiB", 1 << 10),
-        ("MiB", 1 << 20),
-        ("GiB", 1 << 30),
-        ("KB", 1_000),
-        ("MB", 1_000_000),
-        ("GB", 1_000_000_000),
-        ("B", 1),
-        ("", 1),
-    ];
-    let split = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
-    let (digits, factor) = split.unwrap_or((text, 1));
-    let number: Option<u64> = digits.trim().parse().ok();
-    number
-        .and_then(|number| number.checked_mul(factor))
-        .filter(|size| *size >= 1)
-        .ok_or("expected a size such as `500MB`, `5GB` or `2GiB`".to_owned())
 }
 
 const EXAMPLES: &str = "\
@@ -501,11 +459,21 @@ mod tests {
             "loraxs eval --run r --repetition-penalty 0",
             "loraxs eval --run r --repetition-penalty inf",
             "loraxs eval --run r --seed=-1",
+            "loraxs eval --run r --limit -1",
+            "loraxs eval --run r --temperature -0.5",
+            "loraxs eval --run r --top-p -1",
+            "loraxs eval --run r --batch-size -8",
+            "loraxs merge --run r --out o --tolerance -1",
+            "loraxs merge --run r --out o --max-shard-size -5",
+            "loraxs merge --run r --out o --threads -1",
+            "loraxs init-svd --model m --rank -4",
+            "loraxs init-svd --model m --rank 4 --iterations -1",
         ] {
             let error = parse_line(line).unwrap_err();
             assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2), "{line}");
         }
         assert_eq!(kind("loraxs init-svd --model m --rank 4 --spectrum upper"), ErrorKind::InvalidValue);
+        assert_eq!(kind("loraxs merge --run r --out -1"), ErrorKind::UnknownArgument);
         assert_eq!(kind("loraxs trian"), ErrorKind::InvalidSubcommand);
     }
 

@@ -3,6 +3,7 @@
 mod held;
 mod partial;
 pub mod quantised;
+mod stand_in;
 
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::fault::{Result, fault};
 pub use held::{Held, check as check_held, hold, hold_for_good};
 pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep, uninterrupted};
+pub use stand_in::check_start;
 
 /// The key of a sealed file's checksum.
 const SEAL: &str = "seal";
@@ -113,17 +115,35 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
+/// Refuses a path for a folder where something else is, before anything is computed.
+///
+/// # Errors
+/// Names the path.
+pub fn refuse_file(out: &Path) -> Result<()> {
+    if out.exists() && !out.is_dir() {
+        return Err(cannot_write(out, &ErrorKind::NotADirectory.into()));
+    }
+    Ok(())
+}
+
 /// More bytes than a JSON file of settings has; parsed, it takes several times as many.
 const MOST_JSON: u64 = 64 << 20;
 
-/// Reads the text of a JSON file, which must be of a size that can be parsed, naming it in the error.
+/// Reads the text of a JSON file, which must be of a size that can be parsed, naming it in the error. A byte order mark is
+/// passed over.
 pub fn read_json_text(path: &Path) -> Result<String> {
     match fs::metadata(path).map(|about| about.len()) {
         Ok(found @ MOST_JSON..) => {
             let path = path.display();
             Err(fault(format!("`{path}` has {found} bytes, expected fewer than {MOST_JSON}")).into())
         }
-        _ => read_text(path),
+        _ => {
+            let bytes = read_bytes(path)?;
+            check_start(path, &bytes)?;
+            let text = String::from_utf8(bytes);
+            let text = text.with_context(|| format!("cannot read `{}`", path.display()))?;
+            Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+        }
     }
 }
 
@@ -209,6 +229,23 @@ pub fn cache_folder() -> std::path::PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_may_begin_with_a_byte_order_mark() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        for text in ["{\"a\": \"\u{feff}\"}", "\u{feff}{\"a\": \"\u{feff}\"}"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read_json::<Value>(&path).unwrap(), serde_json::json!({"a": "\u{feff}"}));
+        }
+        let wrong: [(&[u8], &str); 2] =
+            [(b"<html>\xe9", "config.json` is an HTML page"), (b"\"\xe9\"", "cannot read `")];
+        for (bytes, words) in wrong {
+            fs::write(&path, bytes).unwrap();
+            let error = read_json::<Value>(&path).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
 
     #[test]
     fn every_change_of_a_sealed_value_is_noticed() {

@@ -154,7 +154,12 @@ class Work:
     def export(self, kind):
         """Exports of the trained adapter, and whether they answer in Transformers and PEFT as in `loraxs`."""
         place, run = self.out / "export", ["--run", self.out / kind / "loraxs"]
-        forms = {"merged": [], "merged-fp32": ["--dtype", "fp32"], "lora": ["--format", "peft"]}
+        # A large ΔW beside small weights: one rounding of their sum moves the logits further than `merge` takes by itself.
+        forms = {
+            "merged": ["--tolerance", "0.5"],
+            "merged-fp32": ["--dtype", "fp32", "--tolerance", "1e-3"],
+            "lora": ["--format", "peft", "--tolerance", "1e-3"],
+        }
         for form, more in forms.items():
             self.loraxs(place / form / "config.json", "merge", *run, "--out", place / form, *more)
         subjects = {"fp32": run, "bf16": ["--model", place / "merged"]}

@@ -50,6 +50,7 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let place = Workplace::open(global)?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     let settings = settings(args, &subject);
+    files::refuse_file(&settings.out)?;
     if matches!(subject.base.base.config, Config::Decoder(_)) {
         return eval_language::run(&place, &subject, &settings, args);
     }

@@ -70,6 +70,7 @@ impl Scoring<'_> {
         }
         let identity = json!({
             "base": self.subject.base.hash,
+            "config": self.subject.base.config_hash,
             "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
             "precision": format!("{:?}", self.settings.precision),
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,

@@ -113,9 +113,9 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;
-    let results = Results::new(session, &state, before + start.elapsed().as_secs_f64());
-    results.write(out).context("the run is done, but its results are lost")?;
-    say(&results.summary());
+    let results = Results::new(session, &state, before + start.elapsed().as_secs_f64(), out);
+    let written = results.and_then(|results| results.write(out).map(|()| results));
+    say(&written.context("the run is done, but its results are lost")?.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
 }

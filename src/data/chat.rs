@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Example;
@@ -15,12 +16,14 @@ use super::jinja::{ChatTemplate, Conversation, Refusal, Rendered, with_stack};
 use super::odd;
 use super::rows::{Columns, kind};
 use super::tokenize::Tokenizer;
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, short};
 
 /// Under which names a message has what was thought before it was said; templates read the first, and some the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Bytes that a token has at most, for all that is done with the rest of a long conversation.
 const TOKEN_BYTES: usize = 256;
+/// So many keys of a message are named.
+const NAMED: usize = 8;
 
 /// The column of the functions that may be called.
 pub(super) const TOOLS: &str = "tools";
@@ -64,10 +67,8 @@ impl<'a> Chat<'a> {
     pub(super) fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), Refusal> {
         let messages = messages(&self.column, row.get(&self.column))?;
         let tools = tools(row.get(TOOLS))?;
-        let (text, spans) = with_stack(|| self.render(&messages, tools))?;
-        if spans.iter().all(Range::is_empty) {
-            return Err("the template leaves nothing of the assistant's turns to train on".to_owned().into());
-        }
+        let rendered = with_stack(|| self.render(&messages, tools));
+        let (text, spans) = rendered.map_err(|refusal| self.explained(refusal, &messages))?;
         let encoded = self.tokenizer.encode_plain(&text, self.max_length).map_err(|e| format!("{e:#}"))?;
         let (mut ids, places, cut) = encoded;
         let overlaps = |place: &Range<usize>| {
@@ -96,7 +97,7 @@ impl<'a> Chat<'a> {
         let mut conversation = template.open(messages, tools)?;
         let (text, marked) = conversation.render(messages.len(), false)?;
         if template.has_marks() {
-            return Ok((text, marked));
+            return trained((text, marked));
         }
         if !messages.iter().any(|message| role(message) == "assistant") {
             let message = format!("column `{}` has no message of the role `assistant`", self.column);
@@ -123,8 +124,20 @@ impl<'a> Chat<'a> {
                          mark it there with `{% generation %}`"
                 .to_owned()
                 .into()),
-            false => Ok((text, spans)),
+            false => trained((text, spans)),
         }
+    }
+
+    /// Why a template does not take a conversation whose messages have no role: it only says at what it was at a loss.
+    fn explained(&self, refusal: Refusal, messages: &[Value]) -> Refusal {
+        let other = messages.iter().find(|message| message.get("role").is_none()).and_then(Value::as_object);
+        let (reason, keys) = match (refusal, other) {
+            (Refusal::Conversation(reason), Some(keys)) if !keys.is_empty() => (reason, keys),
+            (refusal, _) => return refusal,
+        };
+        let found: Vec<String> = keys.keys().take(NAMED).map(|key| format!("`{}`", short(key))).collect();
+        let found = found.join(", ");
+        format!("column `{}`: a message has no `role`; found {found} ({reason})", self.column).into()
     }
 
     /// How much of what a template adds for a turn belongs to it: without white space after the token that ends it.
@@ -132,6 +145,14 @@ impl<'a> Chat<'a> {
         let words = added.trim_end();
         let is_ended = self.tokenizer.special_texts().any(|token| words.ends_with(token));
         if is_ended { words.len() } else { added.len() }
+    }
+}
+
+/// What is rendered, where there is anything in it to train on.
+fn trained((text, spans): Rendered) -> std::result::Result<Rendered, Refusal> {
+    match spans.iter().all(Range::is_empty) {
+        true => Err("the template leaves nothing of the assistant's turns to train on".to_owned().into()),
+        false => Ok((text, spans)),
     }
 }
 
@@ -181,6 +202,11 @@ fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
     }
 }
 
+/// Whether a text is a list or object of JSON.
+fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with(['[', '{']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 /// The messages of a row as Transformers gives them to a template: without keys that hold nothing, and with what was
 /// thought under all the names that templates know.
 fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Value>, String> {
@@ -191,7 +217,9 @@ fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Valu
         }
         Some(Value::Array(list)) => list,
         Some(other) => {
-            return Err(format!("column `{column}`: expected a list of messages, found {}", kind(other)));
+            let of_json = if other.as_str().is_some_and(is_json) { " that holds JSON" } else { "" };
+            let found = kind(other);
+            return Err(format!("column `{column}`: expected a list of messages, found {found}{of_json}"));
         }
     };
     let mut messages = Vec::with_capacity(list.len());

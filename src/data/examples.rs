@@ -180,7 +180,7 @@ enum Outcome {
 fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: String) -> Result<Examples> {
     let form = Form::new(split.dataset, tokenizer, max_length)?;
     let mut found = Examples { examples: Vec::new(), skipped: Skipped::default(), truncated: 0, hash };
-    let mut before = 0;
+    let (mut before, mut advice) = (0, None);
     let is_full = |found: &Examples| split.limit > 0 && found.examples.len() >= split.limit;
     for path in split.files {
         let _reading = reading(path);
@@ -202,11 +202,12 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
         if is_full(&found) {
             break;
         }
+        advice = advice.or(rows.advice());
     }
     if found.examples.is_empty() {
         let (name, first) = (&split.dataset.name, found.skipped.first.join("; "));
         let message = format!("no row of `{name}` {} can be used: {first}", split.name);
-        return Err(fault(message).hint(format!("see {} of its catalog entry", form.keys())).into());
+        return Err(fault(message).hint(advice.unwrap_or(form.hint())).into());
     }
     // The hub marks a test split without scores by -1 throughout
     if may_miss_labels(split.name) && found.examples.iter().all(|e| e.label.is_none_or(|x| x == -1.0)) {
@@ -247,12 +248,15 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// The keys of the catalog that decide which rows can be used.
-    fn keys(&self) -> &'static str {
+    /// What decides which rows can be used.
+    fn hint(&self) -> &'static str {
         match self {
-            Self::Labelled(..) => "`text`, `label` and `labels`",
-            Self::Instruction(_) => "`prompt` and `response`",
-            Self::Chat(_) => "the tokenizer's chat template, and `messages`",
+            Self::Labelled(..) => "see `text`, `label` and `labels` of its catalog entry",
+            Self::Instruction(_) => "see `prompt` and `response` of its catalog entry",
+            Self::Chat(_) => {
+                "messages are a list of objects with `role` and `content`; \
+                 see the tokenizer's chat template, and `messages` of its catalog entry"
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod json;
 pub mod label;
 mod long_texts;
 mod odd;
+mod packed;
 pub mod parquet;
 pub mod prompts;
 pub mod rows;

@@ -161,7 +161,7 @@ fn read<T: Send>(
     limit: usize,
     render: impl Fn(usize, &Columns) -> std::result::Result<T, String> + Sync,
 ) -> Result<(Vec<T>, Skipped)> {
-    let (mut found, mut skipped, mut before) = (Vec::new(), Skipped::default(), 0);
+    let (mut found, mut skipped, mut before, mut advice) = (Vec::new(), Skipped::default(), 0, None);
     let most = if limit == 0 { usize::MAX } else { limit };
     for path in split.files {
         let _reading = reading(path);
@@ -190,12 +190,13 @@ fn read<T: Send>(
         if found.len() == most {
             break;
         }
+        advice = advice.or(rows.advice());
     }
     let (name, split) = (&split.dataset.name, split.name);
     let first = skipped.first.join("; ");
     if found.is_empty() {
         return Err(fault(format!("no row of `{name}` {split} can be used: {first}"))
-            .hint("see `prompt` and `answer` of its catalog entry")
+            .hint(advice.unwrap_or("see `prompt` and `answer` of its catalog entry"))
             .into());
     }
     if skipped.count > 0 {

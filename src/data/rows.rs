@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::json::{self, Source};
-use super::text_file::{self, TextFile};
-use super::{odd, parquet, separated};
+use super::text_file::TextFile;
+use super::{odd, packed, parquet, separated};
 use crate::fault::{Result, fault, which};
 
 /// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See `odd` for values
@@ -19,6 +19,8 @@ pub type Columns = Map<String, Value>;
 
 /// About so many bytes of rows are read at once, one row at least.
 const PIECE: usize = 1 << 22;
+/// So many rows tell of what form a file is.
+const ENOUGH: usize = 100;
 
 /// One row of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +49,8 @@ pub struct Rows {
     /// What [`Row::number`] counts: `line` where the file has lines, otherwise `row`.
     pub unit: &'static str,
     path: PathBuf,
+    format: Format,
+    is_packed: bool,
     source: Source,
     kept: Option<Vec<String>>,
     /// The columns that occurred so far.
@@ -54,6 +58,8 @@ pub struct Rows {
     /// Keys of a JSON object that hold lists which are not read as rows.
     lists: Vec<String>,
     read: usize,
+    /// Whether the first row cannot be read.
+    is_broken: bool,
 }
 
 /// A row as it is read; parsing comes later, of many at once.
@@ -105,8 +111,7 @@ impl Rows {
                 (document.unit, document.rows)
             }
             Format::Csv | Format::Tsv => {
-                let delimiter = if format == Format::Tsv { b'\t' } else { b',' };
-                let (source, names) = separated::open(text()?, delimiter)?;
+                let (source, names) = separated::open(text()?, format.delimiter())?;
                 columns = names;
                 ("line", source)
             }
@@ -118,14 +123,15 @@ impl Rows {
         };
         let columns = columns.into_iter().collect();
         let kept = wanted.kept.map(|kept| kept.iter().map(|name| (*name).to_owned()).collect());
-        Ok(Self { unit, path: path.to_owned(), source, kept, columns, lists, read: 0 })
+        let path = path.to_owned();
+        Ok(Self { unit, path, format, is_packed, source, kept, columns, lists, read: 0, is_broken: false })
     }
 
     /// The next rows, at most so many; none at the end.
     ///
     /// # Errors
-    /// When the file cannot be read on, its text is not UTF-8, or it holds no row at all. A row that is broken by itself
-    /// is an `Err` in its [`Row::columns`].
+    /// When the file cannot be read on, its text is not UTF-8, it holds no row at all, or JSON that does not stand on lines
+    /// as its name says. A row that is broken by itself is an `Err` in its [`Row::columns`].
     pub fn next(&mut self, at_most: usize) -> Result<Vec<Row>> {
         let (mut piece, mut size) = (Vec::new(), 0);
         while piece.len() < at_most && size < PIECE {
@@ -136,6 +142,10 @@ impl Rows {
         let (path, kept) = (&self.path, self.kept.as_deref());
         let rows: Vec<Row> =
             piece.into_par_iter().map(|raw| parsed(path, raw, kept)).collect::<Result<_>>()?;
+        if self.read == 0 {
+            self.is_broken = rows.first().is_some_and(|row| row.columns.is_err());
+            self.check_lines()?;
+        }
         self.read += rows.len();
         if self.read == 0 {
             return Err(fault(format!("`{}` holds no row", path.display())).into());
@@ -159,8 +169,46 @@ impl Rows {
         let list = self.lists.first().map(|list| {
             format!("`field = \"{list}\"` in the catalog entry takes the list under `{list}` as the rows; ")
         });
+        let only = self.columns.first().filter(|_| self.columns.len() == 1);
+        let advice = only.and_then(|only| match self.format {
+            Format::Csv | Format::Tsv => separated::advice(only.as_bytes(), self.format.delimiter()),
+            _ => None,
+        });
+        let first = list.or(advice.map(|advice| format!("{advice}; "))).unwrap_or_default();
         let near = which("columns", column, self.columns.iter().map(String::as_str));
-        Err(fault(message).hint(list.unwrap_or_default() + &near).into())
+        Err(fault(message).hint(first + &near).into())
+    }
+
+    /// What to do about rows that cannot be read, where the first one is among them.
+    pub fn advice(&self) -> Option<&'static str> {
+        let is_of_lines = self.is_broken && self.format == Format::JsonLines;
+        is_of_lines.then_some("each line must be one JSON object")
+    }
+
+    /// Refuses lines of JSON that are none: of a list over several of them the last element would be taken for all rows.
+    fn check_lines(&self) -> Result<()> {
+        if self.format != Format::JsonLines || !self.is_broken || !self.is_document() {
+            return Ok(());
+        }
+        let message = format!("`{}` holds JSON, but not one object on each line", self.path.display());
+        let name = packed::renamed(&self.path, "json", self.is_packed);
+        Err(fault(message).hint(format!("name it `{name}`")).into())
+    }
+
+    /// Whether the file would be read if its name were that of JSON.
+    fn is_document(&self) -> bool {
+        let is_row = |raw: Result<Raw>| {
+            raw.and_then(|raw| parsed(&self.path, raw, None)).is_ok_and(|row| row.columns.is_ok())
+        };
+        let document = json::document(&self.path, self.is_packed, &Wanted::default());
+        document.is_ok_and(|document| document.rows.take(ENOUGH).all(is_row))
+    }
+}
+
+impl Format {
+    /// What stands between columns.
+    fn delimiter(self) -> u8 {
+        if self == Self::Tsv { b'\t' } else { b',' }
     }
 }
 
@@ -200,13 +248,13 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
 
 /// Parquet is read from its end, so that a packed file is unpacked first.
 fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
-    let file = text_file::open(path)?;
+    let file = packed::open(path, is_packed)?;
     if !is_packed {
         return Ok(file);
     }
     let mut unpacked = tempfile::tempfile().context("cannot make a temporary file")?;
-    let mut packed = flate2::read::MultiGzDecoder::new(file);
-    std::io::copy(&mut packed, &mut unpacked).map_err(|e| text_file::broken_gzip(path, &e))?;
+    let mut members = packed::Members::new(file);
+    std::io::copy(&mut members, &mut unpacked).map_err(|e| packed::broken(path, &e))?;
     Ok(unpacked)
 }
 
@@ -230,6 +278,7 @@ mod tests {
 
     use serde_json::json;
 
+    use super::super::text_file;
     use super::*;
     use crate::fault::hint_of;
 
@@ -336,7 +385,7 @@ mod tests {
             ("f.txt", b"x", "cannot tell the format of"),
             ("f", b"x", "cannot tell the format of"),
             ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a whole gzip file"),
-            ("f.csv.gz", b"a,b\n1,2\n", "is not a whole gzip file"),
+            ("f.csv.gz", b"\x1f", "is not a whole gzip file"),
             ("f.jsonl", b"{\"a\":1}\n{\"a\":\"\xe9\"}\n", "is not UTF-8 text: line 2"),
             ("f.jsonl", b"", "holds no row"),
             ("f.json", b" \n", "holds no row"),
@@ -371,6 +420,113 @@ mod tests {
         let error = read_all(Path::new("/no/such.csv"), &Wanted::default()).unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot read `/no/such.csv`: No such file"), "{error:#}");
         assert!(hint_of(&read("f.txt", b"x").unwrap_err()).unwrap().contains("`.parquet`"));
+    }
+
+    #[test]
+    fn what_is_not_what_its_name_says_is_told_with_its_name() {
+        let packed = gzip(b"{\"a\":1}\n");
+        let parquet: &[u8] = b"PAR1\x15\x04\x15\x10";
+        let packed_parquet = gzip(parquet);
+        let safetensors = [&72_u64.to_le_bytes()[..], b"{\"__metadata__\""].concat();
+        let long = [&0x3_0041_u64.to_le_bytes()[..], b"{\"__metadata__\""].concat();
+        let cases: [(&str, &[u8], &str, &str); 16] = [
+            ("f.jsonl", &packed, "f.jsonl` is packed by gzip", "name it `f.jsonl.gz`"),
+            ("f.parquet", &packed, "f.parquet` is packed by gzip", "name it `f.parquet.gz`"),
+            ("f.jsonl.gz", b"{\"a\":1}\n", "f.jsonl.gz` is not packed by gzip", "name it `f.jsonl`"),
+            ("f.csv.GZ", b"a,b\n1,2\n", "f.csv.GZ` is not packed by gzip", "name it `f.csv`"),
+            ("f.jsonl", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd", "unpack it first"),
+            ("f.jsonl.gz", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd", "unpack it first"),
+            ("f.csv", b"PK\x03\x04\x14\0", "is packed by zip", "unpack it first"),
+            ("f.parquet", b"PK\x03\x04\x14\0", "is packed by zip", "unpack it first"),
+            ("f.json", b"\xfd7zXZ\0", "is packed by xz", "unpack it first"),
+            ("f.jsonl", parquet, "f.jsonl` is Parquet", "name it `f.parquet`"),
+            ("f.csv.gz", &packed_parquet, "f.csv.gz` is Parquet", "name it `f.parquet.gz`"),
+            (
+                "f.jsonl",
+                &safetensors,
+                "is not text: it begins as a binary file does",
+                "JSON, CSV, TSV and Parquet",
+            ),
+            ("f.jsonl", &long, "is not text: it begins as a binary file does", "JSON, CSV, TSV and Parquet"),
+            ("f.jsonl", b"{\0\0\0\"\0\0\0", "it begins as UTF-16 or UTF-32 does", "iconv -f utf-16"),
+            ("f.csv", b"\0a\0,\0b", "it begins as UTF-16 or UTF-32 does", "iconv -f utf-16"),
+            ("f.csv.gz", b"<!DOCTYPE html>\n", "f.csv.gz` is an HTML page", "download the file itself"),
+        ];
+        for (name, bytes, words, hint) in cases {
+            let error = read(name, bytes).unwrap_err();
+            assert!(error.to_string().contains(words), "{name}: {error}");
+            let found = hint_of(&error).unwrap();
+            assert!(found.contains(hint), "{name}: {found}");
+        }
+        assert_eq!(good(&read("f.csv", b"PAR1,b\n1,2\n").unwrap()), [(2, json!({"PAR1": "1", "b": "2"}))]);
+    }
+
+    #[test]
+    fn zeros_after_the_members_of_a_gzip_file_are_passed_over() {
+        let [one, two] = [b"{\"a\":1}\n", b"{\"a\":2}\n"].map(|line| gzip(line));
+        let zeros = vec![0_u8; 100_000];
+        for bytes in [
+            [&one[..], &two].concat(),
+            [&one[..], &two, &zeros].concat(),
+            [&one[..], &zeros, &two].concat(),
+            [&one[..], &gzip(b""), &two, &[0]].concat(),
+        ] {
+            let rows = read("f.jsonl.gz", &bytes).unwrap();
+            assert_eq!(good(&rows), [(1, json!({"a": 1})), (2, json!({"a": 2}))]);
+        }
+        for end in [&[0, 1][..], &two[..two.len() - 1], b"\x1f", b"x"] {
+            let error = read("f.jsonl.gz", &[&one[..], end].concat()).unwrap_err().to_string();
+            assert!(error.contains("is not a whole gzip file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn json_and_separators_under_other_names_are_told() {
+        let rows = json!([{"a": 1, "b": [{"c": 2}]}, {"a": 3, "b": []}]);
+        let objects = format!("{:#}\n{:#}\n", rows[0], rows[1]);
+        let by_row = format!("[\n{},\n{}\n]\n", rows[0], rows[1]);
+        let beside = format!("{} {}\n", rows[0], rows[1]);
+        for text in [format!("{rows:#}"), rows.to_string(), objects, by_row, beside] {
+            let packed = gzip(text.as_bytes());
+            for (name, bytes, hint) in [
+                ("f.jsonl", text.as_bytes(), "name it `f.json`"),
+                ("f.ndjson.gz", &packed, "name it `f.json.gz`"),
+            ] {
+                let error = read(name, bytes).unwrap_err();
+                assert!(
+                    error.to_string().ends_with("holds JSON, but not one object on each line"),
+                    "{error}"
+                );
+                assert_eq!(hint_of(&error), Some(hint), "{text}");
+            }
+            for name in ["f.csv", "f.tsv"] {
+                let error = read(name, text.as_bytes()).unwrap_err();
+                assert!(error.to_string().ends_with(" line 1: expected the names of columns, found JSON"));
+                assert_eq!(hint_of(&error), Some("JSON lines are named `.jsonl`, other JSON `.json`"));
+            }
+        }
+        // Lines that are no rows, and no JSON of another form either.
+        for text in
+            ["[{\"a\":1}]\n[{\"a\":2}]\n", "{\"a\":1},\n{\"a\":2}\n", "{\"a\":\n{\"a\":2}\n", "x\n{}\n"]
+        {
+            let rows = read("f.jsonl", text.as_bytes()).unwrap();
+            assert!(rows.rows[0].columns.is_err() && rows.rows.len() == 2, "{text}");
+        }
+        let wanted = Wanted { columns: &["a"], ..Wanted::default() };
+        for (name, text, words) in [
+            ("f.csv", "a;b\n1;2\n", "has no column `a`"),
+            ("f.csv", "a\tb\n1\t2\n", "has no column `a`"),
+            ("f.tsv", "a,b\n1,2\n", "has no column `a`"),
+            ("f.csv", "\"a\";\"b\"\n1;2\n", "goes on after its closing quote"),
+        ] {
+            let error = read_with(name, text.as_bytes(), &wanted).unwrap_err();
+            assert!(error.to_string().contains(words), "{name}: {error}");
+            let hint = hint_of(&error).unwrap();
+            let expected = "columns are separated by commas in a `.csv` file, by tabs in a `.tsv` file";
+            assert!(hint.starts_with(expected), "{name}: {hint}");
+        }
+        let error = read_with("f.csv", b"b;c,d\n1,2\n", &wanted).unwrap_err();
+        assert!(hint_of(&error).unwrap().starts_with("columns: "), "{error}");
     }
 
     /// The rows of a JSON file, for a data set of the columns `q` and `a`.

@@ -13,9 +13,16 @@ use crate::fault::{Fault, Result, fault};
 /// The rows of a file and the names of its columns.
 ///
 /// # Errors
-/// When the first line cannot be read, or names a column twice.
-pub(super) fn open(text: TextFile, delimiter: u8) -> Result<(Source, Vec<String>)> {
+/// When the first line cannot be read, is JSON, or names a column twice.
+pub(super) fn open(mut text: TextFile, delimiter: u8) -> Result<(Source, Vec<String>)> {
     let path = text.name().to_string();
+    let start = text.bytes()?;
+    if is_json(start) {
+        let message = format!("`{path}` line 1: expected the names of columns, found JSON");
+        return Err(fault(message).hint("JSON lines are named `.jsonl`, other JSON `.json`").into());
+    }
+    let first = start.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+    let advice = advice(first, delimiter);
     let are_read = delimiter != b'\t';
     let quotes =
         Quotes { delimiter, are_read, at: At::Start, line: 1, opened: 1, row: (1, 0), is_return: false };
@@ -23,7 +30,7 @@ pub(super) fn open(text: TextFile, delimiter: u8) -> Result<(Source, Vec<String>
         .delimiter(delimiter)
         .quoting(are_read)
         .flexible(true)
-        .from_reader(Checked { text, quotes });
+        .from_reader(Checked { text, quotes, advice });
     let failed = move |error: csv::Error| failure(&path, error);
     let names = reader.byte_headers().map_err(&failed)?.clone();
     let text = |bytes: &[u8], line| reader.get_ref().text.utf8(line, bytes.to_vec());
@@ -47,6 +54,19 @@ pub(super) fn open(text: TextFile, delimiter: u8) -> Result<(Source, Vec<String>
         Err(error) => Some(Err(failed(error))),
     });
     Ok((Box::new(rows), columns))
+}
+
+/// Whether a file begins as JSON does, and as no name of a column.
+fn is_json(start: &[u8]) -> bool {
+    let mut bytes = start.iter().filter(|byte| !byte.is_ascii_whitespace());
+    matches!((bytes.next(), bytes.next()), (Some(b'{'), Some(b'"')) | (Some(b'['), Some(b'{')))
+}
+
+/// What to do about a first line of one column that has another separator in it.
+pub(super) fn advice(line: &[u8], delimiter: u8) -> Option<&'static str> {
+    let is_other = |byte: &u8| matches!(byte, b',' | b';' | b'\t');
+    let is_one = !line.contains(&delimiter) && line.iter().any(is_other);
+    is_one.then_some("columns are separated by commas in a `.csv` file, by tabs in a `.tsv` file")
 }
 
 /// Bytes that a cell takes besides its text.
@@ -87,6 +107,8 @@ enum At {
 struct Checked {
     text: TextFile,
     quotes: Quotes,
+    /// What to do about a wrong quote, where something else is wrong.
+    advice: Option<&'static str>,
 }
 
 /// Refuses a quoted cell that goes on after its closing quote or never ends: read on, it would swallow the lines between
@@ -141,10 +163,10 @@ impl Quotes {
 impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let name = self.text.name().to_string();
-        let wrong = |what: String| {
-            let hint = "a quoted cell ends with a quote before the next delimiter; a quote inside of it is written twice";
-            io::Error::other(fault(format!("`{name}` {what}")).hint(hint))
-        };
+        let hint = self.advice.unwrap_or(
+            "a quoted cell ends with a quote before the next delimiter; a quote inside of it is written twice",
+        );
+        let wrong = |what: String| io::Error::other(fault(format!("`{name}` {what}")).hint(hint));
         loop {
             let bytes = self.text.bytes().map_err(io::Error::other)?;
             if bytes.is_empty() {

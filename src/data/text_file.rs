@@ -1,12 +1,11 @@
 //! The bytes of a text file, unpacked where it is gzipped, read on as they are asked for.
 
-use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
-
+use super::packed;
 use crate::fault::{Fault, Result, fault};
+use crate::files::check_start;
 
 /// No row is longer than so many bytes: what is read as one is a file of another form, or packed to fill the memory.
 pub(super) const LONGEST: usize = if cfg!(test) { 1 << 20 } else { 1 << 26 };
@@ -22,37 +21,53 @@ pub(super) struct TextFile {
     returned: bool,
 }
 
-/// Opens a file as it is.
-pub(super) fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot read `{}`", path.display()))
+/// Refuses what begins as no text of UTF-8 does.
+fn check_text(path: &Path, start: &[u8], is_packed: bool) -> std::result::Result<(), Fault> {
+    check_start(path, start)?;
+    let shown = path.display();
+    let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace();
+    // A column may be called `PAR1` as well.
+    if start.starts_with(b"PAR1") && start.get(4).is_some_and(is_control) {
+        let name = packed::renamed(path, "parquet", is_packed);
+        return Err(fault(format!("`{shown}` is Parquet")).hint(format!("name it `{name}`")));
+    }
+    if is_wide(start) {
+        let message = format!("`{shown}` is not UTF-8 text: it begins as UTF-16 or UTF-32 does");
+        return Err(fault(message).hint("convert it, for example with `iconv -f utf-16 -t utf-8`"));
+    }
+    if start.iter().take(8).any(|byte| *byte == 0) {
+        let message = format!("`{shown}` is not text: it begins as a binary file does");
+        return Err(fault(message).hint("rows are read from JSON, CSV, TSV and Parquet"));
+    }
+    Ok(())
 }
 
-/// The error of a gzip stream that cannot be unpacked.
-pub(super) fn broken_gzip(path: &Path, error: &std::io::Error) -> Fault {
-    let message = format!("`{}` is not a whole gzip file: {error}", path.display());
-    fault(message).hint("fetch the file again")
+/// Whether a text begins as UTF-16 or UTF-32 do: by a byte order mark, or by zeros in the places where they have them.
+fn is_wide(start: &[u8]) -> bool {
+    let marks: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];
+    // Of an ASCII character in each of the four, little-endian and big-endian, which bytes are zero.
+    let places: [&[bool]; 4] =
+        [&[false, true], &[true, false], &[false, true, true, true], &[true, true, true, false]];
+    let fits = |places: &[bool]| {
+        let mut bytes = start.iter().take(8).zip(places.iter().cycle());
+        start.len() >= places.len() && bytes.all(|(byte, is_zero)| (*byte == 0) == *is_zero)
+    };
+    marks.into_iter().any(|mark| start.starts_with(mark)) || places.into_iter().any(fits)
 }
 
 impl TextFile {
     /// Opens a file; a byte order mark is passed over.
     ///
     /// # Errors
-    /// When it cannot be read, or is UTF-16 or UTF-32.
+    /// When it cannot be read, or begins as something else than a text of UTF-8 that is packed as its name says.
     pub fn open(path: &Path, is_packed: bool) -> Result<Self> {
-        let file = open(path)?;
+        let file = packed::open(path, is_packed)?;
         let bytes: Box<dyn Read> =
-            if is_packed { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
+            if is_packed { Box::new(packed::Members::new(file)) } else { Box::new(file) };
         let input = BufReader::with_capacity(1 << 18, bytes);
         let mut text = Self { path: path.to_owned(), is_packed, input, line: 1, returned: false };
         let start = text.bytes()?;
-        let is_wide = start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff");
-        if is_wide || start.iter().take(4).any(|byte| *byte == 0) {
-            let message =
-                format!("`{}` is not UTF-8 text: it begins as UTF-16 or UTF-32 does", path.display());
-            return Err(fault(message)
-                .hint("convert it, for example with `iconv -f utf-16 -t utf-8`")
-                .into());
-        }
+        check_text(path, start, is_packed)?;
         let mark = b"\xef\xbb\xbf";
         if start.starts_with(mark) {
             text.input.consume(mark.len());
@@ -73,7 +88,7 @@ impl TextFile {
         // A second call gives what the first one read: the borrow of an error must end before.
         if let Err(error) = self.input.fill_buf() {
             return Err(match self.is_packed {
-                true => broken_gzip(&self.path, &error),
+                true => packed::broken(&self.path, &error),
                 false => fault(format!("cannot read `{}`: {error}", self.path.display())),
             });
         }

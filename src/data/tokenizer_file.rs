@@ -12,6 +12,7 @@ use tokenizers::{
 };
 
 use crate::fault::{Result, fault};
+use crate::files::check_start;
 
 /// What the library makes of a call; where it panics, which it does on some files, that is an error like others.
 pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
@@ -29,6 +30,7 @@ pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::r
 /// # Errors
 /// Names the file, and the part of it that is wrong.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
+    check_start(path, bytes)?;
     let place = path.display();
     let read = guarded(|| Tokenizer::from_bytes(bytes));
     let mut tokenizer = read.map_err(|reason| {

@@ -124,6 +124,8 @@ impl Session {
         if !train.init_from.is_empty() && start.exists() {
             fingerprint.update(files::checksum(&start)?.as_bytes());
         }
+        let earlier = fingerprint.finalize().to_hex().to_string();
+        fingerprint.update(opened.base.config_hash.as_bytes());
         Ok(Plan {
             runs: vec![run],
             steps,
@@ -144,6 +146,7 @@ impl Session {
             keep_checkpoints: train.keep_checkpoints,
             checkpoints: out.join("checkpoints"),
             fingerprint: fingerprint.finalize().to_hex().to_string(),
+            earlier,
         })
     }
 }

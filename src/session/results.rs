@@ -1,17 +1,27 @@
 //! `RUN/results.json`: what a run came to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use serde::Serialize;
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 
 use super::Session;
+use super::workplace::OpenBase;
 use crate::adapters::Group;
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::files;
 use crate::recipe::Recipe;
 use crate::torch::{LIBTORCH_VERSION, peak_memory_mib};
 use crate::train::checkpoint::{Record, State};
+
+/// Name of the file.
+const RESULTS: &str = "results.json";
+/// Folder of the adapter in a run's.
+const ADAPTER: &str = "adapter";
+/// File of what is compared of a tokenizer.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// The file.
 #[derive(Debug, Serialize)]
@@ -48,6 +58,8 @@ pub struct Results {
     device: String,
     /// The base.
     base: BaseResult,
+    /// BLAKE3 of the files in `adapter/`, by their names.
+    adapter: BTreeMap<String, String>,
     /// Versions of program and library.
     versions: BTreeMap<&'static str, &'static str>,
     /// The resolved recipe.
@@ -59,15 +71,19 @@ struct BaseResult {
     name: String,
     revision: Option<String>,
     hash: String,
+    config_hash: String,
 }
 
 impl Results {
-    /// The results of a finished session.
-    pub fn new(session: &Session, state: &State, seconds: f64) -> Self {
+    /// The results of a finished session in `out`.
+    ///
+    /// # Errors
+    /// When the adapter cannot be read.
+    pub fn new(session: &Session, state: &State, seconds: f64, out: &Path) -> Result<Self> {
         let run = state.runs.first();
         let count = |group| session.trained.count(group);
         let parameters = [("adapter", Group::Adapter), ("base", Group::Base), ("head", Group::Head)];
-        Self {
+        Ok(Self {
             task: session.opened.dataset.name.clone(),
             metric: session.opened.metrics[0].name().to_owned(),
             best: run.and_then(|run| run.best.clone()),
@@ -87,10 +103,12 @@ impl Results {
                 name: session.opened.base.name.clone(),
                 revision: session.opened.base.commit.clone(),
                 hash: session.opened.base.hash.clone(),
+                config_hash: session.opened.base.config_hash.clone(),
             },
+            adapter: checksums(&out.join(ADAPTER))?,
             versions: [("loraxs", env!("CARGO_PKG_VERSION")), ("libtorch", LIBTORCH_VERSION)].into(),
             recipe: session.opened.recipe.clone(),
-        }
+        })
     }
 
     /// The last words of a run.
@@ -118,6 +136,85 @@ impl Results {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, out: &Path) -> Result<()> {
-        files::write_json(&out.join("results.json"), self)
+        files::write_json(&out.join(RESULTS), self)
     }
+}
+
+/// What is read of the file again; versions before had less.
+#[derive(Debug, Deserialize)]
+struct Known {
+    base: KnownBase,
+    #[serde(default)]
+    adapter: BTreeMap<String, String>,
+    #[expect(dead_code, reason = "what is asked for is that it is there")]
+    steps: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct KnownBase {
+    #[serde(default)]
+    config_hash: Option<String>,
+}
+
+fn known(run: &Path) -> Result<Known> {
+    let path = run.join(RESULTS);
+    let value: serde_json::Value = files::read_json(&path)?;
+    Known::deserialize(value).with_context(|| format!("`{}` is damaged", path.display()))
+}
+
+/// That the results of a finished run can be read, and its adapter is the one that it wrote.
+///
+/// # Errors
+/// Names the file that is damaged, missing or another.
+pub fn check_finished(run: &Path) -> Result<()> {
+    let folder = run.join(ADAPTER);
+    for (name, checksum) in known(run)?.adapter {
+        let path = folder.join(name);
+        if path.exists() && files::checksum(&path)? != checksum {
+            return Err(fault(format!("`{}` is not as the run wrote it", path.display()))
+                .hint(format!(
+                    "put it back; `--model BASE --adapter {}` takes what is there",
+                    folder.display()
+                ))
+                .into());
+        }
+    }
+    Ok(())
+}
+
+/// As [`check_finished`], where the run is finished; and that the base still has the `config.json` and the tokenizer that it
+/// was trained with.
+///
+/// # Errors
+/// As [`check_finished`], or names what has changed.
+pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
+    let changed = |path: PathBuf, like: &str| {
+        fault(format!("`{}` is not the one that `{}` was trained with", path.display(), run.display())).hint(
+            format!(
+                "put it back{like}; `--model BASE --adapter {}` takes what is there",
+                run.join(ADAPTER).display()
+            ),
+        )
+    };
+    if run.join(RESULTS).exists() {
+        check_finished(run)?;
+        if known(run)?.base.config_hash.is_some_and(|hash| hash != base.config_hash) {
+            return Err(changed(base.base.folder.join("config.json"), "").into());
+        }
+    }
+    let [kept, own] = [&run.join(ADAPTER), &base.base.folder].map(|folder| folder.join(TOKENIZER));
+    if kept.exists() && own.exists() && files::checksum(&kept)? != files::checksum(&own)? {
+        return Err(changed(own, &format!(" (the run kept `{}`)", kept.display())).into());
+    }
+    Ok(())
+}
+
+fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let found = fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
+    let paths: Vec<PathBuf> = found.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let of = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok((name, files::checksum(&path)?))
+    };
+    paths.into_iter().filter(|path| path.is_file()).map(of).collect()
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::results::check_finished;
 use crate::adapters::file::WEIGHTS;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
@@ -20,6 +21,7 @@ use crate::recipe::{AdapterRecipe, Recipe};
 pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     let used =
         ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
+    files::refuse_file(out)?;
     match used {
         Some(name) if !args.resume && !args.dry_run => {
             Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
@@ -37,7 +39,7 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
 pub fn refuse_half_done(out: &Path) -> Result<()> {
     let (results, adapter) = (out.join("results.json"), out.join("adapter").join(WEIGHTS));
     let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
-    if let Err(error) = files::read_json::<serde_json::Value>(&results) {
+    if let Err(error) = check_finished(out) {
         return Err(fault(format!("{error:#}")).hint(hint).into());
     }
     if adapter.exists() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tch::Kind;
 
+use super::results::check_subject;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
@@ -57,6 +58,9 @@ impl Subject {
         let base = place.base(&name, if revision.is_empty() { "main" } else { &revision })?;
         if let Some(adapter) = &adapter {
             adapter.check_base(&name, &base.hash)?;
+        }
+        if let Some(run) = &args.run {
+            check_subject(run, &base)?;
         }
         Ok(Self { recipe, base, adapter, basis: args.basis.clone() })
     }

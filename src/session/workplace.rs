@@ -1,7 +1,9 @@
 //! The place that a command works in: hub, catalog and device, and what is opened from them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tch::Device;
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
@@ -12,6 +14,7 @@ use crate::data::catalog::{Catalog, Dataset};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, examples};
 use crate::fault::{Result, fault};
+use crate::files;
 use crate::hub::Hub;
 use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
@@ -38,6 +41,8 @@ pub struct OpenBase {
     pub commit: Option<String>,
     /// Hash of the trunk.
     pub hash: String,
+    /// Hash of `config.json`.
+    pub config_hash: String,
 }
 
 impl Workplace {
@@ -74,13 +79,13 @@ impl Workplace {
         }
         let snapshot = self.hub.model(name, revision)?;
         let base = Base::open(&snapshot.folder)?;
-        let hash = base.hash();
+        let (hash, config_hash) = (base.hash(), config_hash(&snapshot.folder)?);
         // A folder is remembered by its whole path, so that a run can be used from any other folder.
         let name = match Path::new(name).canonicalize() {
             Ok(path) if snapshot.commit.is_none() => path.display().to_string(),
             _ => name.to_owned(),
         };
-        Ok(OpenBase { base, name, commit: snapshot.commit, hash })
+        Ok(OpenBase { base, name, commit: snapshot.commit, hash, config_hash })
     }
 
     /// Fetches and tokenises a split of a data set.
@@ -146,4 +151,23 @@ impl Workplace {
         progress.finish();
         Ok(found)
     }
+}
+
+/// Keys of a `config.json` that change no number: where it comes from, and how it is run.
+const IDLE_KEYS: [&str; 8] = [
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+];
+
+/// A hash of what a `config.json` says of the computation.
+fn config_hash(folder: &Path) -> Result<String> {
+    let mut config: BTreeMap<String, Value> = files::read_json(&folder.join("config.json"))?;
+    config.retain(|key, _| !IDLE_KEYS.contains(&key.as_str()));
+    Ok(blake3::hash(&serde_json::to_vec(&config)?).to_hex().to_string())
 }

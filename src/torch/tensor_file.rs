@@ -80,11 +80,12 @@ impl TensorFile {
     /// Opens `path` and checks that header and length agree.
     ///
     /// # Errors
-    /// Names `path` when it cannot be read, is truncated or is no safetensors file.
+    /// Names `path` when it cannot be read, is truncated, is no safetensors file or something else in the place of one.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         // SAFETY: it is only read; a program that truncates a checkpoint in place meanwhile would break any reader.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot read `{}`", path.display()))?;
+        files::check_start(path, &map)?;
         let (length, header, unknown) = read_header(&map).map_err(|e| {
             fault(format!(
                 "`{}` is truncated or not a safetensors file ({} bytes): {e}",

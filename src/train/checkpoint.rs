@@ -295,7 +295,8 @@ impl Loaded {
     /// When it belongs to another run.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let State { fingerprint, step, runs, .. } = &self.state;
-        if (fingerprint, runs.len()) != (&plan.fingerprint, plan.runs.len()) || *step > plan.steps {
+        let is_known = [&plan.fingerprint, &plan.earlier].contains(&fingerprint);
+        if !is_known || runs.len() != plan.runs.len() || *step > plan.steps {
             return Err(fault(format!(
                 "the checkpoint `{}` belongs to another run: recipe, data or base differ",
                 self.place.display()

@@ -98,6 +98,8 @@ pub struct Plan {
     pub checkpoints: PathBuf,
     /// What the run depends on; a checkpoint of another run is refused.
     pub fingerprint: String,
+    /// The fingerprint that versions before this one wrote, which did not look at the base's `config.json`.
+    pub earlier: String,
 }
 
 impl Plan {

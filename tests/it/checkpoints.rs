@@ -254,6 +254,16 @@ fn lists_and_depths_of_a_config_have_a_bound() {
 }
 
 #[test]
+fn a_config_may_begin_with_a_byte_order_mark() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = copied(&fixture("decoders/qwen2-window-old"), &place.path().join("model"));
+    let path = folder.join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("\u{feff}{text}")).unwrap();
+    Base::open(&folder).unwrap();
+}
+
+#[test]
 fn a_shape_that_nothing_can_have_names_its_tensor() {
     let bench = Bench::new();
     let model = bench.model("model", "bert-gelu");

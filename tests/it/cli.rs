@@ -24,11 +24,10 @@ fn help_version_and_completions_are_there() {
     check(&["trian"], &forked::output(&bench.bare(&["trian"])), 2, &["'train'"]);
     check(&["train"], &forked::output(&bench.bare(&["train"])), 2, &["--recipe"]);
     // What was typed is quoted in part, and never takes hold of the terminal
-    let ranks = [format!("--rank={}", "0".repeat(100_000)), "--rank=\u{1b}[31m".to_owned()];
-    for (rank, word) in ranks.iter().zip(["characters … ", "\\u{1b}[31m"]) {
-        let output = forked::output(&bench.bare(&["init-svd", "--model", "m", rank]));
-        check(&["init-svd"], &output, 2, &["invalid value", word]);
-        assert!(output.stderr.len() < 4_000 && !errors(&output).contains('\u{1b}'), "{word}");
+    for rank in [format!("--rank={}", "0".repeat(100_000)), "--rank=\u{1b}[31m".to_owned()] {
+        let output = forked::output(&bench.bare(&["init-svd", "--model", "m", &rank]));
+        check(&["init-svd"], &output, 2, &["invalid value"]);
+        assert!(output.stderr.len() < 4_000 && !errors(&output).contains('\u{1b}'), "{}", errors(&output));
     }
 }
 

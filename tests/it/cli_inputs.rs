@@ -95,6 +95,25 @@ fn broken_weights_name_file_and_tensor() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_file_of_a_checkpoint_is_told() {
+    let bench = Bench::new();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n";
+    let page = "\n<!doctype html>\n<HTML>\n";
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        let model = bench.model("model", "bert-gelu");
+        fs::write(model.join(name), pointer).unwrap();
+        let what = format!("model/{name}` is a Git LFS pointer, not the file itself");
+        bench.refuses_model(
+            &model,
+            &[&what, "hint: fetch it with `git lfs pull`, or download it from the hub"],
+        );
+        fs::write(model.join(name), page).unwrap();
+        let what = format!("model/{name}` is an HTML page");
+        bench.refuses_model(&model, &[&what, "hint: download the file itself"]);
+    }
+}
+
+#[test]
 fn a_shard_that_is_missing_is_named() {
     let bench = Bench::new();
     let model = bench.model("model", "bert-silu-sharded");
@@ -137,7 +156,7 @@ fn data_that_cannot_be_used_names_file_and_row() {
         ("{\"t\": \"a\", \"y\": null}\n".to_owned(), &["no row of `my/data` train can be used", "line 1"]),
         ("{\"t\": [1, 2], \"y\": 0}\n".to_owned(), &["column `t`: expected a text, found a list"]),
         ("{\"t\": \"a\", \"x\": 0}\n".to_owned(), &["has no column `y`", "columns: `t`, `x`"]),
-        ("{\"t\": \n".to_owned(), &["line 1: not valid JSON"]),
+        ("{\"t\": \n".to_owned(), &["line 1: not valid JSON", "hint: each line must be one JSON object"]),
     ];
     for (rows, words) in cases {
         bench.refuses_data(&bench.data("data", &rows, entry), 1, words);
@@ -227,12 +246,21 @@ fn an_adapter_that_does_not_fit_is_refused() {
 fn an_adapter_without_its_head_is_refused() {
     let bench = Bench::new();
     bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
-    edit_tensors(&bench.path("run/adapter/adapter_model.safetensors"), |header, _| {
-        let bias = header.remove("classifier.bias").unwrap();
-        header.insert("bias".to_owned(), bias);
-    });
-    let words = ["there is no tensor `classifier.bias` in `run/adapter/adapter_model.safetensors`"];
-    bench.refuses(&["eval", "--run", "run"], 1, &words);
+    // In part, then as a whole
+    for name in ["classifier.bias", "classifier.weight"] {
+        edit_tensors(&bench.path("run/adapter/adapter_model.safetensors"), |header, _| {
+            let tensor = header.remove(name).unwrap();
+            header.insert(format!("other.{name}"), tensor);
+        });
+        let words = [format!("there is no tensor `{name}` in `run/adapter/adapter_model.safetensors`")];
+        let model = encoders().join("bert-gelu");
+        let eval = ["eval", "--adapter", "run/adapter", "--task", "tiny/pairs", "--model"];
+        bench.refuses(
+            &[&eval[..], &[model.to_str().unwrap()]].concat(),
+            1,
+            &words.each_ref().map(String::as_str),
+        );
+    }
 }
 
 #[test]

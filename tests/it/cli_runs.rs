@@ -354,3 +354,64 @@ fn training_stops_after_so_many_evaluations_without_improvement() {
         assert_eq!(results["last"]["step"], steps);
     }
 }
+
+#[test]
+fn a_finished_run_is_used_as_it_was_written_or_not_at_all() {
+    let bench = Bench::new();
+    let model = bench.model("base", "bert-gelu");
+    let set = format!("model.name={}", model.display());
+    let every = "train.checkpoint_every=1";
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", &set, "--set", every];
+    bench.0.run(&train, 0);
+    let merge = ["merge", "--run", "run", "--out", "merged"];
+    let resume = [&train[..], &["--resume"]].concat();
+    let changed = |path: &str, from: &str, to: &str, commands: &[&[&str]], words: &[&str]| {
+        let whole = fs::read(bench.path(path)).unwrap();
+        let text = String::from_utf8_lossy(&whole).into_owned();
+        assert!(text.contains(from), "{path}");
+        fs::write(bench.path(path), text.replace(from, to)).unwrap();
+        commands.iter().for_each(|args| bench.refuses(args, 1, words));
+        fs::write(bench.path(path), whole).unwrap();
+    };
+    let eval = ["eval", "--run", "run"];
+    changed(
+        "run/adapter/adapter_config.json",
+        "\"lora_alpha\": ",
+        "\"lora_alpha\": 1",
+        &[&eval, &merge, &resume],
+        &["run/adapter/adapter_config.json` is not as the run wrote it", "hint: "],
+    );
+    let weights = bench.path("run/adapter/adapter_model.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 2;
+    fs::write(&weights, other).unwrap();
+    bench.refuses(&eval, 1, &["run/adapter/adapter_model.safetensors` is not as the run wrote it"]);
+    fs::write(&weights, whole).unwrap();
+    for (file, from, to) in [
+        ("base/config.json", "\"layer_norm_eps\": ", "\"layer_norm_eps\": 1"),
+        ("base/tokenizer.json", "\"version\": ", "\"version\":  "),
+    ] {
+        let words = ["` is not the one that `run` was trained with", "hint: put it back"];
+        changed(file, from, to, &[&eval, &merge], &words);
+    }
+    // What says where a checkpoint comes from is no part of it
+    edit(&bench.path("base/config.json"), |config| config["transformers_version"] = json!("6"));
+    bench.0.run(&eval, 0);
+    // A training that was cut short goes on with the same base only
+    fs::remove_file(bench.path("run/results.json")).unwrap();
+    let words = ["belongs to another run: recipe, data or base differ"];
+    changed("base/config.json", "\"layer_norm_eps\": ", "\"layer_norm_eps\": 1", &[&resume], &words);
+    bench.0.run(&resume, 0);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_folder_is_told_before_anything_is_read() {
+    let bench = Bench::new();
+    fs::write(bench.path("file"), "").unwrap();
+    let words = ["cannot write `file`: not a directory", "hint: choose a folder"];
+    bench.refuses(&["train", "--recipe", "recipe.toml", "--out", "file"], 1, &words);
+    let model = encoders().join("bert-gelu");
+    let eval = ["eval", "--task", "tiny/pairs", "--out", "file", "--model", model.to_str().unwrap()];
+    bench.refuses(&eval, 1, &words);
+}

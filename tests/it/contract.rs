@@ -602,6 +602,7 @@ fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
         keep_checkpoints: 1,
         checkpoints: folder.join("checkpoints"),
         fingerprint: "test".into(),
+        earlier: String::new(),
     }
 }
 

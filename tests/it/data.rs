@@ -161,11 +161,49 @@ fn a_split_without_one_usable_row_is_an_error_that_says_why() {
          `F/a.csv` line 3: expected a number as label, found `high`; \
          `F/a.csv` line 4: column `gold` holds no label"
     );
-    let (message, _) = place.fails(SCORES, "train", ("b.jsonl", "x\n[1]\n"));
+    let (message, hint) = place.fails(SCORES, "train", ("b.jsonl", "x\n[1]\n"));
     assert!(
         message.starts_with("no row of `mine` train can be used: `F/b.jsonl` line 1: not valid JSON"),
         "{message}"
     );
+    assert_eq!(hint, "each line must be one JSON object");
+    let (_, hint) = place.fails(SCORES, "train", ("b.jsonl", "{\"one\": null, \"gold\": 1}\nx\n"));
+    assert_eq!(hint, "see `text`, `label` and `labels` of its catalog entry");
+}
+
+#[test]
+fn a_file_of_another_form_than_its_name_says_is_refused_before_its_rows() {
+    let place = Workplace::new();
+    // The last element of the list would be a line of its own.
+    let rows = "[\n{\"one\": \"a\", \"gold\": 1},\n{\"one\": \"b\", \"gold\": 2}\n]\n";
+    let (message, hint) = place.fails(SCORES, "train", ("a.jsonl", rows));
+    assert_eq!(message, "`F/a.jsonl` holds JSON, but not one object on each line");
+    assert_eq!(hint, "name it `a.json`");
+    assert_eq!(place.load(SCORES, "train", &[("a.json", rows)], 0).unwrap().examples.len(), 2);
+    let (message, hint) = place.fails(SCORES, "train", ("a.csv", "{\"one\":\"a\",\"gold\":1}\n"));
+    assert_eq!(message, "`F/a.csv` line 1: expected the names of columns, found JSON");
+    assert_eq!(hint, "JSON lines are named `.jsonl`, other JSON `.json`");
+    let (message, hint) = place.fails(SCORES, "train", ("b.csv", "one;gold\na, b;1,5\n"));
+    assert_eq!(message, "`F/b.csv` has no column `one`");
+    assert!(
+        hint.starts_with("columns are separated by commas in a `.csv` file, by tabs in a `.tsv`"),
+        "{hint}"
+    );
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_data_file_is_told() {
+    let place = Workplace::new();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132735\n";
+    let page = "\u{feff}\n<!DOCTYPE html>\n<html lang=\"en\">\n";
+    for name in ["a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "a.jsonl.gz", "a.parquet.gz"] {
+        let (message, hint) = place.fails(SCORES, "train", (name, pointer));
+        assert_eq!(message, format!("`F/{name}` is a Git LFS pointer, not the file itself"));
+        assert_eq!(hint, "fetch it with `git lfs pull`, or download it from the hub");
+        let (message, hint) = place.fails(SCORES, "train", (name, page));
+        assert_eq!(message, format!("`F/{name}` is an HTML page"));
+        assert!(hint.starts_with("download the file itself; "), "{hint}");
+    }
 }
 
 #[test]

@@ -52,6 +52,12 @@ fn a_dry_run_needs_no_number_of_the_base() {
     let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", &set];
     let refused = errors(&place.run(&args, 1));
     assert!(refused.contains("holds NaN or infinite numbers"), "the training reads them: {refused}");
+    let table: Vec<Vec<&str>> =
+        expected.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
+    for part in ["adapter", "head"] {
+        let row = table.iter().find(|row| row.first() == Some(&part) && row.len() == 4).unwrap();
+        assert!(row[2] == "0" && row[1] == row[3], "what is added is trained: {row:?}");
+    }
     for word in
         ["optimiser steps", "memory of logits", "memory in all", "cache of 1000 generated tokens", "⟦"]
     {

@@ -93,7 +93,18 @@ fn every_prompt_is_answered_once_and_judged_by_every_rule() {
     let folder = layout.into_iter().find(|path| path.is_dir() && !path.ends_with("predictions")).unwrap();
     let whole: Value = json(&named(&folder, "results_"));
     assert_eq!(whole["results"]["sums"]["exact_match,flexible-extract"], right / 12.0);
-    assert_eq!(json_lines::<Value>(&named(&folder, "samples_sums_")).len(), 24);
+    assert_eq!([&whole["versions"]["sums"], &whole["n-shot"]["sums"]], [&json!(1.0), &json!(0)]);
+    assert_eq!(whole["results"]["sums"]["alias"], "sums");
+    let samples: Vec<Value> = json_lines(&named(&folder, "samples_sums_"));
+    assert_eq!(samples.len(), 24);
+    // Those of Python's `hashlib.sha256` of the row by `json.dumps(row, indent=2)`, of the prompt and of the target
+    for (key, hash) in [
+        ("doc_hash", "1d96c096b40fe814cddc8c8f37463c11697edfbd16a8eb867e6dbba52bb5a3e3"),
+        ("prompt_hash", "88174a4b316638145a477714d280718f128a1353590173b79171a01d1181b2ed"),
+        ("target_hash", "2dfbc7f5fef99b2635c43a3135dee595391887df1fede2d0364ab8b48b91d986"),
+    ] {
+        assert_eq!(samples[0][key], hash, "{key}");
+    }
 }
 
 #[test]
@@ -387,4 +398,14 @@ fn memory_is_taken_for_what_is_written_and_not_for_what_could_be() {
     };
     let (few, many) = (taken("8", "few"), taken("1048576", "many"));
     assert!(many < few + (50 << 20), "{few} and {many}");
+}
+
+#[test]
+fn answers_under_another_config_are_not_gone_on_with() {
+    let place = place();
+    let model = copied(&model(), &place.path("model"));
+    eval_of(&model, &place, "out", &[], 0);
+    edit(&model.join("config.json"), |config| config["rms_norm_eps"] = json!(0.5));
+    let message = eval_of(&model, &place, "out", &[], 2);
+    assert!(message.contains("holds answers of another model or of other settings"), "{message}");
 }

@@ -321,6 +321,56 @@ fn wrong_conversations_and_templates_are_told() {
     assert!(error.contains("the assistant's first turn begins after "), "{error}");
 }
 
+#[test]
+fn messages_of_another_form_are_told_with_the_form_that_is_expected() {
+    let tokenizer = chat_tokenizer(&reference("chat.json")["templates"][1]);
+    let said = json!([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]);
+    let of_json = "column `messages`: expected a list of messages, found a text that holds JSON";
+    for (messages, expected) in [
+        (said.clone(), "column `messages`: a message has no `role`; found `from`, `value` (chat template, "),
+        (json!(said.to_string()), of_json),
+        (json!("[hello]"), "column `messages`: expected a list of messages, found a text"),
+    ] {
+        let error = conversation(&tokenizer, &json!({ "messages": messages })).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(expected), "{message}");
+        assert_eq!(message.contains("holds JSON"), expected == of_json, "{message}");
+        let hint = hint_of(&error).unwrap();
+        assert!(hint.starts_with("messages are a list of objects with `role` and `content`; see "), "{hint}");
+    }
+    // A template may well take messages of that form.
+    let template =
+        "{% for m in messages %}{{ m.from }}{% generation %}{{ m.value }}{% endgeneration %}{% endfor %}";
+    let own = chat_tokenizer(&json!({"template": template, "bos_token": null, "eos_token": "<|im_end|>"}));
+    let example = conversation(&own, &json!({ "messages": said })).unwrap();
+    assert_eq!(own.decode(&example.ids, false).unwrap(), "humanagptb");
+}
+
+#[test]
+fn a_template_that_is_right_is_not_to_be_corrected() {
+    let row = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});
+    for (template, is_right) in [
+        ("{% block a %}x{% endblock %}", true),
+        ("{% autoescape true %}x{% endautoescape %}", true),
+        ("{{ self.a() }}", true),
+        ("{{ messages | pprint }}", true),
+        ("{{ messages[0].content | urlize }}", true),
+        ("{% if %}", false),
+        ("{% blok a %}", false),
+        ("{{ messages | nothing }}", false),
+    ] {
+        let source = json!({"template": template, "bos_token": null, "eos_token": "<|im_end|>"});
+        let error = conversation(&chat_tokenizer(&source), &row).unwrap_err();
+        let hint = hint_of(&error).unwrap();
+        let expected = match is_right {
+            true => "this construct is not supported here: render the rows beforehand",
+            false => "correct it in `chat_template.jinja` or `tokenizer_config.json`",
+        };
+        assert!(hint.starts_with(expected), "{template}: {hint}");
+        assert_eq!(hint.contains("`instruction` data set"), is_right, "{template}: {hint}");
+    }
+}
+
 const ASK: &str = "task = \"instruction\"\nprompt = \"Q: {q}\\nA:\"\nresponse = \" {a}\"";
 
 #[test]

@@ -378,6 +378,8 @@ fn a_finished_run_has_its_results_and_its_adapter() {
     let text = fs::read_to_string(&results).unwrap();
     cut(&results);
     refused("`run/results.json` is not valid");
+    fs::write(&results, "{}").unwrap();
+    refused("`run/results.json` is damaged: missing field");
     fs::write(&results, text).unwrap();
     fs::remove_file(&adapter).unwrap();
     refused("is finished, but there is no `run/adapter/adapter_model.safetensors`");

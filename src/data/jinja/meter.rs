@@ -24,22 +24,28 @@ pub(super) struct Failure {
     pub line: Option<usize>,
     /// Whether it tells of the template, whatever the conversation.
     pub is_of_template: bool,
+    /// Whether the template is right, and uses what is lacking here.
+    pub is_lacking: bool,
 }
 
 impl Failure {
     /// What Jinja2 raises as well.
     pub fn new(message: impl Into<String>) -> Box<Self> {
-        Box::new(Self { message: message.into(), line: None, is_of_template: false })
+        Box::new(Self { message: message.into(), line: None, is_of_template: false, is_lacking: false })
     }
 
     /// What is wrong with the template itself.
     pub fn template(message: impl Into<String>) -> Box<Self> {
-        Box::new(Self { message: message.into(), line: None, is_of_template: true })
+        let mut failure = Self::new(message);
+        failure.is_of_template = true;
+        failure
     }
 
     /// What Jinja2 has and this has not.
     pub fn refused(what: &str) -> Box<Self> {
-        Self::template(format!("{what} is not supported in chat templates here"))
+        let mut failure = Self::template(format!("{what} is not supported in chat templates here"));
+        failure.is_lacking = true;
+        failure
     }
 
     fn limit(what: &str) -> Box<Self> {

@@ -76,10 +76,15 @@ impl From<Box<Failure>> for Refusal {
     fn from(failure: Box<Failure>) -> Self {
         let place = failure.line.map(|line| format!(", line {line}")).unwrap_or_default();
         let message = format!("chat template{place}: {}", failure.message);
+        let hint = match failure.is_lacking {
+            true => {
+                "this construct is not supported here: render the rows beforehand, by `apply_chat_template` of \
+                 Transformers, and train on them as an `instruction` data set"
+            }
+            false => "correct it in `chat_template.jinja` or `tokenizer_config.json`",
+        };
         match failure.is_of_template {
-            true => Self::Template(
-                fault(message).hint("correct it in `chat_template.jinja` or `tokenizer_config.json`"),
-            ),
+            true => Self::Template(fault(message).hint(hint)),
             false => Self::Conversation(message),
         }
     }

@@ -1,0 +1,63 @@
+//! How the values of options are read.
+
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Arg, Command};
+
+/// What the values of options are called that are numbers.
+const NUMBERS: [&str; 5] = ["N", "P", "R", "SIZE", "X"];
+
+/// Lets numbers begin with a minus: what an option expects says more than that `-1` is none.
+pub(super) fn with_negative_numbers(command: Command) -> Command {
+    let of_number = |arg: Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        let is_number = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
+        arg.allow_negative_numbers(is_number)
+    };
+    command.mut_args(of_number).mut_subcommands(with_negative_numbers)
+}
+
+/// A path of UTF-8: recipes, results and adapters name it, and are text.
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().try_map(|text| match text.into_string() {
+        Ok(text) if text.is_empty() => Err("expected a path"),
+        Ok(text) => Ok(PathBuf::from(text)),
+        Err(_) => Err("expected a path of UTF-8: what is written must be able to name it"),
+    })
+}
+
+/// Far more threads than cores bring the machine to a halt.
+pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|number| *number <= 1024)
+        .ok_or("expected a whole number from 0 to 1024".to_owned())
+}
+
+/// How far apart two results may be.
+pub(super) fn tolerance(text: &str) -> std::result::Result<f64, String> {
+    let number: Option<f64> = text.parse().ok();
+    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
+}
+
+/// A size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let units = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let split = units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (digits, factor) = split.unwrap_or((text, 1));
+    let number: Option<u64> = digits.trim().parse().ok();
+    number
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|size| *size >= 1)
+        .ok_or("expected a size such as `500MB`, `5GB` or `2GiB`".to_owned())
+}
