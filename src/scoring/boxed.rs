@@ -34,15 +34,21 @@ pub fn last_content(text: &str) -> Option<&str> {
 const MOST_BOXES: usize = 64;
 
 /// What stands in the last box of any form. Boxes shortly before it, or with a comma, `and` or `or` between, belong to
-/// the same answer and are joined by commas, as in Math-Verify. Where its braces do not close, all that follows with
-/// the open brace, which no reader takes. Beside it, what follows the last box.
+/// the same answer and are joined by commas, as in Math-Verify; of boxes in boxes the innermost. Where its braces do not
+/// close, all that follows with the open brace, which no reader takes. Beside it, what follows the last box.
 pub fn last_answer(text: &str) -> Option<(String, &str)> {
     let mut parts: Vec<&str> = Vec::new();
     let mut before = text;
     let mut after = "";
     for _ in 0..MOST_BOXES {
         let Some((start, end, inner)) = last_box(before) else { break };
-        let between = &before[end..];
+        if end.is_none() && !parts.is_empty() {
+            // It is around the boxes that were found, and they hold the answer.
+            after = after.trim_start_matches(|c: char| c == '}' || c.is_whitespace());
+            before = &text[..start];
+            continue;
+        }
+        let between = &before[end.unwrap_or(before.len())..];
         if let Some(next) = parts.last() {
             let separated = between.contains([',', ';']) || between.contains("and") || between.contains("or");
             if between.len() >= 10 && (between.len() >= 70 || !separated || inner == *next) {
@@ -60,15 +66,15 @@ pub fn last_answer(text: &str) -> Option<(String, &str)> {
     (!parts.is_empty()).then(|| (parts.join(","), after))
 }
 
-/// Start, end and content of the last box.
-fn last_box(text: &str) -> Option<(usize, usize, &str)> {
+/// Start, end and content of the last box; no end where its braces do not close.
+fn last_box(text: &str) -> Option<(usize, Option<usize>, &str)> {
     let start = text.rfind("\\boxed").max(text.rfind("\\fbox"))?;
     let name = if text[start..].starts_with("\\boxed") { "\\boxed" } else { "\\fbox" };
     let rest = text[start + name.len()..].trim_start();
     let from = text.len() - rest.len();
     let Some(inner) = rest.strip_prefix('{') else {
         let inner = rest.split('$').next().unwrap_or_default();
-        return Some((start, from + inner.len(), inner.trim()));
+        return Some((start, Some(from + inner.len()), inner.trim()));
     };
     let mut open = 1;
     for (place, byte) in inner.bytes().enumerate() {
@@ -78,10 +84,10 @@ fn last_box(text: &str) -> Option<(usize, usize, &str)> {
             _ => 0,
         };
         if open == 0 {
-            return Some((start, from + place + 2, inner[..place].trim()));
+            return Some((start, Some(from + place + 2), inner[..place].trim()));
         }
     }
-    Some((start, text.len(), rest))
+    Some((start, None, rest))
 }
 
 /// What stands in `\boxed{…}`; nothing for any other text.

@@ -176,6 +176,8 @@ fn equivalent_answers_are_equal_and_others_are_not() {
         (r"x \le 3", r"(-\infty,3]", true),
         ("x=5", "5", true),
         ("2x=4", "x=2", true),
+        (r"4:59\text{ PM}", "4:59 p.m.", true),
+        (r"4:59\text{ PM}", "4:59 a.m.", false),
         ("2x<4", "x>2", false),
         (r"1\pm\sqrt2", r"1-\sqrt2, 1+\sqrt2", true),
         ("(x+1)^2", "x^2+2x+1", true),
@@ -191,6 +193,187 @@ fn equivalent_answers_are_equal_and_others_are_not() {
         ("10^{20}+1", "10^{20}", false),
     ] {
         assert_eq!(equivalent(gold, predicted), same, "{gold} and {predicted}");
+    }
+}
+
+fn assert_both_ways(cases: &[(&str, &str, bool)]) {
+    for (a, b, same) in cases {
+        assert_eq!(equivalent(a, b), *same, "{a} and {b}");
+        assert_eq!(equivalent(b, a), *same, "{b} and {a}");
+        for answer in [a, b] {
+            assert!(equivalent(answer, answer), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn spaces_between_digits_part_numbers() {
+    assert_both_ways(&[
+        ("1 3/4", "13/4", false),
+        ("1 3/4", r"\frac{7}{4}", true),
+        ("1 3/4", r"1\frac34", true),
+        ("1  3/4", "1 3/4", true),
+        ("5 1/2", "51/2", false),
+        ("10 2/3", r"\frac{32}{3}", true),
+        ("(1 3/4, 2)", "(13/4, 2)", false),
+        ("(1 3/4, 2)", r"(\frac74,2)", true),
+        (r"1 3/4\text{ cm}", r"13/4\text{ cm}", false),
+        ("x=1 3/4", "x=13/4", false),
+        ("3 1/2 hours", "3.5 hours", true),
+        ("3 1/2 hours", "31/2 hours", false),
+        ("1 2", "12", false),
+        ("1 2", "2", false),
+        (r"1\;2", "12", false),
+        (r"1\ 2", "12", false),
+        (r"1\quad 2", "12", false),
+        (r"1\ 2", r"1\;2", true),
+        (r"1\,2", "12", false),
+        ("(1 2)", "(12)", false),
+        ("3 4 5", "345", false),
+        ("3 4 5", "60", false),
+        ("1/2 3", r"\frac16", false),
+        (r"1\,234", "1234", true),
+        (r"12\,345", "12345", true),
+        ("1 000 000", "1,000,000", true),
+        (r"3.141\,592", "3.141592", true),
+        (r"\frac 1 2", "0.5", true),
+        (r"2\;(3)", "6", true),
+    ]);
+}
+
+#[test]
+fn a_function_before_a_bracket_is_no_factor() {
+    assert_both_ways(&[
+        ("f(2)", "2f", false),
+        ("f(3)", "3f", false),
+        ("g(x)", "xg", false),
+        ("P(2)", "2P", false),
+        (r"\text{f}(2)", "2f", false),
+        (r"\text{f}(2)", "f(2)", true),
+        ("f(2)", "f( 2 )", true),
+        ("f(2)", "f (2)", true),
+        ("f(x)", r"f\left(x\right)", true),
+        ("f(1+1)", "f(2)", true),
+        ("f(x+y)", "f(y+x)", true),
+        ("f(2)", "f(3)", false),
+        ("f(x)", "g(x)", false),
+        ("f(x,y)", "f(y,x)", false),
+        ("f(x,0)", "f(x)", false),
+        ("2f(x)", "f(2x)", false),
+        ("2f(x)", "f(x)+f(x)", true),
+        ("(f(x))^2", "f(x)^2", true),
+        ("f^{-1}(x)", r"\frac{x}{f}", false),
+        ("f^{-1}(x)", "f^{-1}( x )", true),
+        ("f(1)=2, f(2)=3", "f(2)=3, f(1)=2", true),
+        ("f(2)>0", "f(3)>0", false),
+        ("3>f(x)", "f(x)<3", true),
+        ("P(X>2)", "P(X>3)", false),
+        ("P(X>2)", "P(2<X)", true),
+        ("f(10^{20}+1)", "f(10^{20})", false),
+        ("x(2)", "2x", true),
+        ("2(x+1)", "2x+2", true),
+        ("a(b+c)", "ab+ac", true),
+        ("f'(x)", "f(x)", false),
+        ("f''(x)", "f'(x)", false),
+        ("f'(x)", "f' (x)", true),
+        (r"f^{\prime}(x)", "f'(x)", true),
+        (r"f^\prime(x)", "f(x)", false),
+        ("x'", "x", false),
+        ("A'", "A", false),
+        ("x'", "x '", true),
+        ("y'=2x+1", "y' = 1+2x", true),
+        ("f(x)'", "f(x)", false),
+        ("(x^2)'", "x^2", false),
+        (r"(A\cup B)'", r"A\cup B", false),
+        (r"(A\cup B)'", r"(B\cup A)'", true),
+        ("6'", "6", true),
+        (r"5\frac12'", "5.5", true),
+    ]);
+    for (gold, predicted) in
+        [("f(2)=5", "5"), ("5", "f(2)=5"), ("P(X>2)=0.3", "0.3"), ("f(x)=x^2", "x^2"), ("f'(2)=3", "3")]
+    {
+        assert!(equivalent(gold, predicted), "{gold} and {predicted}");
+    }
+}
+
+#[test]
+fn a_derivative_is_no_quotient() {
+    assert_both_ways(&[
+        (r"\frac{dy}{dx}", r"\frac{y}{x}", false),
+        (r"\frac{dy}{dx}=2x", r"\frac{y}{x}=2x", false),
+        (r"\frac{d^2y}{dx^2}", r"\frac{y}{x^2}d", false),
+        (r"\frac{d^2y}{dx^2}", r"\frac{dy}{dx}", false),
+        (r"\frac{\partial f}{\partial x}", r"\frac{f}{x}", false),
+        (r"\frac{\partial f}{\partial x}", r"\frac{\partial f}{\partial y}", false),
+        (r"\frac{d}{dx}f(x)", r"\frac{1}{x}f(x)", false),
+        ("dy/dx", "y/x", false),
+        ("dy/dx", r"\frac{dy}{dx}", true),
+        (r"\frac{dy}{dx}", r"\dfrac{ d y }{ d x }", true),
+        (r"\frac{dy}{dx}=2x", r"\frac{dy}{dx} = 2 x", true),
+        (r"\frac{d^2y}{dx^2}", r"\frac{d^{2} y}{dx^{2}}", true),
+        (r"\frac{\mathrm{d}y}{\mathrm{d}x}", r"\frac{dy}{dx}", true),
+        (r"\frac{\partial f}{\partial x}", r"\frac{ \partial f }{ \partial x }", true),
+        (r"\frac{da+b}{dc}", r"\frac{b+ad}{cd}", true),
+        (r"\frac{da}{b}", r"\frac{ad}{b}", true),
+    ]);
+}
+
+#[test]
+fn an_ellipsis_is_a_part_of_a_list() {
+    assert_both_ways(&[
+        (r"1, 2, \ldots, 10", "1,2,10", false),
+        (r"1, 2, \dots, 10", "1,2,10", false),
+        (r"1, 2, \cdots, 10", "1,2,10", false),
+        ("1, 2, ..., 10", "1,2,10", false),
+        ("1,2,…,10", "1,2,10", false),
+        (r"\{1,2,\ldots\}", r"\{1,2\}", false),
+        ("2,4,6,...", "2,4,6", false),
+        (r"1,2,\ldots,10", r"1, 2, \dots , 10", true),
+        ("1, 2, ..., 10", r"1,2,\cdots,10", true),
+        ("0.333333...", r"\frac13", true),
+    ]);
+    assert!(Rule::MathEquivalence.judge("2, 4, 6, ...", "2,4,6,...").correct);
+    assert!(!Rule::MathEquivalence.judge("2, 4, 6, ...", "6").correct);
+}
+
+#[test]
+fn ordinals_and_the_base_ten_are_numbers() {
+    assert_both_ways(&[
+        ("1st", "1", true),
+        ("2nd", "2", true),
+        ("3rd", "3", true),
+        ("4th", "4", true),
+        ("21st", "21", true),
+        ("112th", "112", true),
+        (r"11^{\text{th}}", "11", true),
+        (r"\text{3rd}", "3", true),
+        ("2nd", "3", false),
+        ("12_{10}", "12", true),
+        ("12_{8}", "12", false),
+        ("12_{8}", "12_{10}", false),
+        ("12_{10}", "10", false),
+        ("x_{10}", "x", false),
+    ]);
+}
+
+#[test]
+fn the_innermost_box_counts() {
+    for (completion, gold, correct) in [
+        (r"\boxed{\boxed{3}}", "3", true),
+        (r"\boxed{\boxed{3}}", "4", false),
+        (r"\boxed{\text{\boxed{3}}}", "3", true),
+        (r"$\boxed{\fbox{3}}$", "3", true),
+        (r"\boxed{x = \boxed{3}}", "3", true),
+        (r"\boxed{1} and \boxed{\boxed{2}}", "1,2", true),
+        (r"\boxed{ \boxed{50}}\%", r"\frac12", true),
+        ("3", r"$\boxed{\boxed{3}}$", true),
+        (r"\boxed{1 3/4}", r"\boxed{13/4}", false),
+        ("The answer is 1 3/4.", r"\boxed{13/4}", false),
+        ("The answer is $f(2)$.", r"\boxed{2f}", false),
+        (r"\boxed{f( 2 )}", r"\boxed{f(2)}", true),
+    ] {
+        let verdict = Rule::MathEquivalence.judge(completion, gold);
+        assert_eq!(verdict.correct, correct, "{completion} for {gold}: {verdict:?}");
     }
 }
 

@@ -72,7 +72,7 @@ impl Reader {
         Some(E::Symbol(if index.is_empty() { letter.to_string() } else { format!("{letter}_{index}") }))
     }
 
-    fn group(&mut self, open: char) -> Option<E> {
+    pub(super) fn group(&mut self, open: char) -> Option<E> {
         self.place += 1;
         let bars = std::mem::take(&mut self.bars);
         let semicolon = self.has_semicolon();
@@ -122,6 +122,9 @@ impl Reader {
             }
         }
         if self.take("\\frac") {
+            if let Some(derivative) = self.attempt(Self::derivative) {
+                return Some(derivative);
+            }
             let above = self.argument()?;
             return Some(above.over(self.argument()?));
         }

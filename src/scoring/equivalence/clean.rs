@@ -55,6 +55,15 @@ const CHARACTERS: [(&str, &str); 43] = [
     ("₹", ""),
 ];
 
+/// A row that goes on.
+const ELLIPSIS: &str = r"\\(?:ldots|dots|cdots|dotsc|dotsb)\b|…|\.\.\.";
+
+/// Numbers with their ending as ordinals: `2nd`, `2^{\text{nd}}`.
+fn ordinal(number: &str, ending: &str) -> String {
+    let text = format!(r"\\text\{{\s*{ending}\s*\}}");
+    format!(r"\b({number})(?:{ending}\b|\^\s*(?:{text}|\{{\s*(?:{ending}|{text})\s*\}}))")
+}
+
 /// Rewritten in this order.
 static REWRITES: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
     let words = r"(?:math(?:rm|bf|it|sf|tt|cal|normal)|text(?:bf|it|rm|normal|sf|tt|up)?|emph|underline|boldsymbol|bold|bm|mbox|hbox|operatorname|rm|bf)";
@@ -106,7 +115,19 @@ static REWRITES: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         (r"&\s*=|=\s*&".into(), "=".into()),
         (r"\\&".into(), AND.into()),
         (r"\x01\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\]".into(), ROW.into()),
-        (r"\\(?:ldots|dots|cdots|dotsc|dotsb)\b|…|\.\.\.".into(), " ".into()),
+        // An ellipsis between commas is a part of the list; elsewhere it is left out.
+        (format!(r"([,;])\s*(?:{ELLIPSIS})"), r"$1\ellipsis ".into()),
+        (format!(r"(^|[(\[{{])\s*(?:{ELLIPSIS})\s*([,;])"), r"$1\ellipsis $2".into()),
+        (ELLIPSIS.into(), " ".into()),
+        (r"\b(\d+)\s*_\s*(?:10\b|\{\s*10\s*\}|\{?\s*\\text\{\s*ten\s*\}\s*\}?)".into(), "$1".into()),
+        (ordinal(r"(?:\d*[02-9])?1", "st"), "$1".into()),
+        (ordinal(r"(?:\d*[02-9])?2", "nd"), "$1".into()),
+        (ordinal(r"(?:\d*[02-9])?3", "rd"), "$1".into()),
+        (ordinal(r"\d*(?:1[1-3]|[04-9])", "th"), "$1".into()),
+        (
+            r"(^|[^A-Za-z\\])d(\^\d)?\s?([A-Za-z])\s*/\s*d([A-Za-z](?:\^\d)?)\b".into(),
+            r"$1\frac{d$2$3}{d$4}".into(),
+        ),
         (r"\\\{(\\begin.*\\end\{\w+\*?\})$".into(), "$1".into()),
         (r"(\d{1,2}:\d{2})\s*(?:\\text\{\s*)?[aA]\.?\s?[mM]\b\.?\s*\}?".into(), r"$1\forenoon ".into()),
         (r"(\d{1,2}:\d{2})\s*(?:\\text\{\s*)?[pP]\.?\s?[mM]\b\.?\s*\}?".into(), r"$1\afternoon ".into()),

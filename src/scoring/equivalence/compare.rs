@@ -7,7 +7,7 @@ use num_traits::Signed;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::expression::{Expression as E, Rational, Sign};
+use super::expression::{Expression as E, Function, Rational, Sign};
 use super::sets::infinite;
 use super::value::{Points, Value};
 use super::{assignments, residue, sets};
@@ -75,6 +75,7 @@ pub fn same(gold: &E, predicted: &E) -> bool {
         }
         (E::Set(a), b) => only(a).is_some_and(|a| same(a, b)),
         (a, E::Set(b)) => only(b).is_some_and(|b| same(a, b)),
+        (E::Call(Function::Named, a), E::Call(Function::Named, b)) => same_in_order(a, b),
         (a, b) if a.is_scalar() && b.is_scalar() => same_number(a, b),
         _ => false,
     }

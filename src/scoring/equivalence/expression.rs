@@ -65,6 +65,8 @@ pub enum Function {
     Binomial,
     /// Of a matrix.
     Determinant,
+    /// A function of which only the name is known, before its arguments: `f(x)`.
+    Named,
 }
 
 /// An answer as it was read.
@@ -190,6 +192,9 @@ impl Expression {
                     part => part.is_name() || matches!(part, E::Number(..)),
                 };
                 parts.first().is_some_and(Self::is_name) && parts.iter().all(argument)
+            }
+            E::Call(Function::Named, parts) => {
+                parts.iter().all(|part| part.is_name() || !part.is_scalar() || matches!(part, E::Number(..)))
             }
             E::Group('(', parts, ')') | E::Call(_, parts) | E::Ratio(parts) => {
                 parts.iter().all(Self::is_name)

@@ -85,7 +85,9 @@ pub fn answer(text: &str) -> Option<Found> {
     let text = DISPLAY
         .replace_all(text, |groups: &regex::Captures| if &groups[1] == "begin" { "\\[" } else { "\\]" });
     let text = without_marks(&text);
-    let whole = text.trim().trim_end_matches('.');
+    let stopped = text.trim().trim_end_matches('.');
+    // The points of `1, 2, ...` are a part of the list.
+    let whole = if stopped.trim_end().ends_with(',') { text.trim() } else { stopped };
     let short = text.len() <= LONGEST && FORMULA.find_iter(&text).count() <= 1;
     let phrase = PHRASE.is_match(whole) && !whole.starts_with(['$', '\\']);
     if short && !phrase && is_mathematics(whole) {

@@ -1,7 +1,12 @@
 //! Functions by their names, and what they are taken of.
 
+use std::sync::LazyLock;
+
+use regex::Regex;
+
 use super::expression::{Expression as E, Function};
 use super::read::{Reader, product_of};
+use crate::scoring::python::pattern;
 
 pub const FUNCTIONS: [(&str, Function); 19] = [
     ("\\abs", Function::Abs),
@@ -25,7 +30,81 @@ pub const FUNCTIONS: [(&str, Function); 19] = [
     ("\\ceil", Function::Ceil),
 ];
 
+/// Letters that are functions before a bracket; other letters are factors there.
+const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
+
+/// Above and below the line of a derivative, without spaces and braces.
+static DERIVED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:d|\\partial)(?:\^\w)?(?:$|[A-Za-z(\\])"));
+static DERIVED_BY: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^(?:(?:d|\\partial)(?:[A-Za-z]|\\[A-Za-z]+)(?:\^\w)?)+$"));
+
+/// Whether a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
+pub fn is_function(value: &E) -> bool {
+    match value {
+        E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
+        E::Power(base, exponent) => {
+            matches!(**base, E::Symbol(_)) && is_function(base) && **exponent == E::whole(-1)
+        }
+        _ => false,
+    }
+}
+
 impl Reader {
+    /// A function of which only the name is known, with what stands in the brackets after it.
+    pub(super) fn applied(&mut self, function: E) -> Option<E> {
+        let arguments = match self.group('(')? {
+            E::Group('(', parts, ')') => parts,
+            only => vec![only],
+        };
+        Some(E::Call(Function::Named, [function].into_iter().chain(arguments).collect()))
+    }
+
+    /// `''`, `^\prime`, `^{\prime\prime}`, as one character for each.
+    pub(super) fn primes(&mut self) -> Option<String> {
+        let raised = self.take("^");
+        let braces = raised && self.take("{");
+        let mut primes = String::new();
+        while (braces || !raised || primes.is_empty()) && (self.take("'") || (raised && self.take("\\prime")))
+        {
+            primes.push('\'');
+        }
+        (!primes.is_empty() && (!braces || self.take("}"))).then_some(primes)
+    }
+
+    /// After `\frac`: a derivative, which is a name, and no quotient of products with d.
+    pub(super) fn derivative(&mut self) -> Option<E> {
+        let above = self.inside()?;
+        DERIVED.is_match(&above).then_some(())?;
+        let mut depth = 0;
+        let sum = above.chars().any(|c| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            depth == 0 && matches!(c, '+' | '-')
+        });
+        let below = self.inside()?;
+        (!sum && DERIVED_BY.is_match(&below)).then(|| E::Symbol(format!("{above}/{below}")))
+    }
+
+    /// The text of `{…}` that opens with a d, without spaces, braces and `\text`.
+    fn inside(&mut self) -> Option<String> {
+        self.take("{").then_some(())?;
+        let start = self.place;
+        (self.take("d") || self.take("\\partial") || self.take("\\text")).then_some(())?;
+        self.place = start;
+        let mut depth = 1;
+        while depth > 0 {
+            depth += match self.peek()? {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            self.place += 1;
+        }
+        let text: String = self.text[start..self.place - 1].iter().collect();
+        Some(
+            text.replace("\\text", "").chars().filter(|c| !c.is_whitespace() && !"{}".contains(*c)).collect(),
+        )
+    }
+
     /// After the name of a function: its base, its exponent and its argument.
     pub(super) fn function(&mut self, function: Function) -> Option<E> {
         let mut base = None;

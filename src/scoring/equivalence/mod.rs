@@ -108,9 +108,16 @@ fn as_decimal(answer: &str) -> Option<String> {
     (!grouped).then(|| format!("{whole}.{decimals}{percent}"))
 }
 
-/// Without spaces and without what wraps words.
+/// Without what wraps words and without spaces, but for those between two digits: `1 3/4` is not `13/4`.
 fn bare(text: &str) -> String {
-    let text: String = text.split_whitespace().collect();
+    let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
+    let joined = |mut whole: String, part: &str| {
+        if digit(whole.chars().next_back()) && digit(part.chars().next()) {
+            whole.push(' ');
+        }
+        whole + part
+    };
+    let text = text.split_whitespace().fold(String::new(), joined);
     if text.contains("\\text{") { text.replace("\\text{", "").replace('}', "").to_lowercase() } else { text }
 }
 

@@ -22,8 +22,11 @@ impl Reader {
     pub(super) fn whole_number(&mut self) -> Option<E> {
         self.skip_spaces();
         let digits = self.digits();
-        let ends = !self.peek().is_some_and(|c| matches!(c, '.' | ',' | '^' | COMMA));
-        if ends { Some(E::Number(Rational::from_integer(digits.parse().ok()?), false)) } else { None }
+        let goes_on = match self.peek() {
+            Some('.' | ',' | COMMA) => self.digits_after_next() > 0,
+            next => next == Some('^'),
+        };
+        if goes_on { None } else { Some(E::Number(Rational::from_integer(digits.parse().ok()?), false)) }
     }
 
     /// How many digits follow the next character.
@@ -61,7 +64,12 @@ impl Reader {
             return Some(E::Number(Rational::from_integer(whole.parse().ok()?), false));
         }
         self.place += 1;
-        let fraction = self.digits();
+        let mut fraction = self.digits();
+        // `3.141 592`
+        while fraction.len().is_multiple_of(3) && self.peek() == Some(' ') && self.digits_after_next() == 3 {
+            self.place += 1;
+            fraction.push_str(&self.digits());
+        }
         if repeating(&self.text[self.place..]) {
             let command = repeats.iter().any(|command| self.take(command));
             return self.repeating(&format!("{whole}{fraction}"), fraction.len()).filter(|_| command);

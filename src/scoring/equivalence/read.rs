@@ -1,6 +1,7 @@
 //! The reader of LaTeX answers: recursive descent over characters, bounded in length and depth.
 
 use super::expression::{Expression as E, Function};
+use super::functions::is_function;
 
 /// How deep brackets may nest.
 pub const DEEPEST: usize = 48;
@@ -117,6 +118,9 @@ impl Reader {
                 // `4/3\pi` is 4/(3π), as Math-Verify has it.
                 let mut below = vec![self.signed_power()?];
                 while self.starts_factor() {
+                    if self.is_row(&below) {
+                        return None;
+                    }
                     below.push(self.power()?);
                 }
                 let above = product_of(std::mem::take(&mut factors));
@@ -130,6 +134,7 @@ impl Reader {
                 let mixed = latex || plain.is_some();
                 let factor = match plain {
                     Some(fraction) => fraction,
+                    None if self.is_row(&factors) => return None,
                     None => self.power()?,
                 };
                 if mixed && is_plain_fraction(&factor) {
@@ -141,6 +146,13 @@ impl Reader {
                 return Some(product_of(factors));
             }
         }
+    }
+
+    /// Whether a number follows another one after nothing but a space: `3 4` is no product.
+    fn is_row(&self, factors: &[E]) -> bool {
+        let spaced = self.place.checked_sub(1).is_some_and(|before| self.text[before].is_whitespace());
+        let digit = self.peek().is_some_and(|c| c.is_ascii_digit());
+        spaced && digit && matches!(factors.last(), Some(E::Number(..)))
     }
 
     /// The fraction of `1 1/2`.
@@ -209,10 +221,16 @@ impl Reader {
     pub(super) fn power(&mut self) -> Option<E> {
         let mut value = self.atom()?;
         for _ in 0..MOST_POSTFIXES {
-            if self.take("^") {
-                if self.take("\\prime") || self.take("{\\prime}") {
-                    continue;
-                }
+            if is_function(&value) && self.next_is("(") {
+                value = self.applied(value)?;
+            } else if let Some(primes) = self.attempt(Self::primes) {
+                value = match value {
+                    E::Symbol(name) => E::Symbol(name + &primes),
+                    // Feet, minutes of an angle.
+                    number if number.is_scalar() && number.is_constant() => number,
+                    other => E::Call(Function::Named, vec![E::Symbol(primes), other]),
+                };
+            } else if self.take("^") {
                 value = value.power(self.argument()?);
             } else if self.take("_") {
                 let start = self.place;
@@ -226,7 +244,7 @@ impl Reader {
                 if self.radians {
                     value = E::Product(vec![value, E::Pi]).over(E::whole(180));
                 }
-            } else if !self.take("'") {
+            } else {
                 return Some(value);
             }
         }

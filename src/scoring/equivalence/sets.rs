@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::compare::{Closeness, closeness};
-use super::expression::{Expression as E, Sign};
+use super::expression::{Expression as E, Function, Sign};
 use super::value::{Points, Value};
 
 /// The most ends and roots that are looked at.
@@ -51,7 +51,9 @@ fn opaque(answer: &E) -> E {
     match answer {
         E::Relation(sides, signs) => {
             let side = |side: &E| match side {
-                E::Product(_) if side.is_name() => E::Symbol(format!("{side:?}")),
+                E::Product(_) | E::Call(Function::Named, _) if side.is_name() => {
+                    E::Symbol(format!("{side:?}"))
+                }
                 side => side.clone(),
             };
             E::Relation(sides.iter().map(side).collect(), signs.clone())
