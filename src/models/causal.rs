@@ -112,7 +112,7 @@ impl CausalLm {
     /// The output layer's weight `[v, d]`, where it alone makes the logits, is frozen, and [`fused`] serves for `kind`.
     pub fn plain_head(&self, kind: Kind) -> Option<Tensor> {
         let plain = self.config.logit_cap.is_none() && self.panels.is_none() && !self.head.requires_grad();
-        Some(cast(&self.head, kind)).filter(|head| plain && fused::serves(head))
+        Some(cast(&self.head, kind)).filter(|head| plain && fused::serves_row(head))
     }
 
     /// Logits in fp32.

@@ -41,13 +41,14 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether the products, gates and losses of this file compute with `x`: bf16 or fp32 on the CPU, without a gap.
+/// Whether the products and gates of this file compute with `x`: bf16 or fp32 on the CPU, without a gap.
 pub fn serves(x: &Tensor) -> bool {
     x.device() == Device::Cpu && matches!(x.kind(), Kind::BFloat16 | Kind::Float) && x.is_contiguous()
 }
 
-/// As [`serves`], of norms and rotations: bf16 alone. In fp32 they save little time, and libtorch's own order of operations is
-/// kept: the gradients of an ill-conditioned small model move by 1e-5 with any other.
+/// As [`serves`], of norms, rotations and losses: bf16 alone. In fp32 they save little time, and libtorch's own order of
+/// operations is kept: with any other the gradients of an ill-conditioned small model move by 1e-5, and losses of a real
+/// one part from PyTorch's five times as fast.
 pub fn serves_row(x: &Tensor) -> bool {
     serves(x) && x.kind() == Kind::BFloat16
 }

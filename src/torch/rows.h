@@ -121,16 +121,15 @@ LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
       }
       total += sum(some);
     }
+    // Rounded as libtorch rounds it: an error of the logarithm is that of the whole row, and gradients are small differences.
+    const float log_total = static_cast<float>(std::log(total)), weight = job.weights[r];
     const int64_t target = job.targets[r];
-    const Lanes own = read(x + target, 1);
-    job.losses[r] = static_cast<float>(std::log(total)) + top - own[0];
-    const float weight = job.weights[r], share = static_cast<float>(weight / total);
+    const float own = read(x + target, 1)[0] - top - log_total;
+    job.losses[r] = -own;
     for (int64_t j = 0; j < job.v; j += kLanes) {
-      const Lanes each = exp_nonpositive(read(x + j, job.v - j) - top);
-      write(x + j, each * share, job.v - j);
+      write(x + j, exp_nonpositive(read(x + j, job.v - j) - top - log_total) * weight, job.v - j);
     }
-    const float own_share = static_cast<float>(std::exp(static_cast<double>(own[0] - top)) / total);
-    write(x + target, all((own_share - 1.0f) * weight), 1);
+    write(x + target, all((std::exp(own) - 1.0f) * weight), 1);
   }
 }
 
