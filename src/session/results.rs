@@ -6,6 +6,7 @@ use std::{fs, io};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::Session;
 use super::workplace::OpenBase;
@@ -158,8 +159,15 @@ struct KnownBase {
 
 fn known(run: &Path) -> Result<Known> {
     let path = run.join(RESULTS);
-    let value: serde_json::Value = files::read_json(&path)?;
-    Known::deserialize(value).with_context(|| format!("`{}` is damaged", path.display()))
+    let fields: Result<Map<String, Value>> = files::read_json(&path);
+    let known = fields.and_then(|fields| {
+        Known::deserialize(Value::Object(fields)).with_context(|| format!("`{}` is damaged", path.display()))
+    });
+    known.map_err(|error| {
+        let hint =
+            format!("delete `{}`: then `train --resume` goes on from the newest checkpoint", path.display());
+        fault(format!("{error:#}")).hint(hint).into()
+    })
 }
 
 /// That the results of a finished run can be read, and its adapter is the one that it wrote.
@@ -167,10 +175,14 @@ fn known(run: &Path) -> Result<Known> {
 /// # Errors
 /// Names the file that is damaged, missing or another.
 pub fn check_finished(run: &Path) -> Result<()> {
+    check_adapter(run, &known(run)?)
+}
+
+fn check_adapter(run: &Path, known: &Known) -> Result<()> {
     let folder = run.join(ADAPTER);
-    for (name, checksum) in known(run)?.adapter {
+    for (name, checksum) in &known.adapter {
         let path = folder.join(name);
-        if path.exists() && files::checksum(&path)? != checksum {
+        if path.exists() && files::checksum(&path)? != *checksum {
             return Err(fault(format!("`{}` is not as the run wrote it", path.display()))
                 .hint(format!(
                     "put it back; `--model BASE --adapter {}` takes what is there",
@@ -197,8 +209,9 @@ pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
         )
     };
     if run.join(RESULTS).exists() {
-        check_finished(run)?;
-        if known(run)?.base.config_hash.is_some_and(|hash| hash != base.config_hash) {
+        let known = known(run)?;
+        check_adapter(run, &known)?;
+        if known.base.config_hash.is_some_and(|hash| hash != base.config_hash) {
             return Err(changed(base.base.folder.join("config.json"), "").into());
         }
     }
