@@ -1,19 +1,19 @@
-//! Multi-head attention inside each sequence of a packed batch. It gets boundaries, never padding masks.
+//! Multi-head attention within each sequence of a packed batch; takes boundaries, never padding masks.
 
 use tch::{Kind, Tensor};
 
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Kernel, dims3, dims4, packed_attention};
+use crate::torch::{Kernel, dims3, dims4, fused, packed_attention};
 
-/// What a layer's attention is, besides its inputs.
+/// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// Whether a token sees itself and what came before it only.
+    /// True if a token sees only itself and earlier tokens.
     pub causal: bool,
-    /// How many positions back a token sees, itself included; `None` = all. Only where causal.
+    /// Number of positions back a token sees, itself included; `None` = all. Only if causal.
     pub window: Option<i64>,
-    /// Factor of the scores.
+    /// Factor applied to the scores.
     pub scale: f64,
     /// Soft cap c of the scores: c·tanh(x / c) (Gemma 2, arXiv 2408.00118, section 2).
     pub cap: Option<f64>,
@@ -22,8 +22,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `softmax(cap(q kᵀ · scale)) v` inside each sequence, with dropout on the probabilities. Heads of keys and values
-    /// may be fewer: each serves h / kv heads of queries that lie side by side.
+    /// Computes `softmax(cap(q kᵀ · scale)) v` in each sequence, with dropout on the probabilities. There may
+    /// be fewer heads of keys and values: each serves h / kv adjacent heads of queries.
     ///
     /// # Shapes
     /// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`, where m counts the tokens of all runs.
@@ -32,14 +32,21 @@ impl Attention {
     /// When the device's kernel refuses the shape.
     pub fn forward(&self, [q, k, v]: [&Tensor; 3], batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let [_m, h, d] = dims3(q);
+        let drops = pass.drops(self.dropout);
+        let kernel = Kernel {
+            longest: batch.longest,
+            dropout: if drops { self.dropout } else { 0.0 },
+            causal: self.causal,
+            window: self.window.filter(|&window| window < batch.longest),
+            scale: self.scale,
+        };
+        if self.cap.is_none() && !drops && fused::attends(q) {
+            return Ok(fused::packed_attention([q, k, v], &batch.bounds, kernel));
+        }
         // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
         if q.device().is_cuda() && d % 8 == 0 && self.cap.is_none() {
-            let dropout = if pass.drops(self.dropout) { self.dropout } else { 0.0 };
             pass.seed(0);
             let [k, v] = [k, v].map(|x| repeated(x, h, 1));
-            let window = self.window.filter(|&window| window < batch.longest);
-            let kernel =
-                Kernel { longest: batch.longest, dropout, causal: self.causal, window, scale: self.scale };
             return packed_attention([q, &k, &v], &batch.bounds, kernel);
         }
         // Splitting, not slicing: its backward is one concatenation, where each slice would write a whole gradient.
@@ -60,8 +67,8 @@ impl Attention {
         Ok(Tensor::cat(&outputs, 0))
     }
 
-    /// Sequences of equal length t: `q` `[s, h, t, d]`, `k` and `v` `[s, kv, t, d]`, to `[s, h, t, d]`; `noise` is what
-    /// the probabilities `[s, h, t, t]` are multiplied by.
+    /// Attends in sequences of equal length t: `q` `[s, h, t, d]`, `k` and `v` `[s, kv, t, d]`, to
+    /// `[s, h, t, d]`; the probabilities `[s, h, t, t]` are multiplied by `noise`.
     fn stretch(&self, [q, k, v]: [Tensor; 3], t: i64, noise: Option<&Tensor>) -> Result<Tensor> {
         let masked = self.window.is_some_and(|window| window < t);
         let explicit = self.cap.is_some() || noise.is_some();
@@ -83,7 +90,7 @@ impl Attention {
         )?)
     }
 
-    /// Which key each query sees: `[t, t]` of booleans.
+    /// Returns the keys that each query sees: `[t, t]` of booleans.
     fn mask(&self, t: i64, like: &Tensor) -> Tensor {
         let seen = Tensor::ones([t, t], (Kind::Bool, like.device())).tril(0);
         match self.window {
@@ -94,9 +101,9 @@ impl Attention {
         }
     }
 
-    /// Attention step by step, for capped scores and for dropout: probabilities in fp32; `q` `[s, h, t, d]`, `k` and `v`
-    /// `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` true where a key is seen, `noise` a factor of the probabilities,
-    /// both broadcast to `[s, h, t, keys]`.
+    /// Attends step by step, for capped scores and for dropout, with fp32 probabilities; `q` `[s, h, t, d]`,
+    /// `k` and `v` `[s, kv, keys, d]` to `[s, h, t, d]`; `mask` is true where a key is seen, `noise` a factor
+    /// of the probabilities, both broadcast to `[s, h, t, keys]`.
     pub fn explicit(
         &self,
         [q, k, v]: [&Tensor; 3],
@@ -121,7 +128,7 @@ impl Attention {
     }
 }
 
-/// Heads along `axis` repeated side by side until there are `heads`.
+/// Repeats each head along `axis`, copies side by side, until there are `heads`.
 fn repeated(x: &Tensor, heads: i64, axis: i64) -> Tensor {
     let own = x.size().get(usize::try_from(axis).unwrap_or(0)).copied().unwrap_or(heads);
     if own == heads { x.shallow_clone() } else { x.repeat_interleave_self_int(heads / own, axis, None) }

@@ -1,14 +1,14 @@
-//! Steps of a training with backward passes of their own: the functions of `training.cpp`.
+//! Training operations with their own backward passes: the functions of `training.cpp`.
 //!
-//! libtorch computes a norm, a rotation or a gate of a low precision in a dozen passes over memory, and adds up the gradients
-//! of what several layers read in as many more. Here each is one pass, computed in fp32 inside.
+//! libtorch computes a low-precision norm, rotation or gate in a dozen passes over memory, and sums the
+//! gradients of an input that several layers share in as many more. Here each is one pass, in fp32 inside.
 
 use std::ffi::c_int;
 
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{checked, dims3};
+use super::{Kernel, checked, dims3, kernels};
 
 unsafe extern "C" {
     #[rustfmt::skip]
@@ -33,6 +33,15 @@ unsafe extern "C" {
         layers: *const *const C_tensor,
         count: i64,
     ) -> c_int;
+    fn lx_attention(
+        out: *mut *mut C_tensor,
+        qkv: *const *const C_tensor,
+        bounds: *const C_tensor,
+        longest: i64,
+        window: i64,
+        scale: f64,
+        causal: c_int,
+    ) -> c_int;
     fn lx_softmax_loss(
         logits: *const C_tensor,
         targets: *const C_tensor,
@@ -41,19 +50,19 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Whether the products and gates of this file compute with `x`: bf16 or fp32 on the CPU, without a gap.
+/// Returns true if this file's products and gates accept `x`: bf16 or fp32 on the CPU, contiguous.
 pub fn serves(x: &Tensor) -> bool {
     x.device() == Device::Cpu && matches!(x.kind(), Kind::BFloat16 | Kind::Float) && x.is_contiguous()
 }
 
-/// As [`serves`], of norms, rotations and losses: bf16 alone. In fp32 they save little time, and libtorch's own order of
-/// operations is kept: with any other the gradients of an ill-conditioned small model move by 1e-5, and losses of a real
-/// one part from PyTorch's five times as fast.
+/// Like [`serves`], for norms, rotations and losses: bf16 only. In fp32 they save little time, so libtorch's
+/// own order of operations is kept: with any other, the gradients of an ill-conditioned small model move by
+/// 1e-5, and the losses of a real one diverge from PyTorch's five times as fast.
 pub fn serves_row(x: &Tensor) -> bool {
     serves(x) && x.kind() == Kind::BFloat16
 }
 
-/// The tensors that `call` writes.
+/// Returns the tensors that `call` writes.
 fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
     let mut out = [std::ptr::null_mut(); N];
     unless_failed(call(out.as_mut_ptr()));
@@ -61,7 +70,7 @@ fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tens
     out.map(|tensor| unsafe { Tensor::from_ptr(tensor) })
 }
 
-/// Only memory can be wanting, since shapes are checked before.
+/// Panics on failure: only memory can run out, since shapes were checked before.
 #[expect(clippy::panic, reason = "as tch's own operators")]
 fn unless_failed(status: c_int) {
     if let Err(error) = checked(status) {
@@ -69,7 +78,7 @@ fn unless_failed(status: c_int) {
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) · weight`; with `round`, the quotient is rounded to the kind of `x` first.
+/// Computes `x / sqrt(mean(x²) + eps) · weight`; `round` rounds the quotient to the kind of `x` first.
 ///
 /// # Shapes
 /// `x` `[.., d]` to the same; `weight` fp32 `[d]`, which gets no gradient.
@@ -81,7 +90,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, round: bool) -> Tensor {
     y
 }
 
-/// `x + add`, and [`rms_norm`] of that.
+/// Returns `x + add` and its [`rms_norm`].
 pub fn add_rms_norm([x, add]: [&Tensor; 2], weight: &Tensor, eps: f64, round: bool) -> (Tensor, Tensor) {
     assert!(x.size() == add.size() && x.kind() == add.kind(), "what is added");
     // SAFETY: live tensors for the length of the call.
@@ -103,7 +112,7 @@ pub fn rotation(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     y
 }
 
-/// `silu(gate) · up`, of one shape.
+/// Computes `silu(gate) · up`; both have the same shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     assert!(gate.size() == up.size() && gate.kind() == up.kind(), "gate and value");
     // SAFETY: live tensors of one shape.
@@ -111,7 +120,36 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Tensor {
     y
 }
 
-/// A layer with a frozen weight and an adapter of which only the core is trained.
+/// Returns true if [`packed_attention`] accepts queries `q` `[m, h, d]`: on the CPU, d a multiple of 16, in
+/// fp32, or in bf16 if the CPU multiplies it.
+pub fn attends(q: &Tensor) -> bool {
+    let [_m, _h, d] = dims3(q);
+    q.device() == Device::Cpu && d % kernels::LANES == 0 && kernels::packs(q.kind())
+}
+
+/// Computes `softmax(q kᵀ · scale) v` in each sequence, without dropout. With a `window`, a query sees
+/// itself and the `window - 1` keys before it; only if causal.
+///
+/// # Shapes
+/// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`, where [`attends`]; `bounds` int32 `[s + 1]`, rising from
+/// 0 to m.
+pub fn packed_attention(
+    [q, k, v]: [&Tensor; 3],
+    bounds: &Tensor,
+    Kernel { longest, causal, window, scale, .. }: Kernel,
+) -> Tensor {
+    let ([m, h, d], [rows, kv, width]) = (dims3(q), dims3(k));
+    assert!(rows == m && width == d && h % kv == 0 && v.size() == k.size(), "queries, keys and values");
+    let all = [q, k, v].map(Tensor::as_ptr);
+    // SAFETY: live tensors for the length of the call, whose shapes fit.
+    let [y] = made(|out| unsafe {
+        let window = window.unwrap_or(0);
+        lx_attention(out, all.as_ptr(), bounds.as_ptr(), longest, window, scale, c_int::from(causal))
+    });
+    y
+}
+
+/// A layer with a frozen weight and an adapter whose core alone is trained.
 #[derive(Debug)]
 pub struct Adapted<'a> {
     /// `[out, in]`.
@@ -122,7 +160,7 @@ pub struct Adapted<'a> {
     pub factors: [Tensor; 3],
 }
 
-/// `W x + b + B M A x` of layers that read one input.
+/// Computes `W x + b + B M A x` for layers that share one input.
 ///
 /// # Shapes
 /// `x` `[n, in]` of the kind of the frozen tensors to `[n, out]` of each.
@@ -137,7 +175,7 @@ pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N]) -> [Tensor
     made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64) })
 }
 
-/// Negative log-likelihoods of `targets`; `logits` become the gradient of the losses' sum weighted by `weights`.
+/// Returns negative log-likelihoods of `targets`; `logits` become the gradient of their weighted sum.
 ///
 /// # Shapes
 /// `logits` `[T, v]`, contiguous, without a graph; `targets` int64 and `weights` fp32 `[T]`, to fp32 `[T]`.
@@ -161,8 +199,7 @@ mod tests {
     /// Numbers of `kind` without a pattern, as leaves.
     fn noise(shape: &[i64], kind: Kind) -> Tensor {
         let count = shape.iter().product::<i64>();
-        let numbers =
-            (Tensor::arange(count, CPU) * 0.7).sin() * 2.0 + (Tensor::arange(count, CPU) * 0.13).cos();
+        let numbers = ((Tensor::arange(count, CPU) * 12.9898).sin() * 43758.547).frac() * 2.0;
         numbers.view(shape).to_kind(kind).set_requires_grad(true)
     }
 
@@ -173,8 +210,8 @@ mod tests {
         assert!(apart <= tolerance * largest, "{apart} apart of {largest}");
     }
 
-    /// What `ours` and `theirs` give of `inputs`, and the gradients of all inputs, agree: to 1e-5 in fp32, to three of
-    /// the last places in bf16.
+    /// Asserts that `ours` and `theirs` agree on `inputs`, in outputs and in the gradients of all inputs: to
+    /// 1e-5 in fp32, to three units in the last place in bf16.
     fn agree(inputs: &[&[i64]], ours: impl Fn(&[Tensor]) -> Tensor, theirs: impl Fn(&[Tensor]) -> Tensor) {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 3.0 / 256.0)] {
             let leaves = || inputs.iter().map(|shape| noise(shape, kind)).collect::<Vec<_>>();
@@ -233,6 +270,49 @@ mod tests {
         for width in [3, 16, 4099] {
             let shape: &[i64] = &[11, width];
             agree(&[shape, shape], |x| swiglu(&x[0], &x[1]), |x| x[0].silu() * &x[1]);
+        }
+    }
+
+    #[test]
+    fn attention_inside_packed_sequences_and_its_gradients_are_libtorchs() {
+        let lengths = [1, 5, 16, 47, 0, 48, 49, 100];
+        let bounds: Vec<i64> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, length| {
+                *end += length;
+                Some(*end)
+            }))
+            .collect();
+        let m = lengths.iter().sum();
+        let packed = Tensor::from_slice(&bounds).to_kind(Kind::Int);
+        for (heads, kv, d) in [(4, 2, 16), (3, 3, 32), (6, 2, 48)] {
+            for (causal, window) in [(false, None), (true, None), (true, Some(7)), (true, Some(60))] {
+                let scale = 0.1;
+                let kernel = Kernel { longest: 100, dropout: 0.0, causal, window, scale };
+                let ours = |x: &[Tensor]| {
+                    // Without such products of bf16 there is nothing to compare.
+                    let kind = if attends(&x[0]) { x[0].kind() } else { Kind::Float };
+                    let [q, k, v] = [0, 1, 2].map(|i| x[i].to_kind(kind));
+                    packed_attention([&q, &k, &v], &packed, kernel).to_kind(x[0].kind())
+                };
+                let theirs = |x: &[Tensor]| {
+                    let one = |i: usize| {
+                        let part = |x: &Tensor| {
+                            let repeated = x.repeat_interleave_self_int(heads / x.size()[1], 1, None);
+                            repeated.narrow(0, bounds[i], lengths[i]).transpose(0, 1)
+                        };
+                        let [q, k, v] = [0, 1, 2].map(|i| part(&x[i]));
+                        let mut seen = Tensor::ones([lengths[i], lengths[i]], (Kind::Bool, Device::Cpu));
+                        if causal {
+                            seen = seen.tril(0).triu(1 - window.unwrap_or(m));
+                        }
+                        let scores = q.matmul(&k.transpose(1, 2)) * scale;
+                        let scores = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+                        scores.softmax(-1, Kind::Float).matmul(&v).transpose(0, 1)
+                    };
+                    Tensor::cat(&(0..lengths.len()).map(one).collect::<Vec<_>>(), 0)
+                };
+                agree(&[&[m, heads, d], &[m, kv, d], &[m, kv, d]], ours, theirs);
+            }
         }
     }
 

@@ -51,6 +51,25 @@ struct Entropy {
   int64_t v;
 };
 
+// Attention inside each sequence of packed rows. The heads of q may be more than those of k and v: each of these serves as
+// many that lie side by side.
+template <typename T>
+struct PackedAttention {
+  const T *q, *k, *v;     // [m, heads, d], [m, kv, d] twice; d a multiple of 16
+  const int32_t* bounds;  // [sequences + 1]: rows before each sequence
+  T* y;                   // as q; the forward pass writes it, the backward pass reads it
+  float* softmax;         // [m, heads, 2], as y: the largest score s, and 1 / Σ e^(score − s)
+  const T* dy;            // of the backward pass, which writes the others: as y, q, k and v
+  T *dq, *dk, *dv;
+  int64_t sequences, longest, heads, kv, d, window;  // keys that a query sees, itself included; 0 = all
+  float scale;
+  bool causal;
+};
+
+// Of bf16 only where lx_multiplies_narrow().
+void lx_attend_packed(const PackedAttention<float>& job, bool backward, int64_t threads);
+void lx_attend_packed(const PackedAttention<Bf16>& job, bool backward, int64_t threads);
+
 // The functions, and what each takes.
 #define LX_EACH_ROWS(each)      \
   each(norm_forward, Norm)      \

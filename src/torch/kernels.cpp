@@ -11,9 +11,11 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "jobs.h"
@@ -53,6 +55,7 @@ struct Heads {
 namespace plain {
 constexpr int kVectors = 4;
 #include "lanes.h"
+#include "attention.h"
 #include "kernels.h"
 #include "rows.h"
 }
@@ -64,6 +67,7 @@ constexpr int kVectors = 4;
 namespace avx2 {
 constexpr int kVectors = 2;
 #include "lanes.h"
+#include "attention.h"
 #include "kernels.h"
 #include "rows.h"
 }
@@ -73,6 +77,7 @@ constexpr int kVectors = 2;
 namespace avx512 {
 constexpr int kVectors = 1;
 #include "lanes.h"
+#include "attention.h"
 #include "kernels.h"
 #include "rows.h"
 }
@@ -81,11 +86,14 @@ constexpr int kVectors = 1;
 #define LX_NARROW 1
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,prefer-vector-width=512")
+#define LX_PAIRS 1  // the target multiplies pairs of bf16
 namespace narrow {
 constexpr int kVectors = 1;
 #include "lanes.h"
+#include "attention.h"
 #include "narrow.h"
 }
+#undef LX_PAIRS
 #pragma GCC pop_options
 #endif
 #endif
@@ -136,11 +144,11 @@ void on_threads(int64_t count, int64_t threads, F&& body) {
 constexpr int64_t kLeastPart = 1 << 14;
 
 #ifdef LX_TARGETS
-#define LX_ON_TARGETS(name)                                                           \
-  if (kernels().multiply == avx512::multiply) return avx512::name(job, begin, end); \
-  if (kernels().multiply == avx2::multiply) return avx2::name(job, begin, end);
+#define LX_ON_TARGETS(name, ...)                                                    \
+  if (kernels().multiply == avx512::multiply) return avx512::name(__VA_ARGS__); \
+  if (kernels().multiply == avx2::multiply) return avx2::name(__VA_ARGS__);
 #else
-#define LX_ON_TARGETS(name)
+#define LX_ON_TARGETS(name, ...)
 #endif
 
 // Defines lx_<name>: what <name> of the target computes for `rows` rows of `width` numbers, on threads.
@@ -149,7 +157,7 @@ constexpr int64_t kLeastPart = 1 << 14;
   void name##_rows(const Job<T>& job, int64_t rows, int64_t width, int64_t threads) {                  \
     threads = std::min(threads, rows * width / kLeastPart + 1);                                        \
     on_threads(rows, threads, [&](int64_t begin, int64_t end) {                                        \
-      LX_ON_TARGETS(name)                                                                              \
+      LX_ON_TARGETS(name, job, begin, end)                                                             \
       plain::name(job, begin, end);                                                                    \
     });                                                                                                \
   }                                                                                                    \
@@ -164,7 +172,32 @@ constexpr int64_t kLeastPart = 1 << 14;
 LX_EACH_ROWS(LX_ROWS)
 #undef LX_ROWS
 
+// Threads take the next head of keys as they get free: sequences differ in length.
+template <typename T, typename F>
+void attend_packed(const PackedAttention<T>& job, bool backward, int64_t threads, F&& attention) {
+  const int64_t parts = job.sequences * job.kv, scratch = plain::attention_scratch(job.longest, job.d);
+  threads = std::max<int64_t>(1, std::min(threads, parts));
+  const std::unique_ptr<float[]> own(new float[threads * scratch]);
+  std::atomic<int64_t> next{0};
+  on_threads(threads, threads, [&](int64_t begin, int64_t) {
+    for (int64_t i = next++; i < parts; i = next++) attention(job, backward, i / job.kv, i % job.kv, own.get() + begin * scratch);
+  });
+}
+
 }  // namespace
+
+void lx_attend_packed(const PackedAttention<float>& job, bool backward, int64_t threads) {
+  attend_packed(job, backward, threads, [](auto&&... all) {
+    LX_ON_TARGETS(attention, all...)
+    plain::attention(all...);
+  });
+}
+
+void lx_attend_packed(const PackedAttention<Bf16>& job, bool backward, int64_t threads) {
+#ifdef LX_NARROW
+  attend_packed(job, backward, threads, [](auto&&... all) { narrow::attention(all...); });
+#endif
+}
 
 extern "C" {
 

@@ -81,11 +81,15 @@ LX_INLINE Lanes widened(Halves bits) {
 
 // The bits of the nearest numbers in bf16, ties to even.
 LX_INLINE Halves narrowed(Lanes x) {
+#ifdef LX_PAIRS
+  return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
   Words words;
   std::memcpy(&words, &x, sizeof x);
   words = (words + 0x7fff + ((words >> 16) & 1)) >> 16;
   words = x == x ? words : Words{} + 0x7fc0;
   return __builtin_convertvector(words, Halves);
+#endif
 }
 
 LX_INLINE Lanes read(const Bf16* at, int64_t count) {

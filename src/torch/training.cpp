@@ -120,6 +120,56 @@ struct Swiglu : Function<Swiglu> {
   }
 };
 
+struct AttentionShape {
+  int64_t longest, window;
+  double scale;
+  bool causal;
+};
+
+template <typename T>
+PackedAttention<T> attention_job(const variable_list& qkv, const Tensor& bounds, const Tensor& y, const Tensor& softmax,
+                              const AttentionShape& shape) {
+  PackedAttention<T> job = {};
+  job.q = of<T>(qkv[0]), job.k = of<T>(qkv[1]), job.v = of<T>(qkv[2]);
+  job.bounds = of<int32_t>(bounds), job.y = of<T>(y), job.softmax = f32(softmax);
+  job.sequences = bounds.numel() - 1, job.longest = shape.longest, job.window = shape.window;
+  job.heads = y.size(1), job.kv = qkv[1].size(1), job.d = y.size(2);
+  job.scale = static_cast<float>(shape.scale), job.causal = shape.causal;
+  return job;
+}
+
+struct Attention : Function<Attention> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& bounds,
+                        const AttentionShape& shape) {
+    const variable_list qkv{q.contiguous(), k.contiguous(), v.contiguous()};
+    const Tensor y = at::empty_like(qkv[0]), softmax = at::empty({q.size(0), q.size(1), 2}, q.options().dtype(at::kFloat));
+    by_kind(q, [&](auto kind) {
+      lx_attend_packed(attention_job<decltype(kind)>(qkv, bounds, y, softmax, shape), false, threads());
+    });
+    ctx->save_for_backward({qkv[0], qkv[1], qkv[2], bounds, y, softmax});
+    ctx->saved_data["longest"] = shape.longest, ctx->saved_data["window"] = shape.window;
+    ctx->saved_data["scale"] = shape.scale, ctx->saved_data["causal"] = shape.causal;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto kept = [&](const char* name) { return ctx->saved_data[name]; };
+    const AttentionShape shape = {kept("longest").toInt(), kept("window").toInt(), kept("scale").toDouble(),
+                                  kept("causal").toBool()};
+    const variable_list qkv(saved.begin(), saved.begin() + 3);
+    const Tensor dy = grads[0].contiguous();
+    const Tensor dq = at::empty_like(qkv[0]), dk = at::empty_like(qkv[1]), dv = at::empty_like(qkv[2]);
+    by_kind(dy, [&](auto kind) {
+      using T = decltype(kind);
+      PackedAttention<T> job = attention_job<T>(qkv, saved[3], saved[4], saved[5], shape);
+      job.dy = of<T>(dy), job.dq = of<T>(dq), job.dk = of<T>(dk), job.dv = of<T>(dv);
+      lx_attend_packed(job, true, threads());
+    });
+    return {dq, dk, dv, Tensor(), Tensor()};
+  }
+};
+
 // What is frozen of layers that read one input.
 struct Layers {
   variable_list weights, biases, a, b;
@@ -203,6 +253,15 @@ int lx_rotation(Tensor** out, Tensor* x, Tensor* cos, Tensor* sin) {
 
 int lx_swiglu(Tensor** out, Tensor* gate, Tensor* up) {
   return guarded([&] { *out = new Tensor(Swiglu::apply(*gate, *up)); });
+}
+
+// `longest` rows in the longest sequence; window 0 = none.
+int lx_attention(Tensor** out, Tensor* const* qkv, Tensor* bounds, int64_t longest, int64_t window, double scale,
+                             int causal) {
+  return guarded([&] {
+    const AttentionShape shape = {longest, window, scale, causal != 0};
+    *out = new Tensor(Attention::apply(*qkv[0], *qkv[1], *qkv[2], *bounds, shape));
+  });
 }
 
 // layers: weight, bias (may be null), a, core, b of each.
