@@ -1,4 +1,4 @@
-//! Errors for people: what was expected, what was found, where, and a hint.
+//! User-facing errors: what was expected, what was found, where, and a hint.
 //!
 //! Everything returns [`Result`]. An error that a user can cause is a [`Fault`]; context is added on the way
 //! up with `anyhow::Context`, and `main` prints the chain once, then the hint.
@@ -22,18 +22,18 @@ pub struct Fault {
     usage: bool,
 }
 
-/// A fault of the work itself (exit code 1).
+/// Creates a fault of the work itself (exit code 1).
 pub fn fault(message: impl Into<String>) -> Fault {
     Fault { message: message.into(), hint: None, usage: false }
 }
 
-/// A fault of the command line or the recipe (exit code 2).
+/// Creates a fault of the command line or the recipe (exit code 2).
 pub fn usage(message: impl Into<String>) -> Fault {
     Fault { message: message.into(), hint: None, usage: true }
 }
 
 impl Fault {
-    /// Adds what to do about it.
+    /// Adds advice on what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -48,18 +48,18 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// The hint of the innermost fault of the chain that has one.
+/// Returns the hint of the innermost fault of the chain that has one.
 pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().filter_map(|e| e.downcast_ref::<Fault>()).filter_map(|f| f.hint.as_deref()).last()
 }
 
-/// The exit code for this error: 2 for wrong usage or a wrong recipe, 1 for failed work.
+/// Returns the exit code for this error: 2 for wrong usage or a wrong recipe, 1 for failed work.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
     let wrong_usage = error.chain().filter_map(|e| e.downcast_ref::<Fault>()).any(|f| f.usage);
     if wrong_usage { 2 } else { 1 }
 }
 
-/// The same error with `to` for `from`: a temporary name is of no use to anybody.
+/// Returns the same error with `to` for `from`: a temporary name helps nobody.
 pub fn renamed(error: anyhow::Error, from: &str, to: &str) -> anyhow::Error {
     let message = format!("{error:#}");
     if !message.contains(from) {
@@ -69,10 +69,10 @@ pub fn renamed(error: anyhow::Error, from: &str, to: &str) -> anyhow::Error {
     Fault { message: message.replace(from, to), hint, usage: exit_code(&error) == 2 }.into()
 }
 
-/// Characters of a line of a message, lines, and characters in all: an input that a message quotes may have any length.
+/// Limits of a message: characters per line, lines, total characters. Quoted input may have any length.
 const LONGEST: (usize, usize, usize) = (2_000, 60, 16_000);
 
-/// A text without the middle of long lines, and without the lines after many.
+/// Cuts the middle out of long lines, and the last of too many lines.
 pub fn shortened(text: &str) -> String {
     let (width, height, most) = LONGEST;
     let (mut shown, mut size) = (Vec::new(), 0);
@@ -102,7 +102,7 @@ fn without_middle(line: &str, width: usize) -> String {
     format!("{start} … {left} characters … {end}")
 }
 
-/// A message as a terminal can show it: shortened, control characters by their numbers.
+/// Makes a message fit for a terminal: shortened, control characters escaped.
 pub fn readable(message: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => c.to_string(),

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent: each is written beside its place and renamed into it.
+//! Files that are either whole or absent: each is written under a temporary name and renamed into place.
 
 mod held;
 mod partial;
@@ -17,7 +17,7 @@ pub use held::{Held, check as check_held, hold, hold_for_good};
 pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep, uninterrupted};
 pub use stand_in::check_start;
 
-/// The key of a sealed file's checksum.
+/// Key of a sealed file's checksum.
 const SEAL: &str = "seal";
 
 /// Writes a file through `fill`, beside `path`, then renames it into place.
@@ -43,7 +43,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
     })
 }
 
-/// That `path` cannot be written, and what to do about it.
+/// Returns the error that `path` cannot be written, with a hint.
 pub fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
@@ -64,7 +64,7 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_bytes(path, format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())
 }
 
-/// Writes an object as [`write_json`] does, with a checksum of all that it says.
+/// Writes an object as [`write_json`] does, with a checksum of its content.
 ///
 /// # Errors
 /// As [`write_json`].
@@ -77,7 +77,7 @@ pub fn write_sealed(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_json(path, &object)
 }
 
-/// Reads what [`write_sealed`] wrote, and says whether there was a checksum: files of older versions have none.
+/// Reads what [`write_sealed`] wrote; the boolean is true if it has a checksum (older versions wrote none).
 ///
 /// # Errors
 /// Names the file that cannot be read, is no JSON of this form, or does not say what was written.
@@ -95,7 +95,7 @@ fn seal(object: &Map<String, Value>) -> Result<String> {
     Ok(blake3::hash(&serde_json::to_vec(object)?).to_hex().to_string())
 }
 
-/// BLAKE3 of a file's bytes.
+/// Returns the BLAKE3 hash of a file's bytes.
 ///
 /// # Errors
 /// Names the file that cannot be read.
@@ -115,7 +115,7 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-/// Refuses a path for a folder where something else is, before anything is computed.
+/// Rejects a folder path taken by something else, before anything is computed.
 ///
 /// # Errors
 /// Names the path.
@@ -126,11 +126,11 @@ pub fn refuse_file(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// More bytes than a JSON file of settings has; parsed, it takes several times as many.
+/// More bytes than any JSON file of settings has; parsing takes several times as many.
 const MOST_JSON: u64 = 64 << 20;
 
-/// Reads the text of a JSON file, which must be of a size that can be parsed, naming it in the error. A byte order mark is
-/// passed over.
+/// Reads the text of a JSON file of a size that can be parsed, naming it in the error. A byte order mark
+/// is skipped.
 pub fn read_json_text(path: &Path) -> Result<String> {
     match fs::metadata(path).map(|about| about.len()) {
         Ok(found @ MOST_JSON..) => {
@@ -147,12 +147,12 @@ pub fn read_json_text(path: &Path) -> Result<String> {
     }
 }
 
-/// Reads and parses a JSON file, naming it and the place of the mistake in the error.
+/// Reads and parses a JSON file, naming it and the position of the mistake in the error.
 pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     parse_json(&read_json_text(path)?).with_context(|| format!("`{}` is not valid", path.display()))
 }
 
-/// Parses JSON; an error names the key whose value is wrong, the place, and what was expected in plain words.
+/// Parses JSON; errors name the key of the wrong value, the position, and the expected type in plain words.
 ///
 /// # Errors
 /// Where the text is no JSON, or not of this form.
@@ -171,7 +171,7 @@ pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     })
 }
 
-/// The last key before a place, counted from 1, in the text of an object.
+/// Returns the last key before a position, counted from 1, in the text of an object.
 fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
     let start: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
     let before = text.get(..start + column)?;
@@ -179,8 +179,8 @@ fn key_before(text: &str, line: usize, column: usize) -> Option<&str> {
     quoted.get(quoted.rfind('"')? + 1..)
 }
 
-/// Files of a checkpoint that tokenizer, processor and generation are read from, besides those that [`is_companion`] knows by
-/// their endings.
+/// Files of a checkpoint that tokenizer, processor and generation are read from, besides those that
+/// [`is_companion`] recognises by extension.
 const COMPANIONS: [&str; 15] = [
     "added_tokens.json",
     "bpe.codes",
@@ -199,10 +199,10 @@ const COMPANIONS: [&str; 15] = [
     "vocab.txt",
 ];
 
-/// Where further chat templates lie in a checkpoint.
+/// Folder of further chat templates in a checkpoint.
 pub const TEMPLATES: &str = "additional_chat_templates";
 
-/// Whether a file of a checkpoint, by its path there, goes wherever configuration and weights go.
+/// Returns true if a checkpoint's file, by its path there, accompanies configuration and weights.
 pub fn is_companion(path: &str) -> bool {
     let template = path.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
     let name = template.unwrap_or(path);
@@ -214,7 +214,7 @@ pub fn is_companion(path: &str) -> bool {
     name.ends_with(".jinja") || template.is_none() && (of_tokenizer || COMPANIONS.contains(&name))
 }
 
-/// The folder for what can be made again: `$LORAXS_CACHE`, else `loraxs` in the user's cache folder.
+/// Returns the cache folder: `$LORAXS_CACHE`, or else `loraxs` in the user's cache folder.
 pub fn cache_folder() -> std::path::PathBuf {
     let variable =
         |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(std::path::PathBuf::from);

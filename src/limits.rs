@@ -1,19 +1,19 @@
-//! The largest numbers that command line, recipe and catalog take: what is beyond would fail later, and could not say why.
+//! Upper limits of numbers in command line, recipe and catalog: larger ones would fail later, unexplained.
 
-/// A largest number, and why it is one.
+/// An upper limit, and the reason for it.
 #[derive(Debug, Clone, Copy)]
 pub struct Most {
-    /// The number.
+    /// The limit itself.
     pub number: usize,
-    /// Why nothing needs more.
+    /// Reason why nothing needs more.
     pub reason: &'static str,
 }
 
-/// New tokens for a prompt.
+/// New tokens per prompt.
 pub const NEW_TOKENS: Most = Most { number: 1 << 20, reason: "no model writes a longer text" };
 /// Hypotheses of a beam search.
 pub const BEAMS: Most = Most { number: 1024, reason: "each takes the memory of a prompt" };
-/// Tokens that are drawn among.
+/// Candidate tokens for sampling.
 pub const TOP_K: Most = Most { number: u32::MAX as usize, reason: "no vocabulary is larger" };
 /// Solved examples before a prompt.
 pub const SHOTS: Most = Most { number: 1 << 16, reason: "every prompt holds them all" };
@@ -27,20 +27,20 @@ pub const TOKENS: Most = Most { number: 1 << 30, reason: "they are in memory at 
 pub const RANK: Most = Most { number: 1 << 20, reason: "no layer is wider" };
 /// Power iterations of a decomposition.
 pub const ITERATIONS: Most = Most { number: 1 << 12, reason: "a few are enough" };
-/// Passes over the data; with any data, their steps can still be counted.
+/// Passes over the data; small enough that their steps can be counted for any data.
 pub const EPOCHS: Most = Most { number: 1 << 30, reason: "no training ends later" };
-/// Steps, examples, and what is counted in them.
+/// Steps, examples, and intervals counted in them.
 pub const STEPS: Most = Most { number: 1 << 40, reason: "no training ends later" };
 /// Seeds.
 pub const SEED: Most = Most { number: i64::MAX as usize, reason: "TOML has no larger" };
 
 impl Most {
-    /// What is expected where numbers begin at `least`.
+    /// Describes the expected number, at least `least`.
     pub fn words(&self, least: impl std::fmt::Display) -> String {
         format!("a whole number from {least} to {}, since {}", self.number, self.reason)
     }
 
-    /// A number that was typed, at least `least`.
+    /// Parses a number that must be at least `least`.
     ///
     /// # Errors
     /// What was expected.

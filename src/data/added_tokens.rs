@@ -20,21 +20,21 @@ use crate::fault::{Result, fault};
 const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What the files of a folder say of tokens.
+/// Tokens found in the files of a folder.
 #[derive(Default)]
 struct Found {
-    /// By the number that orders them.
+    /// Tokens by the number that orders them.
     numbered: BTreeMap<i64, AddedToken>,
-    /// Those of [`NAMED`].
+    /// Tokens listed in [`NAMED`].
     named: BTreeMap<&'static str, AddedToken>,
-    /// Those of other names that end in `_token`.
+    /// Tokens under other names that end in `_token`.
     own: Vec<AddedToken>,
     extra: Vec<AddedToken>,
-    /// Texts of named and extra tokens, but for objects in `tokenizer_config.json`, which Transformers overlooks here.
+    /// Texts of named and extra tokens, except objects in `tokenizer_config.json`: Transformers skips those.
     texts: Vec<String>,
 }
 
-/// What was added.
+/// Outcome of [`complete`].
 pub(super) struct Completed {
     /// Tokens that were not known, or had other flags.
     pub tokens: Vec<AddedToken>,
@@ -55,7 +55,7 @@ pub(super) fn complete(
     let known: BTreeMap<u32, AddedToken> = inner.get_added_tokens_decoder().into_iter().collect();
     let mut found = read(folder, settings, &known)?;
     for (name, text) in class.tokens() {
-        // One that only the class knows, and no vocabulary, is not worth a row of embeddings that no model has.
+        // A token known only to the class, not to the vocabulary, would need an embedding row no model has.
         if inner.token_to_id(text).is_some() {
             found.named.entry(name).or_insert_with(|| AddedToken::from(*text, true));
         }
@@ -132,7 +132,7 @@ fn read(folder: &Path, settings: &Value, known: &BTreeMap<u32, AddedToken>) -> R
 }
 
 impl Found {
-    /// The fields that name a token.
+    /// Collects the fields that name a token.
     fn names(&mut self, fields: &Map<String, Value>, path: &Path) -> Result<()> {
         for (key, value) in fields.iter().filter(|(key, _)| key.ends_with("_token")) {
             if let Some(name) = NAMED.into_iter().find(|name| name == key) {
@@ -153,7 +153,7 @@ impl Found {
         self.texts.extend(text.map(str::to_owned));
     }
 
-    /// A list of tokens, or an object of them by their names.
+    /// Collects a list of tokens, or an object of them by name.
     fn lists(&mut self, value: Option<&Value>, path: &Path) -> Result<()> {
         match value {
             Some(Value::Array(list)) => {
@@ -171,7 +171,7 @@ impl Found {
     }
 }
 
-/// A token, written as its text or as an object with its flags; a text alone stands for one that is special.
+/// Reads a token, written as its text or as an object with its flags; a bare text is a special token.
 fn token(value: &Value, special: bool, path: &Path) -> Result<AddedToken> {
     if let Some(text) = value.as_str() {
         return Ok(AddedToken::from(text, true));

@@ -35,12 +35,12 @@ impl Header {
     }
 }
 
-/// The cache file of this digest.
+/// Returns the path of the cache file for a digest.
 pub fn path(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!("{hash}.tokens"))
 }
 
-/// The examples of this digest, or nothing where they are not cached or the file is damaged.
+/// Returns the cached examples of a digest, or `None` if there are none or the file is damaged.
 pub fn load(folder: &Path, hash: &str) -> Option<Examples> {
     let path = path(folder, hash);
     let file = File::open(&path).ok()?;
@@ -60,17 +60,17 @@ pub fn store(folder: &Path, examples: &Examples) -> Result<()> {
     files::write_atomically(&path(folder, &examples.hash), |out| encode(examples, out))
 }
 
-/// What is written or read, and the digest of all that went by.
+/// Reader or writer with the digest of all bytes that passed through it.
 struct Digested<T> {
     inner: T,
     hasher: blake3::Hasher,
 }
 
 impl<T> Digested<T> {
-    /// In pieces that are worth a pass of the digest.
+    /// Buffer size in bytes, large enough to be worth a pass of the digest.
     const PIECE: usize = 1 << 18;
 
-    /// The name is part of the digest, so that no file stands for another.
+    /// Wraps `inner`; the name is part of the digest, so that no file can pass for another.
     fn new(inner: T, name: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(name.as_bytes());
@@ -132,7 +132,7 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
     Ok(out.inner.write_all(out.hasher.finalize().as_bytes())?)
 }
 
-/// Reads the `size` bytes that [`encode`] wrote. The sizes in them are compared with that before anything is made room for.
+/// Decodes the `size` bytes written by [`encode`]. Sizes that they claim are checked before any allocation.
 fn decode(input: impl Read, size: u64, hash: &str) -> Option<Examples> {
     let size = size.checked_sub(blake3::OUT_LEN as u64)?;
     let digested = Digested::new(input.take(size), hash);
@@ -176,7 +176,7 @@ fn decode(input: impl Read, size: u64, hash: &str) -> Option<Examples> {
     (digested.hasher.finalize() == digest).then_some(found)
 }
 
-/// The next `count` bytes.
+/// Reads the next `count` bytes.
 fn take(input: &mut impl Read, count: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; count];
     input.read_exact(&mut bytes).ok().map(|()| bytes)

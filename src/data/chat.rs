@@ -1,9 +1,9 @@
-//! Chat data: conversations in the words of the tokenizer's own chat template, trained on what the assistant says.
+//! Chat data: conversations rendered by the tokenizer's chat template, trained on what the assistant says.
 //!
-//! Where the template marks it (`{% generation %}`), that is what stands between the marks. Otherwise a turn of the
-//! assistant is what the template adds when the turn is added, beyond the prompt that it would have written for it;
-//! the token that ends the turn belongs to it, white space after that does not. Of a template that writes earlier
-//! turns differently once others follow, only the turns are trained on that stand unchanged in the whole text.
+//! If the template marks the assistant's text (`{% generation %}`), what stands between the marks is trained
+//! on. Otherwise a turn of the assistant is what the template adds for it beyond the prompt it would have
+//! written; the token that ends the turn is included, white space after it is not. If a template rewrites
+//! earlier turns once others follow, only turns that stand unchanged in the whole text are trained on.
 
 use std::ops::Range;
 
@@ -18,11 +18,11 @@ use super::rows::{Columns, kind};
 use super::tokenize::Tokenizer;
 use crate::fault::{Result, fault, short};
 
-/// Under which names a message has what was thought before it was said; templates read the first, and some the second.
+/// Names under which a message may hold its reasoning; templates read the first, and some the second.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
-/// Bytes that a token has at most, for all that is done with the rest of a long conversation.
+/// Most bytes assumed per token when deciding that the rest of a long conversation cannot matter.
 const TOKEN_BYTES: usize = 256;
-/// So many keys of a message are named.
+/// Most keys of a message that an error names.
 const NAMED: usize = 8;
 
 /// The column of the functions that may be called.
@@ -33,14 +33,14 @@ pub(super) const TOOLS: &str = "tools";
 pub struct Chat<'a> {
     column: String,
     template: ChatTemplate,
-    /// That of conversations with tools, where they have one of their own.
+    /// Template of conversations with tools, if they have their own.
     tool_template: Option<ChatTemplate>,
     tokenizer: &'a Tokenizer,
     max_length: usize,
 }
 
 impl<'a> Chat<'a> {
-    /// A renderer with the chat template of a tokenizer.
+    /// Creates a renderer from the chat template of a tokenizer.
     ///
     /// # Errors
     /// When the tokenizer has no chat template, or a wrong one.
@@ -54,12 +54,12 @@ impl<'a> Chat<'a> {
         Ok(Self { column: dataset.messages.clone(), template, tool_template, tokenizer, max_length })
     }
 
-    /// The column of the messages.
+    /// Returns the column of the messages.
     pub fn column(&self) -> &str {
         &self.column
     }
 
-    /// The example of one conversation, and whether it was cut.
+    /// Returns the example of one conversation, and whether it was cut.
     ///
     /// # Errors
     /// Why the row cannot be used: not a list of messages, no turn of an assistant, refused by the template, or no
@@ -79,7 +79,7 @@ impl<'a> Chat<'a> {
         let whole = ids.len();
         ids.truncate(self.max_length);
         trained.truncate(self.max_length);
-        // The first token has none before it to be predicted from
+        // The first token has no predecessor to be predicted from
         trained.iter_mut().take(1).for_each(|t| *t = 0);
         if !trained.contains(&1) {
             let first = places.iter().map(overlaps).take_while(|t| *t == 0).count();
@@ -91,7 +91,7 @@ impl<'a> Chat<'a> {
         Ok((Example { index: 0, types, trained, label: None, ids }, cut || whole > self.max_length))
     }
 
-    /// The text of a conversation, and the bytes of it that are the assistant's.
+    /// Returns the text of a conversation, and the byte ranges of it that are the assistant's.
     fn render(&self, messages: &[Value], tools: Option<&Value>) -> std::result::Result<Rendered, Refusal> {
         let template = self.tool_template.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
         let mut conversation = template.open(messages, tools)?;
@@ -114,7 +114,7 @@ impl<'a> Chat<'a> {
             if let Some(start) = start.filter(|start| text.starts_with(&end) && *start < end.len()) {
                 spans.push(start..start + self.turn(&end[start..]));
             }
-            // Nothing is trained on that comes after this
+            // Nothing after this is trained on
             if end.len() > enough && !spans.is_empty() {
                 break;
             }
@@ -128,7 +128,7 @@ impl<'a> Chat<'a> {
         }
     }
 
-    /// Why a template does not take a conversation whose messages have no role: it only says at what it was at a loss.
+    /// Explains a refusal of messages that have no role: the template itself only says where it failed.
     fn explained(&self, refusal: Refusal, messages: &[Value]) -> Refusal {
         let other = messages.iter().find(|message| message.get("role").is_none()).and_then(Value::as_object);
         let (reason, keys) = match (refusal, other) {
@@ -140,7 +140,7 @@ impl<'a> Chat<'a> {
         format!("column `{}`: a message has no `role`; found {found} ({reason})", self.column).into()
     }
 
-    /// How much of what a template adds for a turn belongs to it: without white space after the token that ends it.
+    /// Returns the length of a turn in its added text: without white space after the token that ends it.
     fn turn(&self, added: &str) -> usize {
         let words = added.trim_end();
         let is_ended = self.tokenizer.special_texts().any(|token| words.ends_with(token));
@@ -148,7 +148,7 @@ impl<'a> Chat<'a> {
     }
 }
 
-/// What is rendered, where there is anything in it to train on.
+/// Refuses a rendering that leaves nothing to train on.
 fn trained((text, spans): Rendered) -> std::result::Result<Rendered, Refusal> {
     match spans.iter().all(Range::is_empty) {
         true => Err("the template leaves nothing of the assistant's turns to train on".to_owned().into()),
@@ -156,8 +156,8 @@ fn trained((text, spans): Rendered) -> std::result::Result<Rendered, Refusal> {
     }
 }
 
-/// Where the words of an assistant begin after these messages: as far as the text agrees with the prompt for them,
-/// which is at least the messages themselves, or they stand differently in the whole text.
+/// Returns where the assistant's words begin after the first `before` messages: as far as the text agrees
+/// with their prompt. `None` if the messages themselves stand differently in the whole text.
 fn start(
     text: &str,
     conversation: &mut Conversation<'_>,
@@ -170,8 +170,8 @@ fn start(
     Ok(Some(start).filter(|start| text.starts_with(&history) && *start >= history.len()))
 }
 
-/// Where the words of an assistant begin that opens the conversation: few templates take no messages, so it is after
-/// the first place that reads as the prompt for its next turn.
+/// Returns where the words of an assistant that opens the conversation begin. Few templates accept no
+/// messages, so this is after the first place that reads as the prompt for its next turn.
 fn opening(
     text: &str,
     conversation: &mut Conversation<'_>,
@@ -186,7 +186,7 @@ fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The tools of a row: as in Transformers, a list of their schemas, or nothing.
+/// Returns the tools of a row: as in Transformers, a list of their schemas, or nothing.
 fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
     let Some(tools) = value.filter(|value| !value.is_null()) else { return Ok(None) };
     let wrong = match tools {
@@ -202,13 +202,13 @@ fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
     }
 }
 
-/// Whether a text is a list or object of JSON.
+/// Returns true if a text is a JSON list or object.
 fn is_json(text: &str) -> bool {
     text.trim_start().starts_with(['[', '{']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// The messages of a row as Transformers gives them to a template: without keys that hold nothing, and with what was
-/// thought under all the names that templates know.
+/// Returns the messages of a row as Transformers gives them to a template: without keys that hold nothing,
+/// and with the reasoning under every name that templates know.
 fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Value>, String> {
     let list = match value {
         None | Some(Value::Null) => return Err(format!("column `{column}` is empty")),

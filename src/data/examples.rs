@@ -1,4 +1,4 @@
-//! From the files of a split to tokenised examples.
+//! Tokenises the files of a split into examples.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -19,16 +19,16 @@ use super::{Example, Examples, Skipped, TaskKind, cache};
 use crate::fault::{Fault, Result, fault, reading, usage};
 use crate::files;
 
-/// Changes with anything here that changes what the same files give.
+/// Version of the tokenisation, to be raised with any change to what the same files give.
 const VERSION: u32 = 5;
-/// How many of the rows that cannot be used are shown.
+/// Number of unusable rows that are shown.
 pub(super) const SHOWN: usize = 3;
 /// Rows tokenised at once, at most.
 const CHUNK: usize = 8192;
 
 /// Tokenises the files of a split, or takes the result from the cache.
 ///
-/// `limit` keeps the first so many usable rows (0 = all). Rows that cannot be used are counted and the first ones
+/// Keeps the first `limit` usable rows (0 = all). Rows that cannot be used are counted and the first ones
 /// shown as a warning. Labels may be missing in splits whose name begins with `test`.
 ///
 /// # Errors
@@ -54,23 +54,23 @@ pub struct Split<'a> {
     pub name: &'a str,
     /// Its files, in order.
     pub files: &'a [PathBuf],
-    /// The first so many usable rows, 0 = all.
+    /// Number of usable rows to keep from the start, 0 = all.
     pub limit: usize,
 }
 
 impl<'a> Split<'a> {
-    /// What its rows are found by.
+    /// Returns the criteria by which its rows are found.
     pub(super) fn wanted(&self, columns: &'a [&'a str]) -> Wanted<'a> {
         Wanted { columns, split: self.name, field: self.dataset.field.as_deref(), kept: None }
     }
 }
 
-/// How many rows are read at once where this is the limit of usable ones.
+/// Returns how many rows to read at once for this limit of usable ones.
 pub(super) fn piece_for(limit: usize) -> usize {
     if limit == 0 { CHUNK } else { limit.clamp(64, CHUNK) }
 }
 
-/// As [`load`], with the folder of the cache given.
+/// Like [`load`], with the cache folder given.
 ///
 /// # Errors
 /// As [`load`].
@@ -121,7 +121,7 @@ fn warn_of_cut(split: &Split<'_>, examples: &Examples, max_length: usize) {
     }
 }
 
-/// Digest of everything that the examples depend on.
+/// Returns the digest of everything that the examples depend on.
 fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result<String> {
     let dataset = split.dataset;
     let mut hasher = blake3::Hasher::new();
@@ -145,7 +145,7 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Adds the contents of files, a piece at a time: mapped ones would count as memory of the process.
+/// Hashes the contents of files piece by piece: mapped files would count as memory of the process.
 pub(super) fn hash_files(hasher: &mut blake3::Hasher, files: &[PathBuf]) -> Result<()> {
     let mut piece = vec![0; 1 << 20];
     for path in files {
@@ -159,7 +159,7 @@ pub(super) fn hash_files(hasher: &mut blake3::Hasher, files: &[PathBuf]) -> Resu
             }
             file.update_rayon(piece.get(..count).unwrap_or_default());
         }
-        // The name is part of it, since its ending is the format; its folder is not: caches and data sets move.
+        // The name is included for its ending, the format; the folder is not: caches and data sets move.
         let name = path.file_name().unwrap_or_default();
         hasher.update(file.finalize().as_bytes()).update(name.as_encoded_bytes());
     }
@@ -170,7 +170,7 @@ fn may_miss_labels(split: &str) -> bool {
     split.starts_with("test")
 }
 
-/// What became of one row.
+/// Result of tokenising one row.
 enum Outcome {
     Example(Example, bool),
     Skip(String),
@@ -216,7 +216,7 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     Ok(found)
 }
 
-/// How a row becomes tokens.
+/// Conversion of rows to tokens.
 enum Form<'a> {
     /// One or two texts and a label.
     Labelled(&'a Dataset, &'a Tokenizer, usize),
@@ -236,7 +236,7 @@ impl<'a> Form<'a> {
         })
     }
 
-    /// The columns that it needs; a label may be absent in test splits.
+    /// Returns the columns that it needs; a label may be absent in test splits.
     fn columns(&self, split: &'a Split<'_>) -> Box<dyn Iterator<Item = &str> + '_> {
         match self {
             Self::Labelled(dataset, ..) => {
@@ -248,7 +248,7 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// What decides which rows can be used.
+    /// Returns a hint at what decides which rows can be used.
     fn hint(&self) -> &'static str {
         match self {
             Self::Labelled(..) => "see `text`, `label` and `labels` of its catalog entry",
@@ -290,7 +290,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Adds the examples of these rows, before which there are `before` others in the split.
+    /// Adds the examples of these rows, which follow `before` others in the split.
     fn read(&self, rows: &[Row], before: usize, found: &mut Examples) -> Result<()> {
         let outcomes: Vec<Outcome> =
             rows.par_iter().enumerate().map(|(i, row)| self.outcome(before + i, row)).collect();
@@ -334,7 +334,7 @@ impl Reader<'_> {
                 if example.types.iter().all(|of| *of == 0) {
                     example.types = Vec::new();
                 }
-                // Of a text that was cut, the room for the rest of it is still held.
+                // A text that was cut still holds memory for its rest.
                 example.ids.shrink_to_fit();
                 example.trained.shrink_to_fit();
                 Outcome::Example(example, truncated)

@@ -22,7 +22,7 @@ pub struct Instruction<'a> {
 }
 
 impl<'a> Instruction<'a> {
-    /// A renderer with the templates of a data set.
+    /// Creates a renderer from the templates of a data set.
     ///
     /// # Errors
     /// When a template is wrong, or no token is known that ends a text.
@@ -36,12 +36,12 @@ impl<'a> Instruction<'a> {
         })
     }
 
-    /// The columns that its templates name.
+    /// Returns the columns that its templates name.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.prompt.columns().chain(self.response.columns())
     }
 
-    /// The example of one row, and whether it was cut.
+    /// Returns the example of one row, and whether it was cut.
     ///
     /// # Errors
     /// Why the row cannot be used: an empty column or response, or no room for any of the response.
@@ -60,7 +60,7 @@ impl<'a> Instruction<'a> {
         }
         let whole = ids.len();
         ids.truncate(self.max_length);
-        // The first token has none before it to be predicted from
+        // The first token has no predecessor to be predicted from
         let trained: Vec<u8> = (0..ids.len()).map(|i| u8::from(i > 0 && i >= alone)).collect();
         if !trained.contains(&1) {
             return Err(format!(

@@ -14,26 +14,26 @@ use super::scan::{Place, Scan};
 use super::text_file::TextFile;
 use crate::fault::{Result, fault, which};
 
-/// Keys that may hold the rows of an object which has other keys besides.
+/// Key that may hold the rows of an object with other keys besides.
 const CUSTOMARY: &str = "data";
-/// So many keys of lists are named.
+/// Maximum number of keys, and of list keys, to record.
 const NAMED: usize = 20;
-/// So many columns of a row are known by name where only some are kept.
+/// Maximum number of columns of a row to record by name when only some are kept.
 const MOST_NAMES: usize = 256;
 
 /// Rows as they stand in the file.
 pub(super) type Source = Box<dyn Iterator<Item = Result<Raw>>>;
 
-/// What a `.json` file turned out to hold.
+/// Contents of a `.json` file.
 pub(super) struct Document {
-    /// What the numbers of rows count.
+    /// Unit that the numbers of rows count.
     pub unit: &'static str,
     pub rows: Source,
-    /// Keys of its one object that hold lists of objects which are not read.
+    /// Keys of its one object that hold lists of objects but are not read.
     pub lists: Vec<String>,
 }
 
-/// The rows of a file of JSON lines; empty lines are passed over.
+/// Returns the rows of a file of JSON lines, skipping empty lines.
 pub(super) fn lines(mut text: TextFile) -> Source {
     Box::new(std::iter::from_fn(move || {
         loop {
@@ -50,10 +50,10 @@ pub(super) fn lines(mut text: TextFile) -> Source {
     }))
 }
 
-/// The rows of a `.json` file: a list of objects, or objects one after another, as on lines. One object alone is one row,
-/// as Hugging Face's `datasets` reads it, unless `field` names its key that holds the rows. Where that is not given and the
-/// object has none of the wanted columns, the rows are those of its only key, of `data`, or of the key that is called as
-/// the split.
+/// Reads the rows of a `.json` file: a list of objects, or objects one after another, as on lines. A single
+/// object is one row, as in Hugging Face's `datasets`, unless `field` names the key that holds the rows. If
+/// that is not given and the object has none of the wanted columns, the rows are those of its only key, of
+/// `data`, or of the key named like the split.
 pub(super) fn document(path: &Path, is_packed: bool, wanted: &Wanted<'_>) -> Result<Document> {
     let mut scan = Scan { text: TextFile::open(path, is_packed)? };
     match (scan.peek()?, wanted.field) {
@@ -97,24 +97,24 @@ fn values(scan: Scan, list: List) -> Document {
     }
 }
 
-/// What the first object of a file has.
+/// Outline of the first object of a file.
 #[derive(Default)]
 struct Outline {
-    /// Keys, the first ones.
+    /// The first keys.
     keys: Vec<String>,
     count: usize,
-    /// Whether one of them is a wanted column.
+    /// True if one of them is a wanted column.
     is_row: bool,
-    /// Keys that hold a list of objects or of nothing.
+    /// Keys that hold a list that is empty or begins with an object.
     lists: Vec<String>,
-    /// Whether something follows on the object.
+    /// True if anything follows the object.
     goes_on: bool,
-    /// Whether it is a line of its own, with others after it.
+    /// True if it is a line of its own, followed by others.
     is_line: bool,
 }
 
 impl Outline {
-    /// The key that holds the rows, where that is beyond doubt.
+    /// Returns the key that holds the rows, if there is no doubt.
     fn wrapper(&self, split: &str) -> Option<&str> {
         if self.is_row || self.goes_on {
             return None;
@@ -134,7 +134,7 @@ impl Outline {
 }
 
 impl Scan {
-    /// Reads an object to its end, and looks whether anything follows.
+    /// Reads an object to its end and checks whether anything follows.
     fn outline(&mut self, wanted: &Wanted<'_>) -> Result<Outline> {
         let first = self.text.line;
         self.expect(b"{", "an object")?;
@@ -162,7 +162,7 @@ impl Scan {
         Ok(outline)
     }
 
-    /// Passes over what comes before the elements of the list under this key, if there is one.
+    /// Skips to the elements of the list under this key; returns false if there is none.
     fn enter(&mut self, wanted: &str) -> Result<bool> {
         self.expect(b"{", "an object")?;
         let mut is_first = true;
@@ -178,7 +178,7 @@ impl Scan {
         Ok(false)
     }
 
-    /// Passes over what follows the list of the rows.
+    /// Skips what follows the list of rows.
     fn leave(&mut self, list: List) -> Result<()> {
         if list == List::Inside {
             while self.key(false)?.is_some() {
@@ -193,7 +193,7 @@ impl Scan {
     }
 }
 
-/// What the rows stand in.
+/// Container of the rows.
 #[derive(Clone, Copy, PartialEq)]
 enum List {
     /// Nothing: they stand one after another.
@@ -244,7 +244,7 @@ impl Iterator for Values {
     }
 }
 
-/// The columns of a row; where only some are `kept`, the others are passed over and hold nothing.
+/// Returns the columns of a row; if only some are `kept`, the others are skipped and hold nothing.
 ///
 /// # Errors
 /// Why it is no JSON; inside, what it is instead of an object.
@@ -300,7 +300,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// The message of a JSON error without its line: every row is a text of its own.
+/// Returns the message of a JSON error without its line, since every row is parsed on its own.
 fn reason(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

@@ -8,14 +8,14 @@ use super::odd::{self, Odd};
 use super::rows::kind;
 use crate::fault::{Fault, fault, short, which};
 
-/// What a label column holds.
+/// Value of a label column.
 #[derive(Debug, Clone)]
 pub enum Label {
     /// A class 0..n-1, or a number.
     Is(f32),
     /// Nothing, or the hub's -1: not labelled.
     Missing,
-    /// Something that makes this row unusable, and why.
+    /// Value that makes this row unusable, with the reason.
     Unusable(String),
     /// Something that shows that the catalog's labels are not those of the file; dropping such rows would hide it.
     Wrong(Fault),
@@ -26,7 +26,7 @@ pub fn read(dataset: &Dataset, value: Option<&Value>) -> Label {
     match value.and_then(odd::of) {
         Some(Odd::Nan) => return Label::Missing,
         Some(Odd::Unusable(words)) => return Label::Unusable(format!("the label is {words}")),
-        // A number of this size is none that a label could be told apart by, and is read as its digits are.
+        // Labels cannot be told apart by a number of this size, so its digits are read as a text.
         Some(Odd::Number(digits)) => return read(dataset, Some(&Value::String(digits.to_owned()))),
         None => {}
     }
@@ -51,7 +51,7 @@ fn number(value: &Value) -> Label {
     }
 }
 
-/// By name, else by number.
+/// Finds the class by name, else by number.
 fn class(labels: &[String], value: &Value) -> Label {
     let (name, n) = match value {
         Value::String(text) => (text.clone(), text.trim().parse().ok()),
@@ -66,8 +66,8 @@ fn class(labels: &[String], value: &Value) -> Label {
     }
 }
 
-/// The class of a number: the name that is this number where any name is one, since what else it could mean would
-/// depend on how the file writes numbers; else the class at this place.
+/// Returns the class of a number: the label equal to it if any label is a number, since any other reading
+/// would depend on how the file writes numbers; else the class at this place.
 fn numbered(labels: &[String], n: f64, value: &Value) -> Label {
     let numbers: Vec<Option<f64>> = labels.iter().map(|label| finite(label)).collect();
     if let Some(class) = numbers.iter().position(|number| *number == Some(n)) {
@@ -94,7 +94,7 @@ fn unknown(labels: &[String], value: &Value) -> Label {
     Label::Wrong(fault(message).hint(format!("{hint}{places}")))
 }
 
-/// The start of a text without its quotes, of anything else as JSON.
+/// Returns the start of a value: of a text without its quotes, of anything else as JSON.
 fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| short(&value.to_string()).into_owned(), |text| short(text).into_owned())
 }

@@ -2,17 +2,17 @@
 
 use crate::fault::Result;
 
-/// Texts of so many bytes are read whole.
+/// Size in bytes up to which texts are read whole.
 const SHORT: usize = 1 << 16;
-/// Bytes of text that are read for each token that counts; a first try.
+/// Bytes of text read per token that counts, as a first try.
 const BYTES: usize = 8;
-/// Beyond so many bytes for each token nothing more is looked for.
+/// Maximum bytes of text read per token that counts.
 const MOST_BYTES: usize = 256;
-/// Tokens near a cut may differ from those of the whole text: there must be so many besides those that count.
+/// Tokens required beyond those that count, because tokens near a cut may differ from the whole text's.
 const SPARE: usize = 64;
 
-/// What `encode` makes of a text, of which `enough` tokens count, from its end where `from_end`; and whether some of it was
-/// left out. Parts end at white space, where all known tokenizers begin a new token.
+/// Encodes as much of a text as it takes for `enough` tokens, from its end if `from_end`; also returns
+/// whether any of it was left out. Parts end at white space, where all known tokenizers begin a new token.
 pub(super) fn first<T>(
     text: &str,
     enough: usize,
@@ -33,7 +33,7 @@ pub(super) fn first<T>(
     }
 }
 
-/// At most so many bytes of a text, up to white space where some is in the last half of them.
+/// Returns at most `bytes` bytes of a text, cut at white space if the last half of them has some.
 fn cut(text: &str, bytes: usize, from_end: bool) -> &str {
     if text.len() <= bytes {
         return text;
@@ -51,7 +51,7 @@ fn cut(text: &str, bytes: usize, from_end: bool) -> &str {
     space.filter(|ended| ended.len() > half).unwrap_or(part)
 }
 
-/// The last place up to `at` where a character begins.
+/// Returns the last place up to `at` where a character begins.
 fn boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|place| text.is_char_boundary(*place)).unwrap_or(0)
 }

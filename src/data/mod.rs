@@ -27,7 +27,7 @@ mod tokenizer_file;
 
 use serde::{Deserialize, Serialize};
 
-/// What a data set asks of a model.
+/// Task that a data set poses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskKind {
@@ -61,7 +61,7 @@ pub struct Example {
 /// Rows that could not be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// How many.
+    /// Number of skipped rows.
     pub count: usize,
     /// File, row and reason of the first ones.
     pub first: Vec<String>,
@@ -72,9 +72,9 @@ pub struct Skipped {
 pub struct Examples {
     /// The usable rows, in the order of the files.
     pub examples: Vec<Example>,
-    /// The others.
+    /// Rows that could not be used.
     pub skipped: Skipped,
-    /// How many examples were cut to `max_length`.
+    /// Number of examples cut to `max_length`.
     pub truncated: usize,
     /// Hex digest of everything that these depend on: file contents, tokenizer, columns, labels, lengths.
     pub hash: String,

@@ -9,33 +9,33 @@ use serde_json::{Map, Value};
 const NUMBER: &str = "\0number";
 /// The key of something that cannot be used, with the words for it.
 const UNUSABLE: &str = "\0unusable";
-/// The words for what marks a missing number.
+/// Words for the marker of a missing number.
 const NAN: &str = "`NaN`, which is no value";
-/// Python reads no longer whole numbers.
+/// Maximum number of digits of a whole number that Python reads.
 const MOST_DIGITS: usize = 4300;
 
-/// What a value is that JSON cannot hold.
+/// Value that JSON cannot hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Odd<'a> {
     /// A whole number, by its digits.
     Number(&'a str),
-    /// What marks a missing number, in pandas among others.
+    /// Marker of a missing number, in pandas among others.
     Nan,
     /// Anything else that cannot be used, in words that follow "holds".
     Unusable(&'a str),
 }
 
-/// This whole number.
+/// Wraps a whole number, given by its digits.
 fn number(digits: &str) -> Value {
     Value::Object(Map::from_iter([(NUMBER.to_owned(), digits.into())]))
 }
 
-/// Something that cannot be used; `words` follow "holds".
+/// Returns the mark of something that cannot be used; `words` follow "holds".
 pub fn unusable(words: impl Into<String>) -> Value {
     Value::Object(Map::from_iter([(UNUSABLE.to_owned(), words.into().into())]))
 }
 
-/// A floating-point number, finite or not.
+/// Wraps a floating-point number, finite or not.
 pub fn float(number: f64) -> Value {
     match serde_json::Number::from_f64(number) {
         Some(finite) => Value::Number(finite),
@@ -48,7 +48,7 @@ fn infinite(text: &str) -> String {
     format!("`{text}`, which is no finite number")
 }
 
-/// What this value is, where JSON could not hold it.
+/// Returns the odd value held here, or `None` if JSON holds the value as it is.
 pub fn of(value: &Value) -> Option<Odd<'_>> {
     let (key, held) = value.as_object().filter(|object| object.len() == 1)?.iter().next()?;
     match (key.as_str(), held.as_str()?) {
@@ -60,7 +60,7 @@ pub fn of(value: &Value) -> Option<Odd<'_>> {
 }
 
 impl Odd<'_> {
-    /// The words for it, which follow "holds".
+    /// Returns the words for it, which follow "holds".
     pub fn words(&self) -> Cow<'_, str> {
         match self {
             Self::Number(digits) => {
@@ -72,7 +72,7 @@ impl Odd<'_> {
     }
 }
 
-/// The first value in or below this one that cannot be used.
+/// Returns the first unusable value in or below this one.
 pub fn unusable_inside(value: &Value) -> Option<Odd<'_>> {
     match (of(value), value) {
         (Some(Odd::Number(_)), _) => None,
@@ -83,7 +83,7 @@ pub fn unusable_inside(value: &Value) -> Option<Odd<'_>> {
     }
 }
 
-/// The same value as plain JSON: digits as a text, and nothing for what cannot be used.
+/// Reduces a value to plain JSON: digits become a text, what cannot be used becomes null.
 pub fn plain(value: &mut Value) {
     match of(value) {
         Some(Odd::Number(digits)) => *value = Value::String(digits.to_owned()),
@@ -96,7 +96,7 @@ pub fn plain(value: &mut Value) {
     }
 }
 
-/// A number as Python prints it.
+/// Formats a number as Python prints it.
 pub fn printed(number: &serde_json::Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() => printed_float(float),
@@ -116,7 +116,7 @@ fn printed_float(number: f64) -> String {
     }
 }
 
-/// JSON with each number that its parser would change or refuse, and Python's does not, in the form that keeps it.
+/// Wraps the numbers of a JSON text that its parser, unlike Python's, would change or refuse.
 pub fn kept(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let (mut new, mut copied, mut at) = (String::new(), 0, 0);
@@ -143,7 +143,7 @@ pub fn kept(text: &str) -> Cow<'_, str> {
     Cow::Owned(new)
 }
 
-/// The place after a text that begins at `at`.
+/// Returns the place after a text that begins at `at`.
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1;
     loop {
@@ -156,13 +156,13 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
     }
 }
 
-/// The place after a number or word that begins at `at`.
+/// Returns the place after a number or word that begins at `at`.
 fn token_end(bytes: &[u8], at: usize) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     at + rest.iter().take_while(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b)).count()
 }
 
-/// What stands for a number or word that the parser would change or refuse.
+/// Returns the replacement of a number or word that the parser would change or refuse.
 fn replaced(token: &str) -> Option<Value> {
     if token == "NaN" {
         return Some(float(f64::NAN));

@@ -1,4 +1,4 @@
-//! Data files that are packed by gzip: what their first bytes say against their names, and what they hold.
+//! Data files packed by gzip: checks of their first bytes against their names, and their contents.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read, Seek as _};
@@ -10,11 +10,11 @@ use flate2::bufread::GzDecoder;
 use crate::fault::{Fault, Result, fault};
 use crate::files::check_start;
 
-/// So many first bytes tell what a file is.
+/// Number of first bytes that identify a file.
 const START: u64 = 1 << 10;
-/// How a file begins that is packed by gzip.
+/// Magic bytes of gzip.
 const GZIP: &[u8] = b"\x1f\x8b";
-/// How files begin that are packed otherwise.
+/// Magic bytes and names of other packers.
 const OTHERS: [(&[u8], &str); 3] =
     [(b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip"), (b"\xfd7zXZ\0", "xz")];
 
@@ -43,7 +43,7 @@ fn check_packing(path: &Path, start: &[u8], is_packed: bool) -> std::result::Res
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             Err(fault(format!("`{shown}` is packed by gzip")).hint(format!("name it `{name}.gz`")))
         }
-        // What ends before it could tell is cut short.
+        // A file that ends within the magic bytes counts as cut short.
         (true, false) if !GZIP.starts_with(start) => {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
             Err(fault(format!("`{shown}` is not packed by gzip")).hint(format!("name it `{name}`")))
@@ -52,13 +52,13 @@ fn check_packing(path: &Path, start: &[u8], is_packed: bool) -> std::result::Res
     }
 }
 
-/// The error of a gzip stream that cannot be unpacked.
+/// Returns the error for a gzip stream that cannot be unpacked.
 pub(super) fn broken(path: &Path, error: &io::Error) -> Fault {
     let message = format!("`{}` is not a whole gzip file: {error}", path.display());
     fault(message).hint("fetch the file again")
 }
 
-/// The name of a file with another ending, before that of gzip where it has it.
+/// Returns the name of a file with another ending, before that of gzip if it has one.
 pub(super) fn renamed(path: &Path, ending: &str, is_packed: bool) -> String {
     let renamed = match is_packed {
         true => path.with_extension("").with_extension(format!("{ending}.gz")),
@@ -67,12 +67,12 @@ pub(super) fn renamed(path: &Path, ending: &str, is_packed: bool) -> String {
     renamed.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The bytes that the members of a gzip file unpack to. As gzip itself does, it passes over zeros after a member: those
+/// Bytes unpacked from the members of a gzip file. Like gzip itself, it skips zeros after a member: those
 /// fill the last block of a tape.
 pub(super) struct Members(Option<GzDecoder<BufReader<File>>>);
 
 impl Members {
-    /// Those of a file, from its start on.
+    /// Unpacks a file from its start.
     pub fn new(file: File) -> Self {
         Self(Some(GzDecoder::new(BufReader::with_capacity(1 << 15, file))))
     }
@@ -95,7 +95,7 @@ impl Read for Members {
     }
 }
 
-/// Passes over zeros, and tells whether anything follows.
+/// Skips zeros; returns true if anything follows.
 fn pass_zeros(file: &mut BufReader<File>) -> io::Result<bool> {
     loop {
         let bytes = file.fill_buf()?;

@@ -18,7 +18,7 @@ use super::odd;
 use super::rows::{Body, Columns, Raw};
 use crate::fault::{Fault, Result, contained, fault};
 
-/// The rows of `file`, whose name in errors is `path`, and its columns.
+/// Returns the rows of `file`, named `path` in errors, and its columns.
 ///
 /// # Errors
 /// When the file is not Parquet, is cut short, contradicts itself, or uses a compression that is not built in.
@@ -37,7 +37,7 @@ fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Fault {
     fault(format!("`{}` is not a whole Parquet file: {reason}", path.display())).hint("fetch the file again")
 }
 
-/// Refuses a file whose parts do not agree on how much they hold: it would be read for as long as it claims.
+/// Refuses a file whose parts disagree on how much they hold: it would be read for as long as it claims.
 fn check(metadata: &ParquetMetaData, size: u64) -> std::result::Result<(), String> {
     let fields = metadata.file_metadata().schema().get_fields();
     let mut names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
@@ -100,7 +100,7 @@ impl Iterator for Records {
     }
 }
 
-/// About the bytes of memory that a value takes.
+/// Estimates the bytes of memory that a value takes.
 fn size(value: &Value) -> usize {
     let held = match value {
         Value::String(text) => text.len(),
@@ -111,7 +111,7 @@ fn size(value: &Value) -> usize {
     held + 64
 }
 
-/// The values of a record by the names of its columns; `group` says what they are.
+/// Returns the values of a record by column name; `group` is their type.
 fn columns(record: &Record, group: &Type) -> Columns {
     let fields = group.get_fields();
     let column = |(i, (name, field)): (usize, (&String, &Field))| {
@@ -121,7 +121,7 @@ fn columns(record: &Record, group: &Type) -> Columns {
     record.get_column_iter().enumerate().map(column).collect()
 }
 
-/// What Python's readers of Parquet make of a value, in the words that Python prints.
+/// Converts a value as Python's readers of Parquet do, in the words that Python prints.
 fn value(field: &Field, of: Option<&Type>) -> Value {
     let element = of.and_then(inner);
     match field {
@@ -166,7 +166,7 @@ fn value(field: &Field, of: Option<&Type>) -> Value {
     }
 }
 
-/// What the elements of a list are: below the repeated group that every list has, or a repeated field itself.
+/// Returns the element type of a list: below the repeated group of every list, or a repeated field itself.
 fn inner(list: &Type) -> Option<&Type> {
     let repeated = list.is_group().then(|| list.get_fields().first()).flatten()?;
     let is_wrapper = repeated.is_group() && repeated.get_fields().len() == 1 && repeated.name() != "array";
@@ -177,12 +177,12 @@ fn is_int96(of: &Type) -> bool {
     of.is_primitive() && of.get_physical_type() == Physical::INT96
 }
 
-/// A text, or that the value is none of Python's.
+/// Returns a text, or a mark that Python cannot hold the time.
 fn texted(text: Option<String>) -> Value {
     text.map_or_else(|| odd::unusable("a time that Python cannot hold"), Value::String)
 }
 
-/// Nanoseconds have no type of their own among the fields.
+/// Converts a long number, which may be a time: fields have no type of their own for nanoseconds.
 fn long(number: i64, of: Option<&Type>) -> Value {
     match of.and_then(|of| of.get_basic_info().logical_type_ref()) {
         Some(LogicalType::Timestamp(t)) if t.unit == TimeUnit::NANOS => {
@@ -201,7 +201,7 @@ fn moment(micros: Option<i64>, nanos: i64, of: Option<&Type>) -> Option<String> 
         (micros, 0) => format!(".{micros:06}"),
         (micros, nanos) => format!(".{micros:06}{nanos:03}"),
     };
-    // A file without a logical type means UTC by its older one.
+    // Without a logical type, the older type of a file means UTC.
     let is_utc = match of.and_then(|of| of.get_basic_info().logical_type_ref()) {
         Some(LogicalType::Timestamp(t)) => t.is_adjusted_to_u_t_c,
         _ => true,
@@ -216,7 +216,7 @@ fn date(days: i32) -> Option<String> {
     is_year(date.year()).then(|| date.format("%Y-%m-%d").to_string())
 }
 
-/// Whether Python has this year.
+/// Returns true if Python supports this year.
 fn is_year(year: i32) -> bool {
     (1..=9999).contains(&year)
 }
@@ -250,7 +250,7 @@ fn decimal_text(bytes: &[u8], scale: i32) -> String {
     format!("{sign}{whole}{point}{fraction}")
 }
 
-/// The key of a map entry without the quotes that a text is displayed with.
+/// Returns the key of a map entry without the quotes that a text is displayed with.
 fn plain(key: &Field) -> String {
     match key {
         Field::Str(text) => text.clone(),

@@ -19,11 +19,11 @@ use crate::fault::{Result, fault, reading, usage};
 pub struct Prompt {
     /// Row of the split, from 0, over all its files and counting rows that cannot be used.
     pub index: usize,
-    /// What the model reads, the shots before it included.
+    /// Text that the model reads, the shots before it included.
     pub text: String,
     /// Its token ids with the special tokens that the tokenizer adds.
     pub ids: Vec<u32>,
-    /// What the continuation is scored against; empty where the data set names no `answer`.
+    /// Reference that the continuation is scored against; empty if the data set names no `answer`.
     pub gold: String,
     /// The whole row.
     pub columns: Columns,
@@ -34,7 +34,7 @@ pub struct Prompt {
 pub struct Prompts {
     /// The usable rows, in the order of the files.
     pub prompts: Vec<Prompt>,
-    /// The others.
+    /// Rows that could not be used.
     pub skipped: Skipped,
     /// Hex digest of everything that these depend on: file contents, templates, tokenizer, limit, shots.
     pub hash: String,
@@ -43,14 +43,14 @@ pub struct Prompts {
 /// Solved rows that are put before every prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct Shots<'a> {
-    /// How many.
+    /// Number of shots.
     pub count: usize,
-    /// Where they come from: the first usable rows of the split `shot_split` of the data set.
+    /// Source of the shots: the first usable rows of the split `shot_split` of the data set.
     pub split: Split<'a>,
 }
 
-/// Reads and renders the files of a split; `split.limit` keeps the first so many usable rows (0 = all). A row whose prompt
-/// has no token, or more than `longest`, cannot be used.
+/// Reads and renders the files of a split; `split.limit` is the number of usable rows to keep from the start
+/// (0 = all). A row whose prompt has no token, or more than `longest`, cannot be used.
 ///
 /// A shot is the template `shot`, or where there is none the prompt, a space unless the prompt ends in one, and the
 /// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
@@ -98,7 +98,7 @@ pub fn load(
     Ok(Prompts { prompts, skipped, hash })
 }
 
-/// One more than asked for, because a row is never its own shot.
+/// Renders one shot more than asked for, because a row is never its own shot.
 fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String)>> {
     let wanted = shots.count.saturating_add(1);
     let (found, _) = read(&shots.split, templates, wanted, |index, row| Ok((index, templates.solved(row)?)))?;
@@ -110,7 +110,7 @@ fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String
     Ok(found)
 }
 
-/// What is rendered of each row.
+/// Templates rendered for each row.
 struct Templates {
     prompt: Template,
     answer: Option<Template>,
@@ -138,7 +138,7 @@ impl Templates {
         self.prompt.columns().chain(answer).chain(self.shot.iter().flat_map(Template::columns))
     }
 
-    /// Prompt and gold.
+    /// Renders prompt and gold answer.
     fn ask(&self, row: &Columns) -> std::result::Result<(String, String), String> {
         let gold = self.answer.as_ref().map(|answer| answer.render(row)).transpose()?;
         Ok((self.prompt.render(row)?, gold.unwrap_or_default()))

@@ -17,9 +17,9 @@ use crate::fault::{Result, fault, which};
 /// that JSON cannot hold.
 pub type Columns = Map<String, Value>;
 
-/// About so many bytes of rows are read at once, one row at least.
+/// Approximate bytes of rows read at once, one row at least.
 const PIECE: usize = 1 << 22;
-/// So many rows tell of what form a file is.
+/// Number of rows that tell the form of a file.
 const ENOUGH: usize = 100;
 
 /// One row of a file.
@@ -31,7 +31,7 @@ pub struct Row {
     pub columns: std::result::Result<Columns, String>,
 }
 
-/// What must be known of a data set to find its rows in a file.
+/// Criteria for finding the rows of a data set in a file.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted<'a> {
     /// Columns that rows of the data set have.
@@ -40,13 +40,13 @@ pub struct Wanted<'a> {
     pub split: &'a str,
     /// The key of a JSON object under which its rows stand.
     pub field: Option<&'a str>,
-    /// Columns whose values are used; all where this is absent.
+    /// Columns whose values are used; `None` for all.
     pub kept: Option<&'a [&'a str]>,
 }
 
 /// The rows of a file in its order, those that cannot be read included.
 pub struct Rows {
-    /// What [`Row::number`] counts: `line` where the file has lines, otherwise `row`.
+    /// Unit of [`Row::number`]: `line` if the file has lines, otherwise `row`.
     pub unit: &'static str,
     path: PathBuf,
     format: Format,
@@ -58,28 +58,28 @@ pub struct Rows {
     /// Keys of a JSON object that hold lists which are not read as rows.
     lists: Vec<String>,
     read: usize,
-    /// Whether the first row cannot be read.
+    /// True if the first row cannot be read.
     is_broken: bool,
 }
 
-/// A row as it is read; parsing comes later, of many at once.
+/// A row as read from the file; rows are parsed later, many at once.
 pub(super) struct Raw {
     number: usize,
-    /// About the bytes of memory that it takes.
+    /// Approximate bytes of memory that it takes.
     size: usize,
     body: Body,
 }
 
-/// What is known of a row.
+/// Content of a row.
 pub(super) enum Body {
-    /// Its JSON; and whether the file is worth nothing where this is wrong.
+    /// Its JSON, and whether an error in it makes the whole file useless.
     Json(String, bool),
     /// Its columns, or why it cannot be read.
     Read(std::result::Result<Columns, String>),
 }
 
 impl Raw {
-    /// A row by its number, of about so many bytes.
+    /// Creates a row of about `size` bytes.
     pub fn new(number: usize, size: usize, body: Body) -> Self {
         Self { number, size, body }
     }
@@ -95,7 +95,7 @@ enum Format {
 }
 
 impl Rows {
-    /// Opens a file; its format is told by the ending of its name.
+    /// Opens a file; the ending of its name gives its format.
     ///
     /// # Errors
     /// When the file is missing, its ending unknown, or its start broken: a gzip stream, Parquet structure, header.
@@ -127,7 +127,7 @@ impl Rows {
         Ok(Self { unit, path, format, is_packed, source, kept, columns, lists, read: 0, is_broken: false })
     }
 
-    /// The next rows, at most so many; none at the end.
+    /// Returns the next rows, at most `at_most`; none at the end.
     ///
     /// # Errors
     /// When the file cannot be read on, its text is not UTF-8, it holds no row at all, or JSON that does not stand on lines
@@ -158,7 +158,7 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Refuses the file where one of these columns did not occur in it so far, and others did.
+    /// Refuses the file if one of these columns has not occurred in it so far while others have.
     ///
     /// # Errors
     /// Names the column and the nearest of those that occurred.
@@ -179,13 +179,13 @@ impl Rows {
         Err(fault(message).hint(first + &near).into())
     }
 
-    /// What to do about rows that cannot be read, where the first one is among them.
+    /// Returns advice on rows that cannot be read, if the first one is among them.
     pub fn advice(&self) -> Option<&'static str> {
         let is_of_lines = self.is_broken && self.format == Format::JsonLines;
         is_of_lines.then_some("each line must be one JSON object")
     }
 
-    /// Refuses lines of JSON that are none: of a list over several of them the last element would be taken for all rows.
+    /// Refuses other JSON named as JSON lines: the last element of a multi-line list would pass for all rows.
     fn check_lines(&self) -> Result<()> {
         if self.format != Format::JsonLines || !self.is_broken || !self.is_document() {
             return Ok(());
@@ -195,7 +195,7 @@ impl Rows {
         Err(fault(message).hint(format!("name it `{name}`")).into())
     }
 
-    /// Whether the file would be read if its name were that of JSON.
+    /// Returns true if the file could be read were it named as JSON.
     fn is_document(&self) -> bool {
         let is_row = |raw: Result<Raw>| {
             raw.and_then(|raw| parsed(&self.path, raw, None)).is_ok_and(|row| row.columns.is_ok())
@@ -206,7 +206,7 @@ impl Rows {
 }
 
 impl Format {
-    /// What stands between columns.
+    /// Returns the separator of columns.
     fn delimiter(self) -> u8 {
         if self == Self::Tsv { b'\t' } else { b',' }
     }
@@ -246,7 +246,7 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
     Ok((format, gzipped))
 }
 
-/// Parquet is read from its end, so that a packed file is unpacked first.
+/// Opens a Parquet file; it is read from its end, so a packed one is unpacked first.
 fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
     let file = packed::open(path, is_packed)?;
     if !is_packed {
@@ -258,7 +258,7 @@ fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
     Ok(unpacked)
 }
 
-/// What a value is, in words.
+/// Names the kind of a value in words.
 pub fn kind(value: &Value) -> &'static str {
     match (odd::of(value), value) {
         (Some(odd::Odd::Number(_)), _) | (None, Value::Number(_)) => "a number",
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::fault::hint_of;
 
-    /// What a file holds.
+    /// Contents of a file.
     #[derive(Debug)]
     struct All {
         unit: &'static str,
@@ -505,7 +505,7 @@ mod tests {
                 assert_eq!(hint_of(&error), Some("JSON lines are named `.jsonl`, other JSON `.json`"));
             }
         }
-        // Lines that are no rows, and no JSON of another form either.
+        // Lines that are not rows, nor JSON of another form.
         for text in
             ["[{\"a\":1}]\n[{\"a\":2}]\n", "{\"a\":1},\n{\"a\":2}\n", "{\"a\":\n{\"a\":2}\n", "x\n{}\n"]
         {
@@ -552,7 +552,7 @@ mod tests {
             assert_eq!(rows_of(&format!("{outer} {outer}"), "train", None).unwrap().len(), 2);
             assert_eq!(rows_of(&format!("{outer}\n\n{outer}\n"), "train", None).unwrap()[1].0, 3);
         }
-        // A list beside other keys is not taken for the rows, but told.
+        // A list beside other keys is reported, but not taken for the rows.
         for text in [
             "{\"id\": 7, \"sources\": [{\"q\": \"x\", \"a\": \"y\"}]}",
             "{\"q\": \"x\", \"sources\": [{\"a\": \"y\"}]}",
@@ -633,7 +633,7 @@ mod tests {
             [("f.jsonl", &lines), ("f.json", &lines), ("g.json", &list), ("f.csv", &csv), ("f.tsv", &csv)]
         {
             let whole = gzip(text.as_bytes());
-            // Where anything after the first rows were read, the missing end would be noticed.
+            // If anything after the first rows were read, the missing end would be noticed.
             let path = folder.path().join(format!("{name}.gz"));
             fs::write(&path, &whole[..whole.len() - 20]).unwrap();
             let mut rows = Rows::open(&path, &Wanted::default()).unwrap();

@@ -1,4 +1,4 @@
-//! JSON that is cut into values without being parsed.
+//! Cuts JSON into values without parsing it.
 
 use super::text_file::TextFile;
 use crate::fault::{Result, fault};
@@ -8,7 +8,7 @@ pub(super) struct Scan {
     pub text: TextFile,
 }
 
-/// Where a value stands that is being read.
+/// Position within a value that is being read.
 #[derive(Default)]
 pub(super) struct Place {
     /// Brackets that are open.
@@ -18,7 +18,7 @@ pub(super) struct Place {
     pub is_begun: bool,
 }
 
-/// What a byte is to a value.
+/// Role of a byte in a value.
 enum Step {
     Inside,
     Last,
@@ -61,7 +61,7 @@ impl Scan {
         fault(format!("`{}` is not valid JSON: {what} at line {}", self.text.name(), self.text.line)).into()
     }
 
-    /// The next byte that is not white space; nothing at the end.
+    /// Returns the next byte that is not white space, or `None` at the end.
     pub fn peek(&mut self) -> Result<Option<u8>> {
         loop {
             let bytes = self.text.bytes()?;
@@ -74,7 +74,7 @@ impl Scan {
         }
     }
 
-    /// Passes over one of these bytes.
+    /// Consumes one of these bytes.
     pub fn expect(&mut self, bytes: &[u8], what: &str) -> Result<u8> {
         match self.peek()? {
             Some(byte) if bytes.contains(&byte) => {
@@ -86,7 +86,7 @@ impl Scan {
         }
     }
 
-    /// The bytes of the next value.
+    /// Reads the bytes of the next value.
     pub fn value(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.peek()?;
@@ -94,7 +94,7 @@ impl Scan {
         Ok(bytes)
     }
 
-    /// Reads a value from this place on, and keeps its bytes where they are wanted.
+    /// Reads a value from this place on, appending its bytes to `into` if given.
     pub fn run(&mut self, mut place: Place, mut into: Option<&mut Vec<u8>>) -> Result<()> {
         let first = self.text.line;
         loop {
@@ -124,7 +124,7 @@ impl Scan {
         }
     }
 
-    /// The next key of an object that is open, with its colon; nothing where it is closed.
+    /// Reads the next key of an open object, with its colon; `None` if the object is closed.
     pub fn key(&mut self, is_first: bool) -> Result<Option<String>> {
         let is_closed = match is_first {
             true => self.peek()? == Some(b'}') && self.expect(b"}", "`}`").is_ok(),

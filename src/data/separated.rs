@@ -10,7 +10,7 @@ use super::rows::{Body, Columns, Raw};
 use super::text_file::{LONGEST, TextFile};
 use crate::fault::{Fault, Result, fault};
 
-/// The rows of a file and the names of its columns.
+/// Returns the rows of a file and the names of its columns.
 ///
 /// # Errors
 /// When the first line cannot be read, is JSON, or names a column twice.
@@ -56,13 +56,13 @@ pub(super) fn open(mut text: TextFile, delimiter: u8) -> Result<(Source, Vec<Str
     Ok((Box::new(rows), columns))
 }
 
-/// Whether a file begins as JSON does, and as no name of a column.
+/// Returns true if a file begins as JSON does and no column name would.
 fn is_json(start: &[u8]) -> bool {
     let mut bytes = start.iter().filter(|byte| !byte.is_ascii_whitespace());
     matches!((bytes.next(), bytes.next()), (Some(b'{'), Some(b'"')) | (Some(b'['), Some(b'{')))
 }
 
-/// What to do about a first line of one column that has another separator in it.
+/// Returns advice on a first line of one column that contains another separator.
 pub(super) fn advice(line: &[u8], delimiter: u8) -> Option<&'static str> {
     let is_other = |byte: &u8| matches!(byte, b',' | b';' | b'\t');
     let is_one = !line.contains(&delimiter) && line.iter().any(is_other);
@@ -72,7 +72,7 @@ pub(super) fn advice(line: &[u8], delimiter: u8) -> Option<&'static str> {
 /// Bytes that a cell takes besides its text.
 const CELL: usize = 128;
 
-/// An empty cell is nothing, as in pandas and `datasets`.
+/// Returns the columns of a row. An empty cell is nothing, as in pandas and `datasets`.
 fn row(names: &[String], cells: Vec<String>) -> std::result::Result<Columns, String> {
     if cells.len() != names.len() {
         return Err(format!("expected {} columns, found {}", names.len(), cells.len()));
@@ -92,7 +92,7 @@ fn failure(path: &str, error: csv::Error) -> anyhow::Error {
     }
 }
 
-/// Where in a row a byte stands.
+/// Position of a byte within a row.
 #[derive(Clone, Copy, PartialEq)]
 enum At {
     /// The start of a cell.
@@ -107,7 +107,7 @@ enum At {
 struct Checked {
     text: TextFile,
     quotes: Quotes,
-    /// What to do about a wrong quote, where something else is wrong.
+    /// Advice on a wrong quote whose cause lies elsewhere.
     advice: Option<&'static str>,
 }
 
@@ -115,7 +115,7 @@ struct Checked {
 /// two such quotes without a word.
 struct Quotes {
     delimiter: u8,
-    /// Whether quotes mean anything.
+    /// True if quotes have a meaning.
     are_read: bool,
     at: At,
     line: usize,
@@ -127,7 +127,7 @@ struct Quotes {
 }
 
 impl Quotes {
-    /// The byte to read in the place of this one, if any.
+    /// Returns the byte to read in place of this one, if any.
     fn check(&mut self, byte: u8) -> std::result::Result<Option<u8>, String> {
         let ends_line = byte == b'\n' || byte == b'\r';
         let ends = ends_line || byte == self.delimiter;

@@ -1,4 +1,4 @@
-//! The tokens that end a text, and the chat template: what a tokenizer's folder says beside `tokenizer.json`.
+//! Tokens that end a text, and the chat template, from the files beside `tokenizer.json`.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::tokenizer_class::Class;
 use crate::fault::{Result, fault};
 use crate::files;
 
-/// Special tokens by the name that chat templates know them by, and what ends a text.
+/// Special tokens by their names in chat templates, and those that end a text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Special {
     /// `bos_token`, `eos_token` and the like, in the order of [`NAMES`].
@@ -22,7 +22,7 @@ pub(super) struct Special {
     pub ends: Vec<u32>,
     /// The chat template: `chat_template.jinja`, or that of `tokenizer_config.json`.
     pub chat_template: Option<String>,
-    /// The chat template of conversations with tools, where they have one of their own.
+    /// Chat template of conversations with tools, if they have their own.
     pub tool_template: Option<String>,
 }
 
@@ -30,7 +30,7 @@ const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
 
 impl Special {
-    /// Reads what lies in the folder. `settings` is its `tokenizer_config.json`, `config` its `config.json`.
+    /// Reads the files of a folder. `settings` is its `tokenizer_config.json`, `config` its `config.json`.
     ///
     /// # Errors
     /// When a file is not JSON, or the chat template is neither a text nor a list of them with a default.
@@ -68,13 +68,13 @@ impl Special {
     }
 }
 
-/// A token is written as a text or as an object with its text.
+/// Returns the text of a token, written as a text or as an object with its text.
 fn token_text(value: Option<&Value>) -> Option<String> {
     let value = value?;
     value.get("content").unwrap_or(value).as_str().map(str::to_owned)
 }
 
-/// One id or a list of them.
+/// Reads one id or a list of them.
 fn ids(value: Option<&Value>) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {
@@ -84,7 +84,7 @@ fn ids(value: Option<&Value>) -> Vec<u32> {
     }
 }
 
-/// The chat template, and that of conversations with tools: files come before settings.
+/// Returns the chat template, and that of conversations with tools; files take precedence over settings.
 fn chat_templates(folder: &Path, settings: &Value) -> Result<(Option<String>, Option<String>)> {
     let file = |path: &str| {
         let path = folder.join(path);

@@ -58,7 +58,7 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The columns that it names, in their order.
+    /// Returns the columns that it names, in order.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             Part::Column(name) => Some(name.as_str()),
@@ -66,7 +66,7 @@ impl Template {
         })
     }
 
-    /// The text with the columns of a row in their places.
+    /// Returns the text with the columns of a row filled in.
     ///
     /// # Errors
     /// When a column is absent, holds nothing, or holds something that is not a text, number or truth value.
@@ -82,7 +82,7 @@ impl Template {
     }
 }
 
-/// A cell as text: numbers and truth values as Python prints them, a list of one as what it holds.
+/// Formats a cell as text: numbers and truth values as Python prints them, a list of one as what it holds.
 ///
 /// # Errors
 /// When there is nothing in it, something that is no value, or a list or object.

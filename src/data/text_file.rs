@@ -1,4 +1,4 @@
-//! The bytes of a text file, unpacked where it is gzipped, read on as they are asked for.
+//! Bytes of a text file, unpacked if it is gzipped and read on demand.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::packed;
 use crate::fault::{Fault, Result, fault};
 use crate::files::check_start;
 
-/// No row is longer than so many bytes: what is read as one is a file of another form, or packed to fill the memory.
+/// Most bytes of a row: anything longer is a file of another form, or packed to fill the memory.
 pub(super) const LONGEST: usize = if cfg!(test) { 1 << 20 } else { 1 << 26 };
 
 /// A text file that is being read.
@@ -17,11 +17,11 @@ pub(super) struct TextFile {
     input: BufReader<Box<dyn Read>>,
     /// The line, from 1, of the next byte.
     pub line: usize,
-    /// Whether the byte before was a carriage return, whose line feed ends no line of its own.
+    /// True if the previous byte was a carriage return, whose line feed ends no line of its own.
     returned: bool,
 }
 
-/// Refuses what begins as no text of UTF-8 does.
+/// Refuses a file that does not begin as UTF-8 text does.
 fn check_text(path: &Path, start: &[u8], is_packed: bool) -> std::result::Result<(), Fault> {
     check_start(path, start)?;
     let shown = path.display();
@@ -42,10 +42,10 @@ fn check_text(path: &Path, start: &[u8], is_packed: bool) -> std::result::Result
     Ok(())
 }
 
-/// Whether a text begins as UTF-16 or UTF-32 do: by a byte order mark, or by zeros in the places where they have them.
+/// Returns true if a text begins like UTF-16 or UTF-32: by a byte order mark, or zeros where they have them.
 fn is_wide(start: &[u8]) -> bool {
     let marks: [&[u8]; 3] = [b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"];
-    // Of an ASCII character in each of the four, little-endian and big-endian, which bytes are zero.
+    // Zero bytes of an ASCII character in each of the four encodings, little-endian and big-endian.
     let places: [&[bool]; 4] =
         [&[false, true], &[true, false], &[false, true, true, true], &[true, true, true, false]];
     let fits = |places: &[bool]| {
@@ -56,7 +56,7 @@ fn is_wide(start: &[u8]) -> bool {
 }
 
 impl TextFile {
-    /// Opens a file; a byte order mark is passed over.
+    /// Opens a file, skipping a byte order mark.
     ///
     /// # Errors
     /// When it cannot be read, or begins as something else than a text of UTF-8 that is packed as its name says.
@@ -75,12 +75,12 @@ impl TextFile {
         Ok(text)
     }
 
-    /// The path, for messages.
+    /// Returns the path, for messages.
     pub fn name(&self) -> std::path::Display<'_> {
         self.path.display()
     }
 
-    /// Some of the bytes that come next; none at the end.
+    /// Returns some of the next bytes; none at the end.
     ///
     /// # Errors
     /// When the file cannot be read or unpacked.
@@ -95,7 +95,7 @@ impl TextFile {
         Ok(self.input.buffer())
     }
 
-    /// Passes over `count` bytes of those that come next, and counts their lines.
+    /// Consumes `count` of the next bytes, and counts their lines.
     pub fn pass(&mut self, count: usize) {
         for byte in self.input.buffer().iter().take(count) {
             self.line += usize::from(*byte == b'\r' || *byte == b'\n' && !self.returned);
@@ -104,7 +104,7 @@ impl TextFile {
         self.input.consume(count);
     }
 
-    /// The next line, without what ends it (a line feed, a carriage return, or both), with its number; nothing at the end.
+    /// Reads the next line, without its ending (`\n`, `\r` or both), and its number; `None` at the end.
     ///
     /// # Errors
     /// When the file cannot be read or unpacked, or the line is longer than [`LONGEST`].
@@ -129,10 +129,10 @@ impl TextFile {
         }
     }
 
-    /// Refuses a row from this line of so many bytes where they are too many.
+    /// Refuses a row of `bytes` bytes, beginning on this line, if it is too long.
     ///
     /// # Errors
-    /// Where it is longer than [`LONGEST`]; `hint` says what to do about it.
+    /// When it is longer than [`LONGEST`]; `hint` says what to do about it.
     pub fn check_length(&self, line: usize, bytes: usize, hint: &str) -> std::result::Result<(), Fault> {
         if bytes <= LONGEST {
             return Ok(());
@@ -141,7 +141,7 @@ impl TextFile {
         Err(fault(message).hint(hint))
     }
 
-    /// The bytes as a text.
+    /// Returns the bytes as a text.
     ///
     /// # Errors
     /// Names the line, of which `line` is the first.

@@ -5,7 +5,7 @@
 //! normaliser, and a RoBERTa or Llama tokenizer its leading space, from `tokenizer_config.json`; `add_bos_token` and
 //! `add_eos_token` do not count beside a `tokenizer.json`, whose own template of special tokens does. Truncation
 //! and padding stored there do not count when a call asks for its own. Token types are passed to the model only where
-//! `model_input_names` lists them. What the files beside it say of tokens is told in `added_tokens.rs`.
+//! `model_input_names` lists them. For tokens in the files beside it, see `added_tokens.rs`.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -45,11 +45,11 @@ pub const FILES: [&str; 12] = [
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     direction: TruncationDirection,
-    /// How many token types the model knows; nothing where it always gets type 0.
+    /// Number of token types that the model knows; `None` if it always gets type 0.
     types: Option<u64>,
-    /// What the template of special tokens puts before a text.
+    /// Tokens that the template of special tokens puts before a text.
     before: Vec<u32>,
-    /// Tokens that the model embeds, where the tokenizer knows more.
+    /// Number of tokens that the model embeds, if the tokenizer knows more.
     embedded: Option<u32>,
     special: Special,
     hash: String,
@@ -63,7 +63,7 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// Token type of each id.
     pub types: Vec<u8>,
-    /// Whether tokens were cut off to fit.
+    /// True if tokens were cut off to fit.
     pub truncated: bool,
 }
 
@@ -159,8 +159,8 @@ impl Tokenizer {
         Ok(Encoding { ids, types, truncated: cut || cut_too || whole > max_length })
     }
 
-    /// The tokens of a text without special ones, and whether some of a very long text are left out beyond `enough`, which
-    /// are counted from the side that truncation keeps.
+    /// Returns the tokens of a text without special ones, and whether some of a very long text are left out
+    /// beyond `enough`, which are counted from the side that truncation keeps.
     fn part(&self, text: &str, enough: usize) -> Result<(tokenizers::Encoding, bool)> {
         let is_left = matches!(self.direction, TruncationDirection::Left);
         let encode = |part: &str| guarded(|| self.inner.encode_fast(part, false)).map_err(failed);
@@ -198,7 +198,7 @@ impl Tokenizer {
         }
     }
 
-    /// Token ids of a text with the special tokens that the tokenizer adds, whole.
+    /// Returns the token ids of a whole text with the special tokens that the tokenizer adds.
     ///
     /// # Errors
     /// When the tokenizer refuses the text, or the model does not know a token.
@@ -207,9 +207,9 @@ impl Tokenizer {
         self.embeddable(encoding.get_ids().to_vec())
     }
 
-    /// Token ids of a text that goes on: with the special tokens that the tokenizer puts before a text, but where the text
-    /// begins with them itself, and without those that it puts after one. Of a text of more than `enough` tokens so many at
-    /// least; says whether some are left out.
+    /// Returns the token ids of a text to be continued: with the special tokens that the tokenizer puts
+    /// before a text, unless the text begins with them itself, and without those that it puts after one. Of a
+    /// text of more than `enough` tokens, returns at least that many, and whether some are left out.
     ///
     /// # Errors
     /// When the tokenizer refuses the text, or the model does not know a token.
@@ -217,14 +217,14 @@ impl Tokenizer {
         let encode = |part: &str| guarded(|| self.inner.encode_fast(part, false)).map_err(failed);
         let (encoding, cut) = long_texts::first(text, enough, false, encode, tokenizers::Encoding::len)?;
         let ids = encoding.get_ids();
-        // What the text begins with itself is not put there once more.
+        // Special tokens that the text itself begins with are not added again.
         let own =
             (0..=self.before.len()).find(|own| ids.starts_with(&self.before[*own..])).unwrap_or_default();
         Ok((self.embeddable([&self.before[..own], ids].concat())?, cut))
     }
 
-    /// Token ids of a text that already holds its special tokens, and the bytes of the text that each stands for; of a text
-    /// of more than `enough` tokens so many at least, and whether some are left out.
+    /// Returns the token ids of a text that already holds its special tokens, and the bytes each stands for.
+    /// Of a text of more than `enough` tokens, returns at least that many, and whether some are left out.
     ///
     /// # Errors
     /// When the tokenizer refuses the text, or the model does not know a token.
@@ -255,27 +255,27 @@ impl Tokenizer {
         &self.special.ends
     }
 
-    /// The folder's own chat template, in Jinja.
+    /// Returns the folder's own chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
         self.special.chat_template.as_deref()
     }
 
-    /// The folder's chat template of conversations with tools, where they have one of their own.
+    /// Returns the folder's chat template of conversations with tools, if they have their own.
     pub fn tool_template(&self) -> Option<&str> {
         self.special.tool_template.as_deref()
     }
 
-    /// Special tokens by the names that chat templates know, such as `bos_token`.
+    /// Returns special tokens by their names in chat templates, such as `bos_token`.
     pub fn named_tokens(&self) -> &[(&'static str, String)] {
         &self.special.tokens
     }
 
-    /// The texts of all special tokens, such as `<s>`.
+    /// Returns the texts of all special tokens, such as `<s>`.
     pub fn special_texts(&self) -> impl Iterator<Item = &str> {
         self.special.texts.iter().map(String::as_str)
     }
 
-    /// The text of token ids.
+    /// Decodes token ids to text.
     ///
     /// # Errors
     /// When the tokenizer's decoder refuses them.
@@ -283,7 +283,7 @@ impl Tokenizer {
         guarded(|| self.inner.decode(ids, skip_special)).map_err(failed)
     }
 
-    /// An example as text, what is trained on between `⟦` and `⟧`; its special tokens are written out.
+    /// Returns an example as text, with trained tokens between `⟦` and `⟧` and special tokens written out.
     ///
     /// # Errors
     /// When the tokenizer's decoder refuses the tokens.
@@ -294,7 +294,7 @@ impl Tokenizer {
         while start < example.ids.len() {
             let rest = start..example.ids.len();
             let end = start + rest.take_while(|i| is_trained(*i) == is_trained(start)).count();
-            // What comes before is decoded too, because some decoders take the space off the start of a text
+            // Decode the preceding tokens too: some decoders strip the space off the start of a text
             let (before, with) = (decoded(start)?, decoded(end)?);
             let added = with.strip_prefix(&before).unwrap_or(&with);
             text += &if is_trained(start) { format!("⟦{added}⟧") } else { added.to_owned() };
@@ -303,22 +303,22 @@ impl Tokenizer {
         Ok(text)
     }
 
-    /// Hex digest of `tokenizer.json` and of the settings that change what it yields.
+    /// Returns the hex digest of `tokenizer.json` and of the settings that change what it yields.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// One more than the largest token id.
+    /// Returns one more than the largest token id.
     pub fn vocab_size(&self) -> usize {
         size(&self.inner, true)
     }
 
-    /// The same without added tokens.
+    /// Like [`Self::vocab_size`], without added tokens.
     pub fn own_size(&self) -> usize {
         size(&self.inner, false)
     }
 
-    /// The files that make up this tokenizer, to be copied next to a saved model.
+    /// Returns the files that make up this tokenizer, to be copied next to a saved model.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -342,7 +342,7 @@ fn size(inner: &tokenizers::Tokenizer, with_added: bool) -> usize {
     inner.get_vocab(with_added).into_values().max().map_or(0, |id| id as usize + 1)
 }
 
-/// What the template of special tokens puts before a text.
+/// Returns the tokens that the template of special tokens puts before a text.
 fn before(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
     let probe = || tokenizers::Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
     let framed = guarded(|| inner.post_process(probe(), None, true)).map_err(failed)?;
@@ -351,12 +351,12 @@ fn before(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
     Ok(special.map(|(id, _)| *id).collect())
 }
 
-/// What the library says, or panics with.
+/// Wraps an error or panic message of the library.
 pub(super) fn failed(reason: impl std::fmt::Display) -> anyhow::Error {
     fault(format!("`tokenizer.json` cannot be applied: {reason}")).into()
 }
 
-/// A JSON file, or an empty object where there is none.
+/// Reads a JSON file, or returns an empty object if there is none.
 pub(super) fn optional_json(path: &Path) -> Result<Value> {
     let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
     if !Value::is_object(&value) {

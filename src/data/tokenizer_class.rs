@@ -1,4 +1,4 @@
-//! What the tokenizer classes of Transformers change in the `tokenizer.json` that they read.
+//! Changes that the tokenizer classes of Transformers make to the `tokenizer.json` that they read.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use tokenizers::AddedToken;
 use super::tokenize::failed;
 use crate::fault::Result;
 
-/// Which class of Transformers would read the folder.
+/// Class of Transformers that would read the folder.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Class {
     Bert,
     Roberta,
     Llama,
-    /// Byte pairs over bytes, as it stands but for the space before a text.
+    /// Byte pairs over bytes: the file as it stands, except for the space before a text.
     Gpt2,
     /// `tokenizer.json` as it stands.
     Plain,
@@ -26,7 +26,7 @@ const NOT_LLAMA: [&str; 8] =
     ["mistral", "mistral3", "ministral", "ministral3", "mixtral", "phi3", "qwen2", "qwen3_5"];
 
 impl Class {
-    /// Named tokens that the class knows where no file names others.
+    /// Returns the named tokens that the class assumes if no file names others.
     pub(super) fn tokens(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Plain | Self::Gpt2 => &[],
@@ -51,7 +51,7 @@ impl Class {
     }
 }
 
-/// The class that a folder names, its model type where it names none.
+/// Returns the class that a folder names, or that of its model type if it names none.
 pub(super) fn class_of(settings: &Value, config: &Value) -> Class {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));
@@ -72,8 +72,8 @@ pub(super) fn class_of(settings: &Value, config: &Value) -> Class {
     }
 }
 
-/// The class where it is made for a model like that of the file; otherwise the file is taken as it stands, since the
-/// pipeline of the class would read most of a text as unknown tokens.
+/// Returns the class if it is made for a model like the file's; otherwise the file is taken as it stands,
+/// since the pipeline of the class would read most of a text as unknown tokens.
 pub(super) fn fitting(class: Class, inner: &tokenizers::Tokenizer) -> Class {
     let is_pairs = matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
     let json = |part: Option<String>| part.unwrap_or_default();
@@ -128,8 +128,8 @@ pub(super) fn configure(inner: &mut tokenizers::Tokenizer, class: Class, setting
     Ok(changes)
 }
 
-/// Puts the special tokens of the class around texts, by the names that the files give them, and returns that in writing; the
-/// file's own template stays for other classes, and where the tokens are not known.
+/// Puts the special tokens of the class around texts, named as in the files, and returns that in writing. For
+/// other classes, and if the tokens are not known, the file's own template stays.
 pub(super) fn enclose(
     inner: &mut tokenizers::Tokenizer,
     class: Class,
@@ -141,7 +141,7 @@ pub(super) fn enclose(
     Ok(frame.to_string())
 }
 
-/// Puts a space before texts or none, where the settings say so.
+/// Turns the space before texts on or off, if the settings say so.
 fn spaced(inner: &mut tokenizers::Tokenizer, settings: &Value) -> Result<String> {
     let prefix = settings.get("add_prefix_space").filter(|prefix| prefix.is_boolean());
     let (Some(prefix), Some(own)) = (prefix, inner.get_pre_tokenizer()) else { return Ok(String::new()) };
@@ -173,8 +173,8 @@ fn bert(settings: &Value) -> (Option<Value>, Value) {
     (Some(normalizer), json!({ "type": "BertPreTokenizer" }))
 }
 
-/// `tokenization_llama.py` puts this in the place of the file's normaliser, which differs where a text begins with
-/// spaces or goes on after a special token.
+/// Returns the pre-tokenizer that `tokenization_llama.py` uses instead of the file's normaliser; they differ
+/// if a text begins with spaces or goes on after a special token.
 fn metaspace(settings: &Value) -> Value {
     let scheme = match (flag(settings, "add_prefix_space", true), flag(settings, "legacy", false)) {
         (false, _) => "never",
@@ -184,7 +184,7 @@ fn metaspace(settings: &Value) -> Value {
     json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false })
 }
 
-/// Back from there to text.
+/// Returns the decoder that undoes [`metaspace`].
 fn from_metaspace(settings: &Value) -> Value {
     let mut decoders = vec![
         json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
@@ -197,7 +197,7 @@ fn from_metaspace(settings: &Value) -> Value {
     json!({ "type": "Sequence", "decoders": decoders })
 }
 
-/// The frame of special tokens that both encoder classes put around texts.
+/// Returns the frame of special tokens that both encoder classes put around texts.
 fn frame(
     inner: &tokenizers::Tokenizer,
     class: Class,

@@ -1,4 +1,4 @@
-//! `tokenizer.json` as the library reads it: its faults are told by the part of the file that holds them.
+//! Reads `tokenizer.json` with the library; errors name the part of the file that is wrong.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokenizers::{
 use crate::fault::{Result, fault};
 use crate::files::check_start;
 
-/// What the library makes of a call; where it panics, which it does on some files, that is an error like others.
+/// Calls the library and turns a panic, which some files cause, into an ordinary error.
 pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
@@ -25,7 +25,7 @@ pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::r
     }
 }
 
-/// Reads the bytes of a `tokenizer.json`. Dropout of byte pairs is left out: it would cut the same text differently each time.
+/// Parses a `tokenizer.json`. Dropout of byte pairs is removed: it would cut a text differently each time.
 ///
 /// # Errors
 /// Names the file, and the part of it that is wrong.
@@ -51,7 +51,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-/// The first part that cannot be read, and why.
+/// Returns the first part that cannot be read, and why.
 fn wrong_part(bytes: &[u8]) -> Option<String> {
     let whole: Value = match serde_json::from_slice(bytes) {
         Ok(whole) => whole,
@@ -93,7 +93,7 @@ fn check<T: DeserializeOwned>(value: &Value) -> std::result::Result<(), String> 
     guarded(|| T::deserialize(value).map(drop).map_err(Into::into))
 }
 
-/// The key of the outermost object in whose value a place (both from 1) lies.
+/// Returns the key of the outermost object whose value contains a place (line and column from 1).
 fn part_at(bytes: &[u8], line: usize, column: usize) -> Option<String> {
     let before: usize =
         bytes.split_inclusive(|byte| *byte == b'\n').take(line.saturating_sub(1)).map(<[u8]>::len).sum();

@@ -1,4 +1,4 @@
-//! Scoring completions: every prompt continued once, judged by several rules, kept in a file that a run resumes from.
+//! Scores completions: each prompt is continued once, judged by several rules, and kept in a resumable file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
@@ -24,15 +24,15 @@ use crate::scoring::{Rule, Verdict};
 pub struct Record {
     /// Row of the split, from 0.
     pub index: usize,
-    /// What the model read.
+    /// The model's input.
     pub prompt: String,
-    /// What it answered.
+    /// The model's output.
     pub completion: String,
     /// The answer that the first rule found in it.
     pub extracted: Option<String>,
-    /// What the row holds as the answer.
+    /// The row's reference answer.
     pub gold: String,
-    /// Whether the first rule takes the answer for right.
+    /// True if the first rule accepts the answer.
     pub correct: bool,
     /// The verdicts of all rules by their names.
     pub verdicts: BTreeMap<String, Judged>,
@@ -40,22 +40,22 @@ pub struct Record {
     pub finish: String,
     /// Its number of tokens.
     pub tokens: usize,
-    /// The first digits of a hash of what was answered and of what that depends on; absent in lines of older versions.
+    /// First digits of a hash of the answer and all it depends on; absent in lines of older versions.
     #[serde(default)]
     pub check: String,
 }
 
-/// What a rule says of a completion.
+/// A rule's verdict on a completion.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judged {
     /// The answer that it found.
     pub extracted: Option<String>,
-    /// Whether that is right.
+    /// True if that is right.
     pub correct: bool,
 }
 
 impl Record {
-    /// What `completion` answers to `prompt`, by the rules of `task`.
+    /// Judges the `completion` of `prompt` by the rules of `task`.
     fn new(
         task: &Task,
         prompt: &Prompt,
@@ -79,14 +79,14 @@ impl Record {
             completion,
             check: String::new(),
         };
-        // Not the verdicts: they are made again, by rules that may have become better.
+        // Verdicts are not hashed: they are made anew, by rules that may have improved.
         let Self { index, prompt, completion, gold, finish, tokens, .. } = &record;
         let hashed = serde_json::to_vec(&(index, prompt, completion, gold, finish, tokens, task.identity))?;
         record.check = blake3::hash(&hashed).to_hex().chars().take(16).collect();
         Ok(record)
     }
 
-    /// A line of an earlier run, judged again: nothing where it is torn, was changed, or answers no prompt of the task.
+    /// Rejudges a line of an earlier run; `None` if it is torn, changed, or answers no prompt of the task.
     fn read(task: &Task, prompts: &BTreeMap<usize, &Prompt>, line: &[u8]) -> Option<Self> {
         let found: Self = serde_json::from_slice(line).ok()?;
         let prompt = prompts.get(&found.index)?;
@@ -96,7 +96,7 @@ impl Record {
     }
 }
 
-/// What is continued and judged.
+/// A set of prompts to continue and judge.
 #[derive(Debug)]
 pub struct Task<'a> {
     /// The data set's name.
@@ -109,8 +109,8 @@ pub struct Task<'a> {
     pub identity: &'a Value,
 }
 
-/// Continues and judges every prompt; what the file `path` holds already is not continued again. Returns the records in
-/// the order of their rows, or nothing when the run was interrupted.
+/// Continues and judges every prompt, except those already answered in the file `path`. Returns the records
+/// in the order of their rows, or `None` if the run was interrupted.
 ///
 /// # Errors
 /// When the file belongs to other settings or cannot be written, or generation fails.
@@ -156,7 +156,7 @@ pub fn answer(
     Ok(Some(records))
 }
 
-/// How the file says why a completion ended.
+/// Returns the file's word for why a completion ended.
 fn named(finish: Finish) -> &'static str {
     match finish {
         Finish::End => "end",
@@ -170,7 +170,7 @@ fn cannot_write(path: &Path) -> String {
 }
 
 fn append(file: &mut File, record: &Record) -> Result<()> {
-    // One write a line: an interruption leaves at most one broken line, the last.
+    // One write per line: an interruption breaks at most the last line.
     Ok(file.write_all(format!("{}\n", serde_json::to_string(record)?).as_bytes())?)
 }
 
@@ -183,7 +183,7 @@ fn rewrite(path: &Path, records: &[Record]) -> Result<()> {
     })
 }
 
-/// The records of an earlier, interrupted run under the same settings; the file is there afterwards, and whole.
+/// Reads the records of an earlier, interrupted run under the same settings; leaves a whole file behind.
 fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> Result<Vec<Record>> {
     let beside = path.with_extension("settings.json");
     let mut records: BTreeMap<usize, Record> = BTreeMap::new();
@@ -206,14 +206,14 @@ fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> 
             );
         }
     }
-    // First what the answers belong to: answers alone would be taken for another model's.
+    // Settings first: answers alone would be taken for another model's.
     files::write_json(&beside, task.identity)?;
     let records: Vec<Record> = records.into_values().collect();
     rewrite(path, &records)?;
     Ok(records)
 }
 
-/// The share of right answers by each rule.
+/// Returns the share of right answers by each rule.
 pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Rule]) -> Vec<(Rule, Summary)> {
     let verdicts = |rule: Rule| {
         records
@@ -223,7 +223,7 @@ pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Ru
     rules.iter().map(|&rule| (rule, summary(verdicts(rule)))).collect()
 }
 
-/// The records whose rows have the same value in a column, by that value.
+/// Groups the records by the value of a column in their rows.
 pub fn grouped<'a>(
     records: &'a [Record],
     prompts: &[Prompt],

@@ -1,6 +1,6 @@
-//! Results and samples in the layout of lm-evaluation-harness 0.4, so that its tools, and others, read them.
+//! Results and samples in the layout of lm-evaluation-harness 0.4, readable by its tools and others.
 //!
-//! Keys after `lm_eval/loggers/evaluation_tracker.py` and `lm_eval/evaluator.py`.
+//! Keys follow `lm_eval/loggers/evaluation_tracker.py` and `lm_eval/evaluator.py`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::files;
 use crate::report::local_time;
 use crate::scoring::Rule;
 
-/// Bytes of a name that leave room for a time beside it; file systems take 255.
+/// Longest name, in bytes, that leaves room for a time beside it; file systems allow 255.
 const LONGEST_NAME: usize = 200;
 
 /// One scored task.
@@ -26,11 +26,11 @@ pub struct Scored<'a> {
     pub rules: &'a [Rule],
     /// The prompts.
     pub prompts: &'a [Prompt],
-    /// One for each prompt, in their order.
+    /// One per prompt, in their order.
     pub records: &'a [Record],
     /// Solved examples before each prompt.
     pub shots: usize,
-    /// How prompts were continued, with `until`, `max_gen_toks`, `do_sample`.
+    /// Generation arguments: `until`, `max_gen_toks`, `do_sample`.
     pub arguments: &'a Value,
 }
 
@@ -76,12 +76,12 @@ pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Res
     Ok(folder)
 }
 
-/// A name without the slashes that would make folders of it.
+/// Returns a name without slashes, which would make folders of it.
 fn plain(name: &str) -> String {
     name.replace('/', "_")
 }
 
-/// The end of a name that is too long for a file with a time in it.
+/// Returns the end of a name that is too long for a file with a time in it.
 fn end_of(name: &str) -> &str {
     let start = (0..name.len()).find(|&at| name.is_char_boundary(at) && name.len() - at <= LONGEST_NAME);
     &name[start.unwrap_or(0)..]
@@ -99,7 +99,7 @@ fn result(task: &Scored<'_>, name: &str) -> Value {
     Value::Object(found)
 }
 
-/// One line for each prompt and rule.
+/// Writes one line for each prompt and rule.
 fn samples(path: &Path, task: &Scored<'_>) -> Result<()> {
     files::write_atomically(path, |out| {
         for (prompt, record) in task.prompts.iter().zip(task.records) {

@@ -1,4 +1,4 @@
-//! The loss of a language model: only over the tokens that are targets, and never with all logits at once.
+//! The loss of a language model: over target tokens only, and never with all logits at once.
 
 use std::time::Instant;
 
@@ -14,15 +14,15 @@ use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::torch::fused;
 
-/// Most logits computed at once: 64 MiB in fp32.
+/// Maximum number of logits computed at once: 64 MiB in fp32.
 const MOST_LOGITS: i64 = 1 << 24;
 
-/// Packed sequences and the tokens of them that are targets.
+/// Packed sequences and their target tokens.
 #[derive(Debug)]
 pub struct Batch {
     /// The tokens.
     pub packed: Packed,
-    /// Where the token before each target stands in the flat `[k·n]`: int64 `[T]`.
+    /// Index of the token before each target in the flat `[k·n]`: int64 `[T]`.
     pub before: Tensor,
     /// The targets: int64 `[T]`.
     pub targets: Tensor,
@@ -54,17 +54,17 @@ impl Batch {
     }
 }
 
-/// The places of an example's targets. The first token follows nothing and is never one.
+/// Returns the positions of an example's targets. The first token follows nothing and is never one.
 fn target_places(example: &Example) -> impl Iterator<Item = usize> {
     example.trained.iter().enumerate().skip(1).filter(|(_, trained)| **trained != 0).map(|(at, _)| at)
 }
 
-/// Number of an example's targets.
+/// Returns the number of an example's targets.
 pub fn target_count(example: &Example) -> usize {
     target_places(example).count()
 }
 
-/// Calls `each` with the rows of `hidden` whose logits fit into memory at once: their start, and how many.
+/// Calls `each` with ranges of rows whose logits fit into memory at once: start and count.
 ///
 /// # Errors
 /// As `each`.
@@ -79,7 +79,7 @@ pub fn in_chunks(rows: i64, vocabulary: i64, mut each: impl FnMut(i64, i64) -> R
     Ok(())
 }
 
-/// Negative log-likelihoods of `targets` `[T]` after the hidden states `[T, d]`: `[T]` in fp32.
+/// Returns negative log-likelihoods of `targets` `[T]` after the hidden states `[T, d]`: `[T]` in fp32.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -87,8 +87,8 @@ pub fn losses(model: &CausalLm, hidden: &Tensor, targets: &Tensor) -> Result<Ten
     Ok(model.logits(hidden).f_cross_entropy_loss(targets, None::<&Tensor>, Reduction::None, -100, 0.0)?)
 }
 
-/// As [`losses`], and the gradient `[T, d]` of the hidden states, for the losses' sum weighted by `weights` `[T]`. Where
-/// the output layer is trained, its gradient is added to.
+/// Like [`losses`], with the gradient `[T, d]` of the hidden states, for the losses' sum weighted by
+/// `weights` `[T]`. If the output layer is trained, its gradient is accumulated too.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -111,7 +111,7 @@ pub fn losses_backward(
     Ok((found.detach(), leaf.grad()))
 }
 
-/// The mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens in one pass.
+/// Computes the mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens per pass.
 ///
 /// # Errors
 /// When a loss is not finite, or libtorch fails.
@@ -153,7 +153,7 @@ pub fn evaluate(
     Ok(Evaluation { predictions: Vec::new(), scores, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Each example's summed loss.
+/// Returns each example's summed loss.
 fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64>> {
     no_grad(|| {
         let batch = Batch::new(&vec![examples.to_vec(); model.runs()], model.device());

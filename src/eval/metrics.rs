@@ -7,9 +7,9 @@
 //! others it is the influence of the example on the metric (the infinitesimal jackknife, Efron 1982, chapter 6),
 //! which needs no assumption about the distribution and no random draws.
 //!
-//! What is undefined is NaN, which JSON writes as `null`: any metric of no examples, a correlation of a constant
-//! or non-finite column, the error of fewer than two examples. F1 and Matthews are 0 where they are undefined, as
-//! in scikit-learn.
+//! Undefined values are NaN, which JSON writes as `null`: any metric of no examples, a correlation of a
+//! constant or non-finite column, the error of fewer than two examples. F1 and Matthews are 0 where they are
+//! undefined, as in scikit-learn.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,21 +19,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, nearest, usage};
 
-/// What a task is scored by; the names are those of the catalog and of the results.
+/// A metric of a task, named as in the catalog and in the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// The share of predictions that equal the label.
+    /// Share of predictions that equal the label.
     Accuracy,
     /// 2·TP / (2·TP + FP + FN) for class 1 against the rest.
     F1,
-    /// The correlation of predicted and true classes, any number of classes (Gorodkin 2004).
+    /// Correlation of predicted and true classes, any number of classes (Gorodkin 2004).
     MatthewsCorrelation,
-    /// The linear correlation of predicted and true numbers.
+    /// Linear correlation of predicted and true numbers.
     Pearson,
-    /// The linear correlation of their ranks, ties sharing the mean rank.
+    /// Linear correlation of their ranks; ties share the mean rank.
     Spearmanr,
-    /// Mean negative log-likelihood of a target token, in nats. The only one of which less is better.
+    /// Mean negative log-likelihood of a target token, in nats. The only metric for which less is better.
     Loss,
 }
 
@@ -42,7 +42,7 @@ impl Metric {
     pub const ALL: [Self; 6] =
         [Self::Accuracy, Self::F1, Self::MatthewsCorrelation, Self::Pearson, Self::Spearmanr, Self::Loss];
 
-    /// The name in recipes, catalog and results.
+    /// Returns the name in recipes, catalog and results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
@@ -54,12 +54,12 @@ impl Metric {
         }
     }
 
-    /// A value as a number of which more is better.
+    /// Returns a value as a number for which more is better.
     pub fn merit(self, value: f64) -> f64 {
         if self == Self::Loss { -value } else { value }
     }
 
-    /// Whether predictions are numbers rather than classes.
+    /// Returns true if predictions are numbers rather than classes.
     pub fn is_regression(self) -> bool {
         matches!(self, Self::Pearson | Self::Spearmanr)
     }
@@ -103,7 +103,7 @@ impl Score {
 /// Scores predictions against labels, pair by pair; classes are given as whole numbers.
 ///
 /// # Panics
-/// Where the caller did not make one prediction for each label.
+/// If there is not exactly one prediction per label.
 pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
     assert_eq!(predictions.len(), golds.len(), "one prediction per label");
     if predictions.is_empty() {
@@ -115,12 +115,12 @@ pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
         Metric::MatthewsCorrelation => matthews(predictions, golds),
         Metric::Pearson => pearson(predictions, golds),
         Metric::Spearmanr => spearman(predictions, golds),
-        // Of likelihoods, not of predictions: see [`mean_loss`].
+        // Computed from likelihoods, not predictions: see [`mean_loss`].
         Metric::Loss => Score::UNDEFINED,
     }
 }
 
-/// The mean of a task's metrics where it has more than one (MRPC, QQP, STS-B): GLUE's `combined_score`.
+/// Returns the mean of a task's metrics if it has several (MRPC, QQP, STS-B): GLUE's `combined_score`.
 pub fn combined(scores: &[Score]) -> Option<f64> {
     (scores.len() > 1).then(|| mean(&scores.iter().map(|score| score.value).collect::<Vec<_>>()))
 }
@@ -149,7 +149,7 @@ fn f1(predictions: &[f64], golds: &[f64]) -> Score {
     Score { value, stderr: error_of_mean(&influences) }
 }
 
-/// The correlation of the one-hot vectors of predictions and labels (Gorodkin 2004), as scikit-learn has it.
+/// Correlates the one-hot vectors of predictions and labels (Gorodkin 2004), as scikit-learn does.
 fn matthews(predictions: &[f64], golds: &[f64]) -> Score {
     let shares_predicted = class_shares(predictions);
     let shares_gold = class_shares(golds);
@@ -230,7 +230,7 @@ fn correlation(products: &[[f64; 3]]) -> Score {
     Score { value, stderr: error_of_mean(&influences) }
 }
 
-/// The column less its mean, scaled so that squares neither overflow nor vanish; nothing where it is constant.
+/// Returns the column minus its mean, scaled so that squares neither overflow nor vanish; `None` if constant.
 fn centred(column: &[f64]) -> Option<Vec<f64>> {
     let first = *column.first()?;
     if column.iter().all(|&x| x == first) {
@@ -241,7 +241,7 @@ fn centred(column: &[f64]) -> Option<Vec<f64>> {
     Some(column.iter().map(|x| (x - middle) / largest).collect())
 }
 
-/// For each element of `column`, the mean over all examples of `values` where the column is larger, half where equal.
+/// Averages over all examples, for each element of `column`, the `values` where it is larger; half if equal.
 fn means_above(column: &[f64], values: &[f64]) -> Vec<f64> {
     let mut order: Vec<(f64, usize)> = column.iter().copied().zip(0..).collect();
     order.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -281,7 +281,7 @@ fn class_shares(classes: &[f64]) -> BTreeMap<u64, f64> {
     counts.into_iter().map(|(class, count)| (class, count / classes.len() as f64)).collect()
 }
 
-/// A key by which classes compare; adding zero makes one class of 0 and -0.
+/// Returns a key for comparing classes; adding zero makes 0 and -0 the same class.
 fn class_key(class: f64) -> u64 {
     (class + 0.0).to_bits()
 }
@@ -290,8 +290,8 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The mean loss of a target token from each example's summed loss and number of targets; its error is that of the
-/// ratio of the two sums, from the influence of each example on it.
+/// Computes the mean loss of a target token from each example's summed loss and number of targets; its error
+/// is that of the ratio of the two sums, from the influence of each example on it.
 pub fn mean_loss(sums: &[f64], targets: &[f64]) -> Score {
     let per_example = mean(targets);
     let value = mean(sums) / per_example;
@@ -300,7 +300,7 @@ pub fn mean_loss(sums: &[f64], targets: &[f64]) -> Score {
     Score { value, stderr: error_of_mean(&influences) }
 }
 
-/// The sample standard deviation (n - 1) over √n; NaN for fewer than two values.
+/// Returns the sample standard deviation (n - 1) over √n; NaN for fewer than two values.
 fn error_of_mean(values: &[f64]) -> f64 {
     let middle = mean(values);
     let squares: f64 = values.iter().map(|x| (x - middle) * (x - middle)).sum();

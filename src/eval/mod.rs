@@ -1,4 +1,4 @@
-//! Scoring without generating: logits of every example, predictions, metrics; the loss of a language model.
+//! Scoring without generation: logits of every example, predictions, metrics; the loss of a language model.
 
 pub mod generation;
 pub mod harness;
@@ -26,14 +26,14 @@ use predictions::Prediction;
 pub struct Evaluation {
     /// One for each example, in the order of the split.
     pub predictions: Vec<Prediction>,
-    /// The metrics asked for, in that order; empty where the split has no labels.
+    /// The requested metrics, in that order; empty if the split has no labels.
     pub scores: Vec<(Metric, Score)>,
     /// Time of the forward passes and the metrics.
     pub seconds: f64,
 }
 
 impl Evaluation {
-    /// Metrics by name, and their mean as `combined_score` where there are several.
+    /// Returns metrics by name, and their mean as `combined_score` if there are several.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
         let mut named: BTreeMap<String, f64> =
             self.scores.iter().map(|(metric, score)| (metric.name().to_owned(), score.value)).collect();
@@ -44,23 +44,23 @@ impl Evaluation {
         named
     }
 
-    /// The value of one metric.
+    /// Returns the value of one metric.
     pub fn value(&self, metric: Metric) -> Option<f64> {
         self.scores.iter().find(|(m, _)| *m == metric).map(|(_, score)| score.value)
     }
 }
 
-/// An example's tokens, as packing wants them.
+/// Returns an example's tokens in the form that packing takes.
 pub fn sequence(example: &Example) -> Sequence<'_> {
     Sequence { ids: &example.ids, types: &example.types }
 }
 
-/// How a split is scored.
+/// Settings for scoring a split.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring<'a> {
-    /// What to measure; the metrics of a regression make it one.
+    /// Metrics to compute; those of a regression make it one.
     pub metrics: &'a [Metric],
-    /// For each class of the task the head's output that means it; empty where they agree.
+    /// The head's output for each class of the task; empty if they agree.
     pub outputs: &'a [usize],
     /// Examples in one pass.
     pub batch_size: usize,
@@ -104,7 +104,7 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
     Ok(Evaluation { predictions, scores, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Logits of every example, in their order. Passes are packed from examples of like length.
+/// Returns logits of every example, in their order. Passes are packed from examples of similar length.
 fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usize) -> Result<Vec<Vec<f32>>> {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| examples[i].ids.len());

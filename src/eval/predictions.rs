@@ -1,4 +1,4 @@
-//! What a model answered, example by example: JSON lines to look at, and TSV files to send to GLUE.
+//! A model's answers, example by example: JSON lines to read, and TSV files to submit to GLUE.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The answer as the metrics take it.
+    /// Returns the answer in the form that metrics take.
     pub fn as_number(self) -> f64 {
         match self {
             Self::Class(class) => class as f64,
@@ -37,28 +37,28 @@ pub struct Prediction {
     pub index: usize,
     /// The model's answer.
     pub prediction: Answer,
-    /// The right answer; nothing (`null`) where the split has no labels.
+    /// The right answer; `None` (`null`) if the split has no labels.
     pub label: Option<Answer>,
-    /// The model's output, one number per class or one in all.
+    /// The model's output, one number per class or a single one.
     #[serde(serialize_with = "widened")]
     pub logits: Vec<f32>,
 }
 
 impl Prediction {
-    /// The class with the largest logit, the first of equals.
+    /// Predicts the class with the largest logit, the first of equals.
     pub fn of_class(index: usize, logits: Vec<f32>, label: Option<usize>) -> Self {
         let prediction = Answer::Class(argmax(&logits));
         Self { index, prediction, label: label.map(Answer::Class), logits }
     }
 
-    /// The single logit of a regression as the answer.
+    /// Takes the single logit of a regression as the answer.
     pub fn of_number(index: usize, logit: f32, label: Option<f64>) -> Self {
         let prediction = Answer::Number(f64::from(logit));
         Self { index, prediction, label: label.map(Answer::Number), logits: vec![logit] }
     }
 }
 
-/// The place of the largest value, the first of equals; NaN is never the largest, and 0 is the place in nothing.
+/// Returns the index of the largest value, the first of equals; NaN is never the largest; 0 if there is none.
 pub fn argmax(values: &[f32]) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (place, &value) in values.iter().enumerate() {
@@ -71,8 +71,8 @@ pub fn argmax(values: &[f32]) -> usize {
 
 /// Writes one JSON object per line, all of them or no file.
 ///
-/// Logits are written with the digits of an `f64`, so that every reader gets each `f32` back exactly; non-finite
-/// numbers become `null`.
+/// Logits are written with the digits of an `f64`, so that every reader recovers each `f32` exactly;
+/// non-finite numbers become `null`.
 ///
 /// # Errors
 /// When `path` cannot be written.
@@ -86,23 +86,23 @@ pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> 
     })
 }
 
-/// How the second column of a submission is written.
+/// Format of a submission's second column.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Submission<'a> {
     /// The number of the class.
     Classes,
-    /// The name of the class, from these.
+    /// The name of the class, taken from these.
     Names(&'a [String]),
     /// The number, clipped to this range, with three decimals.
     Numbers {
-        /// The smallest score the task knows.
+        /// The task's smallest score.
         low: f64,
-        /// The largest.
+        /// The task's largest score.
         high: f64,
     },
 }
 
-/// The name of the data set's submission file for a split.
+/// Returns the name of the data set's submission file for a split.
 ///
 /// # Errors
 /// When the data set has none.
@@ -119,7 +119,7 @@ pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str>
     })
 }
 
-/// Writes the predictions of a split into `out` as GLUE wants them.
+/// Writes the predictions of a split into `out` in GLUE's format.
 ///
 /// # Errors
 /// As [`submission_name`] and [`write_submission`].
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn logits_come_back_bit_for_bit() {
-        // 7.038531e-26 is the number that shortest `f32` digits lose to a reader of `f64`.
+        // An `f64` reader misreads 7.038531e-26 if only the shortest `f32` digits are written.
         let logits = vec![0.1, -1.0 / 3.0, 7.038_531e-26, f32::MIN_POSITIVE, f32::MAX, 1e-45, -0.0];
         let text = serde_json::to_string(&Prediction::of_class(0, logits.clone(), None)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -1,4 +1,4 @@
-//! What `eval` says of each task: `OUT/results.json` and its table.
+//! Results of `eval` per task: `OUT/results.json` and its table.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,19 +30,19 @@ pub struct TaskResult {
     /// Column, its value, rule, score.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, BTreeMap<String, BTreeMap<String, Score>>>,
-    /// How prompts were continued, in the words of Transformers.
+    /// Generation settings, in Transformers' terms.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<serde_json::Value>,
     /// Examples scored.
     pub count: usize,
-    /// Rows that cannot be used.
+    /// Number of unusable rows.
     pub skipped: usize,
-    /// Time that it took.
+    /// Duration.
     pub seconds: f64,
 }
 
 impl TaskResult {
-    /// The result of an evaluation of these examples.
+    /// Builds the result of an evaluation of these examples.
     pub fn new(evaluation: &Evaluation, split: &str, examples: &Examples) -> Self {
         Self {
             split: split.to_owned(),
@@ -56,7 +56,7 @@ impl TaskResult {
         }
     }
 
-    /// The result of the answers to these prompts, each judged by the rules.
+    /// Builds the result of the answers to these prompts, each judged by the rules.
     pub fn of_answers(
         dataset: &Dataset,
         split: &str,
@@ -87,7 +87,7 @@ impl TaskResult {
     }
 }
 
-/// Writes and shows the results of all tasks; those of other tasks stay where the folder is a run's own.
+/// Writes and prints the results of these tasks; in a run's own folder, those of other tasks are kept.
 ///
 /// # Errors
 /// When the file cannot be written.

@@ -1,4 +1,4 @@
-//! A merged checkpoint: `W + ΔW` in fp32, one cast, and everything else of the base as it was.
+//! A merged checkpoint: `W + ΔW` in fp32, one cast, and the rest of the base unchanged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,10 +16,10 @@ use crate::models::config::HeadKind;
 use crate::nn::Linear;
 use crate::torch::tensor_file;
 
-/// What the names of other files begin with that are copied as they are.
+/// Name prefixes of other files that are copied unchanged.
 const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 
-/// Writes the merged checkpoint into `folder`; `kind` replaces the base's own where given.
+/// Writes the merged checkpoint into `folder`; `kind`, if given, replaces the base's own.
 ///
 /// # Errors
 /// When a tensor cannot be read or a file cannot be written.
@@ -35,7 +35,7 @@ pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64
     Ok(())
 }
 
-/// The paths in `base` of the files of one of its folders, sorted; none where there is no such folder.
+/// Returns the sorted paths in `base` of the files of one of its folders; none if it does not exist.
 fn names(base: &Path, folder: &str) -> Result<Vec<String>> {
     let place = base.join(folder);
     let mut found = Vec::new();
@@ -57,13 +57,13 @@ struct Entry<'a> {
     part: Part<'a>,
 }
 
-/// Where a tensor's numbers come from.
+/// Source of a tensor's numbers.
 enum Part<'a> {
     /// The base, under this name.
     Stored(String),
     /// W + ΔW.
     Merged(&'a Linear),
-    /// The store of what was trained.
+    /// The trained tensors.
     Trained(Tensor),
 }
 
@@ -85,7 +85,7 @@ impl Entry<'_> {
     }
 }
 
-/// Trunk and head by canonical name, sorted.
+/// Returns trunk and head by canonical name, sorted.
 fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entry<'a>> {
     let tensors = &source.base.tensors;
     let mut found: BTreeMap<String, Entry> = BTreeMap::new();
@@ -93,7 +93,7 @@ fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entr
     for (canonical, name) in source.base.trunk_tensors() {
         // RoBERTa's classifier has no pooler in the trunk; Transformers would call it unexpected.
         let two_layer = matches!(&source.base.config, Config::Encoder(c) if c.head == HeadKind::TwoLayer);
-        // Nor does any layer read integers or types that libtorch lacks: a warning named them when the model was loaded.
+        // Nor does any layer read integers or types that libtorch lacks: loading the model warned about them.
         if two_layer && canonical.contains(".pooler.") || !tensors.is_float(&name) {
             continue;
         }
@@ -119,7 +119,7 @@ fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entr
     found
 }
 
-/// One file where everything fits, else numbered shards with an index. One shard at a time is in memory.
+/// Writes one file if everything fits, else numbered shards with an index. Holds one shard at a time.
 fn write_shards(
     folder: &Path,
     source: &Source,
@@ -163,7 +163,7 @@ fn write_shards(
     files::write_json(&folder.join("model.safetensors.index.json"), &index)
 }
 
-/// The base's `config.json`; of a classifier, with its architecture and labels.
+/// Returns the base's `config.json`; for a classifier, with its architecture and labels.
 fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
     let mut config = source.base.config.raw().clone();
     match &source.base.config {
@@ -171,7 +171,7 @@ fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
         Config::Decoder(decoder) => {
             config.insert("architectures".into(), json!([decoder.architecture]));
             if source.base.has_output_layer() && decoder.tied {
-                // As the file says: readers that trust the config would leave the output layer out.
+                // As the weights have it: readers that trust the config would leave out the output layer.
                 config.insert("tie_word_embeddings".into(), json!(false));
             }
         }
@@ -204,7 +204,7 @@ fn describe_classifier(config: &mut Map<String, Value>, architecture: &str, labe
     config.insert("problem_type".into(), json!(problem));
 }
 
-/// The bytes of the weights in a written folder.
+/// Returns the size in bytes of the weights in a written folder.
 ///
 /// # Errors
 /// When the folder cannot be read.

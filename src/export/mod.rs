@@ -1,4 +1,4 @@
-//! What other tools load: a Hugging Face folder with the adapter merged in, or the adapter as a plain PEFT LoRA.
+//! Exports for other tools: a Hugging Face folder with the adapter merged in, or a plain PEFT LoRA.
 
 pub mod hf;
 pub mod peft;
@@ -30,7 +30,7 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The trained tensors of `groups` by name, without the axis of runs, in fp32.
+    /// Returns the trained tensors of `groups` by name, without the axis of runs, in fp32.
     fn trained_tensors(&self, groups: &[Group]) -> Vec<(String, Tensor)> {
         let entries = self.trained.entries().iter().filter(|entry| groups.contains(&entry.group));
         entries
@@ -42,8 +42,8 @@ impl Source<'_> {
     }
 }
 
-/// Makes the folder `out` by `fill`, in a temporary folder whose content is given its place when it is whole. Of several
-/// processes that write the same folder, the first to end wins.
+/// Creates the folder `out` through `fill`, in a temporary folder that is moved into place when complete. Of
+/// several processes that write the same folder, the first to finish wins.
 ///
 /// # Errors
 /// When `out` exists and holds anything, a folder cannot be made or has gone, or `fill` fails.
@@ -52,7 +52,7 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
         fault(format!("cannot make the folder `{}`: {error}", out.display()))
             .hint("choose a folder that can be made and written by `--out`")
     };
-    // What is there already may be a link, or where another disk begins: it stays, and is filled.
+    // An existing folder may be a link or a mount point: it stays, and is filled.
     let is_there = out.exists();
     if is_there && !is_empty(out) {
         return Err(is_used(out));
@@ -84,18 +84,18 @@ fn is_used(out: &Path) -> anyhow::Error {
         .into()
 }
 
-/// Whether a folder holds nothing but what others are still writing.
+/// Returns true if a folder holds nothing but other processes' unfinished files.
 fn is_empty(folder: &Path) -> bool {
     let used = |entry: io::Result<fs::DirEntry>| !entry.is_ok_and(|entry| is_partial(&entry.file_name()));
     fs::read_dir(folder).is_ok_and(|mut entries| !entries.any(used))
 }
 
-/// Moves what is in `partial` into the empty folder `out`, which one process does at a time; `config.json` comes last, for
-/// without it there is no checkpoint and no adapter.
+/// Moves the content of `partial` into the empty folder `out`, one process at a time; `config.json` comes
+/// last, for without it there is no checkpoint and no adapter.
 fn fill_from(out: &Path, partial: &Path) -> io::Result<()> {
     let _uninterrupted = files::uninterrupted();
     let lock = File::open(out)?;
-    // Where a file system has no locks, there is nothing to ask.
+    // A file system may have no locks; then there is nothing to wait for.
     let _ = lock.lock();
     if !is_empty(out) {
         return Err(ErrorKind::DirectoryNotEmpty.into());
@@ -107,8 +107,8 @@ fn fill_from(out: &Path, partial: &Path) -> io::Result<()> {
     names.iter().try_for_each(|name| fs::rename(partial.join(name), out.join(name)))
 }
 
-/// Logits of eight fixed sequences of mixed lengths, for comparing two forms of one model: `[s, c]`, or those after every
-/// token, `[n, v]`, of a language model.
+/// Computes logits of eight fixed sequences of mixed lengths, to compare two forms of one model: `[s, c]`, or
+/// for a language model those after every token, `[n, v]`.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -131,7 +131,7 @@ pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
     Ok(logits.get(0).to_kind(Kind::Double))
 }
 
-/// The largest difference, relative to the largest expected value.
+/// Returns the largest difference, relative to the largest expected value.
 pub fn relative_difference(expected: &Tensor, found: &Tensor) -> f64 {
     let largest = expected.abs().max().double_value(&[]);
     (expected - found).abs().max().double_value(&[]) / largest.max(f64::MIN_POSITIVE)

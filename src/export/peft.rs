@@ -1,4 +1,4 @@
-//! A plain LoRA adapter in PEFT's layout, of any method whose ΔW is of low rank: for LoRA-XS `lora_A = A`,
+//! A plain LoRA adapter in PEFT's layout, for any method whose ΔW has low rank: for LoRA-XS `lora_A = A`,
 //! `lora_B = B·R`, same rank, same alpha.
 //!
 //! Exact in real arithmetic; multiplied in fp32.
@@ -16,7 +16,7 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensor_file::{self, TensorFile};
 
-/// Writes the adapter into `folder` in `kind`; returns the largest relative difference of any ΔW from the adapter's own.
+/// Writes the adapter into `folder` in `kind`; returns the largest relative error of any ΔW.
 ///
 /// # Errors
 /// When the method has no low-rank form, or a file cannot be written.
@@ -55,7 +55,7 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind
     difference(&folder.join(WEIGHTS), source, &plain)
 }
 
-/// The adapted layers.
+/// Returns the adapted layers.
 fn adapted<'a>(source: &'a Source) -> Vec<(&'a str, &'a dyn Adapter)> {
     let linears = source.model.linears();
     linears.into_iter().filter_map(|linear| Some((linear.name(), linear.adapter()?))).collect()

@@ -1,8 +1,8 @@
-//! Names that are none of those that are known: the nearest are shown.
+//! Suggestions for unknown names: the nearest known ones.
 
 use std::borrow::Cow;
 
-/// The nearest of `known`, or nothing where none is near.
+/// Returns the nearest of `known`, or `None` if none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
@@ -12,19 +12,19 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// How alike two names are, 1 at most; of `glue/qnli` the last part may be alike too.
+/// Returns the similarity of two names, at most 1; for `glue/qnli` the last part is compared too.
 fn similarity(name: &str, candidate: &str) -> f64 {
     let [name, whole] = [name, candidate].map(str::to_lowercase);
     let part = whole.rsplit('/').next().unwrap_or_default();
     strsim::jaro_winkler(&name, &whole).max(0.99 * strsim::jaro_winkler(&name, part))
 }
 
-/// So many names are shown in their own order; of more only the nearest.
+/// Maximum number of names listed in full; of more, only the nearest are shown.
 const ALL: usize = 12;
-/// So many are shown of more.
+/// Number of nearest names shown of a longer list.
 const NEAREST: usize = 6;
 
-/// `did you mean …?` where something is near, and what exists; of very many names only the nearest ones.
+/// Returns `did you mean …?` if a name is near, and the known names; of many, only the nearest.
 pub fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     let near = nearest(wanted, known.clone());
     let near = near.map(|near| format!("did you mean `{}`? ", short(near))).unwrap_or_default();
@@ -41,7 +41,7 @@ pub fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> 
     }
 }
 
-/// At most the first 80 characters of a text that stands in a message.
+/// Returns at most the first 80 characters of a text quoted in a message.
 pub fn short(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),

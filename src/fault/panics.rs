@@ -1,4 +1,4 @@
-//! Panics that people see as errors: those of a library over one file, and what was being read when anything else fails.
+//! Panics turned into errors: those of a library over one file, and the file being read at any other failure.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -12,14 +12,14 @@ thread_local! {
     static READ: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
 }
 
-/// While it lives, a file is being read.
+/// Guard: a file is being read while it lives.
 #[derive(Debug)]
 #[must_use]
 pub struct Reading {
     before: usize,
 }
 
-/// Says that what follows comes of this file or folder, until the value is dropped.
+/// Marks this file or folder as the source of what follows, until the guard is dropped.
 pub fn reading(path: &Path) -> Reading {
     READ.with_borrow_mut(|read| {
         read.push(path.to_owned());
@@ -29,25 +29,25 @@ pub fn reading(path: &Path) -> Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        // What a panic leaves behind says where it came from.
+        // After a panic, the entries left behind tell where it came from.
         if !std::thread::panicking() {
             READ.with_borrow_mut(|read| read.truncate(self.before));
         }
     }
 }
 
-/// What was being read when this thread panicked, or is being read now.
+/// Returns the file being read now, or when this thread panicked.
 pub fn in_hand() -> Option<PathBuf> {
     READ.with_borrow(|read| read.last().cloned())
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 pub fn words(payload: &(dyn Any + Send)) -> &str {
     let owned = payload.downcast_ref::<String>().map(String::as_str);
     owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("unknown fault")
 }
 
-/// What a library makes of a file. Some panic over files that they did not foresee.
+/// Runs a library on a file, catching panics: some panic over files that they did not foresee.
 ///
 /// # Errors
 /// When it panics; names the file.

@@ -1,5 +1,5 @@
-//! Folders that must stay where they are while a command writes into them: one that was removed or moved meanwhile would
-//! come back with half of its content.
+//! Folders that must stay in place while a command writes into them: one removed or moved meanwhile would
+//! reappear with half of its content.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -10,9 +10,9 @@ use super::cannot_write;
 use crate::fault::{Result, fault};
 
 struct Folder {
-    /// Below this, every write looks whether the folder is still the same.
+    /// Every write below this path checks that the folder is still the same.
     path: PathBuf,
-    /// As the user named it.
+    /// The path as the user gave it.
     shown: PathBuf,
     opened: File,
 }
@@ -23,11 +23,11 @@ fn held() -> MutexGuard<'static, Vec<Folder>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A folder that must stay as long as this lives.
+/// Guard: the folder must stay in place while this lives.
 #[derive(Debug)]
 pub struct Held(PathBuf);
 
-/// Makes the folder `path` if need be and holds it; messages call it `shown`.
+/// Creates the folder `path` if needed and holds it; messages call it `shown`.
 ///
 /// # Errors
 /// When it cannot be made or opened.
@@ -41,7 +41,7 @@ pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
     Ok(Held(path.to_owned()))
 }
 
-/// Holds a folder until the process ends. For results: from the first of them on, so that a command that is refused makes
+/// Holds a folder until the process ends. Called with the first results, so that a rejected command creates
 /// no folder.
 ///
 /// # Errors
@@ -62,7 +62,7 @@ impl Drop for Held {
     }
 }
 
-/// That the held folders above `path` are those that they were.
+/// Checks that the held folders above `path` are still the same.
 ///
 /// # Errors
 /// Names the one that was removed or moved.
@@ -78,7 +78,7 @@ pub fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether an open file or folder is the one at `path`.
+/// Returns true if an open file or folder is the one at `path`.
 pub fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::metadata(path)) {
         (Ok(file), Ok(path)) => (file.dev(), file.ino()) == (path.dev(), path.ino()),

@@ -1,7 +1,7 @@
-//! What is not whole yet: files and folders under a temporary name, which is short, in the folder where they will stay.
+//! Unfinished files and folders, under short temporary names in the folder where they will stay.
 //!
-//! Each is locked while its process lives, so that what a killed process left behind can be told from what another one is
-//! writing: the next process that writes into the folder removes it. An interrupted one removes its own.
+//! Each is locked while its process lives, which tells remains of a killed process from files being written:
+//! the next process that writes into the folder removes them. An interrupted process removes its own.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -12,19 +12,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::held::is_at;
 
-/// What temporary names begin with.
+/// Prefix of temporary names.
 const PREFIX: &str = ".partial-loraxs-";
 
 /// The temporary files and folders of this process.
 static PRESENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// The folders where this process has looked for what others left.
+/// The folders that this process has searched for remains of others.
 static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Held by those that must not end half-way, and by the end of an interrupted process.
+/// Held by steps that must not end half-way, and by the end of an interrupted process.
 static BUSY: Mutex<()> = Mutex::new(());
 
-/// Until what is returned is dropped, an interruption waits: for steps that are short and would leave a mess.
+/// Delays interruptions until the guard is dropped; for short steps that would leave a mess.
 pub fn uninterrupted() -> MutexGuard<'static, ()> {
     BUSY.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -33,16 +33,16 @@ fn locked(paths: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>>
     paths.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A temporary file or folder, removed when it is dropped before it was given its name.
+/// A temporary file or folder, removed if dropped before it gets its name.
 #[derive(Debug)]
 pub struct Partial {
     path: PathBuf,
-    /// The file, or the folder opened; holds the lock.
+    /// The open file or folder; holds the lock.
     file: File,
 }
 
 impl Partial {
-    /// An empty file in `folder`.
+    /// Creates an empty file in `folder`.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -50,7 +50,7 @@ impl Partial {
         Self::make(folder, |path| OpenOptions::new().write(true).create_new(true).open(path))
     }
 
-    /// An empty folder in `folder`.
+    /// Creates an empty folder in `folder`.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -65,11 +65,11 @@ impl Partial {
         })
     }
 
-    /// What `make` makes of the first name that is free.
+    /// Calls `make` with the first free name.
     fn make(folder: &Path, make: impl Fn(&Path) -> io::Result<File>) -> io::Result<Self> {
         static MADE: AtomicU64 = AtomicU64::new(0);
         sweep(folder);
-        // Where the process is about to end, nothing new begins.
+        // Nothing new starts when the process is about to end.
         let _uninterrupted = uninterrupted();
         loop {
             let number = MADE.fetch_add(1, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Partial {
             };
             locked(&PRESENT).insert(path.clone());
             let made = Self { path, file };
-            // Where a file system has no locks, nothing is swept either.
+            // Without locks in the file system, nothing is swept either.
             let _ = made.file.lock();
             // Another process may have swept it before it was locked.
             if is_at(&made.file, &made.path) {
@@ -89,17 +89,17 @@ impl Partial {
         }
     }
 
-    /// Where it is for now.
+    /// Returns its temporary path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The open file.
+    /// Returns the open file.
     pub fn as_file(&self) -> &File {
         &self.file
     }
 
-    /// Gives it its name; what has that name is replaced, of folders an empty one only.
+    /// Renames it into place, replacing a file of that name; of folders, only an empty one.
     ///
     /// # Errors
     /// When the system refuses.
@@ -111,7 +111,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Whatever goes wrong here, there is an error to report already; and after a renaming nothing is left to remove.
+        // On failure an error is already being reported; after a rename, nothing is left to remove.
         let _ = remove(&self.path);
         locked(&PRESENT).remove(&self.path);
     }
@@ -121,12 +121,12 @@ fn remove(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }
 
-/// Whether a temporary file or folder is called so.
+/// Returns true if `name` is that of a temporary file or folder.
 pub fn is_partial(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
 }
 
-/// Removes what killed processes left in `folder`; looks once.
+/// Removes remains of killed processes from `folder`; once per process.
 pub fn sweep(folder: &Path) {
     if !locked(&SWEPT).insert(folder.to_owned()) {
         return;
@@ -149,12 +149,12 @@ fn remove_stale(path: &Path) {
     }
 }
 
-/// Removes what this process has not finished, before its end.
+/// Removes this process's unfinished files and folders before it ends.
 pub fn remove_all() {
     std::mem::forget(uninterrupted());
     let present = locked(&PRESENT).clone();
     for path in present {
-        // Something may come into a folder while it is emptied.
+        // Files may be added to a folder while it is emptied.
         while matches!(remove(&path), Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty) {}
     }
 }

@@ -1,13 +1,13 @@
-//! Quantised checkpoints: what tells them, and what to take instead.
+//! Quantised checkpoints: detection, and a hint at what to use instead.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-/// Keys of a config under which a quantisation stands.
+/// Config keys that describe a quantisation.
 const KEYS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
 
-/// Names of methods as configs write them and as people do.
+/// Names of methods in configs and in prose.
 const METHODS: [(&str, &str); 12] = [
     ("aqlm", "AQLM"),
     ("auto-round", "AutoRound"),
@@ -23,7 +23,7 @@ const METHODS: [(&str, &str); 12] = [
     ("torchao", "torchao"),
 ];
 
-/// What follows a layer's path in the tensors of a method; the surest first.
+/// Suffixes of a method's tensors after a layer's path; the most certain first.
 const TENSORS: [(&str, &str); 22] = [
     (".absmax", "bitsandbytes"),
     (".quant_map", "bitsandbytes"),
@@ -49,7 +49,7 @@ const TENSORS: [(&str, &str); 22] = [
     (".scales", "GPTQ, AWQ or MLX"),
 ];
 
-/// Words in names that tell of a method, and those that only come with one.
+/// Words in names that indicate a method, and those that only accompany one.
 const WORDS: [(&str, &str); 17] = [
     ("gguf", "GGUF"),
     ("ggml", "GGML"),
@@ -72,7 +72,7 @@ const WORDS: [(&str, &str); 17] = [
 const BESIDE: [&str; 12] =
     ["dynamic", "unsloth", "marlin", "asym", "sym", "gemm", "gemv", "q", "k", "m", "s", "imatrix"];
 
-/// The key of a config that says that the weights are quantised, and how.
+/// Returns the config key that says that the weights are quantised, and the method.
 pub fn of_config(config: &Map<String, Value>) -> Option<(&'static str, String)> {
     let (key, settings) = KEYS
         .iter()
@@ -92,7 +92,7 @@ pub fn of_config(config: &Map<String, Value>) -> Option<(&'static str, String)> 
     Some((key, bits.map_or(method.clone(), |bits| format!("{method}, {bits} bits"))))
 }
 
-/// The method that the names of tensors tell, and one of them.
+/// Returns the method indicated by the names of tensors, and one of them.
 pub fn of_tensors<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static str, &'a str)> {
     TENSORS.iter().find_map(|(ending, method)| {
         let state = |name: &str| *method == "bitsandbytes" && name.contains(".quant_state.");
@@ -100,7 +100,7 @@ pub fn of_tensors<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&
     })
 }
 
-/// The method that the names of files tell, and one of them.
+/// Returns the method indicated by the names of files, and one of them.
 pub fn of_files<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static str, &'a str)> {
     let settings = [("quantize_config.json", "GPTQ"), ("quant_config.json", "AWQ"), ("qmodel.pt", "HQQ")];
     let by_settings = settings
@@ -114,7 +114,7 @@ pub fn of_files<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'s
     by_settings.or_else(by_weights)
 }
 
-/// The method that a word of a name tells.
+/// Returns the method that a word of a name indicates.
 fn of_word(name: &str) -> Option<&'static str> {
     let name = name.to_lowercase();
     let known = name
@@ -123,7 +123,7 @@ fn of_word(name: &str) -> Option<&'static str> {
     known.or(name.split(['-', '_', '.', '/']).any(is_bits).then_some("a quantisation"))
 }
 
-/// Whether a word gives a number of bits: `4bit`, `int8`, `w4a16`, `q4`.
+/// Returns true if a word gives a number of bits: `4bit`, `int8`, `w4a16`, `q4`.
 fn is_bits(word: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let after = |begin: &str| word.strip_prefix(begin).is_some_and(digits);
@@ -135,7 +135,7 @@ fn is_bits(word: &str) -> bool {
     before || after("int") || after("q") || after("iq") || weights_and_activations
 }
 
-/// What to take instead of a quantised checkpoint that is called, or lies at, `place`.
+/// Suggests what to use instead of the quantised checkpoint named, or stored at, `place`.
 pub fn hint(place: &Path) -> String {
     let general = "a quantised checkpoint cannot be used: take an unquantised one of the same model";
     let parts: Vec<&str> = place.iter().filter_map(|part| part.to_str()).collect();
@@ -150,7 +150,7 @@ pub fn hint(place: &Path) -> String {
     }
 }
 
-/// A name up to the first word that tells of a quantisation.
+/// Returns a name up to the first word that indicates a quantisation.
 fn unquantised(name: &str) -> &str {
     let lower = name.to_lowercase();
     let mut end = name.len();
@@ -165,7 +165,7 @@ fn unquantised(name: &str) -> &str {
         }
         end = start;
     }
-    // Words such as `dynamic` stand in other names too: something must tell of a quantisation.
+    // Words such as `dynamic` occur in other names too: some word must indicate a quantisation.
     match name.get(end..).is_some_and(|cut| of_word(cut).is_some()) {
         true => &name[..end],
         false => name,

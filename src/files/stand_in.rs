@@ -1,17 +1,17 @@
-//! What is found in the place of a file that was not really fetched: a pointer of Git LFS, or a web page.
+//! Stand-ins for files that were not really fetched: a Git LFS pointer, or a web page.
 
 use std::path::Path;
 
 use crate::fault::{Fault, fault};
 
-/// So many bytes of a file are looked at: pages may begin with empty lines.
+/// Number of bytes checked at the start of a file: pages may begin with empty lines.
 const ENOUGH: usize = 1 << 10;
-/// How the pointers of Git LFS begin.
+/// Beginning of Git LFS pointers.
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
-/// How web pages begin, in letters of either case.
+/// Beginnings of web pages, in either case.
 const PAGES: [&[u8]; 2] = [b"<!doctype html", b"<html"];
 
-/// Refuses a file that begins as something else does in its place.
+/// Rejects a file whose beginning shows that it is a stand-in.
 ///
 /// # Errors
 /// Says what it is, and how to get the file itself.

@@ -1,8 +1,8 @@
 //! Beam search over the hypotheses of one prompt.
 //!
-//! Follows `GenerationMixin._beam_search` of Transformers 5: candidates are the best `max(2, 1 + ends)` times `beams`
-//! continuations; those that end among the first `beams` compete for the finished ones, the best `beams` others go on; the
-//! search ends when the best that goes on can no longer beat the worst finished, or as `early_stopping` says.
+//! Follows `GenerationMixin._beam_search` of Transformers 5: candidates are the best `max(2, 1 + ends)` times
+//! `beams` continuations; those ending among the first `beams` compete to be finished; the best `beams`
+//! others continue, until their best can no longer beat the worst finished, or as `early_stopping` says.
 
 use super::candidates::{unit, warp};
 use super::stopping::Stopping;
@@ -10,14 +10,14 @@ use super::{EarlyStopping, Finish, Sampling, Settings};
 use crate::fault::Result;
 use crate::torch::draw::mix;
 
-/// The log-probability of what does not count.
+/// Log-probability of a hypothesis that does not count.
 const NEVER: f32 = -1e9;
 
-/// What the search of every prompt shares.
+/// Rules shared by the searches of all prompts.
 pub struct Rules<'a> {
     settings: &'a Settings,
     stopping: &'a Stopping<'a>,
-    /// Continuations looked at in each step.
+    /// Number of continuations considered in each step.
     keep: usize,
 }
 
@@ -27,7 +27,7 @@ impl<'a> Rules<'a> {
         Self { settings, stopping, keep }
     }
 
-    /// How many candidates of each row can matter; 0 = all.
+    /// Returns the number of candidates per row that can matter; 0 = all.
     pub fn candidates(&self) -> usize {
         match self.settings.sampling {
             Sampling::Greedy => self.keep,
@@ -36,7 +36,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// Tokens that top-k and top-p leave in any case: one that does not end the text must be among them.
+    /// Returns the number of tokens that top-k and top-p must keep, so that one does not end the text.
     fn least(&self) -> usize {
         1 + self.settings.ends.len()
     }
@@ -53,17 +53,17 @@ type Hypothesis = (Vec<u32>, Finish);
 #[derive(Debug)]
 pub struct Beams {
     running: Vec<(Vec<u32>, f32)>,
-    /// Best first; until a hypothesis is finished, its place holds nothing.
+    /// Best first; `None` until a hypothesis is finished.
     finished: Vec<(Option<Hypothesis>, f32)>,
-    /// Whether a running hypothesis can still beat a finished one.
+    /// True if a running hypothesis can still beat a finished one.
     improvable: bool,
-    /// Whether every continuation of the last step had to end.
+    /// True if every continuation of the last step had to end.
     exhausted: bool,
-    /// Whether the search ends because enough hypotheses are finished.
+    /// True if the search ends because enough hypotheses are finished.
     closed: bool,
 }
 
-/// A continuation: the beam that it goes on from, its token, its score, and why it ends.
+/// A continuation: the beam that it extends, its tokens, its score, and why it ends.
 struct Continuation {
     parent: usize,
     ids: Vec<u32>,
@@ -72,19 +72,19 @@ struct Continuation {
 }
 
 impl Beams {
-    /// As many hypotheses as `width`, all empty, of which only the first counts.
+    /// Creates `width` empty hypotheses, of which only the first counts.
     pub fn new(width: usize) -> Self {
         let running = (0..width).map(|beam| (Vec::new(), if beam == 0 { 0.0 } else { NEVER })).collect();
         let finished = (0..width).map(|_| (None, NEVER)).collect();
         Self { running, finished, improvable: true, exhausted: false, closed: false }
     }
 
-    /// The tokens of the hypotheses that go on.
+    /// Returns the tokens of the running hypotheses.
     pub fn running(&self) -> impl Iterator<Item = &[u32]> {
         self.running.iter().map(|(ids, _)| ids.as_slice())
     }
 
-    /// The best finished hypothesis, once the search is over.
+    /// Returns the best finished hypothesis once the search is over.
     pub fn ended(&mut self) -> Option<(Vec<u32>, Finish)> {
         if self.improvable && !self.exhausted && !self.closed {
             return None;
@@ -92,7 +92,7 @@ impl Beams {
         self.finished.first_mut().and_then(|(found, _)| found.take())
     }
 
-    /// One step; `found` has the candidates of each beam. Returns the beam that each new one goes on from.
+    /// Takes one step; `found` has the candidates of each beam. Returns the beam that each new one extends.
     ///
     /// # Errors
     /// When the tokenizer cannot decode a hypothesis.
@@ -112,7 +112,7 @@ impl Beams {
             .enumerate()
             .collect();
         next.sort_by(|a, b| b.1.total_cmp(&a.1));
-        // Filters may leave fewer candidates than beams: the best fills up, and does not count.
+        // Filters may leave fewer candidates than beams: copies of the best fill the rest, and do not count.
         while let (true, Some(&(best, _))) = (next.len() < width, next.first()) {
             next.push((best, NEVER));
         }
@@ -141,7 +141,7 @@ impl Beams {
         Ok(parents)
     }
 
-    /// The continuations that are looked at, in their order.
+    /// Returns the continuations to consider, best first.
     fn continuations(
         &self,
         found: Vec<Vec<(u32, f32)>>,
@@ -157,14 +157,14 @@ impl Beams {
         }
         let key = |&(parent, id, score): &(usize, u32, f32)| match sampling {
             Sampling::Greedy => f64::from(score),
-            // The order of keys with Gumbel noise is that of drawing without putting back.
+            // Ordering by keys with Gumbel noise equals drawing without replacement.
             Sampling::Random { .. } => {
                 let numbers = [index, length, parent, id as usize].map(|number| number as u64);
                 let noise = unit(mix(&[rules.settings.seed, mix(&numbers)])).max(f64::MIN_POSITIVE);
                 f64::from(score) - (-noise.ln()).ln()
             }
         };
-        // Forced tokens have equal scores: the first comes first.
+        // Forced tokens have equal scores: ties keep their order.
         all.sort_by(|a, b| key(b).total_cmp(&key(a)).then_with(|| (a.0, a.1).cmp(&(b.0, b.1))));
         all.truncate(rules.keep);
         all.into_iter()

@@ -6,7 +6,7 @@ use super::Sampling;
 use crate::fault::{Result, fault};
 use crate::torch::draw::mix;
 
-/// The most probable token of each row.
+/// Returns the most probable token of each row.
 ///
 /// # Shapes
 /// `logits` `[s, v]`.
@@ -15,13 +15,13 @@ use crate::torch::draw::mix;
 /// When a row is not finite.
 pub fn best(logits: &Tensor) -> Result<Vec<u32>> {
     let (most, ids) = logits.max_dim(1, false);
-    // One copy to the host says both: -1 stands for a row whose largest logit is not a number.
+    // One copy to the host carries both: -1 marks a row whose largest logit is not finite.
     let ids = ids.where_self(&most.isfinite(), &Tensor::from(-1_i64).to_device(logits.device()));
     let ids: Vec<i64> = Vec::try_from(ids)?;
     ids.into_iter().map(|id| u32::try_from(id).map_err(|_| not_finite())).collect()
 }
 
-/// The token of the largest score of each row; the first where all are banned.
+/// Returns the token with the largest score of each row; the first if all are banned.
 ///
 /// # Shapes
 /// `scores` `[s, v]`.
@@ -39,7 +39,7 @@ fn not_finite() -> anyhow::Error {
         .into()
 }
 
-/// The first tokens of each row in falling order of their log-probability, on the host.
+/// The top tokens of each row in descending order of log-probability, on the host.
 #[derive(Debug)]
 pub struct Candidates {
     /// Rows of `count` log-probabilities.
@@ -49,7 +49,7 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// The first `count` of every row; 0 = all.
+    /// Takes the top `count` of every row; 0 = all.
     ///
     /// # Shapes
     /// `scores` `[s, v]`: log-probabilities, or what penalties made of them.
@@ -63,14 +63,14 @@ impl Candidates {
         let (scores, ids) = scores.topk(count, 1, true, true);
         let (scores, ids) = (Vec::try_from(scores.flatten(0, 1))?, Vec::try_from(ids.flatten(0, 1))?);
         let found = Self { scores, ids, count: usize::try_from(count)? };
-        // A row may be banned whole, which leaves it without a number above all others.
+        // A row may be banned entirely: then all its scores are -∞, which is no error.
         if found.scores.chunks(found.count).any(|row| row[0].is_nan() || row[0] == f32::INFINITY) {
             return Err(not_finite());
         }
         Ok(found)
     }
 
-    /// Token and log-probability, best first, of row `row`.
+    /// Returns token and log-probability, best first, of row `row`.
     pub fn row(&self, row: usize) -> Vec<(u32, f32)> {
         let range = row * self.count..(row + 1) * self.count;
         let id = |id: &i64| u32::try_from(*id).unwrap_or_default();
@@ -78,13 +78,13 @@ impl Candidates {
     }
 }
 
-/// Applies temperature, top-k and top-p to candidates in falling order; at least `least` of them stay.
+/// Applies temperature, top-k and top-p to candidates in descending order, keeping at least `least` of them.
 ///
-/// The order and the meaning are those of Transformers (`generation/logits_process.py`): top-p drops a token when
-/// those before it sum up to `top_p` or more.
+/// Order and semantics are those of Transformers (`generation/logits_process.py`): top-p drops a token when
+/// those before it sum to `top_p` or more.
 pub fn warp(candidates: &mut Vec<(u32, f32)>, sampling: Sampling, least: usize) {
     let Sampling::Random { temperature, top_k, top_p } = sampling else { return };
-    // Below this the quotients leave the range of fp32; the most probable token is all that is left long before.
+    // Below this, quotients overflow fp32; long before, only the most probable token is left.
     let temperature = (temperature as f32).max(1e-30);
     for (_, score) in candidates.iter_mut() {
         *score /= temperature;
@@ -105,7 +105,7 @@ pub fn warp(candidates: &mut Vec<(u32, f32)>, sampling: Sampling, least: usize) 
     }
 }
 
-/// The softmax of the candidates' scores.
+/// Returns the softmax of the candidates' scores.
 fn probabilities(candidates: &[(u32, f32)]) -> Vec<f64> {
     let most = candidates.first().map_or(0.0, |(_, score)| f64::from(*score));
     let weights: Vec<f64> = candidates.iter().map(|(_, score)| (f64::from(*score) - most).exp()).collect();
@@ -113,7 +113,7 @@ fn probabilities(candidates: &[(u32, f32)]) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / sum).collect()
 }
 
-/// Draws one of the candidates by its probability: the first at which the sum passes a number in 0..1 made of `key`.
+/// Draws a candidate by probability: the first whose cumulative sum exceeds a number in 0..1 made from `key`.
 pub fn draw(candidates: &[(u32, f32)], key: &[u64]) -> u32 {
     let wanted = unit(mix(key));
     let mut sum = 0.0;
@@ -127,7 +127,7 @@ pub fn draw(candidates: &[(u32, f32)], key: &[u64]) -> u32 {
     candidates.get(found.unwrap_or(last)).map_or(0, |(id, _)| *id)
 }
 
-/// 53 bits as a number from 0 to below 1.
+/// Converts 53 bits to a number in 0..1.
 pub fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,9 +1,9 @@
-//! What a checkpoint's `generation_config.json` asks of generation, and what becomes of each of its settings.
+//! A checkpoint's `generation_config.json`, and how each of its settings is treated.
 //!
-//! Transformers takes them for what a call leaves open. Here command line and catalog always say how tokens are chosen and how
-//! many (greedily, unless they say otherwise, as lm-evaluation-harness does), so settings of that kind are left to them;
-//! those that change the text of a greedy or a beam search are heeded. A checkpoint without the file may have them in its
-//! `config.json`, where older versions wrote them.
+//! Transformers uses them for whatever a call leaves open. Here command line and catalog always decide how
+//! tokens are chosen and how many (greedily by default, as in lm-evaluation-harness), so such settings are
+//! left to them; those that change the text of a greedy or a beam search are heeded. A checkpoint without the
+//! file may have them in its `config.json`, where older versions wrote them.
 
 use std::path::{Path, PathBuf};
 
@@ -14,23 +14,23 @@ use super::{BeamSearch, EarlyStopping, Penalties};
 use crate::fault::{Result, fault};
 use crate::files;
 
-/// What becomes of a setting.
+/// Treatment of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It does what it does in Transformers.
+    /// Has the same effect as in Transformers.
     Heeded,
-    /// Command line and catalog decide; named where it asks for something else than they do.
+    /// Decided by command line and catalog; reported if it differs from them.
     Left,
-    /// It chooses among drawn tokens: named where the checkpoint asks for drawing.
+    /// Affects sampling only; reported if the checkpoint asks for sampling.
     Drawn,
-    /// It does not change the text.
+    /// Does not change the text.
     Idle,
-    /// It would change the text and does not here: named.
+    /// Would change the text but is not supported here; reported.
     Missing,
 }
 
-/// Every setting of Transformers 5.24 (`generation/configuration_utils.py`), its verdict, and the values at which it does
-/// nothing, `null` apart.
+/// Every setting of Transformers 5.24 (`generation/configuration_utils.py`), its verdict, and the values
+/// (besides `null`) at which it has no effect.
 pub const SETTINGS: [(&str, Verdict, &str); 73] = {
     use Verdict::{Drawn, Heeded, Idle, Left, Missing};
     [
@@ -114,27 +114,27 @@ pub const SETTINGS: [(&str, Verdict, &str); 73] = {
     ]
 };
 
-/// What a checkpoint asks of generation.
+/// A checkpoint's settings for generation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
-    /// Where it stands.
+    /// The file that was read.
     path: PathBuf,
     /// Penalties, bans and forced tokens.
     pub penalties: Penalties,
-    /// The exponent of the length in a beam search.
+    /// Exponent of the length in a beam search.
     pub length_penalty: f64,
-    /// When a beam search ends.
+    /// Condition that ends a beam search.
     pub early_stopping: EarlyStopping,
     /// Texts that end a completion.
     pub stop_strings: Vec<String>,
-    /// What is left to command line and catalog, each with its value.
+    /// Settings left to command line and catalog, each with its value.
     left: Vec<(String, Value)>,
-    /// What would change the text and does not here.
+    /// Settings that would change the text but are not supported here.
     missing: Vec<(String, Value)>,
 }
 
 impl Asked {
-    /// Reads the settings of a checkpoint in `folder` whose vocabulary has so many tokens.
+    /// Reads the settings of the checkpoint in `folder`, whose vocabulary has `vocabulary` tokens.
     ///
     /// # Errors
     /// When the file is not JSON, or a setting that is heeded is not what it should be.
@@ -164,7 +164,7 @@ impl Asked {
                 Some((_, Verdict::Drawn, _)) if draws => asked.left.push(named),
                 Some((_, Verdict::Missing, _)) => asked.missing.push(named),
                 Some(_) => {}
-                // `config.json` holds much else.
+                // `config.json` has many unrelated fields.
                 None if is_own && !key.starts_with('_') => asked.missing.push(named),
                 None => {}
             }
@@ -172,8 +172,8 @@ impl Asked {
         Ok(asked)
     }
 
-    /// A line on what is left to command line and catalog, but for what is `decided` there all the same, and one on what has
-    /// no effect; each where there is such a setting.
+    /// Returns a line on settings left to command line and catalog, except those `decided` there the same
+    /// way, and a line on settings without effect; each only if there are any.
     pub fn remarks(&self, decided: impl Fn(&str, &Value) -> bool) -> Vec<String> {
         let names = |list: &[(String, Value)]| {
             let open = list.iter().filter(|(key, value)| !decided(key, value));
@@ -187,13 +187,13 @@ impl Asked {
         told.map(|(names, fate)| format!("`{}`: {fate}: {names}", self.path.display())).collect()
     }
 
-    /// A beam search of so many beams, as the checkpoint wants it.
+    /// Returns a beam search of `beams` beams with the checkpoint's settings.
     pub fn search(&self, beams: usize) -> BeamSearch {
         BeamSearch { beams, length_penalty: self.length_penalty, early_stopping: self.early_stopping }
     }
 }
 
-/// Whether a value is one of those at which a setting does nothing.
+/// Returns true if `value` is one of those at which a setting has no effect.
 fn does_nothing(value: &Value, idle: &str) -> bool {
     let idle: Vec<Value> = serde_json::Deserializer::from_str(idle).into_iter().flatten().collect();
     let is_same = |other: &Value| other == value || (value.is_number() && other.as_f64() == value.as_f64());
@@ -224,7 +224,7 @@ impl Reader<'_> {
             no_repeat_ngram_size: self.count("no_repeat_ngram_size")?,
             encoder_no_repeat_ngram_size: self.count("encoder_no_repeat_ngram_size")?,
             bad_words_ids: self.value("bad_words_ids", "a list of lists of token ids")?.unwrap_or_default(),
-            // The length of prompt and completion counts where that of the completion is not given.
+            // The total length counts only if the completion's minimum is not given.
             min_length: if self.fields.contains_key("min_new_tokens") {
                 0
             } else {
@@ -286,7 +286,7 @@ impl Reader<'_> {
         Ok(self.value(key, "`true` or `false`")?.unwrap_or(false))
     }
 
-    /// One token or several.
+    /// Reads one token id or several.
     fn ids(&self, key: &str) -> Result<Vec<u32>> {
         match self.fields.get(key) {
             Some(Value::Array(_)) => Ok(self.value(key, "token ids")?.unwrap_or_default()),
@@ -294,19 +294,19 @@ impl Reader<'_> {
         }
     }
 
-    /// The tokens of a list that the vocabulary has; others are written to say that there is none.
+    /// Reads the tokens of a list that the vocabulary has; files use others to mean "none".
     fn known(&self, key: &str) -> Result<Vec<u32>> {
         let ids: Vec<i64> = self.value(key, "a list of token ids")?.unwrap_or_default();
         let known = ids.into_iter().filter(|id| (0..self.vocabulary).contains(id));
         Ok(known.filter_map(|id| u32::try_from(id).ok()).collect())
     }
 
-    /// Sequences with what is added for them.
+    /// Reads token sequences and the biases added for them.
     fn biases(&self) -> Result<Vec<(Vec<u32>, f32)>> {
         let pairs: Option<Vec<(Vec<u32>, f32)>> =
             self.value("sequence_bias", "a list of pairs, each a list of token ids and a number")?;
         let pairs = pairs.unwrap_or_default();
-        // The last of equal sequences counts.
+        // The last of equal sequences wins.
         let is_last = |i: usize| pairs.iter().skip(i + 1).all(|(ids, _)| *ids != pairs[i].0);
         Ok((0..pairs.len()).filter(|i| is_last(*i)).map(|i| pairs[i].clone()).collect())
     }

@@ -1,4 +1,4 @@
-//! The queue of prompts, and how many of them are under way.
+//! The queue of prompts, and how many run at a time.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,10 +14,10 @@ use crate::models::CausalLm;
 use crate::nn::cache::{Cache, Shape};
 use crate::torch::free_bytes;
 
-/// The most slots where the settings do not say how many: more make a pass longer, and few of them faster.
+/// Default maximum of slots: more of them make a pass longer, for little gain in speed.
 pub const MOST_SLOTS: usize = 256;
 
-/// Takes each completion as it ends, with its prompt's index; an error of it ends the run.
+/// Receives each completion as it ends, with its prompt's index; an error ends the run.
 pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;
 
 /// Continues prompts.
@@ -29,23 +29,23 @@ pub struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    /// `model` has one run; an adapter is best merged and the model packed before
+    /// `model` has one run; it is best to merge adapters and pack the model first
     /// ([`crate::models::Model::merge_adapters`], [`CausalLm::pack`]).
     pub fn new(model: &'a CausalLm, tokenizer: &'a Tokenizer, settings: &'a Settings) -> Self {
         Self { model, tokenizer, settings }
     }
 
-    /// Continues every prompt; `on_done` gets them in the order in which they end. Returns whether all are done, which
-    /// they are unless the run was interrupted.
+    /// Continues every prompt; `on_done` gets completions in the order in which they end. Returns false if
+    /// the run was interrupted.
     ///
-    /// When memory runs out, the prompts under way begin again in half as many slots.
+    /// When memory runs out, unfinished prompts restart in half as many slots.
     ///
     /// # Errors
     /// When a prompt is empty or has a token that the model lacks, the logits are not finite, one slot does not fit
     /// into memory, or `on_done` fails.
     pub fn run(&self, prompts: &[Prompt], on_done: &mut OnDone<'_>) -> Result<bool> {
         self.check(prompts)?;
-        // Long ones first: neighbours in the queue are of like length, and memory runs out early if at all.
+        // Longest first: neighbours in the queue have similar lengths, and memory runs out early if at all.
         let mut order: Vec<&Prompt> = prompts.iter().collect();
         order.sort_by_key(|prompt| std::cmp::Reverse(prompt.ids.len()));
         let longest = order.first().map_or(0, |prompt| prompt.ids.len());
@@ -63,7 +63,7 @@ impl<'a> Engine<'a> {
             if !side_by_side(self, &order, (workers, slots / workers, capacity), &mut note)? {
                 return Ok(false);
             }
-            // Where memory ran out, the rest is done below, one pass at a time.
+            // If memory ran out, the rest is done below, one pass at a time.
         }
         while done.len() < prompts.len() {
             let mut queue: VecDeque<&Prompt> = order.iter().copied().collect();
@@ -94,8 +94,8 @@ impl<'a> Engine<'a> {
         Ok(true)
     }
 
-    /// Threads that each continue prompts of their own. A model that stays in the caches of a CPU has passes so short that
-    /// threads inside them mostly wait for each other.
+    /// Returns the number of threads that continue separate prompts. The passes of a model that fits a CPU's
+    /// caches are so short that threads inside them mostly wait for each other.
     fn workers(&self) -> usize {
         if self.model.device().is_cuda() || !self.model.is_small() {
             return 1;
@@ -110,7 +110,7 @@ impl<'a> Engine<'a> {
         on_done: &mut OnDone<'_>,
     ) -> Result<bool> {
         let rows = slots * self.settings.search.beams;
-        // One row more, for what all prompts begin with.
+        // One more row, for the shared beginning of all prompts.
         let (rows, capacity) = (i64::try_from(rows + 1)?, i64::try_from(capacity)?);
         let cache = Cache::new(self.cached(), rows, capacity, self.model.device())?;
         let mut session = Session::new(self, &cache, slots);
@@ -125,7 +125,7 @@ impl<'a> Engine<'a> {
         Ok(true)
     }
 
-    /// What the cache holds of a token.
+    /// Returns the shape of a token's entry in the cache.
     fn cached(&self) -> Shape {
         let config = &self.model.config;
         let heads = [config.kv_heads, config.head_width];
@@ -141,9 +141,9 @@ impl<'a> Engine<'a> {
         affordable(bytes, self.model.device()).min(most)
     }
 
-    /// Refuses what not even one prompt has the memory for, before it is taken.
+    /// Fails early if memory does not suffice for even one prompt.
     fn check_memory(&self, longest: usize, capacity: usize) -> Result<()> {
-        // One row more, for what all prompts begin with.
+        // One more row, for the shared beginning of all prompts.
         let rows = self.settings.search.beams.saturating_add(1);
         let bytes = self.cached().bytes_per_token().saturating_mul(capacity).saturating_mul(rows);
         let free = free_bytes(self.model.device()).unwrap_or(usize::MAX);

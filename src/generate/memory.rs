@@ -1,4 +1,4 @@
-//! How many slots memory allows, and what it says when it does not.
+//! Number of slots that memory allows, and detection of running out of it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -7,18 +7,18 @@ use tch::Device;
 use crate::fault::{Result, words};
 use crate::torch::{free_bytes, ran_out};
 
-/// Share of the free memory that the cache may take; the rest is for what a pass computes, and for others.
+/// Share of the free memory that the cache may take; the rest is for passes and other processes.
 const SHARE: f64 = 0.6;
 
-/// How many slots of `bytes` each fit into the free memory of the device; at least one.
+/// Returns the number of slots of `bytes` each that fit into the device's free memory; at least one.
 pub fn affordable(bytes: usize, device: Device) -> usize {
     let free = free_bytes(device).unwrap_or(usize::MAX) as f64 * SHARE;
     ((free / bytes.max(1) as f64) as usize).max(1)
 }
 
-/// What `body` returns, or nothing when the device ran out of memory.
+/// Returns what `body` returns, or `None` if the device ran out of memory.
 pub fn unless_exhausted<T>(body: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-    // libtorch's plain operators panic: a pass is thrown away whole then, so nothing half-done is seen again.
+    // libtorch's plain operators panic: the whole pass is then discarded, so nothing half-done is seen again.
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => Ok(Some(value)),
         Ok(Err(error)) if ran_out(&format!("{error:#}")) => Ok(None),

@@ -1,7 +1,7 @@
 //! Generation: prompts to completions, many at a time over one key-value cache.
 //!
-//! A prompt is read whole in a packed pass (*prefill*), then all prompts under way get their next token in one pass
-//! (*decode*). A prompt that has ended gives its place in the cache, its *slot*, to the next in the queue.
+//! A prompt is read whole in a packed pass (*prefill*), then all running prompts get their next token in one
+//! pass (*decode*). A finished prompt gives its place in the cache, its *slot*, to the next in the queue.
 
 mod beams;
 mod candidates;
@@ -18,79 +18,79 @@ use serde::Serialize;
 pub use engine::Engine;
 pub use penalties::Penalties;
 
-/// How the next token is chosen.
+/// Choice of the next token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sampling {
-    /// The most probable one.
+    /// The most probable token.
     Greedy,
-    /// Drawn by its probability, after temperature, `top_k`, and `top_p`, in this order, as Transformers applies them.
+    /// Drawn by probability after temperature, `top_k` and `top_p`, in this order, as in Transformers.
     Random {
         /// Divides the logits; above 0.
         temperature: f64,
-        /// How many of the most probable tokens stay; 0 = all.
+        /// Number of most probable tokens to keep; 0 = all.
         top_k: usize,
-        /// The most probable tokens stay until their probabilities sum up to this; 1 = all.
+        /// Keeps the most probable tokens until their probabilities sum to this; 1 = all.
         top_p: f64,
     },
 }
 
-/// When a beam search ends: `early_stopping` of Transformers.
+/// Condition that ends a beam search: `early_stopping` of Transformers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum EarlyStopping {
-    /// `false`: when the best that goes on, as long as it is, is no better than the worst finished one.
+    /// `false`: when the best running hypothesis, at its current length, does not beat the worst finished.
     #[serde(rename = "false")]
     Unlikely,
     /// `true`: when as many hypotheses are finished as there are beams.
     #[serde(rename = "true")]
     Full,
-    /// `"never"`: when nothing that goes on can become better.
+    /// `"never"`: when no running hypothesis can become better.
     #[serde(rename = "never")]
     Impossible,
 }
 
-/// Beam search, as Transformers does it.
+/// Beam search, as in Transformers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BeamSearch {
-    /// Hypotheses kept of each prompt; 1 = no search.
+    /// Hypotheses kept per prompt; 1 = no search.
     pub beams: usize,
-    /// A finished hypothesis of n tokens counts its log-probability divided by n to the power of this.
+    /// Exponent p: a finished hypothesis of n tokens scores its log-probability divided by nᵖ.
     pub length_penalty: f64,
-    /// When it ends.
+    /// Condition that ends the search.
     pub early_stopping: EarlyStopping,
 }
 
 impl BeamSearch {
-    /// As Transformers searches where nothing else is said.
+    /// Returns Transformers' default search.
     pub fn plain(beams: usize) -> Self {
         Self { beams, length_penalty: 1.0, early_stopping: EarlyStopping::Unlikely }
     }
 }
 
-/// What generation depends on besides model and prompts.
+/// Settings of generation.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// At most so many prompts under way at a time; 0 = what memory allows, up to [`engine::MOST_SLOTS`].
+    /// Maximum number of prompts at a time; 0 = as memory allows, up to [`engine::MOST_SLOTS`].
     pub max_slots: usize,
-    /// At most so many new tokens for each prompt.
+    /// Maximum number of new tokens per prompt.
     pub max_new_tokens: usize,
-    /// How tokens are chosen.
+    /// Choice of tokens.
     pub sampling: Sampling,
     /// Beam search.
     pub search: BeamSearch,
-    /// What changes the scores of tokens before one is chosen.
+    /// Changes to the scores of tokens before one is chosen.
     pub penalties: Penalties,
     /// Tokens that end a completion.
     pub ends: Vec<u32>,
-    /// Texts that end a completion, and are cut off with all that follows.
+    /// Texts that end a completion; cut off with all that follows.
     pub stop: Vec<String>,
-    /// What is drawn is a function of this seed, the prompt's index, and the number of the token.
+    /// Seed of sampling: draws depend on it, the prompt's index and the token's position.
     pub seed: u64,
-    /// Asked between passes; once true, the run ends early.
+    /// Checked between passes; once true, the run ends early.
     pub interrupted: fn() -> bool,
 }
 
 impl Settings {
-    /// Greedy, up to `max_new_tokens`, ended by `ends`; as many slots as memory allows.
+    /// Returns greedy settings: up to `max_new_tokens`, ended by `ends`, as many slots as memory allows.
     pub fn greedy(max_new_tokens: usize, ends: &[u32]) -> Self {
         Self {
             max_slots: 0,
@@ -109,7 +109,7 @@ impl Settings {
 /// A prompt to be continued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Its name in the results, and in what is drawn.
+    /// Identifies it in the results and in sampling.
     pub index: usize,
     /// Its tokens, special ones included; at least one.
     pub ids: Vec<u32>,
@@ -126,7 +126,7 @@ pub enum Finish {
     Length,
 }
 
-/// What a prompt was continued by.
+/// The continuation of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
     /// The new tokens, without the token that ended them.

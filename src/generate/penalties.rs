@@ -1,8 +1,8 @@
-//! What changes the scores of the next token before one is chosen: penalties, bans and forced tokens.
+//! Changes to the next token's scores before one is chosen: penalties, bans and forced tokens.
 //!
-//! The formulas, and the order in which they are applied, are those of Transformers 5.24 (`generation/logits_process.py`;
-//! `_get_logits_processor` of `generation/utils.py`), for a prompt that stands alone, without padding. Scores are logits, or
-//! log-probabilities in a beam search.
+//! The formulas and their order are those of Transformers 5.24 (`generation/logits_process.py`;
+//! `_get_logits_processor` of `generation/utils.py`), for a single prompt without padding. Scores are logits,
+//! or log-probabilities in a beam search.
 
 use std::collections::BTreeMap;
 
@@ -12,38 +12,38 @@ use tch::{Kind, Tensor};
 use super::Settings;
 use crate::torch::{cast, dims2};
 
-/// Settings of `generation_config.json` under its names; where all are at their defaults, nothing is done.
+/// Settings of `generation_config.json` under its names; with all at their defaults, nothing is done.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Penalties {
-    /// Added to the score of the last token of a sequence where those before it stand at the end of the text.
+    /// Added to the score of a sequence's last token if the text ends with the tokens before it.
     pub sequence_bias: Vec<(Vec<u32>, f32)>,
-    /// Tokens of the prompt: their scores are multiplied by it, or divided where they are negative.
+    /// Factor for tokens of the prompt: multiplies positive scores, divides negative ones.
     pub encoder_repetition_penalty: f64,
-    /// Tokens of prompt and completion: their scores are divided by it, or multiplied where they are negative.
+    /// Divisor for tokens of prompt and completion: divides positive scores, multiplies negative ones.
     pub repetition_penalty: f64,
-    /// No sequence of so many tokens stands twice in prompt and completion; 0 = any may.
+    /// No sequence of this many tokens occurs twice in prompt and completion; 0 = no limit.
     pub no_repeat_ngram_size: usize,
-    /// No sequence of so many tokens of the prompt comes again; 0 = any may.
+    /// No sequence of this many tokens of the prompt occurs again; 0 = no limit.
     pub encoder_no_repeat_ngram_size: usize,
-    /// Sequences of tokens that do not occur.
+    /// Banned sequences of tokens.
     pub bad_words_ids: Vec<Vec<u32>>,
-    /// Prompt and completion together do not end before so many tokens.
+    /// Minimum number of tokens of prompt and completion together.
     pub min_length: usize,
-    /// The completion does not end before so many tokens.
+    /// Minimum number of tokens of the completion.
     pub min_new_tokens: usize,
-    /// The first token after a prompt of one token.
+    /// Forced first token after a prompt of one token.
     pub forced_bos_token_id: Option<u32>,
-    /// One of them is the last of as many tokens as there may be.
+    /// Forced choice for the last token when the completion reaches its maximum length.
     pub forced_eos_token_id: Vec<u32>,
-    /// Scores that are no numbers become 0, infinite ones the largest or smallest number.
+    /// Replaces NaN scores by 0, infinite ones by the largest or smallest number.
     pub remove_invalid_values: bool,
-    /// After the first so many tokens the scores of those that end a text grow by this factor a token.
+    /// After this many tokens, the scores of ending tokens grow by this factor per token.
     pub exponential_decay_length_penalty: Option<(usize, f64)>,
-    /// Tokens that do not occur.
+    /// Banned tokens.
     pub suppress_tokens: Vec<u32>,
-    /// Tokens that are not the first.
+    /// Tokens banned as the first one.
     pub begin_suppress_tokens: Vec<u32>,
-    /// Whether scores become log-probabilities again at the end.
+    /// True if scores are turned into log-probabilities again at the end.
     pub renormalize_logits: bool,
 }
 
@@ -69,12 +69,12 @@ impl Default for Penalties {
     }
 }
 
-/// What a row of scores comes after.
+/// The text that a row of scores follows.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// The tokens of the prompt.
     pub prompt: &'a [u32],
-    /// Those that it was continued by so far.
+    /// The new tokens so far.
     pub new: &'a [u32],
 }
 
@@ -83,7 +83,7 @@ impl Context<'_> {
         self.prompt.len() + self.new.len()
     }
 
-    /// The last `count` tokens, where there are so many.
+    /// Returns the last `count` tokens, if there are that many.
     fn tail(&self, count: usize) -> Option<Vec<u32>> {
         let start = self.length().checked_sub(count)?;
         Some(self.tokens().skip(start).collect())
@@ -95,12 +95,12 @@ impl Context<'_> {
 }
 
 impl Penalties {
-    /// Whether nothing is changed.
+    /// Returns true if nothing is changed.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// New scores, in fp32.
+    /// Returns new scores, in fp32.
     ///
     /// # Shapes
     /// `scores` `[s, v]`, for each row its context.
@@ -124,7 +124,7 @@ impl Penalties {
         if self.renormalize_logits { scores.log_softmax(1, Kind::Float) } else { scores }
     }
 
-    /// What is added to each row's tokens.
+    /// Returns the biases to add to each row's tokens.
     fn biases(&self, rows: &[Context<'_>]) -> Vec<BTreeMap<u32, f32>> {
         let of = |row: &Context<'_>| {
             let mut biases = BTreeMap::new();
@@ -138,7 +138,7 @@ impl Penalties {
         rows.iter().map(of).collect()
     }
 
-    /// Tokens that would repeat what may not be repeated, complete a bad word, or end too early.
+    /// Returns tokens that would repeat a banned n-gram, complete a bad word, or end too early.
     fn banned(&self, row: &Context<'_>, settings: &Settings) -> Vec<u32> {
         let ends = &settings.ends;
         let mut banned = Vec::new();
@@ -154,7 +154,7 @@ impl Penalties {
         banned
     }
 
-    /// The only tokens that can come next, where that is so.
+    /// Returns the only tokens allowed next, if any are forced.
     fn forced(&self, row: &Context<'_>, max_new_tokens: usize) -> Option<Vec<u32>> {
         let last = row.new.len() + 1 == max_new_tokens && !self.forced_eos_token_id.is_empty();
         if last {
@@ -164,20 +164,20 @@ impl Penalties {
     }
 
     fn suppressed(&self, row: &Context<'_>) -> Vec<u32> {
-        // A token that is forced to be the first leaves the beginning to the second.
+        // After a forced first token, the second counts as the first.
         let first = usize::from(row.prompt.len() == 1 && self.forced_bos_token_id.is_some());
         let begins: &[u32] = if row.new.len() == first { &self.begin_suppress_tokens } else { &[] };
         self.suppress_tokens.iter().chain(begins).copied().collect()
     }
 }
 
-/// The last token of a sequence, where those before it stand at the end of the text.
+/// Returns the last token of a sequence if the text ends with the tokens before it.
 fn completed(row: &Context<'_>, ids: &[u32]) -> Option<u32> {
     let (last, before) = ids.split_last()?;
     (before.is_empty() || row.tail(before.len())? == before).then_some(*last)
 }
 
-/// The tokens that would complete a sequence of `size` tokens of `text`; none where the size is 0.
+/// Returns the tokens that would repeat a sequence of `size` tokens of `text`; none if `size` is 0.
 fn repeating(text: &[u32], row: &Context<'_>, size: usize) -> Vec<u32> {
     let tail = size.checked_sub(1).and_then(|before| row.tail(before));
     let (Some(tail), true) = (tail, size > 0) else { return Vec::new() };
@@ -191,7 +191,7 @@ struct Scores {
 }
 
 impl Scores {
-    /// The places of some tokens of each row; one that stands there twice gets the same value twice.
+    /// Returns the indices of some tokens of each row; duplicates get the same value twice.
     fn places<I: IntoIterator<Item = u32>>(
         &self,
         rows: &[Context<'_>],
@@ -218,7 +218,7 @@ impl Scores {
         }
     }
 
-    /// Divides the scores of these tokens by `penalty`, or multiplies them where they are negative.
+    /// Divides the scores of these tokens by `penalty`, or multiplies them if negative.
     fn penalise(&mut self, rows: &[Context<'_>], penalty: f64, tokens: impl Fn(&Context<'_>) -> Vec<u32>) {
         if penalty == 1.0 {
             return;

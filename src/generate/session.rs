@@ -1,4 +1,4 @@
-//! Prompts under way in one cache: reading new ones, and the next token of all.
+//! Running prompts in one cache: prefill of new ones, and the next token of all.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,16 +16,16 @@ use crate::nn::cache::{Cache, Decode, Prefill};
 use crate::nn::packed::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 
-/// Tokens that one prefill reads, but for a longer single prompt.
+/// Maximum tokens of one prefill, except for a longer single prompt.
 const PREFILL_TOKENS: usize = 4096;
-/// The same on a CPU: what a pass computes stays in the caches.
+/// The same on a CPU, so that a pass's results stay in the caches.
 const PREFILL_TOKENS_CPU: usize = 512;
-/// A beginning that prompts share is read once if it has at least so many tokens.
+/// Minimum tokens of a shared beginning that is read only once.
 const LEAST_SHARED: usize = 16;
-/// New prompts are read once this share of the slots is free: reading one costs about as much as reading a few.
+/// New prompts are read once one slot in this many is free: reading one costs about as much as reading a few.
 const FREE_SHARE: usize = 16;
 
-/// Prompts under way. The prompts lie in the cache without a gap, each in `width` rows.
+/// Running prompts, which occupy the cache without gaps, each in `width` rows.
 pub struct Session<'a> {
     engine: &'a Engine<'a>,
     cache: &'a Cache,
@@ -33,14 +33,14 @@ pub struct Session<'a> {
     slots: usize,
     width: usize,
     groups: Vec<Group>,
-    /// Tokens that all prompts begin with; the last row of the cache holds them.
+    /// Length of the beginning that all prompts share; the last row of the cache holds it.
     shared: usize,
 }
 
-/// One prompt under way.
+/// One running prompt.
 struct Group {
     index: usize,
-    /// The tokens of the prompt, where penalties look at them.
+    /// The tokens of the prompt, if penalties need them.
     prompt: Vec<u32>,
     /// Tokens in the cache.
     length: i64,
@@ -54,7 +54,7 @@ enum State {
 }
 
 impl Group {
-    /// What each row comes after.
+    /// Returns the text that each row follows.
     fn contexts(&self) -> Vec<Context<'_>> {
         let context = |new| Context { prompt: &self.prompt, new };
         match &self.state {
@@ -63,7 +63,7 @@ impl Group {
         }
     }
 
-    /// The last token of each row.
+    /// Returns the last token of each row.
     fn last(&self) -> Vec<u32> {
         let last = |ids: &[u32]| ids.last().copied().unwrap_or_default();
         match &self.state {
@@ -87,7 +87,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads what all prompts of the queue begin with into the row of the cache behind those of the slots.
+    /// Reads the shared beginning of all queued prompts into the cache row after those of the slots.
     ///
     /// # Errors
     /// When the pass fails.
@@ -100,7 +100,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Whether a prompt is under way.
+    /// Returns true if a prompt is running.
     pub fn is_busy(&self) -> bool {
         !self.groups.is_empty()
     }
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
         self.decide(held..self.groups.len(), &logits, on_done)
     }
 
-    /// Reads tokens on from the shared ones into rows of the cache; the logits after the last of each, `[s, v]`.
+    /// Reads tokens after the shared ones into cache rows; returns the logits after each text, `[s, v]`.
     fn read(&self, texts: &[&[u32]], rows: &[usize]) -> Result<Tensor> {
         let model = self.engine.model;
         let sequences = texts.iter().map(|&ids| Sequence { ids, types: &[] }).collect();
@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
         Ok(model.logits(&hidden.squeeze_dim(0).index_select(0, &last)))
     }
 
-    /// Gives every prompt under way its next token.
+    /// Gives every running prompt its next token.
     ///
     /// # Errors
     /// When a pass fails, or `on_done`.
@@ -190,10 +190,10 @@ impl<'a> Session<'a> {
         self.decide(0..self.groups.len(), &logits, on_done)
     }
 
-    /// Chooses the next tokens of these prompts, and ends those that have come to their end.
+    /// Chooses the next tokens of these prompts, and completes those that have ended.
     fn decide(&mut self, groups: Range<usize>, logits: &Tensor, on_done: &mut OnDone<'_>) -> Result<()> {
         let ended = if self.width > 1 { self.search(groups, logits)? } else { self.choose(groups, logits)? };
-        // From the last: a group moves into the gap of one before it only.
+        // From the last, so that groups only move into gaps before them.
         for (place, ids, finish) in ended.into_iter().rev() {
             let index = self.groups[place].index;
             self.remove(place);
@@ -202,7 +202,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// What penalties make of scores, where there are any.
+    /// Returns scores with penalties applied, if there are any.
     fn penalised(&self, groups: Range<usize>, scores: &Tensor) -> Result<Option<Tensor>> {
         let settings = self.engine.settings;
         if settings.penalties.is_none() {
@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
         Ok(ended)
     }
 
-    /// Takes a group away; the last one moves into its place.
+    /// Removes a group; the last one moves into its place.
     fn remove(&mut self, place: usize) {
         self.groups.swap_remove(place);
         if let Some(moved) = self.groups.get(place) {
@@ -287,7 +287,7 @@ impl<'a> Session<'a> {
 /// Place of a group, its tokens, and why it ended.
 type Ended = (usize, Vec<u32>, Finish);
 
-/// What all texts begin with, but for at least the last token of each.
+/// Returns the longest common beginning that leaves at least the last token of each text.
 fn beginning<'t>(mut texts: impl Iterator<Item = &'t [u32]>) -> &'t [u32] {
     let Some(first) = texts.next() else { return &[] };
     let whole = first.len().saturating_sub(1);

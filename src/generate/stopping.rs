@@ -1,19 +1,19 @@
-//! When a completion ends, and its text.
+//! Decides when a completion ends, and makes its text.
 
 use super::{Completion, Finish, Settings};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::Result;
 
-/// The ends of a run.
+/// The stopping rules of a run.
 #[derive(Debug)]
 pub struct Stopping<'a> {
     settings: &'a Settings,
     tokenizer: &'a Tokenizer,
-    /// So many of the last tokens hold every stop text that the last token completes.
+    /// Number of trailing tokens that contain any stop text completed by the last one.
     tail: usize,
 }
 
-/// A token has at least one byte of text, but for those that decode to nothing: what is looked at has some to spare.
+/// Spare tokens to search: a token has at least one byte of text, except those that decode to nothing.
 const SPARE: usize = 8;
 
 impl<'a> Stopping<'a> {
@@ -22,7 +22,7 @@ impl<'a> Stopping<'a> {
         Self { settings, tokenizer, tail }
     }
 
-    /// Why a completion ends with the last of these tokens, if it does.
+    /// Returns why a completion ends with the last of these tokens, if it does.
     ///
     /// # Errors
     /// When the tokenizer cannot decode them.
@@ -39,7 +39,7 @@ impl<'a> Stopping<'a> {
         Ok((ids.len() >= self.settings.max_new_tokens).then_some(Finish::Length))
     }
 
-    /// The completion of tokens that ended for this reason.
+    /// Builds the completion of tokens that ended for this reason.
     ///
     /// # Errors
     /// When the tokenizer cannot decode them.

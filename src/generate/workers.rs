@@ -1,4 +1,4 @@
-//! Several threads on a CPU, each continuing prompts of its own with one thread of libtorch.
+//! Several threads on a CPU, each continuing separate prompts with one libtorch thread.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -14,23 +14,23 @@ use super::memory::unless_exhausted;
 use super::{Completion, Prompt};
 use crate::fault::{Result, fault};
 
-/// What threads share of the engine.
+/// The engine, shared between threads.
 struct Shared<'a>(&'a Engine<'a>);
 
 // SAFETY: the threads only read the engine's tensors, which libtorch allows; its counts of references are atomic, and
 // no pass of one thread touches a tensor that another writes: caches belong to their thread.
 unsafe impl Sync for Shared<'_> {}
 
-/// What a thread tells.
+/// Message from a thread.
 enum News {
     Done(usize, Completion),
     Failed(anyhow::Error),
-    /// Of libtorch, with its message, which the end of a thread would lose.
+    /// A libtorch panic, with its message, which would be lost with the thread.
     Panicked(Box<dyn Any + Send>),
 }
 
-/// Continues the prompts in `workers` threads of `slots` slots each, taking turns over the queue so that all get prompts of
-/// like lengths. Returns false when interrupted; prompts are left over only where memory ran out.
+/// Continues the prompts in `workers` threads of `slots` slots each, dealing them out in turn so that lengths
+/// are similar. Returns false when interrupted; otherwise prompts are left over only if memory ran out.
 ///
 /// # Errors
 /// As [`Engine::run`].
@@ -48,7 +48,7 @@ pub fn side_by_side(
             let (tell, shared, stop, whole) = (tell.clone(), &shared, &stop, &whole);
             let mut queue: VecDeque<&Prompt> = order.iter().skip(worker).step_by(workers).copied().collect();
             scope.spawn(move || {
-                // Counted for each thread by itself.
+                // This setting is per thread.
                 tch::set_num_threads(1);
                 let mut done = |index, completion| {
                     let told = tell.send(News::Done(index, completion)).is_ok();
@@ -68,7 +68,7 @@ pub fn side_by_side(
         drop(tell);
         let mut outcome = Ok(());
         for item in news {
-            // After a failure the rest is only waited for.
+            // After a failure, only wait for the rest.
             if outcome.is_ok() {
                 outcome = match item {
                     News::Done(index, completion) => on_done(index, completion),

@@ -1,4 +1,4 @@
-//! Which files make a checkpoint, and what is wrong with a folder or a repository that lacks them.
+//! The files of a checkpoint, and the faults of a folder or repository that lacks them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,13 +12,13 @@ pub(super) const CONFIG: &str = "config.json";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// Checks that `folder` holds a checkpoint; `name` is what the user calls it.
+/// Checks that `folder` holds a checkpoint; `name` is the user's name for it.
 pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
     let mut names = BTreeSet::new();
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     for entry in entries {
         let entry = entry?;
-        // A link of the cache whose blob is gone is not a file.
+        // A cache link whose blob is gone is not a file.
         if entry.path().is_file() {
             names.insert(entry.file_name().to_string_lossy().into_owned());
         }
@@ -31,7 +31,7 @@ pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Refuses files without `config.json`; `shown` is what they are the files of, `name` what the user calls it.
+/// Rejects a listing without `config.json`; `shown` describes its owner, `name` is the user's name for it.
 pub(super) fn check_config(names: &BTreeSet<String>, shown: &str, name: &str) -> Result<()> {
     if names.contains(CONFIG) {
         return Ok(());
@@ -50,7 +50,7 @@ pub(super) fn check_config(names: &BTreeSet<String>, shown: &str, name: &str) ->
         .into())
 }
 
-/// The file that holds the weights or lists their shards, of the checkpoint that the user calls `name`.
+/// Returns the file that holds the weights or lists their shards; `name` is the user's for the checkpoint.
 pub(super) fn weights(names: &BTreeSet<String>, name: &str, config: &Path) -> Result<&'static str> {
     if names.contains(SINGLE) {
         return Ok(SINGLE);
@@ -75,16 +75,16 @@ pub(super) fn weights(names: &BTreeSet<String>, name: &str, config: &Path) -> Re
     Err(without().hint(hint).into())
 }
 
-/// Endings of the weights of other frameworks.
+/// Extensions of other frameworks' weights.
 const FOREIGN: [&str; 7] = [".h5", ".msgpack", ".onnx", ".ot", ".npz", ".mlmodel", ".tflite"];
 
-/// What to do where the names of the files are those of a quantised checkpoint.
+/// Returns a hint if the file names are those of a quantised checkpoint.
 fn quantised_files(names: &BTreeSet<String>, name: &str) -> Option<String> {
     let (method, file) = quantised::of_files(names.iter().map(String::as_str))?;
     Some(format!("`{file}` is of {method}: {}", quantised::hint(Path::new(name))))
 }
 
-/// Whether a file holds weights as PyTorch pickles them; other pickles, such as `training_args.bin`, do not count.
+/// Returns true for pickled PyTorch weights; other pickles, such as `training_args.bin`, do not count.
 fn is_pickle(file: &str) -> bool {
     let begins = ["pytorch_model", "consolidated", "model"].iter().any(|begin| file.starts_with(begin));
     begins && [".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"].iter().any(|end| file.ends_with(end))
@@ -102,7 +102,7 @@ fn pickle_only(name: &str, pickle: &str, config: &Path) -> Fault {
         ))
 }
 
-/// The class that wrote the checkpoint, so that converting it keeps its head.
+/// Returns the class that wrote the checkpoint, so that converting it keeps its head.
 fn architecture(config: &Path) -> Option<String> {
     let config: serde_json::Value = files::read_json(config).ok()?;
     let class = config.get("architectures")?.get(0)?.as_str()?;
@@ -111,7 +111,7 @@ fn architecture(config: &Path) -> Option<String> {
     is_plain.then(|| class.to_owned())
 }
 
-/// The shards that an index names.
+/// Returns the shards that an index names.
 pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>> {
     let wrong = |what: String| fault(format!("`{}` {what}", index.display()));
     let value: serde_json::Value = files::read_json(index)?;
@@ -129,7 +129,7 @@ pub(super) fn shards(index: &Path) -> Result<BTreeSet<String>> {
     Ok(shards)
 }
 
-/// Refuses shards that are not among `names`.
+/// Rejects shards that are not among `names`.
 pub(super) fn check_shards(shards: &BTreeSet<String>, names: &BTreeSet<String>, shown: &str) -> Result<()> {
     match shards.iter().find(|shard| !names.contains(*shard)) {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! The requests to the hub: a repository's listing, and a file from some byte on.
+//! Requests to the hub: a repository's listing, and a file from some byte on.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,20 +10,20 @@ use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 
 use crate::fault::fault;
 
-/// How often a request is tried before the hub counts as unreachable.
+/// Number of attempts at a request before the hub counts as unreachable.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 10;
-/// Seconds that a busy hub may ask to wait before each further attempt.
+/// Maximum seconds that a busy hub may ask to wait before each further attempt.
 const LONGEST_WAIT: u64 = 60;
 /// A listing names each file of a repository; the largest data sets have hundreds of thousands.
 const LISTING_LIMIT: u64 = 256 << 20;
 
-/// Why something did not come.
+/// Failure of a request.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The network or the hub is at fault, for the reason given: another time it may work, and the cache may do.
+    /// The network or the hub is at fault, for this reason: a later attempt may work, or the cache may serve.
     Unreachable(String),
-    /// Trying again would change nothing.
+    /// Retrying would not help.
     Final(anyhow::Error),
 }
 
@@ -33,7 +33,7 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// What may come, or not.
+/// Outcome of a request.
 pub(super) type Attempt<T> = Result<T, Failure>;
 
 /// A repository at a revision, and its folder in the cache.
@@ -64,17 +64,17 @@ impl Target {
     }
 }
 
-/// The start of a file's body, and what the hub says about the whole file.
+/// The start of a file's body, and the hub's metadata of the whole file.
 pub(super) struct Answer {
     pub body: Response<ureq::Body>,
-    /// The name of the content: a SHA-256 for large files.
+    /// Identifier of the content: a SHA-256 for large files.
     pub etag: Option<String>,
-    /// Bytes of the whole file.
+    /// Size of the whole file in bytes.
     pub size: Option<u64>,
     commit: Option<String>,
 }
 
-/// One agent for one endpoint.
+/// HTTP client for one endpoint.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
@@ -86,7 +86,7 @@ impl Client {
         let agent = Agent::config_builder()
             .user_agent(concat!("loraxs/", env!("CARGO_PKG_VERSION")))
             .http_status_as_error(false)
-            // Redirects are followed here, so that the token goes to the endpoint alone.
+            // Redirects are followed here, so that only the endpoint gets the token.
             .max_redirects(0)
             .timeout_connect(Some(Duration::from_secs(10)))
             .timeout_recv_response(Some(Duration::from_secs(30)))
@@ -96,7 +96,7 @@ impl Client {
         Self { agent, endpoint: endpoint.to_owned(), token: token.map(str::to_owned) }
     }
 
-    /// The commit that the revision means and the names of its files.
+    /// Requests the commit that the revision refers to and the names of its files.
     pub(super) fn info(&self, target: &Target) -> Attempt<RepoInfo> {
         let folder = match target.kind {
             RepoType::Model => "models",
@@ -116,8 +116,8 @@ impl Client {
         })
     }
 
-    /// A file of `commit` from byte `start` on. The revision is asked for, as everyone does, and the commit where the
-    /// revision has moved on since the listing.
+    /// Opens a file of `commit` from byte `start` on. Requests the revision, as other clients do, and the
+    /// commit if the revision has moved since the listing.
     pub(super) fn open(&self, target: &Target, commit: &str, file: &str, start: u64) -> Attempt<Answer> {
         let answer = self.open_at(target, target.repo.revision(), file, start)?;
         match &answer.commit {
@@ -133,7 +133,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// Follows redirects. What the hub itself says of the file counts, not what the store that it redirects to says.
+    /// Follows redirects. Metadata of the file is taken from the hub itself, not from the redirected store.
     fn get(&self, url: &str, start: u64) -> Attempt<Answer> {
         // rustls panics there.
         if SystemTime::now() < UNIX_EPOCH {
@@ -170,8 +170,8 @@ impl Client {
         Err(Failure::Unreachable(format!("more than {REDIRECTS} redirects, the last to `{url}`")))
     }
 
-    /// The hub's refusals in words. It answers 401 for a repository that is private and for one that does not exist,
-    /// so that nobody can find out which private ones there are.
+    /// Turns the hub's refusals into errors. It answers 401 both for private and for missing repositories, so
+    /// that nobody can find out which private ones exist.
     fn check_status(&self, answer: &Answer, target: &Target, file: Option<&str>) -> Attempt<()> {
         let status = answer.body.status();
         if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
@@ -221,7 +221,7 @@ impl Client {
     }
 }
 
-/// Tries again a few times, a little later each time, what the network may have broken.
+/// Retries a few times, with growing pauses, what the network may have broken.
 pub(super) fn patiently<T>(mut attempt: impl FnMut() -> Attempt<T>) -> Attempt<T> {
     for failures in 1..ATTEMPTS {
         match attempt() {
@@ -243,7 +243,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
-/// Bytes of the whole file that a response is, or is a range of.
+/// Returns the size of the whole file, of which a response may be a range.
 fn size_of(response: &Response<ureq::Body>) -> Option<u64> {
     let headers = response.headers();
     if let Some(range) = text(headers, "content-range") {
@@ -253,13 +253,13 @@ fn size_of(response: &Response<ureq::Body>) -> Option<u64> {
     text(headers, "content-length").filter(|_| is_plain)?.parse().ok()
 }
 
-/// Scheme, host and port of an address.
+/// Returns scheme, host and port of a URL.
 fn authority(url: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
     Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
 }
 
-/// Where a redirect of `url` to `location` leads.
+/// Resolves a redirect of `url` to `location`.
 fn redirected(url: &str, location: &str) -> Option<String> {
     if location.starts_with("http://") || location.starts_with("https://") {
         return Some(location.to_owned());
@@ -274,7 +274,7 @@ fn redirected(url: &str, location: &str) -> Option<String> {
     Some(format!("{folder}/{location}"))
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986, and `/` where `slashes` may stay.
+/// Percent-encodes all but the unreserved characters of RFC 3986, and `/` if `slashes` is set.
 fn encode(text: &str, slashes: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! Names: of repositories, revisions and files, and patterns of files.
+//! Names of repositories, revisions and files, and file patterns.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::fault::{Result, fault};
 use crate::files::quantised;
 
-/// A repository is `name` or `owner/name`, with the characters that the hub allows.
+/// Returns true for `name` or `owner/name`, in the characters that the hub allows.
 fn is_repository(name: &str) -> bool {
     let allowed = |part: &str| {
         (1..=96).contains(&part.len())
@@ -19,7 +19,7 @@ fn is_repository(name: &str) -> bool {
     name.split('/').count() <= 2 && name.split('/').all(allowed)
 }
 
-/// Refuses a name that no model can have, saying what was looked for.
+/// Rejects a name that no model can have, naming what was looked for.
 pub(super) fn check_model_name(name: &str) -> Result<()> {
     if name.is_empty() {
         return Err(fault("the name of the model is empty")
@@ -44,7 +44,7 @@ pub(super) fn check_model_name(name: &str) -> Result<()> {
         .into())
 }
 
-/// Refuses a name that no data set repository can have.
+/// Rejects a name that no data set repository can have.
 pub(super) fn check_dataset_name(name: &str) -> Result<()> {
     if is_repository(name) {
         return Ok(());
@@ -54,7 +54,7 @@ pub(super) fn check_dataset_name(name: &str) -> Result<()> {
         .into())
 }
 
-/// Refuses a revision that no repository can have; it becomes a path in the cache.
+/// Rejects a revision that no repository can have; it becomes a path in the cache.
 pub(super) fn check_revision(revision: &str) -> Result<()> {
     let plain = revision.bytes().all(|byte| byte.is_ascii_graphic() && !b"\\?*[~^:".contains(&byte));
     if plain && check_file_name(revision).is_ok() {
@@ -65,7 +65,7 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
         .into())
 }
 
-/// Refuses a file name of a repository that would lead out of its folder.
+/// Rejects a repository's file name that would lead out of its folder.
 pub(super) fn check_file_name(name: &str) -> Result<()> {
     let safe = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(['\0', '\\']);
     if name.split('/').all(safe) {
@@ -75,7 +75,7 @@ pub(super) fn check_file_name(name: &str) -> Result<()> {
         .into())
 }
 
-/// Whether `name` matches `pattern`: `?` is one byte and `*` any number of them within a folder, `**` across folders.
+/// Matches `name` against `pattern`: `?` is one byte, `*` any number within a folder, `**` across folders.
 pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern {
         [] => name.is_empty(),
@@ -90,7 +90,7 @@ pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
-/// Refuses a set of files such as `train-00000-of-00002.parquet` that lacks some of its parts.
+/// Rejects a set of files such as `train-00000-of-00002.parquet` with missing parts.
 pub(super) fn check_parts(names: &[String]) -> Result<()> {
     let mut groups: BTreeMap<(&str, u32), u32> = BTreeMap::new();
     for (stem, total) in names.iter().filter_map(|name| part_of(name)) {
@@ -106,7 +106,7 @@ pub(super) fn check_parts(names: &[String]) -> Result<()> {
     }
 }
 
-/// `train` and 2 for `train-00000-of-00002.parquet`.
+/// Splits `train-00000-of-00002.parquet` into `train` and 2.
 fn part_of(name: &str) -> Option<(&str, u32)> {
     let (head, tail) = name.rsplit_once("-of-")?;
     let (stem, _) = head.rsplit_once('-')?;

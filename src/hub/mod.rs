@@ -1,8 +1,8 @@
-//! Where checkpoints and data sets come from: the Hugging Face hub with its cache, or folders.
+//! Sources of checkpoints and data sets: the Hugging Face hub with its cache, or folders.
 //!
-//! The cache is laid out as `huggingface_hub` lays it out (`models--owner--name/{blobs,refs,snapshots}`), so Python
-//! and this program share downloads. Names and listings are those of `hf-hub`; its transfer is not used, for the
-//! reasons that `transfer.rs` gives.
+//! The cache has the layout of `huggingface_hub` (`models--owner--name/{blobs,refs,snapshots}`), so Python
+//! and this program share downloads. Names and listings are those of `hf-hub`; its transfer is not used, for
+//! the reasons in `transfer.rs`.
 
 mod checkpoint;
 mod client;
@@ -23,13 +23,13 @@ use crate::files;
 use client::{Client, Failure, Target};
 pub use settings::Settings;
 
-/// The hub as one set of settings sees it.
+/// The hub under one set of settings.
 pub struct Hub {
     settings: Settings,
     client: Client,
-    /// What was already asked for, so that a repository is listed once however many files are taken from it.
+    /// Listings already requested, so that a repository is listed once, however many files are fetched.
     listings: Mutex<BTreeMap<String, Option<RepoInfo>>>,
-    /// Why the hub could not be reached, so that it is waited for and warned about once.
+    /// Why the hub could not be reached; set once, so that waiting and warning happen only once.
     down: OnceLock<String>,
 }
 
@@ -38,12 +38,12 @@ pub struct Hub {
 pub struct Snapshot {
     /// The folder with `config.json`, weights and tokenizer.
     pub folder: PathBuf,
-    /// The commit it was taken from; `None` for a plain folder.
+    /// The commit it belongs to; `None` for a plain folder.
     pub commit: Option<String>,
 }
 
 impl Hub {
-    /// The hub that the environment describes, see [`Settings::from_environment`].
+    /// Creates the hub that the environment describes, see [`Settings::from_environment`].
     ///
     /// # Errors
     /// Names the variable that cannot be used.
@@ -51,7 +51,7 @@ impl Hub {
         Self::with(Settings::from_environment(offline)?)
     }
 
-    /// The hub with explicit settings.
+    /// Creates the hub with explicit settings.
     ///
     /// # Errors
     /// When the endpoint is not an address or the token cannot be sent as a header.
@@ -61,8 +61,8 @@ impl Hub {
         Ok(Self { settings, client, listings: Mutex::default(), down: OnceLock::new() })
     }
 
-    /// A model by folder or hub id. A folder is used as it is; of a repository, the configuration, the tokenizer and
-    /// the safetensors weights are taken, and the folder of the snapshot is returned.
+    /// Finds a model by folder or hub id. A folder is used as it is; of a repository, configuration,
+    /// tokenizer and safetensors weights are fetched, and the folder of the snapshot is returned.
     ///
     /// # Errors
     /// When there is neither a folder nor a repository of that name, it is gated, the hub cannot be reached and no
@@ -83,8 +83,8 @@ impl Hub {
         Ok(Snapshot { folder, commit: Some(info.sha) })
     }
 
-    /// The folder with `config.json` of a model, and little more: what the hub has is not taken but for that file, so that
-    /// a wrong model is known before its weights come. Nothing where the cache has to do.
+    /// Fetches only `config.json` of a hub model and returns its folder, so that a wrong model is detected
+    /// before its weights are fetched. `None` for a plain folder, or if only the cache can be used.
     ///
     /// # Errors
     /// As [`Hub::model`].
@@ -100,8 +100,8 @@ impl Hub {
         Ok(Some(target.snapshot(&info.sha)))
     }
 
-    /// The files of a data set repository that match `pattern`, sorted by their path in the repository. In the pattern,
-    /// `*` and `?` stay within a folder and `**` crosses folders, as in `mrpc/train-*.parquet`.
+    /// Fetches the files of a data set repository that match `pattern`, sorted by their path there. In the
+    /// pattern, `*` and `?` stay within a folder and `**` crosses folders, as in `mrpc/train-*.parquet`.
     ///
     /// # Errors
     /// As [`Hub::model`]; also when no file matches.
@@ -130,8 +130,8 @@ impl Hub {
         Ok(Target { id: name.to_owned(), kind, repo, root })
     }
 
-    /// The commit and the file names of a repository, or `None` where the cache has to do: offline, or the hub cannot
-    /// be reached and something is cached.
+    /// Returns commit and file names of a repository, or `None` to use the cache: offline, or the hub
+    /// cannot be reached and something is cached.
     fn listing(&self, target: &Target) -> Result<Option<RepoInfo>> {
         if self.settings.offline {
             return Ok(None);
@@ -153,7 +153,7 @@ impl Hub {
                 id::check_file_name(&info.sha)?;
                 return Ok(remember(Some(info)));
             }
-            // As in `huggingface_hub`: what was taken before can be used, whatever became of the right to it.
+            // As in `huggingface_hub`: earlier downloads stay usable, even if access to them has been lost.
             Err(Failure::Final(error)) if self.cached_commit(target).is_some() => {
                 tracing::warn!("{error}; using the cache");
                 return Ok(remember(None));
@@ -170,7 +170,7 @@ impl Hub {
         Ok(None)
     }
 
-    /// Takes what a checkpoint needs: small files first, so that what is wrong shows before the weights are taken.
+    /// Fetches a checkpoint's files, small ones first, so that faults show before the weights are fetched.
     fn fetch_model(&self, target: &Target, info: &RepoInfo) -> Result<PathBuf> {
         let names = names_of(info)?;
         checkpoint::check_config(&names, &format!("the repository `{}`", target.id), &target.id)?;
@@ -197,7 +197,7 @@ impl Hub {
         })
     }
 
-    /// Only a whole download is remembered: the reference is what makes a snapshot the one to use without a network.
+    /// Records a complete download: the reference marks the snapshot to use without a network.
     fn remember(&self, target: &Target, commit: &str) -> Result<()> {
         let reference = target.reference();
         let known = std::fs::read_to_string(&reference).is_ok_and(|text| text.trim() == commit);
@@ -207,7 +207,7 @@ impl Hub {
         files::write_bytes(&reference, commit.as_bytes())
     }
 
-    /// The commit that the cache holds for this revision, which may be a branch, a tag or a commit itself.
+    /// Returns the cached commit of this revision, which may be a branch, a tag or a commit itself.
     fn cached_commit(&self, target: &Target) -> Option<String> {
         let named = std::fs::read_to_string(target.reference()).ok().map(|text| text.trim().to_owned());
         named
@@ -269,7 +269,7 @@ impl Hub {
     }
 }
 
-/// The file names of a repository, none of which may lead out of its folder.
+/// Returns the file names of a repository, none of which may lead out of its folder.
 fn names_of(info: &RepoInfo) -> Result<BTreeSet<String>> {
     info.siblings
         .iter()
@@ -296,7 +296,7 @@ fn no_match(target: &Target, pattern: &str, names: &BTreeSet<String>) -> crate::
     }
 }
 
-/// Adds the paths of all files below `folder`, relative to the first one and with `/` between their parts.
+/// Adds the paths of all files below `folder`, relative to the first one and separated by `/`.
 fn files_below(folder: &Path, prefix: &str, names: &mut BTreeSet<String>) -> Result<()> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
     for entry in entries {

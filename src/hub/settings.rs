@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::fault::{Result, fault};
 use crate::report::hide;
 
-/// Variables that would be passed over in silence where they are no text.
+/// Variables that would be ignored silently if not valid text.
 const TEXTS: [&str; 9] = [
     "HF_ENDPOINT",
     "HF_HOME",
@@ -19,18 +19,18 @@ const TEXTS: [&str; 9] = [
     "XDG_CACHE_HOME",
 ];
 
-/// What a [`super::Hub`] works with.
+/// Settings of a [`super::Hub`].
 #[derive(Clone)]
 pub struct Settings {
-    /// The address of the hub, such as `https://huggingface.co`.
+    /// URL of the hub, such as `https://huggingface.co`.
     pub endpoint: String,
     /// The folder of the cache, which holds `models--owner--name`.
     pub cache: PathBuf,
-    /// The access token, sent to the endpoint alone.
+    /// The access token, sent only to the endpoint.
     pub token: Option<String>,
-    /// Never use the network.
+    /// True if the network is never used.
     pub offline: bool,
-    /// Show the progress of each download.
+    /// True if the progress of each download is shown.
     pub progress: bool,
 }
 
@@ -80,8 +80,8 @@ impl Settings {
         })
     }
 
-    /// The same settings with the endpoint in its plain form, or what is wrong with them. From here on no message shows
-    /// the password of the endpoint or the token.
+    /// Validates the settings and normalises the endpoint. From here on no message shows the endpoint's
+    /// password or the token.
     pub(super) fn checked(mut self) -> Result<Self> {
         let address = self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest);
         if let Some((user, _)) = address.rsplit_once('@') {
@@ -107,7 +107,7 @@ impl Settings {
     }
 }
 
-/// `~` at the start of a path, which the shell does not expand inside quotes.
+/// Expands `~` at the start of a path, which the shell does not expand inside quotes.
 fn from_home(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     match (text.strip_prefix("~/"), variable("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),

@@ -1,4 +1,4 @@
-//! A file of a repository into the cache: continued where it broke off, checked, and only then given its name.
+//! Downloads a file into the cache: resumed where it broke off, checked, and only then given its name.
 //!
 //! `hf-hub` 0.5 would download too, but it renames a file into the cache without looking at its length or its hash,
 //! may append a body to what is already there when it tries again, has no time limit on a stalled connection,
@@ -20,12 +20,12 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::report::progress::{BYTES, Progress};
 
-/// Attempts in a row that brought next to nothing before a download fails.
+/// Consecutive attempts without real progress before a download fails.
 const ATTEMPTS: u32 = 5;
-/// Bytes that make an attempt worth something, so that a large file survives any number of breaks.
+/// Bytes that count as progress, so that a large file survives any number of interruptions.
 const WORTH: u64 = 1 << 20;
 
-/// The path of `file` in the snapshot of `commit`, downloaded where the cache lacks it.
+/// Returns the path of `file` in the snapshot of `commit`, downloading it if the cache lacks it.
 pub(super) fn fetch(
     client: &Client,
     settings: &Settings,
@@ -55,7 +55,7 @@ pub(super) fn fetch(
     Ok(pointer)
 }
 
-/// The name and the length of the content; without them nothing could be checked.
+/// Returns the identifier and length of the content, without which nothing could be checked.
 fn described(answer: &Answer, target: &Target, file: &str) -> Result<(String, u64)> {
     let plain = |tag: &&String| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -72,7 +72,7 @@ fn described(answer: &Answer, target: &Target, file: &str) -> Result<(String, u6
     }
 }
 
-/// One file on its way to its blob.
+/// One file being downloaded to its blob.
 struct Download<'a> {
     client: &'a Client,
     target: &'a Target,
@@ -85,7 +85,7 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    /// Brings the rest of the part, checks it and renames it to `blob`. `first` is a body from the first byte on.
+    /// Downloads the rest of the part, checks it and renames it to `blob`. `first` is a body from byte 0 on.
     fn run(self, first: Answer, blob: &Path) -> Attempt<()> {
         let mut part = self.open_part()?;
         let mut is_continued = self.length(&part)? > 0;
@@ -94,7 +94,7 @@ impl Download<'_> {
             self.complete(&mut part, first.take())?;
             let Some(found) = self.wrong_hash()? else { break };
             part.set_len(0).with_context(|| self.cannot_write())?;
-            // What an earlier run left may be of another making; what came now may not.
+            // Remains of an earlier run may be of another file; what came now may not.
             if !is_continued {
                 fs::remove_file(&self.part).with_context(|| self.cannot_write())?;
                 return Err(self.broken(&found).into());
@@ -143,7 +143,7 @@ impl Download<'_> {
         }
     }
 
-    /// Appends a body that continues the part, or replaces the part where the server sends the file from its start.
+    /// Appends a body that continues the part, or replaces the part if the server sends the whole file.
     fn receive(&self, part: &mut File, start: u64, answer: Answer) -> Attempt<()> {
         let range = answer.body.headers().get("content-range").and_then(|value| value.to_str().ok());
         let continues = range.is_some_and(|range| range.starts_with(&format!("bytes {start}-")));
@@ -181,8 +181,8 @@ impl Download<'_> {
         }
     }
 
-    /// The hash of the part where it is not the one that the hub promised: the SHA-256 of a large file, of a small one
-    /// the SHA-1 that git knows it by, or the plain one that mirrors send.
+    /// Returns the part's hash if it differs from the hub's: SHA-256 for a large file; for a small one git's
+    /// SHA-1, or the plain SHA-1 that mirrors send.
     fn wrong_hash(&self) -> Result<Option<String>> {
         let is_hash = self.etag.bytes().all(|byte| byte.is_ascii_hexdigit());
         let found = match self.etag.len() {
@@ -196,7 +196,7 @@ impl Download<'_> {
         Ok(found.into_iter().next().filter(|_| !is_right))
     }
 
-    /// The hash in hex of `before` and the part.
+    /// Returns the hash of `before` and the part in hex.
     fn hash<D: Digest + std::io::Write>(&self, before: &str) -> Result<String> {
         let cannot = || format!("cannot read `{}`", self.part.display());
         let mut part = File::open(&self.part).with_context(cannot)?;
@@ -232,12 +232,12 @@ impl Download<'_> {
     }
 }
 
-/// `CACHE/.locks/models--owner--name/ETAG.lock`, the file that `huggingface_hub` locks for the same blob.
+/// Returns `CACHE/.locks/models--owner--name/ETAG.lock`, which `huggingface_hub` locks for the same blob.
 fn lock_of(settings: &Settings, target: &Target, etag: &str) -> PathBuf {
     settings.cache.join(".locks").join(target.repo.folder_name()).join(format!("{etag}.lock"))
 }
 
-/// Waits until no other process downloads the same blob. The lock ends with the file that is returned.
+/// Waits until no other process downloads the same blob. Dropping the returned file releases the lock.
 fn lock(path: &Path, file: &str) -> Result<File> {
     let take = || -> std::io::Result<File> {
         if let Some(folder) = path.parent() {
@@ -257,7 +257,7 @@ fn lock(path: &Path, file: &str) -> Result<File> {
     })
 }
 
-/// Makes `pointer` a link to the blob, or a copy where the file system has no links.
+/// Makes `pointer` a link to the blob, or a copy if the file system has no links.
 fn link(etag: &str, blob: &Path, pointer: &Path, file: &str) -> Result<()> {
     let make = || {
         if let Some(folder) = pointer.parent() {

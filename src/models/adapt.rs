@@ -1,4 +1,4 @@
-//! Adapters over a model's named linear layers: which layers, and putting adapters on them.
+//! Selects a model's linear layers by name and attaches adapters to them.
 
 use tch::Device;
 
@@ -7,12 +7,12 @@ use crate::adapters::{Frozen, Method, Named, Site, Trained};
 use crate::fault::{Result, fault, usage};
 use crate::nn::Linear;
 
-/// Whether a layer's path is named by `target`, as PEFT matches: the whole path or its end after a dot.
+/// Returns true if `target` names this layer as PEFT matches: the whole path, or its end after a dot.
 fn matches(name: &str, target: &str) -> bool {
     name == target || name.strip_suffix(target).is_some_and(|before| before.ends_with('.'))
 }
 
-/// The layers that `targets` name, in the order of `layers`.
+/// Returns the layers that `targets` name, in the order of `layers`.
 ///
 /// # Errors
 /// When a target names no layer; the message lists the names that exist.
@@ -30,7 +30,7 @@ pub fn targeted(layers: &[Layer], targets: &[String]) -> Result<Vec<Layer>> {
     Ok(layers.iter().filter(|(name, _)| targets.iter().any(|t| matches(name, t))).cloned().collect())
 }
 
-/// A layer's path after its layer number: `attention.self.query`.
+/// Returns a layer's path after its layer number: `attention.self.query`.
 fn short_name(name: &str) -> &str {
     let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
     let start = name.split('.').scan(0, |end, part| {
@@ -40,23 +40,23 @@ fn short_name(name: &str) -> &str {
     start.filter(|(part, _)| number(part)).last().map_or(name, |(_, end)| &name[end..])
 }
 
-/// What is put on a model's layers.
+/// Adapters to attach to a model's layers.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan<'a> {
     /// The method with its settings.
     pub method: &'a Method,
     /// The adapted layers.
     pub layers: &'a [Layer],
-    /// Frozen factors; what the method draws itself may be absent.
+    /// Frozen factors; those that the method draws itself may be absent.
     pub frozen: &'a Frozen,
-    /// Where LoRA-XS starts.
+    /// Starting point of LoRA-XS.
     pub start: Start,
-    /// Dropout on what the adapters read.
+    /// Dropout on the adapters' input.
     pub dropout: f64,
 }
 
-/// Puts adapters on those of `linears`, all on `device`, that the plan names, with one set of trained factors for each
-/// seed, and adds these to `trained`. Returns the frozen tensors that an adapter file must hold.
+/// Attaches adapters to those `linears` (all on `device`) that the plan names, with one set of trained
+/// factors per seed, added to `trained`. Returns the frozen tensors that an adapter file must hold.
 ///
 /// # Errors
 /// When the plan does not fit the layers.
@@ -86,7 +86,7 @@ pub fn attach(
     linears.retain(|linear| plan.layers.iter().any(|(name, _)| name == linear.name()));
     let in_model: Vec<String> = linears.iter().map(|linear| linear.name().to_owned()).collect();
     if !matches!(plan.method, Method::TinyLora { .. }) {
-        // The order of the cores in a file. Groups of tied layers go by the order of the model instead.
+        // The order of the cores in a file. Groups of tied layers follow the model's order instead.
         linears.sort_by_cached_key(|linear| plan.layers.iter().position(|(name, _)| name == linear.name()));
     }
     let sites: Vec<Site> = linears
@@ -95,7 +95,7 @@ pub fn attach(
             name: linear.name(),
             shape: linear.shape(),
             place: in_model.iter().position(|name| name == linear.name()).unwrap_or_default(),
-            // The kind that the layer's frozen weight computes in.
+            // The kind of the layer's frozen weight.
             kind: linear.weight().kind(),
             device,
             seeds,

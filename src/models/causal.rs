@@ -13,10 +13,10 @@ use crate::nn::{Packed, Pass};
 use crate::torch::kernels::{Panels, packs};
 use crate::torch::{cast, fused};
 
-/// Weights up to this size stay in the caches of a CPU: there, threads work best on prompts of their own.
+/// Largest weights that stay in a CPU's caches: for these, threads work best on separate prompts.
 pub const MOST_PACKED_BYTES: i64 = 64 << 20;
 
-/// Weights of bf16 up to this size are packed, which keeps them a second time.
+/// Largest bf16 weights to be packed, which keeps a second copy of them.
 pub const MOST_NARROW_BYTES: i64 = 4 << 30;
 
 /// A decoder with its output layer.
@@ -28,7 +28,7 @@ pub struct CausalLm {
     pub decoder: Decoder,
     /// `[v, d]`; the embedding itself where they are tied.
     head: Tensor,
-    /// The head, where [`CausalLm::pack`] was called.
+    /// The packed head, if [`CausalLm::pack`] was called.
     panels: Option<Panels>,
     device: Device,
     runs: usize,
@@ -56,18 +56,18 @@ impl CausalLm {
         Ok(Self { config, decoder, head, panels: None, device: build.device, runs: build.seeds.len() })
     }
 
-    /// Where the model computes.
+    /// Returns the device that the model computes on.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// k, the number of runs trained together.
+    /// Returns k, the number of runs trained together.
     pub fn runs(&self) -> usize {
         self.runs
     }
 
-    /// Makes generation fast where kernels of our own serve: on the CPU in fp32 with weights of up to
-    /// [`MOST_PACKED_BYTES`], and in bf16 where the CPU multiplies that, with up to [`MOST_NARROW_BYTES`]. The model cannot be trained after this; it has one run, adapters are best merged before.
+    /// Packs weights for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
+    /// multiplies bf16, [`MOST_NARROW_BYTES`] in it. Rules out training; one run, adapters best merged first.
     pub fn pack(&mut self) {
         let kind = self.decoder.kind();
         let most = if kind == Kind::Float { MOST_PACKED_BYTES } else { MOST_NARROW_BYTES };
@@ -77,7 +77,7 @@ impl CausalLm {
         }
     }
 
-    /// Whether the weights are small enough for the caches of a CPU.
+    /// Returns true if the weights are small enough for a CPU's caches.
     pub fn is_small(&self) -> bool {
         self.bytes() <= MOST_PACKED_BYTES
     }
@@ -89,7 +89,7 @@ impl CausalLm {
         numbers * self.decoder.kind().elt_size_in_bytes() as i64
     }
 
-    /// Hidden states after the last norm, for [`CausalLm::logits`].
+    /// Returns hidden states after the last norm, for [`CausalLm::logits`].
     ///
     /// # Shapes
     /// `batch` of `[k, n]` tokens to `[k, n, d]`.
@@ -100,7 +100,7 @@ impl CausalLm {
         self.decoder.forward(&batch.ids, &batch.positions, batch, pass)
     }
 
-    /// As [`CausalLm::hidden`], but keeps only each layer's input; the tape makes the backward pass.
+    /// Like [`CausalLm::hidden`], but keeps only each layer's input; the tape runs the backward pass.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -109,13 +109,13 @@ impl CausalLm {
         Ok((self.decoder.normed(tape.hidden()), tape))
     }
 
-    /// The output layer's weight `[v, d]`, where it alone makes the logits, is frozen, and [`fused`] serves for `kind`.
+    /// Returns the output layer's weight `[v, d]` if it is frozen, alone makes logits and suits [`fused`].
     pub fn plain_head(&self, kind: Kind) -> Option<Tensor> {
         let plain = self.config.logit_cap.is_none() && self.panels.is_none() && !self.head.requires_grad();
         Some(cast(&self.head, kind)).filter(|head| plain && fused::serves_row(head))
     }
 
-    /// Logits in fp32.
+    /// Returns logits in fp32.
     ///
     /// # Shapes
     /// `hidden` `[.., d]` to `[.., v]`.

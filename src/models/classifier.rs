@@ -27,7 +27,7 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Loads the trunk and the head; what is trained of them goes into `trained`.
+    /// Loads the trunk and the head; their trained tensors go into `trained`.
     ///
     /// # Errors
     /// Names every missing and mis-shaped tensor at once.
@@ -63,17 +63,17 @@ impl Classifier {
         Ok(Self { config, encoder, head, device, runs: build.seeds.len() })
     }
 
-    /// Where the model computes.
+    /// Returns the device that the model computes on.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// k, the number of runs trained together.
+    /// Returns k, the number of runs trained together.
     pub fn runs(&self) -> usize {
         self.runs
     }
 
-    /// Logits in fp32 of every sequence, in the order in which they were packed.
+    /// Returns fp32 logits of every sequence, in the order in which they were packed.
     ///
     /// # Shapes
     /// `batch` of `[k, n]` tokens and s sequences a run to `[k, s, c]`.
@@ -84,13 +84,13 @@ impl Classifier {
         Ok(self.logits(&self.encoder.forward(batch, pass)?, batch, pass))
     }
 
-    /// As [`Classifier::forward`], but keeps only each layer's input; the tape makes the backward pass.
+    /// Like [`Classifier::forward`], but keeps only each layer's input; the tape runs the backward pass.
     pub fn forward_recomputed<'a>(&'a self, batch: &'a Packed, pass: &Pass) -> Result<(Tensor, Tape<'a>)> {
         let tape = Tape::record(&self.encoder, batch, pass)?;
         Ok((self.logits(tape.hidden(), batch, pass), tape))
     }
 
-    /// The head over the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
+    /// Applies the head to the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
         let [_k, _n, d] = dims3(hidden);
         let first = batch.first();

@@ -1,4 +1,4 @@
-//! `config.json` of an encoder, read into what the layers need. Family names end here.
+//! `config.json` of an encoder, read into the values that layers need. Nothing past here knows family names.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::nn::packed::Positions;
 pub enum Activation {
     /// Exact GELU.
     Gelu,
-    /// GELU by its tanh approximation.
+    /// Tanh approximation of GELU.
     GeluTanh,
     /// max(x, 0).
     Relu,
@@ -23,7 +23,7 @@ pub enum Activation {
     Tanh,
 }
 
-/// How the sequence vector becomes logits.
+/// Layout of the head that turns the sequence vector into logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadKind {
     /// BERT: a pooler (dense, tanh) in the trunk, then dropout and one layer.
@@ -65,15 +65,15 @@ pub struct EncoderConfig {
     pub head_dropout: f64,
     /// Standard deviation with which Transformers draws new weights.
     pub initializer_range: f64,
-    /// Id of the padding token, where there is one; its embedding gets no gradient.
+    /// Id of the padding token, if any; its embedding gets no gradient.
     pub padding: Option<u32>,
-    /// How positions are numbered.
+    /// Numbering of positions.
     pub position_rule: Positions,
     /// The head.
     pub head: HeadKind,
-    /// Names of the classes, in order, where the file has them.
+    /// Names of the classes, in order, if the file has them.
     pub labels: Vec<String>,
-    /// Outputs of the head by the file, where it says how many.
+    /// Number of the head's outputs, if the file gives it.
     pub outputs: Option<i64>,
     /// The whole file, for writing it back.
     pub raw: serde_json::Map<String, Value>,
@@ -85,12 +85,12 @@ pub const FAMILIES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "camembert"];
 /// The layers that the published LoRA-XS code adapts.
 pub const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 
-/// More layers than any encoder has: a number beyond it is a mistake, and would only be told layer by layer.
+/// More layers than any model has: a larger number is a mistake, better reported once than layer by layer.
 const MOST_LAYERS: i64 = 1000;
-/// A longer side than any weight has, so that products of two with the number of layers can be counted.
+/// A longer side than any weight has; products of two sides and the number of layers do not overflow.
 pub(super) const MOST_SIDE: i64 = 1 << 24;
 
-/// Refuses sizes that no model has. Positions of a decoder have no tensor: any number of them is right.
+/// Rejects sizes that no model has. A decoder's positions have no tensor, so any number of them is fine.
 pub(super) fn check_positive(sizes: &[(&str, i64)]) -> Result<()> {
     for &(name, found) in sizes {
         let most = match name {
@@ -108,7 +108,7 @@ pub(super) fn check_positive(sizes: &[(&str, i64)]) -> Result<()> {
     Ok(())
 }
 
-/// The fields read from `config.json`; what is absent has the default of Transformers' configuration class.
+/// Fields of `config.json`; absent ones get the default of Transformers' configuration class.
 #[derive(Deserialize)]
 struct Raw {
     model_type: String,
@@ -219,7 +219,7 @@ impl EncoderConfig {
         })
     }
 
-    /// The longest sequence that the position embedding can number.
+    /// Returns the length of the longest sequence that the position embedding can number.
     pub fn longest_sequence(&self) -> i64 {
         match self.position_rule {
             Positions::FromZero => self.positions,
@@ -227,7 +227,7 @@ impl EncoderConfig {
         }
     }
 
-    /// The linear layers of the trunk: path and shape `[out, in]`, in the order of the layers.
+    /// Returns the trunk's linear layers, path and shape `[out, in]`, in the order of the layers.
     pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
         let (d, wide) = (self.width, self.intermediate);
         let ends = [
@@ -249,7 +249,7 @@ impl EncoderConfig {
     }
 }
 
-/// Fields that would change the numbers in ways that the layers do not compute.
+/// Rejects fields whose values would change the numbers in ways that the layers do not compute.
 fn refuse_unsupported(raw: &Raw) -> Result<()> {
     let positive = [
         ("hidden_size", raw.hidden_size),
@@ -305,7 +305,7 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
     Ok(())
 }
 
-/// The activation of this name in Transformers.
+/// Returns the activation that Transformers calls `name`.
 pub(super) fn activation(name: &str) -> Result<Activation> {
     Ok(match name {
         "gelu" | "gelu_python" => Activation::Gelu,
@@ -321,7 +321,7 @@ pub(super) fn activation(name: &str) -> Result<Activation> {
     })
 }
 
-/// Class names in the order of their numbers. A name may be a number or a truth value too, as in Transformers.
+/// Returns class names in the order of their ids. Numbers and booleans are names too, as in Transformers.
 fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
     let named = match id2label {
         None | Some(Value::Null) => return Ok(Vec::new()),

@@ -1,7 +1,7 @@
-//! Decoders of the Llama line: rotated attention and a gated feed-forward, norms before the sums.
+//! Decoders of the Llama line: rotary attention and a gated feed-forward, norms before the sums.
 //!
-//! One wiring serves all families; what differs is in [`DecoderConfig`]. Source: the `modeling_*.py` of Llama, Mistral,
-//! Gemma, Gemma 2, Qwen2, Qwen3 and Phi-3 in Transformers 5.
+//! All families share one wiring; [`DecoderConfig`] holds the differences. Source: the `modeling_*.py` of
+//! Llama, Mistral, Gemma, Gemma 2, Qwen2, Qwen3 and Phi-3 in Transformers 5.
 
 use tch::{Kind, Tensor};
 
@@ -19,7 +19,7 @@ use crate::torch::{cast, dims3, fused, kernels};
 #[derive(Debug)]
 pub struct Decoder {
     words: Tensor,
-    /// Factor of the embeddings, rounded to their kind as Transformers rounds it.
+    /// Factor applied to the embeddings, rounded to their kind as in Transformers.
     scale: Option<Tensor>,
     /// Id whose embedding gets no gradient, -1 for none.
     padding: i64,
@@ -47,7 +47,7 @@ struct Block {
     /// Width of a head.
     head_width: i64,
     dropout: f64,
-    /// Whether our own kernels serve, which have no gradients.
+    /// True if our own kernels are used, which have no gradients.
     packed: bool,
 }
 
@@ -55,7 +55,7 @@ struct Block {
 #[derive(Debug)]
 enum Inputs {
     Apart([Linear; 3]),
-    /// One layer, and the widths of its three parts.
+    /// A single layer, and the widths of its three parts.
     Fused(Linear, [i64; 3]),
 }
 
@@ -88,17 +88,17 @@ impl Decoder {
         })
     }
 
-    /// The embedding, `[v, d]`.
+    /// Returns the embedding, `[v, d]`.
     pub fn words(&self) -> &Tensor {
         &self.words
     }
 
-    /// Kind in which the layers compute.
+    /// Returns the kind in which the layers compute.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Hidden states after the last norm.
+    /// Returns hidden states after the last norm.
     ///
     /// # Shapes
     /// `ids` and `positions` int64 `[k, n]` to `[k, n, d]`.
@@ -120,7 +120,7 @@ impl Decoder {
         Ok(self.norm.forward(&x))
     }
 
-    /// The last norm.
+    /// Applies the last norm.
     pub fn normed(&self, x: &Tensor) -> Tensor {
         self.norm.forward(x)
     }
@@ -133,7 +133,7 @@ impl Decoder {
         }
     }
 
-    /// Passes from here on use our own kernels, on the CPU without gradients.
+    /// Switches to our own kernels for all later passes: on the CPU, without gradients.
     pub fn pack(&mut self) {
         if self.kind == Kind::Float {
             self.norm.pack();
@@ -143,12 +143,12 @@ impl Decoder {
         }
     }
 
-    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    /// Returns every linear layer that can take an adapter, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.blocks.iter_mut().flat_map(Block::linears_mut).collect()
     }
 
-    /// The same layers, for reading.
+    /// Returns the layers of [`Self::linears_mut`], shared.
     pub fn linears(&self) -> Vec<&Linear> {
         self.blocks.iter().flat_map(Block::linears).collect()
     }
@@ -199,7 +199,7 @@ impl Block {
         let mut norm =
             |end: &str, width| loader.rms_norm(&at(end), width, config.norm_offset, config.norm_eps);
         let attention_norm = norm("input_layernorm", d)?;
-        // Gemma 2 calls the norm before the feed-forward layers by another name, and gives this one to attention's output.
+        // Gemma 2 renames the norm before the feed-forward layers, and reuses its name after attention.
         let (feed_forward_norm, output_norms) = if config.output_norms {
             let outputs = [norm("post_attention_layernorm", d)?, norm("post_feedforward_layernorm", d)?];
             (norm("pre_feedforward_layernorm", d)?, Some(outputs))
@@ -271,7 +271,7 @@ impl Block {
             .for_each(RmsNorm::pack);
     }
 
-    /// Norm and dropout of the output of attention (0) or feed-forward (1).
+    /// Applies norm and dropout to the output of attention (0) or feed-forward (1).
     fn after(&self, part: usize, y: Tensor, pass: &Pass) -> Tensor {
         let y = match &self.output_norms {
             Some(norms) => norms[part].forward(&y),
@@ -281,7 +281,7 @@ impl Block {
     }
 
     fn linears(&self) -> Vec<&Linear> {
-        // As Transformers registers them: PEFT numbers layers in that order.
+        // In Transformers' order of registration, in which PEFT numbers layers.
         let mut linears: Vec<&Linear> = match &self.inputs {
             Inputs::Apart(apart) => apart.iter().chain([&self.output]).collect(),
             Inputs::Fused(fused, _) => vec![&self.output, fused],
@@ -309,7 +309,7 @@ impl Block {
 }
 
 impl Inputs {
-    /// `[k, n, d]` to queries, keys and values `[k, n, ..]`.
+    /// Maps `[k, n, d]` to queries, keys and values `[k, n, ..]`.
     fn forward(&self, x: &Tensor, pass: &Pass) -> [Tensor; 3] {
         match self {
             Self::Apart(apart) => Linear::forward_all(apart.each_ref(), x, pass),
@@ -323,7 +323,7 @@ impl Inputs {
 }
 
 impl Gate {
-    /// `[k, n, d]` to the gated `[k, n, intermediate]`.
+    /// Maps `[k, n, d]` to the gated `[k, n, intermediate]`.
     fn forward(&self, x: &Tensor, activation: Activation, (pass, packed): (&Pass, bool)) -> Tensor {
         match self {
             Self::Apart([gate, up]) => {

@@ -1,8 +1,8 @@
-//! `config.json` of a decoder, read into what the layers need. Names of decoder families end here.
+//! `config.json` of a decoder, read into the values that layers need. Nothing past here knows family names.
 //!
-//! Fields, their defaults and what each family makes of them follow the configuration and model classes of
-//! Transformers 5 (`models/{llama,mistral,gemma,gemma2,qwen2,qwen3,phi3}`). A field that would change the numbers in a
-//! way that the layers do not compute is refused, whatever it is called.
+//! Fields, their defaults and their meaning in each family follow the configuration and model classes of
+//! Transformers 5 (`models/{llama,mistral,gemma,gemma2,qwen2,qwen3,phi3}`). A field that would change the
+//! numbers in a way that the layers do not compute is rejected, whatever its name.
 
 use serde_json::{Map, Value};
 
@@ -40,33 +40,33 @@ pub struct DecoderConfig {
     pub activation: Activation,
     /// Epsilon of every norm.
     pub norm_eps: f64,
-    /// What is added to every norm's stored weight.
+    /// Offset added to every norm's stored weight.
     pub norm_offset: f64,
-    /// Whether attention and feed-forward have a second norm, on their output.
+    /// True if attention and feed-forward have a second norm, on their output.
     pub output_norms: bool,
-    /// Whether each head of queries and keys is normed before it is rotated.
+    /// True if each head of queries and keys is normed before rotation.
     pub head_norms: bool,
-    /// Factor of the embeddings.
+    /// Factor applied to the embeddings.
     pub embedding_scale: Option<f64>,
-    /// Factor of the attention scores.
+    /// Factor applied to the attention scores.
     pub score_scale: f64,
     /// Soft cap c of the attention scores: c·tanh(x / c).
     pub score_cap: Option<f64>,
     /// Soft cap of the logits.
     pub logit_cap: Option<f64>,
-    /// For each layer, how many positions back a token sees, itself included; `None` = all.
+    /// Number of positions back a token sees in each layer, itself included; `None` = all.
     pub windows: Vec<Option<i64>>,
-    /// Whether queries, keys and values have a bias.
+    /// True if queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Whether attention's output has a bias.
+    /// True if attention's output has a bias.
     pub output_bias: bool,
-    /// Whether the feed-forward layers have a bias.
+    /// True if the feed-forward layers have a bias.
     pub mlp_bias: bool,
-    /// Whether q, k, v are one layer, and gate and up another.
+    /// True if q, k and v are one layer, and gate and up another.
     pub fused: bool,
     /// Rotary embedding.
     pub rope: Rope,
-    /// Whether the output layer is the embedding.
+    /// True if the output layer is the embedding.
     pub tied: bool,
     /// Id whose embedding gets no gradient.
     pub padding: Option<i64>,
@@ -96,7 +96,7 @@ impl DecoderConfig {
         check_sizes(&raw)?;
         refuse_foreign(&json, &raw, &family)?;
         let heads = raw.num_attention_heads;
-        // A field that is there and null is not a field that is absent: only the latter has the class's default.
+        // Null is not absent: only an absent field gets the class's default.
         let given = |key: &str| json.contains_key(key);
         let head_width = raw.head_dim.or(if given("head_dim") { None } else { family.head_width });
         let head_width = head_width.unwrap_or(raw.hidden_size / heads);
@@ -147,7 +147,7 @@ impl DecoderConfig {
         })
     }
 
-    /// Every linear layer that an adapter may go on: path and shape `[out, in]`, in the order of the layers.
+    /// Returns every linear layer that can take an adapter: path and shape `[out, in]`, in layer order.
     pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
         let (d, wide) = (self.width, self.intermediate);
         let (q, kv) = (self.heads * self.head_width, self.kv_heads * self.head_width);

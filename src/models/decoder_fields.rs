@@ -1,4 +1,4 @@
-//! The fields of a decoder's `config.json`: which are read, what each family makes of them, and which are refused.
+//! The fields of a decoder's `config.json`: those read, their meaning in each family, and those rejected.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -40,10 +40,10 @@ pub struct Raw {
     pub original_max_position_embeddings: Option<i64>,
 }
 
-/// What differs between families.
+/// The differences between families.
 pub struct Family {
     pub class: &'static str,
-    /// `head_dim` where the file gives none and the width does not decide.
+    /// Default of `head_dim` if it does not follow from the width.
     pub head_width: Option<i64>,
     pub kv_heads: Option<i64>,
     pub norm_eps: f64,
@@ -55,22 +55,22 @@ pub struct Family {
     pub head_norms: bool,
     pub fused: bool,
     pub qkv_bias: Option<bool>,
-    /// Whether `attention_bias` also gives the output layer a bias.
+    /// True if `attention_bias` also gives the output layer a bias.
     pub attention_bias: bool,
     pub mlp_bias: bool,
     pub windows: Windows,
 }
 
-/// How a family decides which layers see a window only.
+/// A family's rule for which layers see only a window.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Windows {
-    /// None does.
+    /// No layer.
     Never,
-    /// Every layer, where `sliding_window` is given.
+    /// Every layer, if `sliding_window` is given.
     Always(Option<i64>),
     /// As `layer_types` says, or every second layer from the first.
     Alternating,
-    /// As `layer_types` says, or from `max_window_layers` on, where `use_sliding_window` is true.
+    /// As `layer_types` says, or from `max_window_layers` on, if `use_sliding_window` is true.
     Upper,
 }
 
@@ -94,7 +94,7 @@ const PLAIN: Family = Family {
 /// The `model_type`s of decoders.
 pub const FAMILIES: [&str; 7] = ["llama", "mistral", "gemma", "gemma2", "qwen2", "qwen3", "phi3"];
 
-/// The family of a `model_type`.
+/// Returns the family of a `model_type`.
 pub fn family(model_type: &str) -> Option<Family> {
     let gemma = Family {
         class: "Gemma",
@@ -138,7 +138,7 @@ pub fn family(model_type: &str) -> Option<Family> {
     })
 }
 
-/// Fields of other architectures that change the numbers; here only their neutral values are right.
+/// Fields of other architectures that change the numbers; only their neutral values are accepted here.
 const FOREIGN: [&str; 20] = [
     "attention_chunk_size",
     "is_encoder_decoder",
@@ -199,7 +199,7 @@ pub fn check_sizes(raw: &Raw) -> Result<()> {
     }
 }
 
-/// Refuses what would be ignored although it changes the numbers.
+/// Rejects fields that change the numbers but would be ignored.
 pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> Result<()> {
     let active = |key: &&str| {
         json.get(*key).is_some_and(|value| match value {
@@ -211,7 +211,7 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
         })
     };
     let mut found: Vec<&str> = FOREIGN.into_iter().filter(|key| active(key)).collect();
-    // Where it is there, whatever Python takes for false lets every token see all others.
+    // If present, any value that is falsy in Python lets every token see all others.
     let sees_all = json.get("is_causal").is_some_and(|value| match value {
         Value::Null => true,
         Value::Bool(causal) => !causal,
@@ -241,7 +241,7 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
     }
 }
 
-/// For each layer, how many positions back a token sees; `None` = all.
+/// Returns, for each layer, the number of positions back a token sees; `None` = all.
 pub fn windows(raw: &Raw, json: &Map<String, Value>, rule: Windows) -> Result<Vec<Option<i64>>> {
     let layers = usize::try_from(raw.num_hidden_layers).unwrap_or_default();
     let given = json.contains_key("sliding_window");
@@ -286,7 +286,7 @@ pub fn windows(raw: &Raw, json: &Map<String, Value>, rule: Windows) -> Result<Ve
     (0..layers).map(of_layer).collect()
 }
 
-/// Which layers `layer_types` says to have a window.
+/// Returns true for each listed layer that has a window by `layer_types`.
 fn listed_windows(types: &[String], layers: usize) -> Result<Vec<bool>> {
     if types.len() > layers {
         let found = types.len();
@@ -295,7 +295,7 @@ fn listed_windows(types: &[String], layers: usize) -> Result<Vec<bool>> {
     }
     let slides = |i: usize| match types.get(i).map_or("nothing", String::as_str) {
         "sliding_attention" => Ok(true),
-        // The second is its name in older files.
+        // Older files use the second name.
         "full_attention" | "attention" => Ok(false),
         found => {
             let found = found.chars().take(100).collect::<String>();
@@ -307,7 +307,7 @@ fn listed_windows(types: &[String], layers: usize) -> Result<Vec<bool>> {
     (0..layers).map(slides).collect()
 }
 
-/// The beginning of a value of a config, as an error shows it.
+/// Returns the beginning of a config value, for an error message.
 pub fn cut(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(100) {
@@ -316,7 +316,7 @@ pub fn cut(value: &Value) -> String {
     }
 }
 
-/// The id whose embedding gets no gradient; below 0 it counts from the end.
+/// Returns the id whose embedding gets no gradient; a negative one counts from the end.
 pub fn padding(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<Option<i64>> {
     let v = raw.vocab_size;
     let default = family.padding.filter(|&id| id < v && !json.contains_key("pad_token_id"));

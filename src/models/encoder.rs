@@ -26,7 +26,7 @@ pub struct Encoder {
     position_padding: i64,
     dropout: f64,
     blocks: Vec<Block>,
-    /// Dense and tanh on the first token; absent where the head does its own.
+    /// Dense and tanh on the first token; absent if the head has its own.
     pub pooler: Option<Linear>,
     /// Kind in which the layers compute.
     kind: tch::Kind,
@@ -95,12 +95,12 @@ impl Encoder {
         Ok(x)
     }
 
-    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    /// Returns every linear layer that can take an adapter, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.blocks.iter_mut().flat_map(Block::linears_mut).chain(self.pooler.as_mut()).collect()
     }
 
-    /// The same layers, for reading.
+    /// Returns the layers of [`Self::linears_mut`], shared.
     pub fn linears(&self) -> Vec<&Linear> {
         self.blocks.iter().flat_map(Block::linears).chain(self.pooler.as_ref()).collect()
     }
@@ -111,7 +111,7 @@ impl Trunk for Encoder {
         self.blocks.len()
     }
 
-    /// The sum of the three embeddings, normed.
+    /// Returns the normed sum of the three embeddings.
     fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
         let look_up =
             |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);

@@ -1,4 +1,4 @@
-//! The classification head: trained, in fp32, one for each run.
+//! The classification head: trained, in fp32, one per run.
 
 use tch::{Device, Kind, Tensor};
 
@@ -11,18 +11,18 @@ use crate::torch::cast;
 use crate::torch::stream::words_of_normal;
 use crate::torch::tensors::Tensors;
 
-/// Sequence vectors to logits.
+/// Turns sequence vectors into logits.
 #[derive(Debug)]
 pub struct Head {
     layers: Vec<Dense>,
     dropout: f64,
-    /// Whether dropout also comes before the first layer; not where that layer is a pooler.
+    /// True if dropout also precedes the first layer, which it does unless that layer is a pooler.
     drop_first: bool,
-    /// Words of a run's stream that its layers were drawn from.
+    /// Number of words of a run's stream consumed by drawing its layers.
     pub drawn: usize,
 }
 
-/// `y = x Wᵀ + b` with one W and b for each run.
+/// `y = x Wᵀ + b` with one W and b per run.
 #[derive(Debug)]
 struct Dense {
     /// `[k, out, in]`.
@@ -31,21 +31,21 @@ struct Dense {
     bias: Tensor,
 }
 
-/// Where a head's tensors come from.
+/// Source of a head's tensors.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadSource<'a> {
-    /// A checkpoint that may hold a head; used where its shape fits.
+    /// A checkpoint that may hold a head, used if its shape fits.
     pub checkpoint: &'a Tensors,
-    /// One seed for each run, for tensors that are drawn.
+    /// One seed per run, for tensors that are drawn.
     pub seeds: &'a [u64],
-    /// Where the head computes.
+    /// Device that the head computes on.
     pub device: Device,
 }
 
 /// A layer of a head: path in the checkpoint, outputs, inputs.
 type Layer = (String, i64, i64);
 
-/// The head's layers after the pooler.
+/// Returns the head's layers after the pooler.
 pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
     let d = config.width;
     match config.head {
@@ -56,25 +56,25 @@ pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
     }
 }
 
-/// What a checkpoint holds of the head that its family has, a pooler included.
+/// The part of its family's head that a checkpoint holds, a pooler included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stored {
     /// No tensor of the head's own.
     Nothing,
-    /// All of it, with so many outputs.
+    /// All of it, with this number of outputs.
     Whole(i64),
-    /// A part of it: what is missing, what has another shape, and what else is there.
+    /// A part of it, with the faults: missing, mis-shaped and unexpected tensors.
     Part(Vec<String>),
 }
 
-/// The prefix of all tensors of a head but its pooler.
+/// Prefix of all tensors of a head except its pooler.
 const HEAD: &str = "classifier.";
 
-/// What heads of other tasks begin with.
+/// Prefixes of the heads of other tasks.
 const OTHER_HEADS: [&str; 6] =
     ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classification_head."];
 
-/// What `checkpoint` holds of a head.
+/// Returns how much of a head `checkpoint` holds.
 fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
     let other = || checkpoint.names().filter(|name| name.starts_with(HEAD));
     if other().next().is_none() {
@@ -107,7 +107,7 @@ fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
     }
 }
 
-/// What is wrong with a tensor of this shape; a side that nothing tells is called classes.
+/// Describes the fault of a tensor of this shape, if any; an unknown side is shown as "classes".
 fn fault_of(name: &str, sides: &[Option<i64>], found: Option<&[i64]>) -> Option<String> {
     let text = |side: &Option<i64>| side.map_or("classes".to_owned(), |side| side.to_string());
     let expected = sides.iter().map(text).collect::<Vec<_>>().join(", ");
@@ -118,14 +118,14 @@ fn fault_of(name: &str, sides: &[Option<i64>], found: Option<&[i64]>) -> Option<
     }
 }
 
-/// The path of the pooler as this checkpoint names it: with the family's prefix where any tensor has that.
+/// Returns the pooler's path in this checkpoint: with the family's prefix if any tensor has it.
 fn pooler(config: &EncoderConfig, checkpoint: &Tensors) -> String {
     let prefix = format!("{}.", config.prefix);
     let prefixed = checkpoint.names().any(|name| name.starts_with(&prefix));
     if prefixed { format!("{prefix}pooler.dense") } else { "pooler.dense".to_owned() }
 }
 
-/// How many numbers of a head of `classes` outputs are trained, a pooler that the checkpoint lacks included.
+/// Returns the number of trained parameters of a head of `classes` outputs, plus a pooler if not stored.
 pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> usize {
     let mut layers = layer_shapes(config, classes);
     let path = pooler(config, checkpoint);
@@ -136,7 +136,7 @@ pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> u
 }
 
 impl Base {
-    /// Outputs of the classification head that the checkpoint, which the user calls `name`, holds whole.
+    /// Returns the outputs of the checkpoint's complete classification head; the user calls it `name`.
     ///
     /// # Errors
     /// Names what is missing of the head, or the number of classes in `config.json` that is another.
@@ -166,9 +166,9 @@ impl Base {
 }
 
 impl Head {
-    /// Loads the head where the checkpoint holds one of the right shape, else draws it as Transformers does: weights from
-    /// N(0, initializer_range²), biases zero. A pooler that the checkpoint lacks (`draw_pooler`) is drawn too and
-    /// becomes the head's first layer. Adds all of them to `trained`.
+    /// Loads the head if the checkpoint holds one of the right shape, else draws it as Transformers does:
+    /// weights from N(0, initializer_range²), biases zero. A pooler that the checkpoint lacks (`draw_pooler`)
+    /// is drawn too and becomes the head's first layer. Adds all of them to `trained`.
     ///
     /// The numbers drawn are those of `from_pretrained` after `torch.manual_seed(seed)`.
     ///
@@ -203,7 +203,7 @@ impl Head {
         Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler, drawn })
     }
 
-    /// Dropout before each layer, tanh between two.
+    /// Applies the layers: dropout before each, tanh between two.
     ///
     /// # Shapes
     /// `[k, s, d]` of any kind to logits `[k, s, c]` in fp32.
@@ -220,7 +220,7 @@ impl Head {
     }
 }
 
-/// Says which layers are drawn although the checkpoint holds a head. Without any, that is what is expected.
+/// Logs the layers that are drawn: a warning if the checkpoint holds a head, expected if it has none.
 fn say_drawn(config: &EncoderConfig, classes: i64, checkpoint: &Tensors, drawn: &[Layer]) {
     let names: Vec<String> = drawn.iter().map(|(name, ..)| format!("`{name}`")).collect();
     let names = names.join(", ");
@@ -251,13 +251,13 @@ impl HeadSource<'_> {
         self.seeds.len() as i64
     }
 
-    /// A tensor of the checkpoint, the same for each run: `[k, ..]`.
+    /// Reads a tensor of the checkpoint, repeated for each run: `[k, ..]`.
     fn read(&self, name: &str) -> Result<Tensor> {
         let tensor = self.checkpoint.tensor(name, Some(Kind::Float), self.device)?;
         Ok(Tensor::stack(&vec![&tensor; self.seeds.len()], 0))
     }
 
-    /// The weights `[k, out, in]` of these layers, drawn one after the other from each run's seed.
+    /// Draws the weights `[k, out, in]` of these layers, one after the other, from each run's seed.
     fn draw(&self, layers: &[Layer], std: f64) -> Vec<Tensor> {
         let run = |&seed: &u64| -> Vec<Tensor> {
             tch::manual_seed(seed.cast_signed());

@@ -1,4 +1,4 @@
-//! Takes a trunk's tensors out of a checkpoint by their canonical names, whatever prefix they were saved with, and
+//! Loads a trunk's tensors from a checkpoint by their canonical names, whatever their saved prefix, and
 //! collects everything that is missing or mis-shaped into one error.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,11 +15,11 @@ use crate::torch::tensors::Tensors;
 pub struct Loader<'a> {
     tensors: &'a Tensors,
     prefix: String,
-    /// Whether the checkpoint's names carry the prefix too.
+    /// True if the checkpoint's names carry the prefix too.
     prefixed: bool,
     kind: Kind,
     device: Device,
-    /// Where every tensor goes when the whole base is trained.
+    /// Receives every tensor if the whole base is trained.
     trained: Option<&'a mut Trained>,
     /// Canonical names of tensors that are stored under others.
     aliases: BTreeMap<&'static str, &'static str>,
@@ -28,7 +28,7 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Reads from `tensors` into `kind` on `device`. With `trained`, every tensor becomes a trained one in fp32.
+    /// Reads from `tensors` into `kind` on `device`. With `trained`, every tensor is trained, in fp32.
     pub fn new(
         tensors: &'a Tensors,
         prefix: &str,
@@ -41,22 +41,22 @@ impl<'a> Loader<'a> {
         Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, aliases, used, faults }
     }
 
-    /// Takes `stored` for the tensor of this canonical name.
+    /// Uses `stored` as the tensor of this canonical name.
     pub fn alias(&mut self, canonical: &'static str, stored: &'static str) {
         self.aliases.insert(canonical, stored);
     }
 
-    /// The kind in which layers compute.
+    /// Returns the kind in which layers compute.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Where the tensors go.
+    /// Returns the device that tensors are loaded to.
     pub fn device(&self) -> Device {
         self.device
     }
 
-    /// The name under which the checkpoint stores a canonical name. Old TensorFlow conversions call a norm's weight
+    /// Returns the checkpoint's name for a canonical name. Old TensorFlow conversions call a norm's weight
     /// `gamma` and its bias `beta`.
     pub fn stored_name(&self, canonical: &str) -> String {
         if let Some(stored) = self.aliases.get(canonical) {
@@ -72,12 +72,12 @@ impl<'a> Loader<'a> {
         if self.tensors.contains(&old) { old } else { name.to_owned() }
     }
 
-    /// Whether the checkpoint holds this canonical name.
+    /// Returns true if the checkpoint holds this canonical name.
     pub fn contains(&self, canonical: &str) -> bool {
         self.tensors.contains(&self.stored_name(canonical))
     }
 
-    /// One tensor of the given shape; a fault is noted and reported by [`Loader::finish`].
+    /// Loads one tensor of the given shape; faults are collected and reported by [`Loader::finish`].
     ///
     /// # Errors
     /// When the tensor holds numbers that are not finite.
@@ -104,7 +104,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// A linear layer with a bias.
+    /// Loads a linear layer with a bias.
     ///
     /// # Errors
     /// As [`Loader::tensor`].
@@ -112,7 +112,7 @@ impl<'a> Loader<'a> {
         self.linear_with(at, out, inputs, true)
     }
 
-    /// A linear layer, with a bias or without.
+    /// Loads a linear layer, with or without a bias.
     ///
     /// # Errors
     /// As [`Loader::tensor`].
@@ -122,7 +122,7 @@ impl<'a> Loader<'a> {
         Ok(Linear::new(at.to_owned(), weight, bias))
     }
 
-    /// A root-mean-square norm whose stored weight counts from `offset`.
+    /// Loads a root-mean-square norm; `offset` is added to its stored weight.
     ///
     /// # Errors
     /// As [`Loader::tensor`].
@@ -130,14 +130,14 @@ impl<'a> Loader<'a> {
         Ok(RmsNorm::new(self.tensor(&format!("{at}.weight"), &[width])?, offset, eps))
     }
 
-    /// A layer norm.
+    /// Loads a layer norm.
     pub fn norm(&mut self, at: &str, width: i64, eps: f64) -> Result<LayerNorm> {
         let weight = self.tensor(&format!("{at}.weight"), &[width])?;
         let bias = self.tensor(&format!("{at}.bias"), &[width])?;
         Ok(LayerNorm::new(weight, bias, eps))
     }
 
-    /// Reports all faults at once, and tensors that were not expected (`heads` names those of known heads).
+    /// Reports all faults at once, and unexpected tensors (except those that `known` accepts).
     ///
     /// # Errors
     /// When a tensor was missing or mis-shaped.
@@ -167,10 +167,10 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// How many faults of a checkpoint are shown.
+/// Maximum number of a checkpoint's faults shown.
 const SHOWN: usize = 12;
 
-/// The first eight names.
+/// Lists the first eight names.
 fn listed(names: &[&str]) -> String {
     let first: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
     match names.len().saturating_sub(8) {

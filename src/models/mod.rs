@@ -1,4 +1,4 @@
-//! Models: a checkpoint folder opened ([`Base`]), and what is built from it ([`Classifier`], [`CausalLm`]).
+//! Models: an opened checkpoint folder ([`Base`]) and what it is built into ([`Classifier`], [`CausalLm`]).
 
 pub mod adapt;
 pub mod causal;
@@ -100,7 +100,7 @@ impl Config {
         read().with_context(|| format!("cannot use `{}`", path.display()))
     }
 
-    /// The config of an encoder.
+    /// Returns the config of an encoder.
     ///
     /// # Errors
     /// When it is a decoder's.
@@ -114,7 +114,7 @@ impl Config {
         }
     }
 
-    /// The config of a decoder.
+    /// Returns the config of a decoder.
     ///
     /// # Errors
     /// When it is an encoder's.
@@ -128,7 +128,7 @@ impl Config {
         }
     }
 
-    /// Prefix of the trunk's tensors in a saved model.
+    /// Returns the prefix of the trunk's tensors in a saved model.
     pub fn prefix(&self) -> &str {
         match self {
             Self::Encoder(config) => config.prefix,
@@ -136,7 +136,7 @@ impl Config {
         }
     }
 
-    /// The longest sequence that the model can number or was made for.
+    /// Returns the longest sequence that the model can number or was made for.
     pub fn longest_sequence(&self) -> i64 {
         match self {
             Self::Encoder(config) => config.longest_sequence(),
@@ -144,7 +144,7 @@ impl Config {
         }
     }
 
-    /// v.
+    /// Returns v.
     pub fn vocabulary(&self) -> i64 {
         match self {
             Self::Encoder(config) => config.vocabulary,
@@ -152,7 +152,7 @@ impl Config {
         }
     }
 
-    /// How positions are numbered.
+    /// Returns the rule by which positions are numbered.
     pub fn position_rule(&self) -> Positions {
         match self {
             Self::Encoder(config) => config.position_rule,
@@ -168,7 +168,7 @@ impl Config {
         }
     }
 
-    /// The whole file.
+    /// Returns the whole file.
     pub fn raw(&self) -> &Map<String, Value> {
         match self {
             Self::Encoder(config) => &config.raw,
@@ -176,7 +176,7 @@ impl Config {
         }
     }
 
-    /// The layers that get an adapter where nothing else is said, as in the published LoRA-XS code.
+    /// Returns the layers adapted by default, as in the published LoRA-XS code.
     pub fn default_targets(&self) -> Vec<String> {
         match self {
             Self::Encoder(_) => config::TARGETS.map(str::to_owned).into(),
@@ -188,7 +188,7 @@ impl Config {
         }
     }
 
-    /// PEFT's name of what the model does.
+    /// Returns PEFT's name of the model's task.
     pub fn task_type(&self) -> &'static str {
         match self {
             Self::Encoder(_) => "SEQ_CLS",
@@ -196,12 +196,12 @@ impl Config {
         }
     }
 
-    /// Whether it is a language model, without a classification head.
+    /// Returns true for a language model, without a classification head.
     pub fn is_decoder(&self) -> bool {
         matches!(self, Self::Decoder(_))
     }
 
-    /// The sizes that memory depends on.
+    /// Returns the sizes that memory depends on.
     pub fn extent(&self) -> Extent {
         match self {
             Self::Encoder(EncoderConfig { width, intermediate, layers, heads, .. }) => {
@@ -213,7 +213,7 @@ impl Config {
         }
     }
 
-    /// The linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
+    /// Returns the linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
     pub fn linear_shapes(&self) -> Vec<Layer> {
         match self {
             Self::Encoder(config) => config.linear_shapes(),
@@ -238,18 +238,18 @@ pub struct Base {
     pub tensors: Tensors,
 }
 
-/// How a model is built from a base.
+/// Options for building a model from a base.
 #[derive(Debug)]
 pub struct Build {
-    /// Where it computes.
+    /// Device to compute on.
     pub device: Device,
     /// Kind of the frozen weights and of the hidden states.
     pub kind: Kind,
     /// Outputs of the head.
     pub classes: i64,
-    /// One seed for each run trained together.
+    /// One seed per run trained together.
     pub seeds: Vec<u64>,
-    /// Whether every weight of the base is trained.
+    /// True if every weight of the base is trained.
     pub train_base: bool,
 }
 
@@ -264,7 +264,7 @@ impl Base {
         Ok(Self { folder: folder.to_owned(), config, tensors: Tensors::open_checkpoint(folder)? })
     }
 
-    /// The trunk's tensors: canonical name, name in the checkpoint; sorted.
+    /// Returns the trunk's tensors, sorted: canonical name, name in the checkpoint.
     pub fn trunk_tensors(&self) -> Vec<(String, String)> {
         let prefix = format!("{}.", self.config.prefix());
         let prefixed = self.tensors.names().any(|name| name.starts_with(&prefix));
@@ -291,13 +291,13 @@ impl Base {
         found
     }
 
-    /// The embedding's name in the checkpoint of a decoder.
+    /// Returns the embedding's name in a decoder's checkpoint.
     fn words(&self) -> Option<&'static str> {
         [WORDS, "embed_tokens.weight"].into_iter().find(|name| self.tensors.contains(name))
     }
 
-    /// Whether a decoder's output layer is a tensor of its own: it is not tied to the embedding, or stored beside it with
-    /// other numbers, as Transformers decides it. Where only one of two tied tensors is stored, it serves as both.
+    /// Returns true if a decoder's output layer is a separate tensor: not tied to the embedding, or stored
+    /// with other numbers, as in Transformers. If only one of two tied tensors is stored, it serves as both.
     pub fn has_output_layer(&self) -> bool {
         let Config::Decoder(config) = &self.config else { return false };
         let bytes = |name: &str| self.tensors.bytes(name);
@@ -305,19 +305,19 @@ impl Base {
         !config.tied || self.words().is_some_and(differ)
     }
 
-    /// The name under which the embedding of a decoder is stored: its own, or that of the output layer tied to it.
+    /// Returns the stored name of a decoder's embedding: its own, or that of the output layer tied to it.
     fn stored_words(&self) -> &'static str {
         let own = self.has_output_layer() || !self.tensors.contains(OUTPUT);
         self.words().unwrap_or(if own { WORDS } else { OUTPUT })
     }
 
-    /// How many numbers the trunk holds.
+    /// Returns the number of parameters in the trunk.
     pub fn trunk_numbers(&self) -> usize {
         let shapes = self.trunk_tensors().into_iter().filter_map(|(_, name)| self.tensors.shape(&name));
         shapes.map(|shape| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0)).sum()
     }
 
-    /// The trunk's linear layers, which an adapter may go on, in the order of the layers.
+    /// Returns the trunk's linear layers, which can take an adapter, in the order of the layers.
     pub fn linear_layers(&self) -> Vec<Layer> {
         let mut layers: Vec<Layer> = self
             .trunk_tensors()
@@ -330,7 +330,7 @@ impl Base {
                 (!table).then(|| (path.to_owned(), [out, inputs]))
             })
             .collect();
-        // Layer 10 comes after layer 9: numbers are compared as numbers.
+        // Numbers compare as numbers: layer 10 comes after layer 9.
         let key = |path: &str| -> Vec<(u64, String)> {
             path.split('.').map(|part| (part.parse().unwrap_or(0), part.to_owned())).collect()
         };
@@ -338,7 +338,7 @@ impl Base {
         layers
     }
 
-    /// Refuses a checkpoint that lacks linear layers of its `config.json`, or holds them in another shape.
+    /// Rejects a checkpoint that lacks linear layers of its `config.json`, or holds them in another shape.
     ///
     /// # Errors
     /// Names the first tensor that does not fit.
@@ -360,7 +360,7 @@ impl Base {
         Ok(())
     }
 
-    /// Weights `[out, in]` of these layers, as stored, on `device`.
+    /// Reads the weights `[out, in]` of these layers, as stored, to `device`.
     ///
     /// # Errors
     /// When one is missing or not finite.
@@ -374,7 +374,7 @@ impl Base {
         layers.iter().map(read).collect()
     }
 
-    /// A hash of the trunk: of names, types, shapes and bytes, whatever the prefix and the sharding.
+    /// Hashes the trunk: names, types, shapes and bytes, independent of prefix and sharding.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (canonical, name) in self.trunk_tensors() {

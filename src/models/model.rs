@@ -1,4 +1,4 @@
-//! A model of either kind, for commands that do not care which.
+//! A model of either kind, for commands that work with both.
 
 use tch::Device;
 
@@ -10,14 +10,14 @@ use crate::nn::Linear;
 /// A model of either kind.
 #[derive(Debug)]
 pub enum Model {
-    /// Sequences to classes or numbers.
+    /// Maps sequences to classes or numbers.
     Classifier(Classifier),
-    /// Tokens to the next token.
+    /// Predicts the next token.
     Language(CausalLm),
 }
 
 impl Model {
-    /// Builds what the base is: a classifier from an encoder, a language model from a decoder.
+    /// Builds a classifier from an encoder, or a language model from a decoder.
     ///
     /// # Errors
     /// Names every missing and mis-shaped tensor at once.
@@ -28,7 +28,7 @@ impl Model {
         })
     }
 
-    /// Every linear layer that an adapter may go on, in the order of the checkpoint's layers.
+    /// Returns every linear layer that can take an adapter, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Classifier(model) => model.encoder.linears_mut(),
@@ -36,7 +36,7 @@ impl Model {
         }
     }
 
-    /// The same layers, for reading.
+    /// Returns the layers of [`Self::linears_mut`], shared.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::Classifier(model) => model.encoder.linears(),
@@ -44,19 +44,19 @@ impl Model {
         }
     }
 
-    /// Puts every adapter of the first run into its layer's weight, for reading only: nothing is trained after this.
+    /// Merges every adapter of the first run into its layer's weight; nothing can be trained after this.
     pub fn merge_adapters(&mut self) {
         self.linears_mut().into_iter().for_each(Linear::merge);
     }
 
-    /// [`CausalLm::pack`] of a language model.
+    /// Calls [`CausalLm::pack`] on a language model.
     pub fn pack(&mut self) {
         if let Self::Language(model) = self {
             model.pack();
         }
     }
 
-    /// Where the model computes.
+    /// Returns the device that the model computes on.
     pub fn device(&self) -> Device {
         match self {
             Self::Classifier(model) => model.device(),
@@ -64,7 +64,7 @@ impl Model {
         }
     }
 
-    /// The classifier.
+    /// Returns the classifier.
     ///
     /// # Errors
     /// When it is a language model.
@@ -78,7 +78,7 @@ impl Model {
         }
     }
 
-    /// The language model.
+    /// Returns the language model.
     ///
     /// # Errors
     /// When it is a classifier.

@@ -1,6 +1,6 @@
 //! Gradient checkpointing: keep each layer's input, compute the layer again in the backward pass.
 //!
-//! A layer draws its noise again from where it began ([`Pass::repetition`]), so the second computation equals the first.
+//! A layer redraws its noise from the same start ([`Pass::repetition`]), so both computations are equal.
 
 use tch::{Tensor, no_grad};
 
@@ -9,13 +9,13 @@ use crate::nn::{Packed, Pass};
 
 /// A stack of layers over embeddings.
 pub trait Trunk: std::fmt::Debug {
-    /// Number of layers.
+    /// Returns the number of layers.
     fn depth(&self) -> usize;
 
-    /// What the first layer reads: `[k, n, d]`.
+    /// Returns the input of the first layer, `[k, n, d]`.
     fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor;
 
-    /// Layer `index` alone: hidden states `[k, n, d]` to the same.
+    /// Applies layer `index` alone: hidden states `[k, n, d]` to the same.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -27,11 +27,11 @@ pub trait Trunk: std::fmt::Debug {
 pub struct Tape<'a> {
     trunk: &'a dyn Trunk,
     batch: &'a Packed,
-    /// The pass of the embeddings, for once.
+    /// The pass of the embeddings, good for one use.
     start: Pass,
-    /// Input of each layer, `[k, n, d]`, and its pass, for once.
+    /// Input of each layer, `[k, n, d]`, and its pass, good for one use.
     layers: Vec<(Tensor, Pass)>,
-    /// Output of the last layer: a leaf, whose gradient the loss leaves behind.
+    /// Output of the last layer: a leaf, which receives the loss's gradient.
     hidden: Tensor,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Tape<'a> {
         Ok(Self { trunk, batch, start, layers, hidden: hidden.detach().set_requires_grad(true) })
     }
 
-    /// Hidden states `[k, n, d]`.
+    /// Returns hidden states `[k, n, d]`.
     pub fn hidden(&self) -> &Tensor {
         &self.hidden
     }

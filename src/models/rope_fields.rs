@@ -1,4 +1,4 @@
-//! The rotary settings of a decoder's `config.json`, under their names of all years, as Transformers 5 reads them
+//! The rotary settings of a decoder's `config.json`, under old and new names, as Transformers 5 reads them
 //! (`modeling_rope_utils.py`).
 
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// `rope_scaling` takes the place of `rope_parameters` where it holds anything.
+    /// Finds the settings; a non-empty `rope_scaling` overrides `rope_parameters`.
     fn new(json: &'a Map<String, Value>) -> Result<Self> {
         let holds = |key: &&str| match json.get(*key) {
             None | Some(Value::Null) => false,
@@ -40,7 +40,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// A number above 0.
+    /// Reads a number above 0.
     fn number(&self, name: &str) -> Result<Option<f64>> {
         let Some(value) = self.parameters.get(name) else { return Ok(None) };
         match value.as_f64().filter(|x| *x > 0.0) {
@@ -57,7 +57,7 @@ impl<'a> Given<'a> {
         self.number(name)?.ok_or_else(|| fault(format!("`{key}` lacks `{name}`")).into())
     }
 
-    /// A number of the settings, else of the file itself, where null is no number, else its default.
+    /// Reads a number of the settings, or else of the file itself (null is an error), or else the default.
     fn or_of_file(&self, name: &str, of_file: Option<f64>, default: f64) -> Result<f64> {
         match self.number(name)?.or(of_file) {
             Some(x) => Ok(x),
@@ -68,7 +68,7 @@ impl<'a> Given<'a> {
         }
     }
 
-    /// How frequencies are stretched.
+    /// Reads the scaling of the frequencies.
     fn scaling(&self, raw: &Raw, fused: bool) -> Result<Scaling> {
         let (key, kind) = (self.key, self.parameters.get("rope_type").or(self.parameters.get("type")));
         let kind = match kind {
@@ -101,18 +101,18 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Whether settings hold those of a type of layers under this name.
+/// Returns true if this entry holds the settings of one layer type.
 fn by_layer(name: &str, value: &Value) -> bool {
     value.is_object() || name.ends_with("_attention")
 }
 
-/// The rotary embedding of heads of this width. Families with `fused` layers may rotate a part of each head.
+/// Reads the rotary embedding of heads of this width. Families with `fused` layers may rotate part of a head.
 pub fn rope(raw: &Raw, json: &Map<String, Value>, head_width: i64, fused: bool) -> Result<Rope> {
     let given = Given::new(json)?;
     let theta = given.or_of_file("rope_theta", raw.rope_theta, 10_000.0)?;
     let scaling = given.scaling(raw, fused)?;
     let partial = match (fused, scaling) {
-        // The plain rotation of the other families does not look at it.
+        // The other families' plain rotation ignores it.
         (false, Scaling::None) => 1.0,
         (false, _) => given.number("partial_rotary_factor")?.or(raw.partial_rotary_factor).unwrap_or(1.0),
         (true, _) => given.or_of_file("partial_rotary_factor", raw.partial_rotary_factor, 1.0)?,

@@ -1,4 +1,4 @@
-//! Keys and values of what a decoder has read: a fixed place for each sequence, filled by prefill, read by decoding.
+//! Keys and values of a decoder: a fixed slot for each sequence, filled by prefill, read by decoding.
 
 use tch::{Device, IndexOp as _, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use crate::fault::Result;
 use crate::torch::kernels::{LANES, Look, attend};
 use crate::torch::{cast, dims3, zeros_on_demand};
 
-/// What a cache must hold of each token.
+/// Size of a token's entry in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Layers of the decoder.
@@ -22,12 +22,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// What layers that compute in `kind` on `device` keep.
+    /// Returns the shape for layers that compute in `kind` on `device`.
     pub fn new(layers: usize, [kv_heads, width]: [i64; 2], kind: Kind, device: Device) -> Self {
         Self { layers, kv_heads, width, kind: if device == Device::Cpu { Kind::Float } else { kind } }
     }
 
-    /// Bytes of one token in all layers.
+    /// Returns the bytes of one token in all layers.
     pub fn bytes_per_token(&self) -> usize {
         let numbers = 2 * self.layers as i64 * self.kv_heads * self.width;
         usize::try_from(numbers).unwrap_or(usize::MAX).saturating_mul(self.kind.elt_size_in_bytes())
@@ -43,12 +43,12 @@ pub struct Cache {
     /// Values `[slots, kv, capacity, d]`.
     values: Vec<Tensor>,
     capacity: i64,
-    /// Whether our own kernels serve: on the CPU, where keys and values are kept in fp32.
+    /// True if our own kernels are used: on the CPU, with keys and values in fp32.
     own: bool,
 }
 
 impl Cache {
-    /// An empty cache. Its memory is zeroed: what is masked must still be finite.
+    /// Creates an empty cache. Its memory is zeroed, since masked entries must still be finite.
     ///
     /// # Errors
     /// When the device has no memory for it.
@@ -57,7 +57,7 @@ impl Cache {
         let blocks = (capacity + LANES - 1) / LANES;
         let (kv, d) = (shape.kv_heads, shape.width);
         let part = |size: &[i64]| -> Result<Vec<Tensor>> {
-            // On the CPU no answer is as long as it may become: most of the places are never filled
+            // On the CPU, memory is taken on demand: few answers reach their maximum length.
             let layer = || match own {
                 true => zeros_on_demand(size),
                 false => Ok(Tensor::f_zeros(size, (shape.kind, device))?),
@@ -73,7 +73,7 @@ impl Cache {
         Ok(Self { keys, values, capacity, own })
     }
 
-    /// Axes of the tokens in keys and values, and how many steps along them `length` tokens take.
+    /// Returns the token axes of keys and values, and the number of steps along them for `length` tokens.
     fn axes(&self, length: i64) -> ([i64; 2], i64) {
         if self.own { ([2, 2], (length + LANES - 1) / LANES) } else { ([3, 2], length) }
     }
@@ -83,12 +83,12 @@ impl Cache {
         cast(&attend(qkv, [&self.keys[layer], &self.values[layer]], places, look), qkv[0].kind())
     }
 
-    /// Whether a prompt can be read on from where its slot ends.
+    /// Returns true if a prompt can be continued from the end of its slot.
     pub fn continues(&self) -> bool {
         self.own
     }
 
-    /// Tokens that a slot can hold.
+    /// Returns the number of tokens that a slot can hold.
     pub fn capacity(&self) -> i64 {
         self.capacity
     }
@@ -104,7 +104,7 @@ impl Cache {
         }
     }
 
-    /// Gives slot i what slot `rows[i]` holds, of the first `length` tokens; `rows` int64 on the device.
+    /// Copies the first `length` tokens of slot `rows[i]` into slot i; `rows` is int64 on the device.
     pub fn reorder(&self, rows: &Tensor, length: i64) {
         let slots = rows.size().iter().product();
         let (axes, length) = self.axes(length);
@@ -118,18 +118,18 @@ impl Cache {
     }
 }
 
-/// Prompts on their way into a cache: each sees itself, and leaves its keys and values in its slot.
+/// Prompts being read into a cache: each attends to itself and stores its keys and values in its slot.
 #[derive(Debug)]
 pub struct Prefill<'a> {
     cache: &'a Cache,
     batch: &'a Packed,
-    /// Of each prompt: first token in the batch, number of tokens, slot, tokens that the slot holds of it already.
+    /// For each prompt: first token in the batch, number of tokens, slot, and tokens already in the slot.
     places: &'a [[i64; 4]],
 }
 
 impl<'a> Prefill<'a> {
-    /// `batch` is of one run; `places` gives each prompt's first token in it, its number of tokens, its slot, and what
-    /// the slot holds of it already: nothing, unless [`Cache::continues`].
+    /// `batch` has one run; `places` gives each prompt's first token in it, its number of tokens, its slot,
+    /// and the number of its tokens already in the slot: 0, unless [`Cache::continues`].
     pub fn new(cache: &'a Cache, batch: &'a Packed, places: &'a [[i64; 4]]) -> Self {
         Self { cache, batch, places }
     }
@@ -155,7 +155,7 @@ impl Sight for Prefill<'_> {
     }
 }
 
-/// One new token of each of the first slots, which sees what its slot holds and itself.
+/// One new token for each of the first slots, which attends to its slot and itself.
 #[derive(Debug)]
 pub struct Decode<'a> {
     cache: &'a Cache,
@@ -167,8 +167,8 @@ pub struct Decode<'a> {
     positions: Tensor,
     /// Positions of the cache that any row sees, rounded up.
     used: i64,
-    /// For each window of the model, which positions each row sees: `[s, 1, 1, used]`; none where a kernel of our own
-    /// computes each row over its own positions.
+    /// For each window of the model, the positions that each row sees: `[s, 1, 1, used]`; empty if our own
+    /// kernel computes each row over its own positions.
     masks: Vec<(Option<i64>, Tensor)>,
 }
 
@@ -176,7 +176,7 @@ pub struct Decode<'a> {
 const STRIDE: i64 = 32;
 
 impl<'a> Decode<'a> {
-    /// Row i is slot i; `lengths` says how many tokens each holds already, `windows` which windows layers have.
+    /// Row i is slot i; `lengths` counts the tokens that each holds, `windows` lists the layers' windows.
     pub fn new(cache: &'a Cache, lengths: &[i64], windows: &[Option<i64>], device: Device) -> Self {
         let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
         let used = (longest + STRIDE - 1).div_euclid(STRIDE) * STRIDE;
@@ -193,13 +193,13 @@ impl<'a> Decode<'a> {
         Self { cache, rows, places, positions, used, masks }
     }
 
-    /// Positions of the new tokens, int64 `[1, s]`.
+    /// Returns the positions of the new tokens, int64 `[1, s]`.
     pub fn positions(&self) -> Tensor {
         self.positions.unsqueeze(0)
     }
 }
 
-/// True where a position is not after the row's own, and not before its window.
+/// Returns a mask that is true where a position is not after the row's own, and not before its window.
 fn mask(positions: &Tensor, used: i64, window: Option<i64>) -> Tensor {
     let own = positions.unsqueeze(1); // [s, 1]
     let all = Tensor::arange(used, (Kind::Int64, positions.device())); // [used]

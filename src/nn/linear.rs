@@ -1,4 +1,4 @@
-//! The linear layer: a base weight and, perhaps, an adapter. The only place where the two meet.
+//! The linear layer: a base weight and optionally an adapter. The only place where the two meet.
 
 use tch::{Kind, Tensor, no_grad};
 
@@ -15,14 +15,14 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     adapter: Option<Attached>,
-    /// The weight in the order of our own products, where gradients are not wanted.
+    /// The weight packed for our own products, if no gradients are needed.
     panels: Option<Panels>,
 }
 
 #[derive(Debug)]
 struct Attached {
     adapter: Box<dyn Adapter>,
-    /// Dropout on what the adapter reads.
+    /// Dropout on the adapter's input.
     dropout: f64,
 }
 
@@ -32,17 +32,17 @@ impl Linear {
         Self { name, weight, bias, adapter: None, panels: None }
     }
 
-    /// The layer's path as in the checkpoint, without `.weight`.
+    /// Returns the layer's path as in the checkpoint, without `.weight`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The base weight, `[out, in]`.
+    /// Returns the base weight, `[out, in]`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
 
-    /// `[out, in]`.
+    /// Returns `[out, in]`.
     pub fn shape(&self) -> [i64; 2] {
         let size = self.weight.size();
         [size[0], size[1]]
@@ -53,12 +53,12 @@ impl Linear {
         self.adapter = Some(Attached { adapter, dropout });
     }
 
-    /// The layer's adapter.
+    /// Returns the layer's adapter.
     pub fn adapter(&self) -> Option<&dyn Adapter> {
         self.adapter.as_ref().map(|attached| attached.adapter.as_ref())
     }
 
-    /// `W + ΔW` of the first run in the weight's place, summed in fp32 and rounded once.
+    /// Replaces the weight by the first run's `W + ΔW`, summed in fp32 and rounded once.
     pub fn merge(&mut self) {
         if let Some(attached) = self.adapter.take() {
             let merged = no_grad(|| cast(&self.weight, Kind::Float) + attached.adapter.delta().get(0));
@@ -66,12 +66,12 @@ impl Linear {
         }
     }
 
-    /// Makes products without gradients fast; the weight is fp32 on the CPU and does not change after this.
+    /// Speeds up products without gradients; the weight is on the CPU and must not change after this.
     pub fn pack(&mut self) {
         self.panels = Some(Panels::new(&self.weight, self.bias.as_ref()));
     }
 
-    /// As [`Linear::forward`] of layers that read one input; what they share of it is computed once.
+    /// Like [`Linear::forward`], for layers that share one input; common work is done once.
     pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor, pass: &Pass) -> [Tensor; N] {
         let [k, n, _in] = dims3(x);
         let found: Option<Vec<Adapted>> = layers.iter().map(|layer| layer.through_core(x, pass)).collect();
@@ -81,7 +81,7 @@ impl Linear {
         }
     }
 
-    /// The layer for [`fused::adapted`], where it is of that kind.
+    /// Returns the layer for [`fused::adapted`], if it qualifies.
     fn through_core(&self, x: &Tensor, pass: &Pass) -> Option<Adapted<'_>> {
         let attached = self.adapter.as_ref().filter(|attached| !pass.drops(attached.dropout))?;
         let frozen = self.panels.is_none() && !self.weight.requires_grad();

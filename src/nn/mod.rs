@@ -21,9 +21,9 @@ use tch::Tensor;
 use crate::fault::Result;
 use attention::Attention;
 
-/// What the tokens of a pass see: each other inside a packed batch, or a cache of what came before.
+/// Source of the tokens that a pass attends to: the packed batch itself, or a cache of earlier tokens.
 pub trait Sight {
-    /// Attention of layer `layer`; shapes as in [`Attention::forward`].
+    /// Computes the attention of layer `layer`; shapes as in [`Attention::forward`].
     ///
     /// # Errors
     /// When the device's kernel refuses the shape.

@@ -35,7 +35,7 @@ pub struct RmsNorm {
     weight: Tensor,
     offset: f64,
     eps: f64,
-    /// `weight + offset`, where our own kernel is used.
+    /// `weight + offset`, if our own kernel is used.
     packed: Option<Tensor>,
 }
 
@@ -45,12 +45,12 @@ impl RmsNorm {
         Self { weight, offset, eps, packed: None }
     }
 
-    /// Makes it fast without gradients; the weight is fp32 on the CPU and does not change after this.
+    /// Speeds up passes without gradients; the weight is fp32 on the CPU and must not change after this.
     pub fn pack(&mut self) {
         self.packed = Some((self.weight.detach() + self.offset).contiguous());
     }
 
-    /// The weight and its offset in fp32, where a norm in one pass serves.
+    /// Returns the weight plus its offset in fp32, if the one-pass norm applies.
     fn fused(&self, x: &Tensor) -> Option<Tensor> {
         let serves = self.packed.is_none() && fused::serves_row(x) && !self.weight.requires_grad();
         serves.then(|| {
@@ -62,7 +62,7 @@ impl RmsNorm {
         })
     }
 
-    /// `x + add`, and the norm of that.
+    /// Returns `x + add` and the norm of that sum.
     ///
     /// # Shapes
     /// `[.., d]` to the same, twice.

@@ -13,13 +13,13 @@ pub struct Sequence<'a> {
     pub types: &'a [u8],
 }
 
-/// How a family numbers positions.
+/// A family's numbering of positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
     /// 0, 1, 2, …
     FromZero,
-    /// RoBERTa: padding id + 1, + 2, …, counting tokens that are not the padding token; a padding token that stands
-    /// in a text gets the padding id itself (`create_position_ids_from_input_ids` in Transformers).
+    /// RoBERTa: padding id + 1, + 2, …, counting tokens that are not the padding token; a padding token in a
+    /// text gets the padding id itself (`create_position_ids_from_input_ids` in Transformers).
     AfterPadding(u32),
 }
 
@@ -34,14 +34,14 @@ pub struct Stretch {
     pub length: i64,
 }
 
-/// Where a sequence lies in its run.
+/// Location of a sequence in its run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
     /// Index of its first token.
     pub start: usize,
     /// Tokens.
     pub length: usize,
-    /// Sum of the squared lengths of all sequences before it, those of earlier runs too.
+    /// Sum of the squared lengths of all sequences before it, including those of earlier runs.
     pub squares: usize,
 }
 
@@ -62,11 +62,11 @@ pub struct Packed {
     pub bounds: Tensor,
     /// Tokens in the longest sequence.
     pub longest: i64,
-    /// Tokens that are not filling.
+    /// Number of tokens, filling excluded.
     pub tokens: usize,
 }
 
-/// One run's flat columns while they are filled.
+/// One run's flat columns under construction.
 #[derive(Default)]
 struct Columns {
     ids: Vec<i64>,
@@ -112,7 +112,7 @@ impl Packed {
         let mut columns: Vec<Columns> = Vec::with_capacity(runs.len());
         let mut orders: Vec<Vec<usize>> = Vec::with_capacity(runs.len());
         for sequences in runs {
-            // Equal lengths side by side let attention take several sequences in one product.
+            // With equal lengths side by side, attention computes several sequences in one product.
             let mut order: Vec<usize> = (0..sequences.len()).collect();
             order.sort_by_key(|&i| sequences[i].ids.len());
             let mut column = Columns::default();
@@ -144,14 +144,14 @@ impl Packed {
         }
     }
 
-    /// Index of each sequence's first token in its run, int64 `[k, s]` on the device.
+    /// Returns the index of each sequence's first token in its run, int64 `[k, s]` on the device.
     pub fn first(&self) -> Tensor {
         let starts: Vec<i64> = self.places.iter().flatten().map(|place| place.start as i64).collect();
         Tensor::from_slice(&starts).view([self.places.len() as i64, -1]).to_device(self.ids.device())
     }
 }
 
-/// `orders` holds, run by run, the given numbers of the sequences from left to right; filling comes after them.
+/// Places the sequences; `orders` lists, per run, their given indices from left to right, before the filling.
 fn places(columns: &[Columns], orders: &[Vec<usize>]) -> Vec<Vec<Place>> {
     let mut squares = 0;
     let run = |(column, order): (&Columns, &Vec<usize>)| {

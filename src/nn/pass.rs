@@ -1,4 +1,4 @@
-//! What one forward pass needs to know beyond its input: training or not, and its noise.
+//! Context of one forward pass: training or not, and its noise.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,22 +11,22 @@ use super::packed::{Place, Stretch};
 use crate::torch::draw::seed_torch;
 use crate::torch::stream::{Stream, filled};
 
-/// The noise of k runs trained together: one stream for each, read on from pass to pass.
+/// The noise of k runs trained together: one stream per run, continued from pass to pass.
 #[derive(Debug, Clone)]
 pub struct Noise(Rc<RefCell<Vec<Stream>>>);
 
 impl Noise {
-    /// Noise that goes on with these streams.
+    /// Creates noise that continues these streams.
     pub fn new(streams: Vec<Stream>) -> Self {
         Self(Rc::new(RefCell::new(streams)))
     }
 
-    /// Where the streams stand.
+    /// Returns the current state of the streams.
     pub fn streams(&self) -> Vec<Stream> {
         self.0.borrow().clone()
     }
 
-    /// Passes over so many words of each stream.
+    /// Skips `words` words of each stream.
     pub fn pass_over(&self, words: usize) {
         self.0.borrow_mut().iter_mut().for_each(|stream| stream.pass_over(words));
     }
@@ -34,44 +34,44 @@ impl Noise {
 
 /// One forward pass.
 ///
-/// On the CPU its masks are those of a PyTorch program that pads a batch to its longest sequence and draws from the
-/// same stream: padding takes its numbers too. On a GPU the stream seeds libtorch's generator for each mask.
+/// On the CPU its masks equal those of a PyTorch program that pads a batch to its longest sequence and draws
+/// from the same stream, numbers for padding included. On a GPU the stream seeds libtorch for each mask.
 #[derive(Debug)]
 pub struct Pass {
     /// `None` when not training.
     noise: Option<Noise>,
-    /// Where the tokens of `[k, n, ..]` belong in the padded batch; `None` for tensors without padding.
+    /// Places of the tokens of `[k, n, ..]` in the padded batch; `None` for tensors without padding.
     places: Option<Arc<Vec<Vec<Place>>>>,
 }
 
 impl Pass {
-    /// A pass without dropout.
+    /// Creates a pass without dropout.
     pub fn evaluation() -> Self {
         Self { noise: None, places: None }
     }
 
-    /// A training pass over the tokens of `batch`.
+    /// Creates a training pass over the tokens of `batch`.
     pub fn training(noise: &Noise, batch: &Packed) -> Self {
         Self { noise: Some(noise.clone()), places: Some(Arc::clone(&batch.places)) }
     }
 
-    /// The same pass for tensors with one row for each sequence, in the order in which these were given.
+    /// Returns the same pass for tensors with one row per sequence, in the order in which these were given.
     pub fn per_sequence(&self) -> Self {
         Self { noise: self.noise.clone(), places: None }
     }
 
-    /// A pass that will draw, once, what this one draws next: to compute something again.
+    /// Returns a pass that draws, once, what this one draws next, for recomputation.
     pub fn repetition(&self) -> Self {
         let noise = self.noise.as_ref().map(|noise| Noise::new(noise.streams()));
         Self { noise, places: self.places.clone() }
     }
 
-    /// Whether dropout with probability `p` does anything in this pass.
+    /// Returns true if dropout with probability `p` has an effect in this pass.
     pub fn drops(&self, p: f64) -> bool {
         p > 0.0 && self.noise.is_some()
     }
 
-    /// Dropout with probability `p`; run j's mask comes from run j's stream.
+    /// Applies dropout with probability `p`; run j's mask comes from run j's stream.
     ///
     /// # Shapes
     /// `[k, ..]` to the same: `[k, n, ..]` tokens, or one row for each sequence ([`Pass::per_sequence`]).
@@ -100,8 +100,8 @@ impl Pass {
         x * mask.to_kind(x.kind())
     }
 
-    /// Masks of attention probabilities, for each stretch of `batch` `[s, h, t, t]` in fp32; none where dropout with
-    /// probability `p` does nothing.
+    /// Draws masks of attention probabilities, for each stretch of `batch` `[s, h, t, t]` in fp32; `None` if
+    /// dropout with probability `p` has no effect.
     pub fn attention_masks(&self, batch: &Packed, heads: i64, p: f64) -> Option<Vec<Tensor>> {
         let noise = self.noise.as_ref().filter(|_| p > 0.0)?;
         let (device, stretches) = (batch.ids.device(), &batch.stretches);
@@ -123,7 +123,7 @@ impl Pass {
         Some(parts.iter().zip(&shapes).map(|(part, shape)| part.view(*shape)).collect())
     }
 
-    /// Seeds libtorch from the stream of run `run`, for an operator that draws inside.
+    /// Seeds libtorch from the stream of run `run`, for an operator that draws internally.
     pub fn seed(&self, run: usize) {
         let Some(noise) = &self.noise else { return };
         if let Some(stream) = noise.0.borrow_mut().get_mut(run) {
@@ -132,7 +132,7 @@ impl Pass {
     }
 }
 
-/// Fills the mask of one run's tokens, each of `width` numbers, from that of the padded batch: `[s, longest, width]`.
+/// Fills the mask of one run's tokens, `width` numbers each, from the padded batch's `[s, longest, width]`.
 fn tokens_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], width: usize, p: f64) {
     let longest = longest(places);
     for place in places {
@@ -142,7 +142,7 @@ fn tokens_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], width: u
     }
 }
 
-/// Fills the masks of one run's attention probabilities from that of the padded batch: `[s, h, longest, longest]`.
+/// Fills one run's masks of attention probabilities from the padded batch's `[s, h, longest, longest]`.
 fn probabilities_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], heads: usize, p: f64) {
     let longest = longest(places);
     for place in places {

@@ -6,21 +6,21 @@ use tch::{Device, Kind, Tensor};
 
 use crate::torch::{dims3, fused, kernels};
 
-/// How a model rotates queries and keys.
+/// Rotation of a model's queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
-    /// How many numbers of each head, from the first, are rotated; even.
+    /// Number of leading elements of each head that are rotated; even.
     pub width: i64,
-    /// How the frequencies are stretched.
+    /// Scaling of the frequencies.
     pub scaling: Scaling,
 }
 
-/// How frequencies are stretched beyond the length that a model was pretrained with.
+/// Scaling of frequencies for sequences longer than in pretraining.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scaling {
-    /// Not at all.
+    /// No scaling.
     None,
     /// All divided by `factor`.
     Linear {
@@ -50,7 +50,7 @@ pub struct Angles {
 }
 
 impl Rope {
-    /// Angle per position of each pair of numbers, fp32 `[width / 2]`, computed in fp32 as Transformers does
+    /// Returns each pair's angle per position, fp32 `[width / 2]`, computed in fp32 as in Transformers
     /// (`modeling_rope_utils.py`): the last bits of an angle matter at position 10,000.
     pub fn frequencies(&self, device: Device) -> Tensor {
         let steps = Tensor::arange_start_step(0, self.width, 2, (Kind::Float, device)) / self.width as f64;
@@ -70,7 +70,7 @@ impl Rope {
         }
     }
 
-    /// The angles of these positions, cast to `kind`.
+    /// Returns the angles of these positions, cast to `kind`.
     ///
     /// # Shapes
     /// `positions` int64 of m numbers; `frequencies` as [`Rope::frequencies`] gives them.
@@ -81,13 +81,13 @@ impl Rope {
 }
 
 impl Angles {
-    /// As [`Angles::rotate`], in place: `x` is fp32 on the CPU, contiguous, and needs no gradient.
+    /// Like [`Angles::rotate`], but in place: `x` is fp32 on the CPU, contiguous, and needs no gradient.
     pub fn rotate_in_place(&self, x: Tensor) -> Tensor {
         kernels::rotate(&x, &self.cos, &self.sin);
         x
     }
 
-    /// Rotates the first numbers of each head: the pair (i, i + width/2) by its angle.
+    /// Rotates the leading elements of each head: the pair (i, i + width/2) by its angle.
     ///
     /// # Shapes
     /// `x` `[m, h, d]` to the same.

@@ -1,7 +1,7 @@
 //! The log of a run: `metrics.jsonl`, one object per line, and the same numbers for TensorBoard.
 //!
-//! A resumed run repeats the steps after its checkpoint, so what an interrupted run wrote about them is taken
-//! back when the log is opened again.
+//! A resumed run repeats the steps after its checkpoint, so lines that an interrupted run wrote about them
+//! are removed when the log is opened again.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -14,7 +14,7 @@ use crate::fault::Result;
 use crate::files::{cannot_write, check_held, read_bytes, write_bytes};
 use crate::report::tensorboard::EventFile;
 
-/// The name of the log in the folder of a run.
+/// Name of the log in a run's folder.
 pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// One log point of training; a number that is not finite is written as `null`.
@@ -22,18 +22,18 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 pub struct TrainPoint {
     /// Optimiser steps done, from 1.
     pub step: u64,
-    /// Passes over the data done, with the fraction of the present one.
+    /// Passes over the data done, including the fraction of the current one.
     pub epoch: f64,
     /// The mean loss since the last log point.
     pub loss: f64,
     /// The adapter's learning rate in this step.
     pub learning_rate: f64,
-    /// The head's learning rate, where it has its own.
+    /// The head's learning rate, if it has its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head_learning_rate: Option<f64>,
     /// The norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// Tokens a second since the last log point, padding not counted.
+    /// Tokens per second since the last log point, padding excluded.
     pub tokens_per_second: f64,
 }
 
@@ -75,13 +75,13 @@ enum Line<'a> {
     Eval(&'a EvalPoint),
 }
 
-/// What decides whether a line stays when a run resumes.
+/// The field that decides whether a line is kept when a run resumes.
 #[derive(Deserialize)]
 struct Stepped {
     step: u64,
 }
 
-/// Where the log ended at some time: what comes before can be told from what the run did not write.
+/// Position of the log's end at some time, with a checksum that detects content that the run did not write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     bytes: usize,
@@ -94,14 +94,14 @@ pub struct End {
 pub struct MetricsLog {
     path: PathBuf,
     events: EventFile,
-    /// What the log holds.
+    /// Length of the log in bytes.
     bytes: usize,
     hasher: blake3::Hasher,
 }
 
 impl MetricsLog {
-    /// Opens the log in the folder `run`: empty for a fresh run, and for one that resumes after step `resumed`, where the
-    /// log ended at `end`, with the lines of the steps up to it.
+    /// Opens the log in the folder `run`: empty for a fresh run; for one that resumes after step `resumed`,
+    /// where the log ended at `end`, with the lines of the steps up to it.
     ///
     /// # Errors
     /// When a file of the folder cannot be read or written.
@@ -117,7 +117,7 @@ impl MetricsLog {
         Ok(Self { path, events, bytes: kept.len(), hasher })
     }
 
-    /// Where it ends now.
+    /// Returns the current end of the log.
     pub fn end(&self) -> End {
         End { bytes: self.bytes, checksum: self.hasher.finalize().to_hex().to_string() }
     }
@@ -140,8 +140,8 @@ impl MetricsLog {
         self.events.scalars(point.step, &point.scalars())
     }
 
-    /// One line, handed to the system in one piece, so that a killed process tears the last one at most. The file is opened
-    /// for each, so that one that was removed is missed.
+    /// Appends one line in a single write, so that a killed process tears at most the last one. The file is
+    /// opened each time, so that its removal is noticed.
     fn add(&mut self, line: &Line<'_>) -> Result<()> {
         let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
@@ -154,7 +154,7 @@ impl MetricsLog {
     }
 }
 
-/// What a log keeps when its run goes on after step `last`, where it ended at `end`.
+/// Returns what to keep of a log whose run resumes after step `last`, where it ended at `end`.
 fn kept(path: &Path, last: u64, end: Option<End>) -> Result<Vec<u8>> {
     let name = path.display();
     let mut bytes = match path.exists() {
@@ -174,7 +174,7 @@ fn kept(path: &Path, last: u64, end: Option<End>) -> Result<Vec<u8>> {
     Ok(lines_up_to(&bytes, last, path))
 }
 
-/// The whole lines of steps up to `last`; torn and damaged lines are left out.
+/// Returns the whole lines of steps up to `last`, without torn and damaged lines.
 fn lines_up_to(bytes: &[u8], last: u64, path: &Path) -> Vec<u8> {
     let (mut kept, mut damaged) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(bytes.split_inclusive(|&byte| byte == b'\n')) {

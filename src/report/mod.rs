@@ -1,4 +1,4 @@
-//! What people see of a run: log lines, progress, tables, and the files that other tools plot.
+//! User-facing output of a run: log lines, progress, tables, and files for plotting tools.
 
 pub mod metrics_log;
 pub mod progress;
@@ -20,33 +20,34 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 use crate::fault::shortened;
 pub use redacted::{hide, redacted};
 
-/// Columns apart by spaces, a rule under the headers, nothing else.
+/// Columns separated by spaces, a rule under the headers, nothing else.
 const PLAIN: TableStyle = TableStyle::new()
     .header_lines(ContentLineStyle::none().junction(' '))
     .header_separator(LineStyle::none().fill('-').junction('-'))
     .content_lines(ContentLineStyle::none().junction(' '));
 
-/// Whether only what went wrong is said.
+/// True if only warnings and errors are printed.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// All progress bars; hidden where standard error is no terminal or one without escape codes, in quiet mode, and beside JSON
-/// lines.
+/// All progress bars; hidden if standard error is not a terminal with escape codes, in quiet mode, and with
+/// JSON lines.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Sends log lines to standard error, where they do not tear the progress bars.
+/// Sends log lines to standard error without tearing the progress bars.
 ///
-/// `verbosity` is the count of `-v`, or -1 for `-q`: warnings and errors at -1, everything that `loraxs` says at 2; `RUST_LOG`, where set, decides instead. `json` writes one object per line. A second
-/// call changes nothing but the visibility of the bars.
+/// `verbosity` is the count of `-v`, or -1 for `-q`: warnings and errors at -1, all of `loraxs` at 2;
+/// `RUST_LOG`, if set, decides instead. `json` writes one object per line. A second call only changes the
+/// visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
     let variable = |name: &str| std::env::var_os(name).unwrap_or_default();
-    // A terminal that knows no escape codes, or whose user wants none.
+    // A terminal without escape codes, or whose user wants none.
     let plain = ["dumb", ""].map(Into::into).contains(&variable("TERM"));
     let escapes = !plain && variable("NO_COLOR").is_empty();
     if json || verbosity < 0 || !escapes {
         BARS.set_draw_target(ProgressDrawTarget::hidden());
     }
-    // What libraries have to say is of interest only to those who ask for everything.
+    // Log lines of libraries are shown only at the highest verbosity.
     let levels = match verbosity {
         ..0 => "warn",
         0 => "warn,loraxs=info",
@@ -66,12 +67,12 @@ pub fn init_logging(verbosity: i8, json: bool) {
     let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
 }
 
-/// Bytes of a log line beyond which what it quotes is shown in part.
+/// Longest log line in bytes; longer ones are shortened.
 const LONGEST_EVENT: usize = 10_000;
 
-/// Standard error with the bars out of the way.
+/// Standard error, with the bars suspended.
 struct BesideBars {
-    /// Whether each line is an object, which must stay whole.
+    /// True if each line is a JSON object, which must stay whole.
     json: bool,
 }
 
@@ -90,12 +91,12 @@ impl Write for BesideBars {
     }
 }
 
-/// Now, by the clock on the wall; also before 1970, where `chrono::Local::now` panics.
+/// Returns the current local time, even before 1970, where `chrono::Local::now` panics.
 pub fn local_time() -> DateTime<Local> {
     SystemTime::now().into()
 }
 
-/// The largest memory that this process has held so far, in MiB; nothing where the system does not say.
+/// Returns this process's peak memory in MiB; `None` if the system does not report it.
 pub fn peak_rss_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -103,7 +104,7 @@ pub fn peak_rss_mib() -> Option<f64> {
     Some(kib / 1024.0)
 }
 
-/// A line of results on standard output, nothing in quiet mode; where nobody reads it any more, nothing happens.
+/// Prints a line of results to standard output, except in quiet mode; write errors are ignored.
 pub fn say(text: &str) {
     if QUIET.load(Ordering::Relaxed) {
         return;
@@ -113,7 +114,7 @@ pub fn say(text: &str) {
     });
 }
 
-/// A plain table for people: a rule under the headers, columns of numbers to the right, no trailing spaces.
+/// Formats a plain table: a rule under the headers, numbers right-aligned, no trailing spaces.
 pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(PLAIN).set_header(headers.iter().copied()).add_rows(rows.iter().cloned());
@@ -128,7 +129,7 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
     table.trim_fmt()
 }
 
-/// Whether a cell reads as a number, with the marks people put around one.
+/// Returns true if a cell reads as a number, common marks such as `%` allowed.
 fn is_number(cell: &str) -> bool {
     let bare = cell.replace([',', '_'], "");
     bare.trim_end_matches(['%', 'x']).trim_end().parse::<f64>().is_ok() || cell == "-"

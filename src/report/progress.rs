@@ -7,20 +7,20 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::BARS;
 
-/// Time between two log lines where no bar is shown.
+/// Time between two log lines if no bar is shown.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
-/// Work that took less ends without a line (with one at `-v`).
+/// Shorter work ends without a line (with one at `-v`).
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
 
-/// The templates of the bar where the total is known and where it is not.
+/// Templates of the bar with a known and an unknown total.
 const WITH_TOTAL: &str = "{prefix} {bar:24} {msg}";
 const WITHOUT_TOTAL: &str = "{prefix} {spinner} {msg}";
 
-/// The unit whose counts are shown as sizes.
+/// Unit whose counts are shown as sizes.
 pub const BYTES: &str = "bytes";
 
-/// A piece of long work under way. Quiet mode hides it; dropped early (an error), it clears its bar and says
+/// Long work in progress. Quiet mode hides it; if dropped early (an error), it clears its bar and prints
 /// nothing more.
 #[derive(Debug)]
 pub struct Progress {
@@ -35,8 +35,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the work `label` of `total` pieces, `unit` in the plural (`steps`, `examples`, or [`BYTES`]); 0 stands for
-    /// an unknown total.
+    /// Starts the work `label` of `total` pieces, `unit` in the plural (`steps`, `examples`, or [`BYTES`]);
+    /// 0 means that the total is unknown.
     pub fn new(total: u64, label: &str, unit: &str) -> Self {
         let bar = (!BARS.is_hidden()).then(|| {
             let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::no_length() };
@@ -55,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// Work of which `done` pieces were done before (a resumed run), which count for no rate.
+    /// Starts at `done` pieces finished before (in a resumed run), which do not count for the rate.
     pub fn starting_at(mut self, done: u64) -> Self {
         self.first = done;
         self.done = Mutex::new(done);
@@ -65,7 +65,7 @@ impl Progress {
         self
     }
 
-    /// Says that `done` pieces are done, and `message` about them (the loss, the memory); cheap enough for every step.
+    /// Reports `done` finished pieces, and a `message` (the loss, the memory); cheap enough for every step.
     pub fn tick(&self, done: u64, message: &str) {
         *self.done.lock().unwrap_or_else(PoisonError::into_inner) = done;
         if let Some(bar) = &self.bar {
@@ -80,7 +80,7 @@ impl Progress {
         }
     }
 
-    /// Clears the bar and logs what the work took, unless that was too little to be worth a line.
+    /// Clears the bar and logs the duration, unless too short to be worth a line.
     pub fn finish(self) {
         let elapsed = self.began.elapsed();
         let done = *self.done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +120,7 @@ impl Progress {
         format!("{}: {pieces} in {}{speed}", self.label, duration(elapsed))
     }
 
-    /// Pieces a second since the start; 0 before anything is known.
+    /// Returns pieces per second since the start; 0 before anything is known.
     fn rate(&self, done: u64, elapsed: Duration) -> f64 {
         let seconds = elapsed.as_secs_f64();
         if seconds > 0.0 { done.saturating_sub(self.first) as f64 / seconds } else { 0.0 }
@@ -152,7 +152,7 @@ impl Drop for Progress {
     }
 }
 
-/// The label and the bar; the rest is the message, so that both kinds of output say the same.
+/// Shows the label and the bar; the rest is the message, so that both kinds of output agree.
 fn style(total: u64) -> ProgressStyle {
     let template = if total > 0 { WITH_TOTAL } else { WITHOUT_TOTAL };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())

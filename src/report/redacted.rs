@@ -1,17 +1,17 @@
-//! What nobody may read in messages: passwords and tokens in addresses, and the access token of the hub.
+//! Hides secrets in messages: passwords and tokens in URLs, and the hub's access token.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use regex::Regex;
 
-/// What stands for a secret.
+/// Replacement for a secret.
 const HIDDEN: &str = "***";
 
-/// Secrets that are known as such.
+/// Secrets registered by [`hide`].
 static SECRETS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Secrets that are known by where they stand: the user of an address, values of a query as those of signed addresses, the
-/// hub's tokens, and what a request is authorised with.
+/// Secrets recognised by their context: the user of a URL, values in a query such as those of signed URLs,
+/// the hub's tokens, and a request's authorisation.
 #[expect(clippy::unwrap_used, reason = "the expressions are fixed, and a test compiles them")]
 static PLACES: LazyLock<[Regex; 4]> = LazyLock::new(|| {
     [
@@ -25,13 +25,13 @@ static PLACES: LazyLock<[Regex; 4]> = LazyLock::new(|| {
 
 /// Hides `secret` in every message from now on.
 pub fn hide(secret: &str) {
-    // A word of one letter or two would take the letters out of every message.
+    // One or two letters would match all over every message.
     if secret.len() > 2 {
         SECRETS.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
     }
 }
 
-/// `text` without its secrets.
+/// Returns `text` without its secrets.
 pub fn redacted(text: &str) -> String {
     let mut text = text.to_owned();
     for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {

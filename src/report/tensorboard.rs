@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::fault::Result;
 use crate::files::cannot_write;
 
-/// The version of the format that allows restarts to take back steps.
+/// Version of the format in which restarts can take back steps.
 const VERSION: &[u8] = b"brain.Event:2";
 
 /// Protobuf wire types: a varint, eight bytes, a length and that many bytes, four bytes.
@@ -29,8 +29,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a file in `folder`. TensorBoard forgets what earlier files of the folder say of step
-    /// `takes_back_from` and later ones, which is what a resumed run repeats.
+    /// Starts a file in `folder`. TensorBoard discards the steps from `takes_back_from` on in earlier files
+    /// of the folder, since a resumed run repeats them.
     ///
     /// # Errors
     /// When the folder or the file cannot be made or written.
@@ -64,18 +64,18 @@ impl EventFile {
         self.write(&event(step, 5, &summary))
     }
 
-    /// Where the file is.
+    /// Returns the file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// One record, handed to the system in one piece, so that a killed process leaves whole records.
+    /// Writes one record in a single write, so that a killed process leaves whole records.
     fn write(&mut self, payload: &[u8]) -> Result<()> {
         self.file.write_all(&record(payload)).map_err(|error| cannot_write(&self.path, &error))
     }
 }
 
-/// A file that was not there; a number is added where a process starts two within a second.
+/// Creates a new file; a number is appended if a process starts two within a second.
 fn create_new(folder: &Path) -> Result<(File, PathBuf)> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
@@ -114,12 +114,12 @@ fn record(payload: &[u8]) -> Vec<u8> {
     record
 }
 
-/// The rotated and shifted CRC-32C of TFRecord: a plain one would be weak over data that holds CRCs itself.
+/// Returns TFRecord's rotated and shifted CRC-32C; a plain one is weak over data that holds CRCs itself.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// Seconds since 1970.
+/// Returns seconds since 1970.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }
@@ -139,7 +139,7 @@ fn put_bytes(out: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// Seven bits a byte, the lowest first, the top bit set on all but the last.
+/// Writes seven bits per byte, lowest first, the top bit set on all but the last.
 fn put_number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -152,7 +152,7 @@ fn put_number(out: &mut Vec<u8>, mut value: u64) {
 mod tests {
     use super::*;
 
-    /// The payloads of a file whose framing and checksums are right.
+    /// Returns the payloads of a file, checking its framing and checksums.
     fn payloads(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         while !bytes.is_empty() {
@@ -168,7 +168,7 @@ mod tests {
         found
     }
 
-    /// An event without its nine bytes of wall time.
+    /// Returns an event without its nine bytes of wall time.
     fn untimed(payload: &[u8]) -> &[u8] {
         assert_eq!(payload[0], 0x09);
         assert!(f64::from_le_bytes(payload[1..9].try_into().unwrap()) > 1.6e9);

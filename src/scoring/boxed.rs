@@ -1,7 +1,7 @@
 //! The last box of a solution, as the published scripts find it.
 
-/// The last `\boxed{…}` (or `\fbox{…}` where there is none) with its braces; nothing where the braces do not close.
-/// hendrycks/math@357963a, `modeling/dataset/util.py`, as MetaMath and LoRA-XS have it.
+/// Returns the last `\boxed{…}` (or `\fbox{…}` if there is none) with its braces; `None` if the braces do not
+/// close. hendrycks/math@357963a, `modeling/dataset/util.py`, as MetaMath and LoRA-XS have it.
 pub fn last_braced(text: &str) -> Option<&str> {
     let start = text.rfind("\\boxed").or_else(|| text.rfind("\\fbox"))?;
     let mut open = 0;
@@ -20,7 +20,7 @@ pub fn last_braced(text: &str) -> Option<&str> {
     None
 }
 
-/// What stands in the last box, also in one without braces: `\boxed 2$` holds `2`. EleutherAI/lm-evaluation-harness,
+/// Returns the content of the last box; `\boxed 2$` holds `2`. EleutherAI/lm-evaluation-harness,
 /// `hendrycks_math/utils.py`; where that raises (an `\fbox`, a bare `\boxed`), there is no content.
 pub fn last_content(text: &str) -> Option<&str> {
     const BARE: &str = "\\boxed ";
@@ -30,12 +30,12 @@ pub fn last_content(text: &str) -> Option<&str> {
     }
 }
 
-/// The most boxes of one answer.
+/// Maximum number of boxes of one answer.
 const MOST_BOXES: usize = 64;
 
-/// What stands in the last box of any form. Boxes shortly before it, or with a comma, `and` or `or` between, belong to
-/// the same answer and are joined by commas, as in Math-Verify; of boxes in boxes the innermost. Where its braces do not
-/// close, all that follows with the open brace, which no reader takes. Beside it, what follows the last box.
+/// Returns the content of the last box of any form, and what follows it. Boxes shortly before it, or with a
+/// comma, `and` or `or` between, belong to the answer and are joined by commas, as in Math-Verify; of nested
+/// boxes the innermost. Unclosed, it holds all that follows with the open brace, which no reader takes.
 pub fn last_answer(text: &str) -> Option<(String, &str)> {
     let mut parts: Vec<&str> = Vec::new();
     let mut before = text;
@@ -66,7 +66,7 @@ pub fn last_answer(text: &str) -> Option<(String, &str)> {
     (!parts.is_empty()).then(|| (parts.join(","), after))
 }
 
-/// Start, end and content of the last box; no end where its braces do not close.
+/// Returns start, end and content of the last box; no end if its braces do not close.
 fn last_box(text: &str) -> Option<(usize, Option<usize>, &str)> {
     let start = text.rfind("\\boxed").max(text.rfind("\\fbox"))?;
     let name = if text[start..].starts_with("\\boxed") { "\\boxed" } else { "\\fbox" };
@@ -90,7 +90,7 @@ fn last_box(text: &str) -> Option<(usize, Option<usize>, &str)> {
     Some((start, None, rest))
 }
 
-/// What stands in `\boxed{…}`; nothing for any other text.
+/// Returns the content of `\boxed{…}`, or `None` for any other text.
 pub fn content(text: &str) -> Option<&str> {
     text.strip_prefix("\\boxed{")?.strip_suffix('}')
 }

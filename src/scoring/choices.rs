@@ -5,7 +5,7 @@
 
 use super::Verdict;
 
-/// The leftmost of `labels` in the completion against the gold label.
+/// Compares the leftmost of `labels` in the completion with the gold label.
 pub fn judge(completion: &str, gold: &str, labels: &[&str]) -> Verdict {
     let first = labels.iter().filter_map(|label| completion.find(label).map(|place| (place, *label))).min();
     first.map_or_else(Verdict::none, |(_, label)| Verdict::of(label, label == gold.trim()))

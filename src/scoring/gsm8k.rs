@@ -7,20 +7,20 @@ use regex::Regex;
 use super::Verdict;
 use super::python::{float, pattern};
 
-/// What the harness puts in the place of an answer that it cannot find.
+/// Stand-in of the harness for an answer that it cannot find.
 const INVALID: &str = "[invalid]";
 
 static STRICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"#### (\-?[0-9\.\,]+)"));
 static FLEXIBLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(-?[$0-9.,]{2,})|(-?[0-9]+)"));
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"-?\d+\.?\d*"));
 
-/// The first `#### N` (`lm_eval/tasks/gsm8k/gsm8k.yaml` version 3.0, `strict-match`).
+/// Scores the first `#### N` (`lm_eval/tasks/gsm8k/gsm8k.yaml` version 3.0, `strict-match`).
 pub fn strict(completion: &str, gold: &str) -> Verdict {
     let found = STRICT.captures(completion).and_then(|groups| groups.get(1)).map(|group| group.as_str());
     exact_match(found, gold)
 }
 
-/// The last number-like run of characters (`flexible-extract` of the same file).
+/// Scores the last number-like run of characters (`flexible-extract` of the same file).
 pub fn flexible(completion: &str, gold: &str) -> Verdict {
     exact_match(FLEXIBLE.find_iter(completion).last().map(|found| found.as_str().trim()), gold)
 }
@@ -30,7 +30,7 @@ fn exact_match(found: Option<&str>, gold: &str) -> Verdict {
     Verdict { extracted: found.map(str::to_owned), correct }
 }
 
-/// The `exact_match` of that file: `regexes_to_ignore` in turn, then lower case.
+/// Normalises as the `exact_match` of that file: `regexes_to_ignore` in turn, then lower case.
 fn normalised(text: &str) -> String {
     let text = text.replace([',', '$'], "");
     let text = text.rsplit("#### ").next().unwrap_or_default();
@@ -42,8 +42,8 @@ fn normalised(text: &str) -> String {
     text.to_lowercase()
 }
 
-/// The last number within 0.001 of the gold one (AGI-Edgerunners/LLM-Adapters@8166572, `evaluate.py`). Of a GSM8K answer
-/// the gold number is what follows `####`.
+/// Scores the last number within 0.001 of the gold one (AGI-Edgerunners/LLM-Adapters@8166572, `evaluate.py`).
+/// Of a GSM8K answer the gold number is what follows `####`.
 pub fn last_number(completion: &str, gold: &str) -> Verdict {
     let completion = completion.replace(',', "");
     let Some(found) = NUMBER.find_iter(&completion).last() else { return Verdict::none() };

@@ -5,7 +5,7 @@
 
 use super::{Verdict, boxed, python};
 
-/// What stands between the first and the last `$` of the completion, or all of it, against the last box.
+/// Compares the text between the first and the last `$` of the completion, or all of it, with the last box.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let found = match (completion.find('$'), completion.rfind('$')) {
         (Some(first), Some(last)) if first < last => &completion[first + 1..last],
@@ -14,7 +14,7 @@ pub fn judge(completion: &str, gold: &str) -> Verdict {
     Verdict::of(found, boxed::last_content(gold).is_some_and(|gold| is_equiv(found, gold)))
 }
 
-/// Whether the normalised strings are equal; the raw ones where one of them cannot be normalised.
+/// Returns true if the normalised strings are equal, or the raw ones if one of them cannot be normalised.
 pub fn is_equiv(a: &str, b: &str) -> bool {
     match (strip_string(a), strip_string(b)) {
         (Some(a), Some(b)) => a == b,
@@ -22,7 +22,7 @@ pub fn is_equiv(a: &str, b: &str) -> bool {
     }
 }
 
-/// The normal form of an answer, step by step as in the original; nothing where that raises an exception.
+/// Normalises an answer, step by step as in the original; `None` where that raises an exception.
 pub fn strip_string(text: &str) -> Option<String> {
     let mut text = text.replace('\n', "").replace("\\!", "").replace("\\\\", "\\");
     for (from, to) in [("tfrac", "frac"), ("dfrac", "frac")] {
@@ -60,7 +60,7 @@ fn without_units(text: &str) -> Option<&str> {
     (parts.count() <= 1).then_some(first)
 }
 
-/// `\sqrt3` to `\sqrt{3}`; a root at the end raises.
+/// Rewrites `\sqrt3` as `\sqrt{3}`; a root at the end raises.
 fn braced_roots(text: &str) -> Option<String> {
     let mut parts = text.split("\\sqrt");
     let mut whole = parts.next()?.to_owned();
@@ -75,8 +75,8 @@ fn braced_roots(text: &str) -> Option<String> {
     Some(whole)
 }
 
-/// `\frac12` and `\frac1{2}` to `\frac{1}{2}`. A fraction at the end raises; one of a single character leaves the whole
-/// text as it was.
+/// Rewrites `\frac12` and `\frac1{2}` as `\frac{1}{2}`. A fraction at the end raises; one of a single
+/// character leaves the whole text as it was.
 fn braced_fractions(text: &str) -> Option<String> {
     let mut parts = text.split("\\frac");
     let mut whole = parts.next()?.to_owned();
@@ -98,8 +98,8 @@ fn braced_fractions(text: &str) -> Option<String> {
     Some(whole)
 }
 
-/// `a/b` of two whole numbers to `\frac{a}{b}`. One slash between anything else raises, except numbers that are not
-/// written as Python writes them (`01/2`), which stay.
+/// Rewrites `a/b` of two whole numbers as `\frac{a}{b}`. One slash between anything else raises, except
+/// numbers that are not written as Python writes them (`01/2`), which stay.
 fn fraction_of_slash(text: String) -> Option<String> {
     let parts: Vec<&str> = text.split('/').collect();
     let [above, below] = parts[..] else { return Some(text) };

@@ -14,12 +14,12 @@ const DELIMITER: &str = "The answer is: ";
 
 static NUMBER: LazyLock<Regex> = LazyLock::new(|| pattern(r"[\-+]?\d*[\.,/]?\d+"));
 
-/// The first number after the last `The answer is: `, rounded, against the whole number after `#### `.
+/// Compares the first number after the last `The answer is: `, rounded, with the whole number after `#### `.
 pub fn gsm8k(completion: &str, gold: &str) -> Verdict {
     judge_number(completion, gold, |predicted, gold| predicted == gold)
 }
 
-/// The same, or [`math_equal`].
+/// Like [`gsm8k`], but also accepts [`math_equal`].
 pub fn gsm8k_loraxs(completion: &str, gold: &str) -> Verdict {
     judge_number(completion, gold, |predicted, gold| predicted == gold || numbers_equal(predicted, gold))
 }
@@ -32,7 +32,7 @@ fn judge_number(completion: &str, gold: &str, equal: impl Fn(f64, f64) -> bool) 
 }
 
 /// `extract_answer_number`, with its quirks: `1,234,567` is 1234, halves round to even, `3/0` is 3, and `/5` is none.
-/// Where the script would stop with an exception (`3/00`, `1/2` with infinite parts), there is no number.
+/// There is no number where the script would stop with an exception (`3/00`, `1/2` with infinite parts).
 fn number(completion: &str) -> Option<f64> {
     let (_, text) = completion.rsplit_once(DELIMITER)?;
     let found = NUMBER.find(text.trim())?.as_str();
@@ -45,14 +45,14 @@ fn number(completion: &str) -> Option<f64> {
     value.is_finite().then(|| value.round_ties_even() + 0.0)
 }
 
-/// What follows the last `The answer is: ` by `is_equiv` against the last box of the solution.
+/// Compares what follows the last `The answer is: ` with the last box of the solution, by `is_equiv`.
 pub fn math(completion: &str, gold: &str) -> Verdict {
     judge_text(completion, gold, hendrycks::is_equiv)
 }
 
-/// The same, or [`math_equal`] of the two normalised strings. The published script compares the prediction with itself
-/// where the normalisation raises, and so counts what it cannot read as correct; here it falls back on the two raw
-/// strings.
+/// Like [`math`], but also accepts [`math_equal`] of the two normalised strings. The published script
+/// compares the prediction with itself where the normalisation raises, and so counts what it cannot read as
+/// correct; here it falls back on the two raw strings.
 pub fn math_loraxs(completion: &str, gold: &str) -> Verdict {
     judge_text(completion, gold, |predicted, gold| {
         match (hendrycks::strip_string(predicted), hendrycks::strip_string(gold)) {

@@ -80,7 +80,7 @@ static WORDS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
 });
 static COMMAND: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\[a-zA-Z]+"));
 static GROUPED: LazyLock<Regex> = LazyLock::new(|| pattern(r"\A-?\d{1,3}(,\d{3})+\z"));
-/// What is unwrapped or given braces, with its replacement.
+/// Patterns to unwrap or to give braces, with their replacements.
 static REWRITES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     vec![
         (pattern(r"(.*?)(\$)(.*?)(\$)(.*)"), "$$${3}$$"),
@@ -94,7 +94,7 @@ static REWRITES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     ]
 });
 
-/// What stands between the phrase and the hope, normalised, against the normalised box.
+/// Compares what stands between the phrase and the hope, normalised, with the normalised box.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let text = format!("{completion}{END}");
     let Some(found) = PHRASE.captures(&text).and_then(|groups| groups.get(1)) else { return Verdict::none() };

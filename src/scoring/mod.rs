@@ -19,12 +19,12 @@ use crate::fault::{Result, nearest, usage};
 
 pub use equivalence::equivalent;
 
-/// What a rule says of one completion.
+/// Verdict of a rule on one completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// The answer that was found in the completion; nothing where the rule finds none.
+    /// Answer that was found in the completion; `None` if the rule finds none.
     pub extracted: Option<String>,
-    /// Whether it is the gold answer.
+    /// True if it is the gold answer.
     pub correct: bool,
 }
 
@@ -95,10 +95,10 @@ impl Rule {
         Self::Openbookqa,
     ];
 
-    /// The rule of this name.
+    /// Returns the rule of this name.
     ///
     /// # Errors
-    /// Where no rule has it.
+    /// When no rule has it.
     pub fn named(name: &str) -> Result<Self> {
         if let Some(rule) = Self::ALL.into_iter().find(|rule| rule.name() == name) {
             return Ok(rule);
@@ -112,7 +112,7 @@ impl Rule {
         .into())
     }
 
-    /// The name in catalogs, recipes and reports.
+    /// Returns the name in catalogs, recipes and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gsm8kMetamath => "gsm8k/metamath",
@@ -137,8 +137,8 @@ impl Rule {
         }
     }
 
-    /// The key in results: metric and filter, as lm-evaluation-harness writes them. Rules of one task have different
-    /// filters, so that they can stand side by side.
+    /// Returns the key in results: metric and filter, as lm-evaluation-harness writes them. Rules of one task
+    /// have different filters, so that they can stand side by side.
     pub fn metric_key(self) -> String {
         let filter = match self {
             Self::Gsm8kStrict => "strict-match",

@@ -1,17 +1,17 @@
-//! Python's readings of numbers, on which the published rules depend, and the patterns of this module.
+//! Numbers as Python reads them, on which the published rules depend, and the patterns of this module.
 
 use regex::Regex;
 
-/// A pattern of this crate.
+/// Compiles a pattern of this crate.
 ///
 /// # Panics
-/// Where it is no pattern; every rule's tests compile its own.
+/// When it is no pattern; every rule's tests compile its own.
 #[allow(clippy::expect_used, reason = "a literal of this crate, compiled by the tests")]
 pub fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a valid pattern")
 }
 
-/// What `float(text)` reads; nothing where it raises.
+/// Reads as `float(text)` does; `None` where that raises.
 pub fn float(text: &str) -> Option<f64> {
     let text = text.trim();
     let bytes = text.as_bytes();
@@ -23,7 +23,7 @@ pub fn float(text: &str) -> Option<f64> {
     valid.then(|| text.replace('_', "").parse().ok()).flatten()
 }
 
-/// Whether `int(text)` reads it.
+/// Returns true if `int(text)` reads it.
 pub fn is_int(text: &str) -> bool {
     let text = text.trim();
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);

@@ -9,7 +9,7 @@ pub struct Summary {
     pub mean: f64,
     /// The sample standard deviation (n - 1) over √n, as lm-evaluation-harness reports it; undefined for fewer than two.
     pub stderr: f64,
-    /// How many there were.
+    /// Number of verdicts.
     pub count: usize,
 }
 

@@ -23,7 +23,7 @@ pub fn mix_name(seed: u64, name: &str) -> u64 {
     mix(&[seed, mix(&words)])
 }
 
-/// U(-bound, bound) from (seed, name), drawn on the CPU so that every device starts with the same numbers.
+/// Draws U(-bound, bound) from (seed, name), on the CPU so that every device starts with the same numbers.
 pub fn uniform(seed: u64, name: &str, shape: &[i64], bound: f64) -> Tensor {
     seed_torch(mix_name(seed, name));
     Tensor::empty(shape, (Kind::Float, Device::Cpu)).uniform_(-bound, bound)

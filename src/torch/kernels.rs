@@ -1,6 +1,6 @@
-//! What a decoder does without gradients on a CPU in fp32: the functions of `kernels.cpp`.
+//! Gradient-free decoder operations on a CPU, in fp32 (products also in bf16): functions of `kernels.cpp`.
 //!
-//! The results of a row, to the bit, do not depend on what else is in the batch.
+//! A row's results are the same to the bit, whatever else is in the batch.
 
 use std::ffi::{c_int, c_void};
 
@@ -51,10 +51,10 @@ unsafe extern "C" {
     );
 }
 
-/// Numbers that the kernels take at a time: what they read is a multiple of it.
+/// Number of elements that kernels process at a time; the sizes that they read are multiples of it.
 pub const LANES: i64 = 16;
 
-/// Whether products of weights of this kind can be packed: fp32 anywhere, bf16 where the CPU multiplies it.
+/// Returns true if weights of this kind can be packed: fp32 anywhere, bf16 if the CPU multiplies it.
 pub fn packs(kind: Kind) -> bool {
     // SAFETY: asks what the CPU can do.
     kind == Kind::Float || kind == Kind::BFloat16 && unsafe { lx_multiplies_narrow() } != 0
@@ -69,7 +69,7 @@ fn like(x: &Tensor) -> Tensor {
     Tensor::empty(x.size(), (Kind::Float, Device::Cpu))
 }
 
-/// A weight in the order in which products read it.
+/// A weight in the memory order of our products.
 #[derive(Debug)]
 pub struct Panels {
     /// `[n / 16, k, 16]`; of bf16 `[n / 16, k / 2, 16, 2]`.
@@ -99,7 +99,7 @@ impl Panels {
         Self { panels, bias, n }
     }
 
-    /// `x Wᵀ + bias`: `[m, k]` to `[m, n]`.
+    /// Computes `x Wᵀ + bias`: `[m, k]` to `[m, n]`.
     pub fn multiply(&self, x: &Tensor) -> Tensor {
         if x.kind() == Kind::BFloat16 {
             return self.multiply_narrow(x);
@@ -132,7 +132,7 @@ impl Panels {
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) · weight`: `x` `[.., d]`, `weight` `[d]`.
+/// Computes `x / sqrt(mean(x²) + eps) · weight`: `x` `[.., d]`, `weight` `[d]`.
 pub fn normalise(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     let x = x.contiguous();
     let (y, d) = (like(&x), weight.numel() as i64);
@@ -143,7 +143,7 @@ pub fn normalise(x: &Tensor, weight: &Tensor, eps: f64) -> Tensor {
     y
 }
 
-/// `silu(gate) · up`, written over `gate`; both of one shape and contiguous.
+/// Overwrites `gate` with `silu(gate) · up`; both have the same shape and are contiguous.
 pub fn gate(gate: Tensor, up: &Tensor) -> Tensor {
     assert_eq!(gate.size(), up.size(), "gate and value");
     // SAFETY: both have so many numbers.
@@ -160,12 +160,12 @@ pub fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) {
     unsafe { lx_rotate(numbers(x), numbers(cos), numbers(sin), m, h, d, half) }
 }
 
-/// What attention to a cache is told besides its tensors.
+/// Settings of attention to a cache.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
-    /// Positions back that a token sees, itself included.
+    /// Number of positions back that a token sees, itself included.
     pub window: Option<i64>,
-    /// Factor of the scores.
+    /// Factor applied to the scores.
     pub scale: f64,
     /// Soft cap of the scores.
     pub cap: Option<f64>,
@@ -175,7 +175,7 @@ pub struct Look {
 ///
 /// # Shapes
 /// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`; `keys` and `values` `[slots, kv, capacity / 16, d, 16]`,
-/// so that what a head reads lies in one piece. Each of the `places`: first of the m tokens, their number, slot, tokens before.
+/// contiguous per head. Each of the `places`: first of the m tokens, their number, slot, tokens before.
 pub fn attend(
     [q, k, v]: [&Tensor; 3],
     [keys, values]: [&Tensor; 2],
@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    /// 70 tokens of one sequence, of `h` heads over 2 of keys.
+    /// Returns queries, keys and values of 70 tokens of one sequence, with `h` heads over 2 of keys.
     fn heads(h: i64, d: i64) -> [Tensor; 3] {
         [noise(&[70, h, d]), noise(&[70, 2, d]), noise(&[70, 2, d]) + 0.5]
     }

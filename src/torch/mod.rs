@@ -1,4 +1,4 @@
-//! What tch lacks: choosing a device, loading CUDA where there is a GPU, and the functions of `glue.cpp`.
+//! Additions to tch: choosing a device, loading CUDA if there is a GPU, and the functions of `glue.cpp`.
 
 pub mod draw;
 pub mod fused;
@@ -41,10 +41,10 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Where to compute, as asked for on the command line.
+/// Device requested on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// The first GPU, or the CPU where there is none.
+    /// The first GPU, or the CPU if there is none.
     Auto,
     /// The CPU.
     Cpu,
@@ -54,7 +54,7 @@ pub enum Wanted {
 
 /// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
 ///
-/// Must come before any other call that asks libtorch about CUDA: libtorch keeps its first answer for good.
+/// Must precede any other call that asks libtorch about CUDA, since libtorch keeps its first answer for good.
 ///
 /// # Errors
 /// When a GPU was asked for by name and cannot be used.
@@ -95,13 +95,13 @@ fn load_cuda() -> std::result::Result<(), String> {
     library.map(std::mem::forget).map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
 }
 
-/// Whether the current folder was removed before the process began; it is `/` then, for oneMKL ends the process elsewhere.
+/// Returns true if the current folder was removed before the start; it is then `/`, or oneMKL would exit.
 pub fn started_nowhere() -> bool {
     // SAFETY: reads a flag that was set before `main`.
     unsafe { lx_started_nowhere() != 0 }
 }
 
-/// Takes SIGINT and SIGTERM from the handler that ends the process with 130 while libtorch is loaded.
+/// Disables the handler that ends the process with 130 on SIGINT and SIGTERM while libtorch is loaded.
 pub fn leave_signals() {
     // SAFETY: sets a flag.
     unsafe { lx_leave_signals() }
@@ -119,13 +119,13 @@ fn checked(status: c_int) -> Result<()> {
     Err(failure(&message).into())
 }
 
-/// Keeps the memory of freed tensors for the next ones instead of giving it back to the system.
+/// Keeps the memory of freed tensors for reuse instead of returning it to the system.
 pub fn keep_memory() {
     // SAFETY: sets two numbers of the C library's allocator.
     unsafe { lx_keep_memory() }
 }
 
-/// Zeros in fp32 on the CPU that take memory only where they are read or written.
+/// Returns fp32 zeros on the CPU that take memory only where they are read or written.
 ///
 /// # Errors
 /// When there are not as many addresses.
@@ -150,7 +150,7 @@ pub fn allow_tf32(allow: bool) -> Result<()> {
     checked(unsafe { lx_allow_tf32(c_int::from(allow)) })
 }
 
-/// Peak mebibytes used: of device memory on CUDA, of resident memory on a CPU.
+/// Returns the peak memory in MiB: device memory on CUDA, resident memory on a CPU.
 pub fn peak_memory_mib(device: Device) -> f64 {
     let Device::Cuda(index) = device else { return crate::report::peak_rss_mib().unwrap_or(f64::NAN) };
     let mut bytes = 0;
@@ -159,7 +159,7 @@ pub fn peak_memory_mib(device: Device) -> f64 {
     if checked(status).is_err() { f64::NAN } else { bytes as f64 / f64::from(1 << 20) }
 }
 
-/// Bytes of memory that are free: on the device on CUDA, in the machine on a CPU; `None` where nobody says.
+/// Returns the free memory in bytes: of the device on CUDA, of the machine on a CPU; `None` if unknown.
 pub fn free_bytes(device: Device) -> Option<usize> {
     let Device::Cuda(index) = device else {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -172,22 +172,22 @@ pub fn free_bytes(device: Device) -> Option<usize> {
     usize::try_from(bytes).ok()
 }
 
-/// What the packed attention kernel is told besides its tensors.
+/// Settings of the packed attention kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     /// Tokens of the longest sequence.
     pub longest: i64,
     /// Dropout on the probabilities.
     pub dropout: f64,
-    /// Whether a token sees only itself and what came before it.
+    /// True if a token sees only itself and earlier tokens.
     pub causal: bool,
-    /// Positions back that a token sees, itself included.
+    /// Number of positions back that a token sees, itself included.
     pub window: Option<i64>,
-    /// Factor of the scores.
+    /// Factor applied to the scores.
     pub scale: f64,
 }
 
-/// Attention over packed sequences on CUDA, differentiable.
+/// Computes differentiable attention over packed sequences on CUDA.
 ///
 /// # Shapes
 /// `q`, `k`, `v` and the result `[m, h, d]`; `bounds` int32 `[s + 1]` on the same device.
@@ -212,20 +212,20 @@ pub fn packed_attention([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel
     }
 }
 
-/// Ends the process with this exit code, past libtorch's destructors: they take every operator out of its register, which
-/// takes longer than many a command.
+/// Ends the process with this exit code, skipping libtorch's destructors: unregistering every operator
+/// takes longer than many commands.
 pub fn leave(code: u8) -> ! {
-    // Where standard output is closed there is nobody left to tell.
+    // If standard output is closed, nobody is left to read it.
     let _ = std::io::stdout().flush();
     signal_hook::low_level::exit(code.into())
 }
 
-/// Whether a message of libtorch says that memory ran out.
+/// Returns true if a libtorch message says that memory ran out.
 pub fn ran_out(message: &str) -> bool {
     message.contains("out of memory") || message.contains("can't allocate memory")
 }
 
-/// What libtorch fails with as people read it: without its trace, and how much memory it asked for where there was none.
+/// Makes a libtorch failure readable: drops its trace, and names the memory that could not be allocated.
 pub fn failure(message: &str) -> Fault {
     let message = message.strip_prefix("called `Result::unwrap()` on an `Err` value: ").unwrap_or(message);
     let message = message.strip_prefix("Torch(\"").unwrap_or(message);
@@ -243,12 +243,12 @@ pub fn failure(message: &str) -> Fault {
     )
 }
 
-/// A fault that no input should show.
+/// Creates a fault that no input should cause.
 pub fn unforeseen(what: &str) -> Fault {
     fault(what).hint("this is a fault of the program: please report it with the command that shows it")
 }
 
-/// An error as it came, or what [`failure`] makes of one that libtorch returned.
+/// Returns the error unchanged, or in the words of [`failure`] if it is libtorch's.
 pub fn plain(error: anyhow::Error) -> anyhow::Error {
     let Some(TchError::Torch(message)) = error.downcast_ref::<TchError>() else { return error };
     let failure = failure(message);
@@ -258,22 +258,22 @@ pub fn plain(error: anyhow::Error) -> anyhow::Error {
     before.into_iter().rev().fold(failure.into(), anyhow::Error::context)
 }
 
-/// `tensor` in `kind`; the same tensor where it already is.
+/// Converts `tensor` to `kind`; returns the same tensor if it already has it.
 pub fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
     if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }
 }
 
-/// The two axes of a tensor.
+/// Returns the two axes of a tensor.
 pub fn dims2(tensor: &Tensor) -> [i64; 2] {
     dims(tensor)
 }
 
-/// The three axes of a tensor.
+/// Returns the three axes of a tensor.
 pub fn dims3(tensor: &Tensor) -> [i64; 3] {
     dims(tensor)
 }
 
-/// The four axes of a tensor.
+/// Returns the four axes of a tensor.
 pub fn dims4(tensor: &Tensor) -> [i64; 4] {
     dims(tensor)
 }

@@ -1,7 +1,7 @@
 //! The random numbers of one run: those of PyTorch's CPU generator after `torch.manual_seed(seed)`.
 //!
-//! PyTorch's own `bernoulli_` takes 12 ns a number on the CPU. Here the words come in blocks that the compiler turns into
-//! vector instructions.
+//! PyTorch's own `bernoulli_` takes 12 ns per number on the CPU. Here words are made in blocks, which the
+//! compiler vectorises.
 //!
 //! Source of the generator: M. Matsumoto and T. Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998), as 32-bit MT19937.
 
@@ -14,7 +14,7 @@ use crate::fault::{Fault, fault};
 
 /// Words in the generator's state.
 const N: usize = 624;
-/// How far apart the words lie that a new one is made of.
+/// Distance between the words that a new one is made from.
 const M: usize = 397;
 
 /// PyTorch's CPU generator at some point of its stream of 32-bit words.
@@ -22,12 +22,12 @@ const M: usize = 397;
 #[serde(into = "String", try_from = "String")]
 pub struct Stream {
     state: [u32; N],
-    /// Words of `state` that are used up.
+    /// Number of words of `state` already used.
     used: usize,
 }
 
 impl Stream {
-    /// The stream from its beginning. As in PyTorch, the low 32 bits of the seed count.
+    /// Starts a stream. As in PyTorch, only the low 32 bits of the seed count.
     pub fn seeded(seed: u64) -> Self {
         let mut state = [seed as u32; N];
         for i in 1..N {
@@ -37,7 +37,7 @@ impl Stream {
         Self { state, used: N }
     }
 
-    /// The next 64 bits, as `at::CPUGeneratorImpl::random64` puts two words together.
+    /// Returns the next 64 bits, two words combined as in `at::CPUGeneratorImpl::random64`.
     pub fn next_u64(&mut self) -> u64 {
         let [high, low] = [self.next_u32(), self.next_u32()].map(u64::from);
         high << 32 | low
@@ -51,7 +51,7 @@ impl Stream {
         tempered(self.state[self.used - 1])
     }
 
-    /// Passes over so many words.
+    /// Skips `words` words.
     pub fn pass_over(&mut self, mut words: usize) {
         while words > N - self.used {
             words -= N - self.used;
@@ -60,9 +60,9 @@ impl Stream {
         self.used += words;
     }
 
-    /// What `torch.randn(numbers)` gives in fp32: `normal_fill` in `aten/src/ATen/native/cpu/DistributionTemplates.h`, and for
-    /// fewer than 16 numbers `at::normal_distribution<double>` (`aten/src/ATen/core/DistributionsHelper.h`), whose second
-    /// number of a pair is lost here at the end.
+    /// Draws as `torch.randn(numbers)` does in fp32: `normal_fill` of
+    /// `aten/src/ATen/native/cpu/DistributionTemplates.h`; below 16 numbers `at::normal_distribution<double>`
+    /// (`aten/src/ATen/core/DistributionsHelper.h`), of which an unused second number of a pair is discarded.
     pub fn normals(&mut self, numbers: usize) -> Vec<f32> {
         if numbers < 16 {
             let pair = |_| {
@@ -85,12 +85,12 @@ impl Stream {
         drawn
     }
 
-    /// Fills `row` with what `torch.empty_like(row).bernoulli_(1 - p).div_(1 - p)` gives: 0 with probability `p`, else
-    /// 1/(1 - p).
+    /// Fills `row` as `torch.empty_like(row).bernoulli_(1 - p).div_(1 - p)` does: 0 with probability `p`,
+    /// else 1/(1 - p).
     pub fn fill_mask(&mut self, row: &mut [f32], p: f64) {
         let keep = 1.0 - p;
         let scale = (keep as f32).recip();
-        // A double below `keep` is 53 bits below this: compared as two words, whose second hardly ever counts.
+        // A double is below `keep` if its 53 bits are below this. Of its words, the second rarely matters.
         let limit = (keep * (1_u64 << 53) as f64).ceil() as u64;
         let (high, low) = ((limit >> 32) as u32, limit as u32);
         let mut rest = row;
@@ -122,7 +122,7 @@ impl Stream {
         }
     }
 
-    /// Makes the next `N` words.
+    /// Generates the next `N` words.
     fn turn(&mut self) {
         let s = &mut self.state;
         for i in 0..N - M {
@@ -136,7 +136,7 @@ impl Stream {
     }
 }
 
-/// Box and Muller's transform of 16 uniform numbers, as `normal_fill_16` pairs them.
+/// Applies the Box-Muller transform to 16 uniform numbers, paired as in `normal_fill_16`.
 fn to_normal(uniform: &mut [f32]) {
     let (lower, upper) = uniform.split_at_mut(8);
     for (first, second) in lower.iter_mut().zip(upper) {
@@ -145,7 +145,7 @@ fn to_normal(uniform: &mut [f32]) {
     }
 }
 
-/// Words that [`Stream::normals`] takes.
+/// Returns the number of words that [`Stream::normals`] takes.
 pub fn words_of_normal(numbers: usize) -> usize {
     match numbers {
         0..16 => 4 * numbers.div_ceil(2),
@@ -154,7 +154,7 @@ pub fn words_of_normal(numbers: usize) -> usize {
     }
 }
 
-/// A tensor of fp32 on the CPU that begins with zeros and is written by `fill`.
+/// Creates an fp32 tensor of zeros on the CPU and lets `fill` write to it.
 pub fn filled(shape: &[i64], fill: impl FnOnce(&mut [f32])) -> Tensor {
     let tensor = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
     // SAFETY: a new contiguous tensor of fp32 whose memory nothing else knows.

@@ -1,7 +1,7 @@
 //! One safetensors file: written with its header in a fixed order, read through a memory map.
 //!
-//! The `safetensors` crate writes metadata in the order of a hash map, so that equal content gives unequal
-//! files; here equal content gives equal bytes. Layout: <https://huggingface.co/docs/safetensors>.
+//! The `safetensors` crate writes metadata in the order of a hash map, so equal content gives unequal files;
+//! here equal content gives equal bytes. Layout: <https://huggingface.co/docs/safetensors>.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 use crate::fault::{Result, fault, reading};
 use crate::files;
 
-/// Bytes before the header: its length.
+/// Size in bytes of the header's length, which precedes it.
 const PREFIX: usize = 8;
 
 /// Writes `tensors` (name, value) and `metadata` (key, value) to `path`, both in the order given.
@@ -54,7 +54,7 @@ pub fn write(path: &Path, metadata: &[(&str, String)], tensors: &[(String, &Tens
     })
 }
 
-/// The values of a tensor on any device, row by row, as they lie in a file.
+/// Returns the values of a tensor on any device, row by row, as stored in a file.
 ///
 /// # Errors
 /// When the tensor cannot be copied to the CPU.
@@ -70,9 +70,9 @@ pub struct TensorFile {
     path: PathBuf,
     map: Mmap,
     header: Metadata,
-    /// Types and shapes of tensors that the header calls by a type which safetensors does not have.
+    /// Types and shapes of tensors whose type safetensors does not have.
     unknown: BTreeMap<String, (String, Vec<i64>)>,
-    /// Where the values begin.
+    /// Offset of the values.
     start: usize,
 }
 
@@ -97,7 +97,7 @@ impl TensorFile {
         Ok(Self { path: path.to_owned(), start: PREFIX + length, header, unknown, map })
     }
 
-    /// The value of a metadata key.
+    /// Returns the value of a metadata key.
     ///
     /// # Errors
     /// Names the file and the key that it lacks.
@@ -106,28 +106,28 @@ impl TensorFile {
         value.ok_or_else(|| fault(format!("`{}` has no metadata `{key}`", self.path.display())).into())
     }
 
-    /// All metadata, in no order.
+    /// Returns all metadata, in no particular order.
     pub fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = self.header.metadata().iter().flatten();
         all.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The names of the tensors in the order of their values in the file.
+    /// Returns the names of the tensors in the order of their values in the file.
     pub fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    /// The file's place.
+    /// Returns the file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The values of all tensors.
+    /// Returns the values of all tensors.
     pub fn values(&self) -> &[u8] {
         self.map.get(self.start..).unwrap_or_default()
     }
 
-    /// What the header says of the tensor `name`.
+    /// Returns the header's entry of the tensor `name`.
     ///
     /// # Errors
     /// Names the file and the tensor that it lacks or whose shape no tensor can have.
@@ -148,13 +148,13 @@ impl TensorFile {
         Ok(About { kind, dtype: info.dtype.to_string(), shape })
     }
 
-    /// The bytes of the tensor `name`, of whatever type.
+    /// Returns the bytes of the tensor `name`, of any type.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.header.info(name)?.data_offsets;
         self.values().get(start..end)
     }
 
-    /// Kind, shape and bytes of the tensor `name`, as they lie in the file.
+    /// Returns kind, shape and bytes of the tensor `name`, as stored in the file.
     ///
     /// # Errors
     /// Names the file and the tensor that it lacks or that has a kind libtorch does not know.
@@ -168,8 +168,8 @@ impl TensorFile {
         Ok(View { kind, shape, bytes })
     }
 
-    /// Gives the memory back in which the system keeps the tensor's bytes; they are read again when they are needed. So a
-    /// checkpoint passes through memory tensor by tensor instead of staying there.
+    /// Releases the memory that caches the tensor's bytes; they are read again when needed. So a checkpoint
+    /// passes through memory tensor by tensor instead of staying there.
     pub fn release(&self, name: &str) {
         let Some(info) = self.header.info(name) else { return };
         let (start, end) = info.data_offsets;
@@ -182,7 +182,7 @@ impl TensorFile {
         }
     }
 
-    /// A copy of the tensor `name`, on the CPU.
+    /// Copies the tensor `name` to the CPU.
     ///
     /// # Errors
     /// As [`TensorFile::view`].
@@ -193,12 +193,12 @@ impl TensorFile {
     }
 }
 
-/// What a header says of a tensor.
+/// A header's entry of a tensor.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// Kind of its numbers, where libtorch has it.
+    /// Kind of its numbers, if libtorch has it.
     pub kind: Option<Kind>,
-    /// The file's name of it.
+    /// The file's name of the type.
     pub dtype: String,
     /// Its shape.
     pub shape: Vec<i64>,
@@ -207,7 +207,7 @@ pub struct About {
 /// A header's length, the header, and the types and shapes in it that safetensors does not have.
 type Header = (usize, Metadata, BTreeMap<String, (String, Vec<i64>)>);
 
-/// Reads the header. A tensor of a type that safetensors does not have is taken for bytes: it may well not be needed.
+/// Reads the header. A tensor of a type unknown to safetensors is taken as bytes: it may not be needed.
 fn read_header(file: &[u8]) -> std::result::Result<Header, SafeTensorError> {
     match SafeTensors::read_metadata(file) {
         Ok((length, header)) => Ok((length, header, BTreeMap::new())),
@@ -235,7 +235,7 @@ fn read_unknown(file: &[u8]) -> Option<Header> {
     (header.data_len() == values.len()).then_some((length, header, unknown))
 }
 
-/// A tensor as it lies in a file.
+/// A tensor as stored in a file.
 #[derive(Debug, Clone)]
 pub struct View<'a> {
     /// Kind of its numbers.
@@ -246,7 +246,7 @@ pub struct View<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The kinds that both libtorch and safetensors have.
+/// Kinds that both libtorch and safetensors have.
 const KINDS: [(Kind, Dtype); 10] = [
     (Kind::Float, Dtype::F32),
     (Kind::BFloat16, Dtype::BF16),
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), first);
     }
 
-    /// A file with one tensor of eight bytes of this type.
+    /// Writes and opens a file with one tensor of eight bytes of this type.
     fn of_type(path: &Path, dtype: &str, shape: &[i64]) -> TensorFile {
         let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [0, 8]});
         let header =

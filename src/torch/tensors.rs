@@ -78,7 +78,7 @@ impl Tensors {
         Ok(opened)
     }
 
-    /// The same tensors under other names.
+    /// Renames the tensors.
     ///
     /// # Errors
     /// Names two tensors that would have one name.
@@ -94,38 +94,38 @@ impl Tensors {
         Ok(Self { index, ..self })
     }
 
-    /// The names, sorted.
+    /// Returns the names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of this name.
+    /// Returns true if there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.index.contains_key(name)
     }
 
-    /// The shape of a tensor.
+    /// Returns the shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[i64]> {
         self.index.get(name).map(|slot| slot.about.shape.as_slice())
     }
 
-    /// The kind in which a tensor is stored, where libtorch has it.
+    /// Returns the kind in which a tensor is stored, if libtorch has it.
     pub fn kind(&self, name: &str) -> Option<Kind> {
         self.index.get(name)?.about.kind
     }
 
-    /// Whether a tensor holds floats of a kind that libtorch has.
+    /// Returns true if a tensor holds floats of a kind that libtorch has.
     pub fn is_float(&self, name: &str) -> bool {
         matches!(self.kind(name), Some(Kind::Float | Kind::BFloat16 | Kind::Half | Kind::Double))
     }
 
-    /// The bytes of a tensor, of whatever type.
+    /// Returns the bytes of a tensor, of any type.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (file, key) = self.place(name).ok()?;
         file.bytes(key)
     }
 
-    /// A tensor as it is stored.
+    /// Returns a tensor as it is stored.
     ///
     /// # Errors
     /// When there is none of this name.
@@ -134,14 +134,14 @@ impl Tensors {
         file.view(key)
     }
 
-    /// Gives back the memory of a tensor's bytes; see [`TensorFile::release`].
+    /// Releases the memory of a tensor's bytes; see [`TensorFile::release`].
     pub fn release(&self, name: &str) {
         if let Ok((file, key)) = self.place(name) {
             file.release(key);
         }
     }
 
-    /// A copy of a tensor on `device`, in `kind` or as stored.
+    /// Copies a tensor to `device`, in `kind` or as stored.
     ///
     /// # Errors
     /// When there is none, or it holds integers or a number that is not finite.
@@ -169,18 +169,18 @@ impl Tensors {
         Ok(tensor)
     }
 
-    /// What to do where the names of the tensors are those of a quantised checkpoint.
+    /// Returns a hint if the names of the tensors are those of a quantised checkpoint.
     pub fn quantised(&self) -> Option<String> {
         let (method, name) = quantised::of_tensors(self.index.keys().map(String::as_str))?;
         Some(format!("`{name}` is a tensor of {method}: {}", quantised::hint(self.folder())))
     }
 
-    /// The folder of the first file.
+    /// Returns the folder of the first file.
     fn folder(&self) -> &Path {
         self.files.first().and_then(|file| file.path().parent()).unwrap_or(Path::new(""))
     }
 
-    /// The file of a tensor, and its name there.
+    /// Returns the file of a tensor, and its name there.
     fn place(&self, name: &str) -> Result<(&TensorFile, &str)> {
         let slot = self.index.get(name);
         let found = slot.and_then(|slot| Some((self.files.get(slot.file)?, slot.key.as_str())));

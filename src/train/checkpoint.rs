@@ -1,6 +1,6 @@
 //! Checkpoints: everything that makes a resumed run repeat the interrupted one bit for bit.
 //!
-//! The order is a function of seed and step; the noise goes on from where its stream stood.
+//! The order is a function of seed and step; the noise continues from the saved state of its stream.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,15 +20,15 @@ use crate::torch::tensor_file::{TensorFile, write};
 /// The counters of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct State {
-    /// What the run depends on.
+    /// Fingerprint of everything that the run depends on.
     pub fingerprint: String,
     /// Optimiser steps done, skipped ones included.
     pub step: u64,
     /// Steps skipped because a number was not finite.
     pub skipped: u64,
-    /// Of these, the last ones without a good step between.
+    /// Skipped steps since the last good one.
     pub bad_in_a_row: u64,
-    /// Seconds of training, evaluations not counted.
+    /// Seconds of training, evaluations excluded.
     pub seconds: f64,
     /// Examples trained on, over all runs.
     pub examples: u64,
@@ -40,16 +40,16 @@ pub struct State {
     pub runs: Vec<RunState>,
 }
 
-/// What the loop remembers of one run.
+/// The loop's state of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunState {
-    /// Where the stream of dropout stands.
+    /// State of the dropout stream.
     pub noise: Stream,
     /// The best evaluation.
     pub best: Option<Record>,
     /// Its value of the metric that picks the best.
     pub best_value: Option<f64>,
-    /// The newest evaluation.
+    /// The latest evaluation.
     pub last: Option<Record>,
     /// Evaluations since the best one.
     pub without_improvement: u64,
@@ -71,7 +71,7 @@ pub struct Record {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// JSON has no NaN: an undefined metric is written as `null`.
+/// Reads `null` as NaN: JSON has no NaN, so an undefined metric is written as `null`.
 fn null_as_nan<'de, D: serde::Deserializer<'de>>(
     input: D,
 ) -> std::result::Result<BTreeMap<String, f64>, D::Error> {
@@ -80,7 +80,7 @@ fn null_as_nan<'de, D: serde::Deserializer<'de>>(
 }
 
 impl State {
-    /// The state before the first step.
+    /// Returns the state before the first step.
     pub fn new(fingerprint: &str, noise: Vec<Stream>, loss_scaling: bool) -> Self {
         Self {
             fingerprint: fingerprint.to_owned(),
@@ -95,12 +95,12 @@ impl State {
         }
     }
 
-    /// Whether every run went `patience` evaluations without improvement.
+    /// Returns true if every run went `patience` evaluations without improvement.
     pub fn stopped_early(&self, patience: u64) -> bool {
         patience > 0 && self.runs.iter().all(|run| run.without_improvement >= patience)
     }
 
-    /// Examples a second of training so far.
+    /// Returns examples per second of training so far.
     pub fn examples_per_second(&self) -> f64 {
         self.examples as f64 / self.seconds.max(f64::MIN_POSITIVE)
     }
@@ -119,20 +119,20 @@ impl RunState {
         }
     }
 
-    /// Notes a step's loss.
+    /// Records a step's loss.
     pub fn add_loss(&mut self, loss: f64) {
         self.loss_sum += loss;
         self.losses += 1;
     }
 
-    /// The mean loss since the last call; NaN where there was none.
+    /// Returns the mean loss since the last call; NaN if there was none.
     pub fn take_mean_loss(&mut self) -> f64 {
         let mean = self.loss_sum / self.losses as f64;
         (self.loss_sum, self.losses) = (0.0, 0);
         mean
     }
 
-    /// Notes an evaluation whose metric is `value`; returns whether it is the best so far.
+    /// Records an evaluation whose metric is `value`; returns true if it is the best so far.
     pub fn note(&mut self, record: Record, value: f64) -> bool {
         let better = match self.best_value {
             None => true,
@@ -141,7 +141,7 @@ impl RunState {
         self.last = Some(record.clone());
         if better {
             self.best = Some(record);
-            // An undefined first value must not stand in the way of a defined later one.
+            // An undefined first value must not block a defined later one.
             self.best_value = value.is_finite().then_some(value);
             self.without_improvement = 0;
         } else {
@@ -154,20 +154,20 @@ impl RunState {
 const TENSORS: &str = "state.safetensors";
 const COUNTERS: &str = "state.json";
 
-/// The file of counters, which is sealed.
+/// Content of the sealed file of counters.
 #[derive(Serialize, Deserialize)]
 struct Counters {
     /// BLAKE3 of the other files.
     #[serde(default)]
     files: BTreeMap<String, String>,
-    /// The same of the file of tensors alone, as older versions wrote it.
+    /// BLAKE3 of the file of tensors alone, as older versions wrote it.
     #[serde(default, skip_serializing)]
     checksum: Option<String>,
     state: State,
 }
 
-/// Writes a checkpoint as `step-N` and removes all older ones but the newest, so that `keep` are left. What belongs to it
-/// besides, `beside` puts into its folder.
+/// Writes a checkpoint as `step-N` and removes the oldest, so that `keep` are left. `beside` adds further
+/// files to its folder.
 ///
 /// # Errors
 /// Names the file that cannot be written.
@@ -202,17 +202,17 @@ pub fn save(
         partial.name(&place)
     };
     put().map_err(|error| files::cannot_write(&place, &error))?;
-    // Newer than this one can only be those that were broken when the run resumed: they must not count.
+    // Any newer ones were broken when the run resumed: they must not count.
     let (newer, older): (Vec<_>, Vec<_>) =
         found(folder).into_iter().partition(|(step, _)| *step > state.step);
     for (_, old) in newer.into_iter().chain(older.into_iter().skip(keep.max(1))) {
-        // A checkpoint that stays behind costs disk, nothing else.
+        // A checkpoint left behind only costs disk space.
         let _ = fs::remove_dir_all(old);
     }
     Ok(())
 }
 
-/// The checksums of a folder's files by their names.
+/// Returns the checksums of a folder's files by name.
 fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder)? {
@@ -223,7 +223,7 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// The checkpoints of a folder, newest first.
+/// Returns the checkpoints of a folder, newest first.
 fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut steps: Vec<(u64, PathBuf)> = entries
@@ -236,7 +236,7 @@ fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
     steps
 }
 
-/// A checkpoint that was read.
+/// A checkpoint read from disk.
 #[derive(Debug)]
 pub struct Loaded {
     state: State,
@@ -245,7 +245,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// The newest checkpoint in `folder` that can be read whole; broken ones are passed over with a warning.
+    /// Reads the newest intact checkpoint in `folder`; broken ones are skipped with a warning.
     pub fn newest(folder: &Path) -> Option<Self> {
         found(folder).into_iter().find_map(|(_, place)| match Self::read(&place) {
             Ok(loaded) => Some(loaded),
@@ -279,17 +279,17 @@ impl Loaded {
         Ok(Self { state, tensors: TensorFile::open(&place.join(TENSORS))?, place: place.to_owned() })
     }
 
-    /// The counters.
+    /// Returns the counters.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Its folder.
+    /// Returns its folder.
     pub fn place(&self) -> &Path {
         &self.place
     }
 
-    /// That it is one of the run that `plan` is for.
+    /// Checks that it belongs to the run of `plan`.
     ///
     /// # Errors
     /// When it belongs to another run.
@@ -307,7 +307,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// Puts the tensors back and returns the counters.
+    /// Restores the tensors and returns the counters.
     ///
     /// # Errors
     /// When the checkpoint belongs to another run.

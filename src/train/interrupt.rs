@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM: where a command looks for them, the first asks it to come to an end that it can go on from; elsewhere,
-//! and the second time, the command ends at once. Both ends have one exit code, and leave no temporary files.
+//! Ctrl-C and SIGTERM: if a command polls for them, the first asks it to stop where it can resume; otherwise,
+//! and the second time, it ends at once. Both have the same exit code and leave no temporary files.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
@@ -12,22 +12,22 @@ use signal_hook::iterator::Signals;
 use crate::fault::Result;
 use crate::{files, torch};
 
-/// The exit code of an interrupted command.
+/// Exit code of an interrupted command.
 pub const EXIT_CODE: u8 = 130;
 
-/// Nobody looks: a signal ends the command.
+/// No polling: a signal ends the command.
 const AT_ONCE: u8 = 0;
-/// Somebody looks for a signal.
+/// The command polls for a signal.
 const AWAITED: u8 = 1;
-/// One came, and is looked for.
+/// A signal came while polled for.
 const REQUESTED: u8 = 2;
 /// The command is about to end.
 const ENDING: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(AT_ONCE);
 
-/// Ends the command by the signals, as libtorch's loading is already. Those that the shell has set to be ignored, as it does for
-/// work in the background, stay so.
+/// Lets the signals end the command, as they already do while libtorch loads. Those that the shell has set to
+/// be ignored, as for background jobs, stay ignored.
 ///
 /// # Errors
 /// When the system refuses the handlers.
@@ -45,7 +45,7 @@ pub fn handle() -> Result<()> {
     Ok(())
 }
 
-/// The signals that are ignored, the lowest bit for signal 1; none where the system does not say.
+/// Returns the ignored signals, the lowest bit for signal 1; none if the system does not report them.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -60,11 +60,11 @@ fn received() {
     }
 }
 
-/// As long as it lives, somebody looks whether a signal was [`requested`].
+/// Guard: while it lives, the command polls [`requested`].
 #[derive(Debug)]
 pub struct Awaited(());
 
-/// Begins to look for signals.
+/// Starts polling for signals.
 pub fn awaited() -> Awaited {
     let _ = STATE.compare_exchange(AT_ONCE, AWAITED, SeqCst, SeqCst);
     Awaited(())
@@ -76,19 +76,19 @@ impl Drop for Awaited {
     }
 }
 
-/// Whether a signal came.
+/// Returns true if a signal came while polled for.
 pub fn requested() -> bool {
     STATE.load(SeqCst) == REQUESTED
 }
 
-/// Does not return where a signal ends the command: what fails meanwhile fails for that.
+/// Blocks for good if a signal is ending the command: failures meanwhile are due to that.
 pub fn await_end() {
     while STATE.load(SeqCst) == ENDING {
         thread::park();
     }
 }
 
-/// Makes a write beyond a limit on the size of files an error that can be told, where it would end the process.
+/// Turns a write beyond the file size limit into an error to report; it would otherwise end the process.
 pub fn outlive_file_limits() {
     // Without the handler the limit still holds, only its message is lost.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));

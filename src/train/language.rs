@@ -10,7 +10,7 @@ use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::{Noise, Pass};
 
-/// Sequences to the next token, scored where a token is a target.
+/// Prediction of the next token, scored on target tokens.
 #[derive(Debug)]
 pub struct LanguageModelling<'a> {
     /// The model.
@@ -19,15 +19,15 @@ pub struct LanguageModelling<'a> {
     pub train: &'a [Example],
     /// Examples to score.
     pub validation: &'a [Example],
-    /// Tokens in one pass of an evaluation.
+    /// Tokens in one evaluation pass.
     pub eval_batch_tokens: usize,
-    /// Whether activations are computed again in the backward pass.
+    /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
 }
 
 impl LanguageModelling<'_> {
-    /// Losses `[k]` of the targets after `hidden` `[T, d]`, and the gradient of `hidden`. Each chunk of logits is gone
-    /// before the next is made.
+    /// Computes losses `[k]` of the targets after `hidden` `[T, d]`, and the gradient of `hidden`. Each chunk
+    /// of logits is freed before the next is made.
     fn output_layer(
         &self,
         hidden: &Tensor,

@@ -30,15 +30,15 @@ use optim::AdamW;
 use order::{Order, steps_per_epoch};
 pub use task::Task;
 
-/// Steps without a finite gradient after which a run gives up.
+/// Consecutive steps without a finite gradient after which training fails.
 const MOST_BAD_STEPS: u64 = 10;
 
-/// How often something happens.
+/// Frequency of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interval {
     /// At the end of every epoch.
     Epoch,
-    /// After every so many optimiser steps.
+    /// After every given number of optimiser steps.
     Steps(u64),
     /// Never.
     Never,
@@ -49,7 +49,7 @@ pub enum Interval {
 pub struct RunPlan {
     /// Seed of order and dropout.
     pub seed: u64,
-    /// Words of the seed's stream that are drawn before training: by the head and the adapter where PyTorch makes them.
+    /// Words of the seed's stream drawn before training, by head and adapter, as PyTorch creates them.
     pub drawn: usize,
     /// Peak learning rate of adapter or base.
     pub learning_rate: f64,
@@ -62,7 +62,7 @@ pub struct RunPlan {
 pub struct Plan {
     /// The runs trained together.
     pub runs: Vec<RunPlan>,
-    /// Optimiser steps in all.
+    /// Total number of optimiser steps.
     pub steps: u64,
     /// Steps of linear warm-up.
     pub warmup: u64,
@@ -78,32 +78,32 @@ pub struct Plan {
     pub weight_decay: f64,
     /// Largest gradient norm; 0 = no limit.
     pub max_grad_norm: f64,
-    /// Whether the loss is scaled dynamically (fp16).
+    /// True if the loss is scaled dynamically (fp16).
     pub loss_scaling: bool,
-    /// Whether each epoch has an order of its own.
+    /// True if each epoch has its own order.
     pub shuffle: bool,
     /// Steps between log points.
     pub log_every: u64,
-    /// When to evaluate.
+    /// Interval of evaluations.
     pub evaluate: Interval,
     /// The metric that picks the best step.
     pub metric: Metric,
     /// Evaluations without improvement before stopping; 0 = off.
     pub patience: u64,
-    /// When to write a checkpoint.
+    /// Interval of checkpoints.
     pub checkpoint: Interval,
-    /// Checkpoints kept.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
     /// Folder of the checkpoints.
     pub checkpoints: PathBuf,
-    /// What the run depends on; a checkpoint of another run is refused.
+    /// Fingerprint of all that the run depends on; a checkpoint with another one is rejected.
     pub fingerprint: String,
-    /// The fingerprint that versions before this one wrote, which did not look at the base's `config.json`.
+    /// The fingerprint that earlier versions wrote, which ignored the base's `config.json`.
     pub earlier: String,
 }
 
 impl Plan {
-    /// Each run's noise before the first step.
+    /// Returns each run's noise before the first step.
     fn streams(&self) -> Vec<Stream> {
         let stream = |run: &RunPlan| {
             let mut stream = Stream::seeded(run.seed);
@@ -114,15 +114,15 @@ impl Plan {
     }
 }
 
-/// What hears of the loop's progress and writes it down.
+/// Receives and records the loop's progress.
 pub trait Recorder {
-    /// A log point of run `run`.
+    /// Records a log point of run `run`.
     ///
     /// # Errors
     /// When it cannot be written.
     fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()>;
 
-    /// Puts what it needs to go on from here into the folder of a checkpoint.
+    /// Saves what it needs to resume from here into a checkpoint's folder.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -130,14 +130,14 @@ pub trait Recorder {
         Ok(())
     }
 
-    /// Run `run` was evaluated after `step` steps; `best` says that no earlier evaluation was better.
+    /// Records an evaluation of run `run` after `step` steps; `best` is true if it is the best so far.
     ///
     /// # Errors
     /// When it cannot be written.
     fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()>;
 }
 
-/// How a training ended.
+/// Outcome of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// All steps done, or stopped early.
@@ -146,7 +146,7 @@ pub enum Ending {
     Interrupted,
 }
 
-/// A training under way.
+/// A training in progress.
 pub struct Trainer<'a> {
     plan: Plan,
     task: &'a dyn Task,
@@ -161,7 +161,7 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Prepares the loop; with `resume`, from the newest checkpoint that can be read.
+    /// Prepares the loop; with `resume`, from that checkpoint.
     ///
     /// # Errors
     /// When a checkpoint belongs to another run.
@@ -216,7 +216,7 @@ impl<'a> Trainer<'a> {
         Ok((ending, self.state))
     }
 
-    /// Whether something with this interval is due after the step just done.
+    /// Returns true if an action with this interval is due after the step just done.
     fn due(&self, interval: Interval) -> bool {
         match interval {
             Interval::Epoch => self.state.step.is_multiple_of(self.steps_per_epoch),
@@ -225,7 +225,7 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// One optimiser step; returns what the progress line says.
+    /// Takes one optimiser step; returns the message of the progress line.
     fn step(&mut self) -> Result<String> {
         let start = Instant::now();
         let step = self.state.step;
@@ -256,7 +256,7 @@ impl<'a> Trainer<'a> {
         Ok(format!("loss {shown:.4}, {:.0} examples/s, {memory:.0} MiB", self.state.examples_per_second()))
     }
 
-    /// Forward and backward over the micro batches: each run's loss, and the tokens computed.
+    /// Runs forward and backward over the micro batches; returns each run's loss, and the tokens computed.
     fn accumulate(&self, batches: &[Vec<usize>]) -> Result<(Vec<f64>, usize)> {
         let divisors: Vec<f64> = batches.iter().map(|batch| self.task.weight(batch)).collect();
         let mut sum: Option<Tensor> = None;
@@ -271,8 +271,8 @@ impl<'a> Trainer<'a> {
         Ok((Vec::try_from(losses.to_kind(Kind::Double))?, tokens))
     }
 
-    /// Which examples of a step are computed together: so many, or so many tokens. The same cut for all runs, whose steps
-    /// have equally many examples.
+    /// Splits a step's examples into micro batches by number of examples or of tokens. The split is the same
+    /// for all runs, whose steps have equally many examples.
     fn micro_batches(&self, batches: &[Vec<usize>]) -> Vec<Range<usize>> {
         let examples = batches.iter().map(Vec::len).min().unwrap_or(0);
         let tokens = |at: usize| batches.iter().map(|batch| self.task.tokens(batch[at])).max().unwrap_or(0);
@@ -293,7 +293,7 @@ impl<'a> Trainer<'a> {
         cuts
     }
 
-    /// Clips and updates, or skips the step where a number is not finite.
+    /// Clips and updates, or skips the step if a number is not finite.
     fn update(&mut self, finite: bool, norms: &[f64], factor: f64) -> Result<()> {
         let scale = self.state.scale.value;
         self.state.scale.update(finite);
@@ -319,7 +319,7 @@ impl<'a> Trainer<'a> {
         }
         self.state.bad_in_a_row = 0;
         let limit = self.plan.max_grad_norm;
-        // The limit as `torch.nn.utils.clip_grad_norm_` applies it.
+        // As in `torch.nn.utils.clip_grad_norm_`.
         let clip = |norm: &f64| if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let factors: Vec<f64> = norms.iter().map(|norm| clip(norm) / scale).collect();
         if factors.iter().any(|factor| (factor - 1.0).abs() > 0.0) {

@@ -1,7 +1,7 @@
 //! AdamW over flat buffers, gradient clipping, and fp16's dynamic loss scale.
 //!
-//! All trained tensors of a group lie in one buffer `[k, p]`, their gradients in another: clipping and the update are a
-//! handful of kernels however many layers are adapted, and each of the k runs has a norm and a learning rate of its own.
+//! All trained tensors of a group lie in one buffer `[k, p]`, their gradients in another: clipping and update
+//! take a few kernels, however many layers are adapted, and each run has its own norm and learning rate.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -51,12 +51,12 @@ impl AdamW {
         Ok(Self { buffers, weight_decay, updates: 0 })
     }
 
-    /// Where the trained tensors lie.
+    /// Returns the device of the trained tensors.
     pub fn device(&self) -> Device {
         self.buffers.first().map_or(Device::Cpu, |buffer| buffer.values.device())
     }
 
-    /// Norm of each run's whole gradient, over all groups, after division by `divisor`: `[k]`.
+    /// Returns the norm of each run's whole gradient, over all groups, divided by `divisor`: `[k]`.
     pub fn gradient_norm(&self, divisor: f64) -> Tensor {
         no_grad(|| {
             let squares: Vec<Tensor> = self
@@ -68,7 +68,7 @@ impl AdamW {
         })
     }
 
-    /// Multiplies the gradient of each of the k runs with its factor.
+    /// Multiplies the gradient of each of the k runs by its factor.
     pub fn scale_gradients(&mut self, factors: &[f64]) {
         let factors = Tensor::from_slice(factors).to_kind(Kind::Float).unsqueeze(1); // [k, 1]
         no_grad(|| {
@@ -79,7 +79,7 @@ impl AdamW {
         });
     }
 
-    /// One update with each run's learning rates; then clears the gradients.
+    /// Performs one update with each run's learning rates, then clears the gradients.
     ///
     /// `rates(group)` gives k learning rates.
     pub fn step(&mut self, rates: impl Fn(Group) -> Vec<f64>) {
@@ -101,7 +101,7 @@ impl AdamW {
         });
     }
 
-    /// Everything that a resumed run needs, by name.
+    /// Returns everything that a resumed run needs, by name.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
         for buffer in &self.buffers {
@@ -113,7 +113,7 @@ impl AdamW {
         state
     }
 
-    /// Puts back what [`AdamW::state`] gave.
+    /// Restores what [`AdamW::state`] returned.
     ///
     /// # Errors
     /// When `read` lacks a name or a shape does not fit.
@@ -167,9 +167,9 @@ impl Buffer {
     }
 }
 
-/// The columns of a flat buffer `[k, p]` from `start` on, shaped like a trained tensor.
+/// Returns the columns of a flat buffer `[k, p]` from `start` on, shaped like a trained tensor.
 fn view_of(flat: &Tensor, start: i64, shape: &[i64]) -> Tensor {
-    // Row-major strides inside a run; from run to run the whole buffer's width.
+    // Row-major strides within a run; between runs, the width of the whole buffer.
     let mut strides = vec![1; shape.len()];
     for axis in (0..shape.len().saturating_sub(1)).rev() {
         strides[axis] = strides[axis + 1] * shape[axis + 1];
@@ -186,7 +186,7 @@ fn view_of(flat: &Tensor, start: i64, shape: &[i64]) -> Tensor {
 /// Source: `torch.amp.GradScaler` (start 65,536, factor 2, interval 2,000).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LossScale {
-    /// What the loss is multiplied with.
+    /// Factor of the loss.
     pub value: f64,
     /// Steps since the last change.
     pub steps: u64,
@@ -194,12 +194,12 @@ pub struct LossScale {
 }
 
 impl LossScale {
-    /// A dynamic scale for fp16, else 1 for good.
+    /// Creates a dynamic scale for fp16, or a constant 1.
     pub fn new(dynamic: bool) -> Self {
         Self { value: if dynamic { 65_536.0 } else { 1.0 }, steps: 0, dynamic }
     }
 
-    /// Notes whether the step's gradient was finite.
+    /// Adjusts the scale after a step whose gradient was finite or not.
     pub fn update(&mut self, finite: bool) {
         if !self.dynamic {
             return;

@@ -1,10 +1,10 @@
-//! Which examples a step trains on: a function of seed and step, in PyTorch's order.
+//! The examples of each training step: a function of seed and step, in PyTorch's order.
 
 use rand_mt::Mt;
 
-/// The order of the examples of one run, one epoch at a time.
+/// Order of one run's examples, one epoch at a time.
 ///
-/// With shuffling it is the one in which
+/// With shuffling it is the order in which
 /// `DataLoader(data, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))` gives them.
 #[derive(Debug)]
 pub struct Order {
@@ -18,7 +18,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order of `examples` examples under `seed`; with `shuffle`, every epoch has its own.
+    /// Creates the order of `examples` examples under `seed`; with `shuffle`, every epoch has its own.
     pub fn new(examples: usize, seed: u64, shuffle: bool) -> Self {
         let permutation = (0..examples).collect();
         let mut order = Self { seed, shuffle, epoch: 0, permutation, words: generator(seed) };
@@ -26,7 +26,7 @@ impl Order {
         order
     }
 
-    /// The examples of optimiser step `step`, `batch_size` of them or what is left of the epoch.
+    /// Returns the examples of optimiser step `step`: `batch_size` of them, or the rest of the epoch.
     pub fn batch(&mut self, step: u64, batch_size: usize) -> Vec<usize> {
         let steps = steps_per_epoch(self.permutation.len(), batch_size);
         let epoch = step / steps;
@@ -38,7 +38,7 @@ impl Order {
         self.permutation.get(start..end).unwrap_or_default().to_vec()
     }
 
-    /// Draws up to `epoch`: from the epoch at hand where that came before it, else from the start.
+    /// Draws up to `epoch`: from the current epoch if that is earlier, else from the start.
     fn turn_to(&mut self, epoch: u64) {
         let mut next = self.epoch + 1;
         if epoch <= self.epoch {
@@ -53,8 +53,8 @@ impl Order {
         }
     }
 
-    /// `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist, `RandomSampler.__iter__`
-    /// one permutation to give and one of which it gives nothing.
+    /// Shuffles. `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist,
+    /// `RandomSampler.__iter__` one permutation to yield and one of which it yields nothing.
     fn shuffle(&mut self) {
         self.pass_over(2);
         self.permutation.sort_unstable();
@@ -66,7 +66,7 @@ impl Order {
         self.pass_over(self.swaps());
     }
 
-    /// Words of the generator that one permutation takes.
+    /// Returns the number of generator words that one permutation takes.
     fn swaps(&self) -> usize {
         self.permutation.len().saturating_sub(1)
     }
@@ -78,12 +78,12 @@ impl Order {
     }
 }
 
-/// PyTorch's CPU generator after `manual_seed`: the Mersenne Twister of the seed's low 32 bits.
+/// Returns PyTorch's CPU generator after `manual_seed`: the Mersenne Twister of the seed's low 32 bits.
 fn generator(seed: u64) -> Mt {
     Mt::new(seed as u32)
 }
 
-/// Optimiser steps that visit every example once; at least 1.
+/// Returns the number of optimiser steps that visit every example once; at least 1.
 pub fn steps_per_epoch(examples: usize, batch_size: usize) -> u64 {
     examples.div_ceil(batch_size.max(1)).max(1) as u64
 }

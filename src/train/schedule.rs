@@ -7,8 +7,8 @@ use std::f64::consts::PI;
 
 use crate::recipe::Schedule;
 
-/// The factor of the learning rate for optimiser step `step`, counted from 0, of `total` steps of which the
-/// first `warmup` rise in a straight line from 0.
+/// Returns the factor of the learning rate for optimiser step `step`, counted from 0, of `total` steps, of
+/// which the first `warmup` rise linearly from 0.
 pub fn factor(schedule: Schedule, step: u64, warmup: u64, total: u64) -> f64 {
     if step < warmup {
         return step as f64 / warmup as f64;
@@ -24,7 +24,7 @@ pub fn factor(schedule: Schedule, step: u64, warmup: u64, total: u64) -> f64 {
     }
 }
 
-/// The warm-up steps for a ratio of all steps, rounded down as the published LoRA-XS code does
+/// Returns the warm-up steps for a ratio of all steps, rounded down as in the published LoRA-XS code
 /// (`int(ratio * total)`); Transformers' `Trainer` would round up.
 pub fn warmup_steps(ratio: f64, total: u64) -> u64 {
     (ratio * total as f64) as u64

@@ -1,4 +1,4 @@
-//! What the training loop asks of a task, and the task of classifying sequences.
+//! The training loop's interface to a task, and the task of classifying sequences.
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -10,22 +10,22 @@ use crate::models::Classifier;
 use crate::nn::packed::Sequence;
 use crate::nn::{Noise, Packed, Pass};
 
-/// Batches, loss and metric; the loop knows nothing else of a task.
+/// Batches, loss and metric: all that the loop knows of a task.
 pub trait Task {
-    /// Number of training examples.
+    /// Returns the number of training examples.
     fn examples(&self) -> usize;
 
-    /// What the losses of these examples are summed over, and divided by in a step: examples here, target tokens in a
-    /// language model.
+    /// Returns the number of terms in the loss of these examples, which a step divides by: examples in
+    /// classification, target tokens in a language model.
     fn weight(&self, batch: &[usize]) -> f64;
 
-    /// Tokens of an example, for micro batches of so many tokens.
+    /// Returns the tokens of an example, for micro batches limited by tokens.
     fn tokens(&self, example: usize) -> usize;
 
     /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
     ///
-    /// `batches` holds the examples of each of the k runs, `divisors` what each run's sum is divided by; dropout draws from
-    /// `noise`.
+    /// `batches` holds the examples of each of the k runs, `divisors` the divisor of each run's sum; dropout
+    /// draws from `noise`.
     ///
     /// # Errors
     /// When libtorch fails.
@@ -38,7 +38,7 @@ pub trait Task {
     fn evaluate(&self, run: usize) -> Result<Evaluation>;
 }
 
-/// What one micro batch gave.
+/// Result of one micro batch.
 #[derive(Debug)]
 pub struct Micro {
     /// Loss of each run, divided by its divisor, `[k]` in fp32, without a graph.
@@ -47,7 +47,7 @@ pub struct Micro {
     pub tokens: usize,
 }
 
-/// Sequences to classes (cross-entropy) or to a number (squared error).
+/// Classification of sequences (cross-entropy), or regression (squared error).
 #[derive(Debug)]
 pub struct Classification<'a> {
     /// The model.
@@ -58,14 +58,14 @@ pub struct Classification<'a> {
     pub validation: &'a [Example],
     /// The task's metrics; those of a regression make this one.
     pub metrics: Vec<Metric>,
-    /// Examples in one pass of an evaluation.
+    /// Examples in one evaluation pass.
     pub eval_batch_size: usize,
-    /// Whether activations are computed again in the backward pass.
+    /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
 }
 
 impl Classification<'_> {
-    /// Summed loss of each run: logits `[k, s, c]` and labels to `[k]`.
+    /// Returns the summed loss of each run: logits `[k, s, c]` and labels to `[k]`.
     fn losses(&self, logits: &Tensor, batches: &[Vec<usize>]) -> Tensor {
         let labels: Vec<f32> =
             batches.iter().flatten().map(|&i| self.train[i].label.unwrap_or_default()).collect();

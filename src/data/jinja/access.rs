@@ -59,12 +59,12 @@ const TEXT: [&str; 47] = [
     "upper",
     "zfill",
 ];
-/// Those of markup beside these.
+/// Further methods of markup.
 const MARKUP: [&str; 3] = ["escape", "striptags", "unescape"];
 const DICT: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
 const LIST: [&str; 3] = ["copy", "count", "index"];
 const TUPLE: [&str; 2] = ["count", "index"];
-/// What the sandbox keeps from templates, since it changes a mapping or list.
+/// Methods that the sandbox keeps from templates because they change a mapping or list.
 const DICT_CHANGES: [&str; 5] = ["clear", "pop", "popitem", "setdefault", "update"];
 const LIST_CHANGES: [&str; 8] = ["append", "clear", "extend", "insert", "pop", "remove", "reverse", "sort"];
 /// Attributes of numbers, mappings' views and generators that are not written here.
@@ -142,7 +142,7 @@ impl Run<'_> {
         }
     }
 
-    /// What `getattr` finds.
+    /// Returns what `getattr` finds.
     fn own_attribute(&self, value: &Value, name: &str) -> Outcome<Option<Value>> {
         let method = |names: &[&'static str]| match names.iter().find(|known| **known == name) {
             Some(known) => self.meter.object(Object::Method(value.clone(), known)).map(Some),
@@ -263,7 +263,7 @@ impl Run<'_> {
     }
 }
 
-/// The characters of a text at these places, which are a step apart.
+/// Returns the characters of a text at these places, which are a step apart.
 fn text_slice(text: &Text, step: i64, mut places: impl ExactSizeIterator<Item = usize>) -> String {
     let whole = text.text.as_str();
     if step == 1 {
@@ -282,7 +282,7 @@ fn text_slice(text: &Text, step: i64, mut places: impl ExactSizeIterator<Item = 
     places.filter_map(|at| chars.get(at)).collect()
 }
 
-/// The places that a slice takes, as Python's `slice.indices`.
+/// Returns the places that a slice takes, like Python's `slice.indices`.
 fn places(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> Range {
     let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
     let bound = |bound: i64| {
@@ -293,14 +293,14 @@ fn places(length: i64, start: Option<i64>, stop: Option<i64>, step: i64) -> Rang
     Range { start, stop, step }
 }
 
-/// The place that an index means.
+/// Returns the place that an index means.
 fn place(index: &Value, length: usize) -> Option<usize> {
     let index = whole(index)?;
     let index = if index < BigInt::ZERO { index + length } else { index };
     usize::try_from(index).ok().filter(|at| *at < length)
 }
 
-/// What Jinja2 calls a value in a message.
+/// Describes a value as Jinja2 does in messages.
 fn described(value: &Value) -> String {
     match value {
         Value::None => "None".to_owned(),

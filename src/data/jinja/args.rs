@@ -1,4 +1,4 @@
-//! What a call, a filter or a test is given.
+//! Arguments of a call, a filter or a test.
 
 use super::meter::{Failure, Outcome};
 use super::value::Value;
@@ -14,8 +14,8 @@ impl Args {
         Self { positional, named: Vec::new() }
     }
 
-    /// The values of parameters, the first ones of which are `required`. A parameter without a name cannot be given by
-    /// one.
+    /// Assigns the arguments to parameters, of which the first `required` must be given. A parameter without
+    /// a name cannot be given by one.
     ///
     /// # Errors
     /// As Python says them.
@@ -50,7 +50,7 @@ impl Args {
         }
     }
 
-    /// The values of a call that knows no names.
+    /// Returns the arguments of a call that takes no names.
     ///
     /// # Errors
     /// When there is one.

@@ -1,4 +1,4 @@
-//! What a template is parsed to.
+//! Syntax tree of a template.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ pub(super) struct Program {
     pub body: Vec<Stmt>,
     /// Names that the outermost frame hides; see [`Block::hidden`].
     pub hidden: Arc<[Name]>,
-    /// What hides nothing.
+    /// Empty list, for scopes that hide nothing.
     pub nothing: Arc<[Name]>,
     pub names: Vec<String>,
     /// The places of `loop`, `caller`, `kwargs` and `varargs`.
@@ -23,7 +23,7 @@ pub(super) struct Program {
     pub varargs_name: Name,
     /// Texts written in expressions.
     pub texts: Vec<String>,
-    /// Whether it marks what an assistant writes.
+    /// True if it marks what an assistant writes.
     pub has_marks: bool,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Node {
     /// Text outside of all tags.
     Data(String),
     Print(Vec<Expr>),
-    /// Tests with their bodies, and what stands under `else`.
+    /// Tests with their bodies, and the body of `else`.
     If(Vec<(Expr, Vec<Stmt>)>, Vec<Stmt>),
     For(Arc<For>),
     Set(Target, Expr),
@@ -72,17 +72,17 @@ pub(super) struct For {
     /// `if` after the items.
     pub test: Option<Expr>,
     pub body: Block,
-    /// What runs where there is no item.
+    /// Body that runs if there are no items.
     pub otherwise: Block,
     pub recursive: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Macro {
-    /// None for what `{% call %}` makes.
+    /// `None` if it is made by `{% call %}`.
     pub name: Option<Name>,
     pub parameters: Vec<Name>,
-    /// Of the last parameters.
+    /// Defaults of the last parameters.
     pub defaults: Vec<Expr>,
     pub body: Block,
     pub uses: Uses,
@@ -96,7 +96,7 @@ pub(super) struct Uses {
     pub varargs: bool,
 }
 
-/// What can be assigned to.
+/// Target of an assignment.
 #[derive(Debug)]
 pub(super) enum Target {
     Name(Name),
@@ -129,7 +129,7 @@ pub(super) enum Expr {
     And(Vec<Expr>),
     Or(Vec<Expr>),
     If(Box<Conditional>),
-    /// What follows an expression: attributes, calls, filters, tests.
+    /// Expression followed by attributes, calls, filters or tests.
     Chain(Box<Expr>, Vec<Link>),
 }
 

@@ -1,9 +1,9 @@
-//! Letters, small and large, and other kinds of characters in texts.
+//! Upper and lower case, and other kinds of characters in texts.
 
 use super::meter::{Failure, Outcome};
 use super::unicode::{self, DECIMAL, LETTER, is_cased, is_printable, is_space, is_title, is_word};
 
-/// The methods that change letters alone.
+/// Applies a method that only changes the case of letters; `None` if the name is another.
 pub(super) fn changed_case(text: &str, name: &str) -> Outcome<Option<String>> {
     Ok(Some(match name {
         "lower" => text.to_lowercase(),
@@ -47,8 +47,8 @@ fn swapped(text: &str) -> String {
     })
 }
 
-/// Changes each character, by whether it follows a letter with a case and is followed by none: at the end of a word,
-/// sigma has a form of its own.
+/// Changes each character, given whether it follows a cased letter and whether none follows it: sigma has a
+/// form of its own at the end of a word.
 fn recased(text: &str, change: impl Fn(char, bool, bool, &mut String)) -> String {
     let (mut out, mut follows) = (String::with_capacity(text.len()), false);
     let mut chars = text.chars().peekable();
@@ -60,7 +60,7 @@ fn recased(text: &str, change: impl Fn(char, bool, bool, &mut String)) -> String
     out
 }
 
-/// The methods that ask for a kind of all characters.
+/// Applies a method that asks whether all characters are of one kind.
 pub(super) fn is_all(text: &str, name: &str) -> Outcome<bool> {
     let is = |kind: fn(char) -> bool| !text.is_empty() && text.chars().all(kind);
     Ok(match name {

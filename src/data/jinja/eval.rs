@@ -1,4 +1,4 @@
-//! One rendering: expressions.
+//! Evaluation of expressions.
 
 use std::rc::Rc;
 
@@ -12,11 +12,11 @@ use super::scope::Scope;
 use super::unicode::replace_chars;
 use super::value::{Entries, Key, Object, Value};
 
-/// Bytes of a keyword that comes out of a mapping.
+/// Maximum bytes of a keyword taken from a mapping.
 const KEYWORD: usize = 256;
 
 impl Run<'_> {
-    /// The value of an expression.
+    /// Evaluates an expression.
     pub fn eval(&self, expr: &Expr, scope: &Rc<Scope>) -> Outcome<Value> {
         Ok(match expr {
             Expr::None => Value::None,
@@ -79,7 +79,7 @@ impl Run<'_> {
         }
     }
 
-    /// The first value whose truth is this, else the last one.
+    /// Returns the first value with this truth, else the last one.
     fn first_that(&self, parts: &[Expr], truth: bool, scope: &Rc<Scope>) -> Outcome<Value> {
         let mut value = Value::None;
         for part in parts {
@@ -131,7 +131,7 @@ impl Run<'_> {
         }
     }
 
-    /// The value of a binary operation.
+    /// Evaluates a binary operation.
     pub fn binary(&self, op: Binary, left: &Value, right: &Value) -> Outcome<Value> {
         if let Some(value) = number::binary(op, left, right)? {
             return Ok(value);
@@ -256,7 +256,7 @@ impl Run<'_> {
         Ok(args)
     }
 
-    /// A call that is given what stands in its block as `caller`.
+    /// Evaluates a call that gets the body of its block as `caller`.
     pub fn call_with(&self, call: &Expr, caller: Value, scope: &Rc<Scope>) -> Outcome<Value> {
         if let Expr::Chain(first, links) = call
             && let Some((Link::Call(given), before)) = links.split_last()
@@ -269,7 +269,7 @@ impl Run<'_> {
         Err(Failure::template("expected call"))
     }
 
-    /// The value of a call.
+    /// Calls a value.
     pub fn call(&self, callee: &Value, args: Args) -> Outcome<Value> {
         let _level = self.meter.enter()?;
         match callee {
@@ -302,7 +302,7 @@ fn symbol(op: Binary) -> &'static str {
     }
 }
 
-/// A text as markup.
+/// Escapes a text for markup.
 pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let is_plain = |c: char| !matches!(c, '&' | '<' | '>' | '\'' | '"');

@@ -1,4 +1,4 @@
-//! Tokens to expressions, by the grammar of Jinja2's parser.
+//! Parses tokens into expressions, by the grammar of Jinja2's parser.
 
 use num_traits::ToPrimitive as _;
 
@@ -12,7 +12,7 @@ impl Parser {
         self.deeper(Self::conditional_expression)
     }
 
-    /// Expressions between commas are a tuple; `if` may stand in them.
+    /// Parses expressions between commas as a tuple; with `has_conditions` they may use `if`.
     pub fn tuple(&mut self, has_conditions: bool, ends: &[&str]) -> Outcome<Expr> {
         self.deeper(|parser| parser.tuple_of(has_conditions, ends, false))
     }
@@ -142,7 +142,7 @@ impl Parser {
         self.operations(&[("**", Binary::Pow)], |parser| parser.unary(true))
     }
 
-    /// Operations of one rank, all of which are done from the left.
+    /// Parses operations of one rank, which associate to the left.
     fn operations(&mut self, ops: &[(&str, Binary)], parse: fn(&mut Self) -> Outcome<Expr>) -> Outcome<Expr> {
         let first = parse(self)?;
         let mut rest = Vec::new();
@@ -226,7 +226,7 @@ impl Parser {
         Ok((key, self.conditional_expression()?))
     }
 
-    /// Items between commas, up to a bracket.
+    /// Parses items between commas, up to a bracket.
     pub fn items<T>(&mut self, end: &str, parse: fn(&mut Self) -> Outcome<T>) -> Outcome<Vec<T>> {
         let mut items = Vec::new();
         while !self.skip_op(end) {

@@ -1,4 +1,4 @@
-//! `str.format`, and the small language in which it is told how to write a value.
+//! `str.format`, and its small language of format specifiers.
 
 use super::args::Args;
 use super::eval::escaped;
@@ -10,7 +10,7 @@ use super::value::{Text, Value};
 /// Decimals that a 64-bit number can have; those beyond are zeros.
 const DECIMALS: usize = 1100;
 
-/// How a value is written.
+/// Format specifier of a value.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spec {
     pub fill: Option<char>,
@@ -20,7 +20,7 @@ pub(super) struct Spec {
     /// `#`: the base before whole numbers, the point after others.
     pub alternate: bool,
     pub width: usize,
-    /// Between groups of digits.
+    /// Separator between groups of digits.
     pub group: Option<char>,
     pub precision: Option<usize>,
     pub kind: Option<char>,
@@ -80,7 +80,7 @@ impl Run<'_> {
         self.format(form, Args { positional: Vec::new(), named: named.collect() })
     }
 
-    /// `next` is the place of the next value without a name, once there was one; below zero if all have theirs.
+    /// Formats a text. `next` is the place of the next automatic field after the first; below zero if manual.
     fn formatted(
         &self,
         form: &Text,
@@ -146,7 +146,7 @@ impl Run<'_> {
         Ok(text.chars().map(escape).collect())
     }
 
-    /// The value that a field names: an argument, its attributes and items.
+    /// Returns the value that a field names: an argument, its attributes and items.
     fn field(&self, name: &str, args: &Args, next: &mut Option<i64>) -> Outcome<Value> {
         let first = &name[..name.find(['.', '[']).unwrap_or(name.len())];
         let place = match first.parse::<usize>() {
@@ -232,7 +232,7 @@ impl Run<'_> {
         }
     }
 
-    /// A whole number; the precision, which `%` alone has, is the least number of digits.
+    /// Formats a whole number; the precision, which only `%` has, is the least number of digits.
     pub fn whole(&self, value: &Value, spec: &Spec) -> Outcome<String> {
         let number = number::whole(value).unwrap_or_default();
         if spec.kind == Some('c') {
@@ -262,7 +262,7 @@ impl Run<'_> {
         Ok(grouped(&prefix, &digits, "", spec, size))
     }
 
-    /// A floating number.
+    /// Formats a floating number.
     pub fn float(&self, number: f64, spec: &Spec) -> Outcome<String> {
         let precision = spec.precision.unwrap_or(6);
         self.meter.room(precision)?;
@@ -295,7 +295,7 @@ impl Run<'_> {
     }
 }
 
-/// Where a field ends, past the braces and brackets in it.
+/// Returns where a field ends, past the braces in it.
 fn field_end(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (at, c) in text.char_indices() {
@@ -309,7 +309,7 @@ fn field_end(text: &str) -> Option<usize> {
     None
 }
 
-/// Name, conversion and specifier of a field.
+/// Splits a field into name, conversion and specifier.
 fn parts(field: &str) -> Outcome<(&str, Option<char>, &str)> {
     let end = field.find(['!', ':']).unwrap_or(field.len());
     let (name, rest) = field.split_at(end);
@@ -331,7 +331,7 @@ fn plus(spec: &Spec) -> String {
     spec.sign.map(String::from).unwrap_or_default()
 }
 
-/// A number of sign, digits and what follows them, with separators between the digits, at its place in the width.
+/// Joins sign, digits and what follows them, with separators between the digits, and pads to the width.
 fn grouped(sign: &str, digits: &str, rest: &str, spec: &Spec, size: usize) -> String {
     let Some(separator) = spec.group else { return padded(sign, &format!("{digits}{rest}"), spec) };
     let is_filled = spec.align == Some('0') || spec.align == Some('=') && spec.fill == Some('0');
@@ -354,7 +354,7 @@ fn grouped(sign: &str, digits: &str, rest: &str, spec: &Spec, size: usize) -> St
     padded(sign, &format!("{digits}{rest}"), spec)
 }
 
-/// A text in its width; numbers stand at its right.
+/// Pads a text to its width; numbers are aligned right.
 fn padded(sign: &str, text: &str, spec: &Spec) -> String {
     let missing = spec.width.saturating_sub(sign.chars().count() + text.chars().count());
     let fill = |count: usize| spec.fill.unwrap_or(' ').to_string().repeat(count);
@@ -378,7 +378,7 @@ fn scientific(number: f64, precision: usize) -> String {
     exponential(&format!("{digits}{zeros}"), exponent.parse().unwrap_or(0))
 }
 
-/// So many digits in all, with an exponent where it is below -4 or not below that many.
+/// Formats with `precision` digits in all, and an exponent if it is below -4 or not below that many.
 fn general(number: f64, precision: usize, keeps_zeros: bool, has_decimal: bool) -> String {
     let text = format!("{number:.*e}", (precision - 1).min(DECIMALS));
     let exponent: i64 = text.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
@@ -393,7 +393,7 @@ fn general(number: f64, precision: usize, keeps_zeros: bool, has_decimal: bool) 
     if has_decimal && !text.contains('.') { format!("{text}.0") } else { text.to_owned() }
 }
 
-/// Without zeros at the end of a fraction.
+/// Removes zeros at the end of a fraction.
 fn trimmed(digits: &str) -> &str {
     if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits }
 }

@@ -9,16 +9,16 @@ use super::methods::{integer, string};
 use super::run::Run;
 use super::value::{Entries, Key, Object, Range, Value};
 
-/// Their names.
+/// Names of these functions.
 pub(super) const FUNCTIONS: [&str; 8] =
     ["range", "dict", "lipsum", "cycler", "joiner", "namespace", "raise_exception", "strftime_now"];
-/// Numbers of a range, in Jinja2's sandbox.
+/// Maximum length of a range, in Jinja2's sandbox.
 const LONGEST_RANGE: usize = 100_000;
 /// Conversions of `strftime` that mean the same to `chrono` and to C.
 const TIME: &str = "aAbBdeFHIjmMnpRSTtuUVwWyYGgCDhrklP%";
 
 impl Run<'_> {
-    /// The value of a function's call.
+    /// Calls a function.
     pub fn function(&self, name: &str, args: Args) -> Outcome<Value> {
         match name {
             "range" => {
@@ -102,7 +102,7 @@ impl Run<'_> {
     }
 }
 
-/// The time now as `strftime` of Python writes it.
+/// Formats the current time as Python's `strftime` does.
 fn now(format: &str) -> Outcome<String> {
     use std::fmt::Write as _;
     let mut kept = String::new();

@@ -14,7 +14,7 @@ use super::value::{Key, Value};
 use crate::data::odd::{self, Odd};
 
 impl Meter {
-    /// A value of a conversation.
+    /// Converts a value of a conversation.
     ///
     /// # Errors
     /// When there is no room for it, or it cannot be used.
@@ -51,11 +51,11 @@ impl Meter {
     }
 }
 
-/// How JSON is laid out.
+/// Layout of JSON.
 #[derive(Default)]
 pub(super) struct Layout {
     pub is_ascii: bool,
-    /// One level of indention; lines are broken where there is one.
+    /// One level of indentation; lines are broken only if there is one.
     pub indent: Option<String>,
     pub comma: String,
     pub colon: String,
@@ -63,7 +63,7 @@ pub(super) struct Layout {
 }
 
 impl Run<'_> {
-    /// A value as JSON.
+    /// Writes a value as JSON.
     ///
     /// # Errors
     /// When JSON has no such value, or the text has no room.
@@ -138,7 +138,7 @@ impl Run<'_> {
         })
     }
 
-    /// What stands before an item.
+    /// Writes the comma, line break and indent before an item.
     fn break_line(&self, layout: &Layout, level: usize, follows: bool, out: &mut String) -> Outcome<()> {
         if follows {
             out.push_str(&layout.comma);
@@ -151,7 +151,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What stands after the last item.
+    /// Writes the line break and indent after the last item.
     fn close_line(&self, layout: &Layout, level: usize, is_empty: bool, out: &mut String) -> Outcome<()> {
         if is_empty { Ok(()) } else { self.break_line(layout, level, false, out) }
     }

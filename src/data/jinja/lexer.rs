@@ -1,4 +1,4 @@
-//! The text of a template to tokens, as Jinja2 does with `trim_blocks` and `lstrip_blocks`.
+//! Splits the text of a template into tokens, as Jinja2 does with `trim_blocks` and `lstrip_blocks`.
 
 use num_bigint::BigInt;
 
@@ -23,13 +23,13 @@ pub(super) enum Token {
     Eof,
 }
 
-/// Longer ones before those that they begin with.
+/// Operators, longer ones before those that they begin with.
 const OPERATORS: [&str; 26] = [
     "//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")", "{", "}", ">", "<",
     "=", ".", ":", "|", ",", ";",
 ];
 
-/// The tokens of a template with their lines.
+/// Returns the tokens of a template with their lines.
 ///
 /// # Errors
 /// When a tag does not end, or holds what is no token.
@@ -48,7 +48,7 @@ struct Lexer<'a> {
     source: &'a str,
     at: usize,
     line: usize,
-    /// Whether what was read last ended a line.
+    /// True if the text read last ended a line.
     begins_line: bool,
     found: Vec<(usize, Token)>,
 }
@@ -58,7 +58,7 @@ impl<'a> Lexer<'a> {
         &self.source[self.at..]
     }
 
-    /// Moves on by so many bytes.
+    /// Moves on by `bytes` bytes.
     fn pass(&mut self, bytes: usize) -> &'a str {
         let passed = &self.source[self.at..self.at + bytes];
         self.line += passed.matches('\n').count();
@@ -69,7 +69,7 @@ impl<'a> Lexer<'a> {
         passed
     }
 
-    /// Moves over a text that stands here.
+    /// Moves past a text if it comes next; returns whether it does.
     fn skip(&mut self, text: &str) -> bool {
         let is_here = self.rest().starts_with(text);
         if is_here {
@@ -119,7 +119,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Text of so many bytes before a tag, without the white space that the tag takes away.
+    /// Adds `length` bytes of text before a tag, without the white space that the tag strips.
     fn data(&mut self, length: usize, sign: u8, strips_line: bool) {
         let begins_line = self.begins_line;
         let (line, text) = (self.line, self.pass(length));
@@ -137,7 +137,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// How long the tag `{% raw %}` or `{% endraw %}` here is with what its end takes away, if it is that.
+    /// Returns the length of a `{% raw %}` or `{% endraw %}` tag here, with the white space that it strips.
     fn raw_tag(&self, word: &str, ends: bool) -> Option<usize> {
         let rest = self.rest().strip_prefix("{%")?;
         let rest = rest.strip_prefix(['-', '+']).unwrap_or(rest).trim_start_matches(is_space);
@@ -167,7 +167,7 @@ impl<'a> Lexer<'a> {
             }
             from += start + 2;
         }
-        // Jinja2 takes the end of the template for it where nothing follows
+        // Jinja2 accepts the end of the template instead if nothing follows
         if self.rest().is_empty() { Ok(()) } else { Err(Failure::template("`{% raw %}` does not end")) }
     }
 
@@ -188,7 +188,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// The end of a tag, with the white space that it takes away.
+    /// Consumes the end of a tag, with the white space that it strips; returns false if there is none.
     fn ends(&mut self, is_block: bool) -> bool {
         if self.skip(if is_block { "-%}" } else { "-}}" }) {
             self.skip_spaces();
@@ -207,7 +207,7 @@ impl<'a> Lexer<'a> {
         ends
     }
 
-    /// What stands in a tag.
+    /// Splits the inside of a tag into tokens.
     fn tag(&mut self, is_block: bool) -> Outcome<()> {
         let mut open: Vec<&str> = Vec::new();
         loop {
@@ -282,14 +282,14 @@ impl<'a> Lexer<'a> {
         };
         let text = self.pass(start + length)[start..].replace('_', "");
         match BigInt::parse_bytes(text.as_bytes(), radix) {
-            // Python reads no longer numbers than these
+            // Python reads no number with more digits
             Some(number) if text.len() <= 4300 => self.push(Token::Int(number)),
             _ => return Err(Failure::template("a number is too long")),
         }
         Ok(())
     }
 
-    /// A text in quotes, with its escapes taken as Python's `unicode-escape` takes them.
+    /// Reads a text in quotes, taking escapes as Python's `unicode-escape` does.
     fn text(&mut self, quote: char) -> Outcome<String> {
         let mut chars = self.rest().char_indices().skip(1);
         let mut text = String::new();
@@ -333,7 +333,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// An escape of one character; what is none stays as it stands.
+/// Adds an escaped character; what is not an escape stays as it is.
 fn escape(text: &mut String, escaped: char) {
     match escaped {
         '\n' => {}
@@ -355,7 +355,7 @@ fn escape(text: &mut String, escaped: char) {
     }
 }
 
-/// How many bytes are digits, with single `_` between them, and before them where that may be.
+/// Returns how many bytes are digits, with single `_` between them, and before them if `may_lead`.
 fn digits(text: &str, radix: u32, may_lead: bool) -> usize {
     let (mut length, mut may_join) = (0, may_lead);
     for (at, c) in text.char_indices() {
@@ -375,7 +375,7 @@ fn zeros(text: &str) -> usize {
     digits(&text[..end], 10, false)
 }
 
-/// How long the number with a fraction or an exponent is that stands here.
+/// Returns the length of the number with a fraction or an exponent at the start of a text.
 fn float(text: &str) -> Option<usize> {
     let whole = digits(text, 10, false);
     let fraction = match text[whole..].strip_prefix('.') {

@@ -1,4 +1,4 @@
-//! Tokens to what follows an expression: attributes, items, calls, filters and tests.
+//! Parses what follows an expression: attributes, items, calls, filters and tests.
 
 use num_traits::ToPrimitive as _;
 
@@ -8,7 +8,7 @@ use super::meter::{Failure, Outcome};
 use super::parser::Parser;
 
 impl Parser {
-    /// A filter, test or call of these, if one follows.
+    /// Parses a filter, test or call, if one follows.
     pub fn filter_or_test(&mut self) -> Outcome<Option<Link>> {
         Ok(if self.skip_op("|") {
             Some(self.filter_link()?)
@@ -21,7 +21,7 @@ impl Parser {
         })
     }
 
-    /// An attribute, item or call, if one follows.
+    /// Parses an attribute, item or call, if one follows.
     pub fn postfix(&mut self) -> Outcome<Option<Link>> {
         if self.skip_op(".") {
             let line = self.line();
@@ -41,7 +41,7 @@ impl Parser {
         Ok(None)
     }
 
-    /// What stands in `[…]` after an expression.
+    /// Parses the inside of `[…]` after an expression.
     fn subscript(&mut self) -> Outcome<Link> {
         let mut bounds = [None, None, None];
         let mut place = 0;
@@ -80,7 +80,7 @@ impl Parser {
         Ok(Link::Filter(name, arguments))
     }
 
-    /// Filters, each after `|`.
+    /// Parses filters, each after `|`.
     pub fn filter_links(&mut self, mut links: Vec<Link>) -> Outcome<Vec<Link>> {
         while self.skip_op("|") {
             links.push(self.filter_link()?);

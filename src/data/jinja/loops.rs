@@ -1,4 +1,4 @@
-//! `for`: what is gone through, and the `loop` that tells of it.
+//! `for`: the values iterated over, and the `loop` object.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::run::{Flow, Run};
 use super::scope::Scope;
 use super::value::{self, Dict, List, Object, Range, Text, Value, View};
 
-/// Where one stands in what is gone through.
+/// Position in a value that is iterated over.
 #[derive(Debug)]
 pub(super) enum Source {
     List(Rc<List>, usize),
@@ -23,31 +23,31 @@ pub(super) enum Source {
     Empty,
 }
 
-/// A statement's loop, with the place in a sequence of turns.
+/// State of a `for` statement while it runs.
 #[derive(Debug)]
 pub(super) struct Loop {
     source: RefCell<Source>,
-    /// The statement and where it stands; taken away when it has ended.
+    /// Statement and its scope; removed once it has ended.
     of: RefCell<Option<(Arc<ast::For>, Rc<Scope>)>>,
-    /// Turns begun, less one.
+    /// Number of turns begun, less one.
     pub index0: Cell<i64>,
     length: Cell<Option<i64>>,
-    /// Whether the items that are left have passed the loop's `if`.
+    /// True if the remaining items have already passed the loop's `if`.
     has_passed: Cell<bool>,
-    /// The item of the next turn, where one has looked ahead.
+    /// Item of the next turn, if it was fetched ahead.
     after: RefCell<Option<Value>>,
     current: RefCell<Option<Value>>,
     before: RefCell<Option<Value>>,
-    /// What `changed` was asked with.
+    /// Arguments of the last call of `changed`.
     last: RefCell<Option<Value>>,
-    /// How often the loop has called itself.
+    /// Number of recursive calls that led to this loop.
     depth0: i64,
     /// Levels of the items, and this.
     pub depth: usize,
 }
 
 impl Run<'_> {
-    /// Begins to go through a value.
+    /// Starts iterating over a value.
     ///
     /// # Errors
     /// When Python cannot iterate over it.
@@ -67,7 +67,7 @@ impl Run<'_> {
         })
     }
 
-    /// The next item.
+    /// Returns the next item.
     pub fn next(&self, source: &mut Source) -> Outcome<Option<Value>> {
         self.meter.spend(1)?;
         Ok(match source {
@@ -111,7 +111,7 @@ impl Run<'_> {
         })
     }
 
-    /// All items of a value.
+    /// Collects all items of a value.
     ///
     /// # Errors
     /// As [`Run::iterate`], or when there is no room for them.
@@ -125,7 +125,7 @@ impl Run<'_> {
         Ok(items)
     }
 
-    /// `len(value)`; nothing where it has none.
+    /// Returns `len(value)`, or `None` if it has none.
     pub fn length(&self, value: &Value) -> Outcome<Option<usize>> {
         Ok(Some(match value {
             Value::List(list) | Value::Tuple(list) => list.items.len(),
@@ -174,8 +174,8 @@ impl Run<'_> {
         if ran? { Ok(Flow::Next) } else { self.exec_block(&of.otherwise, scope) }
     }
 
-    /// Runs the turns of a loop, and says whether one came to the end of its body: where none does, because each goes
-    /// on by `continue` or the first one breaks, Jinja2 runs `else`.
+    /// Runs the turns of a loop, and returns whether one reached the end of its body: if none does, because
+    /// each goes on by `continue` or the first one breaks, Jinja2 runs `else`.
     fn turns(&self, of: &ast::For, state: &Loop, value: &Value, scope: &Rc<Scope>) -> Outcome<bool> {
         let mut ran = false;
         while let Some(item) = self.advance(state)? {
@@ -194,7 +194,7 @@ impl Run<'_> {
         Ok(ran)
     }
 
-    /// Goes on to the next turn.
+    /// Advances to the next turn.
     fn advance(&self, state: &Loop) -> Outcome<Option<Value>> {
         let ahead = state.after.take();
         let Some(item) = ahead.map_or_else(|| self.pull(state), |item| Ok(Some(item)))? else {
@@ -205,7 +205,7 @@ impl Run<'_> {
         Ok(Some(item))
     }
 
-    /// The next item that passes the loop's own `if`.
+    /// Returns the next item that passes the loop's own `if`.
     fn pull(&self, state: &Loop) -> Outcome<Option<Value>> {
         let of = if state.has_passed.get() { None } else { state.of.borrow().clone() };
         loop {
@@ -221,7 +221,7 @@ impl Run<'_> {
         }
     }
 
-    /// An item as the variables that it was taken apart to, which a loop with an `if` goes through.
+    /// Rebuilds an item from the variables it was unpacked into: a loop with an `if` iterates over these.
     fn repacked(&self, target: &Target, item: &Value, scope: &Rc<Scope>) -> Outcome<Value> {
         match target {
             Target::Tuple(targets) => {
@@ -233,7 +233,7 @@ impl Run<'_> {
         }
     }
 
-    /// How many turns there are.
+    /// Returns the number of turns.
     pub fn loop_length(&self, state: &Loop) -> Outcome<i64> {
         if let Some(length) = state.length.get() {
             return Ok(length);
@@ -259,7 +259,7 @@ impl Run<'_> {
         Ok(state.after.borrow().clone())
     }
 
-    /// An attribute of `loop`; nothing where it has none of this name.
+    /// Returns an attribute of `loop`, or `None` if it has none of this name.
     pub fn loop_attribute(&self, of: &Value, state: &Loop, name: &str) -> Outcome<Option<Value>> {
         let index0 = state.index0.get();
         Ok(Some(match name {
@@ -284,7 +284,7 @@ impl Run<'_> {
         }))
     }
 
-    /// A method of `loop`.
+    /// Calls a method of `loop`.
     pub fn loop_method(&self, state: &Loop, name: &str, args: Args) -> Outcome<Value> {
         let values = args.only_positional(name)?;
         if name == "cycle" {

@@ -1,4 +1,4 @@
-//! Macros: what a call gives to their parameters.
+//! Macros: binding a call's arguments to their parameters.
 
 use std::rc::Rc;
 
@@ -10,7 +10,7 @@ use super::scope::Scope;
 use super::value::{Key, Value};
 
 impl Run<'_> {
-    /// The text of a macro with these arguments.
+    /// Returns the text of a macro with these arguments.
     pub fn call_macro(&self, of: &Macro, outside: &Rc<Scope>, args: Args) -> Outcome<Value> {
         self.meter.spend(4)?;
         if outside.has_ended() {

@@ -1,47 +1,47 @@
-//! What a chat template may use up, since it comes with a checkpoint and may be anything: work, memory and depth.
+//! Limits on a chat template, which comes with a checkpoint and may be anything: work, memory and depth.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Bytes of a template; the longest of released models have some 40,000.
+/// Maximum bytes of a template; the longest of released models have some 40,000.
 pub(super) const TEMPLATE_BYTES: usize = 1 << 20;
-/// How deep tags and brackets may be nested in a template.
+/// Maximum nesting of tags and brackets in a template.
 pub(super) const NESTING: usize = 100;
-/// How deep expressions, blocks and calls may be nested while it runs.
+/// Maximum nesting of expressions, blocks and calls while it runs.
 const DEPTH: usize = 800;
-/// How deep lists and mappings may be nested.
+/// Maximum nesting of lists and mappings.
 pub(super) const LEVELS: usize = 200;
-/// Bits of a whole number.
+/// Maximum bits of a whole number.
 pub(super) const BITS: u64 = 1 << 16;
 
-/// The result of everything that a template can make fail.
+/// Result of anything that a template can make fail.
 pub(super) type Outcome<T> = Result<T, Box<Failure>>;
 
-/// Why there is no text.
+/// Reason why there is no text.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub message: String,
     pub line: Option<usize>,
-    /// Whether it tells of the template, whatever the conversation.
+    /// True if it concerns the template, whatever the conversation.
     pub is_of_template: bool,
-    /// Whether the template is right, and uses what is lacking here.
+    /// True if the template is right, but uses something that is lacking here.
     pub is_lacking: bool,
 }
 
 impl Failure {
-    /// What Jinja2 raises as well.
+    /// Creates a failure that Jinja2 raises as well.
     pub fn new(message: impl Into<String>) -> Box<Self> {
         Box::new(Self { message: message.into(), line: None, is_of_template: false, is_lacking: false })
     }
 
-    /// What is wrong with the template itself.
+    /// Creates a failure of the template itself.
     pub fn template(message: impl Into<String>) -> Box<Self> {
         let mut failure = Self::new(message);
         failure.is_of_template = true;
         failure
     }
 
-    /// What Jinja2 has and this has not.
+    /// Creates a failure for something that Jinja2 has and this does not.
     pub fn refused(what: &str) -> Box<Self> {
         let mut failure = Self::template(format!("{what} is not supported in chat templates here"));
         failure.is_lacking = true;
@@ -70,8 +70,8 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// Limits for conversations of so many messages and bytes: at least a hundred times what templates of released
-    /// models use up, and no more for a short conversation than a second of work.
+    /// Sets limits for a conversation of that many messages and bytes: at least a hundred times what
+    /// templates of released models use up, and no more for a short conversation than a second of work.
     ///
     /// Templates may look at all messages for each of them, and some gather texts as they go, so that the work grows
     /// with the square of a conversation.
@@ -88,13 +88,13 @@ impl Meter {
         })
     }
 
-    /// Begins anew; what is alive still counts.
+    /// Starts anew; what is alive still counts.
     pub fn rewind(&self) {
         self.steps.set(0);
         self.depth.set(0);
     }
 
-    /// Counts steps: one is what an operation on small values takes.
+    /// Counts steps; one is the cost of an operation on small values.
     pub fn spend(&self, steps: usize) -> Outcome<()> {
         let spent = self.steps.get().saturating_add(steps as u64);
         self.steps.set(spent);
@@ -107,17 +107,17 @@ impl Meter {
         Ok(())
     }
 
-    /// Counts moving so many bytes, or looking for something in them.
+    /// Counts moving `bytes` bytes, or searching them.
     pub fn scan(&self, bytes: usize) -> Outcome<()> {
         self.spend(1 + bytes / 256)
     }
 
-    /// Counts looking at each of the characters of so many bytes.
+    /// Counts looking at each of the characters of `bytes` bytes.
     pub fn read(&self, bytes: usize) -> Outcome<()> {
         self.spend(1 + bytes / 8)
     }
 
-    /// Asks for so many bytes more than are alive.
+    /// Checks that there is room for `bytes` bytes more than are alive.
     pub fn room(&self, bytes: usize) -> Outcome<()> {
         if self.bytes.get().saturating_add(bytes) > self.most_bytes {
             return Err(Failure::limit(&format!("wants more than {} MB of memory", self.most_bytes >> 20)));
@@ -125,7 +125,7 @@ impl Meter {
         Ok(())
     }
 
-    /// Counts so many bytes until what is returned is dropped.
+    /// Counts `bytes` bytes until the returned value is dropped.
     pub fn hold(self: &Rc<Self>, bytes: usize) -> Outcome<Held> {
         self.scan(bytes)?;
         self.room(bytes)?;
@@ -133,7 +133,7 @@ impl Meter {
         Ok(Held { meter: Rc::clone(self), bytes })
     }
 
-    /// Goes one level deeper, until what is returned is dropped.
+    /// Goes one level deeper until the returned value is dropped.
     pub fn enter(&self) -> Outcome<Level<'_>> {
         if self.depth.get() >= DEPTH {
             return Err(Failure::limit(&format!("nests more than {DEPTH} calls and blocks")));
@@ -151,7 +151,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Counts so many more.
+    /// Counts `bytes` bytes more.
     pub fn grow(&mut self, bytes: usize) -> Outcome<()> {
         self.meter.scan(bytes)?;
         self.meter.room(bytes)?;

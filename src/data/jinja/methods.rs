@@ -1,4 +1,4 @@
-//! Methods of mappings, lists and what has a state; and what arguments must be.
+//! Methods of mappings, lists and stateful objects; and conversions of arguments.
 
 use super::args::Args;
 use super::meter::{Failure, Outcome};
@@ -6,7 +6,7 @@ use super::run::Run;
 use super::value::{Entries, Key, Object, Value, View};
 
 impl Run<'_> {
-    /// The value of a method's call.
+    /// Calls a method.
     pub fn method(&self, of: &Value, name: &str, args: Args) -> Outcome<Value> {
         match of {
             Value::Text(text) => self.text_method(text, name, args),
@@ -54,7 +54,7 @@ impl Run<'_> {
         }
     }
 
-    /// A method of a list, a tuple or a range.
+    /// Calls a method of a list, a tuple or a range.
     fn sequence_method(&self, of: &Value, name: &str, args: Args) -> Outcome<Value> {
         if name == "copy" {
             let [] = args.take(name, [], 0)?;
@@ -88,7 +88,7 @@ impl Run<'_> {
     }
 }
 
-/// A whole number that is an argument.
+/// Reads a whole number from an argument.
 ///
 /// # Errors
 /// When it is none.
@@ -100,7 +100,7 @@ pub(super) fn integer(value: &Value) -> Outcome<i64> {
     }
 }
 
-/// A text that is an argument.
+/// Reads a text from an argument.
 ///
 /// # Errors
 /// When it is none.

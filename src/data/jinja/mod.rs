@@ -1,7 +1,7 @@
 //! Chat templates, in the Jinja that Transformers gives them (`utils/chat_template_utils.py`, 5.24): that of Jinja2 3.1
 //! in its sandbox, with Python's values.
 //!
-//! What is printed is what Transformers prints, to the character; what cannot be had is refused. A template is a
+//! Output matches that of Transformers to the character; anything unsupported is refused. A template is a
 //! program that comes with a checkpoint, so [`meter`] bounds what it may use up.
 
 mod access;
@@ -43,7 +43,7 @@ use self::run::Run;
 use self::value::{Object, Value};
 use crate::fault::{Fault, Result, fault};
 
-/// Bytes of the stack that a template runs on; only what is used of them is taken.
+/// Bytes of the stack that a template runs on; memory is taken only for the part in use.
 const STACK: usize = 64 << 20;
 
 /// A parsed chat template.
@@ -54,15 +54,15 @@ pub(super) struct ChatTemplate {
     tokens: Vec<(&'static str, String)>,
 }
 
-/// The text of a conversation, and the bytes of it that an assistant is marked to write.
+/// Text of a conversation, and the byte ranges of it that are marked as the assistant's.
 pub(super) type Rendered = (String, Vec<Range<usize>>);
 
-/// Why a conversation has no text.
+/// Reason why a conversation has no text.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The template does not take it.
+    /// The template rejects it.
     Conversation(String),
-    /// The template can be used for no conversation.
+    /// The template cannot be used for any conversation.
     Template(Fault),
 }
 
@@ -103,12 +103,12 @@ impl ChatTemplate {
         }
     }
 
-    /// Whether it marks what an assistant writes.
+    /// Returns true if it marks what an assistant writes.
     pub fn has_marks(&self) -> bool {
         self.program.has_marks
     }
 
-    /// Takes up a conversation.
+    /// Opens a conversation for rendering.
     ///
     /// # Errors
     /// When it is too large.
@@ -145,7 +145,7 @@ impl ChatTemplate {
     }
 }
 
-/// A conversation at hand for a template.
+/// Conversation that a template can render.
 pub(super) struct Conversation<'a> {
     template: &'a ChatTemplate,
     texts: Vec<Value>,
@@ -155,10 +155,10 @@ pub(super) struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// The text of the first `count` messages, with or without the prompt for an assistant's turn.
+    /// Renders the first `count` messages, with or without the prompt for an assistant's turn.
     ///
     /// # Errors
-    /// What the template says against it, and in which line.
+    /// Says what the template objects to, and in which line.
     pub fn render(
         &mut self,
         count: usize,
@@ -177,7 +177,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Runs what may go as deep as templates may, on a stack that is large enough for it.
+/// Runs a function that may nest as deep as templates may, on a large enough stack.
 ///
 /// # Errors
 /// When there is no thread for it.
@@ -190,7 +190,7 @@ pub(super) fn with_stack<T: Send>(
     })
 }
 
-/// About as many bytes as a value has as JSON.
+/// Estimates the bytes of a value as JSON.
 fn size(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::String(text) => text.len() + 2,
@@ -206,7 +206,7 @@ fn size(value: &serde_json::Value) -> usize {
 mod tests {
     use super::*;
 
-    /// What Transformers prints and this refuses; each is in the fixture.
+    /// Features that Transformers prints and this refuses; each is in the fixture.
     const REFUSED: [&str; 24] = [
         "a quotient of such large numbers",
         "a complex number",

@@ -10,7 +10,7 @@ use super::meter::{BITS, Failure, Outcome};
 use super::unicode::{DECIMAL, trim};
 use super::value::Value;
 
-/// A number as a whole one; truth values are 0 and 1.
+/// Converts a number to a whole one; truth values are 0 and 1.
 pub(super) fn whole(value: &Value) -> Option<BigInt> {
     match value {
         Value::Big(number) => Some((**number).clone()),
@@ -18,7 +18,7 @@ pub(super) fn whole(value: &Value) -> Option<BigInt> {
     }
 }
 
-/// A number as a floating one.
+/// Converts a number to a floating one.
 ///
 /// # Errors
 /// When it is too large.
@@ -33,7 +33,7 @@ pub(super) fn floating(value: &Value) -> Outcome<Option<f64>> {
     }
 }
 
-/// The order of two numbers; none where one is no number, or nan.
+/// Compares two numbers; `None` if one is not a number, or is NaN.
 pub(super) fn compare(a: &Value, b: &Value) -> Option<Ordering> {
     match (a, b) {
         (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
@@ -52,7 +52,7 @@ fn against_float(a: &BigInt, b: f64) -> Option<Ordering> {
     Some(order.then(0.0.partial_cmp(&b.fract())?))
 }
 
-/// The result of an operation, or nothing where one of the two is no number.
+/// Returns the result of an operation, or `None` if one of the two is not a number.
 ///
 /// # Errors
 /// On a division by zero, or a result beyond all bounds.
@@ -154,7 +154,7 @@ fn float_op(op: Binary, a: f64, b: f64) -> Outcome<Value> {
     }))
 }
 
-/// Quotient and rest of Python's `divmod`: the rest has the sign of the divisor.
+/// Returns quotient and remainder as Python's `divmod`: the remainder has the sign of the divisor.
 fn floor_division(a: f64, b: f64) -> (f64, f64) {
     let mut rest = a % b;
     let mut quotient = (a - rest) / b;
@@ -198,7 +198,7 @@ pub(super) fn exponential(digits: &str, exponent: i32) -> String {
     format!("{digits}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
 }
 
-/// The digits of a whole number.
+/// Returns the digits of a whole number.
 ///
 /// # Errors
 /// Beyond 4,300 of them, where Python writes none either.
@@ -210,7 +210,7 @@ pub(super) fn big_text(number: &BigInt) -> Outcome<String> {
     Ok(text)
 }
 
-/// Digits of a base without the single `_` that may join them.
+/// Removes the single `_` that may join digits of a base; `None` if one is misplaced.
 fn joined(text: &str, radix: u32) -> Option<String> {
     let bytes = text.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(|digit| char::from(*digit).is_digit(radix));
@@ -227,7 +227,7 @@ fn ascii(text: &str) -> Outcome<&str> {
     }
 }
 
-/// `int(text, base)`; nothing where the text is no number or the base none.
+/// Reads as `int(text, base)` does; `None` if the text is not a number or the base is invalid.
 ///
 /// # Errors
 /// When the number is too long, or of digits that are not supported.
@@ -260,7 +260,7 @@ pub(super) fn read_int(text: &str, base: i64) -> Outcome<Option<BigInt>> {
     Ok(number.map(|number| if text.starts_with('-') { -number } else { number }))
 }
 
-/// `float(text)`; nothing where the text is no number.
+/// Reads as `float(text)` does; `None` if the text is not a number.
 ///
 /// # Errors
 /// On digits that are not supported.
@@ -281,8 +281,8 @@ pub(super) fn round(x: f64, digits: i64) -> f64 {
     if rounded == 0.0 { 0.0_f64.copysign(x) } else { rounded }
 }
 
-/// A whole number rounded to so many digits before the point, given as below zero; half goes to the even side, unless
-/// there is `more` after the point.
+/// Rounds a whole number to `-digits` digits before the point; half goes to the even side, unless there is
+/// `more` after the point.
 pub(super) fn round_whole(number: &BigInt, digits: i64, more: bool) -> BigInt {
     let Some(unit) = u32::try_from(-digits).ok().filter(|n| *n < 400).map(|n| BigInt::from(10).pow(n)) else {
         return BigInt::zero();

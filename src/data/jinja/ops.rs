@@ -1,4 +1,4 @@
-//! Truth, equality and order of values, and what holds what.
+//! Truth, equality, order and containment of values.
 
 use std::cmp::Ordering;
 
@@ -24,7 +24,7 @@ impl Run<'_> {
         }
     }
 
-    /// One comparison.
+    /// Evaluates one comparison.
     pub fn compare(&self, op: Compare, left: &Value, right: &Value) -> Outcome<bool> {
         Ok(match op {
             Compare::Eq => self.equal(left, right)?,
@@ -99,7 +99,7 @@ impl Run<'_> {
         })
     }
 
-    /// The order of two values.
+    /// Returns the order of two values.
     ///
     /// # Errors
     /// When Python knows none.
@@ -170,7 +170,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sorts, leaving what is equal in its order.
+    /// Sorts items, keeping equal ones in order.
     ///
     /// # Errors
     /// When two cannot be compared.

@@ -18,11 +18,11 @@ pub(super) struct Parser {
     known: HashMap<String, Name>,
     pub texts: Vec<String>,
     nesting: usize,
-    /// What the macros that are open mention.
+    /// Special names mentioned by each open macro.
     pub macros: Vec<Uses>,
-    /// How many loops of the innermost macro are open.
+    /// Number of open loops in the innermost macro.
     pub loops: usize,
-    /// How many loops are open at all.
+    /// Number of open loops in all.
     pub all_loops: usize,
     pub has_marks: bool,
 }
@@ -80,7 +80,7 @@ impl Parser {
         self.tokens.get(self.at).map_or(&Token::Eof, |(_, token)| token)
     }
 
-    /// The token after the next one.
+    /// Returns the token after the next one.
     pub fn after(&self) -> &Token {
         self.tokens.get(self.at + 1).map_or(&Token::Eof, |(_, token)| token)
     }
@@ -147,7 +147,7 @@ impl Parser {
         Failure::template(format!("expected {expected}, found {found}"))
     }
 
-    /// The place of a name.
+    /// Returns the place of a name, adding it if it is new.
     pub fn name(&mut self, name: &str) -> Name {
         if let Some(place) = self.known.get(name) {
             return *place;
@@ -158,7 +158,7 @@ impl Parser {
         place
     }
 
-    /// A name whose value is wanted.
+    /// Returns the place of a name whose value is wanted, noting it for open macros.
     pub fn mention(&mut self, name: &str) -> Name {
         for uses in &mut self.macros {
             match name {
@@ -171,7 +171,7 @@ impl Parser {
         self.name(name)
     }
 
-    /// Parses what is one level deeper.
+    /// Parses something one level deeper.
     pub fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
         if self.nesting >= NESTING {
             return Err(Failure::template(format!(

@@ -1,4 +1,4 @@
-//! `%`: texts formatted as C's `printf` does it.
+//! `%`: formatting of texts in the manner of C's `printf`.
 
 use super::eval::escaped;
 use super::format::Spec;
@@ -24,7 +24,7 @@ impl Values<'_> {
         found.ok_or_else(|| Failure::new("not enough arguments for format string"))
     }
 
-    /// Whether every value was taken; mappings and lists need not be.
+    /// Returns true if every value was taken; mappings and lists need not be.
     fn are_done(&self) -> bool {
         match self.of {
             Value::Tuple(tuple) => self.taken >= tuple.items.len(),
@@ -55,7 +55,7 @@ impl Run<'_> {
         self.meter.string(out, form.is_safe)
     }
 
-    /// What stands after a `%`.
+    /// Formats the conversion that follows a `%`.
     fn conversion(
         &self,
         form: &Text,
@@ -116,7 +116,7 @@ impl Run<'_> {
         self.converted(form, &value, spec)
     }
 
-    /// A width or precision, which may be a value too.
+    /// Reads a width or precision, which may be taken from the values.
     fn count(
         &self,
         c: &mut char,
@@ -186,7 +186,7 @@ impl Run<'_> {
     }
 }
 
-/// Where a key in parentheses ends.
+/// Returns where a key in parentheses ends.
 fn key_end(text: &str) -> Option<usize> {
     let mut open = 0_usize;
     for (at, c) in text.char_indices() {

@@ -1,4 +1,4 @@
-//! What may stand after `is`.
+//! Tests, which stand after `is`.
 
 use std::rc::Rc;
 
@@ -52,7 +52,7 @@ const TESTS: [&str; 39] = [
 ];
 
 impl Run<'_> {
-    /// Whether a value passes a test.
+    /// Returns true if a value passes a test.
     pub fn test(&self, name: &str, value: &Value, args: Args) -> Outcome<bool> {
         let compare = match name {
             "==" | "eq" | "equalto" => Some(Compare::Eq),
@@ -84,7 +84,7 @@ impl Run<'_> {
         self.kind_test(name, value)
     }
 
-    /// The tests that ask what a value is.
+    /// Applies the tests for the kind of a value.
     fn kind_test(&self, name: &str, value: &Value) -> Outcome<bool> {
         Ok(match name {
             "defined" => !value.is_undefined(),
@@ -129,7 +129,7 @@ impl Run<'_> {
     }
 }
 
-/// Whether one can go through a value, `loop` apart.
+/// Returns true if a value can be iterated over, `loop` apart.
 fn is_iterable(value: &Value) -> bool {
     match value {
         Value::None | Value::Bool(_) | Value::Int(_) | Value::Big(_) | Value::Float(_) => false,
@@ -141,7 +141,7 @@ fn is_loop(value: &Value) -> bool {
     matches!(value, Value::Object(object) if matches!(**object, Object::Loop(_)))
 }
 
-/// Whether two are one object in memory.
+/// Returns true if two values are one object in memory.
 ///
 /// # Errors
 /// Of equal numbers and texts, which Python keeps once or several times as it pleases.

@@ -25,7 +25,7 @@ impl Run<'_> {
         Ok(out)
     }
 
-    /// As [`Run::str`], for use as a text.
+    /// Like [`Run::str`], for use as a text.
     pub fn str_value(&self, value: &Value) -> Outcome<Value> {
         match value {
             Value::Text(text) if !text.is_safe => Ok(value.clone()),
@@ -160,7 +160,7 @@ impl Run<'_> {
     }
 }
 
-/// A text as `repr` quotes it: in single quotes, unless it holds these alone.
+/// Quotes a text as `repr` does: in single quotes, unless these are the only ones in it.
 fn quote(text: &str, out: &mut String) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     let is_plain = |c: char| c != quote && c != '\\' && is_printable(c);

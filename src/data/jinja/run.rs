@@ -1,4 +1,4 @@
-//! One rendering: statements.
+//! Execution of statements.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,26 +13,26 @@ use super::meter::{Failure, Held, Meter, Outcome};
 use super::scope::{Found, Scope};
 use super::value::{Object, Value};
 
-/// A rendering under way.
+/// Rendering in progress.
 pub(super) struct Run<'a> {
     pub program: &'a Program,
     pub meter: Rc<Meter>,
     /// The values of [`Program::texts`].
     pub texts: &'a [Value],
-    /// What the conversation and the tokenizer give, by name.
+    /// Values from the conversation and the tokenizer, by name.
     context: &'a [Option<Value>],
-    /// What is written, and captured inside of that.
+    /// Text being written, followed by the captures inside of it.
     out: RefCell<Vec<Out>>,
-    /// Bytes of the text that stand in `{% generation %}`.
+    /// Byte ranges of the text inside `{% generation %}`.
     marks: RefCell<Vec<Range<usize>>>,
     namespaces: RefCell<Vec<Attributes>>,
     /// Scopes that macros hold, which may hold the macro in turn.
     captured: RefCell<Vec<Rc<Scope>>>,
-    /// What these take until the end.
+    /// Memory that these take until the end.
     kept: RefCell<Held>,
 }
 
-/// What a namespace holds.
+/// Attributes of a namespace.
 pub(super) type Attributes = IndexMap<String, Value>;
 
 /// A text that is being written.
@@ -41,7 +41,7 @@ struct Out {
     held: Held,
 }
 
-/// How a block ended.
+/// Outcome of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
     Next,
@@ -53,7 +53,7 @@ impl<'a> Run<'a> {
     /// Renders a template.
     ///
     /// # Errors
-    /// What the template raises, and where it uses up more than it may.
+    /// When the template raises, or uses up more than it may.
     pub fn render(
         program: &'a Program,
         meter: &Rc<Meter>,
@@ -77,7 +77,7 @@ impl<'a> Run<'a> {
         Ok((text?.1.text, run.marks.take()))
     }
 
-    /// The value of a name.
+    /// Looks up the value of a name.
     pub fn lookup(&self, name: Name, scope: &Scope) -> Outcome<Value> {
         let (found, seen) = scope.get(name);
         self.meter.spend(seen / 16)?;
@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
         flow
     }
 
-    /// The text of a block, through filters.
+    /// Returns the text of a block, passed through filters.
     fn filtered_block(&self, filters: &[Link], block: &Block, scope: &Rc<Scope>) -> Outcome<(Flow, Value)> {
         let inner = Scope::new(&block.hidden, Some(scope));
         let (flow, text) = self.capture(|| self.exec(&block.body, &inner))?;
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
         Ok((flow, value))
     }
 
-    /// Writes what a block makes, which Jinja2 takes for a text as it is.
+    /// Writes the value of a block, which Jinja2 takes to be a text.
     fn print_text(&self, value: &Value) -> Outcome<()> {
         match value {
             Value::Text(text) => self.write(&text.text),
@@ -232,7 +232,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Adds to what is being written.
+    /// Appends to the text being written.
     fn write(&self, text: &str) -> Outcome<()> {
         if let Some(out) = self.out.borrow_mut().last_mut() {
             out.held.grow(text.len())?;
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is written meanwhile, as a text.
+    /// Captures what `run` writes as a text.
     pub fn capture(&self, run: impl FnOnce() -> Outcome<Flow>) -> Outcome<(Flow, Value)> {
         let (flow, out) = self.written(run)?;
         let Out { text, held } = out;
@@ -260,7 +260,7 @@ impl<'a> Run<'a> {
         Ok((flow, self.meter.text(text)?))
     }
 
-    /// Gives variables a value, taking it apart where there are several.
+    /// Assigns a value to variables, unpacking it if there are several.
     ///
     /// # Errors
     /// When it has not as many parts.
@@ -291,7 +291,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Namespaces are looked at before the value is computed.
+    /// Checks the namespaces of a target, which happens before the value is computed.
     fn check_namespaces(&self, target: &Target, scope: &Rc<Scope>) -> Outcome<()> {
         match target {
             Target::Name(_) => Ok(()),
@@ -303,7 +303,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A new namespace.
+    /// Creates a namespace.
     pub fn new_namespace(&self, attributes: Vec<(String, Value)>) -> Outcome<Value> {
         let place = self.namespaces.borrow().len();
         self.kept.borrow_mut().grow(128)?;
@@ -331,17 +331,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What a namespace holds.
+    /// Returns the attributes of a namespace.
     pub fn namespace(&self, place: usize) -> Attributes {
         self.namespaces.borrow().get(place).cloned().unwrap_or_default()
     }
 
-    /// One attribute of a namespace.
+    /// Returns one attribute of a namespace.
     pub fn namespace_attribute(&self, place: usize, name: &str) -> Option<Value> {
         self.namespaces.borrow().get(place)?.get(name).cloned()
     }
 
-    /// A macro with the variables around it.
+    /// Creates a macro with the variables around it.
     fn closure(&self, of: &Arc<Macro>, scope: &Rc<Scope>) -> Outcome<Value> {
         let is_new = self.captured.borrow().last().is_none_or(|last| !Rc::ptr_eq(last, scope));
         if is_new {

@@ -10,9 +10,9 @@ use super::value::Value;
 #[derive(Debug)]
 pub(super) struct Scope {
     variables: RefCell<Vec<(Name, Value)>>,
-    /// Names that are not looked for outside, sorted.
+    /// Names that are not looked up outside, sorted.
     hidden: Arc<[Name]>,
-    /// Whether the turn of a loop or the block that it belongs to is over.
+    /// True if the turn of a loop or the block that it belongs to is over.
     is_over: Cell<bool>,
     parent: Option<Rc<Scope>>,
 }
@@ -36,13 +36,13 @@ impl Scope {
         }
     }
 
-    /// How many variables it has.
+    /// Returns the number of its variables.
     pub fn len(&self) -> usize {
         self.variables.borrow().len()
     }
 
-    /// The value of a name here or outside, and how many variables were looked at; nothing where only the conversation can know it, and where it has none
-    /// yet.
+    /// Looks up a name here and outside, and counts the variables that were looked at. The name may have no
+    /// value yet, or be one that only the conversation can know.
     pub fn get(&self, name: Name) -> (Found, usize) {
         let (mut scope, mut seen) = (self, 0);
         loop {
@@ -61,12 +61,12 @@ impl Scope {
         }
     }
 
-    /// Says that what it belongs to is over.
+    /// Marks what it belongs to as over.
     pub fn end(&self) {
         self.is_over.set(true);
     }
 
-    /// Whether this or a scope outside is over.
+    /// Returns true if this or a scope outside is over.
     pub fn has_ended(&self) -> bool {
         self.is_over.get() || self.parent.as_ref().is_some_and(|parent| parent.has_ended())
     }
@@ -77,7 +77,7 @@ impl Scope {
     }
 }
 
-/// What a scope knows of a name.
+/// Result of looking up a name.
 pub(super) enum Found {
     Value(Value),
     /// It has no value yet.

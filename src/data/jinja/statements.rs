@@ -1,4 +1,4 @@
-//! Tokens to statements, by the grammar of Jinja2's parser.
+//! Parses tokens into statements, by the grammar of Jinja2's parser.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::meter::{Failure, Outcome};
 use super::parser::{CONSTANTS, Parser};
 
 impl Parser {
-    /// Statements up to a tag of these names, whose name comes next.
+    /// Parses statements up to a tag of these names, whose name comes next.
     pub fn body(&mut self, ends: &[&str]) -> Outcome<Vec<Stmt>> {
         let mut body = Vec::new();
         loop {
@@ -43,7 +43,7 @@ impl Parser {
         }
     }
 
-    /// The body of a tag up to its end, and the name of that.
+    /// Parses the body of a tag up to its end, and the name of that end.
     fn inside(&mut self, ends: &[&str]) -> Outcome<(Vec<Stmt>, String)> {
         self.skip_op(":");
         self.expect_end()?;
@@ -115,7 +115,7 @@ impl Parser {
         Ok(Node::Generation(block))
     }
 
-    /// What stands between commas up to the end of a tag.
+    /// Parses items between commas up to the end of a tag.
     fn listed<T>(&mut self, parse: impl Fn(&mut Self) -> Outcome<T>) -> Outcome<Vec<T>> {
         let mut found = Vec::new();
         while *self.token() != Token::End && !self.is_op(":") {
@@ -234,7 +234,7 @@ impl Parser {
         Ok((parameters, defaults))
     }
 
-    /// A name that is assigned to.
+    /// Checks a name that is assigned to, and returns its place.
     fn store(&mut self, name: &str) -> Outcome<Name> {
         if CONSTANTS.contains(&name) {
             return Err(Failure::template(format!("can't assign to `{name}`")));
@@ -245,7 +245,7 @@ impl Parser {
         Ok(self.name(name))
     }
 
-    /// What is assigned to, up to one of these words.
+    /// Parses the target of an assignment, up to one of these words.
     fn target(&mut self, has_attributes: bool, ends: &[&str]) -> Outcome<Target> {
         let (mut targets, mut is_tuple) = (Vec::new(), false);
         loop {

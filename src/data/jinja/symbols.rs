@@ -1,4 +1,4 @@
-//! Which names a frame hides, as Jinja2 decides it before a template runs (`idtracking.py`).
+//! Names that a frame hides, as Jinja2 decides it before a template runs (`idtracking.py`).
 //!
 //! A name whose first use in a frame, in the order of the text, sets it, and that no frame outside knows, means nothing
 //! until then, though the conversation may know it. Set under an `if` alone, it means what the conversation says.
@@ -19,7 +19,7 @@ pub(super) fn resolve(program: &mut Program) {
     program.hidden = symbols.frame(&mut program.body, |_| {}, |_| {});
 }
 
-/// What a frame, or a branch of it, knows of names.
+/// Names as known to a frame, or to a branch of it.
 #[derive(Default)]
 struct Layer {
     /// Names that are known, and whether they are hidden.
@@ -30,7 +30,7 @@ struct Layer {
 struct Symbols {
     /// Names known in the frames outside.
     outer: Vec<HashMap<Name, bool>>,
-    /// The frame in hand, and the branches in it.
+    /// Current frame, and the branches in it.
     layers: Vec<Layer>,
     special: [Name; 3],
     loop_name: Name,
@@ -71,7 +71,7 @@ impl Symbols {
         self.know(name, true);
     }
 
-    /// Looks through a frame with what stands before and after its statements, then through those in it.
+    /// Visits a frame, with what comes before and after its statements, then the frames inside of it.
     fn frame(
         &mut self,
         body: &mut [Stmt],
@@ -93,7 +93,7 @@ impl Symbols {
         hidden.into()
     }
 
-    /// The frames inside of this one.
+    /// Visits the frames inside of this one.
     fn frames_in(&mut self, body: &mut [Stmt]) {
         for stmt in body {
             match &mut stmt.node {
@@ -176,7 +176,7 @@ impl Symbols {
         }
     }
 
-    /// Each branch begins with what was known before, and what one sets is not hidden afterwards.
+    /// Visits branches: each begins with what was known before, and what one sets is not hidden afterwards.
     fn visit_if(&mut self, branches: &[(Expr, Vec<Stmt>)], otherwise: &[Stmt]) {
         let Some(((test, body), elifs)) = branches.split_first() else { return };
         self.visit_expr(test);

@@ -10,7 +10,7 @@ use super::unicode::{is_line_end, is_space};
 use super::value::{Text, Value};
 
 impl Run<'_> {
-    /// A method of a text. Markup gives markup, and escapes what it is given.
+    /// Calls a method of a text. Markup gives markup, and escapes what it is given.
     pub fn text_method(&self, of: &Text, name: &str, args: Args) -> Outcome<Value> {
         self.meter.scan(of.text.len())?;
         match name {
@@ -70,7 +70,7 @@ impl Run<'_> {
         is_all(&of.text, name).map(Value::Bool)
     }
 
-    /// A value as markup.
+    /// Converts a value to markup.
     pub fn escape(&self, value: &Value) -> Outcome<Value> {
         match value {
             Value::Text(text) if text.is_safe => Ok(value.clone()),
@@ -83,7 +83,7 @@ impl Run<'_> {
         }
     }
 
-    /// A text with one part for another, at most `count` times unless that is below zero.
+    /// Replaces a part of a text by another, at most `count` times unless that is below zero.
     pub fn replaced(&self, text: &str, old: &str, new: &str, count: i64) -> Outcome<String> {
         let most = usize::try_from(count).unwrap_or(usize::MAX);
         self.meter.scan(text.len())?;
@@ -209,7 +209,7 @@ impl Run<'_> {
     }
 }
 
-/// A text that takes others apart.
+/// Returns a separator, which must not be empty.
 fn separator(value: &Value) -> Outcome<&str> {
     match string(value)? {
         "" => Err(Failure::new("empty separator")),
@@ -217,8 +217,8 @@ fn separator(value: &Value) -> Outcome<&str> {
     }
 }
 
-/// The part of a text between two places, and how many characters stand before it; nothing where it ends before it
-/// begins.
+/// Returns the part of a text between two places, and how many characters stand before it; `None` if it ends
+/// before it begins.
 fn window(text: &str, start: Option<Value>, stop: Option<Value>) -> Outcome<Option<(usize, &str)>> {
     if start.is_none() && stop.is_none() {
         return Ok(Some((0, text)));
@@ -256,14 +256,14 @@ fn starts_or_ends(text: &str, name: &str, args: Args) -> Outcome<bool> {
     Ok(window.is_some_and(|(_, text)| parts.iter().any(|part| has(text, part))))
 }
 
-/// A text without characters at its ends: white space, or these.
+/// Strips white space, or `chars`, off the ends of a text.
 pub(super) fn stripped<'a>(text: &'a str, chars: Option<&str>, start: bool, end: bool) -> &'a str {
     let goes = |c: char| chars.map_or(is_space(c), |chars| chars.contains(c));
     let text = if start { text.trim_start_matches(goes) } else { text };
     if end { text.trim_end_matches(goes) } else { text }
 }
 
-/// The lines of a text, with their ends where those are kept.
+/// Splits a text into lines, with their ends if `keeps`.
 pub(super) fn lines(text: &str, keeps: bool) -> Vec<&str> {
     let (mut lines, mut rest) = (Vec::new(), text);
     while let Some((end, c)) = rest.char_indices().find(|(_, c)| is_line_end(*c)) {
@@ -278,8 +278,8 @@ pub(super) fn lines(text: &str, keeps: bool) -> Vec<&str> {
     lines
 }
 
-/// Words between white space. What is left after so many cuts is the last one or, from the right, the first one, with
-/// the space at its outer end.
+/// Splits a text into words at white space. What is left after `most` cuts is the last word or, from the
+/// right, the first one, with the space at its outer end.
 fn words(text: &str, most: usize, from_right: bool) -> Vec<&str> {
     let inner = |text: &str| -> usize {
         let kept =

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// White space of `str.isspace`, `str.strip` and `\s`.
+/// Returns true for white space of `str.isspace`, `str.strip` and `\s`.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -19,7 +19,7 @@ pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
 
-/// Adds a text, with something else for each character that is not plain.
+/// Appends a text, replacing each character that is not plain.
 pub(super) fn replace_chars(
     text: &str,
     is_plain: impl Fn(char) -> bool,
@@ -35,14 +35,14 @@ pub(super) fn replace_chars(
     out.push_str(rest);
 }
 
-/// What ends a line for `str.splitlines`.
+/// Returns true for characters that end a line in `str.splitlines`.
 pub(super) fn is_line_end(c: char) -> bool {
     matches!(c, '\n'..='\r' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
 /// Characters of some general categories of Unicode.
 pub(super) struct Category {
-    /// Which of ASCII belong to it.
+    /// Test for the ASCII characters that belong to it.
     ascii: fn(char) -> bool,
     /// One bit for each character.
     all: LazyLock<Vec<u64>>,
@@ -58,7 +58,7 @@ impl Category {
     }
 }
 
-/// The characters that a class of a regular expression takes.
+/// Returns the characters that a class of a regular expression matches, one bit each.
 fn class(pattern: &str) -> Vec<u64> {
     let mut bits = vec![0; 0x11_0000 / 64];
     let Ok(class) = Regex::new(pattern) else { return bits };
@@ -83,7 +83,7 @@ static WORD: Category = Category {
     ascii: |c| c.is_ascii_alphanumeric() || c == '_',
     all: LazyLock::new(|| class(r"[\p{L}\p{N}]")),
 };
-/// What `repr` writes as an escape.
+/// Characters that `repr` writes as an escape.
 static HIDDEN: Category =
     Category { ascii: |c| c.is_ascii_control(), all: LazyLock::new(|| class(r"[\p{C}\p{Z}]")) };
 
@@ -97,26 +97,26 @@ pub(super) fn is_printable(c: char) -> bool {
     !HIDDEN.has(c)
 }
 
-/// A letter of two, of which the first alone is large.
+/// Returns true for a letter of two of which only the first is upper case.
 pub(super) fn is_title(c: char) -> bool {
     let greek = ('\u{1f88}'..='\u{1faf}').contains(&c) && u32::from(c) & 8 != 0;
     greek || matches!(c, 'ǅ' | 'ǈ' | 'ǋ' | 'ǲ' | 'ᾼ' | 'ῌ' | 'ῼ')
 }
 
-/// Whether a character has a case of its own.
+/// Returns true if a character has a case of its own.
 pub(super) fn is_cased(c: char) -> bool {
     c.is_lowercase() || c.is_uppercase() || is_title(c)
 }
 
-/// A character at the beginning of a word, as `str.title` writes it.
+/// Appends a character as `str.title` writes it at the beginning of a word.
 pub(super) fn title(c: char, out: &mut String) {
     match c {
-        // Letters of two, of which the first alone is large then
+        // Letters of two, of which only the first becomes upper case
         'Ǆ'..='ǆ' => out.push('ǅ'),
         'Ǉ'..='ǉ' => out.push('ǈ'),
         'Ǌ'..='ǌ' => out.push('ǋ'),
         'Ǳ'..='ǳ' => out.push('ǲ'),
-        // Those of Georgian are the same at the beginning of a word, and Greek ones have an iota below
+        // Georgian letters stay the same at the beginning of a word, and Greek ones have an iota below
         'ა'..='ჺ' | 'ჽ'..='ჿ' => out.push(c),
         'ᾀ'..='ᾯ' => out.extend(char::from_u32(u32::from(c) | 8)),
         'ᾳ' | 'ᾼ' => out.push('ᾼ'),

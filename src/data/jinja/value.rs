@@ -17,7 +17,7 @@ use super::scope::Scope;
 
 #[derive(Debug, Clone)]
 pub(super) enum Value {
-    /// With what Jinja2 says of it once it is used.
+    /// Holds the message that Jinja2 gives once it is used.
     Undefined(Rc<String>),
     None,
     Bool(bool),
@@ -32,7 +32,7 @@ pub(super) enum Value {
     /// `dict.keys()`, `.values()` and `.items()`.
     View(View, Rc<Dict>),
     Range(Rc<Range>),
-    /// What can be gone through once, as a generator.
+    /// Generator, which can be iterated over only once.
     Iterator(Rc<RefCell<Iterator>>),
     /// By its place in the rendering, since namespaces may hold each other.
     Namespace(usize),
@@ -47,7 +47,7 @@ pub(super) enum View {
 }
 
 impl View {
-    /// The name of its type.
+    /// Returns the name of its type.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Keys => "dict_keys",
@@ -60,14 +60,14 @@ impl View {
 #[derive(Debug)]
 pub(super) struct Text {
     pub text: String,
-    /// Whether it is markup, which escapes what is added to it.
+    /// True if it is markup, which escapes what is added to it.
     pub is_safe: bool,
     chars: OnceCell<usize>,
     _held: Held,
 }
 
 impl Text {
-    /// Its length in characters.
+    /// Returns its length in characters.
     pub fn chars(&self) -> usize {
         *self.chars.get_or_init(|| self.text.chars().count())
     }
@@ -80,11 +80,11 @@ impl Text {
 #[derive(Debug)]
 pub(super) struct List {
     pub items: Vec<Value>,
-    /// Of a tuple: whether it is a pair that `groupby` made, with names.
+    /// True for a tuple that is a pair made by `groupby`, with names.
     pub is_group: bool,
     depth: usize,
     is_plain: bool,
-    /// How many values it has, with those of its items.
+    /// Number of its values, those of its items included.
     size: usize,
     _held: Held,
 }
@@ -122,13 +122,13 @@ impl Range {
 #[derive(Debug, Default)]
 pub(super) struct Iterator {
     pub items: VecDeque<Value>,
-    /// What happens once they are used up.
+    /// Failure to raise once the items are used up.
     pub failure: Option<Box<Failure>>,
     depth: usize,
     _held: Option<Held>,
 }
 
-/// What has a state or can be called.
+/// Value that has a state or can be called.
 #[derive(Debug)]
 pub(super) enum Object {
     Cycler { items: Rc<List>, at: Cell<usize> },
@@ -220,7 +220,7 @@ impl Value {
         Self::Undefined(Rc::new(message.into()))
     }
 
-    /// A whole number of any size.
+    /// Creates a whole number of any size.
     pub fn int(number: BigInt) -> Outcome<Self> {
         match number.to_i64() {
             Some(small) => Ok(Self::Int(small)),
@@ -233,7 +233,7 @@ impl Value {
         if let Self::Text(text) = self { Some(&text.text) } else { None }
     }
 
-    /// The mapping whose `items` are wanted.
+    /// Returns the mapping whose `items` are wanted.
     ///
     /// # Errors
     /// When it is none.
@@ -253,7 +253,7 @@ impl Value {
         matches!(self, Self::None)
     }
 
-    /// The whole number that it is; truth values are 0 and 1.
+    /// Returns the whole number that it is, clamped to 64 bits; truth values are 0 and 1.
     pub fn index(&self) -> Option<i64> {
         match self {
             Self::Bool(b) => Some(i64::from(*b)),
@@ -263,7 +263,7 @@ impl Value {
         }
     }
 
-    /// The name of its type in Python.
+    /// Returns the name of its type in Python.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Undefined(_) => "Undefined",
@@ -291,7 +291,7 @@ impl Value {
         }
     }
 
-    /// Whether neither it nor what it holds has a state.
+    /// Returns true if neither it nor what it holds has a state.
     pub fn is_plain(&self) -> bool {
         match self {
             Self::List(list) | Self::Tuple(list) => list.is_plain,
@@ -301,7 +301,7 @@ impl Value {
         }
     }
 
-    /// How many levels it has, so that nothing that goes down into it goes too far.
+    /// Returns how many levels it nests, so that nothing that descends into it goes too deep.
     pub fn depth(&self) -> usize {
         match self {
             Self::List(list) | Self::Tuple(list) => list.depth,
@@ -319,7 +319,7 @@ impl Value {
     }
 }
 
-/// How many levels a list or mapping of these values has with them, and whether it is plain.
+/// Returns the levels of a list or mapping of these values, itself included, and whether it is plain.
 fn levels<'a>(values: impl std::iter::Iterator<Item = &'a Value>) -> Outcome<(usize, bool)> {
     let (mut depth, mut is_plain) = (1, true);
     for value in values {
@@ -337,7 +337,7 @@ impl Meter {
         self.string(text.into(), false)
     }
 
-    /// A text, or markup.
+    /// Creates a text, or markup.
     pub fn string(self: &Rc<Self>, text: String, is_safe: bool) -> Outcome<Value> {
         let held = self.hold(64 + text.len())?;
         Ok(Value::Text(Rc::new(Text { text, is_safe, chars: OnceCell::new(), _held: held })))
@@ -351,7 +351,7 @@ impl Meter {
         self.sequence(items, false).map(Value::Tuple)
     }
 
-    /// The items of a list or tuple.
+    /// Creates the items of a list or tuple.
     pub fn sequence(self: &Rc<Self>, items: Vec<Value>, is_group: bool) -> Outcome<Rc<List>> {
         let held = self.hold(64 + items.len() * size_of::<Value>())?;
         let (depth, is_plain) = levels(items.iter())?;
@@ -366,7 +366,7 @@ impl Meter {
         Ok(Value::Dict(Rc::new(Dict { items, depth, is_plain, _held: held })))
     }
 
-    /// A generator over these, at whose end there may be a failure.
+    /// Creates a generator over these, at whose end there may be a failure.
     pub fn iterator(self: &Rc<Self>, items: Vec<Value>, failure: Option<Box<Failure>>) -> Outcome<Value> {
         let held = self.hold(64 + items.len() * size_of::<Value>())?;
         let (depth, _) = levels(items.iter())?;

@@ -1,5 +1,5 @@
-//! What can be worked out before two answers are compared: exact numbers, and sums, products, powers and determinants of
-//! matrices and tuples.
+//! Arithmetic that is worked out before two answers are compared: exact numbers, and sums, products, powers
+//! and determinants of matrices and tuples.
 
 use num_traits::{ToPrimitive, Zero};
 
@@ -17,7 +17,7 @@ const LARGEST_WRITTEN: usize = 3;
 /// The most parts of a result; what would have more stays as it is.
 const MOST_PARTS: usize = 1000;
 
-/// The same answer with everything worked out that can be.
+/// Works out everything in an answer that can be.
 pub fn evaluated(answer: E) -> E {
     let answer = answer.map(&mut evaluated);
     let found = match &answer {
@@ -33,7 +33,7 @@ pub fn evaluated(answer: E) -> E {
     folded(found.filter(|found| found.size() <= MOST_PARTS).unwrap_or(answer))
 }
 
-/// A scalar of numbers alone as one number.
+/// Folds a scalar of numbers alone into one number.
 fn folded(answer: E) -> E {
     let parts = answer.parts();
     if parts.is_empty() || !parts.iter().all(|part| matches!(part, E::Number(..))) {
@@ -45,7 +45,7 @@ fn folded(answer: E) -> E {
     }
 }
 
-/// What is in a tuple or a vector between angle brackets.
+/// Returns the parts of a tuple, or of a vector between angle brackets.
 fn tuple(part: &E) -> Option<&Vec<E>> {
     match part {
         E::Group('(', parts, ')') => Some(parts),
@@ -88,7 +88,7 @@ fn scaled(parts: &[E], scale: &E) -> Vec<E> {
     parts.iter().map(times).collect()
 }
 
-/// Numbers times at most one tuple, or times matrices in their order.
+/// Multiplies numbers with at most one tuple, or with matrices in their order.
 fn product(parts: &[E]) -> Option<E> {
     let (scalars, others): (Vec<_>, Vec<_>) = parts.iter().cloned().partition(E::is_scalar);
     let (first, rest) = others.split_first()?;
@@ -142,7 +142,7 @@ fn is_square(rows: &Rows) -> bool {
     rows.iter().all(|row| row.len() == rows.len())
 }
 
-/// By elimination where all entries are exact, else written out.
+/// Computes by elimination if all entries are exact, else writes the determinant out.
 fn determinant(rows: &Rows) -> Option<E> {
     if !is_square(rows) {
         return None;
@@ -172,7 +172,7 @@ fn has_decimals(rows: &Rows) -> bool {
     rows.iter().flatten().any(E::has_decimals)
 }
 
-/// Takes a multiple of one row from another.
+/// Subtracts a multiple of one row from another.
 fn subtract(rows: &mut [Vec<Rational>], row: usize, taken: usize, factor: &Rational) {
     for column in 0..rows[row].len() {
         let change = factor * &rows[taken][column];
@@ -184,7 +184,7 @@ fn exact(rows: &Rows) -> Option<Vec<Vec<Rational>>> {
     rows.iter().map(|row| row.iter().map(E::exact).collect()).collect()
 }
 
-/// The determinant by its first row.
+/// Writes the determinant out by its first row.
 fn written(rows: &Rows) -> E {
     if let [row] = &rows[..] {
         return row[0].clone();
@@ -196,7 +196,7 @@ fn written(rows: &Rows) -> E {
     E::Sum(terms.collect())
 }
 
-/// Without a row and a column.
+/// Drops a row and a column.
 fn without(rows: &Rows, row: usize, column: usize) -> Rows {
     let left = |entries: &Vec<E>| {
         let kept = entries.iter().enumerate().filter(|(place, _)| *place != column);
@@ -205,7 +205,7 @@ fn without(rows: &Rows, row: usize, column: usize) -> Rows {
     rows.iter().enumerate().filter(|(place, _)| *place != row).map(|(_, entries)| left(entries)).collect()
 }
 
-/// By its cofactors.
+/// Inverts a matrix by its cofactors.
 fn inverse(rows: &Rows) -> Option<Rows> {
     if rows.len() > LARGEST_INVERSE {
         return None;

@@ -11,7 +11,7 @@ struct Assignments {
     written: Vec<E>,
 }
 
-/// Whether two answers are the same, where at least one of them gives values to two names or more; else nothing.
+/// Returns whether two answers are the same if one of them gives values to two names or more, else `None`.
 pub fn same(gold: &E, predicted: &E) -> Option<bool> {
     let tuples = |all: &Assignments| {
         all.tuples.iter().map(|tuple| E::Group('(', tuple.clone(), ')')).collect::<Vec<_>>()
@@ -40,7 +40,7 @@ pub fn same(gold: &E, predicted: &E) -> Option<bool> {
 }
 
 impl Assignments {
-    /// With the values in the order of other names; nothing where the names are others.
+    /// Reorders the values by other names; `None` if the names are not the same.
     fn in_order_of(mut self, names: &[String]) -> Option<Self> {
         let place = |name: &String| self.names.iter().position(|other| other == name);
         let places = names.iter().map(place).collect::<Option<Vec<_>>>()?;
@@ -52,7 +52,7 @@ impl Assignments {
     }
 }
 
-/// `x = 1`, `x = y = 1` or `(x, y) = (1, 2)`, as names with their values.
+/// Reads `x = 1`, `x = y = 1` or `(x, y) = (1, 2)`, as names with their values.
 fn pairs(part: &E) -> Option<Vec<(String, E)>> {
     let E::Relation(sides, signs) = part else { return None };
     let (value, names) = sides.split_last()?;
@@ -73,7 +73,7 @@ fn pairs(part: &E) -> Option<Vec<(String, E)>> {
     }
 }
 
-/// The assignments of a list; a name that comes again opens another tuple.
+/// Reads the assignments of a list; a name that comes again opens another tuple.
 fn read(answer: &E) -> Option<Assignments> {
     let parts = match answer {
         E::Set(parts) => &parts[..],
@@ -106,7 +106,7 @@ fn read(answer: &E) -> Option<Assignments> {
     Some(Assignments { names, tuples, written })
 }
 
-/// Whether names are letters that follow each other, as coordinates do: their order is that of the alphabet.
+/// Returns true if names are consecutive letters, as coordinates are: their order is that of the alphabet.
 fn follow(names: &[String]) -> bool {
     let letter = |name: &String| {
         name.strip_prefix("Symbol(\"")?.strip_suffix("\")").filter(|n| n.len() == 1)?.bytes().next()

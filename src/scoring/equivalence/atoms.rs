@@ -8,7 +8,7 @@ use super::read::{ROW, Reader};
 /// Tables of more than one line: their rows may be equations.
 const SYSTEMS: [&str; 8] = ["cases", "array", "aligned", "align", "align*", "gathered", "split", "alignedat"];
 
-/// Commands that open, the ones that close, and what is done to the inside.
+/// Opening commands, their closing ones, and the function applied to the inside.
 const BRACKETS: [(&str, (&str, Option<Function>)); 4] = [
     ("\\lfloor", ("\\rfloor", Some(Function::Floor))),
     ("\\lceil", ("\\rceil", Some(Function::Ceil))),
@@ -42,8 +42,8 @@ impl Reader {
         }
     }
 
-    /// A letter; a capital with digits right after it as its index; capitals in a row are one name, of a segment in either
-    /// order.
+    /// Reads a letter; a capital with digits right after it as its index; capitals in a row as one name, of a
+    /// segment in either order.
     fn letters(&mut self) -> Option<E> {
         let start = self.place;
         let run = |reader: &mut Self, of: fn(char) -> bool| {
@@ -93,7 +93,7 @@ impl Reader {
         Some(E::Group(open, parts, close))
     }
 
-    /// Whether a semicolon stands in these brackets, so that a comma between digits is a decimal one.
+    /// Returns true if a semicolon stands in these brackets, so that a comma between digits is a decimal one.
     pub(super) fn has_semicolon(&self) -> bool {
         let mut depth = 0;
         for c in &self.text[self.place..] {
@@ -161,7 +161,7 @@ impl Reader {
         }
     }
 
-    /// What stands between two commands: `\lfloor x \rfloor`, `\lvert x \rvert`, `\langle 1, 2 \rangle`.
+    /// Reads the inside of two commands: `\lfloor x \rfloor`, `\lvert x \rvert`, `\langle 1, 2 \rangle`.
     fn enclosed(&mut self, close: &str, function: Option<Function>) -> Option<E> {
         let bars = std::mem::take(&mut self.bars);
         let inner = match function {
@@ -172,7 +172,7 @@ impl Reader {
         self.take(close).then_some(inner)
     }
 
-    /// After `\{`: the parts of a set, or `x \in S \mid` and what holds for them.
+    /// Reads on after `\{`: the parts of a set, or `x \in S \mid` and what holds for them.
     fn set(&mut self) -> Option<E> {
         if self.take("\\}") {
             return Some(E::Set(Vec::new()));
@@ -183,7 +183,7 @@ impl Reader {
         if self.take("\\}") { found } else { None }
     }
 
-    /// Whether a set opens with a name, and a bar or a colon before what holds for it.
+    /// Returns true if a set opens with a name, and a bar or a colon before what holds for it.
     fn is_described(&mut self) -> bool {
         let place = self.place;
         self.skip_spaces();
@@ -207,10 +207,10 @@ impl Reader {
         described
     }
 
-    /// `x \in S \mid x > 2` as all of S where that holds.
+    /// Reads `x \in S \mid x > 2` as all of S where that holds.
     fn described(&mut self) -> Option<E> {
         self.letters()?;
-        // The bar is none of a size.
+        // The bar is not that of an absolute value.
         self.bars = 1;
         let within = if self.take("\\in") { Some(self.sum()?) } else { None };
         (self.take("|") || self.take(":")).then_some(())?;
@@ -257,7 +257,7 @@ impl Reader {
         Some(if name == "vmatrix" { E::Call(Function::Determinant, vec![matrix]) } else { matrix })
     }
 
-    /// The raw text of `{…}` without braces inside.
+    /// Reads the raw text of `{…}` without braces inside.
     pub(super) fn braced(&mut self) -> Option<String> {
         self.take("{").then_some(())?;
         let start = self.place;
@@ -268,7 +268,7 @@ impl Reader {
         Some(self.text[start..self.place - 1].iter().collect())
     }
 
-    /// `\text{…}`: a name, in lower case where it is longer than a letter.
+    /// Reads `\text{…}`: a name, in lower case if it is longer than a letter.
     fn words(&mut self) -> Option<E> {
         let words: String =
             self.braced()?.chars().filter(|c| c.is_alphanumeric() || "+-.:".contains(*c)).collect();
@@ -319,7 +319,7 @@ impl Reader {
         Some(if name == "R" { E::reals() } else { E::Symbol(format!("\\{name}")) })
     }
 
-    /// Capitals in a row, which may be none.
+    /// Reads capitals in a row, of which there may be none.
     fn capitals(&mut self) -> String {
         self.skip_spaces();
         let start = self.place;

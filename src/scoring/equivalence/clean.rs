@@ -1,4 +1,4 @@
-//! What is only typesetting, wording or a unit goes before an answer is read.
+//! Removes what is only typesetting, wording or a unit before an answer is read.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,7 @@ use super::read::{AND, COMMA, OR, ROW};
 use super::units;
 use crate::scoring::python::pattern;
 
-/// Characters and what they are in LaTeX.
+/// Characters and their LaTeX.
 const CHARACTERS: [(&str, &str); 43] = [
     ("−", "-"),
     ("–", "-"),
@@ -55,16 +55,16 @@ const CHARACTERS: [(&str, &str); 43] = [
     ("₹", ""),
 ];
 
-/// A row that goes on.
+/// Pattern of an ellipsis.
 const ELLIPSIS: &str = r"\\(?:ldots|dots|cdots|dotsc|dotsb)\b|…|\.\.\.";
 
-/// Numbers with their ending as ordinals: `2nd`, `2^{\text{nd}}`.
+/// Returns a pattern of ordinal numbers with their ending: `2nd`, `2^{\text{nd}}`.
 fn ordinal(number: &str, ending: &str) -> String {
     let text = format!(r"\\text\{{\s*{ending}\s*\}}");
     format!(r"\b({number})(?:{ending}\b|\^\s*(?:{text}|\{{\s*(?:{ending}|{text})\s*\}}))")
 }
 
-/// Rewritten in this order.
+/// Patterns and their replacements, applied in this order.
 static REWRITES: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
     let words = r"(?:math(?:rm|bf|it|sf|tt|cal|normal)|text(?:bf|it|rm|normal|sf|tt|up)?|emph|underline|boldsymbol|bold|bm|mbox|hbox|operatorname|rm|bf)";
     [
@@ -165,7 +165,7 @@ static TEXT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\text\{([^{}]*)\}"));
 /// A number and plain words after it.
 static COUNTED: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^\s*(-?[\d.,/ ]*\d)\s+([A-Za-z][A-Za-z .-]*?)\s*$"));
-/// Words before the value of which they tell.
+/// Words that introduce a value.
 static PHRASE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^\\text\{[^{}]*\b(?:is|are|equals?|be|value|about|around|approximately|roughly|nearly|exactly)\s*:?\s*\}\s*",
@@ -174,12 +174,12 @@ static PHRASE: LazyLock<Regex> = LazyLock::new(|| {
 static LETTERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\?[A-Za-z]+"));
 static ALL_LETTERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[A-Za-z][A-Za-z \-]*[A-Za-z]$"));
 
-/// The answer in a narrower LaTeX, ready to be read.
+/// Rewrites the answer in a narrower LaTeX, ready to be read.
 pub fn clean(answer: &str) -> String {
     units::without(&with_units(answer))
 }
 
-/// The same with its units.
+/// Like [`clean`], but keeps units.
 pub fn with_units(answer: &str) -> String {
     let text = answer.replace(['\n', '\t'], " ");
     let mut text = text.replace("\\\\", if text.contains("\\begin") { ROW } else { "\\" });
@@ -203,7 +203,7 @@ pub fn with_units(answer: &str) -> String {
     with_backslashes(&text)
 }
 
-/// What follows the last arrow after a relation: `2x=4 \Rightarrow x=2` is `x=2`.
+/// Returns what follows the last arrow after a relation: `2x=4 \Rightarrow x=2` is `x=2`.
 fn after_arrow(text: &str) -> &str {
     match ARROW.find_iter(text).last() {
         Some(arrow) if text[..arrow.start()].contains(['=', '<', '>']) => &text[arrow.end()..],
@@ -215,7 +215,7 @@ fn joined(text: &str) -> String {
     JOINTS.iter().fold(text.to_owned(), |text, (from, to)| from.replace_all(&text, to.as_str()).into_owned())
 }
 
-/// Every `\text{…}` that is closed, as [`unwrapped`] has it.
+/// Replaces every closed `\text{…}` by what [`unwrapped`] makes of it.
 fn without_wrappers(text: &str) -> String {
     let (mut whole, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once("\\text{") {
@@ -239,7 +239,7 @@ fn without_wrappers(text: &str) -> String {
     whole + rest
 }
 
-/// What stands in `\text{…}`, without it where that is mathematics: numbers, equations, single letters.
+/// Unwraps the inside of `\text{…}` if it is mathematics: numbers, equations, single letters.
 fn unwrapped(inner: &str) -> String {
     let inner = inner.trim();
     if FUNCTIONS.contains(&inner) {
@@ -268,7 +268,7 @@ const SHORT_WORDS: [&str; 34] = [
     "if", "in", "is", "it", "me", "mr", "ms", "my", "no", "of", "oh", "ok", "on", "or", "so", "to", "up",
 ];
 
-/// Whether letters are a word rather than a product of names or the name of a function.
+/// Returns true if letters are a word rather than a product of names or the name of a function.
 pub fn is_word(letters: &str) -> bool {
     let lower = letters.to_ascii_lowercase();
     match letters.len() {
@@ -282,12 +282,12 @@ fn is_capital(letters: &str) -> bool {
     letters.bytes().all(|c| c.is_ascii_uppercase())
 }
 
-/// Whether it is a small Roman number.
+/// Returns true if it is a small Roman number.
 pub fn is_roman(letters: &str) -> bool {
     letters.bytes().all(|c| b"IVX".contains(&c))
 }
 
-/// `xy`, `abc`, `a - b`: letters that stand for numbers rather than words.
+/// Returns true if letters stand for numbers rather than words: `xy`, `abc`, `a - b`.
 pub fn is_product(text: &str) -> bool {
     let (letters, vowels) = (text.as_bytes(), text.bytes().filter(|c| b"aeiou".contains(c)).count());
     let neighbours = letters.windows(2).all(|pair| pair[0] + 1 == pair[1]);
@@ -303,7 +303,7 @@ fn is_lower(letters: &str) -> bool {
     letters.bytes().all(|c| c.is_ascii_lowercase())
 }
 
-/// `2sqrt(3)` as `2\sqrt(3)`, but not within `\text{…}`.
+/// Rewrites `2sqrt(3)` as `2\sqrt(3)`, but not within `\text{…}`.
 fn with_backslashes(text: &str) -> String {
     let (mut whole, mut end) = (String::new(), 0);
     let texts: Vec<_> = TEXT.find_iter(text).map(|found| found.range()).collect();

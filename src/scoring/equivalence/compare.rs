@@ -1,4 +1,4 @@
-//! Whether two answers that were read are the same.
+//! Comparison of two answers that were read.
 
 use std::collections::BTreeSet;
 
@@ -12,15 +12,15 @@ use super::sets::infinite;
 use super::value::{Points, Value};
 use super::{assignments, residue, sets};
 
-/// The most parts of a set that are matched.
+/// Maximum number of parts of a set that are matched.
 const MOST_PARTS: usize = 32;
 const POINTS: usize = 8;
 const SEED: u64 = 20_240_611;
-/// How far a number may be from a rounded one: half of the sixth decimal, and this share of the larger of both.
+/// Tolerance against a rounded number: half of the sixth decimal, and this share of the larger of both.
 const ROUNDING: f64 = 5e-7;
 const LARGEST_SHARE: f64 = 1e-4;
 
-/// Whether `predicted` answers what `gold` does. Not symmetric: `x + y = 3` answers 3, but 3 does not answer `x + y = 3`.
+/// Returns true if `predicted` answers `gold`. Not symmetric: `x + y = 3` answers 3, but not vice versa.
 pub fn same(gold: &E, predicted: &E) -> bool {
     if gold == predicted {
         return true;
@@ -81,7 +81,7 @@ pub fn same(gold: &E, predicted: &E) -> bool {
     }
 }
 
-/// A matrix of one column beside a tuple.
+/// Compares a matrix of one column with a tuple.
 fn same_column(column: &[Vec<E>], parts: &[E], column_is_predicted: bool) -> bool {
     let one = |(row, part): (&Vec<E>, &E)| match &row[..] {
         [entry] if column_is_predicted => same(part, entry),
@@ -91,7 +91,7 @@ fn same_column(column: &[Vec<E>], parts: &[E], column_is_predicted: bool) -> boo
     column.len() == parts.len() && column.iter().zip(parts).all(one)
 }
 
-/// An answer with a rounded value, as the exact one and as the rounded one where that rounds it.
+/// Splits an answer with a rounded value into the exact one, and the rounded one if that rounds it.
 fn roundings(answer: &E) -> Option<(E, Option<E>)> {
     match answer {
         E::Rounded(exact, rounded) => {
@@ -111,7 +111,7 @@ fn roundings(answer: &E) -> Option<(E, Option<E>)> {
     }
 }
 
-/// Whether a decimal number is a value to half a unit of its last place.
+/// Returns true if a decimal number is a value to half a unit of its last place.
 fn rounds(exact: &E, rounded: &E) -> bool {
     let (Some(rounded), Some(value)) = (rounded.exact(), exact.value(&Points::new())) else { return false };
     let places = (0..20).find(|places| (&rounded * BigInt::from(10).pow(*places)).is_integer());
@@ -121,7 +121,7 @@ fn rounds(exact: &E, rounded: &E) -> bool {
     value.apart(rounded).is_some_and(|(apart, _)| apart <= 0.500_001 * 10f64.powi(-(places as i32)))
 }
 
-/// `1 ± 2` as the set of both.
+/// Expands `1 ± 2` into the set of both.
 fn expanded(answer: &E) -> E {
     if let E::Set(parts) = answer {
         let all = parts.iter().flat_map(|part| match expanded(part) {
@@ -141,7 +141,7 @@ fn expanded(answer: &E) -> E {
     }
 }
 
-/// `x = 5` as 5 where the other side is no equation.
+/// Reduces `x = 5` to 5 if the other side is not an equation.
 fn unwrapped<'a>(gold: &'a E, predicted: &'a E) -> (&'a E, &'a E) {
     let equation = |answer: &E| matches!(answer, E::Relation(..)) && !answer.is_inequality();
     match (gold, predicted) {
@@ -174,7 +174,7 @@ pub fn same_in_any_order(a: &[E], b: &[E]) -> bool {
         })
 }
 
-/// The parts, none twice; nothing where there are too many.
+/// Returns the distinct parts, or `None` if there are too many.
 fn distinct(parts: &[E]) -> Option<Vec<&E>> {
     if parts.len() > MOST_PARTS {
         return None;
@@ -188,7 +188,7 @@ fn distinct(parts: &[E]) -> Option<Vec<&E>> {
     Some(kept)
 }
 
-/// The one part of a set, unless it is a set itself.
+/// Returns the only part of a set, unless it is a set itself.
 fn only(parts: &[E]) -> Option<&E> {
     match distinct(parts)?[..] {
         [E::Group('(', ends, ')')] if ends.iter().any(|end| infinite(end).is_some()) => None,
@@ -198,7 +198,7 @@ fn only(parts: &[E]) -> Option<&E> {
     }
 }
 
-/// Ratios are the same where they are proportional, clock times where they are the same time. A ratio of two is also the
+/// Compares ratios, which are the same if they are proportional, and clock times. A ratio of two is also the
 /// fraction of them, but neither a ratio nor a time is a decimal number.
 fn same_ratio(gold: &E, predicted: &E) -> bool {
     let parts = |answer: &E| match answer {
@@ -239,7 +239,7 @@ fn same_ratio(gold: &E, predicted: &E) -> bool {
     }
 }
 
-/// Relations are the same where their differences are multiples of each other, sign by sign.
+/// Compares relations, which are the same if their differences are multiples of each other, sign by sign.
 fn same_relation(a: (&[E], &[Sign]), b: (&[E], &[Sign])) -> bool {
     let (a_sides, a_signs) = short_form(a.0, a.1);
     let (b_sides, b_signs) = short_form(b.0, b.1);
@@ -252,7 +252,7 @@ fn same_relation(a: (&[E], &[Sign]), b: (&[E], &[Sign])) -> bool {
         || (a_signs == flipped && same_in_order(&a_sides, &reversed))
 }
 
-/// `x = a = b` as `x = b`.
+/// Shortens `x = a = b` to `x = b`.
 fn short_form(sides: &[E], signs: &[Sign]) -> (Vec<E>, Vec<Sign>) {
     match (sides.first(), sides.last()) {
         (Some(first), Some(last)) if signs.iter().all(|sign| *sign == Sign::Equal) => {
@@ -298,14 +298,14 @@ pub fn same_number(a: &E, b: &E) -> bool {
     values(a, b).is_some_and(|pairs| pairs.into_iter().all(|(a, b)| closeness.close(a, b)))
 }
 
-/// How close two values must be.
+/// Required closeness of two values.
 #[derive(Debug, Clone, Copy)]
 pub struct Closeness {
-    /// How far they may be apart where one of them is written as a decimal.
+    /// Largest difference, if one of them is written as a decimal.
     tolerance: Option<f64>,
 }
 
-/// How close the values of two answers must be.
+/// Returns how close the values of two answers must be.
 pub fn closeness(a: &E, b: &E) -> Closeness {
     let decimals = a.has_decimals() || b.has_decimals();
     // Rounded factors of names move a value by more than a rounded value.
@@ -322,14 +322,14 @@ impl Closeness {
     }
 }
 
-/// Whether two numbers have the same six decimals, and differ by a small share of them.
+/// Returns true if two numbers have the same six decimals, and differ by a small share of them.
 fn rounds_to_same(a: &Rational, b: &Rational) -> bool {
     let sixth_place = |value: &Rational| (value * BigInt::from(1_000_000)).round().to_integer();
     let share = (a - b).abs() * BigInt::from(10_000);
     sixth_place(a) == sixth_place(b) && (share <= a.abs() || share <= b.abs())
 }
 
-/// The values of both at seeded points where both have one; nothing where there are too few.
+/// Evaluates both at seeded points where both have a value; `None` if there are too few.
 fn values(a: &E, b: &E) -> Option<Vec<(Value, Value)>> {
     let mut names = BTreeSet::new();
     a.symbols(&mut names);

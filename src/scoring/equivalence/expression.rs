@@ -1,4 +1,4 @@
-//! What an answer can be, and its value where that is a rational number.
+//! Forms that an answer can take, and its value if that is a rational number.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use num_traits::{One, Signed, ToPrimitive, Zero};
 /// An exact number.
 pub type Rational = Ratio<BigInt>;
 
-/// The longest exact number, in bits; what would be longer is compared by its value.
+/// Maximum bits of an exact number; anything longer is compared by its value.
 const MOST_BITS: u64 = 20_000;
 /// The factorial of this has about [`MOST_BITS`].
 const LARGEST_FACTORIAL: u32 = 2_100;
@@ -26,7 +26,7 @@ pub enum Sign {
 }
 
 impl Sign {
-    /// The sign read from right to left.
+    /// Returns the sign read from right to left.
     pub fn flipped(self) -> Self {
         match self {
             Self::Less => Self::Greater,
@@ -87,11 +87,11 @@ pub enum Expression {
     Percent(Box<Self>),
     /// The term with either sign.
     PlusMinus(Box<Self>),
-    /// A value and what stands after it and `\approx`.
+    /// A value, and the one after it and `\approx`.
     Rounded(Box<Self>, Box<Self>),
     /// `3:4:5`.
     Ratio(Vec<Self>),
-    /// `4:30`: hour, minute, and whether it is after noon, where that is said.
+    /// `4:30`: hour, minute, and whether it is after noon, if that is said.
     Clock(u32, u32, Option<bool>),
     /// Parts between brackets: a tuple, an interval.
     Group(char, Vec<Self>, char),
@@ -111,12 +111,12 @@ pub enum Expression {
 use Expression as E;
 
 impl Expression {
-    /// A whole number.
+    /// Creates a whole number.
     pub fn whole(value: i64) -> Self {
         E::Number(Rational::from_integer(value.into()), false)
     }
 
-    /// The same with the other sign.
+    /// Returns the same with the other sign.
     pub fn negated(self) -> Self {
         match self {
             E::Number(value, decimal) => E::Number(-value, decimal),
@@ -134,12 +134,12 @@ impl Expression {
         E::Power(Box::new(self), Box::new(exponent))
     }
 
-    /// All real numbers.
+    /// Returns all real numbers.
     pub fn reals() -> Self {
         E::Group('(', vec![E::Infinity.negated(), E::Infinity], ')')
     }
 
-    /// The parts directly inside.
+    /// Returns the parts directly inside.
     pub fn parts(&self) -> Vec<&Self> {
         match self {
             E::Sum(parts)
@@ -159,7 +159,7 @@ impl Expression {
         }
     }
 
-    /// The same with other parts directly inside.
+    /// Replaces the parts directly inside.
     pub fn map(self, f: &mut impl FnMut(Self) -> Self) -> Self {
         let mut all = |parts: Vec<Self>| parts.into_iter().map(&mut *f).collect::<Vec<_>>();
         match self {
@@ -182,7 +182,7 @@ impl Expression {
         }
     }
 
-    /// Whether only names stand there: `x`, `f(x)`, `|AB|`, `a:b`, or a function of numbers: `f(2)`.
+    /// Returns true if it holds only names: `x`, `f(x)`, `|AB|`, `a:b`, or a function of numbers: `f(2)`.
     pub fn is_name(&self) -> bool {
         match self {
             E::Symbol(_) => true,
@@ -204,27 +204,27 @@ impl Expression {
         }
     }
 
-    /// Whether it is a relation with another sign than `=`.
+    /// Returns true if it is a relation with another sign than `=`.
     pub fn is_inequality(&self) -> bool {
         matches!(self, E::Relation(_, signs) if signs.iter().any(|sign| *sign != Sign::Equal))
     }
 
-    /// Whether sets or inequalities are joined there.
+    /// Returns true if it joins sets or inequalities.
     pub fn is_operation(&self) -> bool {
         matches!(self, E::Union(_) | E::Intersection(_) | E::Difference(_))
     }
 
-    /// How many parts there are in all, itself with them.
+    /// Returns the number of parts in all, itself included.
     pub fn size(&self) -> usize {
         1 + self.parts().into_iter().map(Self::size).sum::<usize>()
     }
 
-    /// Whether this holds for it or for anything inside.
+    /// Returns true if `wanted` holds for it or for anything inside.
     pub fn any(&self, wanted: &impl Fn(&Self) -> bool) -> bool {
         wanted(self) || self.parts().into_iter().any(|part| part.any(wanted))
     }
 
-    /// The names inside.
+    /// Collects the names inside.
     pub fn symbols(&self, into: &mut BTreeSet<String>) {
         if let E::Symbol(name) = self {
             into.insert(name.clone());
@@ -232,12 +232,12 @@ impl Expression {
         self.parts().into_iter().for_each(|part| part.symbols(into));
     }
 
-    /// Whether there is no name inside.
+    /// Returns true if there is no name inside.
     pub fn is_constant(&self) -> bool {
         !self.any(&|part| matches!(part, E::Symbol(_)))
     }
 
-    /// Whether it is a number, so that parts and brackets do not matter.
+    /// Returns true if it is a number, so that parts and brackets do not matter.
     pub fn is_scalar(&self) -> bool {
         !self.any(&|part| {
             matches!(
@@ -256,17 +256,17 @@ impl Expression {
         })
     }
 
-    /// Whether a number inside was written with a decimal point.
+    /// Returns true if a number inside was written with a decimal point.
     pub fn has_decimals(&self) -> bool {
         self.any(&|part| matches!(part, E::Number(_, true)))
     }
 
-    /// Whether there is a `±` inside.
+    /// Returns true if there is a `±` inside.
     pub fn has_two_signs(&self) -> bool {
         self.any(&|part| matches!(part, E::PlusMinus(_)))
     }
 
-    /// With `±` as plus or as minus.
+    /// Replaces `±` by plus or minus.
     pub fn with_sign(&self, minus: bool) -> Self {
         match self {
             E::PlusMinus(part) if minus => part.with_sign(minus).negated(),
@@ -275,7 +275,7 @@ impl Expression {
         }
     }
 
-    /// The value where it is a rational number of bounded size.
+    /// Returns the value if it is a rational number of bounded size.
     pub fn exact(&self) -> Option<Rational> {
         let value = match self {
             E::Number(value, _) => return Some(value.clone()),

@@ -1,4 +1,4 @@
-//! Where the answer stands in a completion.
+//! Finds the answer in a completion.
 
 use std::sync::LazyLock;
 
@@ -9,15 +9,15 @@ use super::{LONGEST, MONTHS, read};
 use crate::scoring::boxed;
 use crate::scoring::python::pattern;
 
-/// The most clauses of a sentence in which the end of an answer is looked for.
+/// Maximum number of clauses of a sentence in which the end of an answer is looked for.
 const MOST_CLAUSES: usize = 16;
 
 /// An answer as it stands in a text.
 pub struct Found {
     pub text: String,
-    /// Whether it stands in a box.
+    /// True if it stands in a box.
     pub boxed: bool,
-    /// Whether it stands neither in a box nor in a formula.
+    /// True if it stands neither in a box nor in a formula.
     pub bare: bool,
 }
 
@@ -44,13 +44,13 @@ static OPENING: LazyLock<Regex> = LazyLock::new(|| {
 static DISPLAY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\\(begin|end)\s*\{(?:equation|align|gather|multline|displaymath|math|eqnarray)\*?\}")
 });
-/// Between two formulas of one answer.
+/// Text between two formulas of one answer.
 static JOINT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*(?:[,;]?\s*(?:and|or)\b|[,;]|\\?&)\s*$"));
 static PERCENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*\$?\s*(?:\\?%|per ?cent\b|pct\b)"));
-/// Between a formula and what is no longer said of it.
+/// Text between a formula and what no longer refers to it.
 static NEW_SENTENCE: LazyLock<Regex> = LazyLock::new(|| pattern(r"[.!?]\s+\S|\n|^\s*[A-Z]"));
 static LETTERS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\text\{[^{}]*\}|\\?[A-Za-z]+"));
-/// A clause ends, and another one gives the reason.
+/// End of a clause, also before one that gives the reason.
 static CLAUSE: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"[;!?]|,\s|\.(?:\s|$)|\s(?:because|since|as|which|where|so|for|when)\s"));
 
@@ -73,9 +73,9 @@ static MARKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .collect()
 });
 
-/// The answer of a text: the last box, or what is called the final answer after it; else all of a text that is a
-/// formula; else what follows the last `answer is` or `Answer:`; else the last formula, or the last number of a later
-/// sentence; else the last number.
+/// Returns the answer of a text: the last box, or what is called the final answer after it; else all of a
+/// text that is a formula; else what follows the last `answer is` or `Answer:`; else the last formula, or the
+/// last number of a later sentence; else the last number.
 pub fn answer(text: &str) -> Option<Found> {
     if let Some((content, after)) = boxed::last_answer(text) {
         let after_all = FINAL.find_iter(after).last().and_then(|phrase| stated(&after[phrase.end()..]));
@@ -109,7 +109,7 @@ fn without_marks(text: &str) -> String {
     MARKS.iter().fold(text.to_owned(), |text, (from, to)| from.replace_all(&text, *to).into_owned())
 }
 
-/// Whether a text is an answer alone, without words.
+/// Returns true if a text is an answer alone, without words.
 fn is_mathematics(text: &str) -> bool {
     if text.len() > LONGEST {
         return false;
@@ -121,15 +121,15 @@ fn is_mathematics(text: &str) -> bool {
     !LETTERS.find_iter(&clean).any(word) && read::read(&clean).is_some()
 }
 
-/// A percent sign or word right after an answer belongs to it.
+/// Adds `\%` to an answer that a percent sign or word follows.
 fn with_percent(answer: String, after: &str) -> String {
     if PERCENT.is_match(after) && !answer.contains('%') { format!("{answer}\\%") } else { answer }
 }
 
-/// What follows a phrase, without marks, empty words and the mark of a list before it.
+/// Returns what follows a phrase, without marks, empty words and the mark of a list before it.
 fn opened(rest: &str) -> &str {
     let (opening, after) = rest.split_at(OPENING.find(rest).map_or(0, |opening| opening.end()));
-    // On a line of its own a dash and a space are no minus.
+    // On a line of its own a dash and a space are not a minus.
     if opening.contains('\n') { after.trim_start_matches("- ").trim_start() } else { after }
 }
 
@@ -137,8 +137,8 @@ fn opens_with_formula(rest: &str) -> bool {
     FORMULA.find(rest).is_some_and(|formula| formula.start() == 0)
 }
 
-/// What is stated after a label: as after a phrase where it opens with a formula or a number, or is mathematics alone, else
-/// the last number of the line after all its formulas, or the last of them.
+/// Returns the answer after a label: the last number after all formulas of the line, unless the text opens
+/// with a formula or a number, or its sentence is mathematics alone; else as [`stated`].
 fn labelled(rest: &str) -> Option<Found> {
     let rest = opened(rest);
     let line = rest.lines().next().unwrap_or_default();
@@ -154,7 +154,7 @@ fn labelled(rest: &str) -> Option<Found> {
     }
 }
 
-/// What is stated right after a phrase: the formula there, also on the next lines, else the clause.
+/// Returns the answer right after a phrase: the formula there, also on the next lines, else the clause.
 fn stated(rest: &str) -> Option<Found> {
     let rest = opened(rest);
     let line = rest.lines().next().unwrap_or_default();
@@ -185,7 +185,7 @@ fn stated(rest: &str) -> Option<Found> {
     }
 }
 
-/// The formulas of a text, those joined by commas and `and` or `or` as one.
+/// Returns the formulas of a text, those joined by commas and `and` or `or` as one.
 fn formulas(text: &str) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     let mut end = 0;
@@ -206,7 +206,7 @@ fn formulas(text: &str) -> Vec<Found> {
     found
 }
 
-/// The last formula, or the last number of a later sentence.
+/// Returns the last formula, or the last number of a later sentence.
 fn last(text: &str) -> Option<Found> {
     let end = FORMULA.find_iter(text).last().map_or(0, |found| found.end());
     let number = NUMBER.find_iter(&text[end..]).last();

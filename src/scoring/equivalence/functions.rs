@@ -1,4 +1,4 @@
-//! Functions by their names, and what they are taken of.
+//! Functions by name, and their arguments.
 
 use std::sync::LazyLock;
 
@@ -38,7 +38,7 @@ static DERIVED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:d|\\partial)(?:
 static DERIVED_BY: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^(?:(?:d|\\partial)(?:[A-Za-z]|\\[A-Za-z]+)(?:\^\w)?)+$"));
 
-/// Whether a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
+/// Returns true if a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
 pub fn is_function(value: &E) -> bool {
     match value {
         E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
@@ -50,7 +50,7 @@ pub fn is_function(value: &E) -> bool {
 }
 
 impl Reader {
-    /// A function of which only the name is known, with what stands in the brackets after it.
+    /// Reads the arguments in brackets after a function of which only the name is known.
     pub(super) fn applied(&mut self, function: E) -> Option<E> {
         let arguments = match self.group('(')? {
             E::Group('(', parts, ')') => parts,
@@ -59,7 +59,7 @@ impl Reader {
         Some(E::Call(Function::Named, [function].into_iter().chain(arguments).collect()))
     }
 
-    /// `''`, `^\prime`, `^{\prime\prime}`, as one character for each.
+    /// Reads `''`, `^\prime`, `^{\prime\prime}`, as one character for each.
     pub(super) fn primes(&mut self) -> Option<String> {
         let raised = self.take("^");
         let braces = raised && self.take("{");
@@ -71,7 +71,7 @@ impl Reader {
         (!primes.is_empty() && (!braces || self.take("}"))).then_some(primes)
     }
 
-    /// After `\frac`: a derivative, which is a name, and no quotient of products with d.
+    /// Reads on after `\frac`: a derivative is a name, not a quotient of products with d.
     pub(super) fn derivative(&mut self) -> Option<E> {
         let above = self.inside()?;
         DERIVED.is_match(&above).then_some(())?;
@@ -84,7 +84,7 @@ impl Reader {
         (!sum && DERIVED_BY.is_match(&below)).then(|| E::Symbol(format!("{above}/{below}")))
     }
 
-    /// The text of `{…}` that opens with a d, without spaces, braces and `\text`.
+    /// Reads the text of `{…}` that opens with a d, without spaces, braces and `\text`.
     fn inside(&mut self) -> Option<String> {
         self.take("{").then_some(())?;
         let start = self.place;
@@ -105,7 +105,7 @@ impl Reader {
         )
     }
 
-    /// After the name of a function: its base, its exponent and its argument.
+    /// Reads on after the name of a function: its base, its exponent and its argument.
     pub(super) fn function(&mut self, function: Function) -> Option<E> {
         let mut base = None;
         let mut exponent = None;

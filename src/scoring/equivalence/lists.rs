@@ -1,9 +1,9 @@
-//! Lists, relations, ratios and what is joined of sets: all that stands above a sum.
+//! Lists, relations, ratios and joined sets: everything above a sum.
 
 use super::expression::{Expression as E, Sign};
 use super::read::{AND, DEEPEST, OR, Reader};
 
-/// What stands between two parts of a list.
+/// Separator between two parts of a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Joint {
     Comma,
@@ -123,7 +123,7 @@ impl Reader {
         if signs.is_empty() { sides.pop() } else { Some(E::Relation(sides, signs)) }
     }
 
-    /// `3:4`, `4:30`.
+    /// Reads `3:4`, `4:30`.
     fn ratio(&mut self) -> Option<E> {
         self.skip_spaces();
         if let Some(clock) = self.attempt(Self::clock) {

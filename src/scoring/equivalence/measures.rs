@@ -6,7 +6,7 @@ use regex::Regex;
 
 use crate::scoring::python::pattern;
 
-/// Names of units, what they measure, and how many of the first unit there they are, as a fraction.
+/// Names of units, what they measure, and their size in the first unit of that, as a fraction.
 const MEASURES: [(&[&str], char, (u32, u32)); 26] = [
     (&["m", "meter", "meters", "metre", "metres"], 'L', (1, 1)),
     (&["mm", "millimeter", "millimeters", "millimetre", "millimetres"], 'L', (1, 1000)),
@@ -50,7 +50,7 @@ pub struct Measure {
     pub factor: String,
 }
 
-/// The unit at the end of an answer that was cleaned up to its units.
+/// Returns the unit at the end of an answer that was cleaned except for its units.
 pub fn last(answer: &str) -> Option<Measure> {
     let groups = LAST.captures(answer)?;
     let name = &groups["name"];

@@ -65,7 +65,7 @@ static MONTH: LazyLock<Regex> = LazyLock::new(|| {
 });
 static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"[a-z]{3,}|\d+"));
 
-/// The answer of a completion against that of the gold solution.
+/// Compares the answer of a completion with that of the gold solution.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let Some(found) = extract::answer(completion) else { return Verdict::none() };
     let gold =
@@ -80,7 +80,7 @@ pub fn judge(completion: &str, gold: &str) -> Verdict {
     Verdict::of(found.text, correct)
 }
 
-/// Outside of a box a full stop or a stray brace after a number does not matter; inside of one they do.
+/// Drops a full stop or a stray brace after a number outside of a box; inside of one they matter.
 fn loosened(found: &Found) -> &str {
     if found.boxed {
         return &found.text;
@@ -89,13 +89,13 @@ fn loosened(found: &Found) -> &str {
     answer.strip_suffix(['.', '}']).filter(|rest| NUMBER.is_match(rest)).unwrap_or(answer)
 }
 
-/// The number of a whole number or of whole percents, which stand for each other.
+/// Returns the number of a whole number or of whole percents, which stand for each other.
 fn whole_percent(answer: &str) -> Option<String> {
     let clean = if answer.len() <= LONGEST { clean::with_units(answer) } else { return None };
     WHOLE.captures(&clean).map(|groups| groups[1].trim_start_matches('0').to_owned())
 }
 
-/// `2,74` as 2.74. Three digits after the comma are a group of them, except after a zero.
+/// Reads `2,74` as 2.74. Three digits after the comma are a group of them, except after a zero.
 fn as_decimal(answer: &str) -> Option<String> {
     if answer.len() > LONGEST {
         return None;
@@ -108,7 +108,7 @@ fn as_decimal(answer: &str) -> Option<String> {
     (!grouped).then(|| format!("{whole}.{decimals}{percent}"))
 }
 
-/// Without what wraps words and without spaces, but for those between two digits: `1 3/4` is not `13/4`.
+/// Removes the wrapping of words, and spaces except between two digits: `1 3/4` is not `13/4`.
 fn bare(text: &str) -> String {
     let digit = |c: Option<char>| c.is_some_and(|c| c.is_ascii_digit());
     let joined = |mut whole: String, part: &str| {
@@ -121,13 +121,13 @@ fn bare(text: &str) -> String {
     if text.contains("\\text{") { text.replace("\\text{", "").replace('}', "").to_lowercase() } else { text }
 }
 
-/// Whether `predicted` is the answer `gold`, both in LaTeX. Never panics; an answer that cannot be read equals only
-/// itself, spaces aside.
+/// Returns true if `predicted` is the answer `gold`, both in LaTeX. Never panics; an answer that cannot be
+/// read equals only itself, spaces aside.
 pub fn equivalent(gold: &str, predicted: &str) -> bool {
     if gold.len() > LONGEST || predicted.len() > LONGEST {
         return gold.trim() == predicted.trim();
     }
-    // A full stop after an answer is none of it.
+    // A full stop after an answer is not part of it.
     let cleaned = |text: &str| clean::with_units(text).trim_end_matches('.').trim_end().to_owned();
     let (gold, predicted) = (cleaned(gold), cleaned(predicted));
     if let (Some(a), Some(b)) = (measures::last(&gold), measures::last(&predicted))
@@ -162,7 +162,7 @@ fn same(gold: &str, predicted: &str) -> bool {
     }
 }
 
-/// The words and numbers of a date, in any order.
+/// Returns the words and numbers of a date, in sorted order.
 fn words(text: &str) -> Vec<String> {
     let lower = text.replace("\\text", " ").to_lowercase();
     let mut words: Vec<String> = WORD.find_iter(&lower).map(|word| word.as_str().to_owned()).collect();

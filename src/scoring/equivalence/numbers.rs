@@ -18,7 +18,7 @@ impl Reader {
         self.text[start..self.place].iter().collect()
     }
 
-    /// Digits alone.
+    /// Reads digits alone.
     pub(super) fn whole_number(&mut self) -> Option<E> {
         self.skip_spaces();
         let digits = self.digits();
@@ -29,13 +29,13 @@ impl Reader {
         if goes_on { None } else { Some(E::Number(Rational::from_integer(digits.parse().ok()?), false)) }
     }
 
-    /// How many digits follow the next character.
+    /// Returns how many digits follow the next character.
     fn digits_after_next(&self) -> usize {
         let after = self.text.get(self.place + 1..).unwrap_or_default();
         after.iter().take_while(|c| c.is_ascii_digit()).count()
     }
 
-    /// `1234.5`, `1,234`, `1 234`, `.5`, `0,5`, `3.\overline{6}`, `1.5e-3`.
+    /// Reads `1234.5`, `1,234`, `1 234`, `.5`, `0,5`, `3.\overline{6}`, `1.5e-3`.
     pub(super) fn number(&mut self) -> Option<E> {
         let mut whole = self.digits();
         // Groups of exactly three digits after a comma or a space belong to the number.
@@ -79,13 +79,13 @@ impl Reader {
         Some(E::Number(self.attempt(Self::exponent).map_or(value.clone(), |power| value * power), true))
     }
 
-    /// Whether the digits so far may be followed by a group: one to three of them, or groups already.
+    /// Returns true if a group may follow the digits so far: one to three of them, or groups already.
     fn grouped(&self, whole: &str) -> bool {
         whole.len() <= 3
             || self.text[..self.place].iter().rev().nth(3).is_some_and(|c| matches!(*c, ',' | ' ' | COMMA))
     }
 
-    /// The digits under a bar, after digits of which some are decimals.
+    /// Reads the digits under a bar, after digits of which some are decimals.
     fn repeating(&mut self, before: &str, decimals: usize) -> Option<E> {
         let period = self.braced()?;
         let ten = |places: usize| Some(BigInt::from(10).pow(u32::try_from(places).ok()?));
@@ -95,7 +95,7 @@ impl Reader {
         (nines > BigInt::ZERO).then_some(E::Number(Ratio::new(all - before, nines * ten(decimals)?), false))
     }
 
-    /// The power of ten of `e-3`.
+    /// Reads the power of ten of `e-3`.
     fn exponent(&mut self) -> Option<Rational> {
         self.peek().filter(|c| matches!(c, 'e' | 'E'))?;
         self.place += 1;
@@ -107,7 +107,7 @@ impl Reader {
         Some(Rational::from_integer(10.into()).pow(if below { -exponent } else { exponent }))
     }
 
-    /// `4:30`, `16:05`, and with the half of the day after cleaning.
+    /// Reads `4:30`, `16:05`, and with the half of the day after cleaning.
     pub(super) fn clock(&mut self) -> Option<E> {
         let before = self.place.checked_sub(1).and_then(|place| self.text.get(place));
         if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, ':' | '.')) {

@@ -3,12 +3,12 @@
 use super::expression::{Expression as E, Function};
 use super::functions::is_function;
 
-/// How deep brackets may nest.
+/// Maximum nesting of brackets.
 pub const DEEPEST: usize = 48;
-/// How many exponents, factorial and percent signs may follow one value.
+/// Maximum number of exponents, factorial and percent signs after one value.
 const MOST_POSTFIXES: usize = 8;
 
-/// What stands between two rows of a matrix after cleaning.
+/// Separator between two rows of a matrix after cleaning.
 pub const ROW: &str = "\u{1}";
 /// The words `and` and `or` after cleaning.
 pub const AND: &str = "\u{2}";
@@ -16,7 +16,7 @@ pub const OR: &str = "\u{3}";
 /// A comma in braces after cleaning: before three digits it groups them, else it is a decimal comma.
 pub const COMMA: char = '\u{4}';
 
-/// Reads a cleaned answer; nothing where it is none, or where something is left over.
+/// Reads a cleaned answer; `None` if it is not one, or if anything is left over.
 pub fn read(text: &str) -> Option<E> {
     let mut reader = Reader {
         text: text.chars().collect(),
@@ -32,16 +32,16 @@ pub fn read(text: &str) -> Option<E> {
     (reader.place == reader.text.len()).then_some(answer)
 }
 
-/// A place in a text.
+/// Reader at a place in a text.
 pub struct Reader {
     pub(super) text: Vec<char>,
     pub(super) place: usize,
     pub(super) depth: usize,
-    /// How many `|` are open in the innermost brackets.
+    /// Number of `|` open in the innermost brackets.
     pub(super) bars: usize,
-    /// Whether a comma between two digits is a decimal one here.
+    /// True if a comma between two digits is a decimal one here.
     pub(super) decimal_comma: bool,
-    /// Whether degrees are turned into radians here: in what a sine or the like is taken of.
+    /// True if degrees are turned into radians here: in the argument of a sine or the like.
     pub(super) radians: bool,
 }
 
@@ -82,8 +82,8 @@ impl Reader {
         table.iter().find(|(wanted, _)| self.take(wanted)).map(|(_, value)| *value)
     }
 
-    /// What `read` takes; where it takes nothing, the place is as before. For a few characters only: nested attempts at
-    /// long texts would take time that doubles with each.
+    /// Returns what `read` takes, and restores the place if it takes nothing. For a few characters only:
+    /// nested attempts at long texts would take time that doubles with each.
     pub(super) fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let place = self.place;
         let found = read(self);
@@ -148,14 +148,14 @@ impl Reader {
         }
     }
 
-    /// Whether a number follows another one after nothing but a space: `3 4` is no product.
+    /// Returns true if a number follows another one after nothing but a space: `3 4` is not a product.
     fn is_row(&self, factors: &[E]) -> bool {
         let spaced = self.place.checked_sub(1).is_some_and(|before| self.text[before].is_whitespace());
         let digit = self.peek().is_some_and(|c| c.is_ascii_digit());
         spaced && digit && matches!(factors.last(), Some(E::Number(..)))
     }
 
-    /// The fraction of `1 1/2`.
+    /// Reads the fraction of `1 1/2`.
     fn fraction_after_space(&mut self) -> Option<E> {
         self.place.checked_sub(1).filter(|before| self.text[*before] == ' ')?;
         let above = self.whole_number()?;
@@ -173,7 +173,7 @@ impl Reader {
         Some(value)
     }
 
-    /// Whether a factor follows without a sign.
+    /// Returns true if a factor follows without a sign.
     pub(super) fn starts_factor(&mut self) -> bool {
         const OTHERS: [&str; 32] = [
             "\\cup",
@@ -251,7 +251,7 @@ impl Reader {
         None
     }
 
-    /// What a command takes: `{…}`, or one character, or one command.
+    /// Reads the argument of a command: `{…}`, or one character, or one command.
     pub(super) fn argument(&mut self) -> Option<E> {
         self.skip_spaces();
         match self.peek()? {
@@ -269,7 +269,7 @@ impl Reader {
     }
 }
 
-/// One factor as it is, more as a product.
+/// Returns one factor as it is, more as a product.
 pub fn product_of(mut factors: Vec<E>) -> E {
     match factors.pop() {
         Some(only) if factors.is_empty() => only,
@@ -281,7 +281,7 @@ pub fn product_of(mut factors: Vec<E>) -> E {
     }
 }
 
-/// A fraction of two whole numbers.
+/// Returns true for a fraction of two whole numbers.
 fn is_plain_fraction(factor: &E) -> bool {
     let whole = |part: &E| matches!(part, E::Number(_, false));
     match factor {
@@ -293,7 +293,7 @@ fn is_plain_fraction(factor: &E) -> bool {
     }
 }
 
-/// How a value is called before a subscript.
+/// Returns the name of a value before a subscript.
 fn name_of(value: &E) -> Option<String> {
     match value {
         E::Symbol(name) => Some(name.clone()),

@@ -31,7 +31,7 @@ const ROOTS: [(i32, [u64; 2]); 15] = [
     (43, [1_083_019_518_958_839_623, 1_908_346_015_193_293_135]),
 ];
 
-/// Whether two rational functions are the same; nothing where one of them is none.
+/// Returns whether two rational functions are the same, or `None` if either is not one.
 pub fn same(a: &E, b: &E) -> Option<bool> {
     let residues = |which| Some(residue(a, which)? == residue(b, which)?);
     Some(residues(0)? && residues(1)?)
@@ -53,7 +53,7 @@ fn power(mut base: u64, mut exponent: u64, prime: u64) -> u64 {
     value
 }
 
-/// Nothing for zero, which has none.
+/// Returns the inverse modulo the prime; `None` for zero, which has none.
 fn inverse(value: u64, prime: u64) -> Option<u64> {
     (value != 0).then(|| power(value, prime - 2, prime))
 }
@@ -63,14 +63,14 @@ fn reduced(value: &BigInt, modulus: u64) -> Option<u64> {
     (((value % &modulus) + &modulus) % modulus).to_u64()
 }
 
-/// A number for a name, the same each time.
+/// Returns a number for a name, the same each time.
 fn drawn(name: &str, prime: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     (name, prime).hash(&mut hasher);
     hasher.finish() % prime
 }
 
-/// The square root of a number whose prime factors are small.
+/// Returns the square root of a number whose prime factors are small.
 fn square_root(value: &Rational, which: usize) -> Option<u64> {
     let prime = PRIMES[which];
     let part = |part: &BigInt| {

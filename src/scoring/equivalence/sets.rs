@@ -1,6 +1,6 @@
-//! Sets of real numbers: intervals, finite sets, what is joined of them, and inequalities of one name.
+//! Sets of real numbers: intervals, finite sets, their combinations, and inequalities of one name.
 //!
-//! Two are the same where the same points are in both: at each end and each root, between them and beyond them.
+//! Two sets are the same if the same points are in both: at each end and root, between them and beyond them.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use super::compare::{Closeness, closeness};
 use super::expression::{Expression as E, Function, Sign};
 use super::value::{Points, Value};
 
-/// The most ends and roots that are looked at.
+/// Maximum number of ends and roots that are looked at.
 const MOST_POINTS: usize = 200;
-/// Where roots are looked for.
+/// Number of grid points on either side of zero between which roots are looked for.
 const GRID: i32 = 150;
 const HALVINGS: usize = 60;
 
-/// Whether two sets are the same; nothing where one of them is no set of real numbers.
+/// Returns whether two sets are the same, or `None` if one of them is not a set of real numbers.
 pub fn same(gold: &E, predicted: &E) -> Option<bool> {
     let (gold, predicted) = (opaque(gold), opaque(predicted));
     let (mut names, mut others) = (BTreeSet::new(), BTreeSet::new());
@@ -38,7 +38,7 @@ pub fn same(gold: &E, predicted: &E) -> Option<bool> {
     Some(true)
 }
 
-/// Whether it can only be a set of numbers.
+/// Returns true if it can only be a set of numbers.
 pub fn is_certain(answer: &E) -> bool {
     match answer {
         E::Set(parts) => parts.iter().any(E::is_inequality),
@@ -46,7 +46,7 @@ pub fn is_certain(answer: &E) -> bool {
     }
 }
 
-/// With `f(x)` as one name.
+/// Replaces `f(x)` by one name.
 fn opaque(answer: &E) -> E {
     match answer {
         E::Relation(sides, signs) => {
@@ -62,14 +62,14 @@ fn opaque(answer: &E) -> E {
     }
 }
 
-/// The real numbers, where one name moves.
+/// Real line along which one name moves.
 struct Line {
     name: String,
     closeness: Closeness,
 }
 
 impl Line {
-    /// Ends and roots in their order, a point between each two, and points beyond.
+    /// Returns ends and roots in order, a point between each two, and points beyond.
     fn points(&self, sets: &[&E]) -> Option<Vec<Value>> {
         let mut found = Vec::new();
         for set in sets {
@@ -93,7 +93,7 @@ impl Line {
         Some(kept.into_iter().map(|(_, value)| value).chain(between).collect())
     }
 
-    /// The constants of a set, and what may be a root because of them.
+    /// Collects the constants of a set, and what may be a root because of them.
     fn ends(&self, set: &E, found: &mut Vec<Value>) -> Option<()> {
         if found.len() > MOST_POINTS {
             return None;
@@ -126,7 +126,7 @@ impl Line {
         side.parts().into_iter().for_each(|part| self.constants(part, found));
     }
 
-    /// Where two sides of a relation cross.
+    /// Finds where two sides of a relation cross.
     fn roots(&self, set: &E, found: &mut Vec<Value>) {
         let E::Relation(sides, _) = set else {
             return set.parts().into_iter().for_each(|part| self.roots(part, found));
@@ -162,7 +162,7 @@ impl Line {
         Points::from([(self.name.clone(), point)])
     }
 
-    /// Inequalities between commas hold together where they can, else one of them.
+    /// Decides how inequalities between commas combine: all of them if they can hold together, else any.
     fn decided(&self, set: E, points: &[Value]) -> Option<E> {
         match set {
             E::Set(parts) if parts.iter().any(E::is_inequality) => {
@@ -205,7 +205,7 @@ impl Line {
                 if !sides.iter().all(E::is_scalar) {
                     return None;
                 }
-                // Where a side has no value, nothing holds.
+                // If a side has no value, nothing holds.
                 let Some(values) = values else { return Some(false) };
                 Some(values.windows(2).zip(signs).all(|(pair, sign)| self.ordered(pair[0], *sign, pair[1])))
             }
@@ -214,7 +214,7 @@ impl Line {
         }
     }
 
-    /// Whether an end stands so to a point.
+    /// Returns whether an end stands in this relation to a point.
     fn holds(&self, end: &E, sign: Sign, point: Value) -> Option<bool> {
         if !(end.is_scalar() && end.is_constant()) {
             return None;
@@ -243,7 +243,7 @@ impl Line {
     }
 }
 
-/// Whether it is infinite, and then whether it is above zero.
+/// Returns whether it is above zero if it is infinite, else `None`.
 pub fn infinite(answer: &E) -> Option<bool> {
     match answer {
         E::Infinity => Some(true),

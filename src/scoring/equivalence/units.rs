@@ -59,14 +59,14 @@ static WORDS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"^(-?\d[\d.,/ ]*)\s((?:[A-Za-z]{3,}|of|in|to|a|per)(?:\s(?:[A-Za-z]{3,}|of|in|to|a|per))*)$")
 });
 
-/// Whether a text is nothing but units.
+/// Returns true if a text is nothing but units.
 pub fn is_compound(text: &str) -> bool {
     COMPOUND.is_match(text)
 }
 
-/// The answer without units.
+/// Returns the answer without units.
 pub fn without(text: &str) -> String {
-    // A text that opens the answer is no unit, and the name of a month is none.
+    // A text that opens the answer is not a unit, nor is the name of a month.
     if text.starts_with("\\text") || super::MONTH.is_match(text) {
         return text.to_owned();
     }

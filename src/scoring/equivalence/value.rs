@@ -14,9 +14,9 @@ use super::expression::{Expression as E, Function, Rational};
 const STEP: f64 = 1.0 / (1u64 << 49) as f64;
 /// Two numbers with a larger error than this, relative to the larger of them and one, are not known to be the same.
 const LARGEST_ERROR: f64 = 1e-6;
-/// Beyond this a power of two is no value any more.
+/// Largest size of the exponent of a value.
 const WIDEST: f64 = 1e15;
-/// The largest number whose factorial is counted out.
+/// Largest number whose factorial is multiplied out.
 const LARGEST_FACTORIAL: f64 = 5_000.0;
 
 /// `number · 2^exponent`, where `number` is zero or of a size near one, within `error · 2^exponent`.
@@ -27,7 +27,7 @@ pub struct Value {
     error: f64,
 }
 
-/// Where names stand.
+/// Values of names.
 pub type Points = BTreeMap<String, Value>;
 
 impl Value {
@@ -48,17 +48,17 @@ impl Value {
         Some(Self { number: number * scale, exponent: exponent + shift, error: error * scale })
     }
 
-    /// A real number that is known as well as a double can be.
+    /// Creates a real number that is known as well as a double can be.
     pub fn real(value: f64) -> Option<Self> {
         Self::new(Complex64::new(value, 0.0), 0, value.abs() * STEP)
     }
 
-    /// A number that a double holds.
+    /// Creates a number that a double holds exactly.
     pub fn exactly(value: f64) -> Option<Self> {
         Self::new(Complex64::new(value, 0.0), 0, 0.0)
     }
 
-    /// A real number and how far it may be from the true one.
+    /// Creates a real number that may be off from the true one by `error`.
     pub fn within(value: f64, error: f64) -> Option<Self> {
         Self::new(Complex64::new(value, 0.0), 0, error)
     }
@@ -77,7 +77,7 @@ impl Value {
         Self::new(Complex64::new(number, 0.0), above - below, number.abs() * STEP)
     }
 
-    /// The nearest double, where the exponent is one of a double.
+    /// Returns the nearest double, if the exponent is one of a double.
     pub fn to_f64(self) -> Option<f64> {
         if self.number.is_zero() {
             return Some(0.0);
@@ -96,12 +96,12 @@ impl Value {
         }
     }
 
-    /// The error beside [`Self::to_complex`].
+    /// Returns the error beside [`Self::to_complex`].
     fn error_as_double(self) -> f64 {
         self.error * 2f64.powi(self.exponent.clamp(-1000, 1000) as i32)
     }
 
-    /// The number and the error, scaled to another exponent that is not smaller.
+    /// Scales the number and the error to another exponent that is not smaller.
     fn at(self, exponent: i64) -> (Complex64, f64) {
         if self.number.is_zero() && self.error == 0.0 {
             return (self.number, 0.0);
@@ -110,7 +110,7 @@ impl Value {
         (self.number * scale, self.error * scale)
     }
 
-    /// The exponent, as small as can be for a zero without an error.
+    /// Returns the exponent, as small as can be for a zero without an error.
     fn reach(self) -> i64 {
         if self.number.is_zero() && self.error == 0.0 { i64::MIN / 4 } else { self.exponent }
     }
@@ -201,7 +201,7 @@ impl Value {
         self.logarithm()?.times(exponent)?.exponential()
     }
 
-    /// A function of doubles, with its slope from values around.
+    /// Applies a function of doubles, with its slope from values around.
     fn through(self, f: impl Fn(Complex64) -> Complex64) -> Option<Self> {
         let x = self.to_complex()?;
         let step = self.error_as_double().max(x.norm() * STEP);
@@ -210,29 +210,29 @@ impl Value {
         Self::new(value, 0, 2.0 * slope + value.norm() * STEP)
     }
 
-    /// Whether both are one number: apart by no more than their errors, which are small beside them or beside one.
+    /// Returns true if both are one number: within their errors, which are small beside them or beside one.
     pub fn is(self, other: Self) -> bool {
         let Some(apart) = self.minus(other) else { return false };
         let exponent = [0, self.reach(), other.reach()].into_iter().fold(apart.exponent, i64::max);
         apart.number.norm() <= apart.error * 4.0 && apart.at(exponent).1 <= LARGEST_ERROR
     }
 
-    /// Whether it may be zero.
+    /// Returns true if it may be zero.
     pub fn is_zero(self) -> bool {
         self.number.norm() <= self.error * 4.0
     }
 
-    /// Whether its imaginary part may be zero.
+    /// Returns true if its imaginary part may be zero.
     pub fn is_real(self) -> bool {
         self.number.im.abs() <= self.error * 4.0
     }
 
-    /// Whether the real part is above zero.
+    /// Returns true if the real part is above zero.
     pub fn is_above_zero(self) -> bool {
         self.number.re > 0.0
     }
 
-    /// How far two numbers are apart, and the larger of both, as doubles.
+    /// Returns how far two numbers are apart, and the size of the larger, as doubles.
     pub fn apart(self, other: Self) -> Option<(f64, f64)> {
         let (a, b) = (self.to_complex()?, other.to_complex()?);
         Some(((a - b).norm(), a.norm().max(b.norm())))
@@ -240,7 +240,7 @@ impl Value {
 }
 
 impl E {
-    /// The value with the names at `points`; nothing where there is none.
+    /// Returns the value with the names at `points`, or `None` if there is none.
     pub fn value(&self, points: &Points) -> Option<Value> {
         match self {
             E::Number(value, _) => Value::rational(value),

@@ -21,7 +21,7 @@ impl Run<'_> {
         };
         let (mut layout, sorts) =
             (Layout { is_ascii: is_true(is_ascii), ..Layout::default() }, is_true(sorts));
-        // Python lays out no text that is all there is
+        // Python does not lay out a text on its own
         if value.text().is_none() {
             layout.sorts = sorts;
             layout.indent = match indent {

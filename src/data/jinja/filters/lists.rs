@@ -6,7 +6,7 @@ use super::super::methods::integer;
 use super::super::run::Run;
 use super::super::value::{Entries, Value, View};
 
-/// How a part of each item is found: a path of attributes, in small letters where case does not count.
+/// Access to a part of each item: a path of attributes, in lower case if case does not count.
 pub(super) struct Getter {
     pub path: Vec<Value>,
     pub ignores_case: bool,
@@ -74,7 +74,7 @@ impl Run<'_> {
         }
     }
 
-    /// The filter `attr`, for which a mapping's items are none of its attributes.
+    /// Applies the filter `attr`, which does not look at a mapping's items.
     fn attribute_alone(&self, value: &Value, args: Args) -> Outcome<Value> {
         let [attribute] = args.take("attr", ["name"], 1)?;
         let attribute = attribute.unwrap_or(Value::None);
@@ -110,7 +110,7 @@ impl Run<'_> {
         self.meter.text(text)
     }
 
-    /// A getter of an attribute, which may be a path with dots.
+    /// Creates a getter of an attribute, which may be a path with dots.
     pub(super) fn getter(&self, attribute: &Value) -> Outcome<Getter> {
         let path = match attribute {
             Value::None => Vec::new(),
@@ -189,7 +189,7 @@ impl Run<'_> {
         self.meter.iterator(parts, None)
     }
 
-    /// Filters that look at one item after the other.
+    /// Applies filters that look at one item after the other.
     pub fn each(&self, name: &str, value: &Value, mut args: Args) -> Outcome<Value> {
         if name == "map" {
             return self.map(value, args);
@@ -243,7 +243,7 @@ impl Run<'_> {
         })
     }
 
-    /// A generator over what becomes of each item; what fails, fails when it gets there.
+    /// Returns a generator of the items that `keep` yields; a failure surfaces once its item is reached.
     pub(super) fn filtered(
         &self,
         value: &Value,

@@ -74,7 +74,7 @@ pub(in crate::data::jinja) const FILTERS: [&str; 54] = [
 ];
 
 impl Run<'_> {
-    /// The value of a filter.
+    /// Applies a filter.
     pub fn filter(&self, name: &str, value: Value, args: Args) -> Outcome<Value> {
         match name {
             "lower" | "upper" | "capitalize" | "center" | "trim" | "title" | "string" | "replace"
@@ -99,7 +99,7 @@ impl Run<'_> {
         }
     }
 
-    /// What a generator gives: a failure of its own shows only where it is gone through.
+    /// Defers a failure until the generator is iterated that it would make fail.
     fn lazily(&self, made: Outcome<Value>) -> Outcome<Value> {
         match made {
             Err(failure) if !failure.is_of_template => self.meter.iterator(Vec::new(), Some(failure)),
@@ -107,7 +107,7 @@ impl Run<'_> {
         }
     }
 
-    /// A value as a text, which stays markup if it is.
+    /// Converts a value to a text; markup stays markup.
     pub fn soft(&self, value: &Value) -> Outcome<Rc<Text>> {
         match value {
             Value::Text(text) => Ok(Rc::clone(text)),
@@ -118,7 +118,7 @@ impl Run<'_> {
         }
     }
 
-    /// Keywords as a mapping.
+    /// Returns keywords as a mapping.
     pub fn named_dict(&self, named: Vec<(String, Value)>) -> Outcome<Value> {
         let mut entries = Entries::new();
         for (name, value) in named {

@@ -20,7 +20,7 @@ impl Run<'_> {
         match name {
             "int" => {
                 let [default, base] = args.take(name, ["default", "base"], 0)?;
-                // A base that is none fails as a text does that is no number
+                // An invalid base fails like a text that is not a number
                 let base = base.map_or(10, |base| base.index().unwrap_or(1));
                 Ok(self.to_int(value, base)?.or(default).unwrap_or(Value::Int(0)))
             }
@@ -56,7 +56,7 @@ impl Run<'_> {
         }
     }
 
-    /// `int`; nothing where the value is no number.
+    /// Converts a value as `int` does; `None` if it is not a number.
     fn to_int(&self, value: &Value, base: i64) -> Outcome<Option<Value>> {
         match value {
             Value::Text(text) => {
@@ -74,7 +74,7 @@ impl Run<'_> {
         }
     }
 
-    /// `int` of a floating number.
+    /// Truncates a floating number as `int` does.
     ///
     /// # Errors
     /// When it has no end.

@@ -10,7 +10,7 @@ use super::super::value::{Entries, Key, Value, View};
 use super::lists::Getter;
 
 impl Run<'_> {
-    /// Filters that compare items.
+    /// Applies filters that compare items.
     pub fn ordered(&self, name: &str, value: &Value, args: Args) -> Outcome<Value> {
         let is_true = |value: Option<Value>| value.is_some_and(|value| self.truth(&value));
         let getter = |attribute: Option<Value>, case_sensitive: Option<Value>, default: Option<Value>| {
@@ -83,7 +83,7 @@ impl Run<'_> {
         Ok(sum)
     }
 
-    /// The least item, or the largest one; the first of several.
+    /// Returns the least item, or the largest one; the first of several.
     fn extreme(&self, value: &Value, getter: &Getter, is_least: bool) -> Outcome<Value> {
         let mut best: Option<(Value, Value)> = None;
         for item in self.items(value)? {
@@ -101,7 +101,7 @@ impl Run<'_> {
         Ok(best.map_or_else(none, |(_, item)| item))
     }
 
-    /// Sorts by a key; the other way round, what is equal stays in its order too.
+    /// Sorts by a key; equal items keep their order, in reverse too.
     fn sorted_by(
         &self,
         mut items: Vec<Value>,

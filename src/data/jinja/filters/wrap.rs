@@ -1,4 +1,4 @@
-//! The filter `wordwrap`: Python's `textwrap` with white space as it stands.
+//! The filter `wordwrap`: Python's `textwrap` with white space left as it is.
 
 use super::super::args::Args;
 use super::super::meter::{Failure, Outcome};
@@ -8,7 +8,7 @@ use super::super::text::lines;
 use super::super::unicode::{DECIMAL, is_space, is_word};
 use super::super::value::Value;
 
-/// How lines are broken.
+/// Rules for breaking lines.
 struct Width {
     chars: usize,
     breaks_words: bool,
@@ -46,7 +46,7 @@ impl Run<'_> {
     }
 }
 
-/// The lines of a paragraph.
+/// Breaks a paragraph into lines.
 fn wrapped(text: &[char], width: &Width) -> Vec<String> {
     let mut chunks = chunks(text, width.breaks_at_hyphens).into_iter();
     let mut lines: Vec<String> = Vec::new();
@@ -85,7 +85,7 @@ fn is_blank(chunk: &[char]) -> bool {
     chunk.iter().all(|c| is_space(*c))
 }
 
-/// Where a word is cut that is longer than a line: after the last hyphen that has something before it, if there is one.
+/// Returns where to cut a word longer than a line: after the last hyphen that fits and does not lead it.
 fn cut(word: &[char], left: usize, at_hyphens: bool) -> usize {
     let hyphen = word[..left].iter().rposition(|c| *c == '-').filter(|at| *at > 0 && at_hyphens);
     match hyphen {
@@ -94,7 +94,7 @@ fn cut(word: &[char], left: usize, at_hyphens: bool) -> usize {
     }
 }
 
-/// A text in parts that may stand on different lines.
+/// Splits a text into parts that may stand on different lines.
 fn chunks(text: &[char], at_hyphens: bool) -> Vec<&[char]> {
     let (mut chunks, mut start) = (Vec::new(), 0);
     while start < text.len() {
@@ -109,7 +109,7 @@ fn is_break(c: char) -> bool {
     matches!(c, '\t'..='\r' | ' ')
 }
 
-/// Where the part ends that begins here: white space, a dash between words, or a word up to a hyphen or dash in it.
+/// Finds the end of a part: white space, a dash between words, or a word up to a hyphen or dash in it.
 fn chunk_end(text: &[char], start: usize, at_hyphens: bool) -> usize {
     let at = |place: usize| text.get(place).copied();
     let is = |place: Option<usize>, kind: fn(char) -> bool| place.and_then(at).is_some_and(kind);
