@@ -13,7 +13,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::fault::{Result, readable};
 use crate::limits::{BATCH_SIZE, LENGTH};
-use crate::recipe::{Precision, Sigma, Spectrum, SvdMethod};
+use crate::spec::{Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
 use values::{bytes, path, threads, tolerance};
 

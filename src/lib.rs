@@ -20,5 +20,6 @@ pub mod recipe;
 pub mod report;
 pub mod scoring;
 pub mod session;
+pub mod spec;
 pub mod torch;
 pub mod train;

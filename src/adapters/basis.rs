@@ -4,7 +4,6 @@
 //! [`BasisSpec`] alone: neither the number of threads nor the order of the work changes a bit of it.
 //! `basis_file` keeps it on disk, `witness` recognises it.
 
-use std::fmt;
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
@@ -12,26 +11,9 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-pub use crate::adapters::sigma::Sigma;
-use crate::adapters::svd::{self, Factors, Method, Spectrum};
+use crate::adapters::svd::{self, Factors};
 use crate::fault::{Result, fault, usage};
-
-/// Where the factors come from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Init {
-    /// Singular directions of the weight.
-    #[default]
-    Svd,
-    /// Kaiming-uniform numbers.
-    Random,
-}
-
-impl fmt::Display for Init {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
+use crate::spec::{Init, Sigma, Spectrum, SvdMethod};
 
 /// Everything besides the weights that a basis depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +28,7 @@ pub struct BasisSpec {
     #[serde(default, skip_serializing_if = "Sigma::is_default")]
     pub sigma: Sigma,
     /// How the top directions are found.
-    pub method: Method,
+    pub method: SvdMethod,
     /// Power iterations of the randomised method.
     pub iterations: u32,
     /// Seed of the randomised method, of `spectrum = random` and of `init = random`.
@@ -60,7 +42,7 @@ impl Default for BasisSpec {
             init: Init::Svd,
             spectrum: Spectrum::Top,
             sigma: Sigma::A,
-            method: Method::Randomized,
+            method: SvdMethod::Randomized,
             iterations: 10,
             seed: 42,
         }
@@ -75,7 +57,7 @@ impl BasisSpec {
             (Init::Random, ..) => {
                 return svd::kaiming(weight.size2()?.into(), rank, seed, name, weight.device());
             }
-            (Init::Svd, Method::Randomized, Spectrum::Top) => {
+            (Init::Svd, SvdMethod::Randomized, Spectrum::Top) => {
                 svd::randomized(weight, rank, self.iterations, seed)
             }
             (Init::Svd, _, spectrum) => svd::exact(weight, rank, spectrum, seed),
@@ -366,7 +348,7 @@ pub(crate) mod tests {
     fn a_seed_beyond_numpys_is_refused_where_numpys_stream_is_used() {
         let spec = BasisSpec { rank: 2, seed: 1 << 32, ..BasisSpec::default() };
         assert!(message(&spec, weight_of_any()).contains("below 2^32"));
-        basis_of(&BasisSpec { method: Method::Exact, ..spec });
+        basis_of(&BasisSpec { method: SvdMethod::Exact, ..spec });
     }
 
     #[test]

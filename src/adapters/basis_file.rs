@@ -17,11 +17,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Sigma};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::method::Layer;
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault, reading};
 use crate::files;
+use crate::spec::Sigma;
 use crate::torch::tensor_file::{self, TensorFile};
 
 /// The name of the file in its folder.
@@ -265,9 +266,9 @@ fn factors(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::basis::ModuleReport;
     use crate::adapters::basis::tests::{basis_of, modules};
-    use crate::adapters::basis::{Init, ModuleReport};
-    use crate::adapters::svd::{Method, Spectrum};
+    use crate::spec::{Init, Spectrum, SvdMethod};
 
     fn spec() -> BasisSpec {
         BasisSpec { rank: 4, ..BasisSpec::default() }
@@ -291,7 +292,7 @@ mod tests {
     fn every_kind_of_basis_comes_back_bit_for_bit_and_writes_the_same_file() {
         let specs = [
             spec(),
-            BasisSpec { method: Method::Exact, iterations: 3, ..spec() },
+            BasisSpec { method: SvdMethod::Exact, iterations: 3, ..spec() },
             BasisSpec { spectrum: Spectrum::Middle, seed: u64::MAX, ..spec() },
             BasisSpec { spectrum: Spectrum::Bottom, ..spec() },
             BasisSpec { init: Init::Random, spectrum: Spectrum::Random, ..spec() },

@@ -18,6 +18,7 @@ use super::peft_config::{self, About};
 use super::{Group, Method, Named, Trained, tiny_lora};
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::spec::Tying;
 use crate::torch::tensor_file::write;
 use crate::torch::tensors::Tensors;
 
@@ -131,7 +132,7 @@ pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, 
 
 /// Vectors that PEFT cannot tie as they are tied here, once for each layer.
 fn untied(config: &AdapterConfig, entries: Named) -> Named {
-    let Method::TinyLora { tying: super::Tying::Kind, .. } = config.method else { return entries };
+    let Method::TinyLora { tying: Tying::Kind, .. } = config.method else { return entries };
     let names: Vec<&str> = config.modules.iter().map(String::as_str).collect();
     let of_group =
         |group: usize| entries.iter().find(|(name, _)| *name == format!("{}{group}", tiny_lora::VECTOR));

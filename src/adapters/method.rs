@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::basis::Init;
 use super::lora::Lora;
 use super::lora_mini::LoraMini;
 use super::lora_xs::{Cores, LoraXs};
@@ -12,6 +11,7 @@ use super::tiny_lora::{self, TinyLora};
 use super::vera::{self, Vera};
 use super::{Adapter, Frozen, Named, Site, Trained};
 use crate::fault::{Result, fault};
+use crate::spec::{Init, Tying};
 
 /// A method with its settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,16 +72,6 @@ pub enum Method {
     Full,
     /// The head alone.
     Head,
-}
-
-/// Which layers share a trained vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tying {
-    /// Neighbours in the model.
-    Depth,
-    /// Neighbours among the layers of one kind (all queries, all values, …).
-    Kind,
 }
 
 /// Where the cores of LoRA-XS start.

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
 
-pub use method::{Method, Tying};
+pub use method::Method;
 pub use trained::{Group, Trained};
 
 use crate::torch::{cast, dims3};

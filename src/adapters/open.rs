@@ -11,9 +11,10 @@ use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, OWN, WEIGHTS}
 use super::layout::{Layout, STACKS};
 use super::peft_config::Json;
 use super::svd::Factors;
-use super::{Method, Tying, foreign, lora, tiny_lora, vera};
+use super::{Method, foreign, lora, tiny_lora, vera};
 use crate::fault::{Result, fault, reading};
 use crate::files;
+use crate::spec::Tying;
 use crate::torch::tensors::Tensors;
 
 impl AdapterFile {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Method;
-use super::method::Tying;
 use crate::fault::{Fault, Result, fault};
+use crate::spec::Tying;
 
 /// A parsed `adapter_config.json`.
 pub type Json = BTreeMap<String, Value>;

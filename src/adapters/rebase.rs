@@ -29,9 +29,9 @@ pub fn rebased(from: &Factors, core: &Tensor, to: &Factors) -> Result<(Tensor, f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::basis::BasisSpec;
     use crate::adapters::basis::tests::basis_of;
-    use crate::adapters::basis::{BasisSpec, Sigma};
-    use crate::adapters::svd::Method;
+    use crate::spec::{Sigma, SvdMethod};
 
     fn factors(spec: &BasisSpec) -> Factors {
         basis_of(spec).modules.swap_remove(0).1
@@ -39,13 +39,13 @@ mod tests {
 
     #[test]
     fn a_core_moves_to_a_basis_of_the_same_span_and_back() {
-        let spec = BasisSpec { rank: 4, method: Method::Exact, ..BasisSpec::default() };
+        let spec = BasisSpec { rank: 4, method: SvdMethod::Exact, ..BasisSpec::default() };
         let from = factors(&spec);
         let core = Tensor::randn([4, 4], (Kind::Float, tch::Device::Cpu));
         for to in [
             BasisSpec { sigma: Sigma::Split, ..spec.clone() },
             BasisSpec { rank: 7, ..spec.clone() },
-            BasisSpec { method: Method::Randomized, iterations: 40, ..spec.clone() },
+            BasisSpec { method: SvdMethod::Randomized, iterations: 40, ..spec.clone() },
         ] {
             let (found, residual) = rebased(&from, &core, &factors(&to)).unwrap();
             assert!(found.size() == [to.rank, to.rank] && residual < 1e-5, "{to:?}: {residual:e}");
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_basis_that_lacks_directions_leaves_a_residual() {
-        let spec = BasisSpec { rank: 4, method: Method::Exact, ..BasisSpec::default() };
+        let spec = BasisSpec { rank: 4, method: SvdMethod::Exact, ..BasisSpec::default() };
         let core = Tensor::ones([4, 4], (Kind::Float, tch::Device::Cpu));
         let (_, residual) =
             rebased(&factors(&spec), &core, &factors(&BasisSpec { rank: 2, ..spec.clone() })).unwrap();

@@ -1,24 +1,8 @@
 //! Where the singular values of a basis go: on A, on B, or on both.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use super::svd::Factors;
 use crate::fault::Result;
-
-/// Where the singular values go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sigma {
-    /// A = S Vᵀ, B = U, as in the published LoRA-XS code.
-    #[default]
-    A,
-    /// A = Vᵀ, B = U S.
-    B,
-    /// A = √S Vᵀ, B = U √S, as in TinyLoRA.
-    Split,
-}
+use crate::spec::Sigma;
 
 impl Sigma {
     pub(super) fn is_default(&self) -> bool {
@@ -37,11 +21,5 @@ impl Sigma {
         // Where a singular value is zero, so is its row of A: nothing to divide.
         let divisor = moved.f_where_self(&moved.f_gt(0.0)?, &moved.f_ones_like()?)?;
         Ok(Factors { a: a.f_div(&divisor.f_unsqueeze(1)?)?, b: b.f_mul(&moved)?, s, captured_energy })
-    }
-}
-
-impl fmt::Display for Sigma {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
     }
 }

@@ -14,60 +14,20 @@
 //! machine, thread count and device; in single precision the vectors of close singular values, and the sign
 //! rule where two entries are nearly as large, would not. It also keeps TF32 out on a GPU.
 
-use std::fmt;
-
 use anyhow::Context as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::numpy_random::LegacyNormal;
 use crate::fault::{Result, fault, usage};
+use crate::spec::Spectrum;
 
 /// Directions sampled beyond the rank, scikit-learn's `n_oversamples`.
 const OVERSAMPLES: i64 = 10;
 
 /// The precision of the decompositions; the factors are rounded to fp32 at the end.
 const COMPUTE: Kind = Kind::Double;
-
-/// How singular vectors are found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Power iterations from a random start (only for the top of the spectrum).
-    #[default]
-    Randomized,
-    /// The full decomposition.
-    Exact,
-}
-
-/// Which singular directions make the basis.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Spectrum {
-    /// Those of the largest singular values.
-    #[default]
-    Top,
-    /// Those around the median singular value.
-    Middle,
-    /// Those of the smallest singular values.
-    Bottom,
-    /// A seeded choice without repetition, in descending order of singular value.
-    Random,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
-
-impl fmt::Display for Spectrum {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.serialize(f)
-    }
-}
 
 impl Spectrum {
     /// The `rank` positions out of `count` (ascending), 0 being the largest singular value.

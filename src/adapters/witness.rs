@@ -79,9 +79,9 @@ fn signs(count: i64, words: &mut ChaCha8Rng) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapters::basis::BasisSpec;
     use crate::adapters::basis::tests::{basis_of, modules};
-    use crate::adapters::basis::{BasisSpec, Init};
-    use crate::adapters::svd::Method;
+    use crate::spec::{Init, SvdMethod};
 
     fn spec() -> BasisSpec {
         BasisSpec { rank: 8, ..BasisSpec::default() }
@@ -160,7 +160,7 @@ mod tests {
         let error = check(&basis, &none).unwrap_err();
         assert!(error.to_string().contains("B of module `layer.3.dense`"), "{error}");
         assert!(crate::fault::hint_of(&error).is_some_and(|hint| hint.contains("--basis")));
-        let converged = basis_of(&BasisSpec { method: Method::Exact, ..spec() });
+        let converged = basis_of(&BasisSpec { method: SvdMethod::Exact, ..spec() });
         check(&converged, &witness(&converged).unwrap()).unwrap();
         assert_eq!(expected.len(), modules().len());
     }

@@ -13,11 +13,11 @@ use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
 use crate::files;
 use crate::models::Config;
-use crate::recipe::Precision;
 use crate::session::fit::{check_fit, fitting, metrics};
-use crate::session::settings::kind;
 use crate::session::subject::Subject;
+use crate::session::use_precision;
 use crate::session::workplace::Workplace;
+use crate::spec::Precision;
 
 /// Examples in one pass where nothing else is said.
 const BATCH_SIZE: usize = 64;
@@ -63,7 +63,7 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     if args.predict {
         datasets.iter().try_for_each(|(dataset, _)| submission_name(dataset, &settings.split).map(drop))?;
     }
-    let (model, _trained) = subject.build(&place, kind(settings.precision)?, outputs)?;
+    let (model, _trained) = subject.build(&place, use_precision(settings.precision)?, outputs)?;
     let model = model.classifier()?;
     let mut results = BTreeMap::new();
     for (dataset, order) in datasets {

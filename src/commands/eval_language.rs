@@ -17,8 +17,8 @@ use crate::generate::Settings as Generation;
 use crate::generate::config::Asked;
 use crate::report::say;
 use crate::session::fit::check_fit;
-use crate::session::settings::kind;
 use crate::session::subject::Subject;
+use crate::session::use_precision;
 use crate::session::workplace::Workplace;
 
 /// Scores every task and writes the results.
@@ -47,7 +47,7 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     for remark in remarks.into_iter().flatten().collect::<BTreeSet<String>>() {
         tracing::warn!("{remark}");
     }
-    let (mut model, _trained) = subject.build(place, kind(settings.precision)?, 0)?;
+    let (mut model, _trained) = subject.build(place, use_precision(settings.precision)?, 0)?;
     let mut results = BTreeMap::new();
     for dataset in read {
         let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;

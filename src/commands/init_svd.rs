@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-use crate::adapters::basis::{Basis, BasisSpec, Init, ModuleReport};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::adapt::targeted;
 use crate::report::{say, table};
-use crate::session::settings::{algorithm, sigma, spectrum};
 use crate::session::workplace::Workplace;
+use crate::spec::Init;
 
 /// `OUT/report.json`.
 #[derive(Serialize)]
@@ -37,9 +37,9 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
     let spec = BasisSpec {
         rank: args.rank,
         init: Init::Svd,
-        spectrum: spectrum(args.spectrum),
-        sigma: sigma(args.sigma),
-        method: algorithm(args.method),
+        spectrum: args.spectrum,
+        sigma: args.sigma,
+        method: args.method,
         iterations: args.iterations,
         seed: args.seed,
     };

@@ -9,9 +9,10 @@ mod parse;
 mod reader;
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::fault::{Result, usage};
+use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Tying};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -55,7 +56,7 @@ pub struct AdapterRecipe {
     /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.
     pub targets: Vec<String>,
     /// Where the frozen A and B come from; default `svd`, for `lora-mini` `random`.
-    pub init: BasisInit,
+    pub init: Init,
     /// Algorithm of the decomposition; default `randomized`.
     pub svd: SvdMethod,
     /// Which singular directions make the basis; default `top`.
@@ -190,109 +191,6 @@ pub enum Method {
     Full,
     /// The classification head alone.
     Head,
-}
-
-/// Where the frozen factors A and B of LoRA-XS come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum BasisInit {
-    /// The singular value decomposition of the base's own weights.
-    Svd,
-    /// Kaiming-uniform draws (a = √5).
-    Random,
-}
-
-/// The algorithm of the singular value decomposition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SvdMethod {
-    /// Randomized range finder with power iterations, seeded.
-    Randomized,
-    /// The full decomposition, truncated.
-    Exact,
-}
-
-/// Which singular directions make the basis.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Spectrum {
-    /// Those of the largest singular values.
-    Top,
-    /// Those around the middle of the spectrum.
-    Middle,
-    /// Those of the smallest singular values.
-    Bottom,
-    /// A seeded draw from the whole spectrum.
-    Random,
-}
-
-/// Where the singular values of a basis go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Sigma {
-    /// On A: S Vᵀ and U.
-    A,
-    /// On B: Vᵀ and U S.
-    B,
-    /// A square root on each: √S Vᵀ and U √S.
-    Split,
-}
-
-/// Which layers share trained numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Tying {
-    /// Neighbours in the model.
-    Depth,
-    /// Neighbours among the layers of one kind.
-    Kind,
-}
-
-/// The learning rate after warm-up, as a factor of its peak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Falls linearly to 0 at the last step.
-    Linear,
-    /// Falls to 0 along half a cosine.
-    Cosine,
-    /// Stays at 1.
-    Constant,
-}
-
-/// The arithmetic of the base; R, head and optimiser state are fp32 in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// 32-bit floats.
-    Fp32,
-    /// 32-bit floats whose products are rounded to 10 bits of mantissa on GPUs that can.
-    Tf32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit floats with dynamic loss scaling.
-    Fp16,
-}
-
-/// How often something happens: `"epoch"`, `"never"`, or a number of optimiser steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Every {
-    /// At the end of each epoch.
-    Epoch,
-    /// After each so many optimiser steps, at least 1.
-    Steps(u64),
-    /// Not at all during training.
-    Never,
-}
-
-impl Serialize for Every {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match self {
-            Self::Epoch => serializer.serialize_str("epoch"),
-            Self::Steps(steps) => serializer.serialize_u64(*steps),
-            Self::Never => serializer.serialize_str("never"),
-        }
-    }
 }
 
 impl TryFrom<toml::Table> for Recipe {

@@ -1,12 +1,10 @@
 //! From the text of a recipe and its overrides to a [`Recipe`]: every key, its default and its range.
 
 use super::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
-use super::{
-    AdapterRecipe, BasisInit, DataRecipe, EvalRecipe, Every, Method, ModelRecipe, Precision, Recipe,
-    Schedule, Sigma, Spectrum, SvdMethod, TrainRecipe, Tying,
-};
+use super::{AdapterRecipe, DataRecipe, EvalRecipe, Method, ModelRecipe, Recipe, TrainRecipe};
 use crate::fault::Result;
 use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
+use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Tying};
 use clap::ValueEnum as _;
 
 /// Keys of `[adapter]` that belong to few methods.
@@ -62,7 +60,7 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
         Method::Vera => 256,
         Method::TinyLora => 2,
     };
-    let init = if method == Method::LoraMini { BasisInit::Random } else { BasisInit::Svd };
+    let init = if method == Method::LoraMini { Init::Random } else { Init::Svd };
     let sigma = if method == Method::TinyLora { Sigma::Split } else { Sigma::A };
     let found = AdapterRecipe {
         method,
@@ -204,10 +202,10 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
         );
         reader.fail("train.micro_batch_size", problem);
     }
-    if adapter.init == BasisInit::Random && !adapter.basis.is_empty() {
+    if adapter.init == Init::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.init == BasisInit::Random && adapter.spectrum != Spectrum::Top {
+    if adapter.init == Init::Random && adapter.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
     }
     let AdapterRecipe { rank, u, .. } = *adapter;
@@ -343,21 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn names_are_the_same_written_and_read() {
-        fn check<T: clap::ValueEnum + serde::Serialize>() {
-            for variant in T::value_variants() {
-                let name = variant.to_possible_value().unwrap().get_name().to_owned();
-                assert_eq!(serde_json::to_value(variant).unwrap(), name);
-            }
+    fn names_of_methods_are_the_same_written_and_read() {
+        for variant in Method::value_variants() {
+            assert_eq!(serde_json::to_value(variant).unwrap(), name_of(*variant));
         }
-        check::<Method>();
-        check::<BasisInit>();
-        check::<SvdMethod>();
-        check::<Spectrum>();
-        check::<Sigma>();
-        check::<Tying>();
-        check::<Schedule>();
-        check::<Precision>();
     }
 
     #[test]
@@ -402,10 +389,7 @@ mod tests {
         let adapter = |name: &str| with("", &[&format!("adapter.method={name}")]).unwrap().adapter;
         let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"].map(|name| adapter(name).rank);
         assert_eq!(ranks, [16, 8, 256, 8, 2]);
-        assert_eq!(
-            (adapter("tiny-lora").sigma, adapter("lora-mini").init),
-            (Sigma::Split, BasisInit::Random)
-        );
+        assert_eq!((adapter("tiny-lora").sigma, adapter("lora-mini").init), (Sigma::Split, Init::Random));
         for (key, methods) in BELONGS {
             for method in ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora", "full", "head"] {
                 let value = match key {

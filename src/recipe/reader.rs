@@ -8,9 +8,9 @@ use serde::Deserialize as _;
 use toml::Value;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::Every;
 use crate::fault::{Fault, nearest, usage};
 use crate::limits::{Most, STEPS};
+use crate::spec::Every;
 
 /// Where a key was given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::settings::method;
+use super::prepared::method;
 use crate::adapters::Method;
 use crate::adapters::basis::check_layer;
 use crate::fault::Result;

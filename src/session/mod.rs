@@ -9,27 +9,29 @@ pub mod prepared;
 pub mod results;
 pub mod resume;
 pub mod run_folder;
-pub mod settings;
 pub mod subject;
 pub mod workplace;
 
 use std::path::Path;
 
+use tch::Kind;
+
 use counts::Counts;
 use opened::Opened;
 use prepared::Prepared;
-use settings::kind;
 use workplace::Workplace;
 
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
-use crate::adapters::{Group, Named, Trained, svd};
+use crate::adapters::{Group, Named, Trained};
 use crate::fault::Result;
 use crate::files;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
-use crate::recipe::{AdapterRecipe, Every, Method, Precision, SvdMethod};
-use crate::train::{Interval, Plan, RunPlan, schedule};
+use crate::recipe::{AdapterRecipe, Method};
+use crate::spec::Precision;
+use crate::torch;
+use crate::train::{Plan, RunPlan, schedule};
 
 /// Everything that a training needs.
 pub struct Session {
@@ -57,7 +59,7 @@ impl Session {
         let seeds = [recipe.train.seed];
         let build = Build {
             device: place.device,
-            kind: kind(recipe.train.precision)?,
+            kind: use_precision(recipe.train.precision)?,
             classes: *outputs,
             seeds: seeds.to_vec(),
             train_base: recipe.adapter.method == Method::Full,
@@ -139,10 +141,10 @@ impl Session {
             loss_scaling: train.precision == Precision::Fp16,
             shuffle: train.shuffle,
             log_every: train.log_every,
-            evaluate: interval(opened.recipe.eval.every),
+            evaluate: opened.recipe.eval.every,
             metric: opened.metrics[0],
             patience: opened.recipe.eval.patience,
-            checkpoint: interval(train.checkpoint_every),
+            checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
             checkpoints: out.join("checkpoints"),
             fingerprint: fingerprint.finalize().to_hex().to_string(),
@@ -154,17 +156,18 @@ impl Session {
 /// The recipe says how the basis was made, also where it was taken from a folder or an adapter.
 fn settle_basis(adapter: &mut AdapterRecipe, spec: Option<&BasisSpec>) {
     let Some(BasisSpec { method, iterations, seed, .. }) = spec else { return };
-    adapter.svd = match method {
-        svd::Method::Randomized => SvdMethod::Randomized,
-        svd::Method::Exact => SvdMethod::Exact,
-    };
-    (adapter.svd_iterations, adapter.svd_seed) = (*iterations, *seed);
+    (adapter.svd, adapter.svd_iterations, adapter.svd_seed) = (*method, *iterations, *seed);
 }
 
-fn interval(every: Every) -> Interval {
-    match every {
-        Every::Epoch => Interval::Epoch,
-        Every::Steps(steps) => Interval::Steps(steps),
-        Every::Never => Interval::Never,
-    }
+/// Switches libtorch to this arithmetic, and returns the kind in which the base computes.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn use_precision(precision: Precision) -> Result<Kind> {
+    torch::allow_tf32(precision == Precision::Tf32)?;
+    Ok(match precision {
+        Precision::Fp32 | Precision::Tf32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
+    })
 }

@@ -15,7 +15,8 @@ use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::head::count_of;
-use crate::recipe::{Every, Method, Precision, Recipe};
+use crate::recipe::{Method, Recipe};
+use crate::spec::{Every, Precision};
 use crate::train::order::steps_per_epoch;
 
 /// Everything of a training but its model.

@@ -2,15 +2,46 @@
 
 use std::path::Path;
 
-use super::settings::{basis_spec, method};
 use super::subject::adapter_basis;
 use super::workplace::{OpenBase, Workplace};
-use crate::adapters::basis::{Basis, BasisSpec, Init};
+use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
-use crate::adapters::{Frozen, Group, Method, Named, Trained, Tying, witness};
+use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{Layer, Plan, Start, targeted};
-use crate::recipe::{AdapterRecipe, Recipe};
+use crate::recipe::{self, AdapterRecipe, Recipe};
+use crate::spec::{Init, Tying};
+
+/// The recipe's method with its settings.
+pub fn method(adapter: &AdapterRecipe) -> Method {
+    let AdapterRecipe { rank: r, alpha: lora_alpha, rank_a, rank_b, u, projection_seed, .. } = *adapter;
+    match adapter.method {
+        recipe::Method::LoraXs => Method::LoraXs { r, lora_alpha },
+        recipe::Method::Lora => Method::Lora { r, lora_alpha, use_rslora: adapter.rslora },
+        recipe::Method::Vera => Method::Vera {
+            r,
+            d_initial: adapter.d_initial,
+            projection_prng_key: projection_seed,
+            save_projection: adapter.save_projection,
+        },
+        recipe::Method::LoraMini => Method::LoraMini { rank_a, rank_b, r, lora_alpha },
+        recipe::Method::TinyLora => Method::TinyLora {
+            r,
+            u,
+            untied: if adapter.tie == 0 { 0.0 } else { 1.0 / adapter.tie as f64 },
+            tying: adapter.tying,
+            projection_seed,
+        },
+        recipe::Method::Full => Method::Full,
+        recipe::Method::Head => Method::Head,
+    }
+}
+
+/// How the recipe's basis of rank `rank` is made.
+fn basis_spec(adapter: &AdapterRecipe, rank: i64) -> BasisSpec {
+    let AdapterRecipe { init, spectrum, sigma, svd: method, svd_iterations, svd_seed, .. } = *adapter;
+    BasisSpec { rank, init, spectrum, sigma, method, iterations: svd_iterations, seed: svd_seed }
+}
 
 /// The adapter of a training, ready to be put on a model.
 pub struct Prepared {
@@ -154,9 +185,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
         let [groups, wanted] = [found, &*method].map(|method| method.groups(&names));
         if tying != asked || groups != wanted {
             let count = |groups: &[usize]| groups.iter().max().map_or(0, |last| last + 1);
-            let words = |tying: &Tying, groups: &[usize]| {
-                format!("{} groups by {tying:?}", count(groups)).to_lowercase()
-            };
+            let words = |tying: &Tying, groups: &[usize]| format!("{} groups by {tying}", count(groups));
             let (found, wanted) = (words(tying, &groups), words(asked, &wanted));
             return Err(mismatch("tying of layers (`adapter.tie`, `adapter.tying`)", found, wanted).into());
         }
@@ -214,8 +243,8 @@ fn of_kind(basis: Basis, wanted: &BasisSpec) -> Result<Basis> {
     let svd = made.init == Init::Svd;
     if made.init != wanted.init || svd && (made.spectrum, made.sigma) != (wanted.spectrum, wanted.sigma) {
         let words = |spec: &BasisSpec| match made.sigma == wanted.sigma {
-            true => format!("{:?}, {:?}", spec.init, spec.spectrum).to_lowercase(),
-            false => format!("{:?}, {:?}, sigma {:?}", spec.init, spec.spectrum, spec.sigma).to_lowercase(),
+            true => format!("{}, {}", spec.init, spec.spectrum),
+            false => format!("{}, {}, sigma {}", spec.init, spec.spectrum, spec.sigma),
         };
         let message = format!(
             "the basis is of another kind: it is `{}`, the recipe's `{}`",

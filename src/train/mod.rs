@@ -20,9 +20,9 @@ use crate::eval::Evaluation;
 use crate::eval::metrics::Metric;
 use crate::fault::{Result, fault};
 use crate::nn::Noise;
-use crate::recipe::Schedule;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
+use crate::spec::{Every, Schedule};
 use crate::torch::peak_memory_mib;
 use crate::torch::stream::Stream;
 use checkpoint::{Record, State};
@@ -32,17 +32,6 @@ pub use task::Task;
 
 /// Consecutive steps without a finite gradient after which training fails.
 const MOST_BAD_STEPS: u64 = 10;
-
-/// Frequency of an action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interval {
-    /// At the end of every epoch.
-    Epoch,
-    /// After every given number of optimiser steps.
-    Steps(u64),
-    /// Never.
-    Never,
-}
 
 /// Seed and peak learning rates of one of the k runs.
 #[derive(Debug, Clone, Copy)]
@@ -84,14 +73,14 @@ pub struct Plan {
     pub shuffle: bool,
     /// Steps between log points.
     pub log_every: u64,
-    /// Interval of evaluations.
-    pub evaluate: Interval,
+    /// Every of evaluations.
+    pub evaluate: Every,
     /// The metric that picks the best step.
     pub metric: Metric,
     /// Evaluations without improvement before stopping; 0 = off.
     pub patience: u64,
-    /// Interval of checkpoints.
-    pub checkpoint: Interval,
+    /// Every of checkpoints.
+    pub checkpoint: Every,
     /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
     /// Folder of the checkpoints.
@@ -195,7 +184,7 @@ impl<'a> Trainer<'a> {
             let message = self.step()?;
             progress.tick(self.state.step, &message);
             let last = self.state.step == self.plan.steps;
-            if self.due(self.plan.evaluate) || (last && self.plan.evaluate != Interval::Never) {
+            if self.due(self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
                 self.evaluate()?;
             }
             let interrupted = interrupt::requested();
@@ -217,11 +206,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// Returns true if an action with this interval is due after the step just done.
-    fn due(&self, interval: Interval) -> bool {
+    fn due(&self, interval: Every) -> bool {
         match interval {
-            Interval::Epoch => self.state.step.is_multiple_of(self.steps_per_epoch),
-            Interval::Steps(n) => self.state.step.is_multiple_of(n.max(1)),
-            Interval::Never => false,
+            Every::Epoch => self.state.step.is_multiple_of(self.steps_per_epoch),
+            Every::Steps(n) => self.state.step.is_multiple_of(n.max(1)),
+            Every::Never => false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use crate::recipe::Schedule;
+use crate::spec::Schedule;
 
 /// Returns the factor of the learning rate for optimiser step `step`, counted from 0, of `total` steps, of
 /// which the first `warmup` rise linearly from 0.

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use loraxs::adapters::basis::{Basis, BasisSpec, Init, Sigma};
+use loraxs::adapters::basis::{Basis, BasisSpec};
 use loraxs::adapters::file::{self, AdapterConfig, AdapterFile, BasisRecord};
 use loraxs::adapters::layout::Layout;
 use loraxs::adapters::method::Layer;
-use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, Tying, witness};
+use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, witness};
 use loraxs::data::Example;
 use loraxs::eval::Evaluation;
 use loraxs::eval::metrics::Metric;
@@ -18,11 +18,11 @@ use loraxs::models::adapt::{self, Plan as AdapterPlan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
-use loraxs::recipe::Schedule;
 use loraxs::report::metrics_log::TrainPoint;
+use loraxs::spec::{Every, Init, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
 use loraxs::train::task::{Classification, Task as _};
-use loraxs::train::{Interval, Plan, Recorder, RunPlan, Trainer};
+use loraxs::train::{Plan, Recorder, RunPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -595,10 +595,10 @@ fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
         loss_scaling: false,
         shuffle: true,
         log_every: 1,
-        evaluate: Interval::Steps(12),
+        evaluate: Every::Steps(12),
         metric: Metric::Accuracy,
         patience: 0,
-        checkpoint: Interval::Never,
+        checkpoint: Every::Never,
         keep_checkpoints: 1,
         checkpoints: folder.join("checkpoints"),
         fingerprint: "test".into(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use loraxs::eval::metrics::{Metric, Score, score};
-use loraxs::recipe::Schedule;
+use loraxs::spec::Schedule;
 use loraxs::train::schedule::factor;
 use serde::Deserialize;
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use loraxs::fault::exit_code;
-use loraxs::recipe::{Every, Method, Recipe};
+use loraxs::recipe::{Method, Recipe};
+use loraxs::spec::Every;
 
 fn shipped(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

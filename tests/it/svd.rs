@@ -1,6 +1,7 @@
 //! The decompositions against scikit-learn and NumPy (fixture of scripts/reference/svd.py).
 
-use loraxs::adapters::svd::{Factors, Spectrum, exact, randomized};
+use loraxs::adapters::svd::{Factors, exact, randomized};
+use loraxs::spec::Spectrum;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
