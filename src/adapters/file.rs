@@ -15,7 +15,8 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::basis::BasisSpec;
 use super::layout::{self, Layout, STACKS};
 use super::peft_config::{self, About};
-use super::{Group, Method, Named, Trained, tiny_lora};
+use super::tiny_lora::{self, TinyLoraConfig};
+use super::{Group, Method, Named, Trained};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::spec::Tying;
@@ -132,7 +133,7 @@ pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, 
 
 /// Vectors that PEFT cannot tie as they are tied here, once for each layer.
 fn untied(config: &AdapterConfig, entries: Named) -> Named {
-    let Method::TinyLora { tying: Tying::Kind, .. } = config.method else { return entries };
+    let Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. }) = config.method else { return entries };
     let names: Vec<&str> = config.modules.iter().map(String::as_str).collect();
     let of_group =
         |group: usize| entries.iter().find(|(name, _)| *name == format!("{}{group}", tiny_lora::VECTOR));

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::Method;
 use super::basis::BasisSpec;
 use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, NOTES, WEIGHTS};
 use super::layout::{self, Layout};
+use super::lora_xs::LoraXsConfig;
 use super::peft_config::{self, Json};
-use super::{Method, lora, lora_xs, tiny_lora, vera};
+use super::tiny_lora::TinyLoraConfig;
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensors::Tensors;
@@ -31,8 +33,8 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
     refuse_several(&tensors)?;
     let tensors = tensors.renamed(|key| layout::plain_name(key).0)?;
     let layout = if latent || squared(folder)? { Layout::Published } else { Layout::Peft };
-    if let (Layout::Published, Method::Lora { r, .. }) = (layout, &method) {
-        method = Method::LoraXs { r: *r, lora_alpha: method.scale() * *r as f64 };
+    if let (Layout::Published, Method::Lora(lora)) = (layout, &method) {
+        method = Method::LoraXs(LoraXsConfig { r: lora.r, lora_alpha: method.scale() * lora.r as f64 });
     }
     let mut config = AdapterConfig {
         task_type: json.get("task_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
@@ -43,7 +45,7 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
         labels: Vec::new(),
         max_length: 0,
         target_modules: Vec::new(),
-        modules: modules(&tensors, &method, layout)?,
+        modules: modules(&tensors, &method)?,
         basis: (layout == Layout::Published).then(|| BasisRecord {
             spec: only_rank(&method),
             witness: Vec::new(),
@@ -63,55 +65,17 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
 
 /// Refuses numbers of the config that the tensors do not have, before anything of their size is made.
 fn check_shapes(config: &AdapterConfig, tensors: &Tensors) -> Result<()> {
-    // Of an axis that only the base decides, nothing is known here.
-    let any = None;
     for module in &config.modules {
-        let mut expected = match config.method {
-            Method::Lora { r, .. } | Method::LoraXs { r, .. } => {
-                vec![(lora::FACTORS[0], vec![Some(r), any]), (lora::FACTORS[1], vec![any, Some(r)])]
-            }
-            Method::Vera { r, .. } => vec![(vera::SCALES[0], vec![any]), (vera::SCALES[1], vec![Some(r)])],
-            Method::TinyLora { r, u, .. } => vec![
-                (tiny_lora::FROZEN[0], vec![Some(r), any]),
-                (tiny_lora::FROZEN[1], vec![any, Some(r)]),
-                (tiny_lora::FROZEN[2], vec![Some(u), Some(r), Some(r)]),
-            ],
-            _ => Vec::new(),
-        };
-        if let Method::LoraXs { r, .. } = config.method {
-            expected.push((lora_xs::CORE, vec![Some(r), Some(r)]));
-        }
-        for (ending, sides) in expected {
+        for (ending, sides) in config.method.shapes() {
             check_shape(tensors, &format!("{module}.{ending}"), &sides)?;
         }
     }
-    match config.method {
-        Method::Vera { r, .. } if r > MOST_RANK => {
-            Err(fault(format!("`r` must be at most {MOST_RANK}, found {r}")).into())
-        }
-        Method::Vera { r, .. } => {
-            check_shape(tensors, vera::PAIR[0], &[Some(r), any])?;
-            check_shape(tensors, vera::PAIR[1], &[any, Some(r)])
-        }
-        Method::TinyLora { r, u, .. } => {
-            let vectors = tensors.names().filter(|name| name.starts_with(tiny_lora::VECTOR));
-            vectors.into_iter().try_for_each(|name| check_shape(tensors, name, &[Some(u)]))?;
-            match u.checked_mul(r).and_then(|n| n.checked_mul(r)) {
-                Some(..=MOST_DRAWN) => Ok(()),
-                _ => Err(fault(format!(
-                    "`u` {u} and `r` {r} make projections of more than {MOST_DRAWN} numbers"
-                ))
-                .into()),
-            }
-        }
-        _ => Ok(()),
+    for (start, sides) in config.method.model_shapes()? {
+        let named = tensors.names().filter(|name| name.starts_with(start));
+        named.into_iter().try_for_each(|name| check_shape(tensors, name, &sides))?;
     }
+    Ok(())
 }
-
-/// A greater rank than any VeRA has, whose pair may have to be drawn.
-const MOST_RANK: i64 = 1 << 16;
-/// More numbers than the projections of any layer have, which may have to be drawn.
-const MOST_DRAWN: i64 = 1 << 26;
 
 /// Refuses a tensor that is there and has other sides than these.
 fn check_shape(tensors: &Tensors, name: &str, sides: &[Option<i64>]) -> Result<()> {
@@ -151,8 +115,8 @@ fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConf
         return Err(fault(format!("`{WEIGHTS}` holds other layers than `{NOTES}` names")).into());
     }
     let method = match (config.method, &notes.method) {
-        (Method::TinyLora { r, u, projection_seed, .. }, &Method::TinyLora { untied, tying, .. }) => {
-            Method::TinyLora { r, u, untied, tying, projection_seed }
+        (Method::TinyLora(peft), Method::TinyLora(own)) => {
+            Method::TinyLora(TinyLoraConfig { untied: own.untied, tying: own.tying, ..peft })
         }
         (method, _) => method,
     };
@@ -209,15 +173,10 @@ pub(super) fn only_rank(method: &Method) -> BasisSpec {
 }
 
 /// The adapted layers of a file: all that one of their tensors names, so that a layer with another missing is found out.
-fn modules(tensors: &Tensors, method: &Method, layout: Layout) -> Result<Vec<String>> {
-    let endings: &[&str] = match method {
-        Method::Vera { .. } => &vera::SCALES,
-        Method::TinyLora { .. } => &tiny_lora::FROZEN,
-        _ => &lora::FACTORS,
-    };
-    let core = (layout == Layout::Published).then_some(lora_xs::CORE);
+fn modules(tensors: &Tensors, method: &Method) -> Result<Vec<String>> {
+    let endings: Vec<&str> = method.shapes().into_iter().map(|(ending, _)| ending).collect();
     let module = |name: &str| {
-        let ending = endings.iter().copied().chain(core);
+        let ending = endings.iter();
         ending.filter_map(|ending| name.strip_suffix(ending)?.strip_suffix('.')).next().map(str::to_owned)
     };
     // Each once, in the order of the tensors.

@@ -23,7 +23,7 @@ impl Layout {
 
 /// Stacked tensors of [`Layout::Own`]: their name, and what follows the layer's path in the name of each part.
 pub const STACKS: [(&str, &str); 3] = [
-    ("lora_xs_R", lora_xs::CORE),
+    (lora_xs::STACK, lora_xs::CORE),
     (lora_mini::INNER[0], lora_mini::INNER[0]),
     (lora_mini::INNER[1], lora_mini::INNER[1]),
 ];

@@ -8,13 +8,73 @@
 //! Trained numbers per target: r(in + out). Sources: arXiv 2106.09685, section 4.1; the stabilised scale
 //! arXiv 2312.03732; the start that of github.com/huggingface/peft at 5d602fd, `tuners/lora/layer.py`.
 
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Adapter, Site, Trained, add_product};
+use super::method::{Built, Layer, Rules, Shapes, Start, each};
+use super::{Adapter, Frozen, Site, Trained, add_product};
+use crate::fault::Result;
 use crate::torch::{cast, draw};
 
 /// What follows the layer's path in the names of the trained tensors: of A, of B.
 pub const FACTORS: [&str; 2] = ["lora_A.weight", "lora_B.weight"];
+
+/// Settings of LoRA, by PEFT's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank r.
+    pub r: i64,
+    /// α.
+    pub lora_alpha: f64,
+    /// True if the scale is α/√r.
+    pub use_rslora: bool,
+}
+
+impl Rules for LoraConfig {
+    fn name(&self) -> &'static str {
+        "lora"
+    }
+
+    fn scale(&self) -> f64 {
+        let rank = self.r as f64;
+        self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }
+    }
+
+    fn count(&self, layers: &[Layer]) -> i64 {
+        layers.iter().map(|(_, [out, inputs])| self.r * (out + inputs)).sum()
+    }
+
+    fn words_drawn(&self, shapes: &[[i64; 2]], _random: bool) -> [usize; 2] {
+        [words_drawn(self.r, shapes), 0]
+    }
+
+    fn build(&self, sites: &[Site], _: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
+        each(sites, |site| Ok(Lora::build(site, self.r, self.scale(), trained)))
+    }
+
+    fn peft(&self, _layers: usize) -> Option<Value> {
+        Some(json!({
+            "peft_type": "LORA", "r": self.r, "lora_alpha": self.lora_alpha, "use_rslora": self.use_rslora,
+            "use_dora": false, "lora_dropout": 0.0, "init_lora_weights": true, "rank_pattern": {}, "alpha_pattern": {},
+        }))
+    }
+
+    fn shapes(&self) -> Shapes {
+        shapes(self.r)
+    }
+}
+
+/// Words of PyTorch's stream for the factors of all layers: `nn.Linear` draws A and B, then
+/// `LoraLayer.reset_lora_parameters` A again (`peft/tuners/lora/layer.py`).
+pub(super) fn words_drawn(rank: i64, shapes: &[[i64; 2]]) -> usize {
+    shapes.iter().map(|[out, inputs]| usize::try_from(rank * (2 * inputs + out)).unwrap_or(0)).sum()
+}
+
+/// The factors of a layer in PEFT's layout.
+pub(super) fn shapes(rank: i64) -> Shapes {
+    vec![(FACTORS[0], vec![Some(rank), None]), (FACTORS[1], vec![None, Some(rank)])]
+}
 
 /// One layer's LoRA adapter.
 #[derive(Debug)]

@@ -11,14 +11,59 @@
 //! published with it; those above are this program's own, chosen so that ΔW starts at 0 as LoRA's does, with the outer
 //! trained factor at zero and the inner one drawn. The frozen pair is a LoRA-XS basis of rank max(a, b), cut.
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::method::{Built, Layer, Rules, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Site, Trained, add_through_core};
+use crate::fault::Result;
 use crate::torch::{cast, draw};
 
 /// What follows the layer's path in the names of the trained tensors: of A_train, of B_train.
 pub const INNER: [&str; 2] = ["lora_mini_A", "lora_mini_B"];
+
+/// Settings of LoRA-Mini.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraMiniConfig {
+    /// a, columns of A_aux.
+    pub rank_a: i64,
+    /// b, rows of B_aux.
+    pub rank_b: i64,
+    /// Rank r.
+    pub r: i64,
+    /// α.
+    pub lora_alpha: f64,
+}
+
+impl Rules for LoraMiniConfig {
+    fn name(&self) -> &'static str {
+        "lora-mini"
+    }
+
+    fn scale(&self) -> f64 {
+        self.lora_alpha / self.r as f64
+    }
+
+    fn basis_rank(&self) -> Option<i64> {
+        Some(self.rank_a.max(self.rank_b))
+    }
+
+    fn count(&self, layers: &[Layer]) -> i64 {
+        self.r * (self.rank_a + self.rank_b) * layers.len() as i64
+    }
+
+    fn build(&self, sites: &[Site], frozen: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
+        each(sites, |site| {
+            let factors = frozen.factors(site, self.rank_a.max(self.rank_b))?;
+            Ok(LoraMini::build(site, factors, [self.rank_a, self.rank_b, self.r], self.scale(), trained))
+        })
+    }
+
+    fn stacks(&self) -> Vec<(&'static str, Vec<i64>)> {
+        vec![(INNER[0], vec![self.rank_a, self.r]), (INNER[1], vec![self.r, self.rank_b])]
+    }
+}
 
 /// One layer's LoRA-Mini adapter.
 #[derive(Debug)]

@@ -10,15 +10,83 @@
 //! Trained numbers per target: r². Source: arXiv 2405.17604, section 3, and the authors' code
 //! (github.com/MohammadrezaBanaei/LoRA-XS at e50b1a8), which puts S on the input side.
 
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use super::lora;
+use super::method::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Group, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
+use crate::fault::Result;
 use crate::torch::cast;
 use crate::torch::stream::{Stream, words_of_normal};
 
 /// What follows the layer's path in the name of the trained tensor.
 pub const CORE: &str = "R";
+/// Name of the cores of all layers in a file, stacked.
+pub const STACK: &str = "lora_xs_R";
+
+/// Settings of LoRA-XS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraXsConfig {
+    /// Rank r.
+    pub r: i64,
+    /// α.
+    pub lora_alpha: f64,
+}
+
+impl Rules for LoraXsConfig {
+    fn name(&self) -> &'static str {
+        "lora-xs"
+    }
+
+    fn scale(&self) -> f64 {
+        self.lora_alpha / self.r as f64
+    }
+
+    fn basis_rank(&self) -> Option<i64> {
+        Some(self.r)
+    }
+
+    fn count(&self, layers: &[Layer]) -> i64 {
+        self.r * self.r * layers.len() as i64
+    }
+
+    fn words_drawn(&self, shapes: &[[i64; 2]], random: bool) -> [usize; 2] {
+        let core = |shape: &[i64; 2]| Cores::words(self.r, *shape, random).iter().sum::<usize>();
+        [lora::words_drawn(self.r, shapes), shapes.iter().map(core).sum()]
+    }
+
+    fn build(&self, sites: &[Site], frozen: &Frozen, start: Start, trained: &mut Trained) -> Result<Built> {
+        let (r, random) = (self.r, frozen.is_random());
+        let shapes: Vec<[i64; 2]> = sites.iter().map(|site| site.shape).collect();
+        let [before, _] = self.words_drawn(&shapes, random);
+        let seeds = sites.first().map_or(&[][..], |site| site.seeds);
+        let mut cores = Cores::new(seeds, start.drawn + before, r, start.init_std, random);
+        // Drawn in the order of the model, whatever the order of the adapter's file.
+        let mut in_model: Vec<&Site> = sites.iter().collect();
+        in_model.sort_by_key(|site| site.place);
+        let drawn: Vec<Tensor> = in_model.iter().map(|site| cores.next(site.shape)).collect();
+        each(sites, |site| {
+            let (factors, core) = (frozen.factors(site, r)?, &drawn[site.place]);
+            Ok(LoraXs::build(site, factors, self.scale(), core, trained))
+        })
+    }
+
+    fn stacks(&self) -> Vec<(&'static str, Vec<i64>)> {
+        vec![(STACK, vec![self.r, self.r])]
+    }
+
+    fn shapes(&self) -> Shapes {
+        let mut shapes = lora::shapes(self.r);
+        shapes.push((CORE, vec![Some(self.r), Some(self.r)]));
+        shapes
+    }
+
+    fn is_frozen(&self, name: &str) -> bool {
+        lora::FACTORS.iter().any(|ending| name.ends_with(ending))
+    }
+}
 
 /// One layer's LoRA-XS adapter.
 #[derive(Debug)]

@@ -9,9 +9,13 @@ use tch::{Device, Kind, Tensor};
 use super::basis::Basis;
 use super::file::{AdapterConfig, AdapterFile, BasisRecord, CONFIG, OWN, WEIGHTS};
 use super::layout::{Layout, STACKS};
+use super::lora_mini::LoraMiniConfig;
+use super::lora_xs::LoraXsConfig;
 use super::peft_config::Json;
 use super::svd::Factors;
-use super::{Method, foreign, lora, tiny_lora, vera};
+use super::tiny_lora::{self, TinyLoraConfig};
+use super::vera::{self, VeraConfig};
+use super::{Method, foreign, lora};
 use crate::fault::{Result, fault, reading};
 use crate::files;
 use crate::spec::Tying;
@@ -59,7 +63,7 @@ impl AdapterFile {
         let config = &self.config;
         let names = match (self.layout, &config.method) {
             (Layout::Own, _) if config.basis.as_ref().is_some_and(|basis| basis.with_basis) => ["A", "B"],
-            (Layout::Peft, Method::TinyLora { .. }) => [tiny_lora::FROZEN[0], tiny_lora::FROZEN[1]],
+            (Layout::Peft, Method::TinyLora(_)) => [tiny_lora::FROZEN[0], tiny_lora::FROZEN[1]],
             (Layout::Published, _) => lora::FACTORS,
             _ => return Ok(None),
         };
@@ -84,7 +88,7 @@ impl AdapterFile {
     /// # Errors
     /// When one cannot be read, or the pair that the config promises is not there.
     pub fn stored_frozen(&self) -> Result<std::collections::BTreeMap<String, Tensor>> {
-        if let Method::Vera { save_projection, .. } = self.config.method {
+        if let Method::Vera(VeraConfig { save_projection, .. }) = self.config.method {
             let [a, b] = vera::PAIR.map(|name| self.tensors.contains(name));
             if a != b || save_projection && !a {
                 let missing = vera::PAIR[usize::from(a)];
@@ -101,7 +105,7 @@ impl AdapterFile {
 
     /// The name of the stored tensor that fills the trained tensor `name`.
     pub(super) fn key(&self, name: &str) -> String {
-        if let (Method::TinyLora { tying: Tying::Kind, .. }, Some(group)) =
+        if let (Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. }), Some(group)) =
             (&self.config.method, name.strip_prefix(tiny_lora::VECTOR))
         {
             // Any copy will do: that of the group's first layer.
@@ -120,16 +124,8 @@ impl AdapterFile {
             let module = name.strip_suffix(".A").or_else(|| name.strip_suffix(".B"));
             return stored && module.is_some_and(|module| self.config.modules.iter().any(|m| m == module));
         }
-        match self.config.method {
-            // The base's own, beside what was trained in its place, in a state that was saved as it lies in memory.
-            _ if name.contains(".original_module.") => true,
-            Method::Vera { .. } => vera::PAIR.contains(&name),
-            // Layers tied by kind have a copy each.
-            Method::TinyLora { tying: Tying::Kind, .. } if name.starts_with(tiny_lora::VECTOR) => true,
-            Method::TinyLora { .. } => tiny_lora::FROZEN.iter().any(|suffix| name.ends_with(suffix)),
-            Method::LoraXs { .. } => lora::FACTORS.iter().any(|suffix| name.ends_with(suffix)),
-            _ => false,
-        }
+        // The base's own, beside what was trained in its place, in a state that was saved as it lies in memory.
+        name.contains(".original_module.") || self.config.method.is_frozen(name)
     }
 }
 
@@ -151,15 +147,11 @@ fn open_own(folder: &Path) -> Result<AdapterFile> {
     check_numbers(&config)?;
     let tensors = Tensors::open(&[folder.join(WEIGHTS)])?;
     let count = config.modules.len() as i64;
-    let expected = match config.method {
-        Method::LoraXs { r, .. } => vec![(STACKS[0].0, [count, r, r])],
-        Method::LoraMini { rank_a, rank_b, r, .. } => {
-            vec![(STACKS[1].0, [count, rank_a, r]), (STACKS[2].0, [count, r, rank_b])]
-        }
-        _ => Vec::new(),
-    };
+    let expected = config.method.stacks();
     for (stack, _) in STACKS {
-        let wanted = expected.iter().find(|(name, _)| *name == stack).map(|(_, shape)| shape.as_slice());
+        let wanted = expected.iter().find(|(name, _)| *name == stack);
+        let wanted = wanted.map(|(_, shape)| [&[count], shape.as_slice()].concat());
+        let wanted = wanted.as_deref();
         match (tensors.shape(stack), wanted) {
             (found, wanted) if found == wanted => {}
             (Some(_), None) => {
@@ -205,8 +197,10 @@ fn check_types(json: &Json) -> Result<()> {
 /// Refuses numbers that no training writes.
 fn check_numbers(config: &AdapterConfig) -> Result<()> {
     let (numbers, alpha) = match config.method {
-        Method::LoraXs { r, lora_alpha } => (vec![r], lora_alpha),
-        Method::LoraMini { rank_a, rank_b, r, lora_alpha } => (vec![r, rank_a, rank_b], lora_alpha),
+        Method::LoraXs(LoraXsConfig { r, lora_alpha }) => (vec![r], lora_alpha),
+        Method::LoraMini(LoraMiniConfig { rank_a, rank_b, r, lora_alpha }) => {
+            (vec![r, rank_a, rank_b], lora_alpha)
+        }
         _ => return Ok(()),
     };
     if numbers.iter().any(|&r| r < 1) || !(alpha.is_finite() && alpha > 0.0) {

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::Method;
+use super::lora::LoraConfig;
+use super::tiny_lora::TinyLoraConfig;
+use super::vera::VeraConfig;
 use crate::fault::{Fault, Result, fault};
 use crate::spec::Tying;
 
@@ -57,27 +60,10 @@ pub struct About<'a> {
 /// # Errors
 /// When PEFT has no such method.
 pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
-    let own = match *method {
-        Method::Lora { r, lora_alpha, use_rslora } => json!({
-            "peft_type": "LORA", "r": r, "lora_alpha": lora_alpha, "use_rslora": use_rslora, "use_dora": false,
-            "lora_dropout": 0.0, "init_lora_weights": true, "rank_pattern": {}, "alpha_pattern": {},
-        }),
-        Method::Vera { r, d_initial, projection_prng_key, save_projection } => json!({
-            "peft_type": "VERA", "r": r, "d_initial": d_initial, "projection_prng_key": projection_prng_key,
-            "save_projection": save_projection, "vera_dropout": 0.0, "init_weights": true,
-        }),
-        Method::TinyLora { r, u, projection_seed, .. } => json!({
-            "peft_type": "TINYLORA", "r": r, "u": u, "weight_tying": weight_tying(method, about.layers),
-            "projection_seed": projection_seed, "save_projection": true, "tinylora_dropout": 0.0,
-            "init_weights": true,
-        }),
-        _ => return Err(fault(format!("PEFT has no method `{}`", method.name())).into()),
+    let Some(Value::Object(mut config)) = method.peft(about.layers) else {
+        return Err(fault(format!("PEFT has no method `{}`", method.name())).into());
     };
     let saved = if about.saved.is_empty() { Value::Null } else { json!(about.saved) };
-    let mut config = Map::new();
-    if let Value::Object(own) = own {
-        config.extend(own);
-    }
     let shared = [
         ("base_model_name_or_path", json!(about.base)),
         ("bias", json!("none")),
@@ -90,13 +76,6 @@ pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
     config.extend(shared.map(|(key, value)| (key.to_owned(), value)));
     // Sorted, as PEFT sorts them.
     Ok(config.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
-}
-
-/// PEFT's ratio for the groups of `layers` layers. PEFT cannot tie by kind: there every layer gets a copy of its own.
-fn weight_tying(method: &Method, layers: usize) -> f64 {
-    let Method::TinyLora { untied, tying: Tying::Depth, .. } = *method else { return 0.0 };
-    let groups = (layers as f64 * untied).round_ties_even().clamp(1.0, layers.max(1) as f64);
-    1.0 - groups / layers.max(1) as f64
 }
 
 /// The method of an adapter.
@@ -142,21 +121,22 @@ pub fn read(config: &Json) -> Result<Method> {
     let r = positive("r", keys.1)?;
     Ok(match kind {
         "LORA" => {
-            Method::Lora { r, lora_alpha: number("lora_alpha", 8.0)?, use_rslora: flag("use_rslora", false)? }
+            let (lora_alpha, use_rslora) = (number("lora_alpha", 8.0)?, flag("use_rslora", false)?);
+            Method::Lora(LoraConfig { r, lora_alpha, use_rslora })
         }
-        "VERA" => Method::Vera {
+        "VERA" => Method::Vera(VeraConfig {
             r,
             d_initial: number("d_initial", 0.1)?,
             projection_prng_key: whole("projection_prng_key", 0)?.unsigned_abs(),
             save_projection: flag("save_projection", true)?,
-        },
-        _ => Method::TinyLora {
+        }),
+        _ => Method::TinyLora(TinyLoraConfig {
             r,
             u: positive("u", 64)?,
             untied: 1.0 - number("weight_tying", 0.0)?.clamp(0.0, 1.0),
             tying: Tying::Depth,
             projection_seed: whole("projection_seed", 42)?.unsigned_abs(),
-        },
+        }),
     })
 }
 

@@ -10,16 +10,179 @@
 //! Trained numbers: u for each group of layers. Source: arXiv 2602.04118; factors, draw of P, tensor names and the
 //! rule of the groups as in github.com/huggingface/peft at 5d602fd, `tuners/tinylora/`.
 
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::method::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Group, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
+use crate::fault::{Result, fault};
+use crate::spec::Tying;
 use crate::torch::{cast, dims3};
 
 /// What follows the layer's path in the names of the frozen tensors: of A, B and P.
 pub const FROZEN: [&str; 3] = ["tinylora_A", "tinylora_B", "tinylora_P"];
 /// What precedes the number of the group in the name of its v.
 pub const VECTOR: &str = "tinylora_v.";
+
+/// More numbers than the projections of any layer have, which may have to be drawn.
+const MOST_DRAWN: i64 = 1 << 26;
+
+/// Settings of TinyLoRA, by PEFT's names where it has them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TinyLoraConfig {
+    /// Rank r.
+    pub r: i64,
+    /// u, trainable parameters of a group of layers.
+    pub u: i64,
+    /// Groups for each layer, from 0 (one group) to 1 (each layer its own).
+    pub untied: f64,
+    /// Which layers are near each other.
+    pub tying: Tying,
+    /// Seed of P; the number of the layer is added.
+    pub projection_seed: u64,
+}
+
+impl Rules for TinyLoraConfig {
+    fn name(&self) -> &'static str {
+        "tiny-lora"
+    }
+
+    fn basis_rank(&self) -> Option<i64> {
+        Some(self.r)
+    }
+
+    fn count(&self, layers: &[Layer]) -> i64 {
+        let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
+        self.u * self.groups(&names).into_iter().max().map_or(0, |last| last as i64 + 1)
+    }
+
+    fn stored(&self, layers: &[Layer]) -> i64 {
+        let Self { r, u, .. } = *self;
+        let frozen: i64 = layers.iter().map(|(_, [out, inputs])| r * (out + inputs) + u * r * r).sum();
+        // PEFT cannot tie by kind: every layer has a copy.
+        let copies = if self.tying == Tying::Kind { u * layers.len() as i64 } else { self.count(layers) };
+        copies + frozen
+    }
+
+    fn groups(&self, names: &[&str]) -> Vec<usize> {
+        if self.tying == Tying::Depth {
+            return tiles(names.len(), self.untied);
+        }
+        let mut kinds: Vec<String> = Vec::new();
+        let mut members: Vec<Vec<usize>> = Vec::new();
+        for (i, name) in names.iter().enumerate() {
+            let kind = kind(name);
+            let at = kinds.iter().position(|known| *known == kind).unwrap_or_else(|| {
+                kinds.push(kind);
+                members.push(Vec::new());
+                kinds.len() - 1
+            });
+            members[at].push(i);
+        }
+        let (mut groups, mut first) = (vec![0; names.len()], 0);
+        for members in members {
+            let within = tiles(members.len(), self.untied);
+            for (&member, group) in members.iter().zip(&within) {
+                groups[member] = first + group;
+            }
+            first += within.last().map_or(0, |last| last + 1);
+        }
+        groups
+    }
+
+    fn ties(&self) -> bool {
+        true
+    }
+
+    fn build(&self, sites: &[Site], frozen: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
+        let Self { r, u, projection_seed, .. } = *self;
+        let names: Vec<&str> = sites.iter().map(|site| site.name).collect();
+        let groups = self.groups(&names);
+        let mut vectors: Vec<Option<Tensor>> = sites.iter().map(|_| None).collect();
+        let mut kept = Vec::new();
+        let mut index = 0;
+        let (adapters, _) = each(sites, |site| {
+            let factors = frozen.factors(site, r)?;
+            let name = format!("{}.{}", site.name, FROZEN[2]);
+            let projections = match frozen.tensor(&name) {
+                Some(stored) => stored.shallow_clone(),
+                None => projections(u, r, projection_seed.wrapping_add(index as u64)),
+            };
+            if projections.size() != [u, r, r] {
+                let (found, expected) = (projections.size(), [u, r, r]);
+                return Err(fault(format!("`{name}` has shape {found:?}, expected {expected:?}")).into());
+            }
+            let group = groups[index];
+            index += 1;
+            let vector = vectors[group]
+                .get_or_insert_with(|| vector(group, u, site.seeds.len(), site.device, trained));
+            let adapter = TinyLora::build(site, factors, &projections, vector.shallow_clone());
+            for (ending, tensor) in FROZEN.into_iter().zip([&factors.a, &factors.b, &projections]) {
+                kept.push((format!("{}.{ending}", site.name), tensor.to_device(Device::Cpu)));
+            }
+            Ok(adapter)
+        })?;
+        Ok((adapters, kept))
+    }
+
+    fn peft(&self, layers: usize) -> Option<Value> {
+        Some(json!({
+            "peft_type": "TINYLORA", "r": self.r, "u": self.u, "weight_tying": self.weight_tying(layers),
+            "projection_seed": self.projection_seed, "save_projection": true, "tinylora_dropout": 0.0,
+            "init_weights": true,
+        }))
+    }
+
+    fn shapes(&self) -> Shapes {
+        let (r, u) = (Some(self.r), Some(self.u));
+        vec![(FROZEN[0], vec![r, None]), (FROZEN[1], vec![None, r]), (FROZEN[2], vec![u, r, r])]
+    }
+
+    fn model_shapes(&self) -> Result<Shapes> {
+        let Self { r, u, .. } = *self;
+        match u.checked_mul(r).and_then(|n| n.checked_mul(r)) {
+            Some(..=MOST_DRAWN) => Ok(vec![(VECTOR, vec![Some(u)])]),
+            _ => {
+                let message =
+                    format!("`u` {u} and `r` {r} make projections of more than {MOST_DRAWN} numbers");
+                Err(fault(message).into())
+            }
+        }
+    }
+
+    fn is_frozen(&self, name: &str) -> bool {
+        // Layers tied by kind have a copy each.
+        let copy = self.tying == Tying::Kind && name.starts_with(VECTOR);
+        copy || FROZEN.iter().any(|ending| name.ends_with(ending))
+    }
+}
+
+impl TinyLoraConfig {
+    /// PEFT's ratio for the groups of `layers` layers. PEFT cannot tie by kind: there every layer gets a copy of its own.
+    fn weight_tying(&self, layers: usize) -> f64 {
+        if self.tying == Tying::Kind {
+            return 0.0;
+        }
+        let groups = (layers as f64 * self.untied).round_ties_even().clamp(1.0, layers.max(1) as f64);
+        1.0 - groups / layers.max(1) as f64
+    }
+}
+
+/// The groups of `count` neighbours, `untied` groups for each; rounded as PEFT rounds.
+fn tiles(count: usize, untied: f64) -> Vec<usize> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the count")]
+    let groups = ((count as f64 * untied).round_ties_even() as usize).clamp(1, count.max(1));
+    let size = (count / groups).max(1);
+    (0..count).map(|index| (index / size).min(groups - 1)).collect()
+}
+
+/// A layer's path without the number of its block: layers of one kind have the same.
+fn kind(name: &str) -> String {
+    let parts = name.split('.').filter(|part| part.parse::<u32>().is_err());
+    parts.collect::<Vec<_>>().join(".")
+}
 
 /// One layer's TinyLoRA adapter.
 #[derive(Debug)]
@@ -91,5 +254,23 @@ impl Adapter for TinyLora {
 
     fn scale(&self) -> f64 {
         1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_tied_with_their_neighbours_or_by_kind() {
+        let tiny = |untied, tying| TinyLoraConfig { r: 2, u: 4, untied, tying, projection_seed: 0 };
+        let names = ["l.0.q", "l.0.v", "l.1.q", "l.1.v", "l.2.q", "l.2.v"];
+        assert_eq!(tiny(1.0, Tying::Depth).groups(&names), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(tiny(0.0, Tying::Depth).groups(&names), [0; 6]);
+        assert_eq!(tiny(0.5, Tying::Depth).groups(&names), [0, 0, 1, 1, 2, 2]);
+        assert_eq!(tiny(1.0, Tying::Kind).groups(&names), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(tiny(0.0, Tying::Kind).groups(&names), [0, 1, 0, 1, 0, 1]);
+        // What does not divide goes to the last group, as in PEFT: max(1, round(5 · 0.4)) = 2 groups of 2 and 3.
+        assert_eq!(tiny(0.4, Tying::Depth).groups(&names[..5]), [0, 0, 1, 1, 1]);
     }
 }

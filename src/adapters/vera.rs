@@ -10,15 +10,100 @@
 //! Trained numbers per target: out + r. Sources: arXiv 2310.11454, section 3; the pair is drawn number for number as
 //! github.com/huggingface/peft at 5d602fd, `tuners/vera/model.py`, draws it from the same seed.
 
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Adapter, Named, Site, Trained, add_product};
+use super::method::{Built, Layer, Rules, Shapes, Start, each};
+use super::{Adapter, Frozen, Named, Site, Trained, add_product};
+use crate::fault::{Result, fault};
 use crate::torch::{cast, dims2};
 
 /// What follows the layer's path in the names of the trained tensors: of λ_b, of λ_d.
 pub const SCALES: [&str; 2] = ["vera_lambda_b", "vera_lambda_d"];
 /// The names of the shared pair.
 pub const PAIR: [&str; 2] = ["vera_A", "vera_B"];
+
+/// A greater rank than any VeRA has, whose pair may have to be drawn.
+const MOST_RANK: i64 = 1 << 16;
+
+/// Settings of VeRA, by PEFT's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VeraConfig {
+    /// Rank r.
+    pub r: i64,
+    /// λ_d at the start.
+    pub d_initial: f64,
+    /// Seed of the shared pair.
+    pub projection_prng_key: u64,
+    /// True if the adapter file holds the shared pair.
+    pub save_projection: bool,
+}
+
+impl Rules for VeraConfig {
+    fn name(&self) -> &'static str {
+        "vera"
+    }
+
+    fn count(&self, layers: &[Layer]) -> i64 {
+        layers.iter().map(|(_, [out, _])| out + self.r).sum()
+    }
+
+    fn stored(&self, layers: &[Layer]) -> i64 {
+        let largest = |axis: usize| layers.iter().map(|(_, shape)| shape[axis]).max().unwrap_or(0);
+        let pair = if self.save_projection { self.r * (largest(0) + largest(1)) } else { 0 };
+        self.count(layers) + pair
+    }
+
+    fn build(&self, sites: &[Site], frozen: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
+        let r = self.r;
+        let pair = match PAIR.map(|name| frozen.tensor(name)) {
+            [Some(a), Some(b)] => {
+                PAIR.into_iter().map(str::to_owned).zip([a, b].map(Tensor::shallow_clone)).collect()
+            }
+            _ => pair(sites.iter().map(|site| site.shape), r, self.projection_prng_key),
+        };
+        let Some(first) = sites.first() else { return Ok((Vec::new(), Vec::new())) };
+        let [a, b] = [first.place(&pair[0].1), first.place(&pair[1].1)];
+        let (adapters, _) = each(sites, |site| {
+            let (a_size, b_size) = (a.size(), b.size());
+            let fits = matches!(a_size[..], [rows, inputs] if rows == r && inputs >= site.shape[1])
+                && matches!(b_size[..], [out, columns] if columns == r && out >= site.shape[0]);
+            if !fits {
+                let name = site.name;
+                let message =
+                    format!("the shared pair {a_size:?}, {b_size:?} of rank {r} is too small for `{name}`");
+                return Err(fault(message).into());
+            }
+            Ok(Vera::build(site, [&a, &b], self.d_initial, trained))
+        })?;
+        Ok((adapters, if self.save_projection { pair } else { Vec::new() }))
+    }
+
+    fn peft(&self, _layers: usize) -> Option<Value> {
+        Some(json!({
+            "peft_type": "VERA", "r": self.r, "d_initial": self.d_initial,
+            "projection_prng_key": self.projection_prng_key, "save_projection": self.save_projection,
+            "vera_dropout": 0.0, "init_weights": true,
+        }))
+    }
+
+    fn shapes(&self) -> Shapes {
+        vec![(SCALES[0], vec![None]), (SCALES[1], vec![Some(self.r)])]
+    }
+
+    fn model_shapes(&self) -> Result<Shapes> {
+        let r = self.r;
+        if r > MOST_RANK {
+            return Err(fault(format!("`r` must be at most {MOST_RANK}, found {r}")).into());
+        }
+        Ok(vec![(PAIR[0], vec![Some(r), None]), (PAIR[1], vec![None, Some(r)])])
+    }
+
+    fn is_frozen(&self, name: &str) -> bool {
+        PAIR.contains(&name)
+    }
+}
 
 /// One layer's VeRA adapter.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{self, AdapterConfig, BasisRecord};
-use crate::adapters::lora_xs::CORE;
+use crate::adapters::lora_xs::{CORE, LoraXsConfig};
 use crate::adapters::rebase::rebased;
 use crate::adapters::{Group, Method, Named, Trained, witness};
 use crate::cli::MergeArgs;
@@ -31,7 +31,7 @@ pub fn run(
 ) -> Result<()> {
     let Some(adapter) = &subject.adapter else { return Err(fault("there is no adapter").into()) };
     let config = &adapter.config;
-    let Method::LoraXs { r, lora_alpha } = config.method else {
+    let Method::LoraXs(LoraXsConfig { r, lora_alpha }) = config.method else {
         let message =
             format!("`--rebase` is for adapters of `lora-xs`, this one is of `{}`", config.method.name());
         return Err(usage(message).into());
@@ -65,7 +65,7 @@ pub fn run(
     let record = BasisRecord { spec: to.spec.clone(), witness: witness::witness(&to)?, with_basis: true };
     let config = AdapterConfig {
         // The scale stays what it was.
-        method: Method::LoraXs { r: rank, lora_alpha: lora_alpha / r as f64 * rank as f64 },
+        method: Method::LoraXs(LoraXsConfig { r: rank, lora_alpha: lora_alpha / r as f64 * rank as f64 }),
         base_hash: subject.base.hash.clone(),
         basis: Some(record),
         ..config.clone()

@@ -9,7 +9,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{Source, relative_difference};
 use crate::adapters::file::{AdapterConfig, CONFIG, WEIGHTS};
-use crate::adapters::lora::FACTORS;
+use crate::adapters::lora::{FACTORS, LoraConfig};
 use crate::adapters::peft_config::{self, About};
 use crate::adapters::{Adapter, Group, Method, layout};
 use crate::fault::{Result, fault};
@@ -28,7 +28,8 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind
             return Err(fault(format!("the adapter of `{name}` has no low-rank form")).into());
         };
         let r = a.size2()?.0;
-        plain = Some(Method::Lora { r, lora_alpha: adapter.scale() * r as f64, use_rslora: false });
+        plain =
+            Some(Method::Lora(LoraConfig { r, lora_alpha: adapter.scale() * r as f64, use_rslora: false }));
         for (suffix, factor) in FACTORS.into_iter().zip([a, b]) {
             tensors.push((layout::peft_key(&format!("{name}.{suffix}")), factor));
         }

@@ -85,7 +85,7 @@ pub fn attach(
     }
     linears.retain(|linear| plan.layers.iter().any(|(name, _)| name == linear.name()));
     let in_model: Vec<String> = linears.iter().map(|linear| linear.name().to_owned()).collect();
-    if !matches!(plan.method, Method::TinyLora { .. }) {
+    if !plan.method.ties() {
         // The order of the cores in a file. Groups of tied layers follow the model's order instead.
         linears.sort_by_cached_key(|linear| plan.layers.iter().position(|(name, _)| name == linear.name()));
     }

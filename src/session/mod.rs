@@ -69,8 +69,8 @@ impl Session {
         let prepared = Prepared::new(place, recipe, base)?;
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
         let (device, plan) = (model.device(), prepared.plan(&recipe.adapter, drawn_by_head));
-        let shapes = plan.layers.iter().map(|(_, shape)| *shape);
-        let [lora, cores] = plan.method.words_drawn(shapes, plan.frozen.is_random());
+        let shapes: Vec<[i64; 2]> = plan.layers.iter().map(|(_, shape)| *shape).collect();
+        let [lora, cores] = plan.method.words_drawn(&shapes, plan.frozen.is_random());
         let drawn = drawn_by_head + lora + cores;
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(prepared.stored_basis(&recipe.adapter));

@@ -6,6 +6,11 @@ use super::subject::adapter_basis;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
+use crate::adapters::lora::LoraConfig;
+use crate::adapters::lora_mini::LoraMiniConfig;
+use crate::adapters::lora_xs::LoraXsConfig;
+use crate::adapters::tiny_lora::TinyLoraConfig;
+use crate::adapters::vera::VeraConfig;
 use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{Layer, Plan, Start, targeted};
@@ -16,22 +21,22 @@ use crate::spec::{Init, Tying};
 pub fn method(adapter: &AdapterRecipe) -> Method {
     let AdapterRecipe { rank: r, alpha: lora_alpha, rank_a, rank_b, u, projection_seed, .. } = *adapter;
     match adapter.method {
-        recipe::Method::LoraXs => Method::LoraXs { r, lora_alpha },
-        recipe::Method::Lora => Method::Lora { r, lora_alpha, use_rslora: adapter.rslora },
-        recipe::Method::Vera => Method::Vera {
+        recipe::Method::LoraXs => Method::LoraXs(LoraXsConfig { r, lora_alpha }),
+        recipe::Method::Lora => Method::Lora(LoraConfig { r, lora_alpha, use_rslora: adapter.rslora }),
+        recipe::Method::Vera => Method::Vera(VeraConfig {
             r,
             d_initial: adapter.d_initial,
             projection_prng_key: projection_seed,
             save_projection: adapter.save_projection,
-        },
-        recipe::Method::LoraMini => Method::LoraMini { rank_a, rank_b, r, lora_alpha },
-        recipe::Method::TinyLora => Method::TinyLora {
+        }),
+        recipe::Method::LoraMini => Method::LoraMini(LoraMiniConfig { rank_a, rank_b, r, lora_alpha }),
+        recipe::Method::TinyLora => Method::TinyLora(TinyLoraConfig {
             r,
             u,
             untied: if adapter.tie == 0 { 0.0 } else { 1.0 / adapter.tie as f64 },
             tying: adapter.tying,
             projection_seed,
-        },
+        }),
         recipe::Method::Full => Method::Full,
         recipe::Method::Head => Method::Head,
     }
@@ -180,7 +185,11 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
             return Err(mismatch(key, value.to_string(), wanted).into());
         }
     }
-    if let (Method::TinyLora { tying, .. }, Method::TinyLora { tying: asked, .. }) = (found, &*method) {
+    if let (
+        Method::TinyLora(TinyLoraConfig { tying, .. }),
+        Method::TinyLora(TinyLoraConfig { tying: asked, .. }),
+    ) = (found, &*method)
+    {
         let names: Vec<&str> = file.config.modules.iter().map(String::as_str).collect();
         let [groups, wanted] = [found, &*method].map(|method| method.groups(&names));
         if tying != asked || groups != wanted {
@@ -192,8 +201,8 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
     }
     *method = match (found.clone(), &*method) {
         // Only the seed and the choice of the recipe matter for what comes; the start is in the file.
-        (Method::Vera { r, d_initial, projection_prng_key, .. }, Method::Vera { save_projection, .. }) => {
-            Method::Vera { r, d_initial, projection_prng_key, save_projection: *save_projection }
+        (Method::Vera(found), Method::Vera(asked)) => {
+            Method::Vera(VeraConfig { save_projection: asked.save_projection, ..found })
         }
         (found, _) => found,
     };

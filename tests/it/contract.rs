@@ -8,7 +8,12 @@ use std::path::Path;
 use loraxs::adapters::basis::{Basis, BasisSpec};
 use loraxs::adapters::file::{self, AdapterConfig, AdapterFile, BasisRecord};
 use loraxs::adapters::layout::Layout;
+use loraxs::adapters::lora::LoraConfig;
+use loraxs::adapters::lora_mini::LoraMiniConfig;
+use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::adapters::method::Layer;
+use loraxs::adapters::tiny_lora::TinyLoraConfig;
+use loraxs::adapters::vera::VeraConfig;
 use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, witness};
 use loraxs::data::Example;
 use loraxs::eval::Evaluation;
@@ -32,7 +37,7 @@ const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.
 const RANK: i64 = 4;
 /// Not the rank, so that a forgotten scale shows.
 const ALPHA: f64 = 6.0;
-const LORA_XS: Method = Method::LoraXs { r: RANK, lora_alpha: ALPHA };
+const LORA_XS: Method = Method::LoraXs(LoraXsConfig { r: RANK, lora_alpha: ALPHA });
 
 fn targets() -> Vec<String> {
     TARGETS.map(str::to_owned).into()
@@ -40,17 +45,19 @@ fn targets() -> Vec<String> {
 
 /// Every method that puts adapters on layers, in each of its forms.
 fn methods() -> Vec<Method> {
-    let lora = |use_rslora| Method::Lora { r: RANK, lora_alpha: ALPHA, use_rslora };
-    let vera =
-        |save_projection| Method::Vera { r: 12, d_initial: 0.1, projection_prng_key: 3, save_projection };
-    let tiny = |untied, tying| Method::TinyLora { r: 2, u: 5, untied, tying, projection_seed: 7 };
+    let lora = |use_rslora| Method::Lora(LoraConfig { r: RANK, lora_alpha: ALPHA, use_rslora });
+    let vera = |save_projection| {
+        Method::Vera(VeraConfig { r: 12, d_initial: 0.1, projection_prng_key: 3, save_projection })
+    };
+    let tiny =
+        |untied, tying| Method::TinyLora(TinyLoraConfig { r: 2, u: 5, untied, tying, projection_seed: 7 });
     vec![
         LORA_XS,
         lora(false),
         lora(true),
         vera(true),
         vera(false),
-        Method::LoraMini { rank_a: 6, rank_b: 5, r: 3, lora_alpha: ALPHA },
+        Method::LoraMini(LoraMiniConfig { rank_a: 6, rank_b: 5, r: 3, lora_alpha: ALPHA }),
         tiny(1.0, Tying::Depth),
         tiny(0.5, Tying::Depth),
         tiny(0.0, Tying::Kind),
@@ -68,12 +75,12 @@ struct Promise {
 /// A new method does not compile without a promise, and `every_method_is_in_the_list` fails without a place above.
 fn promise(method: &Method) -> Promise {
     let (count, still): (usize, &'static [&'static str]) = match *method {
-        Method::LoraXs { .. } => (8 * 16, &[]),
-        Method::Lora { .. } => (4 * (6 * 72 + 2 * 88), &["lora_A.weight"]),
-        Method::Vera { .. } => (8 * (36 + 12), &["vera_lambda_d"]),
-        Method::LoraMini { .. } => (8 * 3 * 11, &["lora_mini_B"]),
-        Method::TinyLora { tying: Tying::Kind, .. } => (4 * 5, &[]),
-        Method::TinyLora { untied, .. } => (if untied < 1.0 { 4 * 5 } else { 8 * 5 }, &[]),
+        Method::LoraXs(_) => (8 * 16, &[]),
+        Method::Lora(_) => (4 * (6 * 72 + 2 * 88), &["lora_A.weight"]),
+        Method::Vera(_) => (8 * (36 + 12), &["vera_lambda_d"]),
+        Method::LoraMini(_) => (8 * 3 * 11, &["lora_mini_B"]),
+        Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. }) => (4 * 5, &[]),
+        Method::TinyLora(TinyLoraConfig { untied, .. }) => (if untied < 1.0 { 4 * 5 } else { 8 * 5 }, &[]),
         Method::Full | Method::Head => (0, &[]),
     };
     Promise { count, still }
@@ -81,8 +88,8 @@ fn promise(method: &Method) -> Promise {
 
 #[test]
 fn every_method_is_in_the_list() {
-    let mut names: Vec<&str> = methods().iter().map(Method::name).collect();
-    names.extend([Method::Full, Method::Head].iter().map(Method::name));
+    let mut names: Vec<&str> = methods().iter().map(|method| method.name()).collect();
+    names.extend([Method::Full, Method::Head].iter().map(|method| method.name()));
     let names: BTreeSet<&str> = names.into_iter().collect();
     let known = <loraxs::recipe::Method as clap::ValueEnum>::value_variants();
     let known: BTreeSet<String> =
@@ -306,7 +313,7 @@ fn delta_is_the_scale_times_the_plain_lora_factors_of_each_run() {
             }
         }
     }
-    let scales: Vec<f64> = methods().iter().map(Method::scale).collect();
+    let scales: Vec<f64> = methods().iter().map(|method| method.scale()).collect();
     assert_eq!(scales, [1.5, 1.5, 3.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0]);
 }
 
@@ -501,7 +508,7 @@ fn what_is_saved_loads_bit_for_bit() {
             let loaded = reopened(&opened, &saved, kind);
             opened.load_into(&loaded.trained, false).unwrap();
             // Vectors that PEFT cannot tie come back once for each layer; all else is the same tensor.
-            if !matches!(method, Method::TinyLora { tying: Tying::Kind, .. }) {
+            if !matches!(method, Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. })) {
                 assert_eq!(opened.config.method, method);
                 assert_eq!(bits(&loaded.trained, 0), bits(&saved.trained, run), "{method:?}");
             }

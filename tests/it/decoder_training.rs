@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use loraxs::adapters::basis::{Basis, BasisSpec};
+use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::adapters::{Frozen, Method, Trained};
 use loraxs::data::Example;
 use loraxs::data::catalog::Catalog;
@@ -177,7 +178,7 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
     let spec = BasisSpec { rank: settings.rank, ..BasisSpec::default() };
     let basis = Basis::compute(&spec, &base.hash(), &weights, &|_, _| ()).unwrap().0;
     let frozen = Frozen { basis: Some(basis), ..Frozen::default() };
-    let method = Method::LoraXs { r: settings.rank, lora_alpha: settings.alpha };
+    let method = Method::LoraXs(LoraXsConfig { r: settings.rank, lora_alpha: settings.alpha });
     let build =
         Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
