@@ -9,12 +9,15 @@
 //! arXiv 2312.03732; the start that of github.com/huggingface/peft at 5d602fd, `tuners/lora/layer.py`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
+use toml::Value;
 
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Site, Trained, add_product};
+use super::{Adapter, Frozen, Method, Site, Trained, add_product};
 use crate::fault::Result;
+use crate::limits::RANK;
+use crate::spec::reader::{POSITIVE, Reader};
 use crate::torch::{cast, draw};
 
 /// What follows the layer's path in the names of the trained tensors: of A, of B.
@@ -31,9 +34,31 @@ pub struct LoraConfig {
     pub use_rslora: bool,
 }
 
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self { r: 8, lora_alpha: 16.0, use_rslora: false }
+    }
+}
+
 impl Rules for LoraConfig {
     fn name(&self) -> &'static str {
         "lora"
+    }
+
+    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+        Some(Method::Lora(Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
+            use_rslora: recipe.flag("adapter.rslora", self.use_rslora),
+        }))
+    }
+
+    fn keys(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("adapter.rank", self.r.into()),
+            ("adapter.alpha", self.lora_alpha.into()),
+            ("adapter.rslora", self.use_rslora.into()),
+        ]
     }
 
     fn scale(&self) -> f64 {
@@ -53,7 +78,7 @@ impl Rules for LoraConfig {
         each(sites, |site| Ok(Lora::build(site, self.r, self.scale(), trained)))
     }
 
-    fn peft(&self, _layers: usize) -> Option<Value> {
+    fn peft(&self, _layers: usize) -> Option<serde_json::Value> {
         Some(json!({
             "peft_type": "LORA", "r": self.r, "lora_alpha": self.lora_alpha, "use_rslora": self.use_rslora,
             "use_dora": false, "lora_dropout": 0.0, "init_lora_weights": true, "rank_pattern": {}, "alpha_pattern": {},

@@ -13,11 +13,15 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
+use toml::Value;
 
 use super::method::{Built, Layer, Rules, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Method, Site, Trained, add_through_core};
 use crate::fault::Result;
+use crate::limits::RANK;
+use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::{Init, Sigma};
 use crate::torch::{cast, draw};
 
 /// What follows the layer's path in the names of the trained tensors: of A_train, of B_train.
@@ -36,9 +40,45 @@ pub struct LoraMiniConfig {
     pub lora_alpha: f64,
 }
 
+impl Default for LoraMiniConfig {
+    fn default() -> Self {
+        Self { rank_a: 32, rank_b: 32, r: 8, lora_alpha: 16.0 }
+    }
+}
+
 impl Rules for LoraMiniConfig {
     fn name(&self) -> &'static str {
         "lora-mini"
+    }
+
+    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+        let found = Self {
+            rank_a: recipe.whole("adapter.rank_a", self.rank_a, 1, RANK),
+            rank_b: recipe.whole("adapter.rank_b", self.rank_b, 1, RANK),
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
+        };
+        let Self { rank_a, rank_b, r, .. } = found;
+        if r > rank_a.min(rank_b) && recipe.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"]) {
+            let problem = format!(
+                "expected at most `adapter.rank_a` = {rank_a} and `adapter.rank_b` = {rank_b}, found {r}"
+            );
+            recipe.fail("adapter.rank", problem);
+        }
+        Some(Method::LoraMini(found))
+    }
+
+    fn keys(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("adapter.rank", self.r.into()),
+            ("adapter.alpha", self.lora_alpha.into()),
+            ("adapter.rank_a", self.rank_a.into()),
+            ("adapter.rank_b", self.rank_b.into()),
+        ]
+    }
+
+    fn basis_defaults(&self) -> (Init, Sigma) {
+        (Init::Random, Sigma::A)
     }
 
     fn scale(&self) -> f64 {

@@ -12,12 +12,15 @@
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
+use toml::Value;
 
 use super::lora;
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Method, Site, Trained, add_through_core};
 use crate::fault::Result;
+use crate::limits::RANK;
+use crate::spec::reader::{POSITIVE, Reader};
 use crate::torch::cast;
 use crate::torch::stream::{Stream, words_of_normal};
 
@@ -35,9 +38,26 @@ pub struct LoraXsConfig {
     pub lora_alpha: f64,
 }
 
+impl Default for LoraXsConfig {
+    fn default() -> Self {
+        Self { r: 16, lora_alpha: 16.0 }
+    }
+}
+
 impl Rules for LoraXsConfig {
     fn name(&self) -> &'static str {
         "lora-xs"
+    }
+
+    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+        Some(Method::LoraXs(Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
+        }))
+    }
+
+    fn keys(&self) -> Vec<(&'static str, Value)> {
+        vec![("adapter.rank", self.r.into()), ("adapter.alpha", self.lora_alpha.into())]
     }
 
     fn scale(&self) -> f64 {

@@ -14,7 +14,8 @@ use super::tiny_lora::TinyLoraConfig;
 use super::vera::VeraConfig;
 use super::{Adapter, Frozen, Named, Site, Trained};
 use crate::fault::{Result, fault};
-use crate::spec::Init;
+use crate::spec::reader::Reader;
+use crate::spec::{Init, Sigma};
 
 /// A method with its settings, as adapter files record them. What a method is, its [`Rules`] say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +31,21 @@ pub enum Method {
     Full,
     /// The head alone.
     Head,
+}
+
+impl Method {
+    /// Every method with its default settings, the usual one first.
+    pub fn all() -> [Self; 7] {
+        [
+            Self::LoraXs(LoraXsConfig::default()),
+            Self::Lora(LoraConfig::default()),
+            Self::Vera(VeraConfig::default()),
+            Self::LoraMini(LoraMiniConfig::default()),
+            Self::TinyLora(TinyLoraConfig::default()),
+            Self::Full,
+            Self::Head,
+        ]
+    }
 }
 
 impl Deref for Method {
@@ -87,6 +103,21 @@ pub type Shapes = Vec<(&'static str, Vec<Option<i64>>)>;
 pub trait Rules {
     /// Name in recipes.
     fn name(&self) -> &'static str;
+
+    /// The method with the settings that a recipe gives, and these for the others; `None` if it has none.
+    fn read(&self, _recipe: &mut Reader) -> Option<Method> {
+        None
+    }
+
+    /// The method's keys of a recipe's `[adapter]`, with their values.
+    fn keys(&self) -> Vec<(&'static str, toml::Value)> {
+        Vec::new()
+    }
+
+    /// Source of A and B, and place of their singular values, where a recipe says nothing.
+    fn basis_defaults(&self) -> (Init, Sigma) {
+        (Init::Svd, Sigma::A)
+    }
 
     /// Factor of ΔW.
     fn scale(&self) -> f64 {

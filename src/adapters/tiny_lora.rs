@@ -11,14 +11,17 @@
 //! rule of the groups as in github.com/huggingface/peft at 5d602fd, `tuners/tinylora/`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
+use toml::Value;
 
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Method, Site, Trained, add_through_core};
 use crate::fault::{Result, fault};
-use crate::spec::Tying;
+use crate::limits::{RANK, SEED};
+use crate::spec::reader::Reader;
+use crate::spec::{Init, Sigma, Tying};
 use crate::torch::{cast, dims3};
 
 /// What follows the layer's path in the names of the frozen tensors: of A, B and P.
@@ -44,9 +47,46 @@ pub struct TinyLoraConfig {
     pub projection_seed: u64,
 }
 
+impl Default for TinyLoraConfig {
+    fn default() -> Self {
+        Self { r: 2, u: 64, untied: 1.0, tying: Tying::Depth, projection_seed: 0 }
+    }
+}
+
 impl Rules for TinyLoraConfig {
     fn name(&self) -> &'static str {
         "tiny-lora"
+    }
+
+    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+        let tie: u64 = recipe.whole("adapter.tie", self.tie(), 0, RANK);
+        let found = Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            u: recipe.whole("adapter.u", self.u, 1, RANK),
+            untied: if tie == 0 { 0.0 } else { 1.0 / tie as f64 },
+            tying: recipe.choice("adapter.tying", self.tying),
+            projection_seed: recipe.whole("adapter.projection_seed", self.projection_seed, 0, SEED),
+        };
+        if found.r.saturating_mul(found.r).saturating_mul(found.u) > MOST_DRAWN {
+            let Self { r, u, .. } = found;
+            let problem = format!("{u} projections of rank {r} are more than {MOST_DRAWN} numbers a layer");
+            recipe.fail("adapter.u", problem);
+        }
+        Some(Method::TinyLora(found))
+    }
+
+    fn keys(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("adapter.rank", self.r.into()),
+            ("adapter.u", self.u.into()),
+            ("adapter.tie", self.tie().cast_signed().into()),
+            ("adapter.tying", self.tying.to_string().into()),
+            ("adapter.projection_seed", self.projection_seed.cast_signed().into()),
+        ]
+    }
+
+    fn basis_defaults(&self) -> (Init, Sigma) {
+        (Init::Svd, Sigma::Split)
     }
 
     fn basis_rank(&self) -> Option<i64> {
@@ -127,7 +167,7 @@ impl Rules for TinyLoraConfig {
         Ok((adapters, kept))
     }
 
-    fn peft(&self, layers: usize) -> Option<Value> {
+    fn peft(&self, layers: usize) -> Option<serde_json::Value> {
         Some(json!({
             "peft_type": "TINYLORA", "r": self.r, "u": self.u, "weight_tying": self.weight_tying(layers),
             "projection_seed": self.projection_seed, "save_projection": true, "tinylora_dropout": 0.0,
@@ -160,6 +200,12 @@ impl Rules for TinyLoraConfig {
 }
 
 impl TinyLoraConfig {
+    /// Layers that share their trainable parameters, as a recipe says it; 0 = all.
+    fn tie(&self) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a rank")]
+        if self.untied > 0.0 { (1.0 / self.untied).round() as u64 } else { 0 }
+    }
+
     /// PEFT's ratio for the groups of `layers` layers. PEFT cannot tie by kind: there every layer gets a copy of its own.
     fn weight_tying(&self, layers: usize) -> f64 {
         if self.tying == Tying::Kind {

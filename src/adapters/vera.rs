@@ -11,12 +11,15 @@
 //! github.com/huggingface/peft at 5d602fd, `tuners/vera/model.py`, draws it from the same seed.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
+use toml::Value;
 
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Named, Site, Trained, add_product};
+use super::{Adapter, Frozen, Method, Named, Site, Trained, add_product};
 use crate::fault::{Result, fault};
+use crate::limits::{RANK, SEED};
+use crate::spec::reader::{NOT_NEGATIVE, Reader};
 use crate::torch::{cast, dims2};
 
 /// What follows the layer's path in the names of the trained tensors: of λ_b, of λ_d.
@@ -40,9 +43,33 @@ pub struct VeraConfig {
     pub save_projection: bool,
 }
 
+impl Default for VeraConfig {
+    fn default() -> Self {
+        Self { r: 256, d_initial: 0.1, projection_prng_key: 0, save_projection: true }
+    }
+}
+
 impl Rules for VeraConfig {
     fn name(&self) -> &'static str {
         "vera"
+    }
+
+    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+        Some(Method::Vera(Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            d_initial: recipe.number("adapter.d_initial", self.d_initial, NOT_NEGATIVE),
+            projection_prng_key: recipe.whole("adapter.projection_seed", self.projection_prng_key, 0, SEED),
+            save_projection: recipe.flag("adapter.save_projection", self.save_projection),
+        }))
+    }
+
+    fn keys(&self) -> Vec<(&'static str, Value)> {
+        vec![
+            ("adapter.rank", self.r.into()),
+            ("adapter.d_initial", self.d_initial.into()),
+            ("adapter.projection_seed", self.projection_prng_key.cast_signed().into()),
+            ("adapter.save_projection", self.save_projection.into()),
+        ]
     }
 
     fn count(&self, layers: &[Layer]) -> i64 {
@@ -80,7 +107,7 @@ impl Rules for VeraConfig {
         Ok((adapters, if self.save_projection { pair } else { Vec::new() }))
     }
 
-    fn peft(&self, _layers: usize) -> Option<Value> {
+    fn peft(&self, _layers: usize) -> Option<serde_json::Value> {
         Some(json!({
             "peft_type": "VERA", "r": self.r, "d_initial": self.d_initial,
             "projection_prng_key": self.projection_prng_key, "save_projection": self.save_projection,

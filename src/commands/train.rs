@@ -96,8 +96,9 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     let recipe = out.join("recipe.toml");
     if recipe.exists() {
         refuse_another_recipe(&recipe, &session.opened.recipe)?;
+    } else {
+        files::write_bytes(&recipe, session.opened.recipe.to_toml()?.as_bytes())?;
     }
-    files::write_bytes(&recipe, session.opened.recipe.to_toml()?.as_bytes())?;
     let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
     if let Some(loaded) = &loaded {
         loaded.check(&plan)?;

@@ -6,13 +6,16 @@
 
 mod find;
 mod parse;
-mod reader;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use toml::Value;
 
+use crate::adapters::Method;
+use crate::adapters::basis::BasisSpec;
+#[cfg(doc)]
+use crate::adapters::method::Rules;
 use crate::fault::{Result, usage};
-use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Tying};
+use crate::spec::{Every, Precision, Schedule};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -44,55 +47,48 @@ pub struct ModelRecipe {
 }
 
 /// `[adapter]`: what is trained on top of the base.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdapterRecipe {
-    /// The method; default `lora-xs`.
+    /// The method, default `lora-xs`, and its settings. Of `lora-xs`, `lora` and `lora-mini`: `rank`, default 16, 8 and 8,
+    /// and `alpha`, numerator of the scale, default 16. The others have keys of their own ([`Rules::read`]).
     pub method: Method,
-    /// Rank r, at least 1; default 16 for `lora-xs`, 8 for `lora` and `lora-mini`, 256 for `vera`, 2 for `tiny-lora`.
-    pub rank: i64,
-    /// Numerator of the scale alpha / r of `lora-xs`, `lora` and `lora-mini`, above 0; default 16.
-    pub alpha: f64,
     /// Ends of the paths of the adapted linear layers. Default, as in the published code: `query`, `value`,
     /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.
     pub targets: Vec<String>,
-    /// Where the frozen A and B come from; default `svd`, for `lora-mini` `random`.
-    pub init: Init,
-    /// Algorithm of the decomposition; default `randomized`.
-    pub svd: SvdMethod,
-    /// Which singular directions make the basis; default `top`.
-    pub spectrum: Spectrum,
-    /// Where the singular values go; default `a`, for `tiny-lora` `split`.
-    pub sigma: Sigma,
-    /// Power iterations of the randomized decomposition; default 10.
-    pub svd_iterations: u32,
-    /// Seed of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`; default 42.
-    pub svd_seed: u64,
+    /// How the frozen A and B are made: `init` (default `svd`, for `lora-mini` `random`), `svd` (default `randomized`),
+    /// `spectrum` (default `top`), `sigma` (default `a`, for `tiny-lora` `split`), `svd_iterations` (default 10), and
+    /// `svd_seed` (default 42), of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
+    pub made: BasisSpec,
     /// Folder of an `init-svd` result to use; default `""`: taken from the cache or computed.
     pub basis: String,
-    /// Whether the adapter file also stores A and B; default false.
+    /// True if the adapter file also stores A and B; default false.
     pub with_basis: bool,
     /// Standard deviation of R at the start, at least 0 (0: R = 0); default 1e-5.
     pub init_std: f64,
     /// Dropout probability of the adapter's input, in [0, 1); default 0.
     pub dropout: f64,
-    /// `lora`: whether the scale is alpha / √r; default false.
-    pub rslora: bool,
-    /// `vera`: λ_d at the start; default 0.1.
-    pub d_initial: f64,
-    /// Seed of the shared pair of `vera` and of P of `tiny-lora`; default 0.
-    pub projection_seed: u64,
-    /// `vera`: whether the adapter file holds the shared pair; default true. Without it, it is drawn again.
-    pub save_projection: bool,
-    /// `lora-mini`: columns a of A_aux, at least 1; default 32.
-    pub rank_a: i64,
-    /// `lora-mini`: rows b of B_aux, at least 1; default 32.
-    pub rank_b: i64,
-    /// `tiny-lora`: trained numbers u of a group of layers, at least 1; default 64.
-    pub u: i64,
-    /// `tiny-lora`: layers that share their trained numbers; 0 = all; default 1.
-    pub tie: u64,
-    /// `tiny-lora`: which layers share, where `tie` is not 1; default `depth`.
-    pub tying: Tying,
+}
+
+impl Serialize for AdapterRecipe {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let shared = [
+            ("targets", Value::from(self.targets.clone())),
+            ("init", self.made.init.to_string().into()),
+            ("svd", self.made.method.to_string().into()),
+            ("spectrum", self.made.spectrum.to_string().into()),
+            ("sigma", self.made.sigma.to_string().into()),
+            ("svd_iterations", i64::from(self.made.iterations).into()),
+            ("svd_seed", self.made.seed.cast_signed().into()),
+            ("basis", self.basis.clone().into()),
+            ("with_basis", self.with_basis.into()),
+            ("init_std", self.init_std.into()),
+            ("dropout", self.dropout.into()),
+        ];
+        let name = [("method", Value::from(self.method.name()))];
+        let own =
+            self.method.keys().into_iter().map(|(key, value)| (key.trim_start_matches("adapter."), value));
+        serializer.collect_map(name.into_iter().chain(own).chain(shared))
+    }
 }
 
 /// `[data]`: the data set and its limits.
@@ -171,26 +167,6 @@ pub struct EvalRecipe {
     pub batch_size: usize,
     /// Generation tasks of the catalog scored after training; default none.
     pub tasks: Vec<String>,
-}
-
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// ΔW = (α/r)·B R A with only R trained.
-    LoraXs,
-    /// ΔW = (α/r)·B A with both trained.
-    Lora,
-    /// ΔW = diag(λ_b) B diag(λ_d) A with only the two vectors trained.
-    Vera,
-    /// ΔW = (α/r)·A_aux A_train B_train B_aux with the inner two trained.
-    LoraMini,
-    /// ΔW = B (Σ v_i P_i) A with only v trained, shared by groups of layers.
-    TinyLora,
-    /// Every weight of the base.
-    Full,
-    /// The classification head alone.
-    Head,
 }
 
 impl TryFrom<toml::Table> for Recipe {

@@ -1,28 +1,18 @@
 //! From the text of a recipe and its overrides to a [`Recipe`]: every key, its default and its range.
 
-use super::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
-use super::{AdapterRecipe, DataRecipe, EvalRecipe, Method, ModelRecipe, Recipe, TrainRecipe};
+use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
+use crate::adapters::Method;
+use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
-use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
-use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Tying};
-use clap::ValueEnum as _;
+use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, SEED, STEPS, TOKENS};
+use crate::spec::reader::{FRACTION, NOT_NEGATIVE, Reader};
+use crate::spec::{Every, Init, Precision, Schedule, Spectrum, SvdMethod};
 
-/// Keys of `[adapter]` that belong to few methods.
-const BELONGS: [(&str, &[Method]); 13] = [
-    ("adapter.init", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
-    ("adapter.spectrum", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
-    ("adapter.basis", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
-    ("adapter.rslora", &[Method::Lora]),
-    ("adapter.d_initial", &[Method::Vera]),
-    ("adapter.projection_seed", &[Method::Vera, Method::TinyLora]),
-    ("adapter.save_projection", &[Method::Vera]),
-    ("adapter.rank_a", &[Method::LoraMini]),
-    ("adapter.rank_b", &[Method::LoraMini]),
-    ("adapter.u", &[Method::TinyLora]),
-    ("adapter.tie", &[Method::TinyLora]),
-    ("adapter.tying", &[Method::TinyLora]),
-    ("adapter.sigma", &[Method::LoraXs, Method::LoraMini, Method::TinyLora]),
-];
+/// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
+const OF_BASIS: [(&str, &str); 4] =
+    [("adapter.init", "svd"), ("adapter.spectrum", "top"), ("adapter.sigma", "a"), ("adapter.basis", "")];
+/// Keys of most methods, which the others pass over, so that one recipe serves for all.
+const SHARED: [&str; 2] = ["adapter.rank", "adapter.alpha"];
 
 /// Reads `text`, applies `sets`, and reports all faults at once.
 pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
@@ -53,76 +43,53 @@ fn model(reader: &mut Reader) -> ModelRecipe {
 }
 
 fn adapter(reader: &mut Reader) -> AdapterRecipe {
-    let method = reader.choice("adapter.method", Method::LoraXs);
-    let rank = match method {
-        Method::LoraXs | Method::Full | Method::Head => 16,
-        Method::Lora | Method::LoraMini => 8,
-        Method::Vera => 256,
-        Method::TinyLora => 2,
-    };
-    let init = if method == Method::LoraMini { Init::Random } else { Init::Svd };
-    let sigma = if method == Method::TinyLora { Sigma::Split } else { Sigma::A };
-    let found = AdapterRecipe {
-        method,
-        rank: reader.whole("adapter.rank", rank, 1, RANK),
-        alpha: reader.number("adapter.alpha", 16.0, POSITIVE),
-        targets: reader.list("adapter.targets", &[]),
+    let all = Method::all();
+    let name = reader.name("adapter.method", &all.each_ref().map(|method| method.name()));
+    let method = all
+        .iter()
+        .find(|method| method.name() == name)
+        .map_or(Method::Head, |method| method.read(reader).unwrap_or_else(|| method.clone()));
+    let (init, sigma) = method.basis_defaults();
+    let made = BasisSpec {
+        rank: method.basis_rank().unwrap_or(0),
         init: reader.choice("adapter.init", init),
-        svd: reader.choice("adapter.svd", SvdMethod::Randomized),
+        method: reader.choice("adapter.svd", SvdMethod::Randomized),
         spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
         sigma: reader.choice("adapter.sigma", sigma),
-        svd_iterations: reader.whole("adapter.svd_iterations", 10, 0, ITERATIONS),
-        svd_seed: reader.whole("adapter.svd_seed", 42, 0, SEED),
+        iterations: reader.whole("adapter.svd_iterations", 10, 0, ITERATIONS),
+        seed: reader.whole("adapter.svd_seed", 42, 0, SEED),
+    };
+    refuse_foreign_keys(&method, &all, reader);
+    AdapterRecipe {
+        targets: reader.list("adapter.targets", &[]),
         basis: reader.text("adapter.basis", ""),
         with_basis: reader.flag("adapter.with_basis", false),
         init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
         dropout: reader.number("adapter.dropout", 0.0, FRACTION),
-        rslora: reader.flag("adapter.rslora", false),
-        d_initial: reader.number("adapter.d_initial", 0.1, NOT_NEGATIVE),
-        projection_seed: reader.whole("adapter.projection_seed", 0, 0, SEED),
-        save_projection: reader.flag("adapter.save_projection", true),
-        rank_a: reader.whole("adapter.rank_a", 32, 1, RANK),
-        rank_b: reader.whole("adapter.rank_b", 32, 1, RANK),
-        u: reader.whole("adapter.u", 64, 1, RANK),
-        tie: reader.whole("adapter.tie", 1, 0, RANK),
-        tying: reader.choice("adapter.tying", Tying::Depth),
-    };
-    let plain = AdapterRecipe {
-        init,
-        spectrum: Spectrum::Top,
-        basis: String::new(),
-        rslora: false,
-        d_initial: 0.1,
-        projection_seed: 0,
-        save_projection: true,
-        rank_a: 32,
-        rank_b: 32,
-        u: 64,
-        tie: 1,
-        tying: Tying::Depth,
-        sigma,
-        ..found.clone()
-    };
-    refuse_foreign_keys(&found, &plain, reader);
-    found
-}
-
-/// A key of another method is a mistake, unless it only repeats its default, as a resolved recipe does.
-fn refuse_foreign_keys(found: &AdapterRecipe, plain: &AdapterRecipe, reader: &mut Reader) {
-    let [found_values, plain_values] = [found, plain].map(toml::Table::try_from);
-    let (Ok(found_values), Ok(plain_values)) = (found_values, plain_values) else { return };
-    for (key, methods) in BELONGS {
-        let leaf = key.trim_start_matches("adapter.");
-        if !methods.contains(&found.method) && found_values.get(leaf) != plain_values.get(leaf) {
-            let names: Vec<String> = methods.iter().map(|method| format!("`{}`", name_of(*method))).collect();
-            let problem = format!("belongs to {}, not to `{}`", names.join(", "), name_of(found.method));
-            reader.fail(key, problem);
-        }
+        made,
+        method,
     }
 }
 
-fn name_of(method: Method) -> String {
-    method.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+/// A key of another method is a mistake, unless it only repeats its default, as a resolved recipe may.
+fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
+    let keys = |method: &Method| {
+        let mut keys = method.keys();
+        if method.basis_rank().is_some() {
+            keys.extend(OF_BASIS.map(|(key, default)| (key, default.into())));
+        }
+        keys
+    };
+    let own: Vec<&str> = keys(chosen).into_iter().map(|(key, _)| key).chain(SHARED).collect();
+    for (key, default) in all.iter().flat_map(keys) {
+        reader.know(key);
+        if own.contains(&key) || !reader.sound(&[key]) || !reader.differs(key, &default) {
+            continue;
+        }
+        let owners = all.iter().filter(|method| keys(method).iter().any(|(known, _)| *known == key));
+        let names: Vec<String> = owners.map(|method| format!("`{}`", method.name())).collect();
+        reader.fail(key, format!("belongs to {}, not to `{}`", names.join(", "), chosen.name()));
+    }
 }
 
 fn data(reader: &mut Reader) -> DataRecipe {
@@ -202,26 +169,11 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
         );
         reader.fail("train.micro_batch_size", problem);
     }
-    if adapter.init == Init::Random && !adapter.basis.is_empty() {
+    if adapter.made.init == Init::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.init == Init::Random && adapter.spectrum != Spectrum::Top {
+    if adapter.made.init == Init::Random && adapter.made.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
-    }
-    let AdapterRecipe { rank, u, .. } = *adapter;
-    if adapter.method == Method::TinyLora && rank.saturating_mul(rank).saturating_mul(u) > 1 << 26 {
-        let problem = format!("{u} projections of rank {rank} are more than 67108864 numbers a layer");
-        reader.fail("adapter.u", problem);
-    }
-    if adapter.method == Method::LoraMini
-        && reader.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"])
-        && adapter.rank > adapter.rank_a.min(adapter.rank_b)
-    {
-        let problem = format!(
-            "expected at most `adapter.rank_a` = {} and `adapter.rank_b` = {}, found {}",
-            adapter.rank_a, adapter.rank_b, adapter.rank
-        );
-        reader.fail("adapter.rank", problem);
     }
     if eval.every == Every::Never && eval.patience > 0 {
         reader.fail(
@@ -233,7 +185,11 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::adapters::lora_xs::LoraXsConfig;
+    use crate::spec::Sigma;
 
     const LEAST: &str = "[model]\nname = \"m\"\n[data]\ndataset = \"d\"\n";
 
@@ -252,7 +208,8 @@ mod tests {
     #[test]
     fn two_keys_are_enough_and_the_rest_is_published() {
         let recipe = with("", &[]).unwrap();
-        assert_eq!((recipe.adapter.rank, recipe.adapter.alpha, recipe.adapter.init_std), (16, 16.0, 1e-5));
+        assert_eq!(recipe.adapter.method, Method::LoraXs(LoraXsConfig { r: 16, lora_alpha: 16.0 }));
+        assert_eq!(recipe.adapter.init_std, 1e-5);
         assert!(recipe.adapter.targets.is_empty());
         assert_eq!(
             (recipe.train.epochs, recipe.train.batch_size, recipe.train.micro_batch_size),
@@ -287,9 +244,17 @@ mod tests {
         assert_eq!(with("", &odd).unwrap().adapter.targets, ["q \"x\"", "v"]);
     }
 
+    /// The recipes of all methods with their defaults, as they are written.
+    fn written() -> Vec<toml::Table> {
+        let written = |method: &Method| {
+            let sets = [format!("adapter.method={}", method.name()), "model.dropout=0.1".to_owned()];
+            parse(LEAST, "r", &sets).unwrap().to_toml().unwrap().parse().unwrap()
+        };
+        Method::all().iter().map(written).collect()
+    }
+
     #[test]
     fn every_key_is_written_out() {
-        let text = with("", &["model.dropout=0.1"]).unwrap().to_toml().unwrap();
         let mut reader = Reader::open(LEAST, "r").unwrap();
         _ = (
             model(&mut reader),
@@ -298,34 +263,42 @@ mod tests {
             train(&mut reader),
             eval(&mut reader),
         );
-        let written: toml::Table = text.parse().unwrap();
+        let written = written();
         for key in reader.known() {
             let (section, leaf) = key.split_once('.').unwrap();
-            assert!(written[section].get(leaf).is_some(), "{key}");
+            assert!(written.iter().any(|recipe| recipe[section].get(leaf).is_some()), "{key}");
         }
     }
 
     #[test]
     fn every_whole_number_has_a_range_and_says_it() {
-        let recipe: toml::Table = with("", &[]).unwrap().to_toml().unwrap().parse().unwrap();
-        let sections = recipe.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
-        let whole = sections.flat_map(|(section, keys)| {
-            let whole = keys.iter().filter(|(_, value)| value.is_integer());
-            whole.map(move |(leaf, _)| format!("{section}.{leaf}"))
-        });
-        let keys: Vec<String> =
-            whole.chain(["train.checkpoint_every", "eval.every"].map(str::to_owned)).collect();
+        let mut keys: BTreeMap<String, String> = BTreeMap::new();
+        for recipe in written() {
+            let method = recipe["adapter"]["method"].as_str().unwrap();
+            for (section, leaves) in
+                recipe.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)))
+            {
+                for (leaf, _) in leaves.iter().filter(|(_, value)| value.is_integer()) {
+                    keys.entry(format!("{section}.{leaf}"))
+                        .or_insert_with(|| format!("adapter.method={method}"));
+                }
+            }
+        }
+        for key in ["train.checkpoint_every", "eval.every"] {
+            keys.insert(key.to_owned(), "adapter.method=lora-xs".to_owned());
+        }
         assert_eq!(keys.len(), 24, "{keys:?}");
-        for key in &keys {
-            assert!(message("", &[&format!("{key}=-1")]).contains("of at least"), "{key}");
-            let refused = message("", &[&format!("{key}=18446744073709551616")]);
+        for (key, method) in &keys {
+            let message = |set: &str| message("", &[method, set]);
+            assert!(message(&format!("{key}=-1")).contains("of at least"), "{key}");
+            let refused = message(&format!("{key}=18446744073709551616"));
             assert!(
                 refused.contains("expected a whole number from ") || refused.contains("or a number of steps"),
                 "{refused}"
             );
             let largest = format!("{key}=9223372036854775807");
             if !key.ends_with("seed") {
-                let refused = message("", &[&largest]);
+                let refused = message(&largest);
                 assert!(
                     refused.contains(&format!("`--set {largest}`: expected a whole number from ")),
                     "{refused}"
@@ -337,13 +310,6 @@ mod tests {
             let refused = message("", &[&format!("{key}=1e39")]);
             assert!(refused.contains("and at most 3.4028235e38, found `1"), "{refused}");
             assert!(with("", &[&format!("{key}=1e38")]).is_ok());
-        }
-    }
-
-    #[test]
-    fn names_of_methods_are_the_same_written_and_read() {
-        for variant in Method::value_variants() {
-            assert_eq!(serde_json::to_value(variant).unwrap(), name_of(*variant));
         }
     }
 
@@ -387,11 +353,31 @@ mod tests {
     #[test]
     fn each_method_has_its_own_defaults_and_refuses_the_keys_of_others() {
         let adapter = |name: &str| with("", &[&format!("adapter.method={name}")]).unwrap().adapter;
-        let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"].map(|name| adapter(name).rank);
+        let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"]
+            .map(|name| adapter(name).method.keys()[0].1.as_integer().unwrap());
         assert_eq!(ranks, [16, 8, 256, 8, 2]);
-        assert_eq!((adapter("tiny-lora").sigma, adapter("lora-mini").init), (Sigma::Split, Init::Random));
-        for (key, methods) in BELONGS {
-            for method in ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora", "full", "head"] {
+        assert_eq!(
+            (adapter("tiny-lora").made.sigma, adapter("lora-mini").made.init),
+            (Sigma::Split, Init::Random)
+        );
+        let with_basis: &[&str] = &["lora-xs", "lora-mini", "tiny-lora"];
+        let belongs: [(&str, &[&str]); 13] = [
+            ("adapter.init", with_basis),
+            ("adapter.spectrum", with_basis),
+            ("adapter.basis", with_basis),
+            ("adapter.sigma", with_basis),
+            ("adapter.rslora", &["lora"]),
+            ("adapter.d_initial", &["vera"]),
+            ("adapter.projection_seed", &["vera", "tiny-lora"]),
+            ("adapter.save_projection", &["vera"]),
+            ("adapter.rank_a", &["lora-mini"]),
+            ("adapter.rank_b", &["lora-mini"]),
+            ("adapter.u", &["tiny-lora"]),
+            ("adapter.tie", &["tiny-lora"]),
+            ("adapter.tying", &["tiny-lora"]),
+        ];
+        for (key, methods) in belongs {
+            for method in Method::all().each_ref().map(|method| method.name()) {
                 let value = match key {
                     "adapter.rslora" => "true",
                     "adapter.init" if method == "lora-mini" => "svd",
@@ -402,7 +388,7 @@ mod tests {
                     "adapter.sigma" => "b",
                     _ => "9",
                 };
-                let belongs = methods.iter().any(|known| name_of(*known) == method);
+                let belongs = methods.contains(&method);
                 let (method_set, key_set) = (format!("adapter.method={method}"), format!("{key}={value}"));
                 // LoRA-Mini's factors are random unless told otherwise, and then have no decomposition.
                 let of_svd = belongs && ["adapter.spectrum", "adapter.basis"].contains(&key);

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use super::prepared::method;
 use crate::adapters::Method;
 use crate::adapters::basis::check_layer;
 use crate::fault::Result;
 use crate::models::Config;
 use crate::models::adapt::{Layer, targeted};
-use crate::recipe::{self, AdapterRecipe, Recipe};
+use crate::recipe::{AdapterRecipe, Recipe};
 use crate::report::table;
 
 /// How many numbers there are, and how many of them are trained.
@@ -42,16 +41,16 @@ impl Counts {
     }
 }
 
-/// The recipe's method, and the layers of `all` that `targets` name, each of which takes the method's rank.
+/// The layers of `all` that `targets` name, each of which takes the method's rank.
 ///
 /// # Errors
 /// When a target names no layer, or the rank does not fit one.
-pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Result<(Method, Vec<Layer>)> {
-    let (method, layers) = (method(adapter), targeted(all, targets)?);
-    if let Some(rank) = method.basis_rank() {
+pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Result<Vec<Layer>> {
+    let layers = targeted(all, targets)?;
+    if let Some(rank) = adapter.method.basis_rank() {
         layers.iter().try_for_each(|(name, shape)| check_layer(name, shape, rank))?;
     }
-    Ok((method, layers))
+    Ok(layers)
 }
 
 /// A table of layers, trained numbers and bytes for a base of which only the folder and its `config.json` exist; `None`
@@ -65,13 +64,14 @@ pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     if !folder.join("config.json").exists() || weights.iter().any(|name| folder.join(name).exists()) {
         return Ok(None);
     }
-    if matches!(recipe.adapter.method, recipe::Method::Full | recipe::Method::Head) {
+    if matches!(recipe.adapter.method, Method::Full | Method::Head) {
         return Ok(None);
     }
     let config = Config::load(folder)?;
     let default = config.default_targets();
     let targets = if recipe.adapter.targets.is_empty() { &default } else { &recipe.adapter.targets };
-    let (method, layers) = adapted(&recipe.adapter, targets, &config.linear_shapes())?;
+    let method = &recipe.adapter.method;
+    let layers = adapted(&recipe.adapter, targets, &config.linear_shapes())?;
     let row = |name: &str, value: i64| vec![name.to_owned(), value.to_string()];
     let rows = [
         row("adapted layers", layers.len() as i64),

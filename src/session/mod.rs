@@ -23,12 +23,11 @@ use workplace::Workplace;
 
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
-use crate::adapters::{Group, Named, Trained};
+use crate::adapters::{Group, Method, Named, Trained};
 use crate::fault::Result;
 use crate::files;
 use crate::models::adapt::attach;
 use crate::models::{Build, Model};
-use crate::recipe::{AdapterRecipe, Method};
 use crate::spec::Precision;
 use crate::torch;
 use crate::train::{Plan, RunPlan, schedule};
@@ -82,7 +81,11 @@ impl Session {
         adapter.dataset.clone_from(&dataset.name);
         adapter.labels.clone_from(&dataset.labels);
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
-        settle_basis(&mut opened.recipe.adapter, spec.filter(|_| prepared.knows_basis()));
+        if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| prepared.knows_basis()) {
+            // The recipe says how the basis was made, also where it was taken from a folder or an adapter.
+            let made = &mut opened.recipe.adapter.made;
+            (made.method, made.iterations, made.seed) = (*method, *iterations, *seed);
+        }
         Ok(Self { opened, model, trained, kept, adapter, drawn })
     }
 
@@ -119,7 +122,10 @@ impl Session {
             given => given,
         };
         let mut fingerprint = blake3::Hasher::new();
-        fingerprint.update(opened.recipe.to_toml()?.as_bytes());
+        // As the run's recipe was written, which another release might write otherwise.
+        let begun = out.join("recipe.toml");
+        let recipe = if begun.exists() { files::read_text(&begun)? } else { opened.recipe.to_toml()? };
+        fingerprint.update(recipe.as_bytes());
         fingerprint.update(opened.base.hash.as_bytes()).update(opened.train.hash.as_bytes());
         fingerprint.update(opened.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
         let start = Path::new(&train.init_from).join(WEIGHTS);
@@ -151,12 +157,6 @@ impl Session {
             earlier,
         })
     }
-}
-
-/// The recipe says how the basis was made, also where it was taken from a folder or an adapter.
-fn settle_basis(adapter: &mut AdapterRecipe, spec: Option<&BasisSpec>) {
-    let Some(BasisSpec { method, iterations, seed, .. }) = spec else { return };
-    (adapter.svd, adapter.svd_iterations, adapter.svd_seed) = (*method, *iterations, *seed);
 }
 
 /// Switches libtorch to this arithmetic, and returns the kind in which the base computes.

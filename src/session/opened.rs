@@ -8,6 +8,7 @@ use super::counts::{Counts, adapted};
 use super::fit::{check_fit, classes, metrics};
 use super::forecast::Forecast;
 use super::workplace::{OpenBase, Workplace};
+use crate::adapters::Method;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
@@ -15,7 +16,7 @@ use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::head::count_of;
-use crate::recipe::{Method, Recipe};
+use crate::recipe::Recipe;
 use crate::spec::{Every, Precision};
 use crate::train::order::steps_per_epoch;
 
@@ -115,8 +116,8 @@ impl Opened {
             Method::Head => (0, 0),
             Method::Full => (0, base.trunk_numbers()),
             _ => {
-                let (method, layers) = adapted(adapter, &adapter.targets, &base.linear_layers())?;
-                (usize::try_from(method.count(&layers))?, 0)
+                let layers = adapted(adapter, &adapter.targets, &base.linear_layers())?;
+                (usize::try_from(adapter.method.count(&layers))?, 0)
             }
         };
         let head = match &base.config {

@@ -6,47 +6,13 @@ use super::subject::adapter_basis;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
-use crate::adapters::lora::LoraConfig;
-use crate::adapters::lora_mini::LoraMiniConfig;
-use crate::adapters::lora_xs::LoraXsConfig;
 use crate::adapters::tiny_lora::TinyLoraConfig;
 use crate::adapters::vera::VeraConfig;
 use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{Layer, Plan, Start, targeted};
-use crate::recipe::{self, AdapterRecipe, Recipe};
+use crate::recipe::{AdapterRecipe, Recipe};
 use crate::spec::{Init, Tying};
-
-/// The recipe's method with its settings.
-pub fn method(adapter: &AdapterRecipe) -> Method {
-    let AdapterRecipe { rank: r, alpha: lora_alpha, rank_a, rank_b, u, projection_seed, .. } = *adapter;
-    match adapter.method {
-        recipe::Method::LoraXs => Method::LoraXs(LoraXsConfig { r, lora_alpha }),
-        recipe::Method::Lora => Method::Lora(LoraConfig { r, lora_alpha, use_rslora: adapter.rslora }),
-        recipe::Method::Vera => Method::Vera(VeraConfig {
-            r,
-            d_initial: adapter.d_initial,
-            projection_prng_key: projection_seed,
-            save_projection: adapter.save_projection,
-        }),
-        recipe::Method::LoraMini => Method::LoraMini(LoraMiniConfig { rank_a, rank_b, r, lora_alpha }),
-        recipe::Method::TinyLora => Method::TinyLora(TinyLoraConfig {
-            r,
-            u,
-            untied: if adapter.tie == 0 { 0.0 } else { 1.0 / adapter.tie as f64 },
-            tying: adapter.tying,
-            projection_seed,
-        }),
-        recipe::Method::Full => Method::Full,
-        recipe::Method::Head => Method::Head,
-    }
-}
-
-/// How the recipe's basis of rank `rank` is made.
-fn basis_spec(adapter: &AdapterRecipe, rank: i64) -> BasisSpec {
-    let AdapterRecipe { init, spectrum, sigma, svd: method, svd_iterations, svd_seed, .. } = *adapter;
-    BasisSpec { rank, init, spectrum, sigma, method, iterations: svd_iterations, seed: svd_seed }
-}
 
 /// The adapter of a training, ready to be put on a model.
 pub struct Prepared {
@@ -67,7 +33,7 @@ impl Prepared {
     /// # Errors
     /// When the adapter to start from, or the basis, does not fit the recipe.
     pub fn new(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
-        let mut method = method(&recipe.adapter);
+        let mut method = recipe.adapter.method.clone();
         if method == Method::Head && base.base.config.is_decoder() {
             let message = format!(
                 "`adapter.method`: `head` trains a classification head, and `{}` has none",
@@ -233,7 +199,7 @@ fn basis(
 ) -> Result<Basis> {
     let adapter = &recipe.adapter;
     let folder = (!adapter.basis.is_empty()).then(|| Path::new(&adapter.basis));
-    let wanted = basis_spec(adapter, rank);
+    let wanted = BasisSpec { rank, ..adapter.made.clone() };
     if let Some(start) = start {
         let basis = adapter_basis(place, base, start, folder)?.select(layers)?;
         return if start.layout.knows_basis() { of_kind(basis, &wanted) } else { Ok(basis) };

@@ -8,11 +8,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::results::check_finished;
+use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::WEIGHTS;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
-use crate::recipe::{AdapterRecipe, Recipe};
+use crate::recipe::Recipe;
 
 /// A folder that holds a run is only touched by `--resume`.
 ///
@@ -101,8 +102,8 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
         recipe.adapter.targets = done.adapter.targets;
     }
     if !recipe.adapter.basis.is_empty() || !recipe.train.init_from.is_empty() {
-        let AdapterRecipe { svd, svd_iterations, svd_seed, .. } = done.adapter;
-        recipe.adapter = AdapterRecipe { svd, svd_iterations, svd_seed, ..recipe.adapter };
+        let BasisSpec { method, iterations, seed, .. } = done.adapter.made;
+        recipe.adapter.made = BasisSpec { method, iterations, seed, ..recipe.adapter.made };
     }
     // A branch or tag, of which only the base would say which commit it is.
     let is_commit = recipe.model.revision.len() == 40;
@@ -117,8 +118,11 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
 /// # Errors
 /// Names each key that differs, or says that the run's recipe is broken.
 pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
-    let begun = flat(&toml::from_str(&files::read_text(path)?).context("the run's recipe is broken")?, "");
-    let asked = flat(&toml::from_str(&recipe.to_toml()?)?, "");
+    let name = path.display().to_string();
+    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is broken")?;
+    let [begun, asked] =
+        [&begun, recipe].map(|recipe| -> Result<_> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) });
+    let (begun, asked) = (begun?, asked?);
     let differing = |key: &&String| begun.get(*key) != asked.get(*key);
     let keys: BTreeSet<&String> = begun.keys().chain(asked.keys()).filter(differing).collect();
     if keys.is_empty() {

@@ -1,5 +1,7 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
+pub mod reader;
+
 use std::fmt;
 
 use clap::ValueEnum;

@@ -91,10 +91,8 @@ fn every_method_is_in_the_list() {
     let mut names: Vec<&str> = methods().iter().map(|method| method.name()).collect();
     names.extend([Method::Full, Method::Head].iter().map(|method| method.name()));
     let names: BTreeSet<&str> = names.into_iter().collect();
-    let known = <loraxs::recipe::Method as clap::ValueEnum>::value_variants();
-    let known: BTreeSet<String> =
-        known.iter().map(|m| serde_json::to_value(m).unwrap().as_str().unwrap().to_owned()).collect();
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), known.iter().collect::<Vec<_>>());
+    let known: BTreeSet<&str> = Method::all().each_ref().map(|method| method.name()).into();
+    assert_eq!(names, known);
 }
 
 fn frozen(base: &Base, layers: &[Layer], method: &Method, init: Init) -> Frozen {

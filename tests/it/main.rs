@@ -22,6 +22,7 @@ mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod dry_run; // what `--dry-run` needs, and that it counts what is trained
+mod earlier; // runs and adapters of earlier releases
 mod eval_generation; // answers to prompts: judged, resumed, written
 mod forked; // runs of the command without its start
 mod fuzz; // inputs changed at random: an answer or one clear message, in bounded time and memory

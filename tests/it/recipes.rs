@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use loraxs::adapters::Method;
+use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::fault::exit_code;
-use loraxs::recipe::{Method, Recipe};
+use loraxs::recipe::Recipe;
 use loraxs::spec::Every;
 
 fn shipped(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -41,7 +43,7 @@ fn every_shipped_recipe_loads_round_trips_and_opens_with_its_command() {
             "{}",
             path.display()
         );
-        if recipe.adapter.method == Method::LoraXs && recipe.model.name == "roberta-large" {
+        if recipe.adapter.method.name() == "lora-xs" && recipe.model.name == "roberta-large" {
             assert!(text.contains("24,576 at rank 16"), "{}", path.display());
         }
     }
@@ -54,7 +56,8 @@ fn the_glue_recipes_hold_the_published_settings() {
     for task in ["cola", "sst2", "qnli", "mrpc", "rte", "stsb", "mnli", "qqp", "wnli"] {
         let (recipe, _) = Recipe::load(&format!("glue-{task}"), &[]).unwrap();
         assert_eq!(recipe.data.dataset, format!("glue/{task}"));
-        assert_eq!((recipe.adapter.rank, recipe.adapter.alpha, recipe.data.max_length), (16, 16.0, 128));
+        let expected = Method::LoraXs(LoraXsConfig { r: 16, lora_alpha: 16.0 });
+        assert_eq!((&recipe.adapter.method, recipe.data.max_length), (&expected, 128));
         assert_eq!(recipe.adapter.targets, ["query", "value", "attention.output.dense", "output.dense"]);
         let from_mnli = ["mrpc", "rte", "stsb"].contains(&task);
         let expected = if from_mnli { (50, 0.0) } else { (10, 0.06) };

@@ -29,7 +29,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("scoring", &[]),
     ("data", &["report"]),
     ("hub", &["report"]),
-    ("recipe", &["report"]),
+    ("recipe", &["adapters", "report"]),
     ("report", &[]),
     ("torch", &["report"]),
     ("files", &[]),

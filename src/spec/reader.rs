@@ -8,9 +8,9 @@ use serde::Deserialize as _;
 use toml::Value;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::Every;
 use crate::fault::{Fault, nearest, usage};
 use crate::limits::{Most, STEPS};
-use crate::spec::Every;
 
 /// Where a key was given.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,21 +30,21 @@ struct Entry {
 }
 
 /// What a number must be, and the words for it.
-pub(super) struct Bound {
+pub struct Bound {
     holds: fn(f64) -> bool,
     words: &'static str,
 }
 
 /// A number that may be zero.
-pub(super) const NOT_NEGATIVE: Bound = Bound { holds: |x| x >= 0.0, words: "a number of at least 0" };
+pub const NOT_NEGATIVE: Bound = Bound { holds: |x| x >= 0.0, words: "a number of at least 0" };
 /// A number that may not be zero.
-pub(super) const POSITIVE: Bound = Bound { holds: |x| x > 0.0, words: "a number above 0" };
+pub const POSITIVE: Bound = Bound { holds: |x| x > 0.0, words: "a number above 0" };
 /// A probability or share.
-pub(super) const FRACTION: Bound =
+pub const FRACTION: Bound =
     Bound { holds: |x| (0.0..1.0).contains(&x), words: "a number from 0 up to, not including, 1" };
 
 /// The keys of a document, read one by one; what is left over at the end is unknown.
-pub(super) struct Reader {
+pub struct Reader {
     entries: BTreeMap<String, Entry>,
     known: BTreeSet<&'static str>,
     faulty: BTreeSet<String>,
@@ -56,7 +56,7 @@ impl Reader {
     ///
     /// # Errors
     /// Where `text` is not TOML.
-    pub(super) fn open(text: &str, name: &str) -> Result<Self, Fault> {
+    pub fn open(text: &str, name: &str) -> Result<Self, Fault> {
         let table = DeTable::parse(text)
             .map_err(|e| usage(format!("`{name}` is not valid TOML: {}", e.to_string().trim_end())))?;
         let mut reader = Self {
@@ -96,7 +96,7 @@ impl Reader {
     }
 
     /// Applies one `key.path=value`: a TOML value, else a plain string.
-    pub(super) fn set(&mut self, assignment: &str) {
+    pub fn set(&mut self, assignment: &str) {
         let place = Place::Set(assignment.to_owned());
         match assignment.split_once('=') {
             Some((key, raw)) if !key.trim().is_empty() => {
@@ -109,7 +109,7 @@ impl Reader {
     }
 
     /// Of two keys that exclude each other, one given by `--set` with a value other than 0 displaces the file's.
-    pub(super) fn displace(&mut self, one: &str, other: &str) {
+    pub fn displace(&mut self, one: &str, other: &str) {
         let overrides = |key: &str| {
             self.entries
                 .get(key)
@@ -125,28 +125,36 @@ impl Reader {
     }
 
     /// Counts `key` among those that exist.
-    pub(super) fn know(&mut self, key: &'static str) {
+    pub fn know(&mut self, key: &'static str) {
         self.known.insert(key);
     }
 
     /// The keys asked for so far.
     #[cfg(test)]
-    pub(super) fn known(&self) -> impl Iterator<Item = &'static str> {
+    pub fn known(&self) -> impl Iterator<Item = &'static str> {
         self.known.iter().copied()
     }
 
     /// Whether the document or an override gives `key`.
-    pub(super) fn gives(&self, key: &str) -> bool {
+    pub fn gives(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
+    /// True if `key` is given with another value than this.
+    pub fn differs(&self, key: &str, default: &Value) -> bool {
+        let number = |value: &Value| value.as_float().or(value.as_integer().map(|whole| whole as f64));
+        let same =
+            |value: &Value| value == default || number(value).is_some() && number(value) == number(default);
+        self.entries.get(key).is_some_and(|entry| !same(&entry.value))
+    }
+
     /// Whether none of `keys` has a fault so far, so that they may be compared with each other.
-    pub(super) fn sound(&self, keys: &[&str]) -> bool {
+    pub fn sound(&self, keys: &[&str]) -> bool {
         keys.iter().all(|key| !self.faulty.contains(*key))
     }
 
     /// Records a fault of `key`.
-    pub(super) fn fail(&mut self, key: &str, problem: impl fmt::Display) {
+    pub fn fail(&mut self, key: &str, problem: impl fmt::Display) {
         let place = self.entries.get(key).map_or(Place::Nowhere, |entry| entry.place.clone());
         let text = match place {
             Place::Line(_) => format!("`{key}`: {problem}"),
@@ -176,7 +184,7 @@ impl Reader {
     }
 
     /// A string; any value typed after `--set` is one.
-    pub(super) fn text(&mut self, key: &'static str, default: &str) -> String {
+    pub fn text(&mut self, key: &'static str, default: &str) -> String {
         self.read(key, default.to_owned(), |value, raw| match (value, raw) {
             (Value::String(text), _) => Ok(text.clone()),
             (_, Some(raw)) => Ok(raw.to_owned()),
@@ -185,7 +193,7 @@ impl Reader {
     }
 
     /// A string that must be given and not empty.
-    pub(super) fn required(&mut self, key: &'static str) -> String {
+    pub fn required(&mut self, key: &'static str) -> String {
         let value = self.text(key, "");
         if !self.gives(key) && self.sound(&[key]) {
             self.fail(key, format!("missing key `{key}`"));
@@ -196,18 +204,12 @@ impl Reader {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         self.read(key, default, |value, _| value.as_bool().ok_or("`true` or `false`".to_owned()))
     }
 
     /// A whole number of at least `least`.
-    pub(super) fn whole<T: TryFrom<i64>>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        least: i64,
-        most: Most,
-    ) -> T {
+    pub fn whole<T: TryFrom<i64>>(&mut self, key: &'static str, default: T, least: i64, most: Most) -> T {
         self.read(key, default, |value, raw| {
             let number = value.as_integer().filter(|number| *number >= least);
             let fits = |number: &i64| usize::try_from(*number).is_ok_and(|number| number <= most.number);
@@ -221,17 +223,17 @@ impl Reader {
     }
 
     /// A finite number, written as an integer or a float.
-    pub(super) fn number(&mut self, key: &'static str, default: f64, bound: Bound) -> f64 {
+    pub fn number(&mut self, key: &'static str, default: f64, bound: Bound) -> f64 {
         self.read(key, default, |value, _| number(value, &bound))
     }
 
     /// A number that has no default.
-    pub(super) fn optional_number(&mut self, key: &'static str, bound: Bound) -> Option<f64> {
+    pub fn optional_number(&mut self, key: &'static str, bound: Bound) -> Option<f64> {
         self.read(key, None, |value, _| number(value, &bound).map(Some))
     }
 
     /// A list of strings that are not empty; after `--set` also `a,b`.
-    pub(super) fn list(&mut self, key: &'static str, default: &[&str]) -> Vec<String> {
+    pub fn list(&mut self, key: &'static str, default: &[&str]) -> Vec<String> {
         let default = default.iter().map(|item| (*item).to_owned()).collect();
         self.read(key, default, |value, raw| {
             let items: Option<Vec<String>> = match (value, raw) {
@@ -251,15 +253,23 @@ impl Reader {
     }
 
     /// One of the names of `T`.
-    pub(super) fn choice<T: ValueEnum>(&mut self, key: &'static str, default: T) -> T {
+    pub fn choice<T: ValueEnum>(&mut self, key: &'static str, default: T) -> T {
         self.read(key, default, |value, _| {
             let name = value.as_str().unwrap_or_default();
             T::from_str(name, false).map_err(|_| one_of(T::value_variants()))
         })
     }
 
+    /// One of `names`, the first by default.
+    pub fn name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
+        self.read(key, names.first().copied().unwrap_or_default(), |value, _| {
+            let name = value.as_str().unwrap_or_default();
+            names.iter().copied().find(|known| *known == name).ok_or_else(|| listed(names))
+        })
+    }
+
     /// `"epoch"`, `"never"`, or a number of steps.
-    pub(super) fn every(&mut self, key: &'static str, default: Every) -> Every {
+    pub fn every(&mut self, key: &'static str, default: Every) -> Every {
         self.read(key, default, |value, _| match (value.as_str(), value.as_integer()) {
             (Some("epoch"), _) => Ok(Every::Epoch),
             (Some("never"), _) => Ok(Every::Never),
@@ -275,7 +285,7 @@ impl Reader {
     ///
     /// # Errors
     /// One usage fault that lists all faults, those of the file first, in the order of its lines.
-    pub(super) fn finish(mut self, name: &str) -> Result<(), Fault> {
+    pub fn finish(mut self, name: &str) -> Result<(), Fault> {
         for (key, entry) in &self.entries {
             if !self.known.contains(key.as_str()) {
                 self.faults.push((entry.place.clone(), unknown(key, &entry.value, &self.known)));
@@ -322,12 +332,12 @@ fn number(value: &Value, bound: &Bound) -> Result<f64, String> {
 }
 
 fn one_of<T: ValueEnum>(variants: &[T]) -> String {
-    let names: Vec<String> = variants
-        .iter()
-        .filter_map(|variant| variant.to_possible_value())
-        .map(|name| format!("`{}`", name.get_name()))
-        .collect();
-    format!("one of {}", names.join(", "))
+    let values: Vec<_> = variants.iter().filter_map(ValueEnum::to_possible_value).collect();
+    listed(&values.iter().map(|value| value.get_name()).collect::<Vec<_>>())
+}
+
+fn listed(names: &[&str]) -> String {
+    format!("one of `{}`", names.join("`, `"))
 }
 
 fn describe(value: &Value) -> String {
