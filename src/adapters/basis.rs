@@ -22,12 +22,12 @@ pub struct BasisSpec {
     pub rank: i64,
     /// Singular directions or random factors.
     pub init: Init,
-    /// Which singular directions; all but `top` need a full decomposition, whatever `method` says.
+    /// Choice of singular directions; all but `top` need a full decomposition, whatever `method` says.
     pub spectrum: Spectrum,
-    /// Where the singular values go. Not written where it is the default, so that older bases keep their key.
+    /// Placement of the singular values. The default is not written, so that older bases keep their key.
     #[serde(default, skip_serializing_if = "Sigma::is_default")]
     pub sigma: Sigma,
-    /// How the top directions are found.
+    /// Method that finds the top directions.
     pub method: SvdMethod,
     /// Power iterations of the randomised method.
     pub iterations: u32,
@@ -50,7 +50,7 @@ impl Default for BasisSpec {
 }
 
 impl BasisSpec {
-    /// The factors of the module `name`, whose weight is [out, in].
+    /// Computes the factors of the module `name` with weight [out, in].
     fn factors(&self, name: &str, weight: &Tensor) -> Result<Factors> {
         let Self { rank, seed, .. } = *self;
         let factors = match (self.init, self.method, self.spectrum) {
@@ -69,7 +69,7 @@ impl BasisSpec {
 /// Frozen factors for every target of one base.
 #[derive(Debug)]
 pub struct Basis {
-    /// How it was made.
+    /// Settings that it was computed with.
     pub spec: BasisSpec,
     /// Hash of the base that it was made from.
     pub base_hash: String,
@@ -77,7 +77,7 @@ pub struct Basis {
     pub modules: Vec<(String, Factors)>,
 }
 
-/// More power iterations than any spectrum needs.
+/// Upper limit of power iterations, more than any spectrum needs.
 const MOST_ITERATIONS: u32 = 10_000;
 
 /// One line of the report of `init-svd`.
@@ -85,7 +85,7 @@ const MOST_ITERATIONS: u32 = 10_000;
 pub struct ModuleReport {
     /// Module name.
     pub name: String,
-    /// [out, in].
+    /// Shape [out, in].
     pub shape: [i64; 2],
     /// Share of the squared Frobenius norm of W that the basis carries, 0 to 1.
     pub captured_energy: f64,
@@ -97,7 +97,7 @@ impl Basis {
     /// Computes the factors of `modules`: name and weight [out, in] of any float kind. The factors stay on
     /// the weights' device. `progress` hears how many modules are done and the name of the last one.
     ///
-    /// On the CPU every core takes one module at a time (as many as libtorch has threads).
+    /// On the CPU as many workers as libtorch has threads take one module at a time.
     ///
     /// # Errors
     /// Names the module whose weight is not a matrix, is too small for the rank or holds a number that fp32 has not.
@@ -129,7 +129,7 @@ impl Basis {
         Ok((Self { spec: spec.clone(), base_hash: base_hash.to_owned(), modules: factors }, reports))
     }
 
-    /// The factors of exactly these modules, in this order, for weights of these shapes [out, in].
+    /// Selects the factors of exactly these modules, in this order, for weights of these shapes [out, in].
     ///
     /// # Errors
     /// Names a module that the basis lacks or whose factors have other shapes.
@@ -156,7 +156,7 @@ impl Basis {
         Ok(Self { modules, ..self })
     }
 
-    /// The same factors on another device.
+    /// Returns the same factors on another device.
     ///
     /// # Errors
     /// When the device cannot hold them.
@@ -171,7 +171,7 @@ impl Basis {
     }
 }
 
-/// Whether a layer `[out, in]` can have a basis of this rank.
+/// Checks that a layer `[out, in]` can have a basis of this rank.
 ///
 /// # Errors
 /// When the rank exceeds one of its sides.
@@ -192,7 +192,7 @@ fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Factors and seconds of every module, in order.
+/// Computes the factors of every module, with the seconds taken, in order.
 fn in_parallel(
     spec: &BasisSpec,
     modules: &[(String, Tensor)],
@@ -240,7 +240,7 @@ fn in_parallel(
 
 type Outcome<'a> = (usize, &'a str, Result<(Factors, f64)>);
 
-/// Takes modules from the queue until it is empty or nobody listens.
+/// Decomposes modules from the queue until it is empty or the receiver is gone.
 fn work<'a>(
     spec: &BasisSpec,
     queue: &Mutex<Vec<(usize, &'a str, Tensor)>>,
@@ -263,7 +263,7 @@ pub(crate) mod tests {
     use super::*;
     use tch::Kind;
 
-    /// A seeded matrix with decaying singular values.
+    /// Returns a seeded matrix with decaying singular values.
     pub(crate) fn weight(out: i64, input: i64, seed: u64) -> Tensor {
         let draw = |rows, columns, name| svd::kaiming([rows, columns], 1, seed, name, Device::Cpu).unwrap();
         let scale = (Tensor::arange(input, (Kind::Float, Device::Cpu)) * -0.1).exp();

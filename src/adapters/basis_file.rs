@@ -1,4 +1,4 @@
-//! A basis on disk: `basis.safetensors` in a folder of the user's, or in the cache under a key of its content.
+//! A basis on disk: `basis.safetensors` in a user's folder, or in the cache under a hash of its inputs.
 //!
 //! | tensor | shape |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | `<module>.B` | [out, r] |
 //! | `<module>.S` | `[r]` |
 //!
-//! Metadata: `format`, `base_hash`, the fields of [`BasisSpec`], `captured_energy` (one number a module, as
-//! JSON), `checksum` (BLAKE3 of the values) and `header_checksum` (of the rest). Modules lie in the order of the targets.
+//! Metadata: `format`, `base_hash`, the fields of [`BasisSpec`], `captured_energy` (one number per module, as
+//! JSON), `checksum` (BLAKE3 of the values) and `header_checksum` (of the rest). Modules are in target order.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,25 +25,25 @@ use crate::files;
 use crate::spec::Sigma;
 use crate::torch::tensor_file::{self, TensorFile};
 
-/// The name of the file in its folder.
+/// Name of the file in its folder.
 pub const FILE_NAME: &str = "basis.safetensors";
 
-/// Changes whenever old files would be misread.
+/// Version of the format, changed whenever old files would be misread.
 const FORMAT: &str = "loraxs-basis-1";
 
-/// The layers of a base, whose weights are only read where their basis is not in the cache.
+/// The layers of a base, whose weights are read only if their basis is not in the cache.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// Paths and shapes.
     pub layers: &'a [Layer],
-    /// Where their basis shall be.
+    /// Device for their basis.
     pub device: Device,
     /// Reads the weights `[out, in]` of `layers`, in their order.
     pub weights: &'a dyn Fn() -> Result<Vec<(String, Tensor)>>,
 }
 
 impl Basis {
-    /// Writes `basis.safetensors` into `folder`, which is made if need be.
+    /// Writes `basis.safetensors` into `folder`, which is created if needed.
     ///
     /// # Errors
     /// Names the file when it cannot be written.
@@ -110,16 +110,16 @@ impl Basis {
         cached_in(&cache_entry(spec, base_hash, source.layers)?, spec, base_hash, source, progress)
     }
 
-    /// Whether the cache holds the basis of these layers.
+    /// Returns true if the cache holds the basis of these layers.
     pub fn is_cached(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> bool {
         cache_entry(spec, base_hash, layers).is_ok_and(|folder| folder.join(FILE_NAME).exists())
     }
 }
 
-/// The key of the checksum of everything but the values.
+/// Metadata key of the checksum of everything but the values.
 const HEADER_CHECKSUM: &str = "header_checksum";
 
-/// BLAKE3 of metadata and of names and shapes of the tensors in the order of their values.
+/// Computes BLAKE3 of the metadata and of the tensors' names and shapes, in the order of their values.
 fn header_checksum<'a>(
     metadata: impl Iterator<Item = (&'a str, &'a str)>,
     tensors: impl Iterator<Item = (&'a str, Vec<i64>)>,
@@ -129,14 +129,14 @@ fn header_checksum<'a>(
     blake3::hash(format!("{metadata:?} {tensors:?}").as_bytes()).to_hex().to_string()
 }
 
-/// The folder of a basis in the cache.
+/// Returns the folder of a basis in the cache.
 fn cache_entry(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> Result<PathBuf> {
     let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
     let key = blake3::hash(&serde_json::to_vec(&(FORMAT, spec, base_hash, names))?);
     Ok(files::cache_folder().join("basis").join(key.to_hex().as_str()))
 }
 
-/// What `folder` holds, or what is computed and left there.
+/// Returns the basis in `folder`, or computes it and saves it there.
 fn cached_in(
     folder: &Path,
     spec: &BasisSpec,
@@ -159,7 +159,7 @@ fn cached_in(
     Ok((basis, reports))
 }
 
-/// What the cache holds, checked against what is asked for; nothing where it holds nothing.
+/// Reads the cached basis in `folder`, checked against what is asked for; `None` if there is none.
 fn from_cache(
     folder: &Path,
     spec: &BasisSpec,
@@ -183,7 +183,7 @@ fn from_cache(
     Ok(Some((basis, reports)))
 }
 
-/// The basis in `file`.
+/// Reads the basis in `file`.
 fn read(file: &TensorFile, device: Device) -> Result<Basis> {
     let format = file.metadata("format")?;
     if format != FORMAT {
@@ -211,7 +211,7 @@ fn read(file: &TensorFile, device: Device) -> Result<Basis> {
         rank: field(file, "rank")?,
         init: field(file, "init")?,
         spectrum: field(file, "spectrum")?,
-        // Absent in files of a time when there was no choice.
+        // Absent in files written before there was a choice.
         sigma: if file.metadata("sigma").is_ok() { field(file, "sigma")? } else { Sigma::default() },
         method: field(file, "method")?,
         iterations: field(file, "iterations")?,
@@ -231,7 +231,7 @@ fn read(file: &TensorFile, device: Device) -> Result<Basis> {
     Ok(Basis { spec, base_hash: file.metadata("base_hash")?.to_owned(), modules })
 }
 
-/// The metadata `key`: a number, a JSON list, or the name of a choice.
+/// Reads the metadata `key`: a number, a JSON list, or the name of a choice.
 fn field<T: DeserializeOwned>(file: &TensorFile, key: &str) -> Result<T> {
     let text = file.metadata(key)?;
     let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));

@@ -23,17 +23,17 @@ use crate::spec::Tying;
 use crate::torch::tensor_file::write;
 use crate::torch::tensors::Tensors;
 
-/// The file of tensors.
+/// Name of the file of tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// The file that says what they mean.
+/// Name of the file that describes them.
 pub const CONFIG: &str = "adapter_config.json";
-/// Beside a config of PEFT: what else there is to say.
+/// Name of the file beside a PEFT config for everything that PEFT does not record.
 pub const NOTES: &str = "loraxs.json";
 /// `peft_type` of this program's own layout: a type that PEFT does not know, so that it refuses the file by name
 /// instead of misreading it.
 pub(super) const OWN: &str = "LORAXS";
 
-/// What an adapter is; `adapter_config.json` of this program's own layout.
+/// Description of an adapter, as in `adapter_config.json` of this program's own layout.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct AdapterConfig {
     /// `SEQ_CLS` or `CAUSAL_LM`.
@@ -46,16 +46,16 @@ pub struct AdapterConfig {
     /// Revision of the base.
     #[serde(default)]
     pub revision: String,
-    /// Hash of the base's trunk; empty where it is not known.
+    /// Hash of the base's trunk; empty if unknown.
     #[serde(default)]
     pub base_hash: String,
-    /// The data set that was trained on; empty where it is not known.
+    /// Data set that it was trained on; empty if unknown.
     #[serde(default)]
     pub dataset: String,
-    /// Names of the classes; empty for a regression, or where they are not known.
+    /// Names of the classes; empty for a regression, or if unknown.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// Longest sequence in tokens that was trained on; 0 where it is not known.
+    /// Longest sequence in tokens that it was trained on; 0 if unknown.
     #[serde(default)]
     pub max_length: usize,
     /// Names by which PEFT finds exactly the adapted layers.
@@ -64,8 +64,8 @@ pub struct AdapterConfig {
     /// The adapted layers, in the order of the stacked tensors.
     #[serde(default)]
     pub modules: Vec<String>,
-    /// The basis that the trained tensors belong to. Read by itself, since serde takes a wrong field in a flattened
-    /// option for none.
+    /// The basis that the trained tensors belong to. Read separately, since serde turns a wrong field in a
+    /// flattened option into `None`.
     #[serde(flatten, skip_deserializing)]
     pub basis: Option<BasisRecord>,
 }
@@ -73,12 +73,12 @@ pub struct AdapterConfig {
 /// The part of the config that says which basis the trained tensors belong to.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct BasisRecord {
-    /// How the basis was made.
+    /// Settings that the basis was computed with.
     #[serde(rename = "basis")]
     pub spec: BasisSpec,
     /// Two numbers for each module that any flip or rotation of the basis changes.
     pub witness: Vec<[f64; 2]>,
-    /// Whether A and B are in the file.
+    /// True if A and B are in the file.
     pub with_basis: bool,
 }
 
@@ -87,7 +87,7 @@ pub struct BasisRecord {
 pub struct AdapterFile {
     /// Its config.
     pub config: AdapterConfig,
-    /// How its tensors are named.
+    /// Naming scheme of its tensors.
     pub layout: Layout,
     pub(super) tensors: Tensors,
 }
@@ -131,7 +131,7 @@ pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, 
     write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 
-/// Vectors that PEFT cannot tie as they are tied here, once for each layer.
+/// Replaces vectors tied in a way that PEFT does not know by one copy for each layer.
 fn untied(config: &AdapterConfig, entries: Named) -> Named {
     let Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. }) = config.method else { return entries };
     let names: Vec<&str> = config.modules.iter().map(String::as_str).collect();
@@ -147,7 +147,7 @@ fn untied(config: &AdapterConfig, entries: Named) -> Named {
     found
 }
 
-/// The trained tensors of all layers stacked, the others as they are.
+/// Stacks the trained tensors of all layers and leaves the others as they are.
 fn stacked(trained: &Trained, entries: Named) -> Named {
     let mut parts: [Vec<Tensor>; STACKS.len()] = Default::default();
     let mut rest = Vec::new();
@@ -166,7 +166,7 @@ fn stacked(trained: &Trained, entries: Named) -> Named {
 }
 
 impl AdapterFile {
-    /// A hash of settings and numbers.
+    /// Returns a hash of settings and tensors.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{:?}\n", self.config).as_bytes());
@@ -181,7 +181,7 @@ impl AdapterFile {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// Refuses a base that the adapter was not trained on. An adapter of another program does not say which that was.
+    /// Refuses a base that the adapter was not trained on; adapters of other programs do not record theirs.
     ///
     /// # Errors
     /// Says which base was expected and which was found.
@@ -228,7 +228,7 @@ impl AdapterFile {
         Ok(head_tensors)
     }
 
-    /// The stored tensor of an adapter that this program calls `name`, in fp32.
+    /// Returns the stored adapter tensor that this program calls `name`, in fp32.
     fn part(&self, name: &str) -> Result<Tensor> {
         let read = |key: &str| self.tensors.tensor(key, Some(Kind::Float), Device::Cpu);
         let (module, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -246,7 +246,7 @@ impl AdapterFile {
         read(&key)
     }
 
-    /// Refuses an adapter that holds more than the model has places for.
+    /// Refuses an adapter with tensors that the model has no place for.
     fn refuse_rest(&self, trained: &Trained) -> Result<()> {
         let mut known: BTreeSet<String> =
             trained.entries().iter().map(|entry| self.key(&entry.name)).collect();
@@ -274,12 +274,12 @@ impl AdapterFile {
         }
     }
 
-    /// The shape of the tensor that this program calls `name`.
+    /// Returns the shape of the tensor that this program calls `name`.
     fn shape(&self, name: &str) -> Option<Vec<i64>> {
         self.tensors.shape(&self.key(name)).map(<[i64]>::to_vec)
     }
 
-    /// The rows of the last layer of the stored head: its outputs.
+    /// Returns the outputs of the stored head: the rows of its last layer.
     pub fn head_outputs(&self) -> Option<i64> {
         let last = ["classifier.out_proj.weight", "classifier.weight", "score.weight"];
         last.into_iter().find_map(|name| self.shape(name)?.first().copied())
@@ -305,7 +305,7 @@ fn copy_into(leaf: &Tensor, stored: &Tensor, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first twelve digits of a hash.
+/// Returns the first twelve digits of a hash.
 pub fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }

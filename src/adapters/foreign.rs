@@ -16,10 +16,10 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::tensors::Tensors;
 
-/// The published code's own settings, one folder up.
+/// Name of the published code's settings file, one folder up.
 const RECONSTRUCTION: &str = "reconstr_config.json";
 
-/// An adapter in PEFT's layout, from PEFT or from this program, or in that of the published LoRA-XS code.
+/// Opens an adapter in PEFT's layout, from PEFT or this program, or in that of the published LoRA-XS code.
 pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
     let mut method = peft_config::read(json)?;
     let weights = folder.join(WEIGHTS);
@@ -63,7 +63,7 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
     Ok(AdapterFile { config, layout, tensors })
 }
 
-/// Refuses numbers of the config that the tensors do not have, before anything of their size is made.
+/// Refuses sizes in the config that differ from the tensors', before anything of those sizes is made.
 fn check_shapes(config: &AdapterConfig, tensors: &Tensors) -> Result<()> {
     for module in &config.modules {
         for (ending, sides) in config.method.shapes() {
@@ -77,7 +77,7 @@ fn check_shapes(config: &AdapterConfig, tensors: &Tensors) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a tensor that is there and has other sides than these.
+/// Refuses a tensor that is present with sides other than these.
 fn check_shape(tensors: &Tensors, name: &str, sides: &[Option<i64>]) -> Result<()> {
     let Some(found) = tensors.shape(name) else { return Ok(()) };
     let fits = |(found, side): (&i64, &Option<i64>)| side.is_none_or(|side| side == *found);
@@ -150,7 +150,7 @@ fn text(json: &Json, key: &str) -> String {
     json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Whether the published code's settings lie beside the folder and say that there is a core between A and B.
+/// Returns true if the published code's settings lie beside the folder and put a core between A and B.
 fn squared(folder: &Path) -> Result<bool> {
     let Some(path) = folder.parent().map(|parent| parent.join(RECONSTRUCTION)).filter(|path| path.exists())
     else {
@@ -167,12 +167,12 @@ fn squared(folder: &Path) -> Result<bool> {
     }
 }
 
-/// A basis of which only the rank is known.
+/// Returns the spec of a basis of which only the rank is known.
 pub(super) fn only_rank(method: &Method) -> BasisSpec {
     BasisSpec { rank: method.basis_rank().unwrap_or(0), ..BasisSpec::default() }
 }
 
-/// The adapted layers of a file: all that one of their tensors names, so that a layer with another missing is found out.
+/// Returns the layers that any adapter tensor names, so that a layer with another missing is found out.
 fn modules(tensors: &Tensors, method: &Method) -> Result<Vec<String>> {
     let endings: Vec<&str> = method.shapes().into_iter().map(|(ending, _)| ending).collect();
     let module = |name: &str| {

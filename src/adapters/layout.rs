@@ -2,7 +2,7 @@
 
 use super::{lora_mini, lora_xs, tiny_lora, vera};
 
-/// The three ways in which an adapter file names its tensors.
+/// Naming scheme of the tensors in an adapter file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// This program's: trained tensors of all layers stacked, head and base by their own names.
@@ -15,22 +15,22 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Whether the adapter says how its basis was made, with a witness to check it by.
+    /// Returns true if the adapter records how its basis was made, with a witness to check it by.
     pub fn knows_basis(self) -> bool {
         self == Self::Own
     }
 }
 
-/// Stacked tensors of [`Layout::Own`]: their name, and what follows the layer's path in the name of each part.
+/// Stacked tensors of [`Layout::Own`]: their name, and the suffix of each part's name after the layer's path.
 pub const STACKS: [(&str, &str); 3] = [
     (lora_xs::STACK, lora_xs::CORE),
     (lora_mini::INNER[0], lora_mini::INNER[0]),
     (lora_mini::INNER[1], lora_mini::INNER[1]),
 ];
 
-/// What stands before every path in a PEFT file.
+/// Prefix of every path in a PEFT file.
 const ROOT: &str = "base_model.model.";
-/// Before what is stored whole, in a state that was saved as it lies in memory.
+/// Part of a path before a module stored whole, in a state dict saved from memory.
 const WHOLE: &str = "modules_to_save";
 /// Parts of a path after which a key may name the adapter.
 const PARAMETERS: [&str; 11] = [
@@ -49,15 +49,15 @@ const PARAMETERS: [&str; 11] = [
 /// Endings of the core's name in the published layout, as saved and as loaded.
 const LATENT: [&str; 2] = ["_lora_latent_mapping.weight", ".default_lora_latent_mapping.weight"];
 
-/// The name in a PEFT file of a tensor that this program calls `name`.
+/// Returns the name in a PEFT file of the tensor that this program calls `name`.
 pub fn peft_key(name: &str) -> String {
     let of_model = name.starts_with(tiny_lora::VECTOR) || vera::PAIR.contains(&name);
     if of_model { format!("base_model.{name}") } else { format!("{ROOT}{name}") }
 }
 
-/// What this program calls the tensor that a PEFT file names `key`, and the adapter's name where the key holds one: a state
-/// that was saved as it lies in memory has `lora_A.default.weight` for `lora_A.weight`, and a tensor saved outside of
-/// `PeftModel` lacks the root.
+/// Returns this program's name of the tensor that a PEFT file names `key`, and the adapter's name if the key
+/// holds one: a state dict saved from memory has `lora_A.default.weight` for `lora_A.weight`, and a tensor
+/// saved outside of `PeftModel` lacks the root.
 pub fn plain_name(key: &str) -> (String, Option<&str>) {
     if let Some(module) = latent_module(key) {
         return (format!("{module}.{}", lora_xs::CORE), None);
@@ -80,14 +80,14 @@ pub fn plain_name(key: &str) -> (String, Option<&str>) {
     (before.chain(after).collect::<Vec<_>>().join("."), adapter)
 }
 
-/// The module whose core a published file names `key`.
+/// Returns the module whose core a published file names `key`.
 pub fn latent_module(key: &str) -> Option<&str> {
     let name = key.strip_prefix(ROOT)?;
     // The longer ending first: it also ends in the shorter one's letters.
     LATENT.into_iter().rev().find_map(|ending| name.strip_suffix(ending))
 }
 
-/// The modules that PEFT must restore whole for these tensors of a head: the first part of a path, or a pooler.
+/// Returns the modules that PEFT must restore whole for these head tensors: a path's first part, or a pooler.
 pub fn saved_modules<'a>(head: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut modules: Vec<String> = head
         .map(|name| {

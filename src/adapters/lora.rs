@@ -5,8 +5,8 @@
 //! | A | `[k, r, in]` | trained | Kaiming-uniform (a = √5): U(-1/√in, 1/√in) |
 //! | B | `[k, out, r]` | trained | 0 |
 //!
-//! Trained numbers per target: r(in + out). Sources: arXiv 2106.09685, section 4.1; the stabilised scale
-//! arXiv 2312.03732; the start that of github.com/huggingface/peft at 5d602fd, `tuners/lora/layer.py`.
+//! Trainable parameters per target: r(in + out). Sources: arXiv 2106.09685, section 4.1; the stabilised
+//! scale arXiv 2312.03732; the start that of github.com/huggingface/peft at 5d602fd, `tuners/lora/layer.py`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -14,13 +14,13 @@ use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Method, Site, Trained, add_product};
+use super::{Adapter, Frozen, Method, Scale, Site, Trained, add_product};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
 use crate::torch::{cast, draw};
 
-/// What follows the layer's path in the names of the trained tensors: of A, of B.
+/// Suffixes of the trained tensors' names after the layer's path: of A, of B.
 pub const FACTORS: [&str; 2] = ["lora_A.weight", "lora_B.weight"];
 
 /// Settings of LoRA, by PEFT's names.
@@ -28,7 +28,7 @@ pub const FACTORS: [&str; 2] = ["lora_A.weight", "lora_B.weight"];
 pub struct LoraConfig {
     /// Rank r.
     pub r: i64,
-    /// α.
+    /// Numerator α of the scale.
     pub lora_alpha: f64,
     /// True if the scale is α/√r.
     pub use_rslora: bool,
@@ -37,6 +37,14 @@ pub struct LoraConfig {
 impl Default for LoraConfig {
     fn default() -> Self {
         Self { r: 8, lora_alpha: 16.0, use_rslora: false }
+    }
+}
+
+impl LoraConfig {
+    /// Returns the factor of each run by its α.
+    fn scales(&self, site: &Site) -> Scale {
+        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
+        Scale::new(self.scale(), site.alphas.iter().map(of_run))
     }
 }
 
@@ -75,7 +83,7 @@ impl Rules for LoraConfig {
     }
 
     fn build(&self, sites: &[Site], _: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
-        each(sites, |site| Ok(Lora::build(site, self.r, self.scale(), trained)))
+        each(sites, |site| Ok(Lora::build(site, self.r, self.scales(site), trained)))
     }
 
     fn peft(&self, _layers: usize) -> Option<serde_json::Value> {
@@ -90,13 +98,13 @@ impl Rules for LoraConfig {
     }
 }
 
-/// Words of PyTorch's stream for the factors of all layers: `nn.Linear` draws A and B, then
+/// Counts the words of PyTorch's stream for the factors of all layers: `nn.Linear` draws A and B, then
 /// `LoraLayer.reset_lora_parameters` A again (`peft/tuners/lora/layer.py`).
 pub(super) fn words_drawn(rank: i64, shapes: &[[i64; 2]]) -> usize {
     shapes.iter().map(|[out, inputs]| usize::try_from(rank * (2 * inputs + out)).unwrap_or(0)).sum()
 }
 
-/// The factors of a layer in PEFT's layout.
+/// Returns the shapes of a layer's factors in PEFT's layout.
 pub(super) fn shapes(rank: i64) -> Shapes {
     vec![(FACTORS[0], vec![Some(rank), None]), (FACTORS[1], vec![None, Some(rank)])]
 }
@@ -106,17 +114,17 @@ pub(super) fn shapes(rank: i64) -> Shapes {
 pub struct Lora {
     a: Tensor,
     b: Tensor,
-    scale: f64,
+    scale: Scale,
 }
 
 impl Lora {
-    /// `a` `[k, r, in]` and `b` `[k, out, r]` in fp32, `scale` s.
-    pub fn new(a: Tensor, b: Tensor, scale: f64) -> Self {
+    /// Creates an adapter from `a` `[k, r, in]` and `b` `[k, out, r]` in fp32, and `scale` s.
+    pub fn new(a: Tensor, b: Tensor, scale: Scale) -> Self {
         Self { a, b, scale }
     }
 
-    /// The adapter of one layer, its factors added to `trained`.
-    pub fn build(site: &Site, rank: i64, scale: f64, trained: &mut Trained) -> Self {
+    /// Builds the adapter of one layer and adds its factors to `trained`.
+    pub fn build(site: &Site, rank: i64, scale: Scale, trained: &mut Trained) -> Self {
         let [out, inputs] = site.shape;
         let bound = 1.0 / (inputs as f64).sqrt();
         let a =
@@ -129,19 +137,19 @@ impl Lora {
 
 impl Adapter for Lora {
     fn delta(&self) -> Tensor {
-        self.b.matmul(&self.a) * self.scale // [k, out, in]
+        self.scale.times(&self.b.matmul(&self.a)) // [k, out, in]
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
         let thin = x.matmul(&cast(&self.a, x.kind()).transpose(1, 2)); // [k, n, r]
-        add_product(y, &(thin * self.scale), &self.b)
+        add_product(y, &self.scale.times(&thin), &self.b)
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {
         no_grad(|| Some((self.a.get(run).copy(), self.b.get(run).copy())))
     }
 
-    fn scale(&self) -> f64 {
-        self.scale
+    fn scale(&self, run: i64) -> f64 {
+        self.scale.of(run)
     }
 }

@@ -17,32 +17,40 @@ use toml::Value;
 
 use super::method::{Built, Layer, Rules, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Method, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Method, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
 use crate::spec::{Init, Sigma};
 use crate::torch::{cast, draw};
 
-/// What follows the layer's path in the names of the trained tensors: of A_train, of B_train.
+/// Suffixes of the trained tensors' names after the layer's path: of A_train, of B_train.
 pub const INNER: [&str; 2] = ["lora_mini_A", "lora_mini_B"];
 
 /// Settings of LoRA-Mini.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoraMiniConfig {
-    /// a, columns of A_aux.
+    /// Columns a of A_aux.
     pub rank_a: i64,
-    /// b, rows of B_aux.
+    /// Rows b of B_aux.
     pub rank_b: i64,
     /// Rank r.
     pub r: i64,
-    /// α.
+    /// Numerator α of the scale.
     pub lora_alpha: f64,
 }
 
 impl Default for LoraMiniConfig {
     fn default() -> Self {
         Self { rank_a: 32, rank_b: 32, r: 8, lora_alpha: 16.0 }
+    }
+}
+
+impl LoraMiniConfig {
+    /// Returns the factor of each run by its α.
+    fn scales(&self, site: &Site) -> Scale {
+        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
+        Scale::new(self.scale(), site.alphas.iter().map(of_run))
     }
 }
 
@@ -96,7 +104,7 @@ impl Rules for LoraMiniConfig {
     fn build(&self, sites: &[Site], frozen: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
         each(sites, |site| {
             let factors = frozen.factors(site, self.rank_a.max(self.rank_b))?;
-            Ok(LoraMini::build(site, factors, [self.rank_a, self.rank_b, self.r], self.scale(), trained))
+            Ok(LoraMini::build(site, factors, [self.rank_a, self.rank_b, self.r], self.scales(site), trained))
         })
     }
 
@@ -114,22 +122,22 @@ pub struct LoraMini {
     right: Tensor,
     a: Tensor,
     b: Tensor,
-    scale: f64,
+    scale: Scale,
 }
 
 impl LoraMini {
-    /// `aux` A_aux `[out, a]` and B_aux `[b, in]` in the kind that the base computes in, `trained` A_train `[k, a, r]`
-    /// and B_train `[k, r, b]` in fp32, `scale` α/r.
-    pub fn new([left, right]: [Tensor; 2], [a, b]: [Tensor; 2], scale: f64) -> Self {
+    /// Creates an adapter from A_aux `[out, a]` and B_aux `[b, in]` in the kind that the base computes in,
+    /// A_train `[k, a, r]` and B_train `[k, r, b]` in fp32, and `scale` α/r.
+    pub fn new([left, right]: [Tensor; 2], [a, b]: [Tensor; 2], scale: Scale) -> Self {
         Self { left, right, a, b, scale }
     }
 
-    /// The adapter of one layer in its basis, its inner factors added to `trained`; `ranks` a, b, r.
+    /// Builds the adapter of one layer in its basis, with ranks a, b, r; adds its inner factors to `trained`.
     pub fn build(
         site: &Site,
         factors: &Factors,
         [rank_a, rank_b, rank]: [i64; 3],
-        scale: f64,
+        scale: Scale,
         trained: &mut Trained,
     ) -> Self {
         let a =
@@ -144,14 +152,14 @@ impl LoraMini {
 
 impl LoraMini {
     fn factors(&self) -> [Tensor; 3] {
-        [self.right.shallow_clone(), self.a.matmul(&self.b) * self.scale, self.left.shallow_clone()]
+        [self.right.shallow_clone(), self.scale.times(&self.a.matmul(&self.b)), self.left.shallow_clone()]
     }
 }
 
 impl Adapter for LoraMini {
     fn delta(&self) -> Tensor {
         let (left, right) = (cast(&self.left, Kind::Float), cast(&self.right, Kind::Float));
-        left.matmul(&self.a).matmul(&self.b.matmul(&right)) * self.scale // [k, out, in]
+        self.scale.times(&left.matmul(&self.a).matmul(&self.b.matmul(&right))) // [k, out, in]
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
@@ -169,7 +177,7 @@ impl Adapter for LoraMini {
         })
     }
 
-    fn scale(&self) -> f64 {
-        self.scale
+    fn scale(&self, run: i64) -> f64 {
+        self.scale.of(run)
     }
 }

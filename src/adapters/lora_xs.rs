@@ -6,8 +6,8 @@
 //! | B | `[out, r]` | frozen | `U_r`, or Kaiming-uniform (a = √5) |
 //! | R | `[k, r, r]` | trained | N(0, init_std²) |
 //!
-//! S may also stand on B, or as √S on both (`basis::Sigma`).
-//! Trained numbers per target: r². Source: arXiv 2405.17604, section 3, and the authors' code
+//! S may also stand on B, or as √S on both (`spec::Sigma`).
+//! Trainable parameters per target: r². Source: arXiv 2405.17604, section 3, and the authors' code
 //! (github.com/MohammadrezaBanaei/LoRA-XS at e50b1a8), which puts S on the input side.
 
 use serde::{Deserialize, Serialize};
@@ -17,14 +17,14 @@ use toml::Value;
 use super::lora;
 use super::method::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Method, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Method, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
 use crate::torch::cast;
 use crate::torch::stream::{Stream, words_of_normal};
 
-/// What follows the layer's path in the name of the trained tensor.
+/// Suffix of the trained tensor's name after the layer's path.
 pub const CORE: &str = "R";
 /// Name of the cores of all layers in a file, stacked.
 pub const STACK: &str = "lora_xs_R";
@@ -34,13 +34,21 @@ pub const STACK: &str = "lora_xs_R";
 pub struct LoraXsConfig {
     /// Rank r.
     pub r: i64,
-    /// α.
+    /// Numerator α of the scale.
     pub lora_alpha: f64,
 }
 
 impl Default for LoraXsConfig {
     fn default() -> Self {
         Self { r: 16, lora_alpha: 16.0 }
+    }
+}
+
+impl LoraXsConfig {
+    /// Returns the factor of each run by its α.
+    fn scales(&self, site: &Site) -> Scale {
+        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
+        Scale::new(self.scale(), site.alphas.iter().map(of_run))
     }
 }
 
@@ -89,7 +97,7 @@ impl Rules for LoraXsConfig {
         let drawn: Vec<Tensor> = in_model.iter().map(|site| cores.next(site.shape)).collect();
         each(sites, |site| {
             let (factors, core) = (frozen.factors(site, r)?, &drawn[site.place]);
-            Ok(LoraXs::build(site, factors, self.scale(), core, trained))
+            Ok(LoraXs::build(site, factors, self.scales(site), core, trained))
         })
     }
 
@@ -114,18 +122,24 @@ pub struct LoraXs {
     a: Tensor,
     b: Tensor,
     core: Tensor,
-    scale: f64,
+    scale: Scale,
 }
 
 impl LoraXs {
     /// `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, `core` `[k, r, r]` in fp32, `scale` α/r.
-    pub fn new(a: Tensor, b: Tensor, core: Tensor, scale: f64) -> Self {
+    pub fn new(a: Tensor, b: Tensor, core: Tensor, scale: Scale) -> Self {
         Self { a, b, core, scale }
     }
 
     /// The adapter of one layer in its basis, its core added to `trained`: `drawn` `[k, r, r]`, which stands for a basis
     /// with signs after scikit-learn's rule (the largest entry of each row of A is positive), turned to the signs of ours.
-    pub fn build(site: &Site, factors: &Factors, scale: f64, drawn: &Tensor, trained: &mut Trained) -> Self {
+    pub fn build(
+        site: &Site,
+        factors: &Factors,
+        scale: Scale,
+        drawn: &Tensor,
+        trained: &mut Trained,
+    ) -> Self {
         let largest = factors.a.abs().argmax(1, true);
         let signs =
             factors.a.gather(1, &largest, false).sign().to_kind(Kind::Float).to_device(drawn.device()); // [r, 1]
@@ -135,31 +149,31 @@ impl LoraXs {
     }
 }
 
-/// The cores of layer after layer, from each run's stream: what a program over PEFT draws with `torch.randn(r, r)`.
+/// The cores of one layer after another from each run's stream, as `torch.randn(r, r)` draws them over PEFT.
 #[derive(Debug)]
 pub struct Cores {
     streams: Vec<Stream>,
     rank: i64,
     std: f64,
-    /// Whether A and B of a layer are drawn before its core.
+    /// True if A and B of a layer are drawn before its core.
     random: bool,
 }
 
 impl Cores {
-    /// The cores after `drawn` words of the streams; where `random`, A and B take words of the streams, too.
+    /// Starts after `drawn` words of the streams; if `random`, A and B take words of the streams, too.
     pub fn new(seeds: &[u64], drawn: usize, rank: i64, std: f64, random: bool) -> Self {
         let mut streams: Vec<Stream> = seeds.iter().map(|&seed| Stream::seeded(seed)).collect();
         streams.iter_mut().for_each(|stream| stream.pass_over(drawn));
         Self { streams, rank, std, random }
     }
 
-    /// Words of the stream for the factors of a layer of shape `[out, in]`, and for its core.
+    /// Counts the words of the stream for the factors of a layer of shape `[out, in]`, and for its core.
     pub fn words(rank: i64, [out, inputs]: [i64; 2], random: bool) -> [usize; 2] {
         let words = |numbers: i64| usize::try_from(numbers).unwrap_or(0);
         [words(if random { rank * (inputs + out) } else { 0 }), words_of_normal(words(rank * rank))]
     }
 
-    /// The cores of the next layer, of shape `[out, in]`: `[k, r, r]` on the CPU.
+    /// Draws the cores of the next layer, of shape `[out, in]`: `[k, r, r]` on the CPU.
     pub fn next(&mut self, shape: [i64; 2]) -> Tensor {
         let [factors, _] = Self::words(self.rank, shape, self.random);
         let core = |stream: &mut Stream| {
@@ -173,14 +187,14 @@ impl Cores {
 
 impl LoraXs {
     fn factors(&self) -> [Tensor; 3] {
-        [self.a.shallow_clone(), &self.core * self.scale, self.b.shallow_clone()]
+        [self.a.shallow_clone(), self.scale.times(&self.core), self.b.shallow_clone()]
     }
 }
 
 impl Adapter for LoraXs {
     fn delta(&self) -> Tensor {
         let (a, b) = (cast(&self.a, Kind::Float), cast(&self.b, Kind::Float));
-        b.matmul(&self.core).matmul(&a) * self.scale // [k, out, in]
+        self.scale.times(&b.matmul(&self.core).matmul(&a)) // [k, out, in]
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
@@ -198,7 +212,7 @@ impl Adapter for LoraXs {
         })
     }
 
-    fn scale(&self) -> f64 {
-        self.scale
+    fn scale(&self, run: i64) -> f64 {
+        self.scale.of(run)
     }
 }

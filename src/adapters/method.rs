@@ -1,4 +1,4 @@
-//! The methods: one file and one variant each, whose settings answer all that differs from method to method.
+//! The methods: one file and one variant each, whose settings define all that differs between methods.
 
 use std::ops::Deref;
 
@@ -17,7 +17,7 @@ use crate::fault::{Result, fault};
 use crate::spec::reader::Reader;
 use crate::spec::{Init, Sigma};
 
-/// A method with its settings, as adapter files record them. What a method is, its [`Rules`] say.
+/// A method with its settings, as adapter files record them; its [`Rules`] define it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "each is documented by its file")]
@@ -34,7 +34,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// Every method with its default settings, the usual one first.
+    /// Returns every method with its default settings, the usual one first.
     pub fn all() -> [Self; 7] {
         [
             Self::LoraXs(LoraXsConfig::default()),
@@ -99,9 +99,9 @@ pub type Built = (Vec<Box<dyn Adapter>>, Named);
 /// Tensors of a layer in a file of PEFT's: the ending of the name, and the sides; `None` where the base decides.
 pub type Shapes = Vec<(&'static str, Vec<Option<i64>>)>;
 
-/// What a method says of itself; the defaults are those of most.
+/// Properties of a method; the defaults are those of most.
 pub trait Rules {
-    /// Name in recipes.
+    /// Returns the method's name in recipes.
     fn name(&self) -> &'static str;
 
     /// The method with the settings that a recipe gives, and these for the others; `None` if it has none.
@@ -109,27 +109,27 @@ pub trait Rules {
         None
     }
 
-    /// The method's keys of a recipe's `[adapter]`, with their values.
+    /// Returns the method's keys of a recipe's `[adapter]`, with their values.
     fn keys(&self) -> Vec<(&'static str, toml::Value)> {
         Vec::new()
     }
 
-    /// Source of A and B, and place of their singular values, where a recipe says nothing.
+    /// Returns the source of A and B, and the place of their singular values, that a recipe need not give.
     fn basis_defaults(&self) -> (Init, Sigma) {
         (Init::Svd, Sigma::A)
     }
 
-    /// Factor of ΔW.
+    /// Returns the factor of ΔW.
     fn scale(&self) -> f64 {
         1.0
     }
 
-    /// Rank of the frozen pair A, B that every layer has of its own; `None` for methods without one.
+    /// Returns the rank of each layer's own frozen pair A, B; `None` for methods without one.
     fn basis_rank(&self) -> Option<i64> {
         None
     }
 
-    /// Trainable parameters of the adapters on `layers`, by the formula of the method.
+    /// Counts the trainable parameters of the adapters on `layers`, by the formula of the method.
     fn count(&self, layers: &[Layer]) -> i64;
 
     /// Numbers in the adapter file of one run, the head apart: trainable parameters, and the frozen factors beside them.
@@ -137,9 +137,9 @@ pub trait Rules {
         self.count(layers)
     }
 
-    /// Words of PyTorch's stream that a program over PEFT takes to make the adapters on layers of these shapes: first all
-    /// of LoRA, then the cores of LoRA-XS, with the factors where these are `random`. Methods that do not build on LoRA
-    /// take none.
+    /// Counts the words of PyTorch's stream that a program over PEFT takes to make the adapters on layers of
+    /// these shapes: first all of LoRA, then the cores of LoRA-XS, with the factors where these are `random`.
+    /// Methods that do not build on LoRA take none.
     fn words_drawn(&self, _shapes: &[[i64; 2]], _random: bool) -> [usize; 2] {
         [0, 0]
     }
@@ -150,18 +150,18 @@ pub trait Rules {
         (0..names.len()).collect()
     }
 
-    /// Whether groups of layers count in the order of the model instead of that of the file.
+    /// Returns true if layers are grouped in the order of the model instead of that of the file.
     fn ties(&self) -> bool {
         false
     }
 
-    /// The adapters of `sites`, with the frozen tensors that their file must hold.
+    /// Builds the adapters of `sites`, with the frozen tensors that their file must hold.
     ///
     /// # Errors
     /// When a frozen factor is missing or has another shape.
     fn build(&self, sites: &[Site], frozen: &Frozen, start: Start, trained: &mut Trained) -> Result<Built>;
 
-    /// Keys of PEFT's config of an adapter on `layers` layers; `None` where PEFT has no such method.
+    /// Returns the keys of PEFT's config of an adapter on `layers` layers; `None` if PEFT has no such method.
     fn peft(&self, _layers: usize) -> Option<Value> {
         None
     }
@@ -171,12 +171,12 @@ pub trait Rules {
         self.peft(1).is_some()
     }
 
-    /// Stacked tensors of this program's own layout, with the shape of a layer's part.
+    /// Returns the stacked tensors of this program's own layout, with the shape of a layer's part.
     fn stacks(&self) -> Vec<(&'static str, Vec<i64>)> {
         Vec::new()
     }
 
-    /// Tensors that PEFT, or the published code, stores of each layer.
+    /// Returns the tensors that PEFT, or the published code, stores for each layer.
     fn shapes(&self) -> Shapes {
         Vec::new()
     }
@@ -195,7 +195,7 @@ pub trait Rules {
     }
 }
 
-/// One adapter for each site, nothing kept.
+/// Builds one adapter for each site, with no frozen tensors for the file.
 pub(super) fn each<A: Adapter + 'static>(
     sites: &[Site],
     mut build: impl FnMut(&Site) -> Result<A>,
@@ -210,7 +210,7 @@ impl Frozen {
         self.basis.as_ref().is_some_and(|basis| basis.spec.init == Init::Random)
     }
 
-    /// A and B of a layer, of rank `rank`.
+    /// Returns A and B of a layer, of rank `rank`.
     pub(super) fn factors(&self, site: &Site, rank: i64) -> Result<&Factors> {
         let ([out, inputs], name) = (site.shape, site.name);
         let found = self.basis.iter().flat_map(|basis| &basis.modules).find(|(module, _)| module == name);
@@ -227,7 +227,7 @@ impl Frozen {
         Ok(factors)
     }
 
-    /// The stored tensor `name`, where the adapter's file held it.
+    /// Returns the stored tensor `name`, if the adapter's file held it.
     pub(super) fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
     }

@@ -1,6 +1,6 @@
-//! Adapters: what is added to a frozen linear layer, and the store of what is trained.
+//! Adapters: additions to a frozen linear layer, and the store of trained tensors.
 //!
-//! One file a method; [`Method`] names them, and [`Method::build`] puts one on a layer.
+//! One file per method; [`Method`] names them, and [`Method::build`] puts one on a layer.
 
 pub mod basis;
 pub mod basis_file;
@@ -32,12 +32,12 @@ pub use trained::{Group, Trained};
 use crate::torch::{cast, dims3};
 use basis::Basis;
 
-/// What is added to a linear layer `y = W x`: `y = W x + ΔW x`.
+/// Addition to a linear layer `y = W x`: `y = W x + ΔW x`.
 pub trait Adapter: std::fmt::Debug {
-    /// ΔW of every run, its scale included, in fp32: `[k, out, in]`.
+    /// Computes ΔW of every run, its scale included, in fp32: `[k, out, in]`.
     fn delta(&self) -> Tensor;
 
-    /// `y + ΔW x`, written into `y`'s memory where k is 1 or the last factor is shared.
+    /// Computes `y + ΔW x`, in `y`'s memory where k is 1 or the last factor is shared.
     ///
     /// # Shapes
     /// `y` and the result `[k·n, out]`, no views; `x` `[k, n, in]`.
@@ -48,15 +48,41 @@ pub trait Adapter: std::fmt::Debug {
         None
     }
 
-    /// ΔW of run `run` without [`Adapter::scale`] as a product B·A of plain LoRA factors, in fp32: A `[r, in]`,
-    /// B `[out, r]`; `None` where it is not of low rank.
+    /// Returns ΔW of run `run` without [`Adapter::scale`] as a product B·A of plain LoRA factors, in fp32:
+    /// A `[r, in]`, B `[out, r]`; `None` where it is not of low rank.
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)>;
 
-    /// What ΔW is scaled by.
-    fn scale(&self) -> f64;
+    /// Returns the factor of ΔW of run `run`.
+    fn scale(&self, run: i64) -> f64;
 }
 
-/// Frozen tensors by name.
+/// Factors of ΔW: one for all runs, or one for each.
+#[derive(Debug, Clone)]
+pub struct Scale(Vec<f64>);
+
+impl Scale {
+    /// Creates one factor for each run or, without any, `common` for all.
+    fn new(common: f64, each: impl Iterator<Item = f64>) -> Self {
+        let each: Vec<f64> = each.collect();
+        Self(if each.is_empty() { vec![common] } else { each })
+    }
+
+    /// Returns the factor of run `run`.
+    fn of(&self, run: i64) -> f64 {
+        let run = usize::try_from(run).unwrap_or(0);
+        self.0.get(run).or(self.0.first()).copied().unwrap_or(1.0)
+    }
+
+    /// Multiplies each run's part of `x` `[k, _, _]` by its factor.
+    fn times(&self, x: &Tensor) -> Tensor {
+        match self.0.as_slice() {
+            [one] => x * *one,
+            each => x * Tensor::from_slice(each).to_kind(x.kind()).to_device(x.device()).view([-1, 1, 1]),
+        }
+    }
+}
+
+/// Tensors by name.
 pub type Named = Vec<(String, Tensor)>;
 
 /// The frozen factors that a method starts from.
@@ -64,7 +90,7 @@ pub type Named = Vec<(String, Tensor)>;
 pub struct Frozen {
     /// A and B of each layer, for the methods that have such a pair.
     pub basis: Option<Basis>,
-    /// Further tensors as an adapter file holds them; what is absent is drawn.
+    /// Further tensors from an adapter file; absent ones are drawn.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
@@ -73,20 +99,22 @@ pub struct Frozen {
 pub struct Site<'a> {
     /// The layer's path as in the checkpoint.
     pub name: &'a str,
-    /// `[out, in]`.
+    /// Shape `[out, in]`.
     pub shape: [i64; 2],
-    /// Its number among the adapted layers in the order of the model.
+    /// Number of the layer among the adapted ones, in the order of the model.
     pub place: usize,
     /// Kind that the layer's frozen weight computes in.
     pub kind: Kind,
-    /// Where the layer computes.
+    /// Device that the layer computes on.
     pub device: Device,
     /// One seed for each run.
     pub seeds: &'a [u64],
+    /// α of each run, for methods that have one; empty = that of the method's settings.
+    pub alphas: &'a [f64],
 }
 
 impl Site<'_> {
-    /// A frozen factor where and as the layer computes.
+    /// Moves a frozen factor to the device and kind that the layer computes in.
     fn place(&self, factor: &Tensor) -> Tensor {
         factor.to_device(self.device).to_kind(self.kind).contiguous()
     }
@@ -109,7 +137,7 @@ fn add_through_core(mut y: Tensor, x: &Tensor, [a, core, b]: &[Tensor; 3]) -> Te
     y.addmm_(&thin.flatten(0, 1), &b.tr())
 }
 
-/// `y + thin Bᵀ` with a factor B of each run's own.
+/// Computes `y + thin Bᵀ` with a factor B for each run.
 ///
 /// # Shapes
 /// `y` and the result `[k·n, out]`; `thin` `[k, n, r]`, `b` `[k, out, r]` of any kind.

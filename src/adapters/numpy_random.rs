@@ -9,24 +9,24 @@ use rand_mt::Mt;
 #[derive(Debug, Clone)]
 pub struct LegacyNormal {
     words: Mt,
-    /// The polar method makes two numbers at a time; the second waits here.
+    /// Number left over from the last pair that the polar method made.
     spare: Option<f64>,
 }
 
 impl LegacyNormal {
-    /// The stream from its beginning. NumPy accepts seeds of 32 bits.
+    /// Starts the stream from its beginning. NumPy accepts seeds of 32 bits.
     pub fn new(seed: u32) -> Self {
         Self { words: Mt::new(seed), spare: None }
     }
 
-    /// Uniform in [0, 1) with 53 random bits, from two words of the generator.
+    /// Draws a uniform number in [0, 1) with 53 random bits, from two words of the generator.
     fn uniform(&mut self) -> f64 {
         let high = self.words.next_u32() >> 5; // 27 bits
         let low = self.words.next_u32() >> 6; // 26 bits
         (f64::from(high) * 67_108_864.0 + f64::from(low)) / 9_007_199_254_740_992.0
     }
 
-    /// The next standard normal number, by Marsaglia's polar method.
+    /// Draws the next standard normal number, by Marsaglia's polar method.
     pub fn sample(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -37,14 +37,14 @@ impl LegacyNormal {
             let square = x * x + y * y;
             if square < 1.0 && square != 0.0 {
                 let factor = (-2.0 * square.ln() / square).sqrt();
-                // The second of the pair comes first: so does NumPy.
+                // The second of the pair comes first, as in NumPy.
                 self.spare = Some(factor * x);
                 return factor * y;
             }
         }
     }
 
-    /// The next `count` numbers, rounded to single precision as scikit-learn does for fp32 matrices.
+    /// Draws the next `count` numbers, rounded to single precision as scikit-learn does for fp32 matrices.
     pub fn take_f32(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.sample() as f32).collect()
     }

@@ -43,7 +43,7 @@ impl AdapterFile {
         checked.with_context(|| format!("cannot use the adapter `{}`", folder.display()))
     }
 
-    /// Refuses names of classes that are not as many as the outputs of the stored head.
+    /// Refuses class names whose number differs from the outputs of the stored head.
     fn check_labels(&self) -> Result<()> {
         let names = self.config.labels.len().max(1) as i64;
         match self.head_outputs().filter(|_| !self.config.dataset.is_empty()) {
@@ -55,7 +55,7 @@ impl AdapterFile {
         }
     }
 
-    /// A and B of every module where the file holds them, with the basis that they form.
+    /// Returns the basis that the stored A and B of every module form; `None` if the file holds none.
     ///
     /// # Errors
     /// When the config promises factors that the file lacks.
@@ -83,7 +83,7 @@ impl AdapterFile {
         Ok(Some(Basis { spec, base_hash: config.base_hash.clone(), modules }))
     }
 
-    /// The other frozen tensors in the file, by the names that methods give them.
+    /// Returns the other frozen tensors in the file, by the names that methods give them.
     ///
     /// # Errors
     /// When one cannot be read, or the pair that the config promises is not there.
@@ -103,7 +103,7 @@ impl AdapterFile {
         names.map(read).collect()
     }
 
-    /// The name of the stored tensor that fills the trained tensor `name`.
+    /// Returns the name of the stored tensor that fills the trained tensor `name`.
     pub(super) fn key(&self, name: &str) -> String {
         if let (Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, .. }), Some(group)) =
             (&self.config.method, name.strip_prefix(tiny_lora::VECTOR))
@@ -117,7 +117,7 @@ impl AdapterFile {
         name.to_owned()
     }
 
-    /// Whether `name` is that of a factor that is not trained.
+    /// Returns true if `name` is a stored tensor that is not trained.
     pub(super) fn is_frozen(&self, name: &str) -> bool {
         if self.layout == Layout::Own {
             let stored = self.config.basis.as_ref().is_some_and(|basis| basis.with_basis);
@@ -181,7 +181,7 @@ fn open_own(folder: &Path) -> Result<AdapterFile> {
     Ok(AdapterFile { config, layout: Layout::Own, tensors })
 }
 
-/// Refuses settings of another type than a method has. Read through a tagged enum, they would be refused without a name.
+/// Refuses settings of the wrong type by name, which serde does not give for a tagged enum.
 fn check_types(json: &Json) -> Result<()> {
     for (key, value) in json {
         let expected = match key.as_str() {
@@ -194,7 +194,7 @@ fn check_types(json: &Json) -> Result<()> {
     Ok(())
 }
 
-/// Refuses numbers that no training writes.
+/// Refuses values that training never writes.
 fn check_numbers(config: &AdapterConfig) -> Result<()> {
     let (numbers, alpha) = match config.method {
         Method::LoraXs(LoraXsConfig { r, lora_alpha }) => (vec![r], lora_alpha),

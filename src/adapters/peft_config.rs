@@ -1,4 +1,4 @@
-//! PEFT's `adapter_config.json`: written for the methods that PEFT knows, read with everything refused by name that
+//! PEFT's `adapter_config.json`: written for the methods that PEFT knows; reading refuses by name whatever
 //! cannot be represented. Keys and defaults of github.com/huggingface/peft at 5d602fd.
 
 use std::collections::BTreeMap;
@@ -37,25 +37,25 @@ const SWITCHES: [(&str, &[&str]); 19] = [
     ("lora_ga_config", &["{}"]),
     ("loftq_config", &["{}"]),
 ];
-/// Starts of LoRA after which the base is no longer the base.
+/// Prefixes of the LoRA initialisations that change the base's weights.
 const CHANGES_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
-/// What PEFT must be told of an adapter, besides its method.
+/// Settings of an adapter that PEFT records besides its method.
 #[derive(Debug)]
 pub struct About<'a> {
     /// `SEQ_CLS` or `CAUSAL_LM`.
     pub task_type: &'a str,
-    /// The base.
+    /// Hub id or folder of the base.
     pub base: &'a str,
     /// Names by which PEFT finds exactly the adapted layers.
     pub targets: &'a [String],
     /// Modules that are stored whole.
     pub saved: Vec<String>,
-    /// Adapted layers.
+    /// Number of adapted layers.
     pub layers: usize,
 }
 
-/// The config of an adapter of `method`.
+/// Builds the config of an adapter of `method`.
 ///
 /// # Errors
 /// When PEFT has no such method.
@@ -78,7 +78,7 @@ pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
     Ok(config.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect())
 }
 
-/// The method of an adapter.
+/// Reads the method of an adapter.
 ///
 /// # Errors
 /// Names what the config asks for and cannot be represented here.
@@ -140,7 +140,7 @@ pub fn read(config: &Json) -> Result<Method> {
     })
 }
 
-/// The types that can be read, with PEFT's default rank.
+/// Types that can be read, with PEFT's default rank.
 const KEYS: [(&str, i64); 3] = [("LORA", 8), ("VERA", 256), ("TINYLORA", 2)];
 
 fn refused(key: &str, value: &str) -> Fault {

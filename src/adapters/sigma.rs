@@ -1,4 +1,4 @@
-//! Where the singular values of a basis go: on A, on B, or on both.
+//! Placement of a basis's singular values: on A, on B, or on both.
 
 use super::svd::Factors;
 use crate::fault::Result;
@@ -9,7 +9,7 @@ impl Sigma {
         *self == Self::default()
     }
 
-    /// `factors`, whose singular values are on A, with them where this says.
+    /// Moves the singular values of `factors` from A to where `self` puts them.
     pub(super) fn moved(self, factors: Factors) -> Result<Factors> {
         let power = match self {
             Self::A => return Ok(factors),
@@ -18,7 +18,7 @@ impl Sigma {
         };
         let Factors { a, b, s, captured_energy } = factors;
         let moved = s.f_pow_tensor_scalar(power)?; // [r]
-        // Where a singular value is zero, so is its row of A: nothing to divide.
+        // A zero singular value has a zero row in A: nothing to divide.
         let divisor = moved.f_where_self(&moved.f_gt(0.0)?, &moved.f_ones_like()?)?;
         Ok(Factors { a: a.f_div(&divisor.f_unsqueeze(1)?)?, b: b.f_mul(&moved)?, s, captured_energy })
     }

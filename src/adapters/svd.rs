@@ -30,7 +30,7 @@ const OVERSAMPLES: i64 = 10;
 const COMPUTE: Kind = Kind::Double;
 
 impl Spectrum {
-    /// The `rank` positions out of `count` (ascending), 0 being the largest singular value.
+    /// Returns the `rank` positions out of `count` (ascending), 0 being the largest singular value.
     fn positions(self, count: i64, rank: i64, seed: u64) -> Vec<i64> {
         match self {
             Spectrum::Top => (0..rank).collect(),
@@ -44,7 +44,7 @@ impl Spectrum {
     }
 }
 
-/// A, B and what they keep of W; fp32 on the weight's device.
+/// A, B and the share of W that they keep; fp32 on the weight's device.
 #[derive(Debug)]
 pub struct Factors {
     /// [r, in]: S_r V_rᵀ.
@@ -57,7 +57,7 @@ pub struct Factors {
     pub captured_energy: f64,
 }
 
-/// The first `rank` singular directions of `weight` [out, in], by seeded power iterations.
+/// Computes the first `rank` singular directions of `weight` [out, in], by seeded power iterations.
 ///
 /// Agrees with scikit-learn's `randomized_svd(W.T, rank, n_iter=iterations, random_state=seed)` up to signs,
 /// also where the iterations have not converged.
@@ -83,7 +83,7 @@ pub fn randomized(weight: &Tensor, rank: i64, iterations: u32, seed: u64) -> Res
     if input < out { finish(&w, &long, &s, &short) } else { finish(&w, &short, &s, &long) }
 }
 
-/// The chosen `rank` singular directions of `weight` [out, in], from its full decomposition.
+/// Computes the chosen `rank` singular directions of `weight` [out, in], from its full decomposition.
 ///
 /// # Errors
 /// When `rank` exceeds a side of the weight, or libtorch fails.
@@ -96,7 +96,7 @@ pub fn exact(weight: &Tensor, rank: i64, spectrum: Spectrum, seed: u64) -> Resul
     finish(&w, &u.f_index_select(1, &chosen)?, &s.f_index_select(0, &chosen)?, &v.f_index_select(1, &chosen)?)
 }
 
-/// Random factors for a weight of shape [`out`, `input`]: both Kaiming-uniform with a = √5, that is
+/// Draws random factors for a weight of shape [`out`, `input`]: both Kaiming-uniform with a = √5, that is
 /// U(-1/√fan_in, 1/√fan_in), where fan_in is `input` for A and `rank` for B.
 ///
 /// A function of (`seed`, `name`) alone: drawn on the CPU, whatever torch's own generator did before.
@@ -119,14 +119,14 @@ pub fn kaiming([out, input]: [i64; 2], rank: i64, seed: u64, name: &str, device:
     Ok(Factors { a, b, s: Tensor::f_zeros([rank], (Kind::Float, device))?, captured_energy: 0.0 })
 }
 
-/// A generator that depends on its three arguments and on nothing else.
+/// Creates a generator that depends on its three arguments and on nothing else.
 pub(crate) fn generator(purpose: &str, seed: u64, name: &str) -> ChaCha8Rng {
     let mut hash = blake3::Hasher::new();
     hash.update(purpose.as_bytes()).update(&[0]).update(&seed.to_le_bytes()).update(name.as_bytes());
     ChaCha8Rng::from_seed(*hash.finalize().as_bytes())
 }
 
-/// `rank` of the numbers below `count` in ascending order, each choice equally likely (Knuth's algorithm S).
+/// Draws `rank` of the numbers below `count`, ascending, each choice equally likely (Knuth's algorithm S).
 fn sorted_choice(count: i64, rank: i64, words: &mut ChaCha8Rng) -> Vec<i64> {
     let mut chosen = Vec::new();
     for position in 0..count {
@@ -139,7 +139,7 @@ fn sorted_choice(count: i64, rank: i64, words: &mut ChaCha8Rng) -> Vec<i64> {
     chosen
 }
 
-/// The number of singular values of a weight of this shape, or why `rank` of them cannot be had.
+/// Returns the number of singular values of a weight of this shape, or why `rank` of them cannot be had.
 ///
 /// # Errors
 /// When the shape is not a matrix's, or the rank exceeds one of its sides.
@@ -179,7 +179,7 @@ fn range(m: &Tensor, directions: i64, iterations: u32, seed: u32) -> Result<Tens
     Ok(Tensor::f_linalg_qr(&m.f_matmul(&q)?, "reduced")?.0)
 }
 
-/// P L of x = P L U, [n, min(n, q)]: spans the columns of `x` [n, q] and keeps them apart for less than a QR.
+/// Computes P L of x = P L U, [n, min(n, q)]: spans the columns of `x` [n, q], kept apart for less than a QR.
 fn lu_normalised(x: &Tensor) -> Result<Tensor> {
     let (rows, columns) = x.size2()?;
     // Unchecked, because a zero pivot (W of low rank) is no obstacle: only L is wanted.
@@ -201,7 +201,7 @@ fn lu_normalised(x: &Tensor) -> Result<Tensor> {
     Ok(lower.f_index_select(0, &Tensor::f_from_slice(&place)?.f_to_device(x.device())?)?)
 }
 
-/// Factors from singular vectors `u` [out, r], `v` [in, r] and values `s` `[r]`, with the sign rule applied.
+/// Builds factors from singular vectors `u` [out, r], `v` [in, r] and values `s` `[r]`, by the sign rule.
 fn finish(w: &Tensor, u: &Tensor, s: &Tensor, v: &Tensor) -> Result<Factors> {
     let square = |x: &Tensor| -> Result<f64> { Ok(x.f_square()?.f_sum(Kind::Double)?.f_double_value(&[])?) };
     let (kept, total) = (square(s)?, square(w)?);
@@ -211,8 +211,8 @@ fn finish(w: &Tensor, u: &Tensor, s: &Tensor, v: &Tensor) -> Result<Factors> {
     Ok(Factors { a, b, s: s.f_to_kind(Kind::Float)?.f_contiguous()?, captured_energy })
 }
 
-/// The sign rule: the entry of largest magnitude of each column of `b` [out, r] is positive (the first one
-/// of equals), and the row of `a` [r, in] turns with it.
+/// Applies the sign rule: the entry of largest magnitude of each column of `b` [out, r] becomes positive (the
+/// first one of equals), and the row of `a` [r, in] turns with it.
 fn with_fixed_signs(a: &Tensor, b: &Tensor) -> Result<(Tensor, Tensor)> {
     let largest = b.f_gather(0, &b.f_abs()?.f_argmax(0, true)?, false)?; // [1, r]
     let negative = largest.f_lt(0.0)?;
@@ -230,7 +230,7 @@ mod tests {
         (left.to_kind(Kind::Double) - right.to_kind(Kind::Double)).abs().max().double_value(&[])
     }
 
-    /// Singular values 5, 4, 3, 2, 1 along the coordinate axes.
+    /// Returns a matrix with singular values 5, 4, 3, 2, 1 along the coordinate axes.
     fn diagonal() -> Tensor {
         Tensor::from_slice(&[5f32, 4.0, 3.0, 2.0, 1.0]).diag_embed(0, 0, 1).constant_pad_nd([0, 2, 0, 0])
     }

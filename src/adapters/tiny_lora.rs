@@ -7,8 +7,8 @@
 //! | P | `[u, r, r]` | frozen | N(0, 1/r) |
 //! | v | `[k, u]` | trained, one for each group | 0 |
 //!
-//! Trained numbers: u for each group of layers. Source: arXiv 2602.04118; factors, draw of P, tensor names and the
-//! rule of the groups as in github.com/huggingface/peft at 5d602fd, `tuners/tinylora/`.
+//! Trainable parameters: u per group of layers. Source: arXiv 2602.04118; factors, draw of P, tensor names
+//! and the rule of the groups as in github.com/huggingface/peft at 5d602fd, `tuners/tinylora/`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,12 +24,12 @@ use crate::spec::reader::Reader;
 use crate::spec::{Init, Sigma, Tying};
 use crate::torch::{cast, dims3};
 
-/// What follows the layer's path in the names of the frozen tensors: of A, B and P.
+/// Suffixes of the frozen tensors' names after the layer's path: of A, B and P.
 pub const FROZEN: [&str; 3] = ["tinylora_A", "tinylora_B", "tinylora_P"];
-/// What precedes the number of the group in the name of its v.
+/// Prefix of the name of a group's v, before the group's number.
 pub const VECTOR: &str = "tinylora_v.";
 
-/// More numbers than the projections of any layer have, which may have to be drawn.
+/// Upper limit of the numbers in a layer's projections, which may have to be drawn.
 const MOST_DRAWN: i64 = 1 << 26;
 
 /// Settings of TinyLoRA, by PEFT's names where it has them.
@@ -39,9 +39,9 @@ pub struct TinyLoraConfig {
     pub r: i64,
     /// u, trainable parameters of a group of layers.
     pub u: i64,
-    /// Groups for each layer, from 0 (one group) to 1 (each layer its own).
+    /// Groups per layer, from 0 (one group) to 1 (each layer its own).
     pub untied: f64,
-    /// Which layers are near each other.
+    /// Rule by which layers count as neighbours.
     pub tying: Tying,
     /// Seed of P; the number of the layer is added.
     pub projection_seed: u64,
@@ -200,13 +200,13 @@ impl Rules for TinyLoraConfig {
 }
 
 impl TinyLoraConfig {
-    /// Layers that share their trainable parameters, as a recipe says it; 0 = all.
+    /// Returns the number of layers that share their trainable parameters, as in a recipe; 0 = all.
     fn tie(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a rank")]
         if self.untied > 0.0 { (1.0 / self.untied).round() as u64 } else { 0 }
     }
 
-    /// PEFT's ratio for the groups of `layers` layers. PEFT cannot tie by kind: there every layer gets a copy of its own.
+    /// Returns PEFT's ratio for the groups of `layers` layers; 0, a copy for each layer, where tied by kind.
     fn weight_tying(&self, layers: usize) -> f64 {
         if self.tying == Tying::Kind {
             return 0.0;
@@ -216,7 +216,7 @@ impl TinyLoraConfig {
     }
 }
 
-/// The groups of `count` neighbours, `untied` groups for each; rounded as PEFT rounds.
+/// Returns the group of each of `count` neighbours, with `untied` groups per layer, rounded as PEFT rounds.
 fn tiles(count: usize, untied: f64) -> Vec<usize> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and the count")]
     let groups = ((count as f64 * untied).round_ties_even() as usize).clamp(1, count.max(1));
@@ -224,7 +224,7 @@ fn tiles(count: usize, untied: f64) -> Vec<usize> {
     (0..count).map(|index| (index / size).min(groups - 1)).collect()
 }
 
-/// A layer's path without the number of its block: layers of one kind have the same.
+/// Returns a layer's path without the number of its block, the same for all layers of one kind.
 fn kind(name: &str) -> String {
     let parts = name.split('.').filter(|part| part.parse::<u32>().is_err());
     parts.collect::<Vec<_>>().join(".")
@@ -239,32 +239,32 @@ pub struct TinyLora {
     vector: Tensor,
 }
 
-/// P of the layer with this number, in fp32: `[u, r, r]`.
+/// Draws P of one layer from `seed`, in fp32: `[u, r, r]`.
 pub fn projections(count: i64, rank: i64, seed: u64) -> Tensor {
     tch::manual_seed(seed.cast_signed());
     Tensor::empty([count, rank, rank], (Kind::Float, Device::Cpu)).normal_(0.0, 1.0 / (rank as f64).sqrt())
 }
 
-/// The v of group `group`, which all its layers share; added to `trained` with k copies of zero.
+/// Adds the v of group `group`, which all its layers share, to `trained`: k copies of zero.
 pub fn vector(group: usize, count: i64, runs: usize, device: Device, trained: &mut Trained) -> Tensor {
     let zeros = Tensor::zeros([runs as i64, count], (Kind::Float, device));
     trained.add(format!("{VECTOR}{group}"), Group::Adapter, &zeros)
 }
 
 impl TinyLora {
-    /// `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, `projections` `[u, r, r]` and `vector`
-    /// `[k, u]` in fp32.
+    /// Creates an adapter from `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, and
+    /// `projections` `[u, r, r]` and `vector` `[k, u]` in fp32.
     pub fn new(a: Tensor, b: Tensor, projections: Tensor, vector: Tensor) -> Self {
         Self { a, b, projections, vector }
     }
 
-    /// The adapter of one layer in its basis, with the v of its group.
+    /// Builds the adapter of one layer in its basis, with the v of its group.
     pub fn build(site: &Site, factors: &Factors, projections: &Tensor, vector: Tensor) -> Self {
         let (a, b) = (site.place(&factors.a), site.place(&factors.b));
         Self::new(a, b, projections.to_device(site.device), vector)
     }
 
-    /// `Σ_i v_i P_i`: `[k, r, r]`.
+    /// Computes `Σ_i v_i P_i`: `[k, r, r]`.
     fn core(&self) -> Tensor {
         let [_u, _r, rank] = dims3(&self.projections);
         self.vector.matmul(&self.projections.flatten(1, 2)).view([-1, rank, rank])
@@ -298,7 +298,7 @@ impl Adapter for TinyLora {
         })
     }
 
-    fn scale(&self) -> f64 {
+    fn scale(&self, _run: i64) -> f64 {
         1.0
     }
 }
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(tiny(0.5, Tying::Depth).groups(&names), [0, 0, 1, 1, 2, 2]);
         assert_eq!(tiny(1.0, Tying::Kind).groups(&names), [0, 3, 1, 4, 2, 5]);
         assert_eq!(tiny(0.0, Tying::Kind).groups(&names), [0, 1, 0, 1, 0, 1]);
-        // What does not divide goes to the last group, as in PEFT: max(1, round(5 · 0.4)) = 2 groups of 2 and 3.
+        // The remainder goes to the last group, as in PEFT: max(1, round(5 · 0.4)) = 2 groups of 2 and 3.
         assert_eq!(tiny(0.4, Tying::Depth).groups(&names[..5]), [0, 0, 1, 1, 1]);
     }
 }

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-/// What a trained tensor belongs to; it decides the learning rate and the line in the table of parameters.
+/// Owner of a trained tensor, which decides its learning rate and its line in the table of parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// A factor of an adapter.
@@ -19,7 +19,7 @@ pub enum Group {
 pub struct Entry {
     /// The tensor's path, as in the checkpoint for base and head.
     pub name: String,
-    /// What it belongs to.
+    /// Owner of the tensor.
     pub group: Group,
     /// fp32 leaf, `[k, ..]`; without the leading axis in [`Group::Base`].
     pub tensor: Tensor,
@@ -33,12 +33,12 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// An empty store for `runs` runs trained together.
+    /// Creates an empty store for `runs` runs trained together.
     pub fn new(runs: i64) -> Self {
         Self { runs, entries: Vec::new() }
     }
 
-    /// k, the number of runs trained together.
+    /// Returns k, the number of runs trained together.
     pub fn runs(&self) -> i64 {
         self.runs
     }
@@ -51,12 +51,12 @@ impl Trained {
         shared
     }
 
-    /// The entries, in order.
+    /// Returns the entries, in order.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Trained numbers of one run in `group`.
+    /// Counts the trainable parameters of one run in `group`.
     pub fn count(&self, group: Group) -> usize {
         let runs = usize::try_from(self.runs).unwrap_or(1).max(1);
         self.entries.iter().filter(|e| e.group == group).map(|e| e.tensor.numel()).sum::<usize>() / runs

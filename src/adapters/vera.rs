@@ -7,8 +7,8 @@
 //! | λ_d | `[k, r]` | trained | 0.1 (`d_initial`) |
 //! | λ_b | `[k, out]` | trained | 0 |
 //!
-//! Trained numbers per target: out + r. Sources: arXiv 2310.11454, section 3; the pair is drawn number for number as
-//! github.com/huggingface/peft at 5d602fd, `tuners/vera/model.py`, draws it from the same seed.
+//! Trainable parameters per target: out + r. Sources: arXiv 2310.11454, section 3; the pair is drawn number
+//! for number as github.com/huggingface/peft at 5d602fd, `tuners/vera/model.py`, draws it from the same seed.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,12 +22,12 @@ use crate::limits::{RANK, SEED};
 use crate::spec::reader::{NOT_NEGATIVE, Reader};
 use crate::torch::{cast, dims2};
 
-/// What follows the layer's path in the names of the trained tensors: of λ_b, of λ_d.
+/// Suffixes of the trained tensors' names after the layer's path: of λ_b, of λ_d.
 pub const SCALES: [&str; 2] = ["vera_lambda_b", "vera_lambda_d"];
-/// The names of the shared pair.
+/// Names of the shared pair.
 pub const PAIR: [&str; 2] = ["vera_A", "vera_B"];
 
-/// A greater rank than any VeRA has, whose pair may have to be drawn.
+/// Upper limit of the rank of an adapter file, whose pair may have to be drawn.
 const MOST_RANK: i64 = 1 << 16;
 
 /// Settings of VeRA, by PEFT's names.
@@ -35,7 +35,7 @@ const MOST_RANK: i64 = 1 << 16;
 pub struct VeraConfig {
     /// Rank r.
     pub r: i64,
-    /// λ_d at the start.
+    /// Initial value of λ_d.
     pub d_initial: f64,
     /// Seed of the shared pair.
     pub projection_prng_key: u64,
@@ -141,7 +141,7 @@ pub struct Vera {
     lambda_d: Tensor,
 }
 
-/// The shared pair for layers of these shapes `[out, in]`, in fp32.
+/// Draws the shared pair for layers of these shapes `[out, in]`, in fp32.
 pub fn pair(shapes: impl Iterator<Item = [i64; 2]>, rank: i64, seed: u64) -> Named {
     let [out, inputs] = shapes.fold([0, 0], |[out, inputs], shape| [out.max(shape[0]), inputs.max(shape[1])]);
     // libtorch's generator itself, seeded as PEFT seeds it, so that the numbers are the same.
@@ -155,13 +155,13 @@ pub fn pair(shapes: impl Iterator<Item = [i64; 2]>, rank: i64, seed: u64) -> Nam
 }
 
 impl Vera {
-    /// `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, `lambda_b` `[k, out]` and `lambda_d`
-    /// `[k, r]` in fp32.
+    /// Creates an adapter from `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, and
+    /// `lambda_b` `[k, out]` and `lambda_d` `[k, r]` in fp32.
     pub fn new(a: Tensor, b: Tensor, lambda_b: Tensor, lambda_d: Tensor) -> Self {
         Self { a, b, lambda_b, lambda_d }
     }
 
-    /// The adapter of one layer over the shared pair (placed, see [`Site`]), its scales added to `trained`.
+    /// Builds one layer's adapter over the shared pair (placed, see [`Site`]); adds its scales to `trained`.
     pub fn build(site: &Site, [a, b]: [&Tensor; 2], d_initial: f64, trained: &mut Trained) -> Self {
         let ([out, inputs], [rank, _in]) = (site.shape, dims2(a));
         let full = |count: i64, value: f64| Tensor::full([count], value, (Kind::Float, Device::Cpu));
@@ -171,7 +171,7 @@ impl Vera {
         Self::new(a.narrow(1, 0, inputs), b.narrow(0, 0, out), lambda_b, lambda_d)
     }
 
-    /// `diag(λ_b) B diag(λ_d)` in fp32: `[k, out, r]`.
+    /// Computes `diag(λ_b) B diag(λ_d)` in fp32: `[k, out, r]`.
     fn scaled_b(&self) -> Tensor {
         let b = cast(&self.b, Kind::Float);
         b * self.lambda_b.unsqueeze(2) * self.lambda_d.unsqueeze(1)
@@ -184,7 +184,7 @@ impl Adapter for Vera {
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        // Both scales ride on B, so that of a pass only the thin product is kept for the gradient.
+        // Both scales are applied to B, so that a pass keeps only the thin product for the gradient.
         add_product(y, &x.matmul(&self.a.tr()), &self.scaled_b())
     }
 
@@ -196,7 +196,7 @@ impl Adapter for Vera {
         })
     }
 
-    fn scale(&self) -> f64 {
+    fn scale(&self, _run: i64) -> f64 {
         1.0
     }
 }

@@ -1,4 +1,4 @@
-//! The witness of a basis: two numbers a module, by which an adapter recognises the basis of its cores.
+//! The witness of a basis: two numbers per module, by which an adapter recognises the basis of its cores.
 //!
 //! Singular vectors are free in sign, and free to rotate where singular values meet. The numbers are the
 //! bilinear forms xᵀ A y and uᵀ B v with fixed pseudo-random entries ±1, so that turning or exchanging columns
@@ -17,7 +17,7 @@ use crate::fault::{Result, fault};
 /// fp32 moves a witness by about 1e-8, a turned column by about 1/√r, and by less than 1e-4 only by rare chance.
 const TOLERANCE: f64 = 1e-4;
 
-/// The two numbers of every module of `basis`, in its order: for A, then for B.
+/// Returns the two numbers of every module of `basis`, in its order: for A, then for B.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -25,7 +25,7 @@ pub fn witness(basis: &Basis) -> Result<Vec<[f64; 2]>> {
     basis.modules.iter().map(|(name, factors)| forms(name, factors)).collect()
 }
 
-/// Whether `basis` is the one that gave `expected`, up to rounding.
+/// Checks that `basis` is the one that gave `expected`, up to rounding.
 ///
 /// # Errors
 /// Names the first module that differs, with both numbers.
@@ -41,7 +41,7 @@ pub fn check(basis: &Basis, expected: &[[f64; 2]]) -> Result<()> {
         for ((side, factor), (found, expected)) in sides.into_iter().zip(found.into_iter().zip(*expected)) {
             let norm = factor.f_to_kind(Kind::Double)?.f_norm()?.f_double_value(&[])?;
             let near = (found - expected).abs() <= TOLERANCE * norm;
-            // NaN is near nothing.
+            // False for NaN.
             if !near {
                 return Err(fault(format!(
                     "the basis is not the one that the adapter was trained in: the witness of {side} of module \
@@ -58,7 +58,7 @@ pub fn check(basis: &Basis, expected: &[[f64; 2]]) -> Result<()> {
 const HINT: &str = "check that base and revision are those of the training; otherwise give the basis that it used \
                     (`--basis DIR`), or train with `adapter.with_basis = true`, which stores it in the adapter";
 
-/// xᵀ A y and uᵀ B v in double precision.
+/// Computes xᵀ A y and uᵀ B v in double precision.
 fn forms(name: &str, factors: &Factors) -> Result<[f64; 2]> {
     let mut words = generator("witness", 0, name);
     let mut form = |factor: &Tensor| -> Result<f64> {
@@ -70,7 +70,7 @@ fn forms(name: &str, factors: &Factors) -> Result<[f64; 2]> {
     Ok([form(&factors.a)?, form(&factors.b)?])
 }
 
-/// `count` pseudo-random numbers +1 or -1.
+/// Draws `count` pseudo-random signs, +1 or -1.
 fn signs(count: i64, words: &mut ChaCha8Rng) -> Result<Tensor> {
     let signs: Vec<f64> = (0..count).map(|_| if words.next_u32() >> 31 == 0 { 1.0 } else { -1.0 }).collect();
     Ok(Tensor::f_from_slice(&signs)?)
@@ -96,7 +96,7 @@ mod tests {
         basis
     }
 
-    /// The rotation by `angle` among directions `i` and `j`.
+    /// Returns the rotation by `angle` in the plane of directions `i` and `j`.
     fn rotation(i: i64, j: i64, angle: f64) -> Tensor {
         let turn = Tensor::eye(8, (Kind::Float, tch::Device::Cpu));
         let put = |row: i64, column: i64, value: f64| {

@@ -11,6 +11,7 @@ use super::catalog::Dataset;
 use super::template::Template;
 use crate::fault::{nearest, which};
 use crate::limits::{BEAMS, Most, NEW_TOKENS, TOP_K};
+use crate::spec::Metric;
 
 const KEYS: [&str; 29] = [
     "like",
@@ -44,8 +45,6 @@ const KEYS: [&str; 29] = [
     "submission_names",
 ];
 const TASKS: [&str; 5] = ["classification", "regression", "instruction", "chat", "generation"];
-const CLASS_METRICS: [&str; 3] = ["accuracy", "f1", "matthews_correlation"];
-const NUMBER_METRICS: [&str; 2] = ["pearson", "spearmanr"];
 
 /// A TOML value in words.
 pub fn shown(value: &Value) -> String {
@@ -116,9 +115,9 @@ impl<'a> Entry<'a> {
 
     /// What each kind of task needs; fills in the metrics where none are given.
     fn check(&mut self, mut dataset: Dataset) -> Dataset {
-        let (required, metrics): (&[&str], &[&str]) = match dataset.task {
-            TaskKind::Classification => (&["text", "label", "labels"], &CLASS_METRICS),
-            TaskKind::Regression => (&["text", "label"], &NUMBER_METRICS),
+        let (required, metrics): (&[&str], &[Metric]) = match dataset.task {
+            TaskKind::Classification => (&["text", "label", "labels"], &Metric::OF_CLASSES),
+            TaskKind::Regression => (&["text", "label"], &Metric::OF_NUMBERS),
             TaskKind::Instruction => (&["prompt", "response"], &[]),
             TaskKind::Generation => (&["prompt"], &[]),
             TaskKind::Chat => (&[], &[]),
@@ -139,8 +138,9 @@ impl<'a> Entry<'a> {
         if dataset.text.len() > 2 || is_empty {
             self.fault("text", &format!("expected one or two columns, found {}", dataset.text.len()));
         }
-        for metric in dataset.metrics.iter().filter(|m| !metrics.contains(&m.as_str())) {
-            let hint = which("metrics of this task", metric, metrics.iter().copied());
+        let names = || metrics.iter().map(|metric| metric.name());
+        for metric in dataset.metrics.iter().filter(|metric| names().all(|name| name != *metric)) {
+            let hint = which("metrics of this task", metric, names());
             self.fault("metrics", &format!("unknown metric `{metric}`; {hint}"));
         }
         self.check_labels(&dataset);
@@ -148,9 +148,8 @@ impl<'a> Entry<'a> {
             self.fault(&format!("submission.{split}"), "no such split in `files`");
         }
         if dataset.metrics.is_empty() {
-            let default =
-                if dataset.task == TaskKind::Regression { &NUMBER_METRICS[..] } else { &["accuracy"] };
-            dataset.metrics = default.iter().map(|m| (*m).to_owned()).collect();
+            let count = if dataset.task == TaskKind::Regression { 2 } else { 1 };
+            dataset.metrics = names().take(count).map(str::to_owned).collect();
         }
         dataset
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
-use super::metrics::{Metric, mean_loss};
+use super::metrics::mean_loss;
 use super::{Evaluation, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
@@ -12,6 +12,7 @@ use crate::models::CausalLm;
 use crate::nn::packed::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
+use crate::spec::Metric;
 use crate::torch::fused;
 
 /// Maximum number of logits computed at once: 64 MiB in fp32.

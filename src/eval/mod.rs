@@ -18,7 +18,8 @@ use crate::models::Classifier;
 use crate::nn::packed::Sequence;
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
-use metrics::{Metric, Score, combined, score};
+use crate::spec::Metric;
+use metrics::{Score, combined, score};
 use predictions::Prediction;
 
 /// A scored split.

@@ -29,7 +29,7 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind
         };
         let r = a.size2()?.0;
         plain =
-            Some(Method::Lora(LoraConfig { r, lora_alpha: adapter.scale() * r as f64, use_rslora: false }));
+            Some(Method::Lora(LoraConfig { r, lora_alpha: adapter.scale(0) * r as f64, use_rslora: false }));
         for (suffix, factor) in FACTORS.into_iter().zip([a, b]) {
             tensors.push((layout::peft_key(&format!("{name}.{suffix}")), factor));
         }

@@ -53,6 +53,8 @@ pub struct Plan<'a> {
     pub start: Start,
     /// Dropout on the adapters' input.
     pub dropout: f64,
+    /// α of each run; empty = that of the method's settings.
+    pub alphas: &'a [f64],
 }
 
 /// Attaches adapters to those `linears` (all on `device`) that the plan names, with one set of trained
@@ -99,6 +101,7 @@ pub fn attach(
             kind: linear.weight().kind(),
             device,
             seeds,
+            alphas: plan.alphas,
         })
         .collect();
     let (adapters, kept) = plan.method.build(&sites, plan.frozen, plan.start, trained)?;

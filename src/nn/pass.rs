@@ -26,9 +26,9 @@ impl Noise {
         self.0.borrow().clone()
     }
 
-    /// Skips `words` words of each stream.
-    pub fn pass_over(&self, words: usize) {
-        self.0.borrow_mut().iter_mut().for_each(|stream| stream.pass_over(words));
+    /// Skips `words` words of the stream of run `run`.
+    pub fn pass_over(&self, run: usize, words: usize) {
+        self.0.borrow_mut().iter_mut().skip(run).take(1).for_each(|stream| stream.pass_over(words));
     }
 }
 

@@ -6,9 +6,9 @@ use super::workplace::Workplace;
 use crate::data::TaskKind;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::Base;
+use crate::spec::Metric;
 
 /// Refuses lengths and vocabularies that the base cannot take.
 ///

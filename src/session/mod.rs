@@ -116,10 +116,15 @@ impl Session {
             drawn: self.drawn,
             learning_rate: train.learning_rate,
             head_learning_rate: train.head_learning_rate,
-        };
-        let warmup = match train.warmup_steps {
-            0 => schedule::warmup_steps(train.warmup_ratio, steps),
-            given => given,
+            steps,
+            warmup: match train.warmup_steps {
+                0 => schedule::warmup_steps(train.warmup_ratio, steps),
+                given => given,
+            },
+            schedule: train.schedule,
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+            patience: opened.recipe.eval.patience,
         };
         let mut fingerprint = blake3::Hasher::new();
         // As the run's recipe was written, which another release might write otherwise.
@@ -136,20 +141,14 @@ impl Session {
         fingerprint.update(opened.base.config_hash.as_bytes());
         Ok(Plan {
             runs: vec![run],
-            steps,
-            warmup,
             batch_size: train.batch_size,
             micro_batch_size: train.micro_batch_size,
             micro_batch_tokens: train.micro_batch_tokens,
-            schedule: train.schedule,
-            weight_decay: train.weight_decay,
-            max_grad_norm: train.max_grad_norm,
             loss_scaling: train.precision == Precision::Fp16,
             shuffle: train.shuffle,
             log_every: train.log_every,
             evaluate: opened.recipe.eval.every,
             metric: opened.metrics[0],
-            patience: opened.recipe.eval.patience,
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
             checkpoints: out.join("checkpoints"),

@@ -12,12 +12,11 @@ use crate::adapters::Method;
 use crate::data::catalog::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
-use crate::eval::metrics::Metric;
 use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::head::count_of;
 use crate::recipe::Recipe;
-use crate::spec::{Every, Precision};
+use crate::spec::{Every, Metric, Precision};
 use crate::train::order::steps_per_epoch;
 
 /// Everything of a training but its model.

@@ -60,7 +60,7 @@ impl Prepared {
     pub fn plan(&self, adapter: &AdapterRecipe, drawn: usize) -> Plan<'_> {
         let start = Start { init_std: adapter.init_std, drawn };
         let dropout = adapter.dropout;
-        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, start, dropout }
+        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, start, dropout, alphas: &[] }
     }
 
     /// What the adapter file will say, but for what the data decide.

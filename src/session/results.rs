@@ -90,7 +90,7 @@ impl Results {
             best: run.and_then(|run| run.best.clone()),
             last: run.and_then(|run| run.last.clone()),
             steps: state.step,
-            skipped_steps: state.skipped,
+            skipped_steps: run.map_or(0, |run| run.skipped),
             seed: session.opened.recipe.train.seed,
             parameters: parameters.into_iter().map(|(name, group)| (name, count(group))).collect(),
             skipped_rows: session.opened.train.skipped.count,

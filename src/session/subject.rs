@@ -146,7 +146,8 @@ pub fn attach(
     if method.basis_rank().is_some() {
         frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
     }
-    let plan = Plan { method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0 };
+    let plan =
+        Plan { method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0, alphas: &[] };
     let device = model.device();
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }

@@ -1,10 +1,12 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
+mod metric;
 pub mod reader;
 
 use std::fmt;
 
 use clap::ValueEnum;
+pub use metric::Metric;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Source of the frozen factors A and B.

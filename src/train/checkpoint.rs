@@ -24,10 +24,11 @@ pub struct State {
     pub fingerprint: String,
     /// Optimiser steps done, skipped ones included.
     pub step: u64,
-    /// Steps skipped because a number was not finite.
-    pub skipped: u64,
-    /// Skipped steps since the last good one.
-    pub bad_in_a_row: u64,
+    /// Skipped steps of the only run, as earlier versions wrote them: all, and those since the last good one.
+    #[serde(default, skip_serializing)]
+    skipped: u64,
+    #[serde(default, skip_serializing)]
+    bad_in_a_row: u64,
     /// Seconds of training, evaluations excluded.
     pub seconds: f64,
     /// Examples trained on, over all runs.
@@ -57,6 +58,12 @@ pub struct RunState {
     pub loss_sum: f64,
     /// Their number.
     pub losses: u64,
+    /// Steps skipped because a number was not finite.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Skipped steps since the last good one.
+    #[serde(default)]
+    pub bad_in_a_row: u64,
 }
 
 /// One evaluation.
@@ -95,11 +102,6 @@ impl State {
         }
     }
 
-    /// Returns true if every run went `patience` evaluations without improvement.
-    pub fn stopped_early(&self, patience: u64) -> bool {
-        patience > 0 && self.runs.iter().all(|run| run.without_improvement >= patience)
-    }
-
     /// Returns examples per second of training so far.
     pub fn examples_per_second(&self) -> f64 {
         self.examples as f64 / self.seconds.max(f64::MIN_POSITIVE)
@@ -116,7 +118,14 @@ impl RunState {
             without_improvement: 0,
             loss_sum: 0.0,
             losses: 0,
+            skipped: 0,
+            bad_in_a_row: 0,
         }
+    }
+
+    /// Returns true if it went `patience` evaluations without improvement.
+    pub fn stopped_early(&self, patience: u64) -> bool {
+        patience > 0 && self.without_improvement >= patience
     }
 
     /// Records a step's loss.
@@ -258,7 +267,11 @@ impl Loaded {
 
     fn read(place: &Path) -> Result<Self> {
         let (counters, is_sealed): (Counters, bool) = files::read_sealed(&place.join(COUNTERS))?;
-        let Counters { mut files, checksum, state } = counters;
+        let Counters { mut files, checksum, mut state } = counters;
+        if let [run] = state.runs.as_mut_slice() {
+            run.skipped += state.skipped;
+            run.bad_in_a_row += state.bad_in_a_row;
+        }
         files.extend(checksum.map(|checksum| (TENSORS.to_owned(), checksum)));
         for name in files.keys().map(String::as_str).chain([TENSORS]) {
             let found = files::checksum(&place.join(name))?;
@@ -296,7 +309,7 @@ impl Loaded {
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let State { fingerprint, step, runs, .. } = &self.state;
         let is_known = [&plan.fingerprint, &plan.earlier].contains(&fingerprint);
-        if !is_known || runs.len() != plan.runs.len() || *step > plan.steps {
+        if !is_known || runs.len() != plan.runs.len() || *step > plan.steps() {
             return Err(fault(format!(
                 "the checkpoint `{}` belongs to another run: recipe, data or base differ",
                 self.place.display()
@@ -355,13 +368,11 @@ mod tests {
     }
 
     #[test]
-    fn training_stops_when_every_run_went_so_many_evaluations_without_improvement() {
-        let mut state = State::new("", Vec::new(), false);
-        state.runs = vec![noted(&[0.5, 0.4, 0.3]), noted(&[0.5, 0.4])];
-        let stops = |state: &State| [0, 1, 2, 3].map(|patience| state.stopped_early(patience));
-        assert_eq!(stops(&state), [false, true, false, false]);
-        state.runs[1] = noted(&[0.5, 0.4, 0.4, 0.4]);
-        assert_eq!(stops(&state), [false, true, true, false]);
+    fn a_run_stops_when_it_went_so_many_evaluations_without_improvement() {
+        let stops = |values: &[f64]| [0, 1, 2, 3].map(|patience| noted(values).stopped_early(patience));
+        assert_eq!(stops(&[0.5, 0.4]), [false, true, false, false]);
+        assert_eq!(stops(&[0.5, 0.4, 0.3]), [false, true, true, false]);
+        assert_eq!(stops(&[0.5, 0.4, 0.3, 0.6]), [false; 4]);
     }
 
     #[test]

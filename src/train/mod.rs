@@ -6,102 +6,32 @@ pub mod interrupt;
 pub mod language;
 pub mod optim;
 pub mod order;
+pub mod plan;
 pub mod schedule;
 pub mod task;
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use tch::{Kind, Tensor};
 
-use crate::adapters::{Group, Trained};
+use crate::adapters::Trained;
 use crate::eval::Evaluation;
-use crate::eval::metrics::Metric;
 use crate::fault::{Result, fault};
 use crate::nn::Noise;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
-use crate::spec::{Every, Schedule};
+use crate::spec::Every;
 use crate::torch::peak_memory_mib;
-use crate::torch::stream::Stream;
-use checkpoint::{Record, State};
-use optim::AdamW;
+use checkpoint::{Record, RunState, State};
+use optim::{AdamW, Rates};
 use order::{Order, steps_per_epoch};
+pub use plan::{Plan, RunPlan};
 pub use task::Task;
 
 /// Consecutive steps without a finite gradient after which training fails.
 const MOST_BAD_STEPS: u64 = 10;
-
-/// Seed and peak learning rates of one of the k runs.
-#[derive(Debug, Clone, Copy)]
-pub struct RunPlan {
-    /// Seed of order and dropout.
-    pub seed: u64,
-    /// Words of the seed's stream drawn before training, by head and adapter, as PyTorch creates them.
-    pub drawn: usize,
-    /// Peak learning rate of adapter or base.
-    pub learning_rate: f64,
-    /// Peak learning rate of the head.
-    pub head_learning_rate: f64,
-}
-
-/// The settings of the loop.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// The runs trained together.
-    pub runs: Vec<RunPlan>,
-    /// Total number of optimiser steps.
-    pub steps: u64,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    /// Examples in one step.
-    pub batch_size: usize,
-    /// Examples in one forward pass.
-    pub micro_batch_size: usize,
-    /// Tokens in one forward pass, instead of examples; 0 = by examples.
-    pub micro_batch_tokens: usize,
-    /// Shape of the learning rate.
-    pub schedule: Schedule,
-    /// AdamW's decay.
-    pub weight_decay: f64,
-    /// Largest gradient norm; 0 = no limit.
-    pub max_grad_norm: f64,
-    /// True if the loss is scaled dynamically (fp16).
-    pub loss_scaling: bool,
-    /// True if each epoch has its own order.
-    pub shuffle: bool,
-    /// Steps between log points.
-    pub log_every: u64,
-    /// Every of evaluations.
-    pub evaluate: Every,
-    /// The metric that picks the best step.
-    pub metric: Metric,
-    /// Evaluations without improvement before stopping; 0 = off.
-    pub patience: u64,
-    /// Every of checkpoints.
-    pub checkpoint: Every,
-    /// Number of checkpoints to keep.
-    pub keep_checkpoints: usize,
-    /// Folder of the checkpoints.
-    pub checkpoints: PathBuf,
-    /// Fingerprint of all that the run depends on; a checkpoint with another one is rejected.
-    pub fingerprint: String,
-    /// The fingerprint that earlier versions wrote, which ignored the base's `config.json`.
-    pub earlier: String,
-}
-
-impl Plan {
-    /// Returns each run's noise before the first step.
-    fn streams(&self) -> Vec<Stream> {
-        let stream = |run: &RunPlan| {
-            let mut stream = Stream::seeded(run.seed);
-            stream.pass_over(run.drawn);
-            stream
-        };
-        self.runs.iter().map(stream).collect()
-    }
-}
 
 /// Receives and records the loop's progress.
 pub trait Recorder {
@@ -161,7 +91,7 @@ impl<'a> Trainer<'a> {
         recorder: &'a mut dyn Recorder,
         resume: Option<checkpoint::Loaded>,
     ) -> Result<Self> {
-        let mut optimizer = AdamW::new(trained, plan.weight_decay)?;
+        let mut optimizer = AdamW::new(trained)?;
         let state = match resume {
             None => State::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
             Some(loaded) => loaded.restore(&plan, &mut optimizer)?,
@@ -178,17 +108,24 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When libtorch or a file fails, or no gradient is finite any more.
     pub fn run(mut self) -> Result<(Ending, State)> {
-        let progress = Progress::new(self.plan.steps, "train", "steps").starting_at(self.state.step);
+        let steps = self.plan.steps();
+        let progress = Progress::new(steps, "train", "steps").starting_at(self.state.step);
         let mut ending = Ending::Finished;
-        while self.state.step < self.plan.steps && !self.state.stopped_early(self.plan.patience) {
-            let message = self.step()?;
+        loop {
+            let active = self.active();
+            if active.is_empty() {
+                break;
+            }
+            let message = self.step(&active)?;
             progress.tick(self.state.step, &message);
-            let last = self.state.step == self.plan.steps;
-            if self.due(self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
-                self.evaluate()?;
+            for run in active {
+                let last = self.state.step == self.plan.runs[run].steps;
+                if self.due(self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
+                    self.evaluate(run)?;
+                }
             }
             let interrupted = interrupt::requested();
-            if interrupted || (self.due(self.plan.checkpoint) && !last) {
+            if interrupted || (self.due(self.plan.checkpoint) && self.state.step < steps) {
                 let keep = self.plan.keep_checkpoints;
                 for (run, noise) in self.state.runs.iter_mut().zip(self.noise.streams()) {
                     run.noise = noise;
@@ -205,6 +142,18 @@ impl<'a> Trainer<'a> {
         Ok((ending, self.state))
     }
 
+    /// Returns the runs that have not ended: by their last step, an early stop, or too many steps without a
+    /// finite gradient.
+    fn active(&self) -> Vec<usize> {
+        let ended = |(plan, run): (&RunPlan, &RunState)| {
+            self.state.step >= plan.steps
+                || run.stopped_early(plan.patience)
+                || run.bad_in_a_row >= MOST_BAD_STEPS
+        };
+        let runs = self.plan.runs.iter().zip(&self.state.runs).enumerate();
+        runs.filter(|(_, run)| !ended(*run)).map(|(index, _)| index).collect()
+    }
+
     /// Returns true if an action with this interval is due after the step just done.
     fn due(&self, interval: Every) -> bool {
         match interval {
@@ -214,8 +163,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Takes one optimiser step; returns the message of the progress line.
-    fn step(&mut self) -> Result<String> {
+    /// Takes one optimiser step of the `active` runs; returns the message of the progress line.
+    fn step(&mut self, active: &[usize]) -> Result<String> {
         let start = Instant::now();
         let step = self.state.step;
         let size = self.plan.batch_size;
@@ -223,23 +172,14 @@ impl<'a> Trainer<'a> {
         let (losses, tokens) = self.accumulate(&batches)?;
         let norms: Vec<f64> =
             Vec::try_from(self.optimizer.gradient_norm(self.state.scale.value).to_kind(Kind::Double))?;
-        let finite = norms.iter().chain(&losses).all(|x| x.is_finite());
-        let factor = schedule::factor(self.plan.schedule, step, self.plan.warmup, self.plan.steps);
-        self.update(finite, &norms, factor)?;
+        self.update(active, &losses, &norms)?;
         self.state.step += 1;
         let seconds = start.elapsed().as_secs_f64();
         self.state.seconds += seconds;
         self.state.examples += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
         self.state.tokens += tokens as u64;
         self.window = (self.window.0 + tokens, self.window.1 + seconds);
-        if finite {
-            for (record, loss) in self.state.runs.iter_mut().zip(&losses) {
-                record.add_loss(*loss);
-            }
-        }
-        if self.state.step.is_multiple_of(self.plan.log_every) || self.state.step == self.plan.steps {
-            self.log(&norms, factor)?;
-        }
+        self.log(active, &norms)?;
         let shown = losses.first().copied().unwrap_or(f64::NAN);
         let memory = peak_memory_mib(self.optimizer.device());
         Ok(format!("loss {shown:.4}, {:.0} examples/s, {memory:.0} MiB", self.state.examples_per_second()))
@@ -282,58 +222,79 @@ impl<'a> Trainer<'a> {
         cuts
     }
 
-    /// Clips and updates, or skips the step if a number is not finite.
-    fn update(&mut self, finite: bool, norms: &[f64], factor: f64) -> Result<()> {
+    /// Clips and updates the `active` runs, except those with a number that is not finite.
+    fn update(&mut self, active: &[usize], losses: &[f64], norms: &[f64]) -> Result<()> {
         let scale = self.state.scale.value;
-        self.state.scale.update(finite);
-        if !finite {
-            self.optimizer.clear_gradients();
-            self.state.skipped += 1;
-            self.state.bad_in_a_row += 1;
-            tracing::warn!("step {}: loss or gradient is not finite, skipped", self.state.step + 1);
-            if self.state.bad_in_a_row < MOST_BAD_STEPS {
-                return Ok(());
+        let mut rates = vec![None; self.plan.runs.len()];
+        let mut bad = Vec::new();
+        for &run in active {
+            let state = &mut self.state.runs[run];
+            if losses[run].is_finite() && norms[run].is_finite() {
+                rates[run] = Some(self.plan.runs[run].rates(self.state.step));
+                state.bad_in_a_row = 0;
+                state.add_loss(losses[run]);
+            } else {
+                state.skipped += 1;
+                state.bad_in_a_row += 1;
+                bad.push(run);
             }
-            let place = self.plan.checkpoints.display();
-            let before = match self.plan.checkpoints.exists() {
-                true => format!("; the checkpoints before it are in `{place}`"),
-                false => String::new(),
-            };
-            return Err(fault(format!(
-                "no finite gradient in {MOST_BAD_STEPS} steps up to step {}{before}",
-                self.state.step + 1
-            ))
-            .hint("lower the learning rates, or use `train.precision` fp32 or bf16")
-            .into());
         }
-        self.state.bad_in_a_row = 0;
-        let limit = self.plan.max_grad_norm;
-        // As in `torch.nn.utils.clip_grad_norm_`.
-        let clip = |norm: &f64| if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        let factors: Vec<f64> = norms.iter().map(|norm| clip(norm) / scale).collect();
+        self.state.scale.update(bad.is_empty());
+        self.refuse_bad(&bad)?;
+        let factors: Vec<f64> =
+            self.plan.runs.iter().zip(norms).map(|(run, norm)| run.clip(*norm) / scale).collect();
         if factors.iter().any(|factor| (factor - 1.0).abs() > 0.0) {
             self.optimizer.scale_gradients(&factors);
         }
-        let runs = &self.plan.runs;
-        self.optimizer.step(|group| {
-            let rate = |run: &RunPlan| match group {
-                Group::Head => run.head_learning_rate,
-                Group::Adapter | Group::Base => run.learning_rate,
-            };
-            runs.iter().map(|run| rate(run) * factor).collect()
-        });
+        self.optimizer.step(&rates);
         Ok(())
     }
 
-    fn log(&mut self, norms: &[f64], factor: f64) -> Result<()> {
+    /// Warns of the runs whose step is skipped.
+    ///
+    /// # Errors
+    /// When no run is left that has not skipped too many in a row.
+    fn refuse_bad(&self, bad: &[usize]) -> Result<()> {
+        let step = self.state.step + 1;
+        let several = self.plan.runs.len() > 1;
+        for run in bad {
+            let of_run = if several { format!(" of run {run}") } else { String::new() };
+            tracing::warn!("step {step}{of_run}: loss or gradient is not finite, skipped");
+            if several && self.state.runs[*run].bad_in_a_row >= MOST_BAD_STEPS {
+                tracing::warn!("run {run} ends: no finite gradient in {MOST_BAD_STEPS} steps");
+            }
+        }
+        if bad.is_empty() || self.state.runs.iter().any(|run| run.bad_in_a_row < MOST_BAD_STEPS) {
+            return Ok(());
+        }
+        let place = self.plan.checkpoints.display();
+        let before = match self.plan.checkpoints.exists() {
+            true => format!("; the checkpoints before it are in `{place}`"),
+            false => String::new(),
+        };
+        Err(fault(format!("no finite gradient in {MOST_BAD_STEPS} steps up to step {step}{before}"))
+            .hint("lower the learning rates, or use `train.precision` fp32 or bf16")
+            .into())
+    }
+
+    /// Records a log point of the `active` runs that have one after the step just done.
+    fn log(&mut self, active: &[usize], norms: &[f64]) -> Result<()> {
+        let step = self.state.step;
+        let due = step.is_multiple_of(self.plan.log_every);
+        let logged: Vec<usize> =
+            active.iter().copied().filter(|&run| due || step == self.plan.runs[run].steps).collect();
+        if logged.is_empty() {
+            return Ok(());
+        }
         let (tokens, seconds) = std::mem::take(&mut self.window);
-        for (run, (record, plan)) in self.state.runs.iter_mut().zip(&self.plan.runs).enumerate() {
+        for run in logged {
+            let Rates { adapter, head, .. } = self.plan.runs[run].rates(step - 1);
             let point = TrainPoint {
-                step: self.state.step,
-                epoch: self.state.step as f64 / self.steps_per_epoch as f64,
-                loss: record.take_mean_loss(),
-                learning_rate: plan.learning_rate * factor,
-                head_learning_rate: Some(plan.head_learning_rate * factor),
+                step,
+                epoch: step as f64 / self.steps_per_epoch as f64,
+                loss: self.state.runs[run].take_mean_loss(),
+                learning_rate: adapter,
+                head_learning_rate: Some(head),
                 grad_norm: norms.get(run).copied().unwrap_or(f64::NAN),
                 tokens_per_second: tokens as f64 / seconds.max(f64::MIN_POSITIVE),
             };
@@ -342,18 +303,32 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn evaluate(&mut self) -> Result<()> {
+    /// Ends a run whose model cannot be evaluated, such as one without finite logits.
+    ///
+    /// # Errors
+    /// The given one, if no run is left.
+    fn end(&mut self, run: usize, error: anyhow::Error) -> Result<()> {
+        self.state.runs[run].bad_in_a_row = MOST_BAD_STEPS;
+        if self.state.runs.iter().all(|run| run.bad_in_a_row >= MOST_BAD_STEPS) {
+            return Err(error);
+        }
+        tracing::warn!("run {run} ends: {error:#}");
+        Ok(())
+    }
+
+    /// Evaluates a run.
+    fn evaluate(&mut self, run: usize) -> Result<()> {
         let step = self.state.step;
         // `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist.
-        self.noise.pass_over(2);
-        for run in 0..self.plan.runs.len() {
-            let evaluation = self.task.evaluate(run)?;
-            let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
-            let epoch = step as f64 / self.steps_per_epoch as f64;
-            let record = Record { step, epoch, metrics: evaluation.by_name() };
-            let best = self.state.runs[run].note(record, value);
-            self.recorder.evaluated(run, step, &evaluation, best)?;
-        }
-        Ok(())
+        self.noise.pass_over(run, 2);
+        let evaluation = match self.task.evaluate(run) {
+            Ok(evaluation) => evaluation,
+            Err(error) => return self.end(run, error),
+        };
+        let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
+        let epoch = step as f64 / self.steps_per_epoch as f64;
+        let record = Record { step, epoch, metrics: evaluation.by_name() };
+        let best = self.state.runs[run].note(record, value);
+        self.recorder.evaluated(run, step, &evaluation, best)
     }
 }

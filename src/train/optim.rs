@@ -19,9 +19,19 @@ const EPSILON: f64 = 1e-8;
 #[derive(Debug)]
 pub struct AdamW {
     buffers: Vec<Buffer>,
-    weight_decay: f64,
-    /// Updates done.
-    updates: i64,
+    /// Updates done of each run.
+    updates: Vec<i64>,
+}
+
+/// One run's settings of an update.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Learning rate of adapter or base.
+    pub adapter: f64,
+    /// Learning rate of the head.
+    pub head: f64,
+    /// Decoupled decay.
+    pub weight_decay: f64,
 }
 
 /// One group's tensors, flat, `[k, p]` in fp32.
@@ -39,7 +49,7 @@ impl AdamW {
     ///
     /// # Errors
     /// When libtorch refuses to share the memory.
-    pub fn new(trained: &Trained, weight_decay: f64) -> Result<Self> {
+    pub fn new(trained: &Trained) -> Result<Self> {
         let mut buffers = Vec::new();
         for group in [Group::Adapter, Group::Base, Group::Head] {
             let entries: Vec<&Tensor> =
@@ -48,7 +58,7 @@ impl AdamW {
                 buffers.push(Buffer::new(group, trained.runs(), &entries)?);
             }
         }
-        Ok(Self { buffers, weight_decay, updates: 0 })
+        Ok(Self { buffers, updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)] })
     }
 
     /// Returns the device of the trained tensors.
@@ -79,15 +89,19 @@ impl AdamW {
         });
     }
 
-    /// Performs one update with each run's learning rates, then clears the gradients.
-    ///
-    /// `rates(group)` gives k learning rates.
-    pub fn step(&mut self, rates: impl Fn(Group) -> Vec<f64>) {
-        self.updates += 1;
-        let t = i32::try_from(self.updates).unwrap_or(i32::MAX);
-        let (bias1, bias2) = (1.0 - BETA1.powi(t), 1.0 - BETA2.powi(t));
-        for buffer in &mut self.buffers {
-            buffer.update(&rates(buffer.group), self.weight_decay, bias1, bias2);
+    /// Performs one update of the runs that have rates, then clears the gradients of all.
+    pub fn step(&mut self, rates: &[Option<Rates>]) {
+        let mut updated: Vec<(usize, Rates)> = Vec::new();
+        for (run, rates) in rates.iter().enumerate().filter_map(|(run, rates)| Some((run, (*rates)?))) {
+            self.updates[run] += 1;
+            updated.push((run, rates));
+        }
+        // All at once, or those of some one by one.
+        let at_once = if updated.len() == rates.len() { updated.len() } else { 1 };
+        for runs in updated.chunks(at_once.max(1)) {
+            for buffer in &mut self.buffers {
+                buffer.update(runs, &self.updates);
+            }
         }
         self.clear_gradients();
     }
@@ -109,7 +123,7 @@ impl AdamW {
                 state.push((format!("{:?}.{part}", buffer.group).to_lowercase(), tensor.shallow_clone()));
             }
         }
-        state.push(("updates".into(), Tensor::from_slice(&[self.updates])));
+        state.push(("updates".into(), Tensor::from_slice(&self.updates)));
         state
     }
 
@@ -124,7 +138,7 @@ impl AdamW {
                 no_grad(|| tensor.shallow_clone().f_copy_(&stored))?;
             }
         }
-        self.updates = read("updates")?.int64_value(&[0]);
+        self.updates = Vec::try_from(read("updates")?)?;
         Ok(())
     }
 }
@@ -152,17 +166,29 @@ impl Buffer {
         [("values", &self.values), ("mean", &self.mean), ("square", &self.square)]
     }
 
-    fn update(&mut self, rates: &[f64], weight_decay: f64, bias1: f64, bias2: f64) {
+    /// Updates these runs, which lie side by side, with the numbers of updates of all runs.
+    fn update(&mut self, runs: &[(usize, Rates)], updates: &[i64]) {
+        let Some((first, _)) = runs.first() else { return };
+        let rows = |tensor: &Tensor| tensor.narrow(0, *first as i64, runs.len() as i64);
+        let column = |number: &dyn Fn(usize, &Rates) -> f64| {
+            let numbers: Vec<f64> = runs.iter().map(|(run, rates)| number(*run, rates)).collect();
+            Tensor::from_slice(&numbers).to_kind(Kind::Float).to_device(self.values.device()).unsqueeze(1)
+        };
+        let bias = |beta: f64, run: usize| 1.0 - beta.powi(i32::try_from(updates[run]).unwrap_or(i32::MAX));
+        let is_head = self.group == Group::Head;
         no_grad(|| {
-            let rates =
-                Tensor::from_slice(rates).to_kind(Kind::Float).to_device(self.values.device()).unsqueeze(1);
-            let _ = self.values.g_mul_(&(1.0 - &rates * weight_decay));
-            let _ = self.mean.lerp_(&self.gradient, 1.0 - BETA1);
-            self.square *= BETA2;
-            self.square += &self.gradient * &self.gradient * (1.0 - BETA2);
-            let denominator = self.square.sqrt() / bias2.sqrt() + EPSILON;
-            let step = &self.mean / denominator * (rates / bias1);
-            self.values -= step;
+            let rates = column(&|_, rates| if is_head { rates.head } else { rates.adapter }); // [runs, 1]
+            let decay = column(&|_, rates| rates.weight_decay);
+            let [bias1, root2] =
+                [column(&|run, _| bias(BETA1, run)), column(&|run, _| bias(BETA2, run).sqrt())];
+            let [mut values, gradient, mut mean, mut square] =
+                [&self.values, &self.gradient, &self.mean, &self.square].map(rows);
+            let _ = values.g_mul_(&(1.0 - &rates * decay));
+            let _ = mean.lerp_(&gradient, 1.0 - BETA1);
+            square *= BETA2;
+            square += &gradient * &gradient * (1.0 - BETA2);
+            let denominator = square.sqrt() / root2 + EPSILON;
+            values -= mean / denominator * (rates / bias1);
         });
     }
 }

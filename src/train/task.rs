@@ -3,12 +3,12 @@
 use tch::{Kind, Reduction, Tensor};
 
 use crate::data::Example;
-use crate::eval::metrics::Metric;
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
 use crate::nn::packed::Sequence;
 use crate::nn::{Noise, Packed, Pass};
+use crate::spec::Metric;
 
 /// Batches, loss and metric: all that the loop knows of a task.
 pub trait Task {

@@ -17,14 +17,13 @@ use loraxs::adapters::vera::VeraConfig;
 use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, witness};
 use loraxs::data::Example;
 use loraxs::eval::Evaluation;
-use loraxs::eval::metrics::Metric;
 use loraxs::fault::Result;
 use loraxs::models::adapt::{self, Plan as AdapterPlan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
-use loraxs::spec::{Every, Init, Schedule, Sigma, Tying};
+use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
 use loraxs::train::task::{Classification, Task as _};
 use loraxs::train::{Plan, Recorder, RunPlan, Trainer};
@@ -126,10 +125,15 @@ impl Adapted {
 type Start = (f64, f64);
 
 fn adapted(checkpoint: &str, method: &Method, kind: Kind, seeds: &[u64], start: Start) -> Adapted {
+    adapted_with(checkpoint, method, kind, (seeds, start, &[]))
+}
+
+/// As [`adapted`], with an α of each run.
+fn adapted_with(checkpoint: &str, method: &Method, kind: Kind, runs: (&[u64], Start, &[f64])) -> Adapted {
     let base = Base::open(&encoders().join(checkpoint)).unwrap();
     let layers = targeted(&base.linear_layers(), &targets()).unwrap();
     let frozen = frozen(&base, &layers, method, Init::Svd);
-    put(base, method, layers, frozen, kind, (seeds, start))
+    put(base, method, layers, frozen, kind, runs)
 }
 
 fn put(
@@ -138,13 +142,13 @@ fn put(
     layers: Vec<Layer>,
     frozen: Frozen,
     kind: Kind,
-    (seeds, (init_std, dropout)): (&[u64], Start),
+    (seeds, (init_std, dropout), alphas): (&[u64], Start, &[f64]),
 ) -> Adapted {
     let build = Build { device: Device::Cpu, kind, classes: 3, seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
-    let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, start, dropout };
+    let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
     let kept = attach(model.encoder.linears_mut(), Device::Cpu, plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
@@ -260,8 +264,15 @@ fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
     });
     let frozen = Frozen { basis, ..Frozen::default() };
     let seeds: Vec<u64> = (0..runs).collect();
-    let site =
-        Site { name: "layer", shape: [out, inputs], place: 0, kind, device: Device::Cpu, seeds: &seeds };
+    let site = Site {
+        name: "layer",
+        shape: [out, inputs],
+        place: 0,
+        kind,
+        device: Device::Cpu,
+        seeds: &seeds,
+        alphas: &[],
+    };
     let mut trained = Trained::new(runs as i64);
     let (mut adapters, _) = method.build(&[site], &frozen, adapt::Start::default(), &mut trained).unwrap();
     randomise(&trained, 23);
@@ -484,7 +495,7 @@ fn reopened(opened: &AdapterFile, saved: &Adapted, kind: Kind) -> Adapted {
     let basis =
         opened.stored_basis().unwrap().or_else(|| frozen(&base, &layers, &saved.method, Init::Svd).basis);
     let frozen = Frozen { basis, tensors: opened.stored_frozen().unwrap() };
-    put(base, &opened.config.method, layers, frozen, kind, (&[7], (1.0, 0.0)))
+    put(base, &opened.config.method, layers, frozen, kind, (&[7], (1.0, 0.0), &[]))
 }
 
 #[test]
@@ -589,20 +600,14 @@ impl Recorder for Heard {
 fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
     Plan {
         runs: runs.to_vec(),
-        steps: 12,
-        warmup: 2,
         batch_size: 6,
         micro_batch_size: 4,
         micro_batch_tokens: 0,
-        schedule: Schedule::Linear,
-        weight_decay: 0.01,
-        max_grad_norm: 1.0,
         loss_scaling: false,
         shuffle: true,
         log_every: 1,
         evaluate: Every::Steps(12),
         metric: Metric::Accuracy,
-        patience: 0,
         checkpoint: Every::Never,
         keep_checkpoints: 1,
         checkpoints: folder.join("checkpoints"),
@@ -611,15 +616,43 @@ fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
     }
 }
 
+fn run_plan(seed: u64, learning_rate: f64, head_learning_rate: f64) -> RunPlan {
+    RunPlan {
+        seed,
+        drawn: 0,
+        learning_rate,
+        head_learning_rate,
+        steps: 12,
+        warmup: 2,
+        schedule: Schedule::Linear,
+        weight_decay: 0.01,
+        max_grad_norm: 1.0,
+        patience: 0,
+    }
+}
+
 /// Trains runs together: what the loop said, and the cores and heads of each run.
 fn trained_together(checkpoint: &str, method: &Method, runs: &[RunPlan]) -> (Heard, Vec<Vec<f64>>) {
+    trained_with(checkpoint, method, (runs, &[]), |_| ())
+}
+
+/// As [`trained_together`], with an α of each run and other settings of the loop.
+fn trained_with(
+    checkpoint: &str,
+    method: &Method,
+    (runs, alphas): (&[RunPlan], &[f64]),
+    change: impl Fn(&mut Plan),
+) -> (Heard, Vec<Vec<f64>>) {
     let seeds: Vec<u64> = runs.iter().map(|run| run.seed).collect();
     // Dropout of the base, of attention, of the head and of the adapter: all must be the run's own.
-    let Adapted { model, trained, .. } = adapted(checkpoint, method, Kind::Float, &seeds, (1e-2, 0.1));
+    let Adapted { model, trained, .. } =
+        adapted_with(checkpoint, method, Kind::Float, (&seeds, (1e-2, 0.1), alphas));
     let (examples, folder) = (examples(checkpoint), tempfile::tempdir().unwrap());
     let mut heard = Heard::default();
     let task = task(&model, &examples);
-    Trainer::new(plan(runs, folder.path()), &task, &trained, &mut heard, None).unwrap().run().unwrap();
+    let mut plan = plan(runs, folder.path());
+    change(&mut plan);
+    Trainer::new(plan, &task, &trained, &mut heard, None).unwrap().run().unwrap();
     let of_run =
         |run: usize| trained.entries().iter().flat_map(|e| numbers(&e.tensor.get(run as i64))).collect();
     let tensors = (0..runs.len()).map(of_run).collect();
@@ -629,13 +662,7 @@ fn trained_together(checkpoint: &str, method: &Method, runs: &[RunPlan]) -> (Hea
 #[test]
 fn runs_trained_together_are_the_runs_trained_alone() {
     let _alone = alone();
-    let run = |seed, learning_rate, head_learning_rate| RunPlan {
-        seed,
-        drawn: 0,
-        learning_rate,
-        head_learning_rate,
-    };
-    let runs = [run(0, 1e-2, 5e-3), run(1, 3e-2, 5e-3), run(2, 1e-3, 2e-2)];
+    let runs = [run_plan(0, 1e-2, 5e-3), run_plan(1, 3e-2, 5e-3), run_plan(2, 1e-3, 2e-2)];
     // All methods on one checkpoint, and one method on the other.
     let cases = methods().into_iter().map(|method| ("bert-gelu", method)).chain([("roberta-gelu", LORA_XS)]);
     for (checkpoint, method) in cases {
@@ -656,6 +683,40 @@ fn runs_trained_together_are_the_runs_trained_alone() {
         }
         let differ = distance(&together.losses[1], &together.losses[0]);
         assert!(differ > 1e-2, "{checkpoint}, {method:?}: the runs are all the same");
+    }
+}
+
+#[test]
+fn runs_of_other_lengths_and_settings_train_together_as_alone_and_hurt_no_neighbour() {
+    let _alone = alone();
+    let long = RunPlan { schedule: Schedule::Cosine, weight_decay: 0.3, ..run_plan(0, 1e-3, 5e-3) };
+    let short = RunPlan { steps: 5, warmup: 0, max_grad_norm: 0.1, ..run_plan(1, 2e-3, 5e-3) };
+    // Its first step already leaves the numbers of fp32.
+    let diverging = RunPlan { schedule: Schedule::Constant, warmup: 0, ..run_plan(2, f64::MAX, 1e-3) };
+    // Nothing improves with a rate of 0, so that it stops after its third evaluation.
+    let still = RunPlan { patience: 2, ..run_plan(3, 0.0, 0.0) };
+    let runs = [long, diverging, short, still];
+    let alphas = [1.0, 2.0, 16.0, 4.0];
+    let mini = Method::LoraMini(LoraMiniConfig { rank_a: 6, rank_b: 5, r: 3, lora_alpha: ALPHA });
+    let lora = Method::Lora(LoraConfig { r: RANK, lora_alpha: ALPHA, use_rslora: true });
+    // It ends when it is evaluated, else after ten steps.
+    let cases = [(&LORA_XS, 2, [12, 2, 5, 6]), (&mini, 2, [12, 2, 5, 6]), (&lora, 12, [12, 11, 5, 12])];
+    for (method, interval, steps) in cases {
+        let every = |plan: &mut Plan| plan.evaluate = Every::Steps(interval);
+        let (together, tensors) = trained_with("bert-gelu", method, (&runs, &alphas), every);
+        assert_eq!(together.losses.iter().map(Vec::len).collect::<Vec<_>>(), steps);
+        assert!(together.losses[1][1..].iter().all(|loss| loss.is_nan()), "{:?}", together.losses[1]);
+        for i in [0, 2, 3] {
+            let (alone, expected) = trained_with("bert-gelu", method, (&runs[i..=i], &alphas[i..=i]), every);
+            let losses = distance(&together.losses[i], &alone.losses[0]);
+            let logits = distance(&together.logits[i], &alone.logits[0]);
+            let tensors = distance(&tensors[i], &expected[0]);
+            println!("run {i}: losses {losses:.1e}, logits {logits:.1e}, tensors {tensors:.1e}");
+            assert!(
+                losses < 1e-6 && logits < 1e-5 && tensors < 1e-4,
+                "run {i}: {losses:e}, {logits:e}, {tensors:e}"
+            );
+        }
     }
 }
 

@@ -183,8 +183,14 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
         Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
     let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
-    let plan =
-        Plan { method: &method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0 };
+    let plan = Plan {
+        method: &method,
+        layers: &layers,
+        frozen: &frozen,
+        start: Start::default(),
+        dropout: 0.0,
+        alphas: &[],
+    };
     attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
     (model, trained)
 }

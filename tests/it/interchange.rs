@@ -278,6 +278,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
             frozen: &frozen,
             start: Start::default(),
             dropout: 0.0,
+            alphas: &[],
         };
         attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
         file.load_into(&trained, false).unwrap();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use loraxs::eval::metrics::{Metric, Score, score};
-use loraxs::spec::Schedule;
+use loraxs::eval::metrics::{Score, score};
+use loraxs::spec::{Metric, Schedule};
 use loraxs::train::schedule::factor;
 use serde::Deserialize;
 

@@ -1,0 +1,100 @@
+//! Settings of a training: those of each run, and those that its runs share.
+
+use std::path::PathBuf;
+
+use super::optim::Rates;
+use super::schedule;
+use crate::spec::{Every, Metric, Schedule};
+use crate::torch::stream::Stream;
+
+/// Settings of one of the k runs.
+#[derive(Debug, Clone, Copy)]
+pub struct RunPlan {
+    /// Seed of order and dropout.
+    pub seed: u64,
+    /// Words of the seed's stream drawn before training, by head and adapter, as PyTorch creates them.
+    pub drawn: usize,
+    /// Peak learning rate of adapter or base.
+    pub learning_rate: f64,
+    /// Peak learning rate of the head.
+    pub head_learning_rate: f64,
+    /// Number of optimiser steps.
+    pub steps: u64,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// Shape of the learning rate.
+    pub schedule: Schedule,
+    /// AdamW's decay.
+    pub weight_decay: f64,
+    /// Largest gradient norm; 0 = no limit.
+    pub max_grad_norm: f64,
+    /// Evaluations without improvement before stopping; 0 = off.
+    pub patience: u64,
+}
+
+impl RunPlan {
+    /// Returns the learning rates of optimiser step `step`, counted from 0.
+    pub(super) fn rates(&self, step: u64) -> Rates {
+        let factor = schedule::factor(self.schedule, step, self.warmup, self.steps);
+        Rates {
+            adapter: self.learning_rate * factor,
+            head: self.head_learning_rate * factor,
+            weight_decay: self.weight_decay,
+        }
+    }
+
+    /// Returns the factor that clips a gradient of this norm, as `torch.nn.utils.clip_grad_norm_`.
+    pub(super) fn clip(&self, norm: f64) -> f64 {
+        if self.max_grad_norm > 0.0 { (self.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
+    }
+}
+
+/// The settings of the loop, which its runs share.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The runs trained together.
+    pub runs: Vec<RunPlan>,
+    /// Examples in one step.
+    pub batch_size: usize,
+    /// Examples in one forward pass.
+    pub micro_batch_size: usize,
+    /// Tokens in one forward pass, instead of examples; 0 = by examples.
+    pub micro_batch_tokens: usize,
+    /// True if the loss is scaled dynamically (fp16).
+    pub loss_scaling: bool,
+    /// True if each epoch has its own order.
+    pub shuffle: bool,
+    /// Steps between log points.
+    pub log_every: u64,
+    /// Interval of evaluations.
+    pub evaluate: Every,
+    /// The metric that picks the best step.
+    pub metric: Metric,
+    /// Interval of checkpoints.
+    pub checkpoint: Every,
+    /// Number of checkpoints to keep.
+    pub keep_checkpoints: usize,
+    /// Folder of the checkpoints.
+    pub checkpoints: PathBuf,
+    /// Fingerprint of all that the run depends on; a checkpoint with another one is rejected.
+    pub fingerprint: String,
+    /// The fingerprint that earlier versions wrote, which ignored the base's `config.json`.
+    pub earlier: String,
+}
+
+impl Plan {
+    /// Returns the optimiser steps of the longest run.
+    pub fn steps(&self) -> u64 {
+        self.runs.iter().map(|run| run.steps).max().unwrap_or(0)
+    }
+
+    /// Returns each run's noise before the first step.
+    pub(super) fn streams(&self) -> Vec<Stream> {
+        let stream = |run: &RunPlan| {
+            let mut stream = Stream::seeded(run.seed);
+            stream.pass_over(run.drawn);
+            stream
+        };
+        self.runs.iter().map(stream).collect()
+    }
+}
