@@ -18,7 +18,7 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
-use crate::adapters::method::Layer;
+use crate::adapters::rules::Layer;
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault, reading};
 use crate::files;

@@ -13,8 +13,8 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
-use super::method::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Method, Scale, Site, Trained, add_product};
+use super::rules::{Built, Layer, Rules, Shapes, Start, each};
+use super::{Adapter, Frozen, Scale, Site, Trained, add_product};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -41,6 +41,15 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// Returns the settings that a recipe gives, and these for the others.
+    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
+        Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
+            use_rslora: recipe.flag("adapter.rslora", self.use_rslora),
+        }
+    }
+
     /// Returns the factor of each run by its α.
     fn scales(&self, site: &Site) -> Scale {
         let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
@@ -51,14 +60,6 @@ impl LoraConfig {
 impl Rules for LoraConfig {
     fn name(&self) -> &'static str {
         "lora"
-    }
-
-    fn read(&self, recipe: &mut Reader) -> Option<Method> {
-        Some(Method::Lora(Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
-            use_rslora: recipe.flag("adapter.rslora", self.use_rslora),
-        }))
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
-use super::method::{Built, Layer, Rules, Start, each};
+use super::rules::{Built, Layer, Rules, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Method, Scale, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -47,19 +47,8 @@ impl Default for LoraMiniConfig {
 }
 
 impl LoraMiniConfig {
-    /// Returns the factor of each run by its α.
-    fn scales(&self, site: &Site) -> Scale {
-        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
-        Scale::new(self.scale(), site.alphas.iter().map(of_run))
-    }
-}
-
-impl Rules for LoraMiniConfig {
-    fn name(&self) -> &'static str {
-        "lora-mini"
-    }
-
-    fn read(&self, recipe: &mut Reader) -> Option<Method> {
+    /// Returns the settings that a recipe gives, and these for the others.
+    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
         let found = Self {
             rank_a: recipe.whole("adapter.rank_a", self.rank_a, 1, RANK),
             rank_b: recipe.whole("adapter.rank_b", self.rank_b, 1, RANK),
@@ -73,7 +62,19 @@ impl Rules for LoraMiniConfig {
             );
             recipe.fail("adapter.rank", problem);
         }
-        Some(Method::LoraMini(found))
+        found
+    }
+
+    /// Returns the factor of each run by its α.
+    fn scales(&self, site: &Site) -> Scale {
+        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
+        Scale::new(self.scale(), site.alphas.iter().map(of_run))
+    }
+}
+
+impl Rules for LoraMiniConfig {
+    fn name(&self) -> &'static str {
+        "lora-mini"
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {

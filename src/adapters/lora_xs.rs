@@ -15,9 +15,9 @@ use tch::{Kind, Tensor, no_grad};
 use toml::Value;
 
 use super::lora;
-use super::method::{Built, Layer, Rules, Shapes, Start, each};
+use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Method, Scale, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -45,6 +45,14 @@ impl Default for LoraXsConfig {
 }
 
 impl LoraXsConfig {
+    /// Returns the settings that a recipe gives, and these for the others.
+    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
+        Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
+        }
+    }
+
     /// Returns the factor of each run by its α.
     fn scales(&self, site: &Site) -> Scale {
         let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
@@ -55,13 +63,6 @@ impl LoraXsConfig {
 impl Rules for LoraXsConfig {
     fn name(&self) -> &'static str {
         "lora-xs"
-    }
-
-    fn read(&self, recipe: &mut Reader) -> Option<Method> {
-        Some(Method::LoraXs(Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
-        }))
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {

@@ -15,6 +15,7 @@ pub mod numpy_random;
 mod open;
 pub mod peft_config;
 pub mod rebase;
+pub mod rules;
 mod sigma;
 pub mod svd;
 pub mod tiny_lora;

@@ -15,9 +15,9 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
-use super::method::{Built, Layer, Rules, Shapes, Start, each};
+use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Method, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
 use crate::spec::reader::Reader;
@@ -56,23 +56,6 @@ impl Default for TinyLoraConfig {
 impl Rules for TinyLoraConfig {
     fn name(&self) -> &'static str {
         "tiny-lora"
-    }
-
-    fn read(&self, recipe: &mut Reader) -> Option<Method> {
-        let tie: u64 = recipe.whole("adapter.tie", self.tie(), 0, RANK);
-        let found = Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            u: recipe.whole("adapter.u", self.u, 1, RANK),
-            untied: if tie == 0 { 0.0 } else { 1.0 / tie as f64 },
-            tying: recipe.choice("adapter.tying", self.tying),
-            projection_seed: recipe.whole("adapter.projection_seed", self.projection_seed, 0, SEED),
-        };
-        if found.r.saturating_mul(found.r).saturating_mul(found.u) > MOST_DRAWN {
-            let Self { r, u, .. } = found;
-            let problem = format!("{u} projections of rank {r} are more than {MOST_DRAWN} numbers a layer");
-            recipe.fail("adapter.u", problem);
-        }
-        Some(Method::TinyLora(found))
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {
@@ -200,6 +183,24 @@ impl Rules for TinyLoraConfig {
 }
 
 impl TinyLoraConfig {
+    /// Returns the settings that a recipe gives, and these for the others.
+    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
+        let tie: u64 = recipe.whole("adapter.tie", self.tie(), 0, RANK);
+        let found = Self {
+            r: recipe.whole("adapter.rank", self.r, 1, RANK),
+            u: recipe.whole("adapter.u", self.u, 1, RANK),
+            untied: if tie == 0 { 0.0 } else { 1.0 / tie as f64 },
+            tying: recipe.choice("adapter.tying", self.tying),
+            projection_seed: recipe.whole("adapter.projection_seed", self.projection_seed, 0, SEED),
+        };
+        if found.r.saturating_mul(found.r).saturating_mul(found.u) > MOST_DRAWN {
+            let Self { r, u, .. } = found;
+            let problem = format!("{u} projections of rank {r} are more than {MOST_DRAWN} numbers a layer");
+            recipe.fail("adapter.u", problem);
+        }
+        found
+    }
+
     /// Returns the number of layers that share their trainable parameters, as in a recipe; 0 = all.
     fn tie(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a rank")]

@@ -15,8 +15,8 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
-use super::method::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Method, Named, Site, Trained, add_product};
+use super::rules::{Built, Layer, Rules, Shapes, Start, each};
+use super::{Adapter, Frozen, Named, Site, Trained, add_product};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
 use crate::spec::reader::{NOT_NEGATIVE, Reader};
@@ -49,18 +49,21 @@ impl Default for VeraConfig {
     }
 }
 
-impl Rules for VeraConfig {
-    fn name(&self) -> &'static str {
-        "vera"
-    }
-
-    fn read(&self, recipe: &mut Reader) -> Option<Method> {
-        Some(Method::Vera(Self {
+impl VeraConfig {
+    /// Returns the settings that a recipe gives, and these for the others.
+    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
+        Self {
             r: recipe.whole("adapter.rank", self.r, 1, RANK),
             d_initial: recipe.number("adapter.d_initial", self.d_initial, NOT_NEGATIVE),
             projection_prng_key: recipe.whole("adapter.projection_seed", self.projection_prng_key, 0, SEED),
             save_projection: recipe.flag("adapter.save_projection", self.save_projection),
-        }))
+        }
+    }
+}
+
+impl Rules for VeraConfig {
+    fn name(&self) -> &'static str {
+        "vera"
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {

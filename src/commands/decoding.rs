@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cli::GenerationArgs;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::generate::config::Asked;

@@ -5,10 +5,9 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::decoding::arguments;
-use super::eval::Settings;
 use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::examples::Split;
 use crate::data::prompts::{self, Prompts, Shots};
 use crate::data::tokenize::Tokenizer;
@@ -21,6 +20,7 @@ use crate::generate::Settings as Generation;
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
+use crate::session::request::Request;
 use crate::session::subject::Subject;
 use crate::session::workplace::Workplace;
 use crate::train::interrupt;
@@ -32,7 +32,7 @@ pub struct Scoring<'a> {
     /// What is scored.
     pub subject: &'a Subject,
     /// Settings of all tasks.
-    pub settings: &'a Settings,
+    pub request: &'a Request,
     /// The command line.
     pub args: &'a EvalArgs,
     /// The tokenizer of the base.
@@ -72,16 +72,16 @@ impl Scoring<'_> {
             "base": self.subject.base.hash,
             "config": self.subject.base.config_hash,
             "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
-            "precision": format!("{:?}", self.settings.precision),
+            "precision": format!("{:?}", self.request.precision),
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,
             "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,
             "sampling": format!("{:?}", generation.sampling), "search": format!("{:?}", generation.search),
             "penalties": generation.penalties, "seed": generation.seed,
         });
         let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
-        files::hold_for_good(&self.settings.out)?;
+        files::hold_for_good(&self.request.out)?;
         let _awaited = interrupt::awaited();
-        let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
+        let file = self.request.out.join("predictions").join(format!("{}.jsonl", dataset.name));
         let Some(records) = answer(&task, (model, self.tokenizer), generation, &file)? else {
             return Ok(None);
         };
@@ -95,7 +95,7 @@ impl Scoring<'_> {
             shots: self.args.generation.shots,
             arguments: &arguments,
         };
-        harness::write(&self.settings.out, &self.subject.base.name, &[scored], seconds)?;
+        harness::write(&self.request.out, &self.subject.base.name, &[scored], seconds)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
         let mut result = TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds);
@@ -106,7 +106,7 @@ impl Scoring<'_> {
     /// The split asked for, else the one that generation data is scored on.
     fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
         let own = dataset.files.contains_key("test").then_some("test");
-        self.args.split.as_deref().or(own).unwrap_or(&self.settings.split)
+        self.args.split.as_deref().or(own).unwrap_or(&self.request.split)
     }
 
     fn prompts(&self, dataset: &Dataset, name: &str) -> Result<Prompts> {

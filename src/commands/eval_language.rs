@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Outcome;
 use super::decoding::decoding;
-use super::eval::Settings;
 use super::eval_generation::Scoring;
 use crate::cli::EvalArgs;
 use crate::data::TaskKind;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
 use crate::eval::results::{TaskResult, write_results};
@@ -17,6 +16,7 @@ use crate::generate::Settings as Generation;
 use crate::generate::config::Asked;
 use crate::report::say;
 use crate::session::fit::check_fit;
+use crate::session::request::Request;
 use crate::session::subject::Subject;
 use crate::session::use_precision;
 use crate::session::workplace::Workplace;
@@ -25,17 +25,17 @@ use crate::session::workplace::Workplace;
 ///
 /// # Errors
 /// When the subject, a data set or the folder for the results cannot be used.
-pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &EvalArgs) -> Result<Outcome> {
+pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalArgs) -> Result<Outcome> {
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
-    check_fit(base, &tokenizer, settings.max_length)?;
+    check_fit(base, &tokenizer, request.max_length)?;
     if args.predict {
         return Err(usage("`--predict` writes a GLUE submission, and the base is a language model")
             .hint("leave it out: answers to prompts are written in any case")
             .into());
     }
     let datasets: Vec<&Dataset> =
-        settings.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
+        request.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
     let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
         datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
     let of = |dataset: &&Dataset| {
@@ -47,19 +47,19 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
     for remark in remarks.into_iter().flatten().collect::<BTreeSet<String>>() {
         tracing::warn!("{remark}");
     }
-    let (mut model, _trained) = subject.build(place, use_precision(settings.precision)?, 0)?;
+    let (mut model, _trained) = subject.build(place, use_precision(request.precision)?, 0)?;
     let mut results = BTreeMap::new();
     for dataset in read {
-        let examples = place.split(dataset, &settings.split, &tokenizer, settings.max_length, args.limit)?;
-        let tokens = settings.batch_size * settings.max_length;
+        let examples = place.split(dataset, &request.split, &tokenizer, request.max_length, args.limit)?;
+        let tokens = request.batch_size * request.max_length;
         let evaluation = evaluate(model.language()?, 0, &examples.examples, tokens)?;
-        results.insert(dataset.name.clone(), TaskResult::new(&evaluation, &settings.split, &examples));
+        results.insert(dataset.name.clone(), TaskResult::new(&evaluation, &request.split, &examples));
     }
     if !continued.is_empty() {
         model.merge_adapters();
         model.pack();
     }
-    let scoring = Scoring { place, subject, settings, args, tokenizer: &tokenizer };
+    let scoring = Scoring { place, subject, request, args, tokenizer: &tokenizer };
     for (dataset, generation) in continued.into_iter().zip(generations) {
         let generation = Generation { max_slots: args.batch_size.unwrap_or(0), ..generation };
         let Some(result) = scoring.run((dataset, &generation), model.language()?)? else {
@@ -68,7 +68,7 @@ pub fn run(place: &Workplace, subject: &Subject, settings: &Settings, args: &Eva
         };
         results.insert(dataset.name.clone(), result);
     }
-    write_results(&results, &settings.out, settings.of_run)?;
+    write_results(&results, &request.out, request.of_run)?;
     Ok(Outcome::Done)
 }
 

@@ -12,8 +12,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::tokenize::optional_json;
 use super::tokenizer_class::Class;
+use super::tokenizer_file::optional_json;
 use crate::fault::{Result, fault};
 
 /// Tokens that have a name of their own, in the order in which they are added.

@@ -11,10 +11,10 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Example;
-use super::catalog::Dataset;
+use super::dataset::Dataset;
 use super::jinja::{ChatTemplate, Conversation, Refusal, Rendered, with_stack};
 use super::odd;
-use super::rows::{Columns, kind};
+use super::row::{Columns, kind};
 use super::tokenize::Tokenizer;
 use crate::fault::{Result, fault, short};
 

@@ -7,7 +7,7 @@ use serde::Deserialize as _;
 use toml::{Table, Value};
 
 use super::TaskKind;
-use super::catalog::Dataset;
+use super::dataset::Dataset;
 use super::template::Template;
 use crate::fault::{nearest, which};
 use crate::limits::{BEAMS, Most, NEW_TOKENS, TOP_K};

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use rayon::prelude::*;
 
-use super::catalog::Dataset;
 use super::chat::{Chat, TOOLS};
+use super::dataset::Dataset;
 use super::instruction::Instruction;
 use super::jinja::Refusal;
 use super::label::{self, Label};
-use super::rows::{Columns, Row, Rows, Wanted};
+use super::row::{Columns, Row, Wanted};
+use super::rows::Rows;
 use super::template::cell;
 use super::tokenize::Tokenizer;
 use super::{Example, Examples, Skipped, TaskKind, cache};

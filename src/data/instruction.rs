@@ -5,8 +5,8 @@
 //! `max_length` is cut off the end, and as many tokens as the prompt has alone are not trained on.
 
 use super::Example;
-use super::catalog::Dataset;
-use super::rows::Columns;
+use super::dataset::Dataset;
+use super::row::Columns;
 use super::template::Template;
 use super::tokenize::Tokenizer;
 use crate::fault::Result;

@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::odd;
-use super::rows::{Body, Columns, Raw, Wanted, kind};
+use super::row::{Body, Columns, Raw, Wanted, kind};
 use super::scan::{Place, Scan};
 use super::text_file::TextFile;
 use crate::fault::{Result, fault, which};

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::TaskKind;
-use super::catalog::Dataset;
+use super::dataset::Dataset;
 use super::odd::{self, Odd};
-use super::rows::kind;
+use super::row::kind;
 use crate::fault::{Fault, fault, short, which};
 
 /// Value of a label column.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::json::Source;
 use super::odd;
-use super::rows::{Body, Columns, Raw};
+use super::row::{Body, Columns, Raw};
 use crate::fault::{Fault, Result, contained, fault};
 
 /// Returns the rows of `file`, named `path` in errors, and its columns.
@@ -269,7 +269,8 @@ mod tests {
     use parquet::schema::types::Type;
     use serde_json::json;
 
-    use super::super::rows::{Row, Rows, Wanted};
+    use super::super::row::{Row, Wanted};
+    use super::super::rows::Rows;
     use super::*;
 
     fn read_rows(path: &Path) -> Result<Vec<Row>> {

@@ -5,10 +5,11 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::catalog::Dataset;
+use super::dataset::Dataset;
 use super::examples::{SHOWN, Split, hash_files, piece_for};
 use super::odd;
-use super::rows::{Columns, Rows};
+use super::row::Columns;
+use super::rows::Rows;
 use super::template::Template;
 use super::tokenize::Tokenizer;
 use super::{Skipped, TaskKind};

@@ -6,43 +6,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rayon::prelude::*;
-use serde_json::{Map, Value};
+use serde_json::Map;
 
 use super::json::{self, Source};
+use super::row::{Body, Raw, Row, Wanted};
 use super::text_file::TextFile;
-use super::{odd, packed, parquet, separated};
+use super::{packed, parquet, separated};
 use crate::fault::{Result, fault, which};
 
-/// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See `odd` for values
-/// that JSON cannot hold.
-pub type Columns = Map<String, Value>;
-
 /// Approximate bytes of rows read at once, one row at least.
-const PIECE: usize = 1 << 22;
+const PIECE: usize = 1 << 21;
 /// Number of rows that tell the form of a file.
 const ENOUGH: usize = 100;
-
-/// One row of a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// Its number in the file from 1, in the [`Rows::unit`].
-    pub number: usize,
-    /// Its columns, or why it cannot be read.
-    pub columns: std::result::Result<Columns, String>,
-}
-
-/// Criteria for finding the rows of a data set in a file.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Wanted<'a> {
-    /// Columns that rows of the data set have.
-    pub columns: &'a [&'a str],
-    /// The name of the split.
-    pub split: &'a str,
-    /// The key of a JSON object under which its rows stand.
-    pub field: Option<&'a str>,
-    /// Columns whose values are used; `None` for all.
-    pub kept: Option<&'a [&'a str]>,
-}
 
 /// The rows of a file in its order, those that cannot be read included.
 pub struct Rows {
@@ -60,29 +35,6 @@ pub struct Rows {
     read: usize,
     /// True if the first row cannot be read.
     is_broken: bool,
-}
-
-/// A row as read from the file; rows are parsed later, many at once.
-pub(super) struct Raw {
-    number: usize,
-    /// Approximate bytes of memory that it takes.
-    size: usize,
-    body: Body,
-}
-
-/// Content of a row.
-pub(super) enum Body {
-    /// Its JSON, and whether an error in it makes the whole file useless.
-    Json(String, bool),
-    /// Its columns, or why it cannot be read.
-    Read(std::result::Result<Columns, String>),
-}
-
-impl Raw {
-    /// Creates a row of about `size` bytes.
-    pub fn new(number: usize, size: usize, body: Body) -> Self {
-        Self { number, size, body }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -258,25 +210,12 @@ fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
     Ok(unpacked)
 }
 
-/// Names the kind of a value in words.
-pub fn kind(value: &Value) -> &'static str {
-    match (odd::of(value), value) {
-        (Some(odd::Odd::Number(_)), _) | (None, Value::Number(_)) => "a number",
-        (Some(_), _) => "nothing that can be used",
-        (None, Value::Null) => "nothing",
-        (None, Value::Bool(_)) => "`true` or `false`",
-        (None, Value::String(_)) => "a text",
-        (None, Value::Array(_)) => "a list",
-        (None, Value::Object(_)) => "an object",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write as _;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::text_file;
     use super::*;

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use serde_json::Value;
 
 use super::json::Source;
-use super::rows::{Body, Columns, Raw};
+use super::row::{Body, Columns, Raw};
 use super::text_file::{LONGEST, TextFile};
 use crate::fault::{Fault, Result, fault};
 

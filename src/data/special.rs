@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::tokenize::optional_json;
 use super::tokenizer_class::Class;
+use super::tokenizer_file::optional_json;
 use crate::fault::{Result, fault};
 use crate::files;
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::odd::{self, Odd};
-use super::rows::{Columns, kind};
+use super::row::{Columns, kind};
 
 /// A text with places for columns.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::{
     PostProcessor as _, Token, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
 };
@@ -19,10 +19,9 @@ use tokenizers::{
 use super::Example;
 use super::special::Special;
 use super::tokenizer_class::{Class, class_of, configure, enclose, fitting};
-use super::tokenizer_file::{guarded, parse};
+use super::tokenizer_file::{failed, guarded, optional_json, parse};
 use super::{added_tokens, long_texts};
 use crate::fault::{Fault, Result, fault, reading, usage};
-use crate::files;
 
 /// Files that make up a tokenizer; those that exist are copied next to a saved model.
 pub const FILES: [&str; 12] = [
@@ -351,25 +350,11 @@ fn before(inner: &tokenizers::Tokenizer) -> Result<Vec<u32>> {
     Ok(special.map(|(id, _)| *id).collect())
 }
 
-/// Wraps an error or panic message of the library.
-pub(super) fn failed(reason: impl std::fmt::Display) -> anyhow::Error {
-    fault(format!("`tokenizer.json` cannot be applied: {reason}")).into()
-}
-
-/// Reads a JSON file, or returns an empty object if there is none.
-pub(super) fn optional_json(path: &Path) -> Result<Value> {
-    let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
-    if !Value::is_object(&value) {
-        return Err(
-            fault(format!("`{}` is not valid: expected an object of settings", path.display())).into()
-        );
-    }
-    Ok(value)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use serde_json::json;
 
     use super::*;
     use crate::fault::hint_of;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokenizers::AddedToken;
 
-use super::tokenize::failed;
+use super::tokenizer_file::failed;
 use crate::fault::Result;
 
 /// Class of Transformers that would read the folder.

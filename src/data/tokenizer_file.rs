@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::{
     AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
     PreTokenizerWrapper, Tokenizer, TruncationParams,
 };
 
 use crate::fault::{Result, fault};
-use crate::files::check_start;
+use crate::files::{self, check_start};
 
 /// Calls the library and turns a panic, which some files cause, into an ordinary error.
 pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
@@ -23,6 +23,22 @@ pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::r
             Err(owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it cannot be used").to_owned())
         }
     }
+}
+
+/// Wraps an error or panic message of the library.
+pub(super) fn failed(reason: impl std::fmt::Display) -> anyhow::Error {
+    fault(format!("`tokenizer.json` cannot be applied: {reason}")).into()
+}
+
+/// Reads a JSON file, or returns an empty object if there is none.
+pub(super) fn optional_json(path: &Path) -> Result<Value> {
+    let value = if path.is_file() { files::read_json(path)? } else { json!({}) };
+    if !Value::is_object(&value) {
+        return Err(
+            fault(format!("`{}` is not valid: expected an object of settings", path.display())).into()
+        );
+    }
+    Ok(value)
 }
 
 /// Parses a `tokenizer.json`. Dropout of byte pairs is removed: it would cut a text differently each time.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Serialize, Serializer};
 
 use crate::data::TaskKind;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::fault::{Result, fault, usage};
 use crate::files::write_atomically;
 use crate::report::say;

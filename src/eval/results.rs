@@ -9,7 +9,7 @@ use super::Evaluation;
 use super::generation::{Record, grouped, scores};
 use super::metrics::Score;
 use crate::data::Examples;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::prompts::Prompts;
 use crate::fault::Result;
 use crate::files;

@@ -2,7 +2,7 @@
 
 use tch::Device;
 
-pub use crate::adapters::method::{Layer, Start};
+pub use crate::adapters::rules::{Layer, Start};
 use crate::adapters::{Frozen, Method, Named, Site, Trained};
 use crate::fault::{Result, fault, usage};
 use crate::nn::Linear;

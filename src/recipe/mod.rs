@@ -12,8 +12,6 @@ use toml::Value;
 
 use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
-#[cfg(doc)]
-use crate::adapters::method::Rules;
 use crate::fault::{Result, usage};
 use crate::spec::{Every, Precision, Schedule};
 pub use find::Origin;
@@ -50,7 +48,7 @@ pub struct ModelRecipe {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterRecipe {
     /// The method, default `lora-xs`, and its settings. Of `lora-xs`, `lora` and `lora-mini`: `rank`, default 16, 8 and 8,
-    /// and `alpha`, numerator of the scale, default 16. The others have keys of their own ([`Rules::read`]).
+    /// and `alpha`, numerator of the scale, default 16. The others have keys of their own ([`Method::read`]).
     pub method: Method,
     /// Ends of the paths of the adapted linear layers. Default, as in the published code: `query`, `value`,
     /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.

@@ -45,10 +45,8 @@ fn model(reader: &mut Reader) -> ModelRecipe {
 fn adapter(reader: &mut Reader) -> AdapterRecipe {
     let all = Method::all();
     let name = reader.name("adapter.method", &all.each_ref().map(|method| method.name()));
-    let method = all
-        .iter()
-        .find(|method| method.name() == name)
-        .map_or(Method::Head, |method| method.read(reader).unwrap_or_else(|| method.clone()));
+    let known = all.iter().find(|method| method.name() == name);
+    let method = known.map_or(Method::Head, |method| method.read(reader));
     let (init, sigma) = method.basis_defaults();
     let made = BasisSpec {
         rank: method.basis_rank().unwrap_or(0),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::workplace::Workplace;
 use crate::data::TaskKind;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::models::Base;

@@ -6,6 +6,7 @@ pub mod fit;
 pub mod forecast;
 pub mod opened;
 pub mod prepared;
+pub mod request;
 pub mod results;
 pub mod resume;
 pub mod run_folder;

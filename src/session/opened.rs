@@ -9,7 +9,7 @@ use super::fit::{check_fit, classes, metrics};
 use super::forecast::Forecast;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::Method;
-use crate::data::catalog::Dataset;
+use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
 use crate::fault::{Result, usage};

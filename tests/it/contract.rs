@@ -11,7 +11,7 @@ use loraxs::adapters::layout::Layout;
 use loraxs::adapters::lora::LoraConfig;
 use loraxs::adapters::lora_mini::LoraMiniConfig;
 use loraxs::adapters::lora_xs::LoraXsConfig;
-use loraxs::adapters::method::Layer;
+use loraxs::adapters::rules::Layer;
 use loraxs::adapters::tiny_lora::TinyLoraConfig;
 use loraxs::adapters::vera::VeraConfig;
 use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, witness};

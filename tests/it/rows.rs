@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use loraxs::data::rows::{Columns, Rows, Wanted};
+use loraxs::data::row::{Columns, Wanted};
+use loraxs::data::rows::Rows;
 use loraxs::data::template::cell;
 use serde_json::Value;
 

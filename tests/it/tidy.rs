@@ -1,6 +1,6 @@
 //! The rules of the code that no compiler checks: sizes, names, and which module may know which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -285,4 +285,80 @@ fn every_script_is_valid_for_its_shell() {
         let output = Command::new("bash").arg("-n").arg(&script).output().unwrap();
         assert!(output.status.success(), "{}\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Modules that import each other; each is to be taken apart.
+const CIRCLES: [&[&str]; 6] = [
+    &[
+        "data::jinja::args",
+        "data::jinja::loops",
+        "data::jinja::run",
+        "data::jinja::scope",
+        "data::jinja::value",
+    ],
+    &["generate::engine", "generate::session", "generate::workers"],
+    &["models::config", "models::decoder_fields"],
+    &["scoring::equivalence::clean", "scoring::equivalence::units"],
+    &["scoring::equivalence::assignments", "scoring::equivalence::compare", "scoring::equivalence::sets"],
+    &["scoring::equivalence::functions", "scoring::equivalence::read"],
+];
+
+/// The modules that each module imports from, besides those around it and inside it.
+fn imports(sources: &[Source]) -> BTreeMap<String, Vec<String>> {
+    let name = |path: &str| path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::");
+    let names: Vec<String> = sources.iter().map(|source| name(&source.path)).collect();
+    let mut found = BTreeMap::new();
+    for (source, own) in sources.iter().zip(&names) {
+        let code: String = source.lines().map(|(_, line)| format!("{} ", line.trim())).collect();
+        let mut targets = Vec::new();
+        for part in code.split("use ").skip(1).filter_map(|rest| rest.split(';').next()) {
+            let mut folder: Vec<&str> = own.split("::").collect();
+            let mut rest = part.trim();
+            if let Some(after) = rest.strip_prefix("crate::") {
+                (folder, rest) = (Vec::new(), after);
+            } else if !rest.starts_with("super::") {
+                continue;
+            }
+            while let Some(after) = rest.strip_prefix("super::") {
+                folder.pop();
+                rest = after;
+            }
+            let list = rest.strip_prefix('{').map_or_else(|| vec![rest.to_owned()], names_of_list);
+            for item in list {
+                let whole = folder.iter().copied().chain(item.split("::")).collect::<Vec<_>>().join("::");
+                // The longest path that is a module.
+                let is = |known: &&String| whole == **known || whole.starts_with(&format!("{known}::"));
+                targets.extend(names.iter().filter(is).max_by_key(|known| known.len()).cloned());
+            }
+        }
+        let inside = |one: &str, other: &str| format!("{one}::").starts_with(&format!("{other}::"));
+        targets.retain(|target| !inside(target, own) && !inside(own, target));
+        found.insert(own.clone(), targets);
+    }
+    found
+}
+
+#[test]
+fn no_two_modules_import_each_other() {
+    let graph = imports(&sources());
+    assert!(graph.values().map(Vec::len).sum::<usize>() > 300, "{graph:?}");
+    let reached = |start: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), graph[start].clone());
+        while let Some(module) = next.pop() {
+            if seen.insert(module.clone()) {
+                next.extend(graph.get(&module).into_iter().flatten().cloned());
+            }
+        }
+        seen
+    };
+    let reach: BTreeMap<&String, BTreeSet<String>> =
+        graph.keys().map(|module| (module, reached(module))).collect();
+    let circles: BTreeSet<Vec<&str>> = (graph.keys().filter(|module| reach[module].contains(*module)))
+        .map(|module| {
+            let back = reach[module].iter().filter(|other| reach[other].contains(module));
+            back.map(String::as_str).collect()
+        })
+        .collect();
+    let known: BTreeSet<Vec<&str>> = CIRCLES.iter().map(|circle| circle.to_vec()).collect();
+    assert_eq!(circles, known, "modules look one way inside a layer, too");
 }
