@@ -1,6 +1,6 @@
 //! Adapters: additions to a frozen linear layer, and the store of trained tensors.
 //!
-//! One file per method; [`Method`] names them, and [`Method::build`] puts one on a layer.
+//! One file per method; [`Method`] names them, and [`rules::Rules::build`] puts one on a layer.
 
 pub mod basis;
 pub mod basis_file;
