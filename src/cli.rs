@@ -1,4 +1,4 @@
-//! The command line: what can be typed, checked for form only. What it means is decided by the commands.
+//! The command line: its grammar, checked for form only. The commands decide what it means.
 
 mod generation;
 mod values;
@@ -290,16 +290,16 @@ impl fmt::Display for Device {
     }
 }
 
-/// The whole command; `version` is what `--version` prints, `-V` prints the crate's alone.
+/// Builds the whole command; `--version` prints `version`, `-V` the crate's version alone.
 pub fn command(version: &'static str) -> clap::Command {
     values::with_negative_numbers(Cli::command()).long_version(version)
 }
 
-/// Parses arguments, the program's name first; prints help or what is wrong and exits (2 for wrong usage) where needed.
+/// Parses arguments, the program's name first; if needed, prints help or an error and exits (2: wrong usage).
 pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, version: &'static str) -> Cli {
     let found = command(version).try_get_matches_from(args);
     found.and_then(|matches| Cli::from_arg_matches(&matches)).unwrap_or_else(|error| {
-        // What was typed is quoted, whatever it holds and however long it is
+        // The error quotes the arguments, whatever they hold and however long they are
         let (text, code) = (error.to_string(), error.exit_code());
         let shown = readable(&text);
         if error.use_stderr() && shown.trim_end() != text.trim_end() {
@@ -310,10 +310,10 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, versio
     })
 }
 
-/// Writes the completion script of `shell` to `out`, as far as anybody reads it.
+/// Writes the completion script of `shell` to `out`; a closed pipe is no error.
 ///
 /// # Errors
-/// Where `out` cannot be written.
+/// When `out` cannot be written.
 pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<()> {
     let mut script = Vec::new(); // the generator panics where writing fails, a vector cannot
     clap_complete::generate(shell, &mut Cli::command(), "loraxs", &mut script);

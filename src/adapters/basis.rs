@@ -95,7 +95,7 @@ pub struct ModuleReport {
 
 impl Basis {
     /// Computes the factors of `modules`: name and weight [out, in] of any float kind. The factors stay on
-    /// the weights' device. `progress` hears how many modules are done and the name of the last one.
+    /// the weights' device. `progress` receives the number of modules done and the name of the last one.
     ///
     /// On the CPU as many workers as libtorch has threads take one module at a time.
     ///

@@ -96,8 +96,8 @@ impl Basis {
         read(&file, device).with_context(|| format!("cannot use the basis `{}`", path.display()))
     }
 
-    /// The basis of [`Basis::compute`], from the cache where it was computed before. A damaged entry of the
-    /// cache is made again, and a cache that cannot be written only costs time; both are logged as warnings.
+    /// Returns the basis of [`Basis::compute`], from the cache if it was computed before. A damaged entry is
+    /// made again, and a cache that cannot be written only costs time; both are logged as warnings.
     ///
     /// # Errors
     /// As [`Basis::compute`].

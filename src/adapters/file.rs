@@ -1,4 +1,4 @@
-//! The adapter folder: `adapter_model.safetensors` with what was trained, and `adapter_config.json` with what it means.
+//! The adapter folder: trained tensors in `adapter_model.safetensors`, described by `adapter_config.json`.
 //!
 //! LoRA, VeRA and TinyLoRA are written as PEFT writes them, and what PEFT does not ask for goes into `loraxs.json`
 //! beside them. LoRA-XS stores its M cores as one tensor `lora_xs_R` `[M, r, r]`, in the order of `modules`, so that a
@@ -202,9 +202,9 @@ impl AdapterFile {
         .into())
     }
 
-    /// Copies the stored tensors into every run of `trained`. A head tensor that the file lacks, or holds in another
-    /// shape, keeps its start where `head_optional` or where the file has no head at all; the number of head tensors
-    /// copied is returned.
+    /// Copies the stored tensors into every run of `trained` and returns the number of head tensors copied.
+    /// If a head tensor is missing or has another shape, the head keeps its start where `head_optional`, or
+    /// where a file that is not in this program's own layout has no head at all.
     ///
     /// # Errors
     /// Names a tensor that is missing, of another shape, or has no place in the model.

@@ -104,7 +104,7 @@ fn refuse_several(tensors: &Tensors) -> Result<()> {
         .into())
 }
 
-/// What PEFT's config says, and what only this program's notes do: the order of the layers, and how they are tied.
+/// Adds to PEFT's config what only this program's notes record, such as the layers' order and tying.
 fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConfig> {
     let sorted = |modules: &[String]| {
         let mut names = modules.to_vec();

@@ -7,9 +7,9 @@
 //! | B_train | `[k, r, b]` | trained | Kaiming-uniform (a = √5): U(-1/√b, 1/√b) |
 //! | B_aux | `[b, in]` | frozen | Kaiming-uniform (a = √5), or the first b of `S_r V_rᵀ` |
 //!
-//! Trained numbers per target: r(a + b). Source of the product: arXiv 2411.15804. The paper's start and scale are not
-//! published with it; those above are this program's own, chosen so that ΔW starts at 0 as LoRA's does, with the outer
-//! trained factor at zero and the inner one drawn. The frozen pair is a LoRA-XS basis of rank max(a, b), cut.
+//! Trainable parameters per target: r(a + b). Source of the product: arXiv 2411.15804. The paper's start and
+//! scale are not published; those above are this program's own, so that ΔW starts at 0 as LoRA's does: the
+//! outer trained factor zero, the inner one drawn. The frozen pair is a LoRA-XS basis of rank max(a, b), cut.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};

@@ -127,13 +127,13 @@ pub struct LoraXs {
 }
 
 impl LoraXs {
-    /// `a` `[r, in]` and `b` `[out, r]` in the kind that the base computes in, `core` `[k, r, r]` in fp32, `scale` α/r.
+    /// Takes `a` `[r, in]` and `b` `[out, r]` in the base's kind, `core` `[k, r, r]` in fp32, `scale` α/r.
     pub fn new(a: Tensor, b: Tensor, core: Tensor, scale: Scale) -> Self {
         Self { a, b, core, scale }
     }
 
-    /// The adapter of one layer in its basis, its core added to `trained`: `drawn` `[k, r, r]`, which stands for a basis
-    /// with signs after scikit-learn's rule (the largest entry of each row of A is positive), turned to the signs of ours.
+    /// Builds one layer's adapter in its basis and adds its core to `trained`: `drawn` `[k, r, r]`, for a
+    /// basis with scikit-learn's signs (the largest entry of each row of A is positive), turned to ours.
     pub fn build(
         site: &Site,
         factors: &Factors,

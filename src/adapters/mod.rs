@@ -44,7 +44,7 @@ pub trait Adapter: std::fmt::Debug {
     /// `y` and the result `[k·n, out]`, no views; `x` `[k, n, in]`.
     fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor;
 
-    /// A, M and B of ΔW = B M A, where A and B are frozen: A `[i, in]`, M `[k, o, i]` in fp32, B `[out, o]`, the scale in M.
+    /// Returns frozen A `[i, in]`, fp32 M `[k, o, i]` with the scale, and frozen B `[out, o]` of ΔW = B M A.
     fn through_core(&self) -> Option<[Tensor; 3]> {
         None
     }
@@ -128,7 +128,7 @@ impl Site<'_> {
     }
 }
 
-/// `y + x Aᵀ Mᵀ Bᵀ` with A and B shared by the runs, and a core M of each run's own ([`Adapter::through_core`]).
+/// Computes `y + x Aᵀ Mᵀ Bᵀ` with A, B shared by the runs and a core M for each ([`Adapter::through_core`]).
 ///
 /// # Shapes
 /// `y` and the result `[k·n, out]`; `x` `[k, n, in]`.

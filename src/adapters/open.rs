@@ -124,7 +124,7 @@ impl AdapterFile {
             let module = name.strip_suffix(".A").or_else(|| name.strip_suffix(".B"));
             return stored && module.is_some_and(|module| self.config.modules.iter().any(|m| m == module));
         }
-        // The base's own, beside what was trained in its place, in a state that was saved as it lies in memory.
+        // The base's own weights, which a state dict saved from memory holds beside their trained copies.
         name.contains(".original_module.") || self.config.method.is_frozen(name)
     }
 }

@@ -5,9 +5,9 @@ use tch::{Kind, Tensor};
 use super::svd::Factors;
 use crate::fault::Result;
 
-/// The core R' `[r', r']` with B' R' A' nearest to B R A, for `core` R `[r, r]`, and the residual: the Frobenius norm of
-/// the difference relative to that of B R A. It is zero where the rows of A' span those of R A, and the columns of B'
-/// those of B R. `R' = B'⁺ B R A A'⁺`, in double precision.
+/// Returns the core R' `[r', r']` with B' R' A' nearest to B R A, for `core` R `[r, r]`, and the residual:
+/// the Frobenius norm of the difference relative to that of B R A. It is zero where the rows of A' span
+/// those of R A, and the columns of B' those of B R. `R' = B'⁺ B R A A'⁺`, in double precision.
 ///
 /// # Errors
 /// When libtorch fails.

@@ -1,4 +1,4 @@
-//! What differs from method to method: the questions that each method's settings answer.
+//! Differences between methods: the questions that each method's settings answer.
 
 use serde_json::Value;
 use tch::Tensor;
@@ -54,7 +54,7 @@ pub trait Rules {
     /// Counts the trainable parameters of the adapters on `layers`, by the formula of the method.
     fn count(&self, layers: &[Layer]) -> i64;
 
-    /// Numbers in the adapter file of one run, the head apart: trainable parameters, and the frozen factors beside them.
+    /// Counts the numbers in one run's adapter file, head excluded: trainable parameters and frozen factors.
     fn stored(&self, layers: &[Layer]) -> i64 {
         self.count(layers)
     }
@@ -66,8 +66,8 @@ pub trait Rules {
         [0, 0]
     }
 
-    /// The group of each of `names`, which are in the order of the model; numbered from 0. Layers of a group share their
-    /// trainable parameters. Without tying, each has its own.
+    /// Returns the group, numbered from 0, of each of `names`, which are in the order of the model. Layers
+    /// of a group share their trainable parameters. Without tying, each has its own.
     fn groups(&self, names: &[&str]) -> Vec<usize> {
         (0..names.len()).collect()
     }
@@ -88,7 +88,7 @@ pub trait Rules {
         None
     }
 
-    /// True if adapters of this method are written as PEFT writes them.
+    /// Returns true if adapters of this method are written as PEFT writes them.
     fn is_of_peft(&self) -> bool {
         self.peft(1).is_some()
     }
@@ -103,7 +103,7 @@ pub trait Rules {
         Vec::new()
     }
 
-    /// Further tensors of the whole model, and what must hold before any is drawn.
+    /// Returns further tensors of the whole model, after checking the sizes that any are drawn with.
     ///
     /// # Errors
     /// Names the number that no adapter of this method has.
@@ -111,7 +111,7 @@ pub trait Rules {
         Ok(Vec::new())
     }
 
-    /// True if `name` is a frozen tensor in a file of PEFT's.
+    /// Returns true if `name` is a frozen tensor in a file of PEFT's.
     fn is_frozen(&self, _name: &str) -> bool {
         false
     }
@@ -127,7 +127,7 @@ pub(super) fn each<A: Adapter + 'static>(
 }
 
 impl Frozen {
-    /// True if the basis was drawn, not decomposed.
+    /// Returns true if the basis was drawn, not decomposed.
     pub fn is_random(&self) -> bool {
         self.basis.as_ref().is_some_and(|basis| basis.spec.init == Init::Random)
     }

@@ -158,7 +158,7 @@ pub(crate) fn check_rank(shape: &[i64], rank: i64) -> Result<i64> {
     Ok(most)
 }
 
-/// An orthonormal basis [long, q] of nearly the range of the first singular directions of `m` [long, short].
+/// Finds an orthonormal basis [long, q] of nearly the first singular directions' range of `m` [long, short].
 fn range(m: &Tensor, directions: i64, iterations: u32, seed: u32) -> Result<Tensor> {
     let (_, short) = m.size2()?;
     let count = usize::try_from(short * directions)?;

@@ -43,7 +43,7 @@ impl Trained {
         self.runs
     }
 
-    /// Adds a tensor in fp32 and returns the leaf that layers compute with; it shares memory with the store for good.
+    /// Adds a tensor in fp32 and returns the leaf that layers compute with, which shares the store's memory.
     pub fn add(&mut self, name: impl Into<String>, group: Group, initial: &Tensor) -> Tensor {
         let tensor = no_grad(|| initial.to_kind(Kind::Float).contiguous().copy()).set_requires_grad(true);
         let shared = tensor.shallow_clone();

@@ -1,14 +1,14 @@
-//! How the values of options are read.
+//! Parsers of option values.
 
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, Command};
 
-/// What the values of options are called that are numbers.
+/// Value names of options that take numbers.
 const NUMBERS: [&str; 5] = ["N", "P", "R", "SIZE", "X"];
 
-/// Lets numbers begin with a minus: what an option expects says more than that `-1` is none.
+/// Lets numbers begin with a minus, so that an option's own error names what it expects instead of `-1`.
 pub(super) fn with_negative_numbers(command: Command) -> Command {
     let of_number = |arg: Arg| {
         let names = arg.get_value_names().unwrap_or_default();
@@ -18,7 +18,7 @@ pub(super) fn with_negative_numbers(command: Command) -> Command {
     command.mut_args(of_number).mut_subcommands(with_negative_numbers)
 }
 
-/// A path of UTF-8: recipes, results and adapters name it, and are text.
+/// Returns a parser of UTF-8 paths: recipes, results and adapters are text and name them.
 pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|text| match text.into_string() {
         Ok(text) if text.is_empty() => Err("expected a path"),
@@ -27,7 +27,7 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     })
 }
 
-/// Far more threads than cores bring the machine to a halt.
+/// Reads a number of threads, limited since far more threads than cores bring the machine to a halt.
 pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
     text.parse()
         .ok()
@@ -35,13 +35,13 @@ pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
         .ok_or("expected a whole number from 0 to 1024".to_owned())
 }
 
-/// How far apart two results may be.
+/// Reads the largest accepted difference of two results.
 pub(super) fn tolerance(text: &str) -> std::result::Result<f64, String> {
     let number: Option<f64> = text.parse().ok();
     number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
 }
 
-/// A size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
+/// Reads a size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
 pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
     let units = [
         ("KiB", 1 << 10),

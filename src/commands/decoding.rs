@@ -1,4 +1,4 @@
-//! How a data set's prompts are continued: by the command line, else its catalog entry, else the checkpoint.
+//! Decoding settings of a data set: from the command line, else its catalog entry, else the checkpoint.
 
 use serde_json::{Map, Value, json};
 
@@ -10,10 +10,10 @@ use crate::generate::config::Asked;
 use crate::generate::{Penalties, Sampling, Settings};
 use crate::train::interrupt;
 
-/// New tokens where neither catalog nor command line says how many.
+/// Default number of new tokens, where neither catalog nor command line gives one.
 const MAX_NEW_TOKENS: usize = 256;
 
-/// The settings, and what is to be said of those of the checkpoint that they overrule or that have no effect.
+/// Returns the settings, and remarks on those of the checkpoint that they overrule or that have no effect.
 ///
 /// # Errors
 /// When options contradict each other.
@@ -57,7 +57,7 @@ pub fn decoding(
     Ok((settings, asked.remarks(decided)))
 }
 
-/// The settings in the words of lm-evaluation-harness and Transformers, without those that do nothing.
+/// Returns the settings as lm-evaluation-harness and Transformers name them, without those that do nothing.
 pub(super) fn arguments(settings: &Settings) -> Value {
     let mut found = json!({
         "until": settings.stop,

@@ -25,11 +25,11 @@ use crate::session::subject::Subject;
 use crate::session::workplace::Workplace;
 use crate::train::interrupt;
 
-/// What the tasks of one call share.
+/// State shared by the tasks of one call.
 pub struct Scoring<'a> {
-    /// Where data comes from.
+    /// Source of the data.
     pub place: &'a Workplace,
-    /// What is scored.
+    /// Model to score.
     pub subject: &'a Subject,
     /// Settings of all tasks.
     pub request: &'a Request,
@@ -40,7 +40,7 @@ pub struct Scoring<'a> {
 }
 
 impl Scoring<'_> {
-    /// Continues and judges the prompts of a data set, adapters merged; nothing when interrupted.
+    /// Continues and judges the prompts of a data set, adapters merged; `None` when interrupted.
     ///
     /// # Errors
     /// When the data set or its answers of an earlier run cannot be used, or generation fails.
@@ -103,7 +103,7 @@ impl Scoring<'_> {
         Ok(Some(result))
     }
 
-    /// The split asked for, else the one that generation data is scored on.
+    /// Returns the split asked for, else the one that generation data is scored on.
     fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
         let own = dataset.files.contains_key("test").then_some("test");
         self.args.split.as_deref().or(own).unwrap_or(&self.request.split)

@@ -72,7 +72,7 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     Ok(Outcome::Done)
 }
 
-/// The data set of this name, which a language model can be scored on.
+/// Returns the data set of this name, if a language model can be scored on it.
 fn fitting<'a>(place: &'a Workplace, task: &str) -> Result<&'a Dataset> {
     let dataset = place.catalog.get(task)?;
     match dataset.task {

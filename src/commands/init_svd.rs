@@ -1,4 +1,4 @@
-//! `loraxs init-svd`: a base's weights to the frozen basis of LoRA-XS.
+//! `loraxs init-svd`: the frozen basis of LoRA-XS from a base's weights.
 
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::report::{say, table};
 use crate::session::workplace::Workplace;
 use crate::spec::Init;
 
-/// `OUT/report.json`.
+/// Contents of `OUT/report.json`.
 #[derive(Serialize)]
 struct Report<'a> {
     base: &'a str,

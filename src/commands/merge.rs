@@ -89,7 +89,7 @@ fn merge_hf(
     Ok(())
 }
 
-/// The kind of most of the trunk: that of its first linear layer.
+/// Returns the kind of most of the trunk: that of its first float tensor in a layer.
 fn stored_kind(base: &Base) -> Kind {
     let first = base
         .trunk_tensors()
@@ -99,7 +99,7 @@ fn stored_kind(base: &Base) -> Kind {
     first.and_then(|(_, name)| base.tensors.kind(&name)).unwrap_or(Kind::Float)
 }
 
-/// What was asked for, else what one rounding to `kind` may cost: 1e-5 in fp32, more where it has fewer digits.
+/// Returns the limit asked for, else that of one rounding to `kind`: 1e-5 in fp32, more with fewer digits.
 fn tolerance(args: &MergeArgs, kind: Kind) -> f64 {
     args.tolerance.unwrap_or(match kind {
         Kind::Half => 2e-2,

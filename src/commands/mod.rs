@@ -1,4 +1,4 @@
-//! One module for each subcommand, and what they share.
+//! One module for each subcommand, and the code that they share.
 
 mod decoding;
 mod eval;
@@ -17,10 +17,10 @@ use crate::cli::{Cli, Command, LogFormat};
 use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
 use crate::{cli, report, torch, train::interrupt};
 
-/// What `--version` prints.
+/// Text that `--version` prints.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.11.0, CUDA 13.0");
 
-/// How a command ended, when it did not fail.
+/// End of a command that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Done,
@@ -32,7 +32,7 @@ pub fn run(cli: Cli) -> u8 {
     let global = &cli.global;
     let loudness = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
     report::init_logging(loudness, global.log_format == LogFormat::Json);
-    // What a panic says is shown as an error.
+    // Panic messages are shown as errors.
     std::panic::set_hook(Box::new(|_| {}));
     torch::keep_memory();
     interrupt::outlive_file_limits();
@@ -67,7 +67,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
     }
 }
 
-/// What a command works on.
+/// Returns the path that a command works on.
 fn opened(command: &Command) -> Option<&Path> {
     match command {
         Command::InitSvd(args) => Some(Path::new(&args.model)),
@@ -82,10 +82,10 @@ fn of_subject(subject: &cli::Subject) -> Option<&Path> {
     subject.run.as_deref().or(subject.model.as_deref().map(Path::new))
 }
 
-/// The error behind a panic, with what was being read.
+/// Returns the error behind a panic, with the path that was being read.
 fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
     let text = words(payload);
-    // libtorch's plain operators panic with what they return.
+    // libtorch's plain operators panic with the error that they return.
     let fault = if text.contains("Torch(\"") { torch::failure(text) } else { torch::unforeseen(text) };
     match in_hand() {
         Some(path) => anyhow::Error::new(fault).context(format!("while reading `{}`", path.display())),
@@ -103,7 +103,7 @@ fn report_error(error: &anyhow::Error, format: LogFormat) {
         (LogFormat::Text, None) => format!("error: {message}"),
         (LogFormat::Text, Some(hint)) => format!("error: {message}\nhint: {hint}"),
     };
-    // Where standard error is closed there is nobody left to tell.
+    // If standard error is closed, there is nobody left to tell.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 

@@ -15,10 +15,10 @@ use crate::report::say;
 use crate::session::subject::{Subject, adapter_basis};
 use crate::session::workplace::Workplace;
 
-/// Largest residual where nothing else is said: fp32 factors of one span agree to about 1e-6.
+/// Default limit of the residual: fp32 factors of one span agree to about 1e-6.
 const TOLERANCE: f64 = 1e-4;
 
-/// Writes the adapter of `subject`, whose trained tensors are `trained`, in the basis that lies in `folder`.
+/// Writes the adapter of `subject`, whose trained tensors are `trained`, in the basis stored in `folder`.
 ///
 /// # Errors
 /// When the method has no core, the basis is smaller or of another base, or its span leaves too large a residual.
@@ -64,7 +64,7 @@ pub fn run(
     }
     let record = BasisRecord { spec: to.spec.clone(), witness: witness::witness(&to)?, with_basis: true };
     let config = AdapterConfig {
-        // The scale stays what it was.
+        // The scale does not change.
         method: Method::LoraXs(LoraXsConfig { r: rank, lora_alpha: lora_alpha / r as f64 * rank as f64 }),
         base_hash: subject.base.hash.clone(),
         basis: Some(record),
@@ -80,7 +80,7 @@ pub fn run(
     Ok(())
 }
 
-/// The trained tensors with every core in the basis `to`, and the largest residual.
+/// Moves every core of the trained tensors to the basis `to`; returns them and the largest residual.
 fn cores(trained: &Trained, from: &Basis, to: &Basis) -> Result<(Trained, f64)> {
     let (mut moved, mut largest) = (Trained::new(1), 0.0f64);
     for entry in trained.entries() {

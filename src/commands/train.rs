@@ -1,4 +1,4 @@
-//! `loraxs train`: a recipe to a run folder.
+//! `loraxs train`: a run folder from a recipe.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,7 +26,7 @@ use crate::train::language::LanguageModelling;
 use crate::train::task::Classification;
 use crate::train::{Ending, Task, Trainer, interrupt};
 
-/// Trains as the recipe says, or with `--dry-run` only says what would be trained.
+/// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
 ///
 /// # Errors
 /// When recipe, base, data or folder cannot be used, or training fails.
@@ -70,7 +70,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     if outcome == Outcome::Done { score_tasks(global, &recipe_tasks, &out) } else { Ok(outcome) }
 }
 
-/// Scores the recipe's generation tasks with the best adapter, where that was not done before.
+/// Scores the recipe's generation tasks with the best adapter, unless all were scored before.
 fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome> {
     let results = out.join("eval/results.json");
     let found: serde_json::Value =
@@ -86,7 +86,7 @@ fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome>
     eval::run(global, &EvalArgs { subject, task: tasks.to_vec(), ..EvalArgs::default() })
 }
 
-/// `runs/` and the recipe's name.
+/// Returns `runs/` and the recipe's name.
 fn default_folder(origin: &Origin) -> PathBuf {
     Path::new("runs").join(origin.stem())
 }

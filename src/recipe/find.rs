@@ -41,7 +41,7 @@ const BUILT_IN: [(&str, &str); 31] = [
     ("vera-stsb", include_str!("../../recipes/vera-stsb.toml")),
 ];
 
-/// Where a recipe was found.
+/// Source that a recipe was found in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// A file.
@@ -51,7 +51,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The recipe's name without folder and `.toml`, such as `glue-qnli`.
+    /// Returns the recipe's name without folder and `.toml`, such as `glue-qnli`.
     pub fn stem(&self) -> String {
         match self {
             Self::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
@@ -69,7 +69,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The text of the recipe `name` and where it was found.
+/// Returns the text of the recipe `name` and its origin.
 pub(super) fn find(name: &str) -> Result<(String, Origin)> {
     let plain = name.strip_suffix(".toml").unwrap_or(name);
     let with_ending = format!("{plain}.toml");

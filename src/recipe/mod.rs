@@ -22,7 +22,7 @@ pub use find::Origin;
 pub struct Recipe {
     /// The base checkpoint.
     pub model: ModelRecipe,
-    /// What is trained on top of it.
+    /// The adapter on top of it.
     pub adapter: AdapterRecipe,
     /// The data set and its limits.
     pub data: DataRecipe,
@@ -44,7 +44,7 @@ pub struct ModelRecipe {
     pub dropout: Option<f64>,
 }
 
-/// `[adapter]`: what is trained on top of the base.
+/// `[adapter]`: the adapter on top of the base.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterRecipe {
     /// The method, default `lora-xs`, and its settings. Of `lora-xs`, `lora` and `lora-mini`: `rank`, default 16, 8 and 8,
@@ -53,9 +53,9 @@ pub struct AdapterRecipe {
     /// Ends of the paths of the adapted linear layers. Default, as in the published code: `query`, `value`,
     /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.
     pub targets: Vec<String>,
-    /// How the frozen A and B are made: `init` (default `svd`, for `lora-mini` `random`), `svd` (default `randomized`),
-    /// `spectrum` (default `top`), `sigma` (default `a`, for `tiny-lora` `split`), `svd_iterations` (default 10), and
-    /// `svd_seed` (default 42), of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
+    /// Settings of the frozen A and B, with defaults: `init` (`svd`, for `lora-mini` `random`), `svd`
+    /// (`randomized`), `spectrum` (`top`), `sigma` (`a`, for `tiny-lora` `split`), `svd_iterations` (10), and
+    /// `svd_seed` (42), of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
     pub made: BasisSpec,
     /// Folder of an `init-svd` result to use; default `""`: taken from the cache or computed.
     pub basis: String,
@@ -132,21 +132,21 @@ pub struct TrainRecipe {
     pub warmup_steps: u64,
     /// Decoupled weight decay of AdamW, at least 0; default 0.01.
     pub weight_decay: f64,
-    /// Largest norm of the gradient of all trained tensors, 0 = no clipping; default 1.
+    /// Largest gradient norm over all trainable parameters, 0 = no clipping; default 1.
     pub max_grad_norm: f64,
     /// Arithmetic of the base; default `fp32`.
     pub precision: Precision,
     /// Seed of R, head, order and dropout; default 0.
     pub seed: u64,
-    /// Whether each epoch visits the data in an order of its own; default true.
+    /// True if each epoch visits the data in an order of its own; default true.
     pub shuffle: bool,
     /// Optimiser steps between log points, at least 1; default 10.
     pub log_every: u64,
-    /// When to write a checkpoint to resume from; default `epoch`.
+    /// Interval of the checkpoints to resume from; default `epoch`.
     pub checkpoint_every: Every,
     /// Checkpoints kept, the newest, at least 1; default 1.
     pub keep_checkpoints: usize,
-    /// Whether activations are computed again in the backward pass instead of stored; default false.
+    /// True if activations are recomputed in the backward pass instead of stored; default false.
     pub gradient_checkpointing: bool,
     /// Folder of an adapter to start from (its head is kept where the shape fits); default `""`: none.
     pub init_from: String,
@@ -155,7 +155,7 @@ pub struct TrainRecipe {
 /// `[eval]`: when and how to evaluate.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvalRecipe {
-    /// When to evaluate during training; default `epoch`.
+    /// Interval of evaluations during training; default `epoch`.
     pub every: Every,
     /// Metric that picks the best checkpoint; default `""`: the first of the data set's catalog entry.
     pub metric: String,
@@ -180,7 +180,7 @@ impl Recipe {
     /// `.toml`, and applies `sets` (`key.path=value`) to it.
     ///
     /// # Errors
-    /// Where there is no such recipe (names those that exist), and as [`Recipe::parse`].
+    /// When there is no such recipe (names those that exist), and as [`Recipe::parse`].
     pub fn load(name: &str, sets: &[String]) -> Result<(Self, Origin)> {
         let (text, origin) = find::find(name)?;
         let mut recipe = Self::parse(&text, &origin.to_string(), sets)?;
@@ -198,15 +198,15 @@ impl Recipe {
         parse::parse(text, name, sets)
     }
 
-    /// The recipe as TOML with every default written out; reading it back gives an equal recipe.
+    /// Writes the recipe as TOML with every default; reading it back gives an equal recipe.
     ///
     /// # Errors
-    /// Where a value has no form in TOML, which no parsed recipe holds.
+    /// When a value has no form in TOML, which no parsed recipe holds.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
     }
 
-    /// Names existing folders by their whole paths, which mean the same from any other folder.
+    /// Replaces existing folders by their absolute paths, which mean the same from any other folder.
     ///
     /// # Errors
     /// When such a path is not of UTF-8, as a recipe is.
@@ -223,7 +223,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Folders that exist beside the recipe and not in the current folder are taken from there.
+    /// Takes folders that exist beside the recipe, and not in the current folder, from there.
     fn prefer_existing_folders(&mut self, recipe: &std::path::Path) {
         let Some(beside) = recipe.parent() else { return };
         for name in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {

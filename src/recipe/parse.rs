@@ -1,17 +1,17 @@
-//! From the text of a recipe and its overrides to a [`Recipe`]: every key, its default and its range.
+//! Parsing of a recipe's text and its overrides into a [`Recipe`]: every key, its default and its range.
 
 use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
 use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
-use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, SEED, STEPS, TOKENS};
-use crate::spec::reader::{FRACTION, NOT_NEGATIVE, Reader};
+use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
+use crate::spec::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
 use crate::spec::{Every, Init, Precision, Schedule, Spectrum, SvdMethod};
 
 /// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
 const OF_BASIS: [(&str, &str); 4] =
     [("adapter.init", "svd"), ("adapter.spectrum", "top"), ("adapter.sigma", "a"), ("adapter.basis", "")];
-/// Keys of most methods, which the others pass over, so that one recipe serves for all.
+/// Keys of most methods, which the others check and pass over, so that one recipe serves for all.
 const SHARED: [&str; 2] = ["adapter.rank", "adapter.alpha"];
 
 /// Reads `text`, applies `sets`, and reports all faults at once.
@@ -69,7 +69,7 @@ fn adapter(reader: &mut Reader) -> AdapterRecipe {
     }
 }
 
-/// A key of another method is a mistake, unless it only repeats its default, as a resolved recipe may.
+/// Refuses a key of another method, unless it only repeats its default, as a resolved recipe may.
 fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
     let keys = |method: &Method| {
         let mut keys = method.keys();
@@ -78,7 +78,14 @@ fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
         }
         keys
     };
-    let own: Vec<&str> = keys(chosen).into_iter().map(|(key, _)| key).chain(SHARED).collect();
+    let mut own: Vec<&str> = keys(chosen).into_iter().map(|(key, _)| key).collect();
+    if !own.contains(&"adapter.rank") {
+        reader.whole::<i64>("adapter.rank", 1, 1, RANK);
+    }
+    if !own.contains(&"adapter.alpha") {
+        reader.number("adapter.alpha", 1.0, POSITIVE);
+    }
+    own.extend(SHARED);
     for (key, default) in all.iter().flat_map(keys) {
         reader.know(key);
         if own.contains(&key) || !reader.sound(&[key]) || !reader.differs(key, &default) {
@@ -143,7 +150,7 @@ fn eval(reader: &mut Reader) -> EvalRecipe {
     }
 }
 
-/// Keys that fit one by one and not together.
+/// Refuses keys that are valid one by one but not together.
 fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     let Recipe { adapter, train, eval, .. } = recipe;
     if reader.sound(&["train.epochs", "train.max_steps"]) {
@@ -242,7 +249,7 @@ mod tests {
         assert_eq!(with("", &odd).unwrap().adapter.targets, ["q \"x\"", "v"]);
     }
 
-    /// The recipes of all methods with their defaults, as they are written.
+    /// Returns the recipes of all methods with their defaults, as they are written.
     fn written() -> Vec<toml::Table> {
         let written = |method: &Method| {
             let sets = [format!("adapter.method={}", method.name()), "model.dropout=0.1".to_owned()];
@@ -393,6 +400,14 @@ mod tests {
                 let init = if of_svd { "adapter.init=svd" } else { method_set.as_str() };
                 let read = with("", &[&method_set, init, &key_set]);
                 assert_eq!(read.is_ok(), belongs, "{method}, {key}");
+            }
+        }
+        for set in ["adapter.rank=0", "adapter.alpha=-1"] {
+            for method in Method::all().each_ref().map(|method| method.name()) {
+                assert!(
+                    message("", &[&format!("adapter.method={method}"), set]).contains("expected a"),
+                    "{method}"
+                );
             }
         }
         let found = message("", &["adapter.method=lora", "adapter.u=13"]);

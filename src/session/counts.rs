@@ -1,4 +1,4 @@
-//! How many numbers are trained: as a table, and from a `config.json` alone where the weights are not there.
+//! Counts of trainable parameters: as a table, and from a `config.json` alone if there are no weights.
 
 use std::path::Path;
 
@@ -10,21 +10,21 @@ use crate::models::adapt::{Layer, targeted};
 use crate::recipe::{AdapterRecipe, Recipe};
 use crate::report::table;
 
-/// How many numbers there are, and how many of them are trained.
+/// Number of parameters, and of trainable ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {
-    /// Of the base.
+    /// Parameters of the base.
     pub all: usize,
-    /// Trained ones of the adapter.
+    /// Trainable parameters of the adapter.
     pub adapter: usize,
-    /// Trained ones of the base.
+    /// Trainable parameters of the base.
     pub full: usize,
-    /// Trained ones of the head.
+    /// Trainable parameters of the head.
     pub head: usize,
 }
 
 impl Counts {
-    /// The table of what is trained.
+    /// Formats the counts as a table.
     pub fn table(&self) -> String {
         let Self { all, adapter, full, head } = *self;
         let share = |count: usize| format!("{:.4}%", 100.0 * count as f64 / all.max(1) as f64);
@@ -41,7 +41,7 @@ impl Counts {
     }
 }
 
-/// The layers of `all` that `targets` name, each of which takes the method's rank.
+/// Returns the layers of `all` that `targets` name, each of which takes the method's rank.
 ///
 /// # Errors
 /// When a target names no layer, or the rank does not fit one.
@@ -53,8 +53,8 @@ pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Re
     Ok(layers)
 }
 
-/// A table of layers, trained numbers and bytes for a base of which only the folder and its `config.json` exist; `None`
-/// for any other base.
+/// Returns a table of layers, trainable parameters and bytes for a base of which only the folder and its
+/// `config.json` exist; `None` for any other base, and for methods without adapters.
 ///
 /// # Errors
 /// When the config cannot be read, a target names no layer, or the rank does not fit one.

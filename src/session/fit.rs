@@ -1,4 +1,4 @@
-//! Whether base, tokenizer and data set fit each other.
+//! Checks that base, tokenizer and data set fit each other.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
     Ok(())
 }
 
-/// Outputs of the head for a data set: its classes, or 1 for a number.
+/// Returns the outputs of the head for a data set: its classes, or 1 for a number.
 ///
 /// # Errors
 /// When the data set is not for classification or regression.
@@ -60,7 +60,7 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
     }
 }
 
-/// The data set's metrics.
+/// Returns the data set's metrics.
 ///
 /// # Errors
 /// When a name is unknown.
@@ -68,7 +68,7 @@ pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
     Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
 }
 
-/// The data set of this name, and the order in which the outputs of a head with these `labels` mean its own.
+/// Returns the data set of this name, and the order that maps a head's outputs with these `labels` to it.
 ///
 /// # Errors
 /// When the head has not as many outputs as the data set needs.
@@ -99,7 +99,7 @@ pub fn fitting<'a>(
     Ok((dataset, order.unwrap_or_default()))
 }
 
-/// For each name of `wanted` its place in `labels`, upper and lower case alike; nothing where one has none of its own.
+/// Returns the place in `labels` of each name of `wanted`, ignoring case; `None` unless each has its own.
 fn output_order(labels: &[String], wanted: &[String]) -> Option<Vec<usize>> {
     let place = |name: &String| labels.iter().position(|label| label.to_lowercase() == name.to_lowercase());
     let order: Vec<usize> = wanted.iter().map(place).collect::<Option<_>>()?;

@@ -1,4 +1,4 @@
-//! What a training will cost, estimated before anything is loaded (`--dry-run`).
+//! Cost of a training, estimated before its model is loaded (`--dry-run`).
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::report::table;
 
 const MIB: f64 = 1_048_576.0;
 
-/// What the estimate depends on.
+/// Inputs of the estimate.
 pub struct Forecast<'a> {
     /// The base.
     pub config: &'a Config,
-    /// What is trained.
+    /// Counts of trainable parameters.
     pub counts: Counts,
     /// Tokens of each training example.
     pub lengths: &'a [usize],
@@ -24,15 +24,15 @@ pub struct Forecast<'a> {
     pub micro_batch_tokens: usize,
     /// Kind of weights and hidden states.
     pub kind: Kind,
-    /// Whether activations are computed again.
+    /// True if activations are recomputed.
     pub recompute: bool,
     /// Optimiser steps.
     pub steps: u64,
-    /// Bytes that are free on the device.
+    /// Free bytes on the device, if known.
     pub free: Option<usize>,
 }
 
-/// Bytes by what they are for.
+/// Bytes by purpose.
 struct Memory {
     weights: f64,
     trained: f64,
@@ -47,7 +47,7 @@ impl Memory {
 }
 
 impl Forecast<'_> {
-    /// Tokens of the longest micro batch, and the sum of the squares of its lengths.
+    /// Returns the tokens of the longest micro batch, and the sum of the squares of its lengths.
     fn longest_micro_batch(&self) -> (f64, f64) {
         let mut lengths = self.lengths.to_vec();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -64,8 +64,8 @@ impl Forecast<'_> {
         longest.fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t))
     }
 
-    /// Weights and trained tensors (value, gradient, two moments in fp32), what autograd keeps of the longest micro batch,
-    /// and the largest chunk of logits with its gradient.
+    /// Estimates weights and trained tensors (value, gradient, two moments in fp32), the memory that autograd
+    /// keeps of the longest micro batch, and the largest chunk of logits with its gradient.
     ///
     /// Of an encoder's layer autograd keeps about 16 values of the model's width and 3 of the feed-forward width a token,
     /// and the attention probabilities twice; of a decoder's layer with frozen weights the inputs of both norms (in fp32,
@@ -92,7 +92,7 @@ impl Forecast<'_> {
         Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
     }
 
-    /// What to change where the memory does not suffice.
+    /// Suggests what to change if the memory does not suffice.
     fn advice(&self, memory: &Memory, free: f64) -> String {
         let mut advice = Vec::new();
         if !self.recompute {
@@ -117,7 +117,7 @@ impl Forecast<'_> {
         format!("does not fit: change {}, or take a device with more memory", advice.join(", or "))
     }
 
-    /// The forecast as text, with the files that a run in `out` would write.
+    /// Formats the forecast, with the files that a run in `out` would write.
     pub fn text(&self, out: &Path) -> String {
         let tokens: usize = self.lengths.iter().sum();
         let memory = self.memory();
@@ -165,7 +165,7 @@ impl Forecast<'_> {
 mod tests {
     use super::*;
 
-    /// The forecast of 40 examples in one pass.
+    /// Returns the forecast of 40 examples in one pass.
     fn forecast(config: &Config, micro_batch_tokens: usize, free: f64) -> Forecast<'_> {
         let counts = Counts { all: 10_000, adapter: 200, full: 0, head: 0 };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small")]
@@ -198,7 +198,7 @@ mod tests {
         let changed = forecast(&config, tokens.parse().unwrap(), third);
         assert!(changed.memory().all() <= third, "{tokens} tokens do not fit either");
         assert!(!changed.text(Path::new("run")).contains("does not fit"));
-        // Where not even one example fits, no number of tokens is named.
+        // If not even one example fits, no number of tokens is named.
         let none = text(memory.all() - memory.activations);
         assert!(none.contains("does not fit") && !none.contains("micro_batch_tokens"), "{none}");
     }

@@ -1,5 +1,5 @@
-//! What the commands work on: a recipe or a run is opened ([`workplace`], [`opened`], [`subject`]), and turned into a model
-//! with its adapter, which for a training is the [`Session`].
+//! The subjects of the commands: a recipe or a run is opened ([`workplace`], [`opened`], [`subject`]), and
+//! turned into a model with its adapter, which for a training is the [`Session`].
 
 pub mod counts;
 pub mod fit;
@@ -39,11 +39,11 @@ pub struct Session {
     pub opened: Opened,
     /// The model with its adapter.
     pub model: Model,
-    /// What is trained.
+    /// The trainable parameters.
     pub trained: Trained,
     /// The frozen tensors that the adapter file holds.
     pub kept: Named,
-    /// What the adapter file will say.
+    /// Config of the adapter file.
     pub adapter: AdapterConfig,
     /// Words of the seed's stream that PyTorch's way of making head and adapter takes.
     drawn: usize,
@@ -90,13 +90,13 @@ impl Session {
         Ok(Self { opened, model, trained, kept, adapter, drawn })
     }
 
-    /// How many numbers are trained, as they stand in the store.
+    /// Counts the trainable parameters in the store.
     pub fn counts(&self) -> Counts {
         let [adapter, full, head] = [Group::Adapter, Group::Base, Group::Head].map(|g| self.trained.count(g));
         Counts { all: self.opened.base.base.trunk_numbers(), adapter, full, head }
     }
 
-    /// Examples in one pass of an evaluation.
+    /// Returns the number of examples in one pass of an evaluation.
     pub fn eval_batch_size(&self) -> usize {
         match self.opened.recipe.eval.batch_size {
             0 => 2 * self.opened.recipe.train.micro_batch_size,
@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    /// The loop's settings for a run in `out`.
+    /// Builds the settings of the training loop for a run in `out`.
     ///
     /// # Errors
     /// When the recipe cannot be written as text, or the adapter that it starts from cannot be read.
@@ -128,7 +128,7 @@ impl Session {
             patience: opened.recipe.eval.patience,
         };
         let mut fingerprint = blake3::Hasher::new();
-        // As the run's recipe was written, which another release might write otherwise.
+        // The run's recipe as it was written, since another release might write it differently.
         let begun = out.join("recipe.toml");
         let recipe = if begun.exists() { files::read_text(&begun)? } else { opened.recipe.to_toml()? };
         fingerprint.update(recipe.as_bytes());

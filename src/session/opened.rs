@@ -1,4 +1,4 @@
-//! What a training reads before its model: recipe, base, data and their settings, and what can be said of them.
+//! Inputs of a training before its model: recipe, base, data and their settings, with counts and a forecast.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::recipe::Recipe;
 use crate::spec::{Every, Metric, Precision};
 use crate::train::order::steps_per_epoch;
 
-/// Everything of a training but its model.
+/// Everything that a training needs except its model.
 pub struct Opened {
     /// The resolved recipe.
     pub recipe: Recipe,
@@ -31,11 +31,11 @@ pub struct Opened {
     pub tokenizer: Tokenizer,
     /// Examples to train on.
     pub train: Examples,
-    /// Examples to score; absent where the recipe never evaluates.
+    /// Examples to score; `None` if the recipe never evaluates.
     pub validation: Option<Examples>,
     /// The data set's metrics, the one that picks the best checkpoint first.
     pub metrics: Vec<Metric>,
-    /// Outputs of the head; 0 of a language model.
+    /// Outputs of the head; 0 for a language model.
     pub outputs: i64,
 }
 
@@ -51,7 +51,7 @@ impl Opened {
         let metrics = chosen_metrics(&recipe, &dataset)?;
         check_tasks(place, &recipe, &base)?;
         recipe.settle_folders()?;
-        // A branch moves; what is saved with the run must name the weights that it was trained on.
+        // A branch moves; the saved recipe must name the weights that the run was trained on.
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);
         }
@@ -74,7 +74,7 @@ impl Opened {
         Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs })
     }
 
-    /// Optimiser steps of the whole training.
+    /// Returns the optimiser steps of the whole training.
     pub fn steps(&self) -> u64 {
         let train = &self.recipe.train;
         match train.max_steps {
@@ -83,7 +83,7 @@ impl Opened {
         }
     }
 
-    /// The first training example as the model sees it; what is trained of a response stands between `⟦` and `⟧`.
+    /// Shows the first training example as the model sees it, the trained part between `⟦` and `⟧`.
     ///
     /// # Errors
     /// When the tokenizer cannot decode.
@@ -104,7 +104,7 @@ impl Opened {
         Ok(format!("first example, {count} tokens, label {label}: {text}"))
     }
 
-    /// How many numbers of adapter, base and head are trained, by the formulas of method and head.
+    /// Counts the trainable parameters of adapter, base and head, by the formulas of method and head.
     ///
     /// # Errors
     /// When a target names no layer, or the rank does not fit one.
@@ -126,7 +126,7 @@ impl Opened {
         Ok(Counts { all: base.trunk_numbers(), adapter: trained, full, head })
     }
 
-    /// What `--dry-run` says of a run in `out`.
+    /// Returns the text that `--dry-run` prints for a run in `out`.
     ///
     /// # Errors
     /// When a target names no layer.
@@ -152,7 +152,7 @@ impl Opened {
     }
 }
 
-/// Outputs of the head: none of a decoder, which is trained on responses and conversations.
+/// Returns the outputs of the head: none for a decoder, which is trained on responses and conversations.
 fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
     let language = matches!(dataset.task, TaskKind::Instruction | TaskKind::Chat);
     match (&base.base.config, language) {
@@ -191,7 +191,7 @@ fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()
     Ok(())
 }
 
-/// The data set's metrics, with the recipe's choice first.
+/// Returns the data set's metrics, with the recipe's choice first.
 fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
     let mut metrics = match dataset.task {
         TaskKind::Instruction | TaskKind::Chat => vec![Metric::Loss],

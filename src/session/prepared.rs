@@ -1,4 +1,4 @@
-//! A recipe's adapter: the method, its frozen factors, the adapter it starts from, and what its file will say.
+//! A recipe's adapter: the method, its frozen factors, the adapter it starts from, and its file's config.
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// The adapter of `recipe` on `base`, whose frozen factors come from the adapter that training starts from, from the
-    /// cache, or from a decomposition.
+    /// Prepares the adapter of `recipe` on `base`, with frozen factors from the adapter that training starts
+    /// from, from a basis folder, from the cache, or from a decomposition.
     ///
     /// # Errors
     /// When the adapter to start from, or the basis, does not fit the recipe.
@@ -56,14 +56,14 @@ impl Prepared {
         Ok(Self { method, layers, frozen, start })
     }
 
-    /// How it goes on a model, for whose head `drawn` words of the seed's stream were drawn.
+    /// Returns the plan to put it on a model, for whose head `drawn` words of the seed's stream were drawn.
     pub fn plan(&self, adapter: &AdapterRecipe, drawn: usize) -> Plan<'_> {
         let start = Start { init_std: adapter.init_std, drawn };
         let dropout = adapter.dropout;
         Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, start, dropout, alphas: &[] }
     }
 
-    /// What the adapter file will say, but for what the data decide.
+    /// Builds the config of the adapter file, except for the parts that the data decide.
     ///
     /// # Errors
     /// When libtorch fails.
@@ -90,17 +90,17 @@ impl Prepared {
         })
     }
 
-    /// Whether A and B can be made again from what is known of them.
+    /// Returns true if A and B can be recomputed from their recorded settings.
     pub fn knows_basis(&self) -> bool {
         self.start.as_ref().is_none_or(|start| start.layout.knows_basis())
     }
 
-    /// Whether A and B go into the file: by the recipe's wish, or because nobody knows how to make them again.
+    /// Returns true if A and B go into the file: if the recipe asks for it, or they cannot be recomputed.
     fn stores_basis(&self, adapter: &AdapterRecipe) -> bool {
         adapter.with_basis || !self.knows_basis()
     }
 
-    /// A and B of every layer, where the recipe wants them in the file.
+    /// Returns A and B of every layer if they go into the file.
     pub fn stored_basis(&self, adapter: &AdapterRecipe) -> Named {
         let basis =
             self.frozen.basis.as_ref().filter(|_| self.stores_basis(adapter) && !self.method.is_of_peft());
@@ -114,7 +114,7 @@ impl Prepared {
     }
 }
 
-/// The targets as the recipe named them where PEFT finds the same layers by them, else every layer's path.
+/// Returns the recipe's targets if PEFT finds the same layers by them, else every layer's path.
 fn peft_targets(base: &OpenBase, heads: &[&str], targets: &[String], layers: &[Layer]) -> Vec<String> {
     let mut all = base.base.linear_layers();
     all.extend(heads.iter().map(|name| ((*name).to_owned(), [0, 0])));
@@ -126,7 +126,7 @@ fn peft_targets(base: &OpenBase, heads: &[&str], targets: &[String], layers: &[L
     }
 }
 
-/// The adapter that the recipe starts from; what only the file can say of the method goes into `method`.
+/// Opens the adapter that the recipe starts from; settings that only its file records go into `method`.
 fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option<AdapterFile>> {
     let folder = &recipe.train.init_from;
     if folder.is_empty() {
@@ -143,7 +143,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
         return Err(mismatch("method", found.name().into(), method.name().into()).into());
     }
     let (stored, asked) = (settings(found)?, settings(method)?);
-    // Another scale, rank or tying would make another model of the same numbers.
+    // Another scale, rank or tying would turn the same parameters into another model.
     for (key, value) in &stored {
         if asked.get(key) != Some(value) {
             let wanted = asked.get(key).map(ToString::to_string).unwrap_or_default();
@@ -166,7 +166,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
         }
     }
     *method = match (found.clone(), &*method) {
-        // Only the seed and the choice of the recipe matter for what comes; the start is in the file.
+        // Of the recipe only `save_projection` matters from here on; the rest is in the file.
         (Method::Vera(found), Method::Vera(asked)) => {
             Method::Vera(VeraConfig { save_projection: asked.save_projection, ..found })
         }
@@ -175,7 +175,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
     Ok(Some(file))
 }
 
-/// What an adapter and the recipe that goes on with it must agree on.
+/// Returns the settings that an adapter and the recipe that continues from it must agree on.
 fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value>> {
     let mut json = match serde_json::to_value(method)? {
         serde_json::Value::Object(json) => json,
@@ -188,7 +188,7 @@ fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value
     Ok(json)
 }
 
-/// The basis of these layers: of the adapter that training starts from, else the recipe's.
+/// Returns the basis of these layers: of the adapter that training starts from, else the recipe's.
 fn basis(
     place: &Workplace,
     recipe: &Recipe,

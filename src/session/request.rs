@@ -6,9 +6,9 @@ use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::spec::Precision;
 
-/// Examples in one pass where nothing else is said.
+/// Default number of examples in one pass.
 const BATCH_SIZE: usize = 64;
-/// Tokens of a sequence where nothing else is said.
+/// Default number of tokens in a sequence.
 const MAX_LENGTH: usize = 128;
 
 /// Data sets and settings of an evaluation, as the command line, the run or a default decides.
@@ -36,7 +36,7 @@ impl Request {
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
         let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
-        // Each split has a folder of its own, so that one does not take another's place.
+        // Each split has its own folder, so that one does not overwrite another.
         let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
         let own_out = args.subject.run.as_ref().map(|run| match args.split.as_ref().filter(other) {
             Some(split) => run.join("eval").join(split),

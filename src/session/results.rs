@@ -1,4 +1,4 @@
-//! `RUN/results.json`: what a run came to.
+//! `RUN/results.json`: the results of a run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,12 +19,12 @@ use crate::train::checkpoint::{Record, State};
 
 /// Name of the file.
 const RESULTS: &str = "results.json";
-/// Folder of the adapter in a run's.
+/// Name of the adapter's folder in a run folder.
 const ADAPTER: &str = "adapter";
-/// File of what is compared of a tokenizer.
+/// Name of the file by which tokenizers are compared.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// The file.
+/// Contents of the file.
 #[derive(Debug, Serialize)]
 pub struct Results {
     /// The data set.
@@ -37,11 +37,11 @@ pub struct Results {
     last: Option<Record>,
     /// Optimiser steps done.
     steps: u64,
-    /// Of these, skipped because a number was not finite.
+    /// Steps among these that were skipped because a number was not finite.
     skipped_steps: u64,
     /// The run's seed.
     seed: u64,
-    /// Trained numbers of adapter, base and head.
+    /// Trainable parameters of adapter, base and head.
     parameters: BTreeMap<&'static str, usize>,
     /// Rows of the training data that could not be used.
     skipped_rows: usize,
@@ -49,9 +49,9 @@ pub struct Results {
     train_seconds: f64,
     /// Seconds from the command's start to its end; of calls that a later one resumed, their training alone.
     seconds: f64,
-    /// Tokens a second of training.
+    /// Tokens per second of training.
     tokens_per_second: f64,
-    /// Examples a second of training.
+    /// Examples per second of training.
     examples_per_second: f64,
     /// Largest memory: resident on a CPU, allocated on a GPU.
     peak_memory_mib: f64,
@@ -76,7 +76,7 @@ struct BaseResult {
 }
 
 impl Results {
-    /// The results of a finished session in `out`.
+    /// Collects the results of a finished session in `out`.
     ///
     /// # Errors
     /// When the adapter cannot be read.
@@ -112,7 +112,7 @@ impl Results {
         })
     }
 
-    /// The last words of a run.
+    /// Returns the closing summary of a run.
     pub fn summary(&self) -> String {
         let value = |record: &Option<Record>| {
             let metric = record.as_ref().and_then(|record| record.metrics.get(&self.metric));
@@ -141,7 +141,7 @@ impl Results {
     }
 }
 
-/// What is read of the file again; versions before had less.
+/// The part of the file that is read again; older versions wrote less.
 #[derive(Debug, Deserialize)]
 struct Known {
     base: KnownBase,
@@ -170,7 +170,7 @@ fn known(run: &Path) -> Result<Known> {
     })
 }
 
-/// That the results of a finished run can be read, and its adapter is the one that it wrote.
+/// Checks that the results of a finished run can be read, and that its adapter is the one that it wrote.
 ///
 /// # Errors
 /// Names the file that is damaged, missing or another.
@@ -194,8 +194,8 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
     Ok(())
 }
 
-/// As [`check_finished`], where the run is finished; and that the base still has the `config.json` and the tokenizer that it
-/// was trained with.
+/// Checks as [`check_finished`] does if the run is finished, and that the base still has the `config.json`
+/// and the tokenizer that it was trained with.
 ///
 /// # Errors
 /// As [`check_finished`], or names what has changed.

@@ -1,4 +1,4 @@
-//! Who may train into a run folder: one process at a time, and only with the recipe and the weights of the run.
+//! Guards of a run folder: one process at a time, and only with the recipe and the weights of the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -15,7 +15,7 @@ use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::Recipe;
 
-/// A folder that holds a run is only touched by `--resume`.
+/// Refuses a folder that holds a run, except with `--resume` or `--dry-run`.
 ///
 /// # Errors
 /// Names what the folder holds.
@@ -33,7 +33,7 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     }
 }
 
-/// A run that says it is finished has its results and its adapter.
+/// Refuses a run that is marked as finished without sound results and an adapter.
 ///
 /// # Errors
 /// Names the file that is missing or damaged.
@@ -51,7 +51,7 @@ pub fn refuse_half_done(out: &Path) -> Result<()> {
         .into())
 }
 
-/// Keeps other processes from training into the folder, and the folder in its place, for as long as what is returned lives.
+/// Locks the folder against other processes, and keeps it in place, while the returned values live.
 ///
 /// # Errors
 /// When another process holds the folder, or it cannot be written.
@@ -68,12 +68,12 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
                 .hint("wait until it is done, or train into another folder by `--out`")
                 .into())
         }
-        // Where a file system has no locks, there is nothing to ask.
+        // A file system without locks cannot be asked.
         _ => Ok((file, files::hold(out, out)?)),
     }
 }
 
-/// A run that began with the `main` of a repository goes on with the commit that this was then.
+/// Pins a run that began with the `main` of a repository to the commit that this was then.
 ///
 /// # Errors
 /// When the run's recipe cannot be read.
@@ -88,7 +88,7 @@ pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As [`refuse_another_recipe`], of a recipe whose base was not opened.
+/// As [`refuse_another_recipe`], for a recipe whose base was not opened.
 ///
 /// # Errors
 /// As [`refuse_another_recipe`].
@@ -105,7 +105,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
         let BasisSpec { method, iterations, seed, .. } = done.adapter.made;
         recipe.adapter.made = BasisSpec { method, iterations, seed, ..recipe.adapter.made };
     }
-    // A branch or tag, of which only the base would say which commit it is.
+    // A branch or tag: only the opened base would tell its commit.
     let is_commit = recipe.model.revision.len() == 40;
     if !is_commit {
         recipe.model.revision = done.model.revision;
@@ -113,7 +113,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
     refuse_another_recipe(path, &recipe)
 }
 
-/// A run goes on with its own recipe only.
+/// Refuses to resume a run with another recipe than its own.
 ///
 /// # Errors
 /// Names each key that differs, or says that the run's recipe is broken.
@@ -147,7 +147,7 @@ pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
         .into())
 }
 
-/// The values of a table by their whole keys.
+/// Returns the values of a table by their full keys.
 fn flat(table: &toml::Table, prefix: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (key, value) in table {

@@ -15,9 +15,9 @@ use crate::train::checkpoint::{Loaded, State};
 
 /// The files of an adapter that depend on its training.
 const FILES: [&str; 3] = [WEIGHTS, CONFIG, NOTES];
-/// What they are called in a checkpoint: the best adapter at its step.
+/// Prefix of their names in a checkpoint, for the best adapter at its step.
 const BEST: &str = "best-";
-/// In a checkpoint: where the log ended at its step.
+/// File in a checkpoint that records where the log ended at its step.
 const LOG: &str = "log.json";
 
 /// A run folder, open for writing.
@@ -56,7 +56,7 @@ impl<'a> RunFolder<'a> {
         file::save(&self.adapter, &session.adapter, &session.trained, 0, &session.kept)
     }
 
-    /// Writes the last adapter where no evaluation has picked a best one.
+    /// Writes the last adapter if no evaluation has picked a best one.
     ///
     /// # Errors
     /// When it cannot be written, or the run is not whole.
@@ -78,7 +78,7 @@ fn save_tokenizer(session: &Session, adapter: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The best adapter as it was at the step of the checkpoint: the one in `adapter` may be of a step that is done again.
+/// Restores the checkpoint's best adapter: the one in `adapter` may be of a step that is done again.
 fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
     let picked = loaded.state().runs.iter().any(|run| run.best.is_some());
     for name in FILES.into_iter().filter(|_| picked) {
@@ -88,14 +88,14 @@ fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
                 Ok(io::copy(&mut File::open(kept)?, out).map(drop)?)
             })?;
         } else if name == WEIGHTS && !adapter.join(name).exists() {
-            // A checkpoint of a time when they did not hold it.
+            // A checkpoint of an older version, which did not store it.
             return Err(lost(&adapter.join(name)));
         }
     }
     Ok(())
 }
 
-/// That a file of the run has gone.
+/// Returns the error for a file of the run that was removed.
 fn lost(path: &Path) -> anyhow::Error {
     fault(format!("`{}` was removed before the run was done", path.display()))
         .hint("`--resume` goes on from the newest checkpoint, where there is one")

@@ -1,4 +1,4 @@
-//! What `eval` and `merge` work on: a run's adapter, or a base with or without an adapter, built into a model.
+//! The subject of `eval` and `merge`: a run's adapter, or a base with or without one, built into a model.
 
 use std::path::{Path, PathBuf};
 
@@ -18,13 +18,13 @@ use crate::recipe::Recipe;
 
 /// A subject, opened.
 pub struct Subject {
-    /// The run's recipe, where it is a run.
+    /// The run's recipe, if it is a run.
     pub recipe: Option<Recipe>,
     /// The base.
     pub base: OpenBase,
-    /// The adapter, where there is one.
+    /// The adapter, if there is one.
     pub adapter: Option<AdapterFile>,
-    /// Where its basis lies, where the user said so.
+    /// Folder of its basis, if the user gave one.
     basis: Option<PathBuf>,
 }
 
@@ -81,7 +81,7 @@ impl Subject {
         Ok((model, trained))
     }
 
-    /// Outputs of the head: the adapter's classes, else those in the checkpoint; 1 for a language model, which has none.
+    /// Returns the head's outputs: the adapter's, else the checkpoint's; 1 for a headless language model.
     ///
     /// # Errors
     /// When there is no trained head.
@@ -93,7 +93,7 @@ impl Subject {
             Some(adapter) if !adapter.config.dataset.is_empty() => {
                 return Ok(adapter.config.labels.len().max(1) as i64);
             }
-            // Of another program: its head says it.
+            // From another program: its head tells the number.
             Some(adapter) if adapter.head_outputs().is_some() => {
                 return Ok(adapter.head_outputs().unwrap_or(1));
             }
@@ -102,8 +102,8 @@ impl Subject {
         self.base.base.head_outputs(&self.base.name)
     }
 
-    /// Names of the head's `classes` outputs: the adapter's, else those of the base's `config.json` where they are as
-    /// many, else numbered; none for a regression.
+    /// Returns the names of the head's `classes` outputs: the adapter's, else those of the base's
+    /// `config.json` if they are as many, else numbered; none for a regression.
     pub fn labels(&self, classes: i64) -> Vec<String> {
         let known = self.adapter.as_ref().map(|adapter| adapter.config.labels.clone()).unwrap_or_default();
         if !known.is_empty() || classes == 1 {
@@ -152,7 +152,7 @@ pub fn attach(
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }
 
-/// The layers that an adapter names; each must be there.
+/// Returns the layers that an adapter names; each must exist.
 fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
     let all = base.base.linear_layers();
     let find = |module: &String| {
@@ -165,7 +165,7 @@ fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
     modules.iter().map(find).collect()
 }
 
-/// The basis that an adapter was trained in: from its own file, from `folder`, from the cache, or computed again.
+/// Returns the basis that an adapter was trained in: from its file, `folder` or the cache, or recomputed.
 ///
 /// # Errors
 /// When it cannot be had, or its witness differs from the adapter's.

@@ -1,4 +1,4 @@
-//! The place that a command works in: hub, catalog and device, and what is opened from them.
+//! The environment of a command: hub, catalog and device, and everything opened from them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub struct Workplace {
     pub hub: Hub,
     /// All known data sets.
     pub catalog: Catalog,
-    /// Where to compute.
+    /// Device to compute on.
     pub device: Device,
 }
 
@@ -36,9 +36,9 @@ pub struct Workplace {
 pub struct OpenBase {
     /// The checkpoint.
     pub base: Base,
-    /// As the user named it.
+    /// Name as the user gave it.
     pub name: String,
-    /// Commit on the hub, or nothing for a folder.
+    /// Commit on the hub; `None` for a folder.
     pub commit: Option<String>,
     /// Hash of the trunk.
     pub hash: String,
@@ -60,7 +60,7 @@ impl Workplace {
         let device = torch::open_device(wanted)?;
         if global.threads > 0 {
             tch::set_num_threads(i32::try_from(global.threads).unwrap_or(i32::MAX));
-            // An error means that its threads run already, in a test.
+            // An error means that the pool runs already, in a test.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(global.threads).build_global();
         }
         let mut catalog = Catalog::builtin()?;
@@ -81,7 +81,7 @@ impl Workplace {
         let snapshot = self.hub.model(name, revision)?;
         let base = Base::open(&snapshot.folder)?;
         let (hash, config_hash) = (base.hash(), config_hash(&snapshot.folder)?);
-        // A folder is remembered by its whole path, so that a run can be used from any other folder.
+        // A folder is recorded by its absolute path, so that a run can be used from any other folder.
         let name = match Path::new(name).canonicalize() {
             Ok(path) if snapshot.commit.is_none() => path.display().to_string(),
             _ => name.to_owned(),
@@ -104,7 +104,7 @@ impl Workplace {
         examples::load(dataset, split, &self.files(dataset, split)?, tokenizer, max_length, limit)
     }
 
-    /// The files of a split of a data set, fetched where they are not local.
+    /// Returns the files of a split of a data set, fetched if they are not local.
     ///
     /// # Errors
     /// When they cannot be had.
@@ -118,7 +118,7 @@ impl Workplace {
         Ok(files)
     }
 
-    /// The basis of these layers: from `folder` where one is given, else from the cache, else computed.
+    /// Returns the basis of these layers: from `folder` if given, else from the cache, else computed.
     ///
     /// # Errors
     /// When it does not fit, or cannot be computed.
@@ -154,7 +154,7 @@ impl Workplace {
     }
 }
 
-/// Keys of a `config.json` that change no number: where it comes from, and how it is run.
+/// Keys of a `config.json` that change no result: its origin, and how it is run.
 const IDLE_KEYS: [&str; 8] = [
     "_attn_implementation_autoset",
     "_name_or_path",
@@ -166,7 +166,7 @@ const IDLE_KEYS: [&str; 8] = [
     "use_cache",
 ];
 
-/// A hash of what a `config.json` says of the computation.
+/// Hashes the keys of a `config.json` that affect the computation.
 fn config_hash(folder: &Path) -> Result<String> {
     let mut config: BTreeMap<String, Value> = files::read_json(&folder.join("config.json"))?;
     config.retain(|key, _| !IDLE_KEYS.contains(&key.as_str()));

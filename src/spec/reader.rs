@@ -12,7 +12,7 @@ use super::Every;
 use crate::fault::{Fault, nearest, usage};
 use crate::limits::{Most, STEPS};
 
-/// Where a key was given.
+/// Place that a key was given in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     /// A line of the file, from 1.
@@ -23,13 +23,13 @@ enum Place {
     Nowhere,
 }
 
-/// A value and where it came from.
+/// A value and the place that it came from.
 struct Entry {
     value: Value,
     place: Place,
 }
 
-/// What a number must be, and the words for it.
+/// A condition on a number, and the words for it.
 pub struct Bound {
     holds: fn(f64) -> bool,
     words: &'static str,
@@ -43,7 +43,7 @@ pub const POSITIVE: Bound = Bound { holds: |x| x > 0.0, words: "a number above 0
 pub const FRACTION: Bound =
     Bound { holds: |x| (0.0..1.0).contains(&x), words: "a number from 0 up to, not including, 1" };
 
-/// The keys of a document, read one by one; what is left over at the end is unknown.
+/// The keys of a document, read one by one; keys left over at the end are unknown.
 pub struct Reader {
     entries: BTreeMap<String, Entry>,
     known: BTreeSet<&'static str>,
@@ -55,7 +55,7 @@ impl Reader {
     /// Opens a document of `[section]`s of keys.
     ///
     /// # Errors
-    /// Where `text` is not TOML.
+    /// When `text` is not TOML.
     pub fn open(text: &str, name: &str) -> Result<Self, Fault> {
         let table = DeTable::parse(text)
             .map_err(|e| usage(format!("`{name}` is not valid TOML: {}", e.to_string().trim_end())))?;
@@ -124,23 +124,23 @@ impl Reader {
         }
     }
 
-    /// Counts `key` among those that exist.
+    /// Adds `key` to the known ones.
     pub fn know(&mut self, key: &'static str) {
         self.known.insert(key);
     }
 
-    /// The keys asked for so far.
+    /// Returns the keys asked for so far.
     #[cfg(test)]
     pub fn known(&self) -> impl Iterator<Item = &'static str> {
         self.known.iter().copied()
     }
 
-    /// Whether the document or an override gives `key`.
+    /// Returns true if the document or an override gives `key`.
     pub fn gives(&self, key: &str) -> bool {
         self.entries.contains_key(key)
     }
 
-    /// True if `key` is given with another value than this.
+    /// Returns true if `key` is given with another value than this.
     pub fn differs(&self, key: &str, default: &Value) -> bool {
         let number = |value: &Value| value.as_float().or(value.as_integer().map(|whole| whole as f64));
         let same =
@@ -148,7 +148,7 @@ impl Reader {
         self.entries.get(key).is_some_and(|entry| !same(&entry.value))
     }
 
-    /// Whether none of `keys` has a fault so far, so that they may be compared with each other.
+    /// Returns true if none of `keys` has a fault so far, so that they may be compared with each other.
     pub fn sound(&self, keys: &[&str]) -> bool {
         keys.iter().all(|key| !self.faulty.contains(*key))
     }
@@ -164,7 +164,7 @@ impl Reader {
         self.faulty.insert(key.to_owned());
     }
 
-    /// Reads `key` through `convert`, which answers with what was expected where the value does not fit.
+    /// Reads `key` through `convert`, whose error says what was expected of a value that does not fit.
     fn read<T>(
         &mut self,
         key: &'static str,
@@ -183,7 +183,7 @@ impl Reader {
         }
     }
 
-    /// A string; any value typed after `--set` is one.
+    /// Reads a string; any value typed after `--set` is one.
     pub fn text(&mut self, key: &'static str, default: &str) -> String {
         self.read(key, default.to_owned(), |value, raw| match (value, raw) {
             (Value::String(text), _) => Ok(text.clone()),
@@ -192,7 +192,7 @@ impl Reader {
         })
     }
 
-    /// A string that must be given and not empty.
+    /// Reads a string that must be given and not empty.
     pub fn required(&mut self, key: &'static str) -> String {
         let value = self.text(key, "");
         if !self.gives(key) && self.sound(&[key]) {
@@ -203,12 +203,12 @@ impl Reader {
         value
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
         self.read(key, default, |value, _| value.as_bool().ok_or("`true` or `false`".to_owned()))
     }
 
-    /// A whole number of at least `least`.
+    /// Reads a whole number from `least` to `most`.
     pub fn whole<T: TryFrom<i64>>(&mut self, key: &'static str, default: T, least: i64, most: Most) -> T {
         self.read(key, default, |value, raw| {
             let number = value.as_integer().filter(|number| *number >= least);
@@ -222,17 +222,17 @@ impl Reader {
         })
     }
 
-    /// A finite number, written as an integer or a float.
+    /// Reads a finite number, written as an integer or a float.
     pub fn number(&mut self, key: &'static str, default: f64, bound: Bound) -> f64 {
         self.read(key, default, |value, _| number(value, &bound))
     }
 
-    /// A number that has no default.
+    /// Reads a number that has no default.
     pub fn optional_number(&mut self, key: &'static str, bound: Bound) -> Option<f64> {
         self.read(key, None, |value, _| number(value, &bound).map(Some))
     }
 
-    /// A list of strings that are not empty; after `--set` also `a,b`.
+    /// Reads a list of strings that are not empty; after `--set` also `a,b`.
     pub fn list(&mut self, key: &'static str, default: &[&str]) -> Vec<String> {
         let default = default.iter().map(|item| (*item).to_owned()).collect();
         self.read(key, default, |value, raw| {
@@ -252,7 +252,7 @@ impl Reader {
         })
     }
 
-    /// One of the names of `T`.
+    /// Reads one of the names of `T`.
     pub fn choice<T: ValueEnum>(&mut self, key: &'static str, default: T) -> T {
         self.read(key, default, |value, _| {
             let name = value.as_str().unwrap_or_default();
@@ -260,7 +260,7 @@ impl Reader {
         })
     }
 
-    /// One of `names`, the first by default.
+    /// Reads one of `names`, the first by default.
     pub fn name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
         self.read(key, names.first().copied().unwrap_or_default(), |value, _| {
             let name = value.as_str().unwrap_or_default();
@@ -268,7 +268,7 @@ impl Reader {
         })
     }
 
-    /// `"epoch"`, `"never"`, or a number of steps.
+    /// Reads `"epoch"`, `"never"`, or a number of steps.
     pub fn every(&mut self, key: &'static str, default: Every) -> Every {
         self.read(key, default, |value, _| match (value.as_str(), value.as_integer()) {
             (Some("epoch"), _) => Ok(Every::Epoch),
@@ -311,7 +311,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What was typed after the `=` of a `--set`.
+/// Returns the text after the `=` of a `--set`.
 fn raw(place: &Place) -> Option<&str> {
     match place {
         Place::Set(assignment) => assignment.split_once('=').map(|(_, raw)| raw.trim()),
@@ -326,7 +326,7 @@ fn is_zero(value: &Value) -> bool {
 fn number(value: &Value, bound: &Bound) -> Result<f64, String> {
     let number = value.as_float().or(value.as_integer().map(|whole| whole as f64));
     let number = number.filter(|number| number.is_finite() && (bound.holds)(*number)).ok_or(bound.words)?;
-    // All that is computed with it is of 32 bits.
+    // Everything computed with it has 32 bits.
     let fits = (number as f32).is_finite();
     if fits { Ok(number) } else { Err(format!("{} and at most {:e}", bound.words, f32::MAX)) }
 }
