@@ -7,7 +7,7 @@
 #   DATASETS  catalog that says where the two data sets are (see `--datasets`); the hub's where it is empty
 #   SST2, STSB  their names in it            SEEDS, OUT, ARGS, LORAXS  as in grid.sh
 #
-# At 6,144 trained numbers, the head apart: LoRA-XS in its SVD basis and in a random one, VeRA, LoRA-Mini. Beside them the
+# At 6,144 trainable parameters, the head apart: LoRA-XS in its SVD basis and in a random one, VeRA, LoRA-Mini. Beside them the
 # smallest LoRA (rank 1, on query and value and on all four targets), TinyLoRA, the head alone, and every weight. Learning
 # rates are one for each method, of the size that its paper uses, and not searched. A run that is done is skipped.
 OUT=${OUT:-runs/compare-methods}

@@ -15,12 +15,12 @@ size() {
     shift 3
     for set in "$@"; do sets+=(--set "$set"); done
     text=$("$LORAXS" train --recipe compare-methods --dry-run --set "model.name=$folder" "${sets[@]}" --device cpu)
-    awk -v name="$name" '/adapted layers/ {layers = $NF} /trained numbers/ {trained = $NF} /bytes of/ {bytes = $NF}
+    awk -v name="$name" '/adapted layers/ {layers = $NF} /trainable parameters/ {trained = $NF} /bytes of/ {bytes = $NF}
         END {print "| " name " | " layers " | " trained " | " bytes " |"}' <<<"$text"
 }
 
 for folder in "$@"; do
-    printf '%s\n\n| method | layers | trained numbers | bytes |\n|---|---|---|---|\n' "$(basename "$folder")"
+    printf '%s\n\n| method | layers | trainable parameters | bytes |\n|---|---|---|---|\n' "$(basename "$folder")"
     for rank in 4 16 64; do size "$folder" "LoRA-XS, rank $rank" lora-xs "adapter.rank=$rank"; done
     for rank in 1 8 64; do size "$folder" "LoRA, rank $rank" lora "adapter.rank=$rank"; done
     size "$folder" "VeRA, rank 256, pair in the file" vera

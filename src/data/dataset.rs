@@ -139,7 +139,7 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether `name` matches `pattern`, where `*` is any run of bytes and `?` any one byte.
+/// Returns true if `name` matches `pattern`, where `*` is any run of bytes and `?` any one byte.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match (pattern.split_first(), name.split_first()) {
         (None, None) => true,

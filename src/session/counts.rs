@@ -75,7 +75,7 @@ pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let row = |name: &str, value: i64| vec![name.to_owned(), value.to_string()];
     let rows = [
         row("adapted layers", layers.len() as i64),
-        row("trained numbers, without head", method.count(&layers)),
+        row("trainable parameters, without head", method.count(&layers)),
         row("bytes of the adapter file in fp32, without head and header", 4 * method.stored(&layers)),
     ];
     Ok(Some(table(&[method.name(), ""], &rows)))

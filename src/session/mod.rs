@@ -127,19 +127,12 @@ impl Session {
             max_grad_norm: train.max_grad_norm,
             patience: opened.recipe.eval.patience,
         };
-        let mut fingerprint = blake3::Hasher::new();
-        // The run's recipe as it was written, since another release might write it differently.
+        let [fingerprint, without_config] = self.fingerprints(&opened.recipe.to_toml()?)?;
+        let mut earlier = vec![without_config];
         let begun = out.join("recipe.toml");
-        let recipe = if begun.exists() { files::read_text(&begun)? } else { opened.recipe.to_toml()? };
-        fingerprint.update(recipe.as_bytes());
-        fingerprint.update(opened.base.hash.as_bytes()).update(opened.train.hash.as_bytes());
-        fingerprint.update(opened.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
-        let start = Path::new(&train.init_from).join(WEIGHTS);
-        if !train.init_from.is_empty() && start.exists() {
-            fingerprint.update(files::checksum(&start)?.as_bytes());
+        if begun.exists() {
+            earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
         }
-        let earlier = fingerprint.finalize().to_hex().to_string();
-        fingerprint.update(opened.base.config_hash.as_bytes());
         Ok(Plan {
             runs: vec![run],
             batch_size: train.batch_size,
@@ -153,9 +146,27 @@ impl Session {
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
             checkpoints: out.join("checkpoints"),
-            fingerprint: fingerprint.finalize().to_hex().to_string(),
+            fingerprint,
             earlier,
         })
+    }
+
+    /// Returns the fingerprint of a run whose recipe was written so, and the one of before the base's
+    /// `config.json` counted.
+    fn fingerprints(&self, recipe: &str) -> Result<[String; 2]> {
+        let opened = &self.opened;
+        let mut fingerprint = blake3::Hasher::new();
+        fingerprint.update(recipe.as_bytes());
+        fingerprint.update(opened.base.hash.as_bytes()).update(opened.train.hash.as_bytes());
+        fingerprint.update(opened.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
+        let init_from = &opened.recipe.train.init_from;
+        let start = Path::new(init_from).join(WEIGHTS);
+        if !init_from.is_empty() && start.exists() {
+            fingerprint.update(files::checksum(&start)?.as_bytes());
+        }
+        let without_config = fingerprint.finalize().to_hex().to_string();
+        fingerprint.update(opened.base.config_hash.as_bytes());
+        Ok([fingerprint.finalize().to_hex().to_string(), without_config])
     }
 }
 

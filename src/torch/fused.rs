@@ -140,6 +140,7 @@ pub fn packed_attention(
 ) -> Tensor {
     let ([m, h, d], [rows, kv, width]) = (dims3(q), dims3(k));
     assert!(rows == m && width == d && h % kv == 0 && v.size() == k.size(), "queries, keys and values");
+    assert!(k.kind() == q.kind() && v.kind() == q.kind(), "kinds of queries, keys and values");
     let all = [q, k, v].map(Tensor::as_ptr);
     // SAFETY: live tensors for the length of the call, whose shapes fit.
     let [y] = made(|out| unsafe {

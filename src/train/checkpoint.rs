@@ -308,7 +308,7 @@ impl Loaded {
     /// When it belongs to another run.
     pub fn check(&self, plan: &Plan) -> Result<()> {
         let State { fingerprint, step, runs, .. } = &self.state;
-        let is_known = [&plan.fingerprint, &plan.earlier].contains(&fingerprint);
+        let is_known = *fingerprint == plan.fingerprint || plan.earlier.contains(fingerprint);
         if !is_known || runs.len() != plan.runs.len() || *step > plan.steps() {
             return Err(fault(format!(
                 "the checkpoint `{}` belongs to another run: recipe, data or base differ",

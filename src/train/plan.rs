@@ -78,8 +78,8 @@ pub struct Plan {
     pub checkpoints: PathBuf,
     /// Fingerprint of all that the run depends on; a checkpoint with another one is rejected.
     pub fingerprint: String,
-    /// The fingerprint that earlier versions wrote, which ignored the base's `config.json`.
-    pub earlier: String,
+    /// Fingerprints that earlier releases would have given the run.
+    pub earlier: Vec<String>,
 }
 
 impl Plan {

@@ -612,7 +612,7 @@ fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
         keep_checkpoints: 1,
         checkpoints: folder.join("checkpoints"),
         fingerprint: "test".into(),
-        earlier: String::new(),
+        earlier: Vec::new(),
     }
 }
 

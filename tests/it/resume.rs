@@ -224,6 +224,22 @@ fn put_back(kept: &Path, run: &Path) {
 }
 
 #[test]
+fn a_remark_in_the_recipe_of_a_run_does_not_keep_it_from_going_on() {
+    let place = place();
+    place.run(&TRAIN, 0);
+    let run = place.path("run");
+    fs::remove_file(run.join("results.json")).unwrap();
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    fs::write(run.join("recipe.toml"), format!("# The one for the paper.\n{recipe}")).unwrap();
+    let output = place.run(&resumed(), 0);
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("resuming")
+            || String::from_utf8_lossy(&output.stdout).contains("resuming")
+    );
+    assert_eq!(outcome(&run), *UNINTERRUPTED);
+}
+
+#[test]
 fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
     let place = begun(50);
     let (run, kept) = (place.path("run"), place.path("kept"));
