@@ -181,7 +181,7 @@ impl<'a> Session<'a> {
         let lengths: Vec<i64> =
             self.groups.iter().flat_map(|group| std::iter::repeat_n(group.length, self.width)).collect();
         let ids = Tensor::from_slice(&ids).to_device(model.device()).unsqueeze(0); // [1, s]
-        let sight = Decode::new(self.cache, &lengths, &model.config.windows, model.device());
+        let sight = Decode::new(self.cache, &lengths, model.device());
         let hidden = model.decoder.forward(&ids, &sight.positions(), &sight, &Pass::evaluation())?;
         let logits = model.logits(&hidden.squeeze_dim(0)); // [s, v]
         for group in &mut self.groups {

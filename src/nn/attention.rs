@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
+use super::packed::Padded;
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Kernel, dims3, dims4, fused, packed_attention};
+use crate::torch::{Bounds, Kernel, dims3, dims4, fused, packed_attention};
 
 /// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ impl Attention {
     /// # Errors
     /// When the device's kernel refuses the shape.
     pub fn forward(&self, [q, k, v]: [&Tensor; 3], batch: &Packed, pass: &Pass) -> Result<Tensor> {
-        let [_m, h, d] = dims3(q);
+        let [_m, h, _d] = dims3(q);
         let drops = pass.drops(self.dropout);
         let kernel = Kernel {
             longest: batch.longest,
@@ -40,14 +41,11 @@ impl Attention {
             window: self.window.filter(|&window| window < batch.longest),
             scale: self.scale,
         };
+        if q.device().is_cuda() {
+            return self.on_cuda([q, k, v], batch, pass, kernel);
+        }
         if self.cap.is_none() && !drops && fused::attends(q) {
             return Ok(fused::packed_attention([q, k, v], &batch.bounds, kernel));
-        }
-        // The fused kernel wants rows of whole 16-byte vectors; other head widths take the path of the CPU.
-        if q.device().is_cuda() && d % 8 == 0 && self.cap.is_none() {
-            pass.seed(0);
-            let [k, v] = [k, v].map(|x| repeated(x, h, 1));
-            return packed_attention([q, &k, &v], &batch.bounds, kernel);
         }
         // Splitting, not slicing: its backward is one concatenation, where each slice would write a whole gradient.
         let tokens: Vec<i64> = batch.stretches.iter().map(|s| s.count * s.length).collect();
@@ -90,6 +88,63 @@ impl Attention {
         )?)
     }
 
+    /// Returns true if one kernel of the GPU computes attention over boundaries for heads of width `d`.
+    pub fn in_one_kernel(&self, kind: Kind, d: i64) -> bool {
+        // Both kernels read rows of whole 16-byte vectors; FlashAttention's registers hold heads of up to 256.
+        self.cap.is_none() && d % 8 == 0 && (kind == Kind::Float || d <= 256)
+    }
+
+    /// Attends on a GPU: in one kernel over the boundaries, or else over the batch padded to its longest sequence.
+    fn on_cuda(&self, qkv: [&Tensor; 3], batch: &Packed, pass: &Pass, kernel: Kernel) -> Result<Tensor> {
+        let [_m, _h, d] = dims3(qkv[0]);
+        let (kind, drops) = (qkv[0].kind(), kernel.dropout > 0.0);
+        // The backward pass of fp32's kernel knows no window and, over boundaries, draws other masks than the forward pass.
+        let bounded =
+            self.in_one_kernel(kind, d) && (kind != Kind::Float || !drops && kernel.window.is_none());
+        let runs = batch.places.len();
+        if bounded && (runs == 1 || !drops) {
+            if drops {
+                pass.seed(0);
+            }
+            return over_bounds(qkv, &batch.bounds, kernel);
+        }
+        // Each run draws from its own stream.
+        let of_run = |run: usize| {
+            if drops {
+                pass.seed(run);
+            }
+            let n = batch.ids.size()[1];
+            let [q, k, v] = qkv.map(|x| x.narrow(0, run as i64 * n, n));
+            match bounded {
+                true => over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel),
+                false => self.over_padding([&q, &k, &v], &batch.padded()[run], kernel),
+            }
+        };
+        let outputs = (0..runs).map(of_run).collect::<Result<Vec<_>>>()?;
+        Ok(if runs == 1 { outputs[0].shallow_clone() } else { Tensor::cat(&outputs, 0) })
+    }
+
+    /// Attends in one run's sequences, padded to the longest; `q` `[n, h, d]` to the same, `k` and `v` `[n, kv, d]`.
+    fn over_padding(&self, [q, k, v]: [&Tensor; 3], padded: &Padded, kernel: Kernel) -> Result<Tensor> {
+        let [_n, h, _d] = dims3(q);
+        let [q, k, v] = [q, &repeated(k, h, 1), &repeated(v, h, 1)].map(|x| padded.pad(x).transpose(1, 2)); // [s, h, t, d]
+        // Padding follows each sequence, where no query of a causal model looks.
+        let mask = match self.causal {
+            true => self.mask(padded.longest, &q),  // [t, t]
+            false => padded.filled.shallow_clone(), // [s, 1, 1, t]
+        };
+        let attended = if self.cap.is_some() {
+            let [s, _, t, _] = dims4(&q);
+            let noise = (kernel.dropout > 0.0)
+                .then(|| Tensor::ones([s, h, t, t], (Kind::Float, q.device())).dropout(kernel.dropout, true));
+            self.explicit([&q, &k, &v], Some(&mask), noise.as_ref())?
+        } else {
+            let p = kernel.dropout;
+            Tensor::f_scaled_dot_product_attention(&q, &k, &v, Some(&mask), p, false, self.scale, false)?
+        };
+        Ok(padded.unpad(&attended.transpose(1, 2)))
+    }
+
     /// Returns the keys that each query sees: `[t, t]` of booleans.
     fn mask(&self, t: i64, like: &Tensor) -> Tensor {
         let seen = Tensor::ones([t, t], (Kind::Bool, like.device())).tril(0);
@@ -126,6 +181,15 @@ impl Attention {
         }
         Ok(probabilities.to_kind(q.kind()).f_matmul(&v)?)
     }
+}
+
+/// Attends on a GPU in one kernel over the boundaries of sequences; shapes as in [`Attention::forward`].
+fn over_bounds([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Result<Tensor> {
+    let [_n, h, _d] = dims3(q);
+    // FlashAttention, of 16-bit kinds, reads a head of keys once for all queries that share it.
+    let heads = |x: &Tensor| if q.kind() == Kind::Float { repeated(x, h, 1) } else { x.shallow_clone() };
+    let bounds = Bounds { queries: bounds, keys: bounds, used: None, longest: [kernel.longest; 2] };
+    packed_attention([q, &heads(k), &heads(v)], bounds, kernel)
 }
 
 /// Repeats each head along `axis`, copies side by side, until there are `heads`.

@@ -6,7 +6,7 @@ use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::{cast, dims3, zeros_on_demand};
+use crate::torch::{Bounds, Kernel, cast, dims3, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +37,9 @@ impl Shape {
 /// Keys and values of up to `slots` sequences of up to `capacity` tokens, layer by layer.
 #[derive(Debug)]
 pub struct Cache {
-    /// Keys `[slots, kv, d, capacity]`: the scores of many positions are computed side by side.
-    /// With kernels of our own, keys and values are `[slots, kv, capacity / 16, d, 16]`.
+    /// Keys `[slots, capacity, kv, d]`; on the CPU, for kernels of our own, `[slots, kv, capacity / 16, d, 16]`.
     keys: Vec<Tensor>,
-    /// Values `[slots, kv, capacity, d]`.
+    /// Values, likewise.
     values: Vec<Tensor>,
     capacity: i64,
     /// True if our own kernels are used: on the CPU, with keys and values in fp32.
@@ -56,26 +55,27 @@ impl Cache {
         let own = device == Device::Cpu;
         let blocks = (capacity + LANES - 1) / LANES;
         let (kv, d) = (shape.kv_heads, shape.width);
-        let part = |size: &[i64]| -> Result<Vec<Tensor>> {
+        let part = || -> Result<Vec<Tensor>> {
             // On the CPU, memory is taken on demand: few answers reach their maximum length.
             let layer = || match own {
-                true => zeros_on_demand(size),
-                false => Ok(Tensor::f_zeros(size, (shape.kind, device))?),
+                true => zeros_on_demand(&[slots, kv, blocks, d, LANES]),
+                false => Ok(Tensor::f_zeros([slots, capacity, kv, d], (shape.kind, device))?),
             };
             (0..shape.layers).map(|_| layer()).collect()
         };
-        let (keys, values) = if own {
-            let size = [slots, kv, blocks, d, LANES];
-            (part(&size)?, part(&size)?)
-        } else {
-            (part(&[slots, kv, d, capacity])?, part(&[slots, kv, capacity, d])?)
-        };
-        Ok(Self { keys, values, capacity, own })
+        Ok(Self { keys: part()?, values: part()?, capacity, own })
     }
 
-    /// Returns the token axes of keys and values, and the number of steps along them for `length` tokens.
-    fn axes(&self, length: i64) -> ([i64; 2], i64) {
-        if self.own { ([2, 2], (length + LANES - 1) / LANES) } else { ([3, 2], length) }
+    /// Returns the token axis of keys and values, and the number of steps along it for `length` tokens.
+    fn axis(&self, length: i64) -> (i64, i64) {
+        if self.own { (2, (length + LANES - 1) / LANES) } else { (1, length) }
+    }
+
+    /// Stores keys and values `[m, kv, d]` of a layer at the flat places `[m]`, slot · capacity + position.
+    fn store(&self, layer: usize, at: &Tensor, [k, v]: [&Tensor; 2]) {
+        for (cache, new) in [(&self.keys[layer], k), (&self.values[layer], v)] {
+            let _ = cache.flatten(0, 1).index_copy_(0, at, &cast(new, cache.kind()));
+        }
     }
 
     fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], places: &[[i64; 4]]) -> Tensor {
@@ -95,25 +95,21 @@ impl Cache {
 
     /// Copies the first `length` tokens of one slot into another.
     pub fn copy_slot(&self, from: i64, to: i64, length: i64) {
-        let (axes, length) = self.axes(length);
-        for (axis, tensors) in axes.into_iter().zip([&self.keys, &self.values]) {
-            for tensor in tensors {
-                let part = |slot| tensor.i(slot).narrow(axis - 1, 0, length);
-                part(to).copy_(&part(from));
-            }
+        let (axis, length) = self.axis(length);
+        for tensor in self.keys.iter().chain(&self.values) {
+            let part = |slot| tensor.i(slot).narrow(axis - 1, 0, length);
+            part(to).copy_(&part(from));
         }
     }
 
     /// Copies the first `length` tokens of slot `rows[i]` into slot i; `rows` is int64 on the device.
     pub fn reorder(&self, rows: &Tensor, length: i64) {
         let slots = rows.size().iter().product();
-        let (axes, length) = self.axes(length);
-        for (axis, tensors) in axes.into_iter().zip([&self.keys, &self.values]) {
-            for tensor in tensors {
-                let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
-                let moved = part.index_select(0, rows);
-                part.copy_(&moved);
-            }
+        let (axis, length) = self.axis(length);
+        for tensor in self.keys.iter().chain(&self.values) {
+            let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
+            let moved = part.index_select(0, rows);
+            part.copy_(&moved);
         }
     }
 }
@@ -125,13 +121,24 @@ pub struct Prefill<'a> {
     batch: &'a Packed,
     /// For each prompt: first token in the batch, number of tokens, slot, and tokens already in the slot.
     places: &'a [[i64; 4]],
+    /// Flat places of the batch's tokens in a cache on a GPU, int64 `[n]`.
+    at: Option<Tensor>,
 }
 
 impl<'a> Prefill<'a> {
     /// `batch` has one run; `places` gives each prompt's first token in it, its number of tokens, its slot,
     /// and the number of its tokens already in the slot: 0, unless [`Cache::continues`].
     pub fn new(cache: &'a Cache, batch: &'a Packed, places: &'a [[i64; 4]]) -> Self {
-        Self { cache, batch, places }
+        let at = (!cache.own).then(|| {
+            let mut at = vec![0; batch.ids.numel()];
+            for &[start, length, slot, before] in places {
+                for i in 0..length {
+                    at[(start + i) as usize] = slot * cache.capacity + before + i;
+                }
+            }
+            Tensor::from_slice(&at).to_device(batch.ids.device())
+        });
+        Self { cache, batch, places, at }
     }
 }
 
@@ -143,15 +150,13 @@ impl Sight for Prefill<'_> {
         [q, k, v]: [&Tensor; 3],
         pass: &Pass,
     ) -> Result<Tensor> {
-        if self.cache.own {
-            return Ok(self.cache.attend(layer, attention, [q, k, v], self.places));
+        match &self.at {
+            None => Ok(self.cache.attend(layer, attention, [q, k, v], self.places)),
+            Some(at) => {
+                self.cache.store(layer, at, [k, v]);
+                attention.forward([q, k, v], self.batch, pass)
+            }
         }
-        for &[start, length, slot, _] in self.places {
-            let part = |x: &Tensor| x.narrow(0, start, length);
-            self.cache.keys[layer].i(slot).narrow(2, 0, length).copy_(&part(k).permute([1, 2, 0]));
-            self.cache.values[layer].i(slot).narrow(1, 0, length).copy_(&part(v).transpose(0, 1));
-        }
-        attention.forward([q, k, v], self.batch, pass)
     }
 }
 
@@ -159,56 +164,69 @@ impl Sight for Prefill<'_> {
 #[derive(Debug)]
 pub struct Decode<'a> {
     cache: &'a Cache,
-    /// Slot of each row, int64 `[s]`.
-    rows: Tensor,
     /// Token, number of tokens, slot, and tokens before, of each row.
     places: Vec<[i64; 4]>,
     /// Position of each row's new token, int64 `[s]`.
     positions: Tensor,
+    /// What a GPU reads the cache by.
+    layout: Option<Layout>,
+}
+
+/// Where the rows' tokens lie in a cache on a GPU.
+#[derive(Debug)]
+struct Layout {
+    /// Flat place of each new token, int64 `[s]`.
+    at: Tensor,
+    /// 0, 1, …: the start of each row's query, and the end of the last: int32 `[s + 1]`.
+    queries: Tensor,
+    /// Start of each row's slot, and the end of the last: int32 `[s + 1]`.
+    slots: Tensor,
+    /// Tokens that each row sees, its own included: int32 `[s]`.
+    used: Tensor,
     /// Positions of the cache that any row sees, rounded up.
-    used: i64,
-    /// For each window of the model, the positions that each row sees: `[s, 1, 1, used]`; empty if our own
-    /// kernel computes each row over its own positions.
-    masks: Vec<(Option<i64>, Tensor)>,
+    longest: i64,
 }
 
 /// The used part of the cache is a multiple of this, so that masks and products seldom change their shape.
 const STRIDE: i64 = 32;
 
 impl<'a> Decode<'a> {
-    /// Row i is slot i; `lengths` counts the tokens that each holds, `windows` lists the layers' windows.
-    pub fn new(cache: &'a Cache, lengths: &[i64], windows: &[Option<i64>], device: Device) -> Self {
-        let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
-        let used = (longest + STRIDE - 1).div_euclid(STRIDE) * STRIDE;
-        let used = used.min(cache.capacity);
+    /// Row i is slot i; `lengths` counts the tokens that each holds.
+    pub fn new(cache: &'a Cache, lengths: &[i64], device: Device) -> Self {
         let positions = Tensor::from_slice(lengths).to_device(device);
-        let mut masks: Vec<(Option<i64>, Tensor)> = Vec::new();
-        for &window in if cache.own { &[] } else { windows } {
-            if masks.iter().all(|(known, _)| *known != window) {
-                masks.push((window, mask(&positions, used, window)));
-            }
-        }
-        let rows = Tensor::arange(lengths.len() as i64, (Kind::Int64, device));
         let places = (0..).zip(lengths).map(|(row, &length)| [row, 1, row, length]).collect();
-        Self { cache, rows, places, positions, used, masks }
+        let layout = (!cache.own).then(|| {
+            let rows = lengths.len() as i64;
+            let queries = Tensor::arange(rows + 1, (Kind::Int64, device));
+            let slots = &queries * cache.capacity;
+            let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
+            Layout {
+                at: slots.narrow(0, 0, rows) + &positions,
+                queries: queries.to_kind(Kind::Int),
+                slots: slots.to_kind(Kind::Int),
+                used: (&positions + 1).to_kind(Kind::Int),
+                longest: ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity),
+            }
+        });
+        Self { cache, places, positions, layout }
     }
 
     /// Returns the positions of the new tokens, int64 `[1, s]`.
     pub fn positions(&self) -> Tensor {
         self.positions.unsqueeze(0)
     }
-}
 
-/// Returns a mask that is true where a position is not after the row's own, and not before its window.
-fn mask(positions: &Tensor, used: i64, window: Option<i64>) -> Tensor {
-    let own = positions.unsqueeze(1); // [s, 1]
-    let all = Tensor::arange(used, (Kind::Int64, positions.device())); // [used]
-    let seen = all.less_equal_tensor(&own);
-    let seen = match window {
-        Some(window) => seen.logical_and(&all.greater_tensor(&(own - window))),
-        None => seen,
-    };
-    seen.unsqueeze(1).unsqueeze(1) // [s, 1, 1, used]
+    /// Returns a mask `[s, 1, 1, used]` that is true where a position is not after the row's own, and not before its window.
+    fn mask(&self, used: i64, window: Option<i64>) -> Tensor {
+        let own = self.positions.unsqueeze(1); // [s, 1]
+        let all = Tensor::arange(used, (Kind::Int64, self.positions.device())); // [used]
+        let seen = all.less_equal_tensor(&own);
+        let seen = match window {
+            Some(window) => seen.logical_and(&all.greater_tensor(&(own - window))),
+            None => seen,
+        };
+        seen.unsqueeze(1).unsqueeze(1)
+    }
 }
 
 impl Sight for Decode<'_> {
@@ -221,19 +239,30 @@ impl Sight for Decode<'_> {
     ) -> Result<Tensor> {
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
-        let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
-        if self.cache.own {
+        let Some(layout) = &self.layout else {
             return Ok(self.cache.attend(layer, attention, [q, k, v], &self.places));
+        };
+        self.cache.store(layer, &layout.at, [k, v]);
+        let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
+        let window = attention.window.filter(|&window| window < layout.longest);
+        if q.kind() != Kind::Float && attention.in_one_kernel(q.kind(), d) {
+            let longest = [1, layout.longest];
+            let bounds =
+                Bounds { queries: &layout.queries, keys: &layout.slots, used: Some(&layout.used), longest };
+            let kernel = Kernel {
+                longest: layout.longest,
+                dropout: 0.0,
+                causal: true,
+                window,
+                scale: attention.scale,
+            };
+            return packed_attention([q, &keys.flatten(0, 1), &values.flatten(0, 1)], bounds, kernel);
         }
-        let at = [Some(&self.rows), Some(&self.positions)];
-        let _ = keys.permute([0, 3, 1, 2]).index_put_(&at, &cast(k, keys.kind()), false);
-        let _ = values.permute([0, 2, 1, 3]).index_put_(&at, &cast(v, values.kind()), false);
-        let seen = |x: &Tensor, axis| x.narrow(0, 0, s).narrow(axis, 0, self.used);
-        let mask = self.masks.iter().find(|(window, _)| *window == attention.window).map(|(_, mask)| mask);
+        let seen = |x: &Tensor| x.narrow(0, 0, s).narrow(1, 0, layout.longest).transpose(1, 2); // [s, kv, used, d]
+        let mask = self.mask(layout.longest, window);
         // The queries that share a head of keys are rows of one product: nothing is repeated.
         let grouped = q.view([s, kv, h / kv, d]);
-        let keys = seen(keys, 3).transpose(2, 3); // [s, kv, used, d]
-        let attended = attention.explicit([&grouped, &keys, &seen(values, 2)], mask, None)?;
+        let attended = attention.explicit([&grouped, &seen(keys), &seen(values)], Some(&mask), None)?;
         Ok(attended.reshape([s, h, d]))
     }
 }

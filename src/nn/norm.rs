@@ -89,8 +89,9 @@ impl RmsNorm {
             let weight = cast(&self.weight, Kind::Float) + self.offset;
             return cast(&cast(x, Kind::Float).rms_norm(width, Some(&weight), self.eps), x.kind());
         }
-        if x.kind() == Kind::Float {
-            return x.rms_norm(width, Some(&cast(&self.weight, Kind::Float)), self.eps);
+        // On a GPU one kernel computes in fp32 and rounds once, also in low precision; else the rounding is Transformers'.
+        if x.kind() == Kind::Float || x.device().is_cuda() {
+            return x.rms_norm(width, Some(&cast(&self.weight, x.kind())), self.eps);
         }
         let normed = cast(&cast(x, Kind::Float).rms_norm(width, None::<&Tensor>, self.eps), x.kind());
         normed * cast(&self.weight, x.kind())

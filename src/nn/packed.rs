@@ -1,8 +1,11 @@
 //! A packed batch: the tokens of all sequences back to back, and where each sequence begins.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::dims3;
 
 /// Tokens of one sequence, ready to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +67,42 @@ pub struct Packed {
     pub longest: i64,
     /// Number of tokens, filling excluded.
     pub tokens: usize,
+    /// The runs padded, made when first asked for.
+    padded: OnceCell<Vec<Padded>>,
+}
+
+/// One run's sequences as rows of equal length, for kernels that take no boundaries.
+#[derive(Debug)]
+pub struct Padded {
+    /// Place of each token in the flat `[s·t]`: int64 `[n]`.
+    to: Tensor,
+    /// True at the places of tokens: `[s, 1, 1, t]`.
+    pub filled: Tensor,
+    /// t: tokens of the longest sequence of all runs, up to a multiple of 8, which a mask of the fused kernels must have.
+    pub longest: i64,
+}
+
+impl Padded {
+    fn new(lengths: &[i64], longest: i64, device: Device) -> Self {
+        let starts = (0..).step_by(usize::try_from(longest).unwrap_or(1)).zip(lengths);
+        let to: Vec<i64> = starts.flat_map(|(start, &length)| start..start + length).collect();
+        let lengths = Tensor::from_slice(lengths).to_device(device).view([-1, 1, 1, 1]);
+        let filled = Tensor::arange(longest, (Kind::Int64, device)).less_tensor(&lengths);
+        Self { to: Tensor::from_slice(&to).to_device(device), filled, longest }
+    }
+
+    /// Moves tokens `[n, h, d]` to their places in `[s, t, h, d]`, zero elsewhere.
+    pub fn pad(&self, x: &Tensor) -> Tensor {
+        let [_n, h, d] = dims3(x);
+        let places = self.filled.numel() as i64;
+        let padded = Tensor::zeros([places, h, d], (x.kind(), x.device())).index_copy(0, &self.to, x);
+        padded.view([-1, self.longest, h, d])
+    }
+
+    /// Takes the tokens `[n, h, d]` from `[s, t, h, d]`.
+    pub fn unpad(&self, x: &Tensor) -> Tensor {
+        x.flatten(0, 1).index_select(0, &self.to)
+    }
 }
 
 /// One run's flat columns under construction.
@@ -141,7 +180,28 @@ impl Packed {
             bounds: Tensor::from_slice(&bounds).to_device(device),
             tokens,
             places: Arc::new(places(&columns, &orders)),
+            padded: OnceCell::new(),
         }
+    }
+
+    /// Returns the lengths of a run's sequences from left to right, its filling included.
+    fn lengths(&self, run: usize) -> Vec<i64> {
+        let of_run = self.stretches.iter().filter(|stretch| stretch.run == run);
+        of_run.flat_map(|s| std::iter::repeat_n(s.length, usize::try_from(s.count).unwrap_or(0))).collect()
+    }
+
+    /// Returns [`Packed::bounds`] of one run, counted from its own first token.
+    pub fn bounds_of(&self, run: usize) -> Tensor {
+        let before: usize = (0..run).map(|earlier| self.lengths(earlier).len()).sum();
+        let count = self.lengths(run).len() as i64 + 1;
+        self.bounds.narrow(0, before as i64, count) - run as i64 * self.ids.size()[1]
+    }
+
+    /// Returns each run padded to the longest sequence of all.
+    pub fn padded(&self) -> &[Padded] {
+        let longest = (self.longest + 7) / 8 * 8;
+        let of_run = |run| Padded::new(&self.lengths(run), longest, self.ids.device());
+        self.padded.get_or_init(|| (0..self.places.len()).map(of_run).collect())
     }
 
     /// Returns the index of each sequence's first token in its run, int64 `[k, s]` on the device.

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::Packed;
-use super::packed::{Place, Stretch};
+use super::packed::Place;
 use crate::torch::draw::seed_torch;
 use crate::torch::stream::{Stream, filled};
 
@@ -81,9 +81,10 @@ impl Pass {
             let runs = noise.0.borrow().len();
             let dropped = |run| {
                 self.seed(run);
-                x.narrow(0, run as i64, 1).dropout(p, true)
+                if runs == 1 { x.dropout(p, true) } else { x.narrow(0, run as i64, 1).dropout(p, true) }
             };
-            return Tensor::cat(&(0..runs).map(dropped).collect::<Vec<_>>(), 0);
+            let mut dropped: Vec<Tensor> = (0..runs).map(dropped).collect();
+            return if runs == 1 { dropped.remove(0) } else { Tensor::cat(&dropped, 0) };
         }
         let mut streams = noise.0.borrow_mut();
         let per_run = x.numel() / streams.len().max(1);
@@ -100,19 +101,12 @@ impl Pass {
         x * mask.to_kind(x.kind())
     }
 
-    /// Draws masks of attention probabilities, for each stretch of `batch` `[s, h, t, t]` in fp32; `None` if
+    /// Draws masks of attention probabilities on the CPU, for each stretch of `batch` `[s, h, t, t]` in fp32; `None` if
     /// dropout with probability `p` has no effect.
     pub fn attention_masks(&self, batch: &Packed, heads: i64, p: f64) -> Option<Vec<Tensor>> {
         let noise = self.noise.as_ref().filter(|_| p > 0.0)?;
-        let (device, stretches) = (batch.ids.device(), &batch.stretches);
+        let stretches = &batch.stretches;
         let shapes: Vec<[i64; 4]> = stretches.iter().map(|s| [s.count, heads, s.length, s.length]).collect();
-        if device.is_cuda() {
-            let mask = |(stretch, shape): (&Stretch, &[i64; 4])| {
-                self.seed(stretch.run);
-                Tensor::ones(shape, (Kind::Float, device)).dropout(p, true)
-            };
-            return Some(stretches.iter().zip(&shapes).map(mask).collect());
-        }
         let sizes: Vec<i64> = shapes.iter().map(|shape| shape.iter().product()).collect();
         let all = filled(&[sizes.iter().sum()], |mask| {
             for (stream, places) in noise.0.borrow_mut().iter_mut().zip(batch.places.iter()) {

@@ -51,9 +51,14 @@ pub struct Angles {
 
 impl Rope {
     /// Returns each pair's angle per position, fp32 `[width / 2]`, computed in fp32 as in Transformers
-    /// (`modeling_rope_utils.py`): the last bits of an angle matter at position 10,000.
+    /// (`modeling_rope_utils.py`) and, as there, on the CPU: the last bits of an angle matter at position 10,000.
     pub fn frequencies(&self, device: Device) -> Tensor {
-        let steps = Tensor::arange_start_step(0, self.width, 2, (Kind::Float, device)) / self.width as f64;
+        self.frequencies_on_cpu().to_device(device)
+    }
+
+    fn frequencies_on_cpu(&self) -> Tensor {
+        let steps =
+            Tensor::arange_start_step(0, self.width, 2, (Kind::Float, Device::Cpu)) / self.width as f64;
         let plain = Tensor::pow_scalar(self.theta, &steps).reciprocal();
         match self.scaling {
             Scaling::None => plain,

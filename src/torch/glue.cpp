@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/ops/_efficient_attention_forward.h>
+#include <ATen/ops/_flash_attention_forward_ops.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <malloc.h>
 
@@ -64,17 +65,32 @@ int lx_cuda_free_bytes(int index, int64_t* bytes) {
   });
 }
 
-// Attention over packed sequences on CUDA, differentiable: q, k, v are [m, h, d]; `bounds` is int32 [s + 1], the start
-// of each sequence and the end of the last; a `window` above 0 limits how many positions back a token sees, itself
-// included. `out` receives a new [m, h, d].
-int lx_packed_attention(at::Tensor** out, at::Tensor* q, at::Tensor* k, at::Tensor* v, at::Tensor* bounds,
-                        int64_t longest, double dropout, int causal, int64_t window, double scale) {
+// Attention on CUDA within sequences, differentiable, in one kernel: FlashAttention-2 in bf16 and fp16, CUTLASS's memory-efficient
+// kernel in fp32, which wants as many heads of keys as of queries. q is [m, h, d], k and v are [n, kv, d]. `bounds` holds three
+// int32 tensors: the start of each sequence of queries and the end of the last [s + 1], the same of keys, and, or null, how many
+// keys of each sequence are seen, from its start on [s]. `longest` counts the most queries and keys of a sequence. A `window`
+// above 0 limits how many positions back a token sees, itself included. `out` receives a new [m, h, d].
+int lx_packed_attention(at::Tensor** out, at::Tensor* const* qkv, at::Tensor* const* bounds, const int64_t* longest, double dropout,
+                        int causal, int64_t window, double scale) {
   return guarded([&] {
-    auto result = at::_efficient_attention_forward(
-        q->unsqueeze(0), k->unsqueeze(0), v->unsqueeze(0), /*bias=*/std::nullopt, *bounds, *bounds, longest, longest,
-        dropout, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/true, scale, /*seqlen_k=*/std::nullopt,
-        window > 0 ? std::optional<int64_t>(window) : std::nullopt);
-    *out = new at::Tensor(std::get<0>(result).squeeze(0));
+    const auto &q = *qkv[0], &k = *qkv[1], &v = *qkv[2], &starts = *bounds[0], &key_starts = *bounds[1];
+    const bool differentiable = !bounds[2];
+    const auto used = differentiable ? std::nullopt : std::make_optional(*bounds[2]);
+    if (q.scalar_type() == at::kFloat) {
+      // Its backward pass knows no window and draws other masks in all but the first sequence.
+      TORCH_CHECK(window <= 0 && dropout == 0.0, "attention in fp32 with a window or dropout takes a padded batch");
+      auto result = at::_efficient_attention_forward(
+          q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), /*bias=*/std::nullopt, starts, key_starts, longest[0], longest[1],
+          /*dropout_p=*/0.0, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/differentiable, scale, used);
+      *out = new at::Tensor(std::get<0>(result).squeeze(0));
+      return;
+    }
+    using Width = std::optional<c10::SymInt>;
+    const Width back = window > 0 ? Width(window - 1) : std::nullopt, ahead = window > 0 ? Width(0) : std::nullopt;
+    auto result = at::_ops::_flash_attention_forward::call(q, k, v, starts, key_starts, longest[0], longest[1], dropout, causal,
+                                                           /*return_debug_mask=*/false, scale, back, ahead, used,
+                                                           /*alibi_slopes=*/std::nullopt);
+    *out = new at::Tensor(std::get<0>(result));
   });
 }
 }

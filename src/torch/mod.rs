@@ -27,13 +27,12 @@ unsafe extern "C" {
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
     fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
+    #[rustfmt::skip]
     fn lx_packed_attention(
         out: *mut *mut C_tensor,
-        q: *const C_tensor,
-        k: *const C_tensor,
-        v: *const C_tensor,
-        bounds: *const C_tensor,
-        longest: i64,
+        qkv: *const *const C_tensor,
+        bounds: *const *const C_tensor,
+        longest: *const i64,
         dropout: f64,
         causal: c_int,
         window: i64,
@@ -187,21 +186,38 @@ pub struct Kernel {
     pub scale: f64,
 }
 
-/// Computes differentiable attention over packed sequences on CUDA.
+/// Boundaries of packed sequences, int32 tensors on the device of what they bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds<'a> {
+    /// Start of each sequence of queries, and the end of the last: `[s + 1]`.
+    pub queries: &'a Tensor,
+    /// The same of keys.
+    pub keys: &'a Tensor,
+    /// Number of keys of each sequence that are seen, from its start on, `[s]`; rules out gradients.
+    pub used: Option<&'a Tensor>,
+    /// Most queries, and most keys, of a sequence.
+    pub longest: [i64; 2],
+}
+
+/// Computes attention within packed sequences on CUDA in one kernel.
 ///
 /// # Shapes
-/// `q`, `k`, `v` and the result `[m, h, d]`; `bounds` int32 `[s + 1]` on the same device.
-pub fn packed_attention([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Result<Tensor> {
+/// `q` and the result `[m, h, d]`, `k` and `v` `[n, kv, d]`, with kv = h in fp32; d is a multiple of 8.
+///
+/// # Errors
+/// When libtorch fails; in fp32 also with a window or dropout.
+pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -> Result<Tensor> {
     let mut out: *mut C_tensor = std::ptr::null_mut();
-    // SAFETY: all pointers are live for the call; on success `out` is a new tensor that we own.
+    let qkv = qkv.map(Tensor::as_ptr);
+    let used = bounds.used.map_or(std::ptr::null(), Tensor::as_ptr);
+    let starts = [bounds.queries.as_ptr(), bounds.keys.as_ptr(), used];
+    // SAFETY: all pointers are live for the call, null where it is allowed; on success `out` is a new tensor that we own.
     unsafe {
         let status = lx_packed_attention(
             &raw mut out,
-            q.as_ptr(),
-            k.as_ptr(),
-            v.as_ptr(),
-            bounds.as_ptr(),
-            kernel.longest,
+            qkv.as_ptr(),
+            starts.as_ptr(),
+            bounds.longest.as_ptr(),
             kernel.dropout,
             c_int::from(kernel.causal),
             kernel.window.unwrap_or(0),

@@ -30,7 +30,7 @@ use loraxs::train::{Plan, Recorder, RunPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::support::{alone, distance, encoders, json, numbers};
+use crate::support::{alone, device, distance, encoders, json, numbers};
 
 const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 const RANK: i64 = 4;
@@ -144,12 +144,12 @@ fn put(
     kind: Kind,
     (seeds, (init_std, dropout), alphas): (&[u64], Start, &[f64]),
 ) -> Adapted {
-    let build = Build { device: Device::Cpu, kind, classes: 3, seeds: seeds.to_vec(), train_base: false };
+    let build = Build { device: device(), kind, classes: 3, seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
     let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
-    let kept = attach(model.encoder.linears_mut(), Device::Cpu, plan, seeds, &mut trained).unwrap();
+    let kept = attach(model.encoder.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
 
@@ -254,7 +254,7 @@ fn what_is_drawn_is_drawn_from_each_runs_own_seed() {
 
 /// One layer whose adapter holds random factors for k runs.
 fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
-    let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, device()));
     let (out, inputs) = (22, 14);
     let weight = draw(&[out, inputs]);
     let modules = [("layer".to_owned(), weight.shallow_clone())];
@@ -269,7 +269,7 @@ fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
         shape: [out, inputs],
         place: 0,
         kind,
-        device: Device::Cpu,
+        device: device(),
         seeds: &seeds,
         alphas: &[],
     };
@@ -290,7 +290,7 @@ fn a_layer_with_its_adapter_is_the_merged_layer() {
     for method in methods() {
         for ((kind, tolerance), runs) in cases.into_iter().flat_map(|case| [(case, 1), (case, 3)]) {
             let linear = layer(&method, kind, runs);
-            let x = Tensor::randn([runs as i64, 9, 14], (Kind::Float, Device::Cpu)).to_kind(kind);
+            let x = Tensor::randn([runs as i64, 9, 14], (Kind::Float, device())).to_kind(kind);
             let bias =
                 linear.forward(&x.zeros_like(), &Pass::evaluation()).get(0).get(0).to_kind(Kind::Float);
             let merged = linear.weight().to_kind(Kind::Float) + linear.adapter().unwrap().delta(); // [k, out, in]
@@ -444,7 +444,7 @@ fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() 
     for checkpoint in ["bert-gelu", "roberta-gelu"] {
         let base = Base::open(&encoders().join(checkpoint)).unwrap();
         let build =
-            Build { device: Device::Cpu, kind: Kind::Float, classes: 3, seeds: vec![1], train_base: true };
+            Build { device: device(), kind: Kind::Float, classes: 3, seeds: vec![1], train_base: true };
         let mut trained = Trained::new(1);
         let model = Classifier::load(&base, &build, &mut trained).unwrap();
         backward(&model, 1, &examples(checkpoint));
@@ -533,7 +533,7 @@ fn what_is_saved_loads_bit_for_bit() {
 fn logits(model: &Classifier, runs: usize, examples: &[Example]) -> Tensor {
     let pack = || examples.iter().map(|e| Sequence { ids: &e.ids, types: &e.types }).collect();
     let batches: Vec<Vec<Sequence>> = (0..runs).map(|_| pack()).collect();
-    let batch = Packed::new(&batches, model.config.position_rule, Device::Cpu);
+    let batch = Packed::new(&batches, model.config.position_rule, device());
     no_grad(|| model.forward(&batch, &Pass::evaluation()).unwrap())
 }
 
@@ -730,7 +730,7 @@ fn a_batch_of_several_runs_gives_each_run_its_own_logits() {
         examples[from..to].iter().map(|e| Sequence { ids: &e.ids, types: &e.types }).collect()
     };
     let logits = |runs: &[Vec<Sequence>]| {
-        let batch = Packed::new(runs, model.config.position_rule, Device::Cpu);
+        let batch = Packed::new(runs, model.config.position_rule, device());
         no_grad(|| model.forward(&batch, &Pass::evaluation()).unwrap())
     };
     // Runs of different lengths: the shorter ones are filled up, which nobody may notice.

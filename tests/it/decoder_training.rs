@@ -17,10 +17,12 @@ use loraxs::models::{Base, Build, CausalLm};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use crate::decoders::{log_probabilities, logits};
-use crate::support::{Place, Point, alone, distance, fixture, json, log, losses, numbers, real, strays};
+use crate::support::{
+    Place, Point, alone, device, distance, fixture, json, log, losses, numbers, real, strays,
+};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -174,13 +176,12 @@ fn assert_cores_agree(name: &str, run: &Path, case: &Case) {
 fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
     let base = Base::open(&fixture("decoders").join(&case.checkpoint)).unwrap();
     let layers = targeted(&base.linear_layers(), &case.targets).unwrap();
-    let weights = base.weights(&layers, Device::Cpu).unwrap();
+    let weights = base.weights(&layers, device()).unwrap();
     let spec = BasisSpec { rank: settings.rank, ..BasisSpec::default() };
     let basis = Basis::compute(&spec, &base.hash(), &weights, &|_, _| ()).unwrap().0;
     let frozen = Frozen { basis: Some(basis), ..Frozen::default() };
     let method = Method::LoraXs(LoraXsConfig { r: settings.rank, lora_alpha: settings.alpha });
-    let build =
-        Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+    let build = Build { device: device(), kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
     let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
     let plan = Plan {
@@ -191,7 +192,7 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
         dropout: 0.0,
         alphas: &[],
     };
-    attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
+    attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
     (model, trained)
 }
 

@@ -9,9 +9,9 @@ use loraxs::models::{Base, Build, CausalLm};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::support::{alone, distance, fixture, json, numbers};
+use crate::support::{alone, device, distance, fixture, json, numbers};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -51,14 +51,14 @@ pub fn model(folder: &std::path::Path) -> CausalLm {
 
 pub fn model_of(folder: &std::path::Path, kind: Kind) -> CausalLm {
     let base = Base::open(folder).unwrap();
-    let build = Build { device: Device::Cpu, kind, classes: 0, seeds: vec![0], train_base: false };
+    let build = Build { device: device(), kind, classes: 0, seeds: vec![0], train_base: false };
     CausalLm::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 
 /// Logits of each sequence `[t, v]`, from all of them in one packed batch.
 pub fn logits(model: &CausalLm, sequences: &[&[u32]]) -> Vec<Tensor> {
     let packed = sequences.iter().map(|ids| Sequence { ids, types: &[] }).collect();
-    let batch = Packed::new(&[packed], Positions::FromZero, Device::Cpu);
+    let batch = Packed::new(&[packed], Positions::FromZero, device());
     let all = model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()).squeeze_dim(0);
     let starts = Vec::<i64>::try_from(batch.first().squeeze_dim(0)).unwrap();
     starts.iter().zip(sequences).map(|(&start, ids)| all.narrow(0, start, ids.len() as i64)).collect()

@@ -15,11 +15,11 @@ use loraxs::torch::tensor_file::TensorFile;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tch::{Device, Kind, no_grad};
+use tch::{Kind, no_grad};
 
 use crate::bench::{Bench, copied, edit, rewrite};
 use crate::support::{
-    Place, alone, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
+    Place, alone, device, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
 };
 
 const ENCODERS: [&str; 2] = ["bert-gelu", "roberta-gelu"];
@@ -266,7 +266,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
     let base = Base::open(&self::fixture("decoders").join("llama-linear")).unwrap();
     for (name, case) in fixture.cases {
         let build =
-            Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+            Build { device: device(), kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
         let mut trained = Trained::new(1);
         let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
         let file = AdapterFile::open(&adapter("llama-linear", &name)).unwrap();
@@ -280,7 +280,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
             dropout: 0.0,
             alphas: &[],
         };
-        attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], &mut trained).unwrap();
+        attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
         file.load_into(&trained, false).unwrap();
         let distance = last_logits(&model, &fixture.rows, &case.logits);
         assert!(distance < 1e-5, "{name}: logits are off by {distance:e}");
@@ -300,7 +300,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
 fn last_logits(model: &CausalLm, rows: &[Row], expected: &[Vec<f64>]) -> f64 {
     let of_row = |row: &Row| {
         let batch = vec![vec![Sequence { ids: &row.input_ids, types: &[] }]];
-        let batch = Packed::new(&batch, Positions::FromZero, Device::Cpu);
+        let batch = Packed::new(&batch, Positions::FromZero, device());
         let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
         numbers(&logits.get(0).get(row.input_ids.len() as i64 - 1))
     };

@@ -10,9 +10,9 @@ use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::Sequence;
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
-use tch::{Device, Kind, no_grad};
+use tch::{Kind, no_grad};
 
-use crate::support::{Place, alone, distance, encoders, fixture, json, json_lines, numbers};
+use crate::support::{Place, alone, device, distance, encoders, fixture, json, json_lines, numbers};
 
 /// Relative to the largest expected value.
 const TOLERANCE: f64 = 1e-5;
@@ -131,8 +131,7 @@ fn logits_in_bf16_are_near_but_not_equal() {
 
 fn trunk(folder: &Path) -> Classifier {
     let base = Base::open(folder).unwrap();
-    let build =
-        Build { device: Device::Cpu, kind: Kind::Float, classes: 3, seeds: vec![0], train_base: false };
+    let build = Build { device: device(), kind: Kind::Float, classes: 3, seeds: vec![0], train_base: false };
     Classifier::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 
@@ -146,7 +145,7 @@ fn hidden_states_of_saved_trunks_are_those_of_transformers() {
         let rows: Vec<&Row> = expected.pairs.iter().chain(&expected.sentences).collect();
         let sequences =
             rows.iter().map(|row| Sequence { ids: &row.input_ids, types: &row.token_type_ids }).collect();
-        let batch = Packed::new(&[sequences], model.config.position_rule, Device::Cpu);
+        let batch = Packed::new(&[sequences], model.config.position_rule, device());
         let (first, pooled) = no_grad(|| {
             let hidden = model.encoder.forward(&batch, &Pass::evaluation()).unwrap().squeeze_dim(0); // [n, d]
             let first = hidden.index_select(0, &batch.first().flatten(0, 1)); // [s, d]
@@ -176,7 +175,7 @@ fn packed_sequences_are_computed_as_if_each_were_alone() {
         let logits = |rows: &[&Row]| {
             let sequences =
                 rows.iter().map(|row| Sequence { ids: &row.input_ids, types: &row.token_type_ids }).collect();
-            let batch = Packed::new(&[sequences], model.config.position_rule, Device::Cpu);
+            let batch = Packed::new(&[sequences], model.config.position_rule, device());
             numbers(&no_grad(|| model.forward(&batch, &Pass::evaluation()).unwrap()))
         };
         let rows: Vec<&Row> = expected.pairs.iter().chain(&expected.sentences).collect();
@@ -212,7 +211,7 @@ fn a_drawn_head_is_the_one_that_transformers_draws_after_the_same_seed() {
         let base = Base::open(&encoders().join(&case.checkpoint)).unwrap();
         // A run beside it has a seed of its own and must not disturb it.
         let source =
-            HeadSource { checkpoint: &base.tensors, seeds: &[case.seed + 1, case.seed], device: Device::Cpu };
+            HeadSource { checkpoint: &base.tensors, seeds: &[case.seed + 1, case.seed], device: device() };
         let mut trained = Trained::new(2);
         Head::load(base.config.encoder().unwrap(), case.classes, case.without_pooler, source, &mut trained)
             .unwrap();

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use loraxs::torch::{Wanted, open_device};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor};
 
 use crate::forked;
 
@@ -67,8 +69,8 @@ impl Place {
             .env("LORAXS_CACHE", self.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .current_dir(self.folder.path());
-        // The references are those of a CPU, and tests run side by side.
-        command.args(["--device", "cpu", "--threads", "1"]);
+        // Tests run side by side.
+        command.args(["--device", &device_name(), "--threads", "1"]);
         command
     }
 
@@ -89,6 +91,23 @@ impl Place {
         self.run(&args, 0);
         self.path(out)
     }
+}
+
+/// The device that tests run on: the CPU, or the one that `LORAXS_TEST_DEVICE` names.
+pub fn device_name() -> String {
+    std::env::var("LORAXS_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
+}
+
+/// The device of [`device_name`], opened.
+pub fn device() -> Device {
+    static OPENED: OnceLock<Device> = OnceLock::new();
+    *OPENED.get_or_init(|| {
+        let wanted = match device_name().strip_prefix("cuda:") {
+            Some(index) => Wanted::Cuda(index.parse().unwrap()),
+            None => Wanted::Cpu,
+        };
+        open_device(wanted).unwrap()
+    })
 }
 
 /// A folder of real checkpoints or data, where `LORAXS_TEST_DATA` names a place that has it.
@@ -152,8 +171,9 @@ pub fn distance(found: &[f64], expected: &[f64]) -> f64 {
 }
 
 /// Every number of a tensor.
-pub fn numbers(tensor: &tch::Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.detach().to_kind(tch::Kind::Double).contiguous().flatten(0, -1)).unwrap()
+pub fn numbers(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.detach().to_kind(Kind::Double).to_device(Device::Cpu).contiguous().flatten(0, -1))
+        .unwrap()
 }
 
 /// Keeps other tests from drawing: libtorch has one generator for all threads of the process. One thread computes: for

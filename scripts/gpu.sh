@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Proves and measures loraxs on a GPU in one call.
+#
+#   LORAXS=target/release/loraxs scripts/gpu.sh --data DIR --encoder-tokenizer DIR --decoder-tokenizer DIR [--peer peer.py]
+#
+# The arguments are those of scripts/reference/gpu.py, which has the measurements. The CUDA libraries are those of `python3`'s
+# PyTorch 2.11 (PYTHON names another). Where LORAXS_TESTS names the built integration tests, and the fixtures lie where they were
+# built, those that compute run on the GPU first; LORAXS_TEST_FILTERS chooses among them.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-python3}
+loraxs=${LORAXS:-target/release/loraxs}
+out=${OUT:-gpu-out}
+mkdir -p "$out"
+
+torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') || exit 1
+libraries=$torch/lib
+for folder in "$torch"/../nvidia/*/lib; do libraries+=:$folder; done
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+failed=0
+if [ -n "${LORAXS_TESTS:-}" ]; then
+    export LORAXS_TEST_DEVICE=${LORAXS_TEST_DEVICE:-cuda:0} RUST_TEST_THREADS=${RUST_TEST_THREADS:-12}
+    filters=${LORAXS_TEST_FILTERS:-devices:: contract:: parity:: decoders:: decoder_training:: training:: generation:: merge_decoders:: resume::}
+    # shellcheck disable=SC2086 # several filters
+    timeout "${LORAXS_TEST_LIMIT:-150}" "$LORAXS_TESTS" $filters >"$out/tests.log" 2>&1 || failed=1
+    grep -E '^test result|FAILED|panicked' "$out/tests.log" | head -60
+fi
+"$python" scripts/reference/gpu.py --loraxs "$loraxs" --out "$out" "$@" || failed=1
+exit "$failed"

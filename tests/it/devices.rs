@@ -1,0 +1,222 @@
+//! Attention and caches on the device that `LORAXS_TEST_DEVICE` names, else on the CPU, against plain products in fp64.
+
+use loraxs::nn::attention::Attention;
+use loraxs::nn::cache::{Cache, Decode, Prefill, Shape};
+use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::{Noise, Packed, Pass, Sight as _};
+use loraxs::torch::stream::Stream;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::support::{alone, device, distance, numbers};
+
+/// Largest error relative to the largest number: bf16 rounds at 2⁻⁹ and fp16 at 2⁻¹², scores and results several times.
+const KINDS: [(Kind, f64); 3] = [(Kind::Float, 4e-6), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)];
+
+fn attention(causal: bool, window: Option<i64>, cap: Option<f64>, dropout: f64) -> Attention {
+    Attention { causal, window, scale: 0.3, cap, dropout }
+}
+
+/// Runs of sequences of these lengths.
+fn batch(runs: &[&[usize]]) -> Packed {
+    let ids = [1; 200];
+    let sequence = |&length: &usize| Sequence { ids: &ids[..length], types: &[] };
+    let runs: Vec<Vec<Sequence>> = runs.iter().map(|run| run.iter().map(sequence).collect()).collect();
+    Packed::new(&runs, Positions::FromZero, device())
+}
+
+/// Random queries, keys and values `[m, heads, d]` that take gradients, and the gradient of what becomes of them.
+fn drawn(m: i64, [heads, kv, d]: [i64; 3], kind: Kind) -> ([Tensor; 3], Tensor) {
+    let draw = |heads: i64| {
+        Tensor::randn([m, heads, d], (Kind::Float, Device::Cpu)).to_kind(kind).to_device(device())
+    };
+    ([heads, kv, kv].map(|heads| draw(heads).set_requires_grad(true)), draw(heads))
+}
+
+fn parts(x: &Tensor, lengths: &[i64]) -> Vec<Tensor> {
+    x.split_with_sizes(lengths, 0)
+}
+
+/// The same attention step by step in fp64 on the CPU, sequence by sequence.
+fn plain(attention: &Attention, [q, k, v]: [&Tensor; 3], lengths: &[i64]) -> Tensor {
+    let heads = q.size()[1];
+    let wide = |x: &Tensor| {
+        x.to_device(Device::Cpu).to_kind(Kind::Double).repeat_interleave_self_int(
+            heads / x.size()[1],
+            1,
+            None,
+        )
+    };
+    let [q, k, v] = [wide(q), wide(k), wide(v)].map(|x| parts(&x, lengths));
+    let sequence = |i: usize| {
+        let [q, k, v] = [&q[i], &k[i], &v[i]].map(|x| x.transpose(0, 1)); // [h, t, d]
+        let mut scores = q.matmul(&k.transpose(1, 2)) * attention.scale;
+        if let Some(cap) = attention.cap {
+            scores = (scores / cap).tanh() * cap;
+        }
+        if attention.causal {
+            let t = lengths[i];
+            let seen = Tensor::ones([t, t], (Kind::Bool, Device::Cpu)).tril(0);
+            let seen = seen.logical_and(
+                &Tensor::ones([t, t], (Kind::Bool, Device::Cpu)).triu(1 - attention.window.unwrap_or(t)),
+            );
+            scores = scores.masked_fill(&seen.logical_not(), f64::NEG_INFINITY);
+        }
+        scores.softmax(-1, Kind::Double).matmul(&v).transpose(0, 1)
+    };
+    Tensor::cat(&(0..lengths.len()).map(sequence).collect::<Vec<_>>(), 0)
+}
+
+fn lengths(batch: &Packed) -> Vec<i64> {
+    let repeat = |s: &loraxs::nn::packed::Stretch| std::iter::repeat_n(s.length, s.count as usize);
+    batch.stretches.iter().flat_map(repeat).collect()
+}
+
+#[test]
+fn attention_and_its_gradients_are_those_of_plain_products() {
+    let _alone = alone();
+    tch::manual_seed(1);
+    let shapes = [[4, 2, 64], [3, 3, 12], [6, 2, 8], [2, 1, 128], [4, 4, 32]];
+    let forms = [
+        (false, None, None),
+        (true, None, None),
+        (true, Some(7), None),
+        (true, Some(5), Some(2.0)),
+        (true, Some(1), None),
+    ];
+    for (runs, (kind, tolerance)) in [&[&[5_usize, 33, 1, 17, 33][..]][..], &[&[40, 3][..], &[9, 21]]]
+        .into_iter()
+        .flat_map(|runs| KINDS.map(|kind| (runs, kind)))
+    {
+        let batch = batch(runs);
+        let lengths = lengths(&batch);
+        for (shape, (causal, window, cap)) in
+            shapes.into_iter().flat_map(|shape| forms.map(|form| (shape, form)))
+        {
+            let attention = attention(causal, window, cap, 0.0);
+            let ([q, k, v], gradient) = drawn(lengths.iter().sum(), shape, kind);
+            let found = attention.forward([&q, &k, &v], &batch, &Pass::evaluation()).unwrap();
+            (&found * &gradient).sum(Kind::Float).backward();
+            let mirrors = [&q, &k, &v]
+                .map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Double).set_requires_grad(true));
+            let expected = plain(&attention, mirrors.each_ref(), &lengths);
+            (&expected * gradient.to_device(Device::Cpu).to_kind(Kind::Double)).sum(Kind::Double).backward();
+            let name = format!("{kind:?}, {shape:?}, causal {causal}, window {window:?}, cap {cap:?}");
+            assert_eq!(found.kind(), kind);
+            let off = distance(&numbers(&found), &numbers(&expected));
+            println!("{name}: {off:.1e}");
+            assert!(off < tolerance, "{name}: {off:e}");
+            for (part, (x, mirror)) in ["q", "k", "v"].into_iter().zip([&q, &k, &v].into_iter().zip(&mirrors))
+            {
+                // Relative to the largest gradient of values: a window of one token leaves queries and keys none.
+                let largest =
+                    numbers(&mirrors[2].grad()).into_iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+                let off = (x.grad().to_device(Device::Cpu).to_kind(Kind::Double) - mirror.grad())
+                    .abs()
+                    .max()
+                    .double_value(&[])
+                    / largest;
+                assert!(off < 2.0 * tolerance, "{name}: gradient of {part} {off:e}");
+            }
+        }
+    }
+}
+
+/// out = M V is linear in V, so that ⟨dO, M V⟩ = ⟨Mᵀ dO, V⟩ if the backward pass has the masks of the forward pass.
+#[test]
+fn attention_drops_the_same_probabilities_forward_and_backward_and_each_run_its_own() {
+    let _alone = alone();
+    tch::manual_seed(2);
+    let lengths: &[usize] = &[24, 9, 40, 1, 33];
+    for (kind, tolerance) in KINDS {
+        for (shape, (causal, window, cap)) in [[4, 2, 64], [3, 3, 12]].into_iter().flat_map(|shape| {
+            [(false, None, None), (true, None, None), (true, Some(6), None), (true, None, Some(2.0))]
+                .map(|form| (shape, form))
+        }) {
+            let attention = attention(causal, window, cap, 0.4);
+            let name = format!("{kind:?}, {shape:?}, causal {causal}, window {window:?}, cap {cap:?}");
+            let ([q, k, v], gradient) = drawn(107, shape, kind);
+            let batch = batch(&[lengths]);
+            let forward = |seed| {
+                attention
+                    .forward(
+                        [&q, &k, &v],
+                        &batch,
+                        &Pass::training(&Noise::new(vec![Stream::seeded(seed)]), &batch),
+                    )
+                    .unwrap()
+            };
+            let (found, again, other) = (forward(3), forward(3), forward(4));
+            assert_eq!(numbers(&found), numbers(&again), "{name}");
+            assert!(distance(&numbers(&found), &numbers(&other)) > 0.1, "{name}: dropout does nothing");
+            (&found * &gradient).sum(Kind::Float).backward();
+            let product = |a: &Tensor, b: &Tensor| -> f64 {
+                numbers(a).into_iter().zip(numbers(b)).map(|(a, b)| a * b).sum()
+            };
+            let size = product(&found, &found).sqrt() * product(&gradient, &gradient).sqrt();
+            let off = (product(&found, &gradient) - product(&v.grad(), &v)).abs() / size;
+            println!("{name}: {off:.1e}");
+            assert!(off < tolerance, "{name}: {off:e}");
+
+            // Two runs with these seeds, each as alone.
+            let both = self::batch(&[lengths, lengths]);
+            let noise = Noise::new(vec![Stream::seeded(3), Stream::seeded(4)]);
+            let doubled = [&q, &k, &v].map(|x| no_grad(|| Tensor::cat(&[x, x], 0)));
+            let together =
+                attention.forward(doubled.each_ref(), &both, &Pass::training(&noise, &both)).unwrap();
+            let alone = Tensor::cat(&[&found, &other], 0);
+            let off = distance(&numbers(&together), &numbers(&alone));
+            assert!(off < tolerance, "{name}: runs {off:e}");
+        }
+    }
+}
+
+#[test]
+fn a_token_decoded_from_the_cache_sees_what_it_would_in_a_whole_sequence() {
+    let _alone = alone();
+    tch::manual_seed(5);
+    let before: &[usize] = &[3, 17, 64, 8, 30];
+    for (kind, tolerance) in KINDS {
+        for (shape, (window, cap)) in [[4, 2, 64], [4, 4, 32], [3, 3, 12], [8, 1, 128]]
+            .into_iter()
+            .flat_map(|shape| [(None, None), (Some(9), None), (None, Some(2.0))].map(|form| (shape, form)))
+        {
+            let attention = attention(true, window, cap, 0.0);
+            let [h, kv, d] = shape;
+            let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 96, device()).unwrap();
+            let packed = batch(&[before]);
+            let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
+            let places: Vec<[i64; 4]> = (0..)
+                .zip(before)
+                .zip(&starts)
+                .map(|((slot, &length), &start)| [start, length as i64, slot, 0])
+                .collect();
+            let pass = Pass::evaluation();
+            let ([q, k, v], _) = no_grad(|| drawn(122, shape, kind));
+            let sight = Prefill::new(&cache, &packed, &places);
+            let _ = no_grad(|| sight.attend(0, &attention, [&q, &k, &v], &pass).unwrap());
+            let ([new_q, new_k, new_v], _) = no_grad(|| drawn(5, shape, kind));
+            let sight = Decode::new(&cache, &before.iter().map(|&n| n as i64).collect::<Vec<_>>(), device());
+            let found = no_grad(|| sight.attend(0, &attention, [&new_q, &new_k, &new_v], &pass).unwrap());
+            let whole = |old: &Tensor, new: &Tensor| {
+                let part = |i: usize| {
+                    Tensor::cat(&[old.narrow(0, starts[i], before[i] as i64), new.narrow(0, i as i64, 1)], 0)
+                };
+                no_grad(|| Tensor::cat(&(0..5).map(part).collect::<Vec<_>>(), 0))
+            };
+            let lengths: Vec<i64> = before.iter().map(|&n| n as i64 + 1).collect();
+            let expected =
+                plain(&attention, [&whole(&q, &new_q), &whole(&k, &new_k), &whole(&v, &new_v)], &lengths);
+            let last: Vec<i64> = lengths
+                .iter()
+                .scan(0, |end, n| {
+                    *end += n;
+                    Some(*end - 1)
+                })
+                .collect();
+            let expected = expected.index_select(0, &Tensor::from_slice(&last));
+            let off = distance(&numbers(&found), &numbers(&expected));
+            println!("{kind:?}, {h} heads, {shape:?}, window {window:?}, cap {cap:?}: {off:.1e}");
+            assert!(off < tolerance, "{kind:?}, {shape:?}, window {window:?}, cap {cap:?}: {off:e}");
+        }
+    }
+}
