@@ -5,8 +5,8 @@ use std::{env, fs};
 
 /// Files of `src/torch` that are compiled, and those that they include.
 const SOURCES: [&str; 4] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp"];
-const HEADERS: [&str; 7] =
-    ["attention.h", "guarded.h", "jobs.h", "kernels.h", "lanes.h", "narrow.h", "rows.h"];
+const HEADERS: [&str; 8] =
+    ["attention.h", "guarded.h", "jobs.h", "kernels.h", "lanes.h", "narrow.h", "on_cuda.h", "rows.h"];
 
 fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.

@@ -162,6 +162,13 @@ class Bench:
             y.copy_(x)
         self.sync()
         self.warm["bytes"] = 10 * 2 * x.numel() / (time.perf_counter() - start)
+        small = torch.zeros(8, device=self.device)
+        self.sync()
+        start = time.perf_counter()
+        for _ in range(5000):
+            small.add_(1)
+        self.sync()
+        values["µs/launch"] = (time.perf_counter() - start) / 5000 * 1e6
         self.note("machine", **values, **{"TB/s": self.warm["bytes"] / 1e12})
 
     def recipe(self, folder, model, targets, dataset, **train):

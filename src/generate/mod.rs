@@ -6,6 +6,7 @@
 mod beams;
 mod candidates;
 pub mod config;
+mod decoding;
 pub mod engine;
 mod memory;
 pub mod penalties;

@@ -7,12 +7,13 @@ use tch::{Kind, Tensor};
 
 use super::beams::{Beams, Rules};
 use super::candidates::{Candidates, best, draw, likeliest, warp};
+use super::decoding::Decoding;
 use super::engine::{Engine, OnDone};
 use super::penalties::Context;
 use super::stopping::Stopping;
 use super::{Finish, Prompt, Sampling};
 use crate::fault::Result;
-use crate::nn::cache::{Cache, Decode, Prefill};
+use crate::nn::cache::{Cache, Prefill};
 use crate::nn::packed::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 
@@ -29,6 +30,7 @@ const FREE_SHARE: usize = 16;
 pub struct Session<'a> {
     engine: &'a Engine<'a>,
     cache: &'a Cache,
+    decoding: Decoding<'a>,
     stopping: Stopping<'a>,
     slots: usize,
     width: usize,
@@ -79,6 +81,7 @@ impl<'a> Session<'a> {
         Self {
             engine,
             cache,
+            decoding: Decoding::new(engine.model, cache, slots * engine.settings.search.beams),
             stopping,
             slots,
             width: engine.settings.search.beams,
@@ -176,14 +179,10 @@ impl<'a> Session<'a> {
         if self.groups.is_empty() {
             return Ok(());
         }
-        let model = self.engine.model;
         let ids: Vec<i64> = self.groups.iter().flat_map(Group::last).map(i64::from).collect();
         let lengths: Vec<i64> =
             self.groups.iter().flat_map(|group| std::iter::repeat_n(group.length, self.width)).collect();
-        let ids = Tensor::from_slice(&ids).to_device(model.device()).unsqueeze(0); // [1, s]
-        let sight = Decode::new(self.cache, &lengths, model.device());
-        let hidden = model.decoder.forward(&ids, &sight.positions(), &sight, &Pass::evaluation())?;
-        let logits = model.logits(&hidden.squeeze_dim(0)); // [s, v]
+        let logits = self.decoding.next(&ids, &lengths)?; // [s, v]
         for group in &mut self.groups {
             group.length += 1;
         }

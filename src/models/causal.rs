@@ -66,15 +66,25 @@ impl CausalLm {
         self.runs
     }
 
-    /// Packs weights for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
-    /// multiplies bf16, [`MOST_NARROW_BYTES`] in it. Rules out training; one run, adapters best merged first.
+    /// Prepares for passes without gradients of one run; adapters are best merged first. On a GPU, layers that share an input are joined.
+    /// Weights are packed for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
+    /// multiplies bf16, [`MOST_NARROW_BYTES`] in it. Rules out training.
     pub fn pack(&mut self) {
+        if self.device.is_cuda() {
+            self.decoder.join();
+        }
         let kind = self.decoder.kind();
         let most = if kind == Kind::Float { MOST_PACKED_BYTES } else { MOST_NARROW_BYTES };
         if self.device == Device::Cpu && packs(kind) && self.bytes() <= most {
             self.decoder.pack();
             self.panels = Some(Panels::new(&self.head, None));
         }
+    }
+
+    /// Returns true if a GPU attends to a cache in one kernel.
+    pub fn decodes_in_one_kernel(&self) -> bool {
+        let kind = self.decoder.kind();
+        kind != Kind::Float && self.decoder.attends_in_one_kernel(self.config.head_width)
     }
 
     /// Returns true if the weights are small enough for a CPU's caches.

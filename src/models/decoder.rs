@@ -143,6 +143,16 @@ impl Decoder {
         }
     }
 
+    /// Returns true if every layer's attention is one kernel on a GPU, for heads of width `d`.
+    pub fn attends_in_one_kernel(&self, d: i64) -> bool {
+        self.blocks.iter().all(|block| block.attention.in_one_kernel(self.kind, d))
+    }
+
+    /// Makes one product of those that share an input, where no adapter stands between.
+    pub fn join(&mut self) {
+        self.blocks.iter_mut().for_each(Block::join);
+    }
+
     /// Returns every linear layer that can take an adapter, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         self.blocks.iter_mut().flat_map(Block::linears_mut).collect()
@@ -271,6 +281,19 @@ impl Block {
             .for_each(RmsNorm::pack);
     }
 
+    fn join(&mut self) {
+        if let Inputs::Apart(apart) = &self.inputs
+            && let Some(joined) = Linear::joined(apart.each_ref())
+        {
+            self.inputs = Inputs::Fused(joined, apart.each_ref().map(|linear| linear.shape()[0]));
+        }
+        if let Gate::Apart(apart) = &self.gate
+            && let Some(joined) = Linear::joined(apart.each_ref())
+        {
+            self.gate = Gate::Fused(joined);
+        }
+    }
+
     /// Applies norm and dropout to the output of attention (0) or feed-forward (1).
     fn after(&self, part: usize, y: Tensor, pass: &Pass) -> Tensor {
         let y = match &self.output_norms {
@@ -316,7 +339,11 @@ impl Inputs {
             Self::Fused(fused, widths) => {
                 let all = fused.forward(x, pass);
                 let [q, k, v] = *widths;
-                [(0, q), (q, k), (q + k, v)].map(|(start, width)| all.narrow(2, start, width).contiguous())
+                [(0, q), (q, k), (q + k, v)].map(|(start, width)| {
+                    let part = all.narrow(2, start, width);
+                    // A GPU's kernels take heads that lie apart.
+                    if part.device().is_cuda() { part } else { part.contiguous() }
+                })
             }
         }
     }
@@ -330,14 +357,20 @@ impl Gate {
                 let [gate, up] = Linear::forward_all([gate, up], x, pass);
                 match activation {
                     Activation::Silu if packed => kernels::gate(gate, &up),
-                    Activation::Silu if fused::serves(&gate) => fused::swiglu(&gate, &up),
+                    Activation::Silu if gate.device().is_cuda() || fused::serves(&gate) => {
+                        fused::swiglu(&gate, &up)
+                    }
                     _ => activation.apply(&gate) * up,
                 }
             }
             Self::Fused(fused) => {
                 let both = fused.forward(x, pass);
                 let [_, _, width] = dims3(&both);
-                activation.apply(&both.narrow(2, 0, width / 2)) * both.narrow(2, width / 2, width / 2)
+                let [gate, up] = [0, width / 2].map(|start| both.narrow(2, start, width / 2));
+                match activation {
+                    Activation::Silu if both.device().is_cuda() => fused::swiglu(&gate, &up),
+                    _ => activation.apply(&gate) * up,
+                }
             }
         }
     }

@@ -158,10 +158,8 @@ impl Block {
     /// `x` `[k, n, d]` to the same.
     fn forward(&self, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let [k, n, d] = dims3(x);
-        let heads = |y: Tensor| y.view([k * n, self.heads, d / self.heads]); // [m, h, d]
-        let q = heads(self.query.forward(x, pass));
-        let key = heads(self.key.forward(x, pass));
-        let v = heads(self.value.forward(x, pass));
+        let inputs = Linear::forward_all([&self.query, &self.key, &self.value], x, pass);
+        let [q, key, v] = inputs.map(|y| y.view([k * n, self.heads, d / self.heads])); // [m, h, d]
         let attended = self.attention.forward([&q, &key, &v], batch, pass)?.view([k, n, d]);
         let attended = pass.dropout(&self.attention_output.forward(&attended, pass), self.dropout);
         let x = self.attention_norm.forward(&(attended + x));

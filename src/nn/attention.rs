@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::packed::Padded;
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Bounds, Kernel, dims3, dims4, fused, packed_attention};
+use crate::torch::{Bounds, Kernel, dims2, dims3, dims4, fused, packed_attention};
 
 /// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,8 @@ impl Attention {
     /// Returns true if one kernel of the GPU computes attention over boundaries for heads of width `d`.
     pub fn in_one_kernel(&self, kind: Kind, d: i64) -> bool {
         // Both kernels read rows of whole 16-byte vectors; FlashAttention's registers hold heads of up to 256.
-        self.cap.is_none() && d % 8 == 0 && (kind == Kind::Float || d <= 256)
+        let known = matches!(kind, Kind::Float | Kind::BFloat16 | Kind::Half);
+        self.cap.is_none() && known && d % 8 == 0 && d <= 256
     }
 
     /// Attends on a GPU: in one kernel over the boundaries, or else over the batch padded to its longest sequence.
@@ -113,12 +114,16 @@ impl Attention {
             if drops {
                 pass.seed(run);
             }
-            let n = batch.ids.size()[1];
+            let [_k, n] = dims2(&batch.ids);
             let [q, k, v] = qkv.map(|x| x.narrow(0, run as i64 * n, n));
-            match bounded {
-                true => over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel),
-                false => self.over_padding([&q, &k, &v], &batch.padded()[run], kernel),
+            if bounded {
+                return over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel);
             }
+            // The masks depend on the longest sequence, which must not be the filling.
+            let (padded, own) = (&batch.padded()[run], batch.tokens_of(run));
+            let [q, k, v] = [q, k, v].map(|x| x.narrow(0, 0, own));
+            let attended = self.over_padding([&q, &k, &v], padded, kernel)?;
+            Ok(if own == n { attended } else { attended.constant_pad_nd([0, 0, 0, 0, 0, n - own]) })
         };
         let outputs = (0..runs).map(of_run).collect::<Result<Vec<_>>>()?;
         Ok(if runs == 1 { outputs[0].shallow_clone() } else { Tensor::cat(&outputs, 0) })
@@ -126,22 +131,22 @@ impl Attention {
 
     /// Attends in one run's sequences, padded to the longest; `q` `[n, h, d]` to the same, `k` and `v` `[n, kv, d]`.
     fn over_padding(&self, [q, k, v]: [&Tensor; 3], padded: &Padded, kernel: Kernel) -> Result<Tensor> {
-        let [_n, h, _d] = dims3(q);
-        let [q, k, v] = [q, &repeated(k, h, 1), &repeated(v, h, 1)].map(|x| padded.pad(x).transpose(1, 2)); // [s, h, t, d]
+        let [_n, h, d] = dims3(q);
+        let [k, v] = [k, v].map(|x| repeated(x, h, 1));
         // Padding follows each sequence, where no query of a causal model looks.
-        let mask = match self.causal {
-            true => self.mask(padded.longest, &q),  // [t, t]
-            false => padded.filled.shallow_clone(), // [s, 1, 1, t]
-        };
-        let attended = if self.cap.is_some() {
-            let [s, _, t, _] = dims4(&q);
-            let noise = (kernel.dropout > 0.0)
-                .then(|| Tensor::ones([s, h, t, t], (Kind::Float, q.device())).dropout(kernel.dropout, true));
-            self.explicit([&q, &k, &v], Some(&mask), noise.as_ref())?
-        } else {
-            let p = kernel.dropout;
-            Tensor::f_scaled_dot_product_attention(&q, &k, &v, Some(&mask), p, false, self.scale, false)?
-        };
+        let seen = self.causal.then(|| self.mask(padded.longest, q)); // [t, t]
+        if self.in_one_kernel(q.kind(), d) {
+            let mask = match &seen {
+                Some(seen) => padded.added(seen),
+                None => padded.added_once().shallow_clone(),
+            };
+            return fused::padded_attention([q, &k, &v], &padded.to, &mask, kernel.dropout, self.scale);
+        }
+        let [q, k, v] = [q, &k, &v].map(|x| padded.pad(x).transpose(1, 2)); // [s, h, t, d]
+        let [s, _, t, _] = dims4(&q);
+        let noise = (kernel.dropout > 0.0)
+            .then(|| Tensor::ones([s, h, t, t], (Kind::Float, q.device())).dropout(kernel.dropout, true));
+        let attended = self.explicit([&q, &k, &v], seen.as_ref().or(Some(&padded.filled)), noise.as_ref())?;
         Ok(padded.unpad(&attended.transpose(1, 2)))
     }
 

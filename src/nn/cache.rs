@@ -193,13 +193,17 @@ const STRIDE: i64 = 32;
 impl<'a> Decode<'a> {
     /// Row i is slot i; `lengths` counts the tokens that each holds.
     pub fn new(cache: &'a Cache, lengths: &[i64], device: Device) -> Self {
-        let positions = Tensor::from_slice(lengths).to_device(device);
+        let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
         let places = (0..).zip(lengths).map(|(row, &length)| [row, 1, row, length]).collect();
+        Self { places, ..Self::at(cache, Tensor::from_slice(lengths).to_device(device), longest) }
+    }
+
+    /// As [`Decode::new`], on a GPU: `positions` int64 `[s]` counts the tokens that each slot holds, fewer than `longest`.
+    pub fn at(cache: &'a Cache, positions: Tensor, longest: i64) -> Self {
         let layout = (!cache.own).then(|| {
-            let rows = lengths.len() as i64;
-            let queries = Tensor::arange(rows + 1, (Kind::Int64, device));
+            let rows = positions.numel() as i64;
+            let queries = Tensor::arange(rows + 1, (Kind::Int64, positions.device()));
             let slots = &queries * cache.capacity;
-            let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
             Layout {
                 at: slots.narrow(0, 0, rows) + &positions,
                 queries: queries.to_kind(Kind::Int),
@@ -208,7 +212,7 @@ impl<'a> Decode<'a> {
                 longest: ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity),
             }
         });
-        Self { cache, places, positions, layout }
+        Self { cache, places: Vec::new(), positions, layout }
     }
 
     /// Returns the positions of the new tokens, int64 `[1, s]`.

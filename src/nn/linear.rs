@@ -66,6 +66,17 @@ impl Linear {
         }
     }
 
+    /// Returns one layer with the outputs of these, one after another; `None` if one has an adapter, or only some a bias.
+    pub fn joined<const N: usize>(layers: [&Self; N]) -> Option<Self> {
+        let biases: Vec<&Tensor> = layers.iter().filter_map(|layer| layer.bias.as_ref()).collect();
+        let plain = layers.iter().all(|layer| layer.adapter.is_none() && !layer.weight.requires_grad());
+        (plain && [0, N].contains(&biases.len())).then(|| {
+            let weight = Tensor::cat(&layers.map(|layer| &layer.weight), 0);
+            let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0));
+            Self::new(layers[0].name.clone(), weight, bias)
+        })
+    }
+
     /// Speeds up products without gradients; the weight is on the CPU and must not change after this.
     pub fn pack(&mut self) {
         self.panels = Some(Panels::new(&self.weight, self.bias.as_ref()));
@@ -74,19 +85,25 @@ impl Linear {
     /// Like [`Linear::forward`], for layers that share one input; common work is done once.
     pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor, pass: &Pass) -> [Tensor; N] {
         let [k, n, _in] = dims3(x);
+        let adapted = layers.iter().any(|layer| layer.adapter.is_some());
         let found: Option<Vec<Adapted>> = layers.iter().map(|layer| layer.through_core(x, pass)).collect();
-        match found.map(<[Adapted; N]>::try_from) {
+        match found.filter(|_| adapted).map(<[Adapted; N]>::try_from) {
             Some(Ok(adapted)) => fused::adapted(&x.flatten(0, 1), &adapted).map(|y| y.view([k, n, -1])),
             _ => layers.map(|layer| layer.forward(x, pass)),
         }
     }
 
-    /// Returns the layer for [`fused::adapted`], if it qualifies.
+    /// Returns the layer for [`fused::adapted`], if it qualifies: with an adapter through a core, or with none.
     fn through_core(&self, x: &Tensor, pass: &Pass) -> Option<Adapted<'_>> {
-        let attached = self.adapter.as_ref().filter(|attached| !pass.drops(attached.dropout))?;
         let frozen = self.panels.is_none() && !self.weight.requires_grad();
-        let one = fused::serves(x) && x.size().first() == Some(&1) && self.weight.kind() == x.kind();
-        let factors = if frozen && one { attached.adapter.through_core() } else { None }?;
+        if !(frozen && fused::serves_products(x) && self.weight.kind() == x.kind()) {
+            return None;
+        }
+        let factors = match &self.adapter {
+            None => None,
+            Some(attached) if pass.drops(attached.dropout) => return None,
+            Some(attached) => Some(attached.adapter.through_core()?),
+        };
         Some(Adapted { weight: &self.weight, bias: self.bias.as_ref(), factors })
     }
 
@@ -94,7 +111,7 @@ impl Linear {
     /// `[k, n, in]` to `[k, n, out]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let [k, n, _in] = dims3(x);
-        if let Some(adapted) = self.through_core(x, pass) {
+        if let Some(adapted) = self.through_core(x, pass).filter(|_| self.adapter.is_some()) {
             let [y] = fused::adapted(&x.flatten(0, 1), &[adapted]);
             return y.view([k, n, -1]);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::dims3;
+use crate::torch::{dims2, dims3};
 
 /// Tokens of one sequence, ready to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -75,20 +75,34 @@ pub struct Packed {
 #[derive(Debug)]
 pub struct Padded {
     /// Place of each token in the flat `[s·t]`: int64 `[n]`.
-    to: Tensor,
+    pub to: Tensor,
     /// True at the places of tokens: `[s, 1, 1, t]`.
     pub filled: Tensor,
-    /// t: tokens of the longest sequence of all runs, up to a multiple of 8, which a mask of the fused kernels must have.
+    /// t: tokens of the longest sequence, rounded up to a multiple of 8, which masks of the fused kernels must have.
     pub longest: i64,
+    added: OnceCell<Tensor>,
 }
 
 impl Padded {
-    fn new(lengths: &[i64], longest: i64, device: Device) -> Self {
+    fn new(lengths: &[i64], device: Device) -> Self {
+        let longest = (lengths.iter().max().copied().unwrap_or(0) + 7) / 8 * 8;
         let starts = (0..).step_by(usize::try_from(longest).unwrap_or(1)).zip(lengths);
         let to: Vec<i64> = starts.flat_map(|(start, &length)| start..start + length).collect();
         let lengths = Tensor::from_slice(lengths).to_device(device).view([-1, 1, 1, 1]);
         let filled = Tensor::arange(longest, (Kind::Int64, device)).less_tensor(&lengths);
-        Self { to: Tensor::from_slice(&to).to_device(device), filled, longest }
+        Self { to: Tensor::from_slice(&to).to_device(device), filled, longest, added: OnceCell::new() }
+    }
+
+    /// Returns what is added to scores so that only the places of `seen` count: fp32 `[s, 1, t, t]`.
+    pub fn added(&self, seen: &Tensor) -> Tensor {
+        let size = [self.filled.numel() as i64 / self.longest, 1, self.longest, self.longest];
+        let mut zeros = Tensor::zeros(size, (Kind::Float, seen.device()));
+        zeros.masked_fill_(&seen.logical_not(), f64::NEG_INFINITY)
+    }
+
+    /// Returns what is added to scores so that padding does not count: [`Padded::added`], made once.
+    pub fn added_once(&self) -> &Tensor {
+        self.added.get_or_init(|| self.added(&self.filled))
     }
 
     /// Moves tokens `[n, h, d]` to their places in `[s, t, h, d]`, zero elsewhere.
@@ -184,6 +198,11 @@ impl Packed {
         }
     }
 
+    /// Returns the tokens of a run without its filling.
+    pub fn tokens_of(&self, run: usize) -> i64 {
+        self.places[run].iter().map(|place| place.length as i64).sum()
+    }
+
     /// Returns the lengths of a run's sequences from left to right, its filling included.
     fn lengths(&self, run: usize) -> Vec<i64> {
         let of_run = self.stretches.iter().filter(|stretch| stretch.run == run);
@@ -194,13 +213,16 @@ impl Packed {
     pub fn bounds_of(&self, run: usize) -> Tensor {
         let before: usize = (0..run).map(|earlier| self.lengths(earlier).len()).sum();
         let count = self.lengths(run).len() as i64 + 1;
-        self.bounds.narrow(0, before as i64, count) - run as i64 * self.ids.size()[1]
+        let [_k, n] = dims2(&self.ids);
+        self.bounds.narrow(0, before as i64, count) - run as i64 * n
     }
 
-    /// Returns each run padded to the longest sequence of all.
+    /// Returns each run padded to its longest sequence, without its filling.
     pub fn padded(&self) -> &[Padded] {
-        let longest = (self.longest + 7) / 8 * 8;
-        let of_run = |run| Padded::new(&self.lengths(run), longest, self.ids.device());
+        let of_run = |run: usize| {
+            let lengths = &self.lengths(run)[..self.places[run].len()];
+            Padded::new(lengths, self.ids.device())
+        };
         self.padded.get_or_init(|| (0..self.places.len()).map(of_run).collect())
     }
 

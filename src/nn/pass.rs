@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use super::Packed;
 use super::packed::Place;
+use crate::torch::dims3;
 use crate::torch::draw::seed_torch;
 use crate::torch::stream::{Stream, filled};
 
@@ -81,7 +82,15 @@ impl Pass {
             let runs = noise.0.borrow().len();
             let dropped = |run| {
                 self.seed(run);
-                if runs == 1 { x.dropout(p, true) } else { x.narrow(0, run as i64, 1).dropout(p, true) }
+                if runs == 1 {
+                    return x.dropout(p, true);
+                }
+                // A mask depends on its size, which must be that of the run alone, without its filling.
+                let x = x.narrow(0, run as i64, 1);
+                let Some(places) = &self.places else { return x.dropout(p, true) };
+                let own: i64 = places[run].iter().map(|place| place.length as i64).sum();
+                let [_, n, _] = dims3(&x);
+                Tensor::cat(&[x.narrow(1, 0, own).dropout(p, true), x.narrow(1, own, n - own)], 1)
             };
             let mut dropped: Vec<Tensor> = (0..runs).map(dropped).collect();
             return if runs == 1 { dropped.remove(0) } else { Tensor::cat(&dropped, 0) };

@@ -98,7 +98,7 @@ impl Angles {
     /// `x` `[m, h, d]` to the same.
     pub fn rotate(&self, x: &Tensor) -> Tensor {
         let [_m, _h, d] = dims3(x);
-        if fused::serves_row(x) {
+        if x.device().is_cuda() || fused::serves_row(x) {
             return fused::rotation(x, &self.cos, &self.sin);
         }
         let half = self.cos.size().last().copied().unwrap_or(0);

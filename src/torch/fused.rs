@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{Kernel, checked, dims3, kernels};
+use crate::fault::Result;
 
 unsafe extern "C" {
     #[rustfmt::skip]
@@ -33,6 +34,14 @@ unsafe extern "C" {
         layers: *const *const C_tensor,
         count: i64,
     ) -> c_int;
+    fn lx_padded_attention(
+        out: *mut *mut C_tensor,
+        qkv: *const *const C_tensor,
+        to: *const C_tensor,
+        mask: *const C_tensor,
+        dropout: f64,
+        scale: f64,
+    ) -> c_int;
     fn lx_attention(
         out: *mut *mut C_tensor,
         qkv: *const *const C_tensor,
@@ -50,7 +59,36 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Returns true if this file's products and gates accept `x`: bf16 or fp32 on the CPU, contiguous.
+/// Returns true if [`adapted`] accepts `x`: contiguous, on the CPU of bf16 or fp32.
+pub fn serves_products(x: &Tensor) -> bool {
+    serves(x) || x.device().is_cuda() && x.is_contiguous()
+}
+
+/// Computes attention in sequences of one length on CUDA, in fp32, with dropout on the probabilities.
+///
+/// # Shapes
+/// `q`, `k`, `v` and the result `[n, h, d]`; `to` int64 `[n]`: each token's place in the flat `[s·t]`; `mask` fp32 `[s, 1, 1 or t, t]`,
+/// added to the scores, where t is a multiple of 8.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn padded_attention(
+    qkv: [&Tensor; 3],
+    to: &Tensor,
+    mask: &Tensor,
+    dropout: f64,
+    scale: f64,
+) -> Result<Tensor> {
+    let all = qkv.map(Tensor::as_ptr);
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors for the length of the call; on success `out` is a new tensor that we own.
+    unsafe {
+        checked(lx_padded_attention(&raw mut out, all.as_ptr(), to.as_ptr(), mask.as_ptr(), dropout, scale))?;
+        Ok(Tensor::from_ptr(out))
+    }
+}
+
+/// Returns true if this file's gates accept `x`: bf16 or fp32 on the CPU, contiguous.
 pub fn serves(x: &Tensor) -> bool {
     x.device() == Device::Cpu && matches!(x.kind(), Kind::BFloat16 | Kind::Float) && x.is_contiguous()
 }
@@ -157,22 +195,23 @@ pub struct Adapted<'a> {
     pub weight: &'a Tensor,
     /// `[out]`.
     pub bias: Option<&'a Tensor>,
-    /// A `[i, in]`, M `[1, o, i]` in fp32, B `[out, o]`.
-    pub factors: [Tensor; 3],
+    /// A `[i, in]`, M `[k, o, i]` in fp32, B `[out, o]`, if the layer has an adapter.
+    pub factors: Option<[Tensor; 3]>,
 }
 
-/// Computes `W x + b + B M A x` for layers that share one input.
+/// Computes `W x + b + B M A x` for layers that share one input, at least one of them with an adapter; on any device.
 ///
 /// # Shapes
-/// `x` `[n, in]` of the kind of the frozen tensors to `[n, out]` of each.
+/// `x` `[k·n, in]` of the kind of the frozen tensors to `[k·n, out]` of each.
 pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N]) -> [Tensor; N] {
     let pointers = |layer: &Adapted<'_>| -> [*const C_tensor; 5] {
-        let [a, core, b] = layer.factors.each_ref().map(|factor| factor.as_ptr());
+        let none = [std::ptr::null(); 3];
+        let [a, core, b] = layer.factors.as_ref().map_or(none, |all| all.each_ref().map(Tensor::as_ptr));
         let bias = layer.bias.map_or(std::ptr::null(), |bias| bias.as_ptr());
         [layer.weight.as_ptr(), bias, a, core, b]
     };
     let all: Vec<*const C_tensor> = layers.iter().flat_map(pointers).collect();
-    // SAFETY: five pointers a layer, to live tensors but for a missing bias.
+    // SAFETY: five pointers a layer, to live tensors or null where the layer has none.
     made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64) })
 }
 
@@ -336,19 +375,20 @@ mod tests {
                 (weight.shallow_clone(), bias, [a.shallow_clone(), core.shallow_clone(), b.shallow_clone()])
             };
             let [first, second] = [0, 1].map(layer);
-            let biased =
-                |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]), biased: bool| -> [Tensor; 1] {
-                    let factors = factors.each_ref().map(Tensor::shallow_clone);
-                    adapted(&x[0], &[Adapted { weight, bias: biased.then_some(bias), factors }])
-                };
+            let biased = |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]),
+                          biased: bool|
+             -> [Tensor; 1] {
+                let factors = factors.each_ref().map(Tensor::shallow_clone);
+                adapted(&x[0], &[Adapted { weight, bias: biased.then_some(bias), factors: Some(factors) }])
+            };
             let alone = [biased(&first, true), biased(&second, false)];
             let (a, b) = (&first, &second);
             let copies = |factors: &[Tensor; 3]| factors.each_ref().map(Tensor::shallow_clone);
             let both = adapted(
                 &x[0],
                 &[
-                    Adapted { weight: &a.0, bias: Some(&a.1), factors: copies(&a.2) },
-                    Adapted { weight: &b.0, bias: None, factors: copies(&b.2) },
+                    Adapted { weight: &a.0, bias: Some(&a.1), factors: Some(copies(&a.2)) },
+                    Adapted { weight: &b.0, bias: None, factors: Some(copies(&b.2)) },
                 ],
             );
             for (one, of_two) in alone.iter().flatten().zip(&both) {

@@ -5,13 +5,80 @@
 #include <ATen/ops/_efficient_attention_forward.h>
 #include <ATen/ops/_flash_attention_forward_ops.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <malloc.h>
 
+#include <cstddef>
 #include <cstdlib>
+#include <memory>
+#include <utility>
 
 #include "guarded.h"
+#include "on_cuda.h"
+
+namespace {
+
+// An at::cuda::CUDAGraph of libtorch_cuda 2.11 (ATen/cuda/CUDAGraph.h, whose headers need NVIDIA's), and the stream that was current
+// before the recording.
+struct Graph {
+  alignas(64) std::byte object[4096] = {};
+  std::optional<c10::Stream> before;
+
+  template <typename... A>
+  void call(const char* name, A... arguments) {
+    cuda_function<void (*)(void*, A...)>(name)(object, arguments...);
+  }
+};
+
+}  // namespace
 
 extern "C" {
+
+// Makes a graph and a stream of its own the current one of CUDA device `index`, as recording needs.
+int lx_graph_new(Graph** out, int index) {
+  return guarded([&] {
+    auto graph = std::make_unique<Graph>();
+    const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    graph->call("_ZN2at4cuda9CUDAGraphC1Eb", false);
+    cuda.synchronizeDevice(device.index());
+    graph->before = cuda.exchangeStream(cuda.getStreamFromGlobalPool(device));
+    *out = graph.release();
+  });
+}
+
+// Begins to record what this thread launches.
+int lx_graph_begin(Graph* graph) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(graph->before->device_index());
+    // Other threads may use the GPU meanwhile: cudaStreamCaptureModeThreadLocal.
+    graph->call("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode",
+                std::pair<unsigned long long, unsigned long long>{0, 0}, 1);
+  });
+}
+
+// Ends the recording, also one that failed.
+int lx_graph_end(Graph* graph) {
+  return guarded([&] { graph->call("_ZN2at4cuda9CUDAGraph11capture_endEv"); });
+}
+
+// Makes the stream from before the graph the current one.
+void lx_graph_leave(Graph* graph) {
+  guarded([&] {
+    const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    cuda.synchronizeDevice(graph->before->device_index());
+    cuda.exchangeStream(*graph->before);
+  });
+}
+
+int lx_graph_replay(Graph* graph) {
+  return guarded([&] { graph->call("_ZN2at4cuda9CUDAGraph6replayEv"); });
+}
+
+void lx_graph_free(Graph* graph) {
+  guarded([&] { graph->call("_ZN2at4cuda9CUDAGraphD1Ev"); });
+  delete graph;
+}
 
 const char* lx_last_error() { return last_error().c_str(); }
 
@@ -38,6 +105,11 @@ int lx_zeros_on_demand(at::Tensor** out, const int64_t* size, int64_t dims) {
 // Makes `grad` the gradient that backward passes add to for the leaf `tensor`.
 int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
   return guarded([&] { tensor->mutable_grad() = *grad; });
+}
+
+// Decompositions by cuSOLVER alone; MAGMA, libtorch's choice for some shapes, writes warnings to standard error.
+int lx_prefer_cusolver() {
+  return guarded([] { at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver); });
 }
 
 // Lets fp32 matrix products on CUDA use tensor cores with a 10-bit mantissa.

@@ -1,5 +1,6 @@
-// Steps of a training on a CPU with backward passes of their own (src/torch/fused.rs says what each function takes): norms,
-// rotation, the gate and the loss row by row (rows.h), and layers with adapters that read one input.
+// Steps of a training with backward passes of their own (src/torch/fused.rs says what each function takes). On a CPU: norms,
+// the gate, the loss and attention, row by row (rows.h, attention.h). On a GPU: attention over padding. On both: rotation, and layers with
+// adapters that read one input.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -7,6 +8,7 @@
 
 #include "guarded.h"
 #include "jobs.h"
+#include "on_cuda.h"
 
 namespace {
 
@@ -74,6 +76,15 @@ struct RmsNorm : Function<RmsNorm> {
 };
 
 Tensor turned(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
+  if (x.is_cuda()) {
+    const int64_t half = cos.size(-1);
+    const Tensor y = 2 * half == x.size(2) ? at::empty(x.sizes(), x.options()) : x.clone(at::MemoryFormat::Contiguous);
+    const Tensor a = x.narrow(2, 0, half), b = x.narrow(2, half, half);
+    Tensor first = y.narrow(2, 0, half), second = y.narrow(2, half, half);
+    at::mul_out(first, a, cos).addcmul_(b, sin, -sign);
+    at::mul_out(second, b, cos).addcmul_(a, sin, sign);
+    return y;
+  }
   const Tensor y = at::empty_like(x);
   const int64_t heads = x.size(1), d = x.size(2);
   by_kind(x, [&](auto kind) {
@@ -96,20 +107,36 @@ struct Rotation : Function<Rotation> {
   }
 };
 
+constexpr const char* SWIGLU = R"(template <typename T> T lx_swiglu(T gate, T up) {
+  const float x = gate;
+  return x / (1.0f + expf(-x)) * static_cast<float>(up);
+})";
+
+constexpr const char* SWIGLU_BACK = R"(template <typename T> void lx_swiglu_back(T gradient, T gate, T up, T& of_gate, T& of_up) {
+  const float dy = gradient, x = gate, share = 1.0f / (1.0f + expf(-x));
+  of_gate = dy * static_cast<float>(up) * share * (1.0f + x * (1.0f - share));
+  of_up = dy * x * share;
+})";
+
 struct Swiglu : Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+    ctx->save_for_backward({gate, up});
+    if (gate.is_cuda()) return elementwise("lx_swiglu", SWIGLU, 1, {gate, up})[0];
     const Tensor y = at::empty_like(gate);
     by_kind(gate, [&](auto kind) {
       using T = decltype(kind);
       lx_gated_forward(Gated<T>{of<T>(gate), of<T>(up), nullptr, of<T>(y), nullptr, nullptr}, gate.numel(), 1, threads());
     });
-    ctx->save_for_backward({gate, up});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], dy = grads[0].contiguous();
+    if (gate.is_cuda()) {
+      const auto found = elementwise("lx_swiglu_back", SWIGLU_BACK, 2, {dy, gate, up});
+      return {found[0], found[1]};
+    }
     const Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
     by_kind(gate, [&](auto kind) {
       using T = decltype(kind);
@@ -170,30 +197,41 @@ struct Attention : Function<Attention> {
   }
 };
 
-// What is frozen of layers that read one input.
+// What is frozen of layers that read one input; without an adapter, A and B are undefined.
 struct Layers {
   variable_list weights, biases, a, b;
 };
 
-// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [n, in], the cores M [1, o, i].
+// x Mᵀ for each of the k runs: x is [k·n, i], m [k, o, i].
+Tensor through_each(const Tensor& x, const Tensor& m) {
+  if (m.size(0) == 1) return at::mm(x, m[0].t());
+  return at::bmm(x.reshape({m.size(0), -1, m.size(2)}), m.transpose(1, 2)).flatten(0, 1);
+}
+
+// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [k·n, in]; the cores M [k, o, i] are those of the adapters alone.
 //
 // The layers' thin products with x are one, and so are the sums of their gradients of x: each is added to where it is computed.
 struct Adapted : Function<Adapted> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const at::TensorList& cores, const Layers& layers) {
-    const size_t count = cores.size();
-    const Tensor a = count == 1 ? layers.a[0] : at::cat(layers.a, 0);  // [Σ i, in]
-    const Tensor thin = at::mm(x, a.t());                             // [n, Σ i]
+    variable_list thins;
+    for (const Tensor& a : layers.a) {
+      if (a.defined()) thins.push_back(a);
+    }
+    const Tensor a = thins.size() == 1 ? thins[0] : at::cat(thins, 0);  // [Σ i, in]
+    const Tensor thin = at::mm(x, a.t());                               // [k·n, Σ i]
     variable_list outputs, saved{thin, a};
-    int64_t from = 0;
-    for (size_t i = 0; i < count; ++i) {
-      const Tensor core = cores[i][0].to(x.scalar_type());
-      const Tensor own = thin.narrow(1, from, layers.a[i].size(0));
-      Tensor y = layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
-                                            : at::mm(x, layers.weights[i].t());
-      y.addmm_(at::mm(own, core.t()), layers.b[i].t());
+    int64_t from = 0, adapter = 0;
+    for (size_t i = 0; i < layers.weights.size(); ++i) {
+      Tensor core, y = layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
+                                                  : at::mm(x, layers.weights[i].t());
+      if (layers.a[i].defined()) {
+        core = cores[adapter++].to(x.scalar_type());
+        const Tensor own = thin.narrow(1, from, core.size(2));
+        y.addmm_(through_each(own, core), layers.b[i].t());
+        from += own.size(1);
+      }
       outputs.push_back(y);
       saved.insert(saved.end(), {core, layers.weights[i], layers.b[i]});
-      from += own.size(1);
     }
     ctx->save_for_backward(saved);
     ctx->set_materialize_grads(false);
@@ -209,17 +247,25 @@ struct Adapted : Function<Adapted> {
     int64_t from = 0;
     for (size_t i = 0; i < grads.size(); ++i) {
       const Tensor &core = saved[2 + 3 * i], &weight = saved[3 + 3 * i], &b = saved[4 + 3 * i];
-      const Tensor own = thin.narrow(1, from, core.size(1));
-      from += core.size(1);
-      if (!grads[i].defined()) {
+      const Tensor own = core.defined() ? thin.narrow(1, from, core.size(2)) : Tensor();
+      if (core.defined()) {
+        from += core.size(2);
         of_cores.emplace_back();
-        if (wants_x) of_thin.push_back(at::zeros_like(own));
+      }
+      if (!grads[i].defined()) {
+        if (wants_x && core.defined()) of_thin.push_back(at::zeros_like(own));
         continue;
       }
-      const Tensor dy = grads[i].contiguous(), through = at::mm(dy, b);  // [n, o]
-      of_cores.push_back(at::mm(through.t(), own).to(at::kFloat).unsqueeze(0));
+      const Tensor dy = grads[i].contiguous();
+      if (core.defined()) {
+        const int64_t k = core.size(0);
+        const Tensor through = at::mm(dy, b);  // [k·n, o]
+        of_cores.back() = k == 1 ? at::mm(through.t(), own).unsqueeze(0)
+                                 : at::bmm(through.view({k, -1, core.size(1)}).transpose(1, 2), own.reshape({k, -1, core.size(2)}));
+        of_cores.back() = of_cores.back().to(at::kFloat);
+        if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2)));
+      }
       if (!wants_x) continue;
-      of_thin.push_back(at::mm(through, core));
       if (dx.defined()) {
         dx.addmm_(dy, weight);
       } else {
@@ -231,6 +277,44 @@ struct Adapted : Function<Adapted> {
     all.insert(all.end(), of_cores.begin(), of_cores.end());
     all.emplace_back();
     return all;
+  }
+};
+
+// Attention of padded sequences on CUDA with dropout or a window, in fp32: the kernel that draws the same masks in both directions
+// only where sequences have one length. q, k, v are [n, h, d]; `to` int64 [n] are their places in the flat [s·t]; `bias`
+// is added to the scores, broadcast to [s, h, t, t].
+struct PaddedAttention : Function<PaddedAttention> {
+  // Each of `all` [n, h, d] as [s, t, h, d].
+  static variable_list padded(const variable_list& all, const Tensor& to, const Tensor& bias) {
+    const int64_t t = bias.size(3), s = bias.size(0), h = all[0].size(1), d = all[0].size(2), count = all.size();
+    const Tensor rows = at::zeros({count, s * t, h, d}, all[0].options());
+    variable_list found;
+    for (int64_t i = 0; i < count; ++i) found.push_back(rows.select(0, i).index_copy_(0, to, all[i]).view({s, t, h, d}));
+    return found;
+  }
+
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& to, const Tensor& mask,
+                        double dropout, double scale) {
+    const Tensor bias = mask.expand({mask.size(0), q.size(1), mask.size(3), mask.size(3)});
+    const variable_list qkv = padded({q, k, v}, to, bias);
+    const auto [out, softmax, seed, offset, longest_q, longest_k] = at::_efficient_attention_forward(
+        qkv[0], qkv[1], qkv[2], bias, std::nullopt, std::nullopt, std::nullopt, std::nullopt, dropout, /*custom_mask_type=*/0,
+        /*compute_log_sumexp=*/true, scale);
+    ctx->save_for_backward({qkv[0], qkv[1], qkv[2], bias, out, softmax, seed, offset, to});
+    ctx->saved_data["dropout"] = dropout, ctx->saved_data["scale"] = scale;
+    return out.flatten(0, 1).index_select(0, to);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &bias = saved[3], &to = saved[8];
+    const int64_t t = bias.size(3);
+    const auto of_qkv = at::_efficient_attention_backward(
+        padded({grads[0]}, to, bias)[0], saved[0], saved[1], saved[2], bias, saved[4], std::nullopt, std::nullopt, t, t, saved[5],
+        ctx->saved_data["dropout"].toDouble(), saved[6], saved[7], /*custom_mask_type=*/0, /*bias_requires_grad=*/false,
+        ctx->saved_data["scale"].toDouble());
+    const auto taken = [&](const Tensor& x) { return x.flatten(0, 1).index_select(0, to); };
+    return {taken(std::get<0>(of_qkv)), taken(std::get<1>(of_qkv)), taken(std::get<2>(of_qkv)), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -264,21 +348,27 @@ int lx_attention(Tensor** out, Tensor* const* qkv, Tensor* bounds, int64_t longe
   });
 }
 
-// layers: weight, bias (may be null), a, core, b of each.
+// layers: weight, bias, a, core, b of each; without a bias or an adapter, null.
 int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count) {
   return guarded([&] {
+    const auto given = [](const Tensor* tensor) { return tensor ? *tensor : Tensor(); };
     Layers frozen;
     variable_list cores;
     for (int64_t i = 0; i < count; ++i, layers += 5) {
       frozen.weights.push_back(*layers[0]);
-      frozen.biases.push_back(layers[1] ? *layers[1] : Tensor());
-      frozen.a.push_back(*layers[2]);
-      cores.push_back(*layers[3]);
-      frozen.b.push_back(*layers[4]);
+      frozen.biases.push_back(given(layers[1]));
+      frozen.a.push_back(given(layers[2]));
+      if (layers[3]) cores.push_back(*layers[3]);
+      frozen.b.push_back(given(layers[4]));
     }
     const auto found = Adapted::apply(*x, at::TensorList(cores), frozen);
     for (int64_t i = 0; i < count; ++i) out[i] = new Tensor(found[i]);
   });
+}
+
+// qkv of a run's tokens; `to` and `mask` as PaddedAttention takes them.
+int lx_padded_attention(Tensor** out, Tensor* const* qkv, Tensor* to, Tensor* mask, double dropout, double scale) {
+  return guarded([&] { *out = new Tensor(PaddedAttention::apply(*qkv[0], *qkv[1], *qkv[2], *to, *mask, dropout, scale)); });
 }
 
 // The losses of rows of logits, which become the gradients of weight · loss.

@@ -523,7 +523,9 @@ fn what_is_saved_loads_bit_for_bit() {
             }
             let found = numbers(&self::logits(&loaded.model, 1, &examples).get(0));
             let distance = distance(&found, &numbers(&logits.get(run)));
-            let tolerance = if kind == Kind::Float { 1e-6 } else { 2e-2 };
+            // A GPU rounds products of two runs and of one in different places.
+            let rounding = if device() == Device::Cpu { 2e-2 } else { 4e-2 };
+            let tolerance = if kind == Kind::Float { 1e-6 } else { rounding };
             assert!(distance < tolerance, "{method:?}, {kind:?}, run {run}: {distance:e}");
         }
     }

@@ -69,7 +69,8 @@ pub fn log_probabilities(logits: &Tensor, ids: &[u32]) -> Tensor {
     let following: Vec<i64> = ids[1..].iter().map(|&id| i64::from(id)).collect();
     let count = following.len() as i64;
     let all = logits.narrow(0, 0, count).log_softmax(-1, Kind::Float);
-    all.gather(1, &Tensor::from_slice(&following).view([count, 1]), false).squeeze_dim(1)
+    all.gather(1, &Tensor::from_slice(&following).view([count, 1]).to_device(all.device()), false)
+        .squeeze_dim(1)
 }
 
 #[test]

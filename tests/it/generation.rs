@@ -11,8 +11,8 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tch::Kind;
 
-use crate::decoders::{checkpoints, model_of};
-use crate::support::{alone, fixture, json, real};
+use crate::decoders::{checkpoints, logits, model_of};
+use crate::support::{alone, fixture, json, numbers, real};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -135,6 +135,40 @@ fn attention_in_other_precisions_takes_the_way_of_every_device() {
         let found = complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.ids[..])));
         let wanted: Vec<&[u32]> = rows.iter().map(|row| &row.continuation[..]).collect();
         assert_eq!(ids(&found), wanted, "{name}");
+    }
+}
+
+/// On a GPU most of these passes are recorded ones.
+#[test]
+fn every_token_in_bf16_is_among_the_best_of_a_pass_over_the_whole_text() {
+    let _alone = alone();
+    for (name, folder) in checkpoints() {
+        let (mut model, rows) = (model_of(&folder, Kind::BFloat16), rows(&folder));
+        let many: Vec<&[u32]> = rows.iter().cycle().take(11).map(|row| &row.ids[..]).collect();
+        let whole = |model: &CausalLm, found: &[Completion]| {
+            let texts: Vec<Vec<u32>> =
+                many.iter().zip(found).map(|(prompt, found)| [prompt, &found.ids[..]].concat()).collect();
+            logits(model, &texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        };
+        for slots in [1, 5, 11] {
+            let settings = Settings { max_slots: slots, ..Settings::greedy(24, &[]) };
+            model.pack();
+            let found = complete(&folder, &model, &settings, &prompts(many.iter().copied()));
+            let mut off: f64 = 0.0;
+            for ((prompt, found), logits) in
+                many.iter().zip(&found).zip(whole(&model_of(&folder, Kind::BFloat16), &found))
+            {
+                for (at, &id) in found.ids.iter().enumerate() {
+                    let row = numbers(&logits.get((prompt.len() + at) as i64 - 1));
+                    let (most, least) =
+                        row.iter().fold((f64::MIN, f64::MAX), |(a, b), &x| (a.max(x), b.min(x)));
+                    off = off.max((most - row[id as usize]) / (most - least));
+                }
+            }
+            println!("{name}, {slots} slots: {off:.1e}");
+            // Two roundings of the same logits to eight bits, after a few layers.
+            assert!(off < 3e-2, "{name}, {slots} slots: a token is {off:e} of the range below the best");
+        }
     }
 }
 

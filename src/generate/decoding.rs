@@ -1,0 +1,118 @@
+//! The pass that gives every running sequence the logits of its next token.
+
+use std::collections::BTreeMap;
+
+use tch::Tensor;
+
+use crate::fault::Result;
+use crate::models::CausalLm;
+use crate::nn::Pass;
+use crate::nn::cache::{Cache, Decode};
+use crate::torch::graph::Graph;
+
+/// Passes of a size after which it is recorded: recording takes as long as some of them.
+const RECORDED_AFTER: usize = 6;
+/// Recorded passes have a multiple of this many rows, or few.
+const ROWS: usize = 32;
+
+/// Decoding from a cache; on a GPU, passes are recorded and replayed.
+#[derive(Debug)]
+pub struct Decoding<'a> {
+    model: &'a CausalLm,
+    cache: &'a Cache,
+    /// Rows of the cache that sequences may occupy.
+    slots: usize,
+    /// For each number of rows, the passes taken.
+    taken: BTreeMap<usize, usize>,
+    recorded: BTreeMap<usize, Recorded>,
+    /// False if passes cannot be recorded.
+    records: bool,
+}
+
+/// A pass that the GPU repeats alone.
+#[derive(Debug)]
+struct Recorded {
+    graph: Graph,
+    /// Token, and tokens before it, of each row: int64 `[2, s]`.
+    inputs: Tensor,
+    /// `[s, v]`.
+    logits: Tensor,
+}
+
+impl<'a> Decoding<'a> {
+    /// Decodes from the first `slots` rows of the cache.
+    pub fn new(model: &'a CausalLm, cache: &'a Cache, slots: usize) -> Self {
+        let wanted = std::env::var_os("LORAXS_CUDA_GRAPHS").is_none_or(|value| value != "0");
+        let records = wanted && model.device().is_cuda() && model.decodes_in_one_kernel();
+        Self { model, cache, slots, taken: BTreeMap::new(), recorded: BTreeMap::new(), records }
+    }
+
+    /// Appends a token to each of the first rows, which hold `lengths` tokens; returns their logits, `[s, v]`, which the
+    /// next pass may overwrite.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn next(&mut self, ids: &[i64], lengths: &[i64]) -> Result<Tensor> {
+        if let Some(logits) = self.replayed(ids, lengths)? {
+            return Ok(logits);
+        }
+        let device = self.model.device();
+        let ids = Tensor::from_slice(ids).to_device(device);
+        pass(self.model, &ids, &Decode::new(self.cache, lengths, device))
+    }
+
+    /// As [`Decoding::next`] by a recorded pass; `None` if there is none.
+    fn replayed(&mut self, ids: &[i64], lengths: &[i64]) -> Result<Option<Tensor>> {
+        if !self.records {
+            return Ok(None);
+        }
+        let rows =
+            if ids.len() <= 8 { ids.len().next_power_of_two() } else { ids.len().next_multiple_of(ROWS) };
+        let rows = rows.min(self.slots);
+        let taken = self.taken.entry(rows).or_default();
+        *taken += 1;
+        if *taken <= RECORDED_AFTER {
+            return Ok(None);
+        }
+        // Rows without a sequence write into the beginning of their free slots.
+        let mut numbers = vec![0; 2 * rows];
+        numbers[..ids.len()].copy_from_slice(ids);
+        numbers[rows..rows + lengths.len()].copy_from_slice(lengths);
+        let numbers = Tensor::from_slice(&numbers).view([2, -1]);
+        if let Some(recorded) = self.recorded.get(&rows) {
+            recorded.inputs.shallow_clone().copy_(&numbers);
+            recorded.graph.replay()?;
+            return Ok(Some(recorded.logits.narrow(0, 0, ids.len() as i64)));
+        }
+        match self.record(&numbers) {
+            // The pass has run once before it was recorded, but its logits are gone.
+            Ok(recorded) => {
+                recorded.graph.replay()?;
+                let logits = recorded.logits.narrow(0, 0, ids.len() as i64);
+                self.recorded.insert(rows, recorded);
+                Ok(Some(logits))
+            }
+            Err(error) => {
+                tracing::debug!("passes are not recorded: {error:#}");
+                self.records = false;
+                Ok(None)
+            }
+        }
+    }
+
+    fn record(&self, numbers: &Tensor) -> Result<Recorded> {
+        let device = self.model.device();
+        let inputs = numbers.to_device(device);
+        let (graph, logits) = Graph::record(device, || {
+            let sight = Decode::at(self.cache, inputs.get(1), self.cache.capacity());
+            pass(self.model, &inputs.get(0), &sight)
+        })?;
+        Ok(Recorded { graph, inputs, logits })
+    }
+}
+
+/// Returns the logits `[s, v]` after one more token of each row.
+fn pass(model: &CausalLm, ids: &Tensor, sight: &Decode<'_>) -> Result<Tensor> {
+    let hidden = model.decoder.forward(&ids.unsqueeze(0), &sight.positions(), sight, &Pass::evaluation())?;
+    Ok(model.logits(&hidden.squeeze_dim(0)))
+}
