@@ -13,7 +13,7 @@ use crate::nn::packed::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;
-use crate::torch::fused;
+use crate::torch::{fused, upload};
 
 /// Maximum number of logits computed at once: 64 MiB in fp32.
 const MOST_LOGITS: i64 = 1 << 24;
@@ -50,8 +50,8 @@ impl Batch {
                 owner += 1;
             }
         }
-        let place = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
-        Self { before: place(&before), targets: place(&targets), sequences: place(&owners), packed }
+        let [before, targets, sequences] = upload([&before, &targets, &owners], device);
+        Self { packed, before, targets, sequences }
     }
 }
 

@@ -158,10 +158,9 @@ impl<'a> Session<'a> {
         let model = self.engine.model;
         let sequences = texts.iter().map(|&ids| Sequence { ids, types: &[] }).collect();
         let batch = Packed::new(&[sequences], Positions::FromZero, model.device());
-        let starts: Vec<i64> = Vec::try_from(batch.first().flatten(0, 1))?;
         let before = self.shared as i64;
-        let places: Vec<[i64; 4]> = (texts.iter().zip(rows).zip(starts))
-            .map(|((ids, &row), start)| [start, ids.len() as i64, row as i64, before])
+        let places: Vec<[i64; 4]> = (texts.iter().zip(rows).zip(batch.places.iter().flatten()))
+            .map(|((ids, &row), place)| [place.start as i64, ids.len() as i64, row as i64, before])
             .collect();
         let sight = Prefill::new(self.cache, &batch, &places);
         let positions = &batch.positions + before;

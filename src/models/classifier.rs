@@ -93,9 +93,8 @@ impl Classifier {
     /// Applies the head to the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
         let [_k, _n, d] = dims3(hidden);
-        let first = batch.first();
-        let [k, s] = dims2(&first);
-        let index = first.unsqueeze(-1).expand([k, s, d], false);
+        let [k, s] = dims2(&batch.first);
+        let index = batch.first.unsqueeze(-1).expand([k, s, d], false);
         let mut first = hidden.gather(1, &index, false); // [k, s, d]
         let after = pass.per_sequence();
         if let Some(pooler) = &self.encoder.pooler {

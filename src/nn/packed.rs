@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{dims2, dims3};
+use crate::torch::{dims2, dims3, upload};
 
 /// Tokens of one sequence, ready to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,8 @@ pub struct Packed {
     pub positions: Tensor,
     /// Token types, int64 `[k, n]`.
     pub types: Tensor,
+    /// Index of each sequence's first token in its run, int64 `[k, s]`.
+    pub first: Tensor,
     /// The sequences of each run, in the order in which they were given.
     pub places: Arc<Vec<Vec<Place>>>,
     /// The sequences from left to right, run after run.
@@ -180,20 +182,25 @@ impl Packed {
         for column in &mut columns {
             column.fill(n);
         }
-        let bounds = bounds(&columns);
-        let table = |pick: fn(&Columns) -> &Vec<i64>| {
-            let flat: Vec<i64> = columns.iter().flat_map(|c| pick(c).iter().copied()).collect();
-            Tensor::from_slice(&flat).view([runs.len() as i64, n as i64]).to_device(device) // [k, n]
+        let places = places(&columns, &orders);
+        let flat = |pick: fn(&Columns) -> &Vec<i64>| -> Vec<i64> {
+            columns.iter().flat_map(|c| pick(c).iter().copied()).collect()
         };
+        let starts: Vec<i64> = places.iter().flatten().map(|place| place.start as i64).collect();
+        let tables = [flat(|c| &c.ids), flat(|c| &c.positions), flat(|c| &c.types), bounds(&columns), starts];
+        let k = runs.len() as i64;
+        let [ids, positions, types, bounds, first] = upload(tables.each_ref().map(Vec::as_slice), device);
+        let [ids, positions, types] = [ids, positions, types].map(|table| table.view([k, n as i64]));
         Self {
-            ids: table(|c| &c.ids),
-            positions: table(|c| &c.positions),
-            types: table(|c| &c.types),
+            ids,
+            positions,
+            types,
+            first: first.view([k, -1]),
             longest: columns.iter().flat_map(|c| c.lengths.iter().copied()).max().unwrap_or(0),
             stretches: stretches(&columns),
-            bounds: Tensor::from_slice(&bounds).to_device(device),
+            bounds: bounds.to_kind(Kind::Int),
             tokens,
-            places: Arc::new(places(&columns, &orders)),
+            places: Arc::new(places),
             padded: OnceCell::new(),
         }
     }
@@ -225,12 +232,6 @@ impl Packed {
         };
         self.padded.get_or_init(|| (0..self.places.len()).map(of_run).collect())
     }
-
-    /// Returns the index of each sequence's first token in its run, int64 `[k, s]` on the device.
-    pub fn first(&self) -> Tensor {
-        let starts: Vec<i64> = self.places.iter().flatten().map(|place| place.start as i64).collect();
-        Tensor::from_slice(&starts).view([self.places.len() as i64, -1]).to_device(self.ids.device())
-    }
 }
 
 /// Places the sequences; `orders` lists, per run, their given indices from left to right, before the filling.
@@ -252,11 +253,11 @@ fn places(columns: &[Columns], orders: &[Vec<usize>]) -> Vec<Vec<Place>> {
     columns.iter().zip(orders).map(run).collect()
 }
 
-fn bounds(columns: &[Columns]) -> Vec<i32> {
+fn bounds(columns: &[Columns]) -> Vec<i64> {
     let mut end = 0;
     std::iter::once(0)
         .chain(columns.iter().flat_map(|c| c.lengths.iter()).map(|&length| {
-            end += i32::try_from(length).unwrap_or(i32::MAX);
+            end += length;
             end
         }))
         .collect()

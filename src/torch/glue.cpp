@@ -107,11 +107,6 @@ int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
   return guarded([&] { tensor->mutable_grad() = *grad; });
 }
 
-// Decompositions by cuSOLVER alone; MAGMA, libtorch's choice for some shapes, writes warnings to standard error.
-int lx_prefer_cusolver() {
-  return guarded([] { at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver); });
-}
-
 // Lets fp32 matrix products on CUDA use tensor cores with a 10-bit mantissa.
 int lx_allow_tf32(int allow) {
   return guarded([&] { at::globalContext().setFloat32MatmulPrecision(allow ? "high" : "highest"); });

@@ -170,8 +170,10 @@ impl<'a> Trainer<'a> {
         let size = self.plan.batch_size;
         let batches: Vec<Vec<usize>> = self.orders.iter_mut().map(|order| order.batch(step, size)).collect();
         let (losses, tokens) = self.accumulate(&batches)?;
-        let norms: Vec<f64> =
-            Vec::try_from(self.optimizer.gradient_norm(self.state.scale.value).to_kind(Kind::Double))?;
+        let norms = self.optimizer.gradient_norm(self.state.scale.value);
+        // One copy from the device; the CPU waits for the step there.
+        let mut losses: Vec<f64> = Vec::try_from(Tensor::cat(&[losses, norms], 0).to_kind(Kind::Double))?;
+        let norms = losses.split_off(self.plan.runs.len());
         self.update(active, &losses, &norms)?;
         self.state.step += 1;
         let seconds = start.elapsed().as_secs_f64();
@@ -185,8 +187,8 @@ impl<'a> Trainer<'a> {
         Ok(format!("loss {shown:.4}, {:.0} examples/s, {memory:.0} MiB", self.state.examples_per_second()))
     }
 
-    /// Runs forward and backward over the micro batches; returns each run's loss, and the tokens computed.
-    fn accumulate(&self, batches: &[Vec<usize>]) -> Result<(Vec<f64>, usize)> {
+    /// Runs forward and backward over the micro batches; returns each run's loss `[k]`, and the tokens computed.
+    fn accumulate(&self, batches: &[Vec<usize>]) -> Result<(Tensor, usize)> {
         let divisors: Vec<f64> = batches.iter().map(|batch| self.task.weight(batch)).collect();
         let mut sum: Option<Tensor> = None;
         let mut tokens = 0;
@@ -197,7 +199,7 @@ impl<'a> Trainer<'a> {
             sum = Some(sum.map_or_else(|| done.losses.shallow_clone(), |sum| sum + &done.losses));
         }
         let losses = sum.ok_or_else(|| fault("there are no training examples"))?;
-        Ok((Vec::try_from(losses.to_kind(Kind::Double))?, tokens))
+        Ok((losses, tokens))
     }
 
     /// Splits a step's examples into micro batches by number of examples or of tokens. The split is the same

@@ -80,10 +80,9 @@ impl AdamW {
 
     /// Multiplies the gradient of each of the k runs by its factor.
     pub fn scale_gradients(&mut self, factors: &[f64]) {
-        let factors = Tensor::from_slice(factors).to_kind(Kind::Float).unsqueeze(1); // [k, 1]
+        let factors = Tensor::from_slice(factors).to_kind(Kind::Float).to_device(self.device()).unsqueeze(1); // [k, 1]
         no_grad(|| {
             for buffer in &mut self.buffers {
-                let factors = factors.to_device(buffer.gradient.device());
                 let _ = buffer.gradient.g_mul_(&factors);
             }
         });
@@ -170,17 +169,19 @@ impl Buffer {
     fn update(&mut self, runs: &[(usize, Rates)], updates: &[i64]) {
         let Some((first, _)) = runs.first() else { return };
         let rows = |tensor: &Tensor| tensor.narrow(0, *first as i64, runs.len() as i64);
-        let column = |number: &dyn Fn(usize, &Rates) -> f64| {
-            let numbers: Vec<f64> = runs.iter().map(|(run, rates)| number(*run, rates)).collect();
-            Tensor::from_slice(&numbers).to_kind(Kind::Float).to_device(self.values.device()).unsqueeze(1)
-        };
         let bias = |beta: f64, run: usize| 1.0 - beta.powi(i32::try_from(updates[run]).unwrap_or(i32::MAX));
         let is_head = self.group == Group::Head;
+        let of_run = |(run, rates): &(usize, Rates)| {
+            let rate = if is_head { rates.head } else { rates.adapter };
+            [rate, rates.weight_decay, bias(BETA1, *run), bias(BETA2, *run).sqrt()]
+        };
+        let numbers: Vec<f64> = runs.iter().flat_map(of_run).collect();
         no_grad(|| {
-            let rates = column(&|_, rates| if is_head { rates.head } else { rates.adapter }); // [runs, 1]
-            let decay = column(&|_, rates| rates.weight_decay);
-            let [bias1, root2] =
-                [column(&|run, _| bias(BETA1, run)), column(&|run, _| bias(BETA2, run).sqrt())];
+            let numbers = Tensor::from_slice(&numbers)
+                .to_kind(Kind::Float)
+                .view([-1, 4])
+                .to_device(self.values.device());
+            let [rates, decay, bias1, root2] = [0, 1, 2, 3].map(|at| numbers.narrow(1, at, 1)); // [runs, 1]
             let [mut values, gradient, mut mean, mut square] =
                 [&self.values, &self.gradient, &self.mean, &self.square].map(rows);
             let _ = values.g_mul_(&(1.0 - &rates * decay));

@@ -60,7 +60,7 @@ pub fn logits(model: &CausalLm, sequences: &[&[u32]]) -> Vec<Tensor> {
     let packed = sequences.iter().map(|ids| Sequence { ids, types: &[] }).collect();
     let batch = Packed::new(&[packed], Positions::FromZero, device());
     let all = model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()).squeeze_dim(0);
-    let starts = Vec::<i64>::try_from(batch.first().squeeze_dim(0)).unwrap();
+    let starts = Vec::<i64>::try_from(batch.first.squeeze_dim(0)).unwrap();
     starts.iter().zip(sequences).map(|(&start, ids)| all.narrow(0, start, ids.len() as i64)).collect()
 }
 

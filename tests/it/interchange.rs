@@ -19,7 +19,8 @@ use tch::{Kind, no_grad};
 
 use crate::bench::{Bench, copied, edit, rewrite};
 use crate::support::{
-    Place, alone, device, distance, encoders, errors, fixture, json, json_lines, losses, numbers, strays,
+    Place, alone, device, distance, encoders, errors, fixture, json, json_lines, losses, numbers, room,
+    strays,
 };
 
 const ENCODERS: [&str; 2] = ["bert-gelu", "roberta-gelu"];
@@ -236,7 +237,7 @@ fn twenty_steps_from_a_saved_adapter_are_those_of_peft() {
             let run = place.train(&recipe(checkpoint, &name, &settings), "run", &[]);
             let stray = strays(&losses(&run), &case.losses);
             println!("{checkpoint} {name}: losses {stray:.1e}");
-            assert!(stray < 1e-5, "{checkpoint} {name}: losses stray by {stray:e}");
+            assert!(stray < room(1e-5), "{checkpoint} {name}: losses stray by {stray:e}");
             let results: Value = json(&run.join("results.json"));
             assert_eq!(results["parameters"]["adapter"], case.parameters, "{checkpoint} {name}");
         }

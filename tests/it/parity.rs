@@ -148,7 +148,7 @@ fn hidden_states_of_saved_trunks_are_those_of_transformers() {
         let batch = Packed::new(&[sequences], model.config.position_rule, device());
         let (first, pooled) = no_grad(|| {
             let hidden = model.encoder.forward(&batch, &Pass::evaluation()).unwrap().squeeze_dim(0); // [n, d]
-            let first = hidden.index_select(0, &batch.first().flatten(0, 1)); // [s, d]
+            let first = hidden.index_select(0, &batch.first.flatten(0, 1)); // [s, d]
             let pooler = model.encoder.pooler.as_ref();
             let pooled = pooler.map(|p| p.forward(&first.unsqueeze(0), &Pass::evaluation()).tanh());
             (numbers(&first), pooled.map(|pooled| numbers(&pooled)))

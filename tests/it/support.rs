@@ -110,6 +110,11 @@ pub fn device() -> Device {
     })
 }
 
+/// What rounding may do to results on the tests' device: ten times this on a GPU, which sums in orders that depend on shapes.
+pub fn room(on_a_cpu: f64) -> f64 {
+    if device_name() == "cpu" { on_a_cpu } else { 10.0 * on_a_cpu }
+}
+
 /// A folder of real checkpoints or data, where `LORAXS_TEST_DATA` names a place that has it.
 pub fn real(name: &str) -> Option<PathBuf> {
     let found = std::env::var_os("LORAXS_TEST_DATA").map(|data| PathBuf::from(data).join(name));
@@ -180,6 +185,8 @@ pub fn numbers(tensor: &Tensor) -> Vec<f64> {
 /// matrices as small as the fixtures', more only wait for each other.
 pub fn alone() -> MutexGuard<'static, ()> {
     static DRAWING: Mutex<()> = Mutex::new(());
+    // Before anything that asks libtorch about CUDA, which keeps its first answer.
+    device();
     tch::set_num_threads(1);
     DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
 }
