@@ -358,7 +358,7 @@ class Bench:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(self.device).eval()
         rows = [json.loads(line) for line in open(self.options.data / "gsm8k/test.jsonl", encoding="utf-8")]
-        for count, new in [(4, 4)] if self.options.tiny else [(32, 64), (128, 64)]:
+        for count, new in [(4, 4)] if self.options.tiny else [(count, 64) for count, _ in self.options.slots]:
             ids = sorted((tokenizer(PROMPT.format(query=row["question"]))["input_ids"] for row in rows[:count]), key=len)
             longest = len(ids[-1])
             mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in ids]).to(self.device)

@@ -166,6 +166,8 @@ pub fn free_bytes(device: Device) -> Option<usize> {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         return line.trim().trim_end_matches(" kB").parse::<usize>().ok().map(|kib| kib * 1024);
     };
+    // The allocator of a device begins with its first tensor.
+    let _first = Tensor::f_zeros([1], (Kind::Uint8, device)).ok()?;
     let mut bytes = 0;
     // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
     checked(unsafe { lx_cuda_free_bytes(c_int::try_from(index).ok()?, &raw mut bytes) }).ok()?;

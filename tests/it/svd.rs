@@ -5,6 +5,8 @@ use loraxs::spec::Spectrum;
 use safetensors::SafeTensors;
 use tch::{Kind, Tensor};
 
+use crate::support::device;
+
 /// Relative to the largest value.
 const TOLERANCE: f64 = 1e-5;
 
@@ -22,7 +24,7 @@ impl Fixture {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).unwrap();
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
-        Tensor::f_from_data_size(view.data(), &shape, Kind::Float).unwrap()
+        Tensor::f_from_data_size(view.data(), &shape, Kind::Float).unwrap().to_device(device())
     }
 
     /// A, B and S of `case` by `method`.
