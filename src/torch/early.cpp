@@ -3,7 +3,6 @@
 
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
 #include <initializer_list>
 #include <unistd.h>
 
@@ -18,10 +17,6 @@ void end(int) {
 }
 
 void early(int, char**, char**) {
-  // Packed batches differ in size from step to step, which leaves gaps in segments of fixed sizes.
-  if (!getenv("PYTORCH_ALLOC_CONF")) setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", 0);
-  // Decompositions by cuSOLVER; MAGMA, which libtorch takes for some shapes, writes warnings to standard output.
-  setenv("TORCH_LINALG_PREFER_CUSOLVER", "1", 0);
   // oneMKL ends the process where the current folder was removed.
   char path[4096];
   nowhere = getcwd(path, sizeof path) == nullptr && errno == ENOENT && chdir("/") == 0;

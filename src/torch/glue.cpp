@@ -107,6 +107,16 @@ int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
   return guarded([&] { tensor->mutable_grad() = *grad; });
 }
 
+// Decompositions by cuSOLVER; MAGMA, which libtorch takes for some shapes, writes warnings to standard output. That the choice is
+// experimental, as libtorch warns, concerns nobody here.
+int lx_prefer_cusolver() {
+  struct : c10::WarningHandler {
+    void process(const c10::Warning&) override {}
+  } quiet;
+  const c10::WarningUtils::WarningHandlerGuard guard(&quiet);
+  return guarded([] { at::globalContext().setLinalgPreferredBackend(at::LinalgBackend::Cusolver); });
+}
+
 // Lets fp32 matrix products on CUDA use tensor cores with a 10-bit mantissa.
 int lx_allow_tf32(int allow) {
   return guarded([&] { at::globalContext().setFloat32MatmulPrecision(allow ? "high" : "highest"); });

@@ -25,6 +25,7 @@ unsafe extern "C" {
     fn lx_keep_memory();
     fn lx_zeros_on_demand(out: *mut *mut C_tensor, size: *const i64, dims: i64) -> c_int;
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
+    fn lx_prefer_cusolver() -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
     fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
@@ -92,7 +93,11 @@ fn load_cuda() -> std::result::Result<(), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: the library is libtorch's own and its initialisers only register kernels.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    library.map(std::mem::forget).map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))
+    library
+        .map(std::mem::forget)
+        .map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))?;
+    // SAFETY: sets a flag of libtorch's global context.
+    checked(unsafe { lx_prefer_cusolver() }).map_err(|e| e.to_string())
 }
 
 /// Returns true if the current folder was removed before the start; it is then `/`, or oneMKL would exit.

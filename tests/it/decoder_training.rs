@@ -21,7 +21,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::decoders::{log_probabilities, logits};
 use crate::support::{
-    Place, Point, alone, device, distance, fixture, json, log, losses, numbers, real, room, strays,
+    Place, Point, alone, device, device_name, distance, fixture, json, log, losses, numbers, real, strays,
 };
 
 #[derive(Deserialize)]
@@ -279,11 +279,16 @@ fn losses_of_language_models_do_not_depend_on_the_split_into_micro_batches() {
             let first = (losses(&parts)[0] / losses(&whole)[0] - 1.0).abs();
             let all = strays(&losses(&parts), &losses(&whole));
             println!("{} {split}: first {first:.1e}, all {all:.1e}", case.checkpoint);
-            assert!(first < room(1e-6), "{} {split}: the first loss strays by {first:e}", case.checkpoint);
-            assert!(all < room(1e-6), "{} {split}: losses stray by {all:e}", case.checkpoint);
+            assert!(first < 1e-6, "{} {split}: the first loss strays by {first:e}", case.checkpoint);
+            assert!(all < 1e-6, "{} {split}: losses stray by {all:e}", case.checkpoint);
         }
         let again = place.train(&recipe, "again", &recomputed);
-        assert_eq!(losses(&again), losses(&place.path(splits[2])), "{}", case.checkpoint);
+        let (again, kept) = (losses(&again), losses(&place.path(splits[2])));
+        if device_name() == "cpu" {
+            assert_eq!(again, kept, "{}", case.checkpoint);
+        }
+        // Backward passes of a GPU's attention add up in no fixed order.
+        assert!(strays(&again, &kept) < 1e-6, "{}", case.checkpoint);
     }
 }
 

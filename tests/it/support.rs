@@ -63,6 +63,11 @@ impl Place {
 
     /// The built command with these arguments, the place's catalog, no network and this place's cache.
     pub fn command(&self, args: &[&str]) -> Command {
+        self.command_on(&device_name(), args)
+    }
+
+    /// As [`Place::command`], on this device.
+    pub fn command_on(&self, device: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
         command.args(args).arg("--datasets").arg(&self.catalog);
         command
@@ -70,7 +75,7 @@ impl Place {
             .env("HF_HUB_OFFLINE", "1")
             .current_dir(self.folder.path());
         // Tests run side by side.
-        command.args(["--device", &device_name(), "--threads", "1"]);
+        command.args(["--device", device, "--threads", "1"]);
         command
     }
 

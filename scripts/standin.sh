@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the tests that compute on a stand-in for a GPU: a libtorch_cuda of our own over the CPU (tests/standin/standin.cpp).
+#
+#   scripts/standin.sh [filters of tests]        without filters: all that concern devices
+#   scripts/standin.sh --library                 only builds it, and prints the folder to put on LD_LIBRARY_PATH
+#
+# The library is built once for its source and libtorch, and kept in ~/.cache/loraxs. Without a C++ compiler the tests are skipped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/setup.sh
+cache=${LORAXS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/loraxs}
+source=tests/standin/standin.cpp
+
+compiler=${CXX:-$(command -v c++ || command -v g++ || command -v clang++ || true)}
+if [ -z "$compiler" ]; then
+    echo "skipped: the tests on the stand-in for a GPU need a C++ compiler" >&2
+    exit 0
+fi
+libtorch=$(sed -n 's/^LIBTORCH = { value = "\([^"]*\)".*/\1/p' .cargo/config.toml)
+real=$(cat "$libtorch/origin" 2>/dev/null || echo "$libtorch")
+folder=$cache/standin-$(cat "$source" "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
+if [ ! -f "$folder/libtorch_cuda.so" ]; then
+    mkdir -p "$folder"
+    rm -f "$folder"/partial.*
+    "$compiler" -std=c++17 -O1 -fPIC -shared -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
+        -o "$folder/partial.$$" -L"$real/lib" -ltorch_cpu -lc10
+    mv "$folder/partial.$$" "$folder/libtorch_cuda.so"
+fi
+if [ "${1:-}" = --library ]; then
+    echo "$folder"
+    exit 0
+fi
+
+all=(standin:: devices:: contract:: parity:: decoders:: decoder_training:: training:: generation:: eval_generation:: merge_decoders::
+    resume:: interchange:: heads:: svd::)
+export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} LORAXS_TEST_DEVICE=cuda:0 LORAXS_STANDIN=1
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
+exec cargo test --release --locked --test it -- "${@:-${all[@]}}"

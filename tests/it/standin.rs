@@ -1,0 +1,172 @@
+//! Counts and limits of a GPU on the stand-in for one (`scripts/standin.sh`): copies, launches, memory, a second device.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::forked;
+use crate::support::{Place, encoders, errors, fixture, json_lines, losses};
+
+/// Skips by name where there is no stand-in.
+fn standin() -> bool {
+    let found = std::env::var_os("LORAXS_STANDIN").is_some();
+    if !found {
+        println!("skipped: scripts/standin.sh runs this");
+    }
+    found
+}
+
+/// What was counted in a file: records of a name of 120 bytes and a number.
+fn counts(path: &Path) -> BTreeMap<String, i64> {
+    let bytes = fs::read(path).unwrap();
+    let name =
+        |record: &[u8]| String::from_utf8(record[..120].split(|&b| b == 0).next().unwrap().to_vec()).unwrap();
+    let records = bytes
+        .chunks_exact(128)
+        .map(|record| (name(record), i64::from_le_bytes(record[120..].try_into().unwrap())));
+    records.filter(|(name, _)| !name.is_empty()).collect()
+}
+
+/// What one more step counts, in a command that `args` makes for a number of steps.
+fn of_a_step(place: &Place, few: u32, args: impl Fn(&str, &str) -> Vec<String>) -> BTreeMap<String, i64> {
+    let folder = tempfile::tempdir_in(place.path("")).unwrap();
+    let counted = |steps: u32, run: &str| {
+        let (out, file) = (folder.path().join(run), folder.path().join(format!("{run}.counts")));
+        let out = out.to_str().unwrap();
+        let args = args(&steps.to_string(), out);
+        let mut command = place.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("STANDIN_COUNTS", &file);
+        let output = forked::output(&command);
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        counts(&file)
+    };
+    // The basis, which the first of all runs decomposes, is in the cache then.
+    counted(few, "first");
+    let (before, mut after) = (counted(few, "few"), counted(few + 1, "more"));
+    for (name, count) in before {
+        *after.entry(name).or_default() -= count;
+    }
+    after
+}
+
+/// Copies to the device and from it, and launches.
+fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
+    let of = |name: &str| counts.get(name).copied().unwrap_or(0);
+    let copies = [of("host to device"), of("device to host")];
+    [copies[0], copies[1], counts.values().sum::<i64>() - copies[0] - copies[1]]
+}
+
+fn recipe(model: &Path, targets: &str, dataset: &str) -> String {
+    format!(
+        "[model]\nname = {model:?}\n[adapter]\nmethod = \"lora-xs\"\nrank = 4\nalpha = 4.0\ntargets = {targets}\n\
+         [data]\ndataset = \"{dataset}\"\nmax_length = 24\n[train]\nbatch_size = 4\nlog_every = 100\nshuffle = false\n\
+         [eval]\nevery = \"never\"\n"
+    )
+}
+
+#[test]
+fn a_step_of_training_copies_and_launches_no_more_than_it_did() {
+    if !standin() {
+        return;
+    }
+    let encoder = (
+        Place::new(),
+        encoders().join("bert-gelu"),
+        r#"["query", "value", "attention.output.dense", "output.dense"]"#,
+        "tiny/pairs",
+    );
+    let decoder = (
+        Place::of_decoders(),
+        fixture("decoders/llama-biased"),
+        r#"["q_proj", "v_proj", "o_proj", "down_proj"]"#,
+        "tiny/instructions",
+    );
+    // Copies up and down, and launches, of two layers with what stands before and after them.
+    let cases = [
+        (&encoder, "fp32", [8, 1, 300]),
+        (&encoder, "bf16", [8, 1, 325]),
+        (&decoder, "fp32", [6, 1, 400]),
+        (&decoder, "bf16", [6, 1, 400]),
+    ];
+    for ((place, model, targets, dataset), precision, most) in cases {
+        fs::write(place.path("recipe.toml"), recipe(model, targets, dataset)).unwrap();
+        let args = |steps: &str, out: &str| -> Vec<String> {
+            let sets = [format!("train.max_steps={steps}"), format!("train.precision={precision}")];
+            let mut args: Vec<String> =
+                ["train", "--recipe", "recipe.toml", "--out", out].map(str::to_owned).into();
+            args.extend(sets.into_iter().flat_map(|set| ["--set".to_owned(), set]));
+            args
+        };
+        let found = of_a_step(place, 3, args);
+        let summed = summed(&found);
+        println!("{dataset} {precision}: {summed:?} (copies up, copies down, launches)");
+        assert!(
+            summed.iter().zip(most).all(|(found, most)| *found <= most),
+            "{dataset} {precision}: {summed:?} of {most:?}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_token_more_is_one_copy_each_way_and_one_replay() {
+    if !standin() {
+        return;
+    }
+    let place = Place::with_own(
+        "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
+         scorers = [\"gsm8k/strict\"]\n",
+    );
+    fs::write(
+        place.path("rows.jsonl"),
+        "{\"text\": \"one five\"}\n{\"text\": \"one six\"}\n{\"text\": \"two two\"}\n",
+    )
+    .unwrap();
+    let model = fixture("decoders/llama-biased");
+    let args = |steps: &str, out: &str| -> Vec<String> {
+        let model = model.to_str().unwrap();
+        let task = ["eval", "--model", model, "--task", "my/prompts", "--precision", "bf16"];
+        task.into_iter().chain(["--max-new-tokens", steps, "--out", out]).map(str::to_owned).collect()
+    };
+    let found = of_a_step(&place, 20, args);
+    assert_eq!(found.get("replay"), Some(&1), "{found:?}");
+    let [up, down, launches] = summed(&found);
+    println!("{up} up, {down} down, {launches} launches");
+    assert!(up <= 2 && down == 1 && launches <= 12, "{found:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_done_in_parts_or_said() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let model = encoders().join("bert-gelu");
+    fs::write(place.path("recipe.toml"), recipe(&model, r#"["query"]"#, "tiny/pairs")).unwrap();
+    let mut command = place.command(&["train", "--recipe", "recipe.toml", "--out", "run"]);
+    command.env("STANDIN_BYTES", "600000");
+    let output = forked::output(&command);
+    let text = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("memory is too small") && text.contains("hint: lower"), "{text}");
+}
+
+#[test]
+fn the_second_gpu_computes_as_the_first() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let model = encoders().join("bert-gelu");
+    fs::write(place.path("recipe.toml"), recipe(&model, r#"["query", "output.dense"]"#, "tiny/pairs"))
+        .unwrap();
+    let run = |device: &str| {
+        let sets = ["--set", "train.max_steps=3", "--set", "train.log_every=1"];
+        let args = [&["train", "--recipe", "recipe.toml", "--out", device][..], &sets].concat();
+        let output = forked::output(&place.command_on(device, &args));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        let found: Vec<serde_json::Value> = json_lines(&place.path(device).join("metrics.jsonl"));
+        assert_eq!(found.len(), 3);
+        losses(&place.path(device))
+    };
+    assert_eq!(run("cuda:0"), run("cuda:1"));
+}
