@@ -40,6 +40,10 @@ quickstart:
 test *arguments:
     scripts/test.sh {{ arguments }}
 
+# Run the tests that concern devices on a stand-in for a GPU
+standin *filters:
+    scripts/standin.sh {{ filters }}
+
 # Try inputs changed at random, for so many minutes
 fuzz minutes="30":
     scripts/fuzz.sh {{ minutes }}

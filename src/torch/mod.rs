@@ -1,5 +1,6 @@
 //! Additions to tch: choosing a device, loading CUDA if there is a GPU, and the functions of `glue.cpp`.
 
+mod device;
 pub mod draw;
 pub mod fused;
 pub mod graph;
@@ -8,13 +9,13 @@ pub mod stream;
 pub mod tensor_file;
 pub mod tensors;
 
-use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int};
 use std::io::Write as _;
-use std::path::Path;
 
-use tch::{Cuda, Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
+
+pub use device::{Wanted, open_device};
 
 use crate::fault::{Fault, Result, fault};
 
@@ -40,64 +41,6 @@ unsafe extern "C" {
         window: i64,
         scale: f64,
     ) -> c_int;
-}
-
-/// Device requested on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// The first GPU, or the CPU if there is none.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// This GPU, or an error.
-    Cuda(usize),
-}
-
-/// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
-///
-/// Must precede any other call that asks libtorch about CUDA, since libtorch keeps its first answer for good.
-///
-/// # Errors
-/// When a GPU was asked for by name and cannot be used.
-pub fn open_device(wanted: Wanted) -> Result<Device> {
-    if wanted == Wanted::Cpu {
-        return Ok(Device::Cpu);
-    }
-    let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded =
-        if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
-    let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
-    let missing = match loaded {
-        Err(reason) => reason,
-        Ok(()) => format!("libtorch sees {count} CUDA devices"),
-    };
-    let hint = "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
-                NVIDIA's libraries on LD_LIBRARY_PATH";
-    match wanted {
-        Wanted::Cuda(index) if index < count => Ok(Device::Cuda(index)),
-        Wanted::Cuda(index) => Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into()),
-        _ if count > 0 => Ok(Device::Cuda(0)),
-        _ => {
-            if gpu_present {
-                tracing::warn!(
-                    "there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}"
-                );
-            }
-            Ok(Device::Cpu)
-        }
-    }
-}
-
-/// Loads `libtorch_cuda.so` for the life of the process; its static initialisers register the CUDA back-end.
-fn load_cuda() -> std::result::Result<(), String> {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    // SAFETY: the library is libtorch's own and its initialisers only register kernels.
-    let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    library
-        .map(std::mem::forget)
-        .map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))?;
-    // SAFETY: sets a flag of libtorch's global context.
-    checked(unsafe { lx_prefer_cusolver() }).map_err(|e| e.to_string())
 }
 
 /// Returns true if the current folder was removed before the start; it is then `/`, or oneMKL would exit.

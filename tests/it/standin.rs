@@ -85,8 +85,8 @@ fn a_step_of_training_copies_and_launches_no_more_than_it_did() {
     let cases = [
         (&encoder, "fp32", [8, 1, 300]),
         (&encoder, "bf16", [8, 1, 325]),
-        (&decoder, "fp32", [6, 1, 400]),
-        (&decoder, "bf16", [6, 1, 400]),
+        (&decoder, "fp32", [5, 1, 210]),
+        (&decoder, "bf16", [5, 1, 222]),
     ];
     for ((place, model, targets, dataset), precision, most) in cases {
         fs::write(place.path("recipe.toml"), recipe(model, targets, dataset)).unwrap();
