@@ -64,9 +64,15 @@ impl Session {
             seeds: seeds.to_vec(),
             train_base: recipe.adapter.method == Method::Full,
         };
+        if place.device.is_cuda() && recipe.train.precision == Precision::Fp32 {
+            tracing::info!(
+                "products in fp32; `train.precision=tf32` is about twice as fast on a GPU that has it"
+            );
+        }
+        // A basis reads every weight: before the model, so that the device need not hold them twice.
+        let prepared = Prepared::new(place, recipe, base)?;
         let mut trained = Trained::new(1);
         let mut model = Model::load(&base.base, &build, &mut trained)?;
-        let prepared = Prepared::new(place, recipe, base)?;
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
         let (device, plan) = (model.device(), prepared.plan(&recipe.adapter, drawn_by_head));
         let shapes: Vec<[i64; 2]> = plan.layers.iter().map(|(_, shape)| *shape).collect();

@@ -12,7 +12,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Dtype, Metadata};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::fault::{Result, fault, reading};
 use crate::files;
@@ -187,9 +187,26 @@ impl TensorFile {
     /// # Errors
     /// As [`TensorFile::view`].
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.tensor_on(name, Device::Cpu)
+    }
+
+    /// Copies the tensor `name` to a device.
+    ///
+    /// # Errors
+    /// As [`TensorFile::view`].
+    pub fn tensor_on(&self, name: &str, device: Device) -> Result<Tensor> {
         let _reading = reading(&self.path);
         let View { kind, shape, bytes } = self.view(name)?;
-        Ok(Tensor::f_from_data_size(bytes, &shape, kind)?)
+        if device == Device::Cpu {
+            return Ok(Tensor::f_from_data_size(bytes, &shape, kind)?);
+        }
+        let mut strides = vec![1; shape.len()];
+        for axis in (1..shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * shape[axis];
+        }
+        // SAFETY: as many bytes as the shape says (the header was checked), which outlive the copy to the device.
+        let mapped = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &strides, kind, Device::Cpu)? };
+        Ok(mapped.f_to_device(device)?)
     }
 }
 

@@ -154,10 +154,10 @@ impl Tensors {
                 .hint(self.quantised().unwrap_or_else(|| quantised::hint(self.folder())))
                 .into());
         }
-        let stored = file.tensor(name)?;
+        let stored = file.tensor_on(name, device)?;
         let kind = kind.unwrap_or(stored.kind());
         file.release(name);
-        let tensor = stored.to_device(device).to_kind(kind);
+        let tensor = stored.to_kind(kind);
         if i64::try_from(tensor.isfinite().all())? == 0 {
             let path = file.path().display();
             return Err(fault(format!("tensor `{name}` of `{path}` holds NaN or infinite numbers"))
