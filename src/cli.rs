@@ -67,6 +67,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Write a base with its adapter merged in, or the adapter as a plain PEFT LoRA
     Merge(MergeArgs),
+    /// Say what this machine is to loraxs, and test its device
+    Doctor(DoctorArgs),
     /// Write a completion script for a shell to standard output
     #[command(
         after_help = "Example:\n  loraxs completions bash > ~/.local/share/bash-completion/completions/loraxs"
@@ -75,6 +77,15 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// `loraxs doctor`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = DOCTOR_EXAMPLES)]
+pub struct DoctorArgs {
+    /// Write one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `loraxs init-svd`.
@@ -328,6 +339,12 @@ Examples:
   loraxs train --recipe glue-qnli --out runs/qnli   train a built-in recipe
   loraxs eval --run runs/qnli                       score the best adapter of the run
   loraxs merge --run runs/qnli --out qnli-merged    write a checkpoint that Transformers loads";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  loraxs doctor                  look at the first GPU, or at the CPU without one
+  loraxs doctor --device cuda:1  at another GPU
+  loraxs doctor --json           for a report of trouble";
 
 const INIT_SVD_EXAMPLES: &str = "\
 Examples:

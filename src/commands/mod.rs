@@ -1,6 +1,7 @@
 //! One module for each subcommand, and the code that they share.
 
 mod decoding;
+mod doctor;
 mod eval;
 mod eval_generation;
 mod eval_language;
@@ -25,6 +26,8 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.1
 enum Outcome {
     Done,
     Interrupted,
+    /// What is wrong was reported.
+    Failed,
 }
 
 /// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
@@ -41,6 +44,7 @@ pub fn run(cli: Cli) -> u8 {
     match outcome.unwrap_or_else(|payload| Err(from_panic(payload.as_ref()))) {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Interrupted) => interrupt::EXIT_CODE,
+        Ok(Outcome::Failed) => 1,
         Err(error) => {
             let error = torch::plain(error);
             report_error(&error, global.log_format);
@@ -61,6 +65,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         Command::Train(args) => train::run(&cli.global, args),
         Command::Eval(args) => eval::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
+        Command::Doctor(args) => doctor::run(&cli.global, args),
         Command::Completions { shell } => {
             cli::write_completions(*shell, &mut std::io::stdout().lock()).map(|()| Outcome::Done)
         }
@@ -74,7 +79,7 @@ fn opened(command: &Command) -> Option<&Path> {
         Command::Train(args) => Some(Path::new(&args.recipe)),
         Command::Eval(args) => of_subject(&args.subject),
         Command::Merge(args) => of_subject(&args.subject),
-        Command::Completions { .. } => None,
+        Command::Doctor(_) | Command::Completions { .. } => None,
     }
 }
 

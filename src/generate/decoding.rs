@@ -103,7 +103,9 @@ impl<'a> Decoding<'a> {
     fn record(&self, numbers: &Tensor) -> Result<Recorded> {
         let device = self.model.device();
         let inputs = numbers.to_device(device);
-        let (graph, logits) = Graph::record(device, || {
+        // One is replayed at a time, and its logits are read before the next.
+        let sharing = self.recorded.values().next().map(|recorded| &recorded.graph);
+        let (graph, logits) = Graph::record(device, sharing, || {
             let sight = Decode::at(self.cache, inputs.get(1), self.cache.capacity());
             pass(self.model, &inputs.get(0), &sight)
         })?;

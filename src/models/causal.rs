@@ -11,7 +11,7 @@ use crate::adapters::Trained;
 use crate::fault::{Result, reading};
 use crate::nn::{Packed, Pass};
 use crate::torch::kernels::{Panels, packs};
-use crate::torch::{cast, fused};
+use crate::torch::{cast, fused, has_flash};
 
 /// Largest weights that stay in a CPU's caches: for these, threads work best on separate prompts.
 pub const MOST_PACKED_BYTES: i64 = 64 << 20;
@@ -83,8 +83,8 @@ impl CausalLm {
 
     /// Returns true if a GPU attends to a cache in one kernel.
     pub fn decodes_in_one_kernel(&self) -> bool {
-        let kind = self.decoder.kind();
-        kind != Kind::Float && self.decoder.attends_in_one_kernel(self.config.head_width)
+        let narrow = self.decoder.kind() != Kind::Float;
+        narrow && has_flash(self.device) && self.decoder.attends_in_one_kernel(self.config.head_width)
     }
 
     /// Returns true if the weights are small enough for a CPU's caches.

@@ -13,6 +13,7 @@ pub mod loader;
 pub mod model;
 pub mod recompute;
 mod rope_fields;
+pub mod self_test;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::packed::Padded;
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Bounds, Kernel, dims2, dims3, dims4, fused, packed_attention};
+use crate::torch::{Bounds, Kernel, dims2, dims3, dims4, fused, has_flash, packed_attention};
 
 /// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -98,10 +98,11 @@ impl Attention {
     /// Attends on a GPU: in one kernel over the boundaries, or else over the batch padded to its longest sequence.
     fn on_cuda(&self, qkv: [&Tensor; 3], batch: &Packed, pass: &Pass, kernel: Kernel) -> Result<Tensor> {
         let [_m, _h, d] = dims3(qkv[0]);
-        let (kind, drops) = (qkv[0].kind(), kernel.dropout > 0.0);
-        // The backward pass of fp32's kernel knows no window and, over boundaries, draws other masks than the forward pass.
+        let drops = kernel.dropout > 0.0;
+        // Without FlashAttention, the kernel's backward pass knows no window and, over boundaries, draws other masks than the
+        // forward pass.
         let bounded =
-            self.in_one_kernel(kind, d) && (kind != Kind::Float || !drops && kernel.window.is_none());
+            self.in_one_kernel(qkv[0].kind(), d) && (flash(qkv[0]) || !drops && kernel.window.is_none());
         let runs = batch.places.len();
         if bounded && (runs == 1 || !drops) {
             if drops {
@@ -119,35 +120,40 @@ impl Attention {
             if bounded {
                 return over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel);
             }
-            // The masks depend on the longest sequence, which must not be the filling.
-            let (padded, own) = (&batch.padded()[run], batch.tokens_of(run));
-            let [q, k, v] = [q, k, v].map(|x| x.narrow(0, 0, own));
-            let attended = self.over_padding([&q, &k, &v], padded, kernel)?;
+            // The masks depend on the lengths, which must not be those of the filling.
+            let parts = batch.padded()[run].iter().map(|padded| {
+                let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, padded.start, padded.tokens));
+                self.over_padding([&q, &k, &v], padded, kernel)
+            });
+            let attended = joined(parts.collect::<Result<_>>()?);
+            let [own, ..] = dims3(&attended);
             Ok(if own == n { attended } else { attended.constant_pad_nd([0, 0, 0, 0, 0, n - own]) })
         };
-        let outputs = (0..runs).map(of_run).collect::<Result<Vec<_>>>()?;
-        Ok(if runs == 1 { outputs[0].shallow_clone() } else { Tensor::cat(&outputs, 0) })
+        Ok(joined((0..runs).map(of_run).collect::<Result<_>>()?))
     }
 
     /// Attends in one run's sequences, padded to the longest; `q` `[n, h, d]` to the same, `k` and `v` `[n, kv, d]`.
     fn over_padding(&self, [q, k, v]: [&Tensor; 3], padded: &Padded, kernel: Kernel) -> Result<Tensor> {
         let [_n, h, d] = dims3(q);
         let [k, v] = [k, v].map(|x| repeated(x, h, 1));
-        // Padding follows each sequence, where no query of a causal model looks.
-        let seen = self.causal.then(|| self.mask(padded.longest, q)); // [t, t]
-        if self.in_one_kernel(q.kind(), d) {
-            let mask = match &seen {
-                Some(seen) => padded.added(seen),
-                None => padded.added_once().shallow_clone(),
-            };
+        if q.kind() == Kind::Float && self.in_one_kernel(q.kind(), d) {
+            let mask = padded.added(self.window.filter(|_| self.causal), || self.seen(padded, q));
             return fused::padded_attention([q, &k, &v], &padded.to, &mask, kernel.dropout, self.scale);
         }
+        let seen = self.seen(padded, q);
         let [q, k, v] = [q, &k, &v].map(|x| padded.pad(x).transpose(1, 2)); // [s, h, t, d]
         let [s, _, t, _] = dims4(&q);
         let noise = (kernel.dropout > 0.0)
             .then(|| Tensor::ones([s, h, t, t], (Kind::Float, q.device())).dropout(kernel.dropout, true));
-        let attended = self.explicit([&q, &k, &v], seen.as_ref().or(Some(&padded.filled)), noise.as_ref())?;
+        let attended = self.explicit([&q, &k, &v], Some(&seen), noise.as_ref())?;
         Ok(padded.unpad(&attended.transpose(1, 2)))
+    }
+
+    /// Returns the keys that each query of a padded batch sees, `[1, 1, t, t]` or `[s, 1, 1, t]`. Padding follows each
+    /// sequence, where no query of a causal model looks.
+    fn seen(&self, padded: &Padded, like: &Tensor) -> Tensor {
+        let t = padded.longest;
+        if self.causal { self.mask(t, like).view([1, 1, t, t]) } else { padded.filled.shallow_clone() }
     }
 
     /// Returns the keys that each query sees: `[t, t]` of booleans.
@@ -191,10 +197,21 @@ impl Attention {
 /// Attends on a GPU in one kernel over the boundaries of sequences; shapes as in [`Attention::forward`].
 fn over_bounds([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Result<Tensor> {
     let [_n, h, _d] = dims3(q);
-    // FlashAttention, of 16-bit kinds, reads a head of keys once for all queries that share it.
-    let heads = |x: &Tensor| if q.kind() == Kind::Float { repeated(x, h, 1) } else { x.shallow_clone() };
-    let bounds = Bounds { queries: bounds, keys: bounds, used: None, longest: [kernel.longest; 2] };
+    let flash = flash(q);
+    // FlashAttention reads a head of keys once for all queries that share it.
+    let heads = |x: &Tensor| if flash { x.shallow_clone() } else { repeated(x, h, 1) };
+    let bounds = Bounds { queries: bounds, keys: bounds, used: None, longest: [kernel.longest; 2], flash };
     packed_attention([q, &heads(k), &heads(v)], bounds, kernel)
+}
+
+/// Returns true if FlashAttention serves: for 16-bit kinds, on GPUs that have it.
+fn flash(x: &Tensor) -> bool {
+    x.kind() != Kind::Float && has_flash(x.device())
+}
+
+/// Returns the rows of all parts, one after another.
+fn joined(mut parts: Vec<Tensor>) -> Tensor {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
 }
 
 /// Repeats each head along `axis`, copies side by side, until there are `heads`.

@@ -6,7 +6,7 @@ use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::{Bounds, Kernel, cast, dims3, packed_attention, zeros_on_demand};
+use crate::torch::{Bounds, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,10 +249,9 @@ impl Sight for Decode<'_> {
         self.cache.store(layer, &layout.at, [k, v]);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
         let window = attention.window.filter(|&window| window < layout.longest);
-        if q.kind() != Kind::Float && attention.in_one_kernel(q.kind(), d) {
-            let longest = [1, layout.longest];
-            let bounds =
-                Bounds { queries: &layout.queries, keys: &layout.slots, used: Some(&layout.used), longest };
+        if q.kind() != Kind::Float && attention.in_one_kernel(q.kind(), d) && has_flash(q.device()) {
+            let (longest, used) = ([1, layout.longest], Some(&layout.used));
+            let bounds = Bounds { queries: &layout.queries, keys: &layout.slots, used, longest, flash: true };
             let kernel = Kernel {
                 longest: layout.longest,
                 dropout: 0.0,

@@ -1,6 +1,6 @@
 //! A packed batch: the tokens of all sequences back to back, and where each sequence begins.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
@@ -70,41 +70,71 @@ pub struct Packed {
     /// Number of tokens, filling excluded.
     pub tokens: usize,
     /// The runs padded, made when first asked for.
-    padded: OnceCell<Vec<Padded>>,
+    padded: OnceCell<Vec<Vec<Padded>>>,
 }
 
-/// One run's sequences as rows of equal length, for kernels that take no boundaries.
+/// Sequences of one run as rows of equal length, for kernels that take no boundaries.
 #[derive(Debug)]
 pub struct Padded {
+    /// First of their tokens in the run.
+    pub start: i64,
+    /// n: number of their tokens.
+    pub tokens: i64,
     /// Place of each token in the flat `[s·t]`: int64 `[n]`.
     pub to: Tensor,
     /// True at the places of tokens: `[s, 1, 1, t]`.
     pub filled: Tensor,
     /// t: tokens of the longest sequence, rounded up to a multiple of 8, which masks of the fused kernels must have.
     pub longest: i64,
-    added: OnceCell<Tensor>,
+    /// What is added to scores, by window.
+    added: RefCell<Vec<(Option<i64>, Tensor)>>,
 }
 
+/// Largest s·t² that is padded at once, whatever the lengths.
+const MOST_PADDED: i64 = 1 << 22;
+
 impl Padded {
-    fn new(lengths: &[i64], device: Device) -> Self {
+    /// Pads sequences in the order of their lengths; where they are many and long, in groups whose lengths are within twice
+    /// the shortest.
+    fn groups(lengths: &[i64], device: Device) -> Vec<Self> {
+        let longest = lengths.last().copied().unwrap_or(0);
+        let few = lengths.len() as i64 * longest * longest <= MOST_PADDED;
+        let mut start = 0;
+        let mut groups = Vec::new();
+        let mut rest = lengths;
+        while let Some(&shortest) = rest.first() {
+            let count = rest.iter().take_while(|&&length| few || length <= 2 * shortest).count();
+            let (group, left) = rest.split_at(count);
+            groups.push(Self::new(start, group, device));
+            start += group.iter().sum::<i64>();
+            rest = left;
+        }
+        groups
+    }
+
+    fn new(start: i64, lengths: &[i64], device: Device) -> Self {
         let longest = (lengths.iter().max().copied().unwrap_or(0) + 7) / 8 * 8;
         let starts = (0..).step_by(usize::try_from(longest).unwrap_or(1)).zip(lengths);
         let to: Vec<i64> = starts.flat_map(|(start, &length)| start..start + length).collect();
-        let lengths = Tensor::from_slice(lengths).to_device(device).view([-1, 1, 1, 1]);
-        let filled = Tensor::arange(longest, (Kind::Int64, device)).less_tensor(&lengths);
-        Self { to: Tensor::from_slice(&to).to_device(device), filled, longest, added: OnceCell::new() }
+        let tokens = to.len() as i64;
+        let [to, lengths] = upload([&to, lengths], device);
+        let places = Tensor::arange(longest, (Kind::Int64, device));
+        let filled = places.less_tensor(&lengths.view([-1, 1, 1, 1]));
+        Self { start, tokens, to, filled, longest, added: RefCell::default() }
     }
 
-    /// Returns what is added to scores so that only the places of `seen` count: fp32 `[s, 1, t, t]`.
-    pub fn added(&self, seen: &Tensor) -> Tensor {
-        let size = [self.filled.numel() as i64 / self.longest, 1, self.longest, self.longest];
-        let mut zeros = Tensor::zeros(size, (Kind::Float, seen.device()));
-        zeros.masked_fill_(&seen.logical_not(), f64::NEG_INFINITY)
-    }
-
-    /// Returns what is added to scores so that padding does not count: [`Padded::added`], made once.
-    pub fn added_once(&self) -> &Tensor {
-        self.added.get_or_init(|| self.added(&self.filled))
+    /// Returns what is added to scores so that only the places count that `seen` makes true, fp32 `[s, 1, t, t]`; made once for
+    /// each window.
+    pub fn added(&self, window: Option<i64>, seen: impl FnOnce() -> Tensor) -> Tensor {
+        if let Some((_, mask)) = self.added.borrow().iter().find(|(known, _)| *known == window) {
+            return mask.shallow_clone();
+        }
+        let seen = seen();
+        let mask = Tensor::zeros(seen.size(), (Kind::Float, seen.device()))
+            .masked_fill_(&seen.logical_not(), f64::NEG_INFINITY)
+            .expand([self.filled.numel() as i64 / self.longest, 1, self.longest, self.longest], false);
+        self.added.borrow_mut().push((window, mask.shallow_clone()));
+        mask
     }
 
     /// Moves tokens `[n, h, d]` to their places in `[s, t, h, d]`, zero elsewhere.
@@ -224,11 +254,11 @@ impl Packed {
         self.bounds.narrow(0, before as i64, count) - run as i64 * n
     }
 
-    /// Returns each run padded to its longest sequence, without its filling.
-    pub fn padded(&self) -> &[Padded] {
+    /// Returns the sequences of each run padded, in one or several groups, without its filling.
+    pub fn padded(&self) -> &[Vec<Padded>] {
         let of_run = |run: usize| {
             let lengths = &self.lengths(run)[..self.places[run].len()];
-            Padded::new(lengths, self.ids.device())
+            Padded::groups(lengths, self.ids.device())
         };
         self.padded.get_or_init(|| (0..self.places.len()).map(of_run).collect())
     }
@@ -274,4 +304,21 @@ fn stretches(columns: &[Columns]) -> Vec<Stretch> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_long_sequences_are_padded_in_groups_of_similar_lengths() {
+        let groups = |lengths: &[i64]| -> Vec<[i64; 4]> {
+            let groups = Padded::groups(lengths, Device::Cpu);
+            let sequences = |group: &Padded| group.filled.numel() as i64 / group.longest;
+            groups.iter().map(|g| [g.start, g.tokens, sequences(g), g.longest]).collect()
+        };
+        assert_eq!(groups(&[3, 9, 40]), [[0, 52, 3, 40]]);
+        assert_eq!(groups(&[10, 20, 21, 1500, 1600]), [[0, 30, 2, 24], [30, 21, 1, 24], [51, 3100, 2, 1600]]);
+        assert_eq!(groups(&[2000, 2000]), [[0, 4000, 2, 2000]]);
+    }
 }

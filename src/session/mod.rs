@@ -4,6 +4,7 @@
 pub mod counts;
 pub mod fit;
 pub mod forecast;
+pub mod machine;
 pub mod opened;
 pub mod prepared;
 pub mod request;

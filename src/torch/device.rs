@@ -48,7 +48,11 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         }
     };
     match wanted {
-        Wanted::Cuda(index) if index < count => Ok(Device::Cuda(index)),
+        Wanted::Cuda(index) if index < count => {
+            // SAFETY: one of libtorch's devices becomes this thread's.
+            checked(unsafe { super::lx_use_device(std::ffi::c_int::try_from(index).unwrap_or(0)) })?;
+            Ok(Device::Cuda(index))
+        }
         Wanted::Cuda(index) => Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into()),
         _ if count > 0 => Ok(Device::Cuda(0)),
         _ => {
@@ -78,7 +82,7 @@ fn load_cuda() -> std::result::Result<(), String> {
 const OLDEST_DRIVER: u32 = 580;
 
 /// Returns the version of NVIDIA's driver that the kernel has loaded, and its major number.
-fn driver() -> Option<(String, u32)> {
+pub fn driver() -> Option<(String, u32)> {
     let module = std::fs::read_to_string("/sys/module/nvidia/version").unwrap_or_default();
     let told = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     version_in(&module).or_else(|| version_in(&told))

@@ -34,7 +34,14 @@ struct Graph {
 
 extern "C" {
 
-// Makes a graph and a stream of its own the current one of CUDA device `index`, as recording needs.
+// Makes `index` the CUDA device of this thread.
+int lx_use_device(int index) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).setDevice({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index)});
+  });
+}
+
+// Makes a graph, and the stream that recording needs the current one of CUDA device `index`.
 int lx_graph_new(Graph** out, int index) {
   return guarded([&] {
     auto graph = std::make_unique<Graph>();
@@ -42,18 +49,22 @@ int lx_graph_new(Graph** out, int index) {
     const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
     graph->call("_ZN2at4cuda9CUDAGraphC1Eb", false);
     cuda.synchronizeDevice(device.index());
-    graph->before = cuda.exchangeStream(cuda.getStreamFromGlobalPool(device));
+    // One for all recordings: libraries keep a workspace for each stream.
+    static const c10::Stream side = cuda.getStreamFromGlobalPool(device);
+    graph->before = cuda.exchangeStream(side.device() == device ? side : cuda.getStreamFromGlobalPool(device));
     *out = graph.release();
   });
 }
 
-// Begins to record what this thread launches.
-int lx_graph_begin(Graph* graph) {
+// Begins to record what this thread launches, into the memory of the graph `sharing` if there is one.
+int lx_graph_begin(Graph* graph, Graph* sharing) {
   return guarded([&] {
+    using Pool = std::pair<unsigned long long, unsigned long long>;
+    Pool pool{0, 0};
+    if (sharing) pool = cuda_function<Pool (*)(void*)>("_ZN2at4cuda9CUDAGraph4poolEv")(sharing->object);
     c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(graph->before->device_index());
     // Other threads may use the GPU meanwhile: cudaStreamCaptureModeThreadLocal.
-    graph->call("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode",
-                std::pair<unsigned long long, unsigned long long>{0, 0}, 1);
+    graph->call("_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode", pool, 1);
   });
 }
 
@@ -142,20 +153,20 @@ int lx_cuda_free_bytes(int index, int64_t* bytes) {
   });
 }
 
-// Attention on CUDA within sequences, differentiable, in one kernel: FlashAttention-2 in bf16 and fp16, CUTLASS's memory-efficient
-// kernel in fp32, which wants as many heads of keys as of queries. q is [m, h, d], k and v are [n, kv, d]. `bounds` holds three
+// Attention on CUDA within sequences, differentiable, in one kernel: FlashAttention-2 with `flash`, in bf16 and fp16, else CUTLASS's
+// memory-efficient kernel, which wants as many heads of keys as of queries. q is [m, h, d], k and v are [n, kv, d]. `bounds` holds three
 // int32 tensors: the start of each sequence of queries and the end of the last [s + 1], the same of keys, and, or null, how many
 // keys of each sequence are seen, from its start on [s]. `longest` counts the most queries and keys of a sequence. A `window`
 // above 0 limits how many positions back a token sees, itself included. `out` receives a new [m, h, d].
 int lx_packed_attention(at::Tensor** out, at::Tensor* const* qkv, at::Tensor* const* bounds, const int64_t* longest, double dropout,
-                        int causal, int64_t window, double scale) {
+                        int causal, int64_t window, double scale, int flash) {
   return guarded([&] {
     const auto &q = *qkv[0], &k = *qkv[1], &v = *qkv[2], &starts = *bounds[0], &key_starts = *bounds[1];
     const bool differentiable = !bounds[2];
     const auto used = differentiable ? std::nullopt : std::make_optional(*bounds[2]);
-    if (q.scalar_type() == at::kFloat) {
+    if (!flash) {
       // Its backward pass knows no window and draws other masks in all but the first sequence.
-      TORCH_CHECK(window <= 0 && dropout == 0.0, "attention in fp32 with a window or dropout takes a padded batch");
+      TORCH_CHECK(window <= 0 && dropout == 0.0, "this kernel with a window or dropout takes a padded batch");
       auto result = at::_efficient_attention_forward(
           q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), /*bias=*/std::nullopt, starts, key_starts, longest[0], longest[1],
           /*dropout_p=*/0.0, /*custom_mask_type=*/causal ? 1 : 0, /*compute_log_sumexp=*/differentiable, scale, used);

@@ -4,6 +4,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
@@ -12,24 +13,35 @@ use crate::fault::Result;
 
 unsafe extern "C" {
     fn lx_graph_new(out: *mut *mut c_void, index: c_int) -> c_int;
-    fn lx_graph_begin(graph: *mut c_void) -> c_int;
+    fn lx_graph_begin(graph: *mut c_void, sharing: *mut c_void) -> c_int;
     fn lx_graph_end(graph: *mut c_void) -> c_int;
     fn lx_graph_leave(graph: *mut c_void);
     fn lx_graph_replay(graph: *mut c_void) -> c_int;
     fn lx_graph_free(graph: *mut c_void);
 }
 
+/// True once a recording could not be ended, after which libtorch must not begin another.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
 /// A recorded pass.
 #[derive(Debug)]
 pub struct Graph(*mut c_void);
 
 impl Graph {
-    /// Runs `body` once, then records what it launches on a GPU. Tensors that it makes then are written by each replay.
+    /// Runs `body` once, then records what it launches on a GPU. Tensors that it makes then are written by each replay. Recordings that
+    /// never run at the same time may share their memory: with `sharing`, its own.
     ///
     /// # Errors
     /// When something fails or cannot be recorded, such as a copy to or from the host.
-    pub fn record<T>(device: Device, body: impl Fn() -> Result<T>) -> Result<(Self, T)> {
+    pub fn record<T>(
+        device: Device,
+        sharing: Option<&Self>,
+        body: impl Fn() -> Result<T>,
+    ) -> Result<(Self, T)> {
         let Device::Cuda(index) = device else { return Err(unforeseen("only a GPU records").into()) };
+        if BROKEN.load(Ordering::Relaxed) {
+            return Err(unforeseen("a recording failed before").into());
+        }
         let mut graph = std::ptr::null_mut();
         // SAFETY: on success `graph` is a new one that we own.
         checked(unsafe { lx_graph_new(&raw mut graph, c_int::try_from(index).unwrap_or(0)) })?;
@@ -43,15 +55,25 @@ impl Graph {
             // Libraries set themselves up for the stream, which a recording must not hold.
             guarded()?;
             // SAFETY: a live graph, on the stream that was made current with it.
-            checked(unsafe { lx_graph_begin(graph.0) })?;
+            checked(unsafe {
+                lx_graph_begin(graph.0, sharing.map_or(std::ptr::null_mut(), |graph| graph.0))
+            })?;
             let made = guarded();
             // SAFETY: it was begun just now.
-            checked(unsafe { lx_graph_end(graph.0) })?;
-            made
+            let ended = checked(unsafe { lx_graph_end(graph.0) });
+            if ended.is_err() {
+                BROKEN.store(true, Ordering::Relaxed);
+            }
+            ended.and(made)
         };
         let made = recorded();
         // SAFETY: a live graph, made on this thread.
         unsafe { lx_graph_leave(graph.0) };
+        if BROKEN.load(Ordering::Relaxed) {
+            // libtorch still refers to it.
+            std::mem::forget(graph);
+            return Err(made.err().unwrap_or_else(|| unforeseen("a recording failed").into()));
+        }
         Ok((graph, made?))
     }
 

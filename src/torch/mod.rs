@@ -11,11 +11,12 @@ pub mod tensors;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::Write as _;
+use std::sync::OnceLock;
 
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-pub use device::{Wanted, open_device};
+pub use device::{Wanted, driver, open_device};
 
 use crate::fault::{Fault, Result, fault};
 
@@ -27,6 +28,7 @@ unsafe extern "C" {
     fn lx_zeros_on_demand(out: *mut *mut C_tensor, size: *const i64, dims: i64) -> c_int;
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_prefer_cusolver() -> c_int;
+    fn lx_use_device(index: c_int) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
     fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
@@ -40,6 +42,7 @@ unsafe extern "C" {
         causal: c_int,
         window: i64,
         scale: f64,
+        flash: c_int,
     ) -> c_int;
 }
 
@@ -148,17 +151,20 @@ pub struct Bounds<'a> {
     pub used: Option<&'a Tensor>,
     /// Most queries, and most keys, of a sequence.
     pub longest: [i64; 2],
+    /// True if [`has_flash`], for 16-bit kinds.
+    pub flash: bool,
 }
 
 /// Computes attention within packed sequences on CUDA in one kernel.
 ///
 /// # Shapes
-/// `q` and the result `[m, h, d]`, `k` and `v` `[n, kv, d]`, with kv = h in fp32; d is a multiple of 8.
+/// `q` and the result `[m, h, d]`, `k` and `v` `[n, kv, d]`, with kv = h without FlashAttention; d is a multiple of 8.
 ///
 /// # Errors
-/// When libtorch fails; in fp32 also with a window or dropout.
+/// When libtorch fails; without FlashAttention also with a window or dropout.
 pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -> Result<Tensor> {
     let mut out: *mut C_tensor = std::ptr::null_mut();
+    let qkv_kind = qkv[0].kind();
     let qkv = qkv.map(Tensor::as_ptr);
     let used = bounds.used.map_or(std::ptr::null(), Tensor::as_ptr);
     let starts = [bounds.queries.as_ptr(), bounds.keys.as_ptr(), used];
@@ -173,10 +179,24 @@ pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -
             c_int::from(kernel.causal),
             kernel.window.unwrap_or(0),
             kernel.scale,
+            c_int::from(qkv_kind != Kind::Float && bounds.flash),
         );
         checked(status)?;
         Ok(Tensor::from_ptr(out))
     }
+}
+
+/// Returns true if the device has FlashAttention: a GPU from Ampere on.
+pub fn has_flash(device: Device) -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    device.is_cuda()
+        && *FOUND.get_or_init(|| {
+            let x = Tensor::zeros([1, 1, 8], (Kind::Half, device));
+            let one = Tensor::from_slice(&[0_i32, 1]).to_device(device);
+            let bounds = Bounds { queries: &one, keys: &one, used: None, longest: [1, 1], flash: true };
+            let kernel = Kernel { longest: 1, dropout: 0.0, causal: false, window: None, scale: 1.0 };
+            packed_attention([&x, &x, &x], bounds, kernel).is_ok()
+        })
 }
 
 /// Ends the process with this exit code, skipping libtorch's destructors: unregistering every operator

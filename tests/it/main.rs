@@ -22,6 +22,7 @@ mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod devices; // attention and caches on any device against plain products
+mod doctor; // what `doctor` says of sound and of broken machines
 mod dry_run; // what `--dry-run` needs, and that it counts what is trained
 mod earlier; // runs and adapters of earlier releases
 mod eval_generation; // answers to prompts: judged, resumed, written

@@ -132,6 +132,32 @@ fn a_token_more_is_one_copy_each_way_and_one_replay() {
     let [up, down, launches] = summed(&found);
     println!("{up} up, {down} down, {launches} launches");
     assert!(up <= 2 && down == 1 && launches <= 12, "{found:?}");
+    let second =
+        place.command_on("cuda:1", &args("20", "second").iter().map(String::as_str).collect::<Vec<_>>());
+    let file = place.path("second.counts");
+    let mut second = second;
+    assert!(forked::output(second.env("STANDIN_COUNTS", &file)).status.success());
+    assert!(counts(&file)["replay"] > 5, "nothing is recorded on the second device");
+}
+
+#[test]
+fn without_flash_attention_fp16_trains_as_with_it() {
+    if !standin() {
+        return;
+    }
+    let place = Place::of_decoders();
+    let model = fixture("decoders/qwen3-window");
+    fs::write(place.path("recipe.toml"), recipe(&model, r#"["q_proj", "v_proj"]"#, "tiny/instructions"))
+        .unwrap();
+    let sets = ["--set", "train.max_steps=3", "--set", "train.log_every=1", "--set", "train.precision=fp16"];
+    let run = |out: &str, variable: &str| {
+        let args = [&["train", "--recipe", "recipe.toml", "--out", out][..], &sets].concat();
+        let output = forked::output(place.command(&args).env(variable, "1"));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        losses(&place.path(out))
+    };
+    let (new, old) = (run("ampere", "STANDIN_AMPERE"), run("turing", "STANDIN_TURING"));
+    assert!(crate::support::strays(&old, &new) < 1e-3, "{old:?}, {new:?}");
 }
 
 #[test]

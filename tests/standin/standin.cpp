@@ -3,7 +3,7 @@
 // Device memory is host memory under another name. Every operator runs on the CPU, but refuses tensors of mixed devices as CUDA does,
 // and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8). Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
-// whose backward pass knows no window and draws other dropout masks. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
+// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention is off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
 // PyTorch's openreg example shows which interfaces a back-end needs.
 
 #include <ATen/ATen.h>
@@ -67,7 +67,7 @@ void count(const char* name) {
 // Devices, streams, memory
 
 thread_local c10::DeviceIndex current_device = 0;
-thread_local c10::StreamId current_stream = 0;
+thread_local c10::StreamId current_stream[DEVICES] = {};
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return CUDA; }
@@ -82,12 +82,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     if (device.has_index()) current_device = device.index();
   }
   void uncheckedSetDevice(c10::Device device) const noexcept override { current_device = device.index(); }
-  c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::UNSAFE, device, current_stream); }
+  c10::Stream getStream(c10::Device device) const override { return c10::Stream(c10::Stream::UNSAFE, device, current_stream[device.index()]); }
   c10::Stream getDefaultStream(c10::Device device) const override { return c10::Stream(c10::Stream::DEFAULT, device); }
   c10::Stream getStreamFromGlobalPool(c10::Device device, bool) const override { return c10::Stream(c10::Stream::UNSAFE, device, 1); }
   c10::Stream exchangeStream(c10::Stream stream) const override {
     const c10::Stream before = getStream(stream.device());
-    current_stream = stream.id();
+    current_stream[stream.device_index()] = stream.id();
     return before;
   }
   c10::DeviceIndex deviceCount() const noexcept override { return DEVICES; }
@@ -534,6 +534,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(const Tensor& dy, 
 
 void check_flash(const Tensor& q, const Tensor& k) {
   TORCH_CHECK(q.scalar_type() == at::kHalf || q.scalar_type() == at::kBFloat16, "FlashAttention only support fp16 and bf16 data type");
+  TORCH_CHECK(!std::getenv("STANDIN_TURING"), "FlashAttention only supports Ampere GPUs or newer.");
   TORCH_CHECK(q.size(-1) % 8 == 0 && q.size(-1) <= 256, "FlashAttention takes head widths of multiples of 8 up to 256");
   TORCH_CHECK(q.size(1) % k.size(1) == 0, "Number of heads in key/value must divide number of heads in query");
 }
@@ -563,6 +564,7 @@ Five flash_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptT
       const One one(a.narrow(0, s.q, s.queries), b.narrow(0, s.k, s.keys), c.narrow(0, s.k, s.keys), Tensor(), mask, rules);
       out.narrow(0, s.q, s.queries).copy_(one.forward());
     }
+    if (std::getenv("STANDIN_WRONG")) out.mul_(1.1);
     return std::vector<Tensor>{out};
   });
   const Tensor state = to_cuda(at::full({1}, static_cast<int64_t>(seed), at::kLong), q.device());
@@ -685,15 +687,17 @@ struct __attribute__((visibility("default"))) CUDAGraph {
   void capture_begin(c10::MempoolId_t, int);
   void capture_end();
   void replay();
+  c10::MempoolId_t pool();
 };
 
 CUDAGraph::CUDAGraph(bool) : steps(new std::vector<std::function<void()>>) {}
 CUDAGraph::~CUDAGraph() { delete steps; }
 void CUDAGraph::capture_begin(c10::MempoolId_t, int) {
-  TORCH_CHECK(current_stream != 0, "CUDA graphs must be captured on a non-default stream.");
+  TORCH_CHECK(current_stream[::current_device] != 0, "CUDA graphs must be captured on a non-default stream.");
   recording = steps;
 }
 void CUDAGraph::capture_end() { recording = nullptr; }
+c10::MempoolId_t CUDAGraph::pool() { return {1, 0}; }
 void CUDAGraph::replay() {
   count("replay");
   for (const auto& step : *steps) step();

@@ -1,0 +1,199 @@
+//! A short test of a device: small random layers on it, beside the same in fp64 on the CPU.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::Serialize;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::adapters::svd;
+use crate::fault::{Result, words};
+use crate::nn::attention::Attention;
+use crate::nn::cache::{Cache, Decode, Prefill, Shape};
+use crate::nn::packed::{Positions, Sequence};
+use crate::nn::{Noise, Packed, Pass, Sight as _};
+use crate::torch::fused::{Adapted, adapted};
+use crate::torch::graph::Graph;
+use crate::torch::stream::Stream;
+use crate::torch::{allow_tf32, failure};
+
+/// Lengths of the sequences in a batch, heads of queries, heads of keys, and width of a head.
+const LENGTHS: [usize; 4] = [24, 9, 40, 33];
+const SHAPE: [i64; 3] = [4, 2, 64];
+
+/// One comparison.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What was computed, and in which precision.
+    pub name: String,
+    /// Largest error relative to the largest number; `null` if it failed.
+    pub error: Option<f64>,
+    /// Largest error that rounding explains.
+    pub limit: f64,
+    /// True if the device computes it.
+    pub ok: bool,
+    /// What went wrong instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// Compares layers on `device` with fp64 on the CPU.
+///
+/// # Errors
+/// When the arithmetic cannot be chosen.
+pub fn run(device: Device) -> Result<Vec<Check>> {
+    allow_tf32(false)?;
+    let mut kinds = vec![(Kind::Float, "fp32", 1e-5), (Kind::BFloat16, "bf16", 3e-2)];
+    if device.is_cuda() {
+        kinds.push((Kind::Half, "fp16", 5e-3));
+    }
+    let mut checks = Vec::new();
+    for (kind, precision, limit) in kinds {
+        let mut compare = |name: &str, of: &dyn Fn(Kind, Device) -> Result<Vec<f64>>| {
+            let off = guarded(|| Ok(distance(&of(kind, device)?, &of(Kind::Double, Device::Cpu)?)));
+            checks.push(Check::new(format!("{name}, {precision}"), limit, off));
+        };
+        compare("adapted layer and gradients", &layer);
+        compare("attention and gradients", &|kind, device| attention(None, kind, device));
+        compare("attention with a window", &|kind, device| attention(Some(7), kind, device));
+        compare("token after a cache", &token);
+        let off = guarded(|| dropout(kind, device));
+        checks.push(Check::new(format!("dropout forward and backward, {precision}"), limit, off));
+    }
+    let off = guarded(|| Ok(distance(&decomposition(device)?, &decomposition(Device::Cpu)?)));
+    checks.push(Check::new("decomposition".into(), 1e-5, off));
+    if device.is_cuda() {
+        checks.push(Check::new("recorded pass".into(), 1e-6, guarded(|| recorded(device))));
+    }
+    Ok(checks)
+}
+
+impl Check {
+    fn new(name: String, limit: f64, outcome: std::result::Result<f64, String>) -> Self {
+        let ok = outcome.as_ref().is_ok_and(|error| *error < limit);
+        let (error, failure) = match outcome {
+            Ok(error) => (Some(error), None),
+            Err(failure) => (None, Some(failure)),
+        };
+        Self { name, error, limit, ok, failure }
+    }
+}
+
+/// Returns the error as one line, libtorch's also where an operator panics with it.
+fn guarded(body: impl FnOnce() -> Result<f64>) -> std::result::Result<f64, String> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(outcome) => outcome.map_err(|error| format!("{error:#}")),
+        Err(payload) => Err(failure(words(payload.as_ref())).to_string()),
+    }
+}
+
+/// Seeded normal numbers.
+fn drawn(shape: &[i64], seed: u64, kind: Kind, device: Device) -> Tensor {
+    let count = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
+    let numbers = Stream::seeded(seed).normals(count);
+    // Rounded to bf16, which every kind holds exactly.
+    Tensor::from_slice(&numbers).view(shape).to_kind(Kind::BFloat16).to_kind(kind).to_device(device)
+}
+
+fn numbers(tensors: &[&Tensor]) -> Result<Vec<f64>> {
+    let flat = tensors.iter().map(|x| x.detach().to_device(Device::Cpu).to_kind(Kind::Double).flatten(0, -1));
+    Ok(Vec::try_from(Tensor::cat(&flat.collect::<Vec<_>>(), 0))?)
+}
+
+/// The largest difference relative to the largest expected number; infinite if one is no number.
+fn distance(found: &[f64], expected: &[f64]) -> f64 {
+    let largest = expected.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()));
+    let apart = |(a, b): (&f64, &f64)| if a.is_finite() { (a - b).abs() } else { f64::INFINITY };
+    found.iter().zip(expected).map(apart).fold(0.0, f64::max) / largest
+}
+
+fn layer(kind: Kind, device: Device) -> Result<Vec<f64>> {
+    let [input, out, rank] = [96, 64, 8];
+    let draw = |shape: &[i64], seed| drawn(shape, seed, kind, device) * 0.1;
+    let core = drawn(&[1, rank, rank], 4, Kind::Float, device).set_requires_grad(true);
+    let x = drawn(&[40, input], 5, kind, device).set_requires_grad(true);
+    let factors = [draw(&[rank, input], 2), core.shallow_clone(), draw(&[out, rank], 3)];
+    let [y] = adapted(&x, &[Adapted { weight: &draw(&[out, input], 1), bias: None, factors: Some(factors) }]);
+    (&y * drawn(&[40, out], 6, kind, device)).sum(Kind::Float).f_backward()?;
+    numbers(&[&y, &x.grad(), &core.grad()])
+}
+
+fn batch(device: Device) -> Packed {
+    let ids = [0; 40];
+    let sequences = LENGTHS.map(|length| Sequence { ids: &ids[..length], types: &[] });
+    Packed::new(&[sequences.to_vec()], Positions::FromZero, device)
+}
+
+fn settings(window: Option<i64>, dropout: f64) -> Attention {
+    Attention { causal: true, window, scale: 0.125, cap: None, dropout }
+}
+
+fn heads(seed: u64, kind: Kind, device: Device) -> [Tensor; 3] {
+    let tokens = LENGTHS.iter().sum::<usize>() as i64;
+    let [h, kv, d] = SHAPE;
+    [(h, 0), (kv, 1), (kv, 2)].map(|(heads, part)| drawn(&[tokens, heads, d], seed + part, kind, device))
+}
+
+fn attention(window: Option<i64>, kind: Kind, device: Device) -> Result<Vec<f64>> {
+    let qkv = heads(10, kind, device).map(|x| x.set_requires_grad(true));
+    let y = settings(window, 0.0).forward(qkv.each_ref(), &batch(device), &Pass::evaluation())?;
+    (&y * drawn(&y.size(), 13, kind, device)).sum(Kind::Float).f_backward()?;
+    numbers(&[&y, &qkv[0].grad(), &qkv[1].grad(), &qkv[2].grad()])
+}
+
+/// The last token of each sequence: in fp64 with the whole sequence, else after a cache of those before.
+fn token(kind: Kind, device: Device) -> Result<Vec<f64>> {
+    let _guard = tch::no_grad_guard();
+    let (batch, attention, [q, k, v]) = (batch(device), settings(None, 0.0), heads(20, kind, device));
+    let ends: Vec<i64> =
+        batch.places[0].iter().map(|place| (place.start + place.length) as i64 - 1).collect();
+    let last = Tensor::from_slice(&ends).to_device(device);
+    if kind == Kind::Double {
+        let y = attention.forward([&q, &k, &v], &batch, &Pass::evaluation())?;
+        return numbers(&[&y.index_select(0, &last)]);
+    }
+    let [_, kv, d] = SHAPE;
+    let cache = Cache::new(Shape::new(1, [kv, d], kind, device), LENGTHS.len() as i64, 64, device)?;
+    let places = (0..)
+        .zip(batch.places[0].iter())
+        .map(|(slot, place)| [place.start as i64, place.length as i64, slot, 0]);
+    let places: Vec<[i64; 4]> = places.collect();
+    let _read =
+        Prefill::new(&cache, &batch, &places).attend(0, &attention, [&q, &k, &v], &Pass::evaluation())?;
+    let before = LENGTHS.map(|length| length as i64 - 1);
+    let newest = [&q, &k, &v].map(|x| x.index_select(0, &last));
+    let y =
+        Decode::new(&cache, &before, device).attend(0, &attention, newest.each_ref(), &Pass::evaluation())?;
+    numbers(&[&y])
+}
+
+/// With masks M, out = M V and dV = Mᵀ dO, so that ⟨dO, out⟩ = ⟨dV, V⟩ if both passes have the same.
+fn dropout(kind: Kind, device: Device) -> Result<f64> {
+    let [q, k, v] = heads(30, kind, device);
+    let v = v.set_requires_grad(true);
+    let batch = batch(device);
+    let pass = Pass::training(&Noise::new(vec![Stream::seeded(7)]), &batch);
+    let y = settings(None, 0.4).forward([&q, &k, &v], &batch, &pass)?;
+    let gradient = drawn(&y.size(), 33, kind, device);
+    (&y * &gradient).sum(Kind::Float).f_backward()?;
+    let product = |a: &Tensor, b: &Tensor| -> Result<f64> {
+        Ok(numbers(&[a])?.iter().zip(numbers(&[b])?).map(|(a, b)| a * b).sum())
+    };
+    let size = (product(&y, &y)? * product(&gradient, &gradient)?).sqrt();
+    Ok((product(&y, &gradient)? - product(&v.grad(), &v)?).abs() / size)
+}
+
+fn decomposition(device: Device) -> Result<Vec<f64>> {
+    let decay = (Tensor::arange(80, (Kind::Float, device)) * -0.1).exp();
+    let factors = svd::randomized(&(drawn(&[60, 80], 40, Kind::Float, device) * decay), 6, 10, 42)?;
+    numbers(&[&factors.a, &factors.b])
+}
+
+fn recorded(device: Device) -> Result<f64> {
+    no_grad(|| {
+        let x = drawn(&[64], 50, Kind::Float, device);
+        let (graph, y) = Graph::record(device, None, || Ok(&x * 2.0 + 1.0))?;
+        x.shallow_clone().copy_(&drawn(&[64], 51, Kind::Float, device));
+        graph.replay()?;
+        Ok(distance(&numbers(&[&y])?, &numbers(&[&(&x * 2.0 + 1.0)])?))
+    })
+}

@@ -1,0 +1,177 @@
+//! What a machine offers: libraries, CPU, GPU, caches, the hub.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tch::{Device, Kind};
+
+use crate::cli::{self, Global};
+use crate::fault::{Result, hint_of};
+use crate::files;
+use crate::hub::Settings;
+use crate::models::self_test::{self, Check};
+use crate::report::redacted;
+use crate::torch::kernels::packs;
+use crate::torch::{self, Wanted};
+
+/// How long the hub may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// All that is found.
+#[derive(Debug, Serialize)]
+pub struct Findings {
+    /// Files of libtorch that this process has loaded.
+    pub libraries: Vec<String>,
+    /// The CPU.
+    pub cpu: Cpu,
+    /// The GPU.
+    pub gpu: Gpu,
+    /// The device that was tested.
+    pub device: String,
+    /// Folders that downloads and results of computations are kept in.
+    pub caches: Vec<Cache>,
+    /// Whether the hub answers, in words.
+    pub hub: String,
+    /// Comparisons of the device with fp64 on the CPU.
+    pub self_test: Vec<Check>,
+    /// True if the wanted device is there and computes rightly.
+    pub ok: bool,
+}
+
+/// A CPU.
+#[derive(Debug, Serialize)]
+pub struct Cpu {
+    /// Threads that may run at a time.
+    pub threads: usize,
+    /// Free memory.
+    pub free_bytes: Option<usize>,
+    /// True if it has instructions for products of bf16.
+    pub multiplies_bf16: bool,
+}
+
+/// The GPUs.
+#[derive(Debug, Serialize)]
+pub struct Gpu {
+    /// Version of NVIDIA's driver.
+    pub driver: Option<String>,
+    /// Names of the GPUs that the driver knows.
+    pub models: Vec<String>,
+    /// Free memory of the one that is used.
+    pub free_bytes: Option<usize>,
+    /// Why none is used.
+    pub problem: Option<String>,
+    /// What may help.
+    pub hint: Option<String>,
+}
+
+/// A cache.
+#[derive(Debug, Serialize)]
+pub struct Cache {
+    /// Its path.
+    pub folder: String,
+    /// Size of its files.
+    pub bytes: u64,
+    /// What is free on its disk.
+    pub free_bytes: Option<u64>,
+}
+
+impl Findings {
+    /// Looks at the machine, and tests the device that the options want, or the CPU where it is not there.
+    ///
+    /// # Errors
+    /// When the hub's settings or libtorch's cannot be used.
+    pub fn gather(global: &Global) -> Result<Self> {
+        let driver = torch::driver();
+        let wanted = match global.device {
+            cli::Device::Cpu => Wanted::Cpu,
+            cli::Device::Cuda(index) => Wanted::Cuda(index),
+            cli::Device::Auto if driver.is_some() => Wanted::Cuda(0),
+            cli::Device::Auto => Wanted::Auto,
+        };
+        let opened = torch::open_device(wanted);
+        let device = *opened.as_ref().unwrap_or(&Device::Cpu);
+        let problem = opened.err();
+        let settings = Settings::from_environment(global.offline)?;
+        let self_test = self_test::run(device)?;
+        Ok(Self {
+            libraries: libraries(),
+            cpu: Cpu {
+                threads: std::thread::available_parallelism().map_or(1, Into::into),
+                free_bytes: torch::free_bytes(Device::Cpu),
+                multiplies_bf16: packs(Kind::BFloat16),
+            },
+            gpu: Gpu {
+                driver: driver.map(|(version, _)| version),
+                models: gpu_models(),
+                free_bytes: device.is_cuda().then(|| torch::free_bytes(device)).flatten(),
+                problem: problem.as_ref().map(|error| format!("{error:#}")),
+                hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
+            },
+            device: format!("{device:?}").to_lowercase().replace('(', ":").replace(')', ""),
+            caches: [files::cache_folder(), settings.cache.clone()]
+                .iter()
+                .map(|folder| cache(folder))
+                .collect(),
+            hub: hub(&settings),
+            ok: problem.is_none() && self_test.iter().all(|check| check.ok),
+            self_test,
+        })
+    }
+}
+
+/// Returns the files of libtorch that this process has loaded.
+fn libraries() -> Vec<String> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let paths = maps.lines().filter_map(|line| line.split_once('/').map(|(_, path)| format!("/{path}")));
+    let mut paths: Vec<String> = paths
+        .filter(|path| path.ends_with("/libtorch_cpu.so") || path.ends_with("/libtorch_cuda.so"))
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// Returns the names of the GPUs that NVIDIA's driver knows.
+fn gpu_models() -> Vec<String> {
+    let entries = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let name = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("information")).ok()?;
+        text.lines().find_map(|line| Some(line.strip_prefix("Model:")?.trim().to_owned()))
+    };
+    entries.filter_map(name).collect()
+}
+
+fn cache(folder: &Path) -> Cache {
+    let existing = folder.ancestors().find(|path| path.exists());
+    let free = existing.and_then(|path| rustix::fs::statvfs(path).ok());
+    Cache {
+        folder: folder.display().to_string(),
+        bytes: size(folder),
+        free_bytes: free.map(|disk| disk.f_bavail * disk.f_frsize),
+    }
+}
+
+/// Returns the bytes of all files below a folder; links are not followed.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let of = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => size(&entry.path()),
+        Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |about| about.len()),
+        _ => 0,
+    };
+    entries.map(of).sum()
+}
+
+fn hub(settings: &Settings) -> String {
+    let endpoint = redacted(&settings.endpoint);
+    if settings.offline {
+        return format!("{endpoint}: not asked, offline");
+    }
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
+    match agent.get(&settings.endpoint).call() {
+        Ok(_) | Err(ureq::Error::StatusCode(_)) => format!("{endpoint} answers"),
+        Err(error) => format!("{endpoint} does not answer: {error}"),
+    }
+}
