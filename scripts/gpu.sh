@@ -4,7 +4,7 @@
 #   LORAXS=target/release/loraxs scripts/gpu.sh --data DIR --encoder-tokenizer DIR --decoder-tokenizer DIR [--peer peer.py]
 #
 # The arguments are those of scripts/reference/gpu.py, which has the measurements. The CUDA libraries are those of `python3`'s
-# PyTorch 2.11 (PYTHON names another). Where LORAXS_TESTS names the built integration tests, and the fixtures lie where they were
+# PyTorch 2.11 (PYTHON names another). Without a GPU, `--tiny --device cpu --standin "$(scripts/standin.sh --library)"` rehearses it. Where LORAXS_TESTS names the built integration tests, and the fixtures lie where they were
 # built, those that compute run on the GPU first; LORAXS_TEST_FILTERS chooses among them.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

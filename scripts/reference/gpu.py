@@ -63,10 +63,13 @@ class Bench:
     def loraxs(self, *arguments, name, limit=200):
         """Runs the command; returns its seconds. Its output goes to OUT/<name>.log."""
         log = self.options.out / f"{name}.log"
-        command = [str(self.options.loraxs), *map(str, arguments), "--device", self.options.device]
+        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1"}
+        device = self.options.device
+        if self.options.standin:
+            device, environment["LD_LIBRARY_PATH"] = "cuda:0", str(self.options.standin)
+        command = [str(self.options.loraxs), *map(str, arguments), "--device", device]
         start = time.perf_counter()
         with open(log, "w") as out:
-            environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1"}
             done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment, timeout=limit, cwd=self.options.place)
         if done.returncode:
             raise RuntimeError(f"loraxs {arguments[0]} ended with {done.returncode}: {log.read_text()[-1500:]}")
@@ -134,6 +137,11 @@ class Bench:
         return self.checkpoint("decoder", config, self.options.decoder_tokenizer)
 
     # Parts
+
+    def doctor(self):
+        seconds = self.loraxs("doctor", "--offline", name="doctor", limit=60)
+        print((self.options.out / "doctor.log").read_text(), flush=True)
+        self.note("doctor", seconds=seconds)
 
     def machine(self):
         values = {"torch": torch.__version__, "cpus": os.cpu_count()}
@@ -376,7 +384,7 @@ class Bench:
         self.free()
 
 
-PARTS = ["machine", "glue", "glue_peer", "svd", "lm", "lm_peer", "generate", "generate_peer"]
+PARTS = ["doctor", "machine", "glue", "glue_peer", "svd", "lm", "lm_peer", "generate", "generate_peer"]
 
 
 def main():
@@ -397,11 +405,12 @@ def main():
                         help="prompts and slots of each run of generation, as 256:256,64:64")
     parser.add_argument("--lm-steps", type=int, default=12)
     parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, to rehearse")
+    parser.add_argument("--standin", type=Path, help="folder that `scripts/standin.sh --library` prints, to rehearse loraxs's part without a GPU")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ["loraxs", "data", "out", "place", "peer"]:
+    for name in ["loraxs", "data", "out", "place", "peer", "standin"]:
         if getattr(options, name):
             setattr(options, name, getattr(options, name).resolve())
     if options.tiny:

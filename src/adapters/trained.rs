@@ -14,6 +14,17 @@ pub enum Group {
     Head,
 }
 
+impl Group {
+    /// Returns its name in the files of a checkpoint.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adapter => "adapter",
+            Self::Base => "base",
+            Self::Head => "head",
+        }
+    }
+}
+
 /// One trained tensor.
 #[derive(Debug)]
 pub struct Entry {

@@ -119,7 +119,7 @@ impl AdamW {
         let mut state = Vec::new();
         for buffer in &self.buffers {
             for (part, tensor) in buffer.parts() {
-                state.push((format!("{:?}.{part}", buffer.group).to_lowercase(), tensor.shallow_clone()));
+                state.push((format!("{}.{part}", buffer.group.name()), tensor.shallow_clone()));
             }
         }
         state.push(("updates".into(), Tensor::from_slice(&self.updates)));
@@ -133,7 +133,7 @@ impl AdamW {
     pub fn restore(&mut self, read: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
         for buffer in &self.buffers {
             for (part, tensor) in buffer.parts() {
-                let stored = read(&format!("{:?}.{part}", buffer.group).to_lowercase())?;
+                let stored = read(&format!("{}.{part}", buffer.group.name()))?;
                 no_grad(|| tensor.shallow_clone().f_copy_(&stored))?;
             }
         }
