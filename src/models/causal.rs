@@ -83,8 +83,8 @@ impl CausalLm {
 
     /// Returns true if a GPU attends to a cache in one kernel.
     pub fn decodes_in_one_kernel(&self) -> bool {
-        let narrow = self.decoder.kind() != Kind::Float;
-        narrow && has_flash(self.device) && self.decoder.attends_in_one_kernel(self.config.head_width)
+        has_flash(self.decoder.kind(), self.device)
+            && self.decoder.attends_in_one_kernel(self.config.head_width)
     }
 
     /// Returns true if the weights are small enough for a CPU's caches.

@@ -101,8 +101,8 @@ impl Attention {
         let drops = kernel.dropout > 0.0;
         // Without FlashAttention, the kernel's backward pass knows no window and, over boundaries, draws other masks than the
         // forward pass.
-        let bounded =
-            self.in_one_kernel(qkv[0].kind(), d) && (flash(qkv[0]) || !drops && kernel.window.is_none());
+        let bounded = self.in_one_kernel(qkv[0].kind(), d)
+            && (has_flash(qkv[0].kind(), qkv[0].device()) || !drops && kernel.window.is_none());
         let runs = batch.places.len();
         if bounded && (runs == 1 || !drops) {
             if drops {
@@ -197,16 +197,11 @@ impl Attention {
 /// Attends on a GPU in one kernel over the boundaries of sequences; shapes as in [`Attention::forward`].
 fn over_bounds([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Result<Tensor> {
     let [_n, h, _d] = dims3(q);
-    let flash = flash(q);
+    let flash = has_flash(q.kind(), q.device());
     // FlashAttention reads a head of keys once for all queries that share it.
     let heads = |x: &Tensor| if flash { x.shallow_clone() } else { repeated(x, h, 1) };
     let bounds = Bounds { queries: bounds, keys: bounds, used: None, longest: [kernel.longest; 2], flash };
     packed_attention([q, &heads(k), &heads(v)], bounds, kernel)
-}
-
-/// Returns true if FlashAttention serves: for 16-bit kinds, on GPUs that have it.
-fn flash(x: &Tensor) -> bool {
-    x.kind() != Kind::Float && has_flash(x.device())
 }
 
 /// Returns the rows of all parts, one after another.

@@ -249,7 +249,7 @@ impl Sight for Decode<'_> {
         self.cache.store(layer, &layout.at, [k, v]);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
         let window = attention.window.filter(|&window| window < layout.longest);
-        if q.kind() != Kind::Float && attention.in_one_kernel(q.kind(), d) && has_flash(q.device()) {
+        if attention.in_one_kernel(q.kind(), d) && has_flash(q.kind(), q.device()) {
             let (longest, used) = ([1, layout.longest], Some(&layout.used));
             let bounds = Bounds { queries: &layout.queries, keys: &layout.slots, used, longest, flash: true };
             let kernel = Kernel {

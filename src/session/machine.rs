@@ -109,7 +109,10 @@ impl Findings {
                 problem: problem.as_ref().map(|error| format!("{error:#}")),
                 hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
             },
-            device: format!("{device:?}").to_lowercase().replace('(', ":").replace(')', ""),
+            device: match device {
+                Device::Cuda(index) => format!("cuda:{index}"),
+                _ => "cpu".into(),
+            },
             caches: [files::cache_folder(), settings.cache.clone()]
                 .iter()
                 .map(|folder| cache(folder))

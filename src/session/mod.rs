@@ -67,7 +67,7 @@ impl Session {
         };
         if place.device.is_cuda() && recipe.train.precision == Precision::Fp32 {
             tracing::info!(
-                "products in fp32; `train.precision=tf32` is about twice as fast on a GPU that has it"
+                "products in fp32; `train.precision=tf32` is up to twice as fast on a GPU that has it"
             );
         }
         // A basis reads every weight: before the model, so that the device need not hold them twice.

@@ -151,7 +151,7 @@ pub struct Bounds<'a> {
     pub used: Option<&'a Tensor>,
     /// Most queries, and most keys, of a sequence.
     pub longest: [i64; 2],
-    /// True if [`has_flash`], for 16-bit kinds.
+    /// True if [`has_flash`].
     pub flash: bool,
 }
 
@@ -164,7 +164,6 @@ pub struct Bounds<'a> {
 /// When libtorch fails; without FlashAttention also with a window or dropout.
 pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -> Result<Tensor> {
     let mut out: *mut C_tensor = std::ptr::null_mut();
-    let qkv_kind = qkv[0].kind();
     let qkv = qkv.map(Tensor::as_ptr);
     let used = bounds.used.map_or(std::ptr::null(), Tensor::as_ptr);
     let starts = [bounds.queries.as_ptr(), bounds.keys.as_ptr(), used];
@@ -179,17 +178,18 @@ pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -
             c_int::from(kernel.causal),
             kernel.window.unwrap_or(0),
             kernel.scale,
-            c_int::from(qkv_kind != Kind::Float && bounds.flash),
+            c_int::from(bounds.flash),
         );
         checked(status)?;
         Ok(Tensor::from_ptr(out))
     }
 }
 
-/// Returns true if the device has FlashAttention: a GPU from Ampere on.
-pub fn has_flash(device: Device) -> bool {
+/// Returns true if FlashAttention serves: for 16-bit kinds, on a GPU from Ampere on.
+pub fn has_flash(kind: Kind, device: Device) -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     device.is_cuda()
+        && matches!(kind, Kind::BFloat16 | Kind::Half)
         && *FOUND.get_or_init(|| {
             let x = Tensor::zeros([1, 1, 8], (Kind::Half, device));
             let one = Tensor::from_slice(&[0_i32, 1]).to_device(device);
