@@ -23,8 +23,8 @@ use crate::session::run_folder::RunFolder;
 use crate::session::workplace::Workplace;
 use crate::train::checkpoint::Loaded;
 use crate::train::language::LanguageModelling;
-use crate::train::task::Classification;
-use crate::train::{Ending, Task, Trainer, interrupt};
+use crate::train::objective::Classification;
+use crate::train::{Ending, Objective, Trainer, interrupt};
 
 /// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
 ///
@@ -104,11 +104,12 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
         loaded.check(&plan)?;
         say(&format!("resuming after step {}", loaded.state().step));
     }
-    let task = task(session);
+    let objective = objective(session);
     let before = loaded.as_ref().map_or(0.0, |loaded| loaded.state().seconds);
     let mut folder = RunFolder::open(session, out, loaded.as_ref())?;
     let _awaited = interrupt::awaited();
-    let (ending, state) = Trainer::new(plan, task.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
+    let (ending, state) =
+        Trainer::new(plan, objective.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
         say(&format!("interrupted after step {}; go on with `--resume`", state.step));
         return Ok(Outcome::Interrupted);
@@ -121,7 +122,7 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     Ok(Outcome::Done)
 }
 
-fn task(session: &Session) -> Box<dyn Task + '_> {
+fn objective(session: &Session) -> Box<dyn Objective + '_> {
     let train = session.opened.train.examples.as_slice();
     let validation = session.opened.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default();
     let recompute = session.opened.recipe.train.gradient_checkpointing;

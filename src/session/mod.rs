@@ -32,7 +32,7 @@ use crate::models::adapt::attach;
 use crate::models::{Build, Model};
 use crate::spec::Precision;
 use crate::torch;
-use crate::train::{Plan, RunPlan, schedule};
+use crate::train::{RunPlan, TrainPlan, schedule};
 
 /// Everything that a training needs.
 pub struct Session {
@@ -115,7 +115,7 @@ impl Session {
     ///
     /// # Errors
     /// When the recipe cannot be written as text, or the adapter that it starts from cannot be read.
-    pub fn plan(&self, out: &Path) -> Result<Plan> {
+    pub fn plan(&self, out: &Path) -> Result<TrainPlan> {
         let opened = &self.opened;
         let train = &opened.recipe.train;
         let steps = opened.steps();
@@ -140,7 +140,7 @@ impl Session {
         if begun.exists() {
             earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
         }
-        Ok(Plan {
+        Ok(TrainPlan {
             runs: vec![run],
             batch_size: train.batch_size,
             micro_batch_size: train.micro_batch_size,

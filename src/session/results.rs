@@ -15,7 +15,7 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::recipe::Recipe;
 use crate::torch::{LIBTORCH_VERSION, peak_memory_mib};
-use crate::train::checkpoint::{Record, State};
+use crate::train::checkpoint::{EvalRecord, TrainState};
 
 /// Name of the file.
 const RESULTS: &str = "results.json";
@@ -32,9 +32,9 @@ pub struct Results {
     /// The metric that picked the best step.
     metric: String,
     /// The best evaluation.
-    best: Option<Record>,
+    best: Option<EvalRecord>,
     /// The last evaluation.
-    last: Option<Record>,
+    last: Option<EvalRecord>,
     /// Optimiser steps done.
     steps: u64,
     /// Steps among these that were skipped because a number was not finite.
@@ -80,7 +80,7 @@ impl Results {
     ///
     /// # Errors
     /// When the adapter cannot be read.
-    pub fn new(session: &Session, state: &State, seconds: f64, out: &Path) -> Result<Self> {
+    pub fn new(session: &Session, state: &TrainState, seconds: f64, out: &Path) -> Result<Self> {
         let run = state.runs.first();
         let count = |group| session.trained.count(group);
         let parameters = [("adapter", Group::Adapter), ("base", Group::Base), ("head", Group::Head)];
@@ -114,7 +114,7 @@ impl Results {
 
     /// Returns the closing summary of a run.
     pub fn summary(&self) -> String {
-        let value = |record: &Option<Record>| {
+        let value = |record: &Option<EvalRecord>| {
             let metric = record.as_ref().and_then(|record| record.metrics.get(&self.metric));
             metric.map_or("none".to_owned(), |value| format!("{value:.4}"))
         };

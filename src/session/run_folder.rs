@@ -11,7 +11,7 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::report::metrics_log::{EvalPoint, METRICS_FILE, MetricsLog, TrainPoint};
 use crate::train::Recorder;
-use crate::train::checkpoint::{Loaded, State};
+use crate::train::checkpoint::{Loaded, TrainState};
 
 /// The files of an adapter that depend on its training.
 const FILES: [&str; 3] = [WEIGHTS, CONFIG, NOTES];
@@ -60,7 +60,7 @@ impl<'a> RunFolder<'a> {
     ///
     /// # Errors
     /// When it cannot be written, or the run is not whole.
-    pub fn finish(&self, state: &State) -> Result<()> {
+    pub fn finish(&self, state: &TrainState) -> Result<()> {
         if !state.runs.iter().any(|run| run.best.is_some()) {
             self.save_adapter()?;
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::Plan;
+use super::TrainPlan;
 use super::optim::{AdamW, LossScale};
 use crate::fault::{Result, fault, renamed};
 use crate::files::{self, Partial};
@@ -19,7 +19,7 @@ use crate::torch::tensor_file::{TensorFile, write};
 
 /// The counters of a training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct State {
+pub struct TrainState {
     /// Fingerprint of everything that the run depends on.
     pub fingerprint: String,
     /// Optimiser steps done, skipped ones included.
@@ -44,14 +44,14 @@ pub struct State {
 /// The loop's state of one run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunState {
-    /// State of the dropout stream.
+    /// TrainState of the dropout stream.
     pub noise: Stream,
     /// The best evaluation.
-    pub best: Option<Record>,
+    pub best: Option<EvalRecord>,
     /// Its value of the metric that picks the best.
     pub best_value: Option<f64>,
     /// The latest evaluation.
-    pub last: Option<Record>,
+    pub last: Option<EvalRecord>,
     /// Evaluations since the best one.
     pub without_improvement: u64,
     /// Sum of the losses since the last log point.
@@ -68,7 +68,7 @@ pub struct RunState {
 
 /// One evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct EvalRecord {
     /// Optimiser steps done.
     pub step: u64,
     /// The same in epochs.
@@ -86,7 +86,7 @@ fn null_as_nan<'de, D: serde::Deserializer<'de>>(
     Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }
 
-impl State {
+impl TrainState {
     /// Returns the state before the first step.
     pub fn new(fingerprint: &str, noise: Vec<Stream>, loss_scaling: bool) -> Self {
         Self {
@@ -142,7 +142,7 @@ impl RunState {
     }
 
     /// Records an evaluation whose metric is `value`; returns true if it is the best so far.
-    pub fn note(&mut self, record: Record, value: f64) -> bool {
+    pub fn note(&mut self, record: EvalRecord, value: f64) -> bool {
         let better = match self.best_value {
             None => true,
             Some(best) => value > best,
@@ -172,7 +172,7 @@ struct Counters {
     /// BLAKE3 of the file of tensors alone, as older versions wrote it.
     #[serde(default, skip_serializing)]
     checksum: Option<String>,
-    state: State,
+    state: TrainState,
 }
 
 /// Writes a checkpoint as `step-N` and removes the oldest, so that `keep` are left. `beside` adds further
@@ -182,7 +182,7 @@ struct Counters {
 /// Names the file that cannot be written.
 pub fn save(
     folder: &Path,
-    state: &State,
+    state: &TrainState,
     optimizer: &AdamW,
     keep: usize,
     beside: &dyn Fn(&Path) -> Result<()>,
@@ -248,7 +248,7 @@ fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
 /// A checkpoint read from disk.
 #[derive(Debug)]
 pub struct Loaded {
-    state: State,
+    state: TrainState,
     tensors: TensorFile,
     place: PathBuf,
 }
@@ -293,7 +293,7 @@ impl Loaded {
     }
 
     /// Returns the counters.
-    pub fn state(&self) -> &State {
+    pub fn state(&self) -> &TrainState {
         &self.state
     }
 
@@ -306,8 +306,8 @@ impl Loaded {
     ///
     /// # Errors
     /// When it belongs to another run.
-    pub fn check(&self, plan: &Plan) -> Result<()> {
-        let State { fingerprint, step, runs, .. } = &self.state;
+    pub fn check(&self, plan: &TrainPlan) -> Result<()> {
+        let TrainState { fingerprint, step, runs, .. } = &self.state;
         let is_known = *fingerprint == plan.fingerprint || plan.earlier.contains(fingerprint);
         if !is_known || runs.len() != plan.runs.len() || *step > plan.steps() {
             return Err(fault(format!(
@@ -324,7 +324,7 @@ impl Loaded {
     ///
     /// # Errors
     /// When the checkpoint belongs to another run.
-    pub fn restore(self, plan: &Plan, optimizer: &mut AdamW) -> Result<State> {
+    pub fn restore(self, plan: &TrainPlan, optimizer: &mut AdamW) -> Result<TrainState> {
         self.check(plan)?;
         optimizer
             .restore(|name| self.tensors.tensor(name))
@@ -340,7 +340,7 @@ mod tests {
     fn noted(values: &[f64]) -> RunState {
         let mut run = RunState::new(Stream::seeded(0));
         for (step, value) in (1..).zip(values) {
-            run.note(Record { step, epoch: 0.0, metrics: BTreeMap::new() }, *value);
+            run.note(EvalRecord { step, epoch: 0.0, metrics: BTreeMap::new() }, *value);
         }
         run
     }

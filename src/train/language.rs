@@ -1,8 +1,8 @@
-//! The task of a language model: the loss of responses after their prompts.
+//! The objective of a language model: the loss of responses after their prompts.
 
 use tch::{Kind, Tensor};
 
-use super::task::{Micro, Task};
+use super::objective::{Micro, Objective};
 use crate::data::Example;
 use crate::eval::Evaluation;
 use crate::eval::language::{Batch, evaluate, in_chunks, losses_backward, target_count};
@@ -53,17 +53,13 @@ impl LanguageModelling<'_> {
     }
 }
 
-impl Task for LanguageModelling<'_> {
-    fn examples(&self) -> usize {
-        self.train.len()
+impl Objective for LanguageModelling<'_> {
+    fn lengths(&self) -> Vec<usize> {
+        self.train.iter().map(|example| example.ids.len()).collect()
     }
 
     fn weight(&self, batch: &[usize]) -> f64 {
         batch.iter().map(|&i| target_count(&self.train[i])).sum::<usize>() as f64
-    }
-
-    fn tokens(&self, example: usize) -> usize {
-        self.train[example].ids.len()
     }
 
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {

@@ -1,16 +1,16 @@
-//! The training loop: forward, backward, clip, update, log, evaluate, checkpoint. There is one; a [`Task`] supplies
-//! batches, loss and metric.
+//! The training loop: forward, backward, clip, update, log, evaluate, checkpoint. There is one; a
+//! [`BatchSource`] supplies the examples of each step, an [`Objective`] their loss and the metrics.
 
 pub mod checkpoint;
 pub mod interrupt;
 pub mod language;
+pub mod objective;
 pub mod optim;
 pub mod order;
 pub mod plan;
 pub mod schedule;
-pub mod task;
+pub mod source;
 
-use std::ops::Range;
 use std::path::Path;
 use std::time::Instant;
 
@@ -24,14 +24,12 @@ use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use crate::spec::Every;
 use crate::torch::peak_memory_mib;
-use checkpoint::{Record, RunState, State};
+use checkpoint::{EvalRecord, TrainState};
+pub use objective::Objective;
 use optim::{AdamW, Rates};
-use order::{Order, steps_per_epoch};
-pub use plan::{Plan, RunPlan};
-pub use task::Task;
-
-/// Consecutive steps without a finite gradient after which training fails.
-const MOST_BAD_STEPS: u64 = 10;
+use plan::MOST_BAD_STEPS;
+pub use plan::{RunPlan, TrainPlan};
+use source::{BatchSource, MicroBatch};
 
 /// Receives and records the loop's progress.
 pub trait Recorder {
@@ -67,14 +65,13 @@ pub enum Ending {
 
 /// A training in progress.
 pub struct Trainer<'a> {
-    plan: Plan,
-    task: &'a dyn Task,
+    plan: TrainPlan,
+    objective: &'a dyn Objective,
     recorder: &'a mut dyn Recorder,
     optimizer: AdamW,
-    orders: Vec<Order>,
+    source: BatchSource,
     noise: Noise,
-    state: State,
-    steps_per_epoch: u64,
+    state: TrainState,
     /// Tokens and seconds since the last log point.
     window: (usize, f64),
 }
@@ -85,29 +82,27 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When a checkpoint belongs to another run.
     pub fn new(
-        plan: Plan,
-        task: &'a dyn Task,
+        plan: TrainPlan,
+        objective: &'a dyn Objective,
         trained: &Trained,
         recorder: &'a mut dyn Recorder,
         resume: Option<checkpoint::Loaded>,
     ) -> Result<Self> {
         let mut optimizer = AdamW::new(trained)?;
         let state = match resume {
-            None => State::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
+            None => TrainState::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
             Some(loaded) => loaded.restore(&plan, &mut optimizer)?,
         };
-        let orders =
-            plan.runs.iter().map(|run| Order::new(task.examples(), run.seed, plan.shuffle)).collect();
-        let steps_per_epoch = steps_per_epoch(task.examples(), plan.batch_size);
+        let source = BatchSource::new(&plan, objective.lengths());
         let noise = Noise::new(state.runs.iter().map(|run| run.noise.clone()).collect());
-        Ok(Self { plan, task, recorder, optimizer, orders, noise, state, steps_per_epoch, window: (0, 0.0) })
+        Ok(Self { plan, objective, recorder, optimizer, source, noise, state, window: (0, 0.0) })
     }
 
     /// Trains until the last step, an early stop or a signal.
     ///
     /// # Errors
     /// When libtorch or a file fails, or no gradient is finite any more.
-    pub fn run(mut self) -> Result<(Ending, State)> {
+    pub fn run(mut self) -> Result<(Ending, TrainState)> {
         let steps = self.plan.steps();
         let progress = Progress::new(steps, "train", "steps").starting_at(self.state.step);
         let mut ending = Ending::Finished;
@@ -142,22 +137,18 @@ impl<'a> Trainer<'a> {
         Ok((ending, self.state))
     }
 
-    /// Returns the runs that have not ended: by their last step, an early stop, or too many steps without a
-    /// finite gradient.
+    /// Returns the runs that have not ended.
     fn active(&self) -> Vec<usize> {
-        let ended = |(plan, run): (&RunPlan, &RunState)| {
-            self.state.step >= plan.steps
-                || run.stopped_early(plan.patience)
-                || run.bad_in_a_row >= MOST_BAD_STEPS
-        };
         let runs = self.plan.runs.iter().zip(&self.state.runs).enumerate();
-        runs.filter(|(_, run)| !ended(*run)).map(|(index, _)| index).collect()
+        runs.filter(|(_, (plan, run))| !plan.has_ended(self.state.step, run))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     /// Returns true if an action with this interval is due after the step just done.
     fn due(&self, interval: Every) -> bool {
         match interval {
-            Every::Epoch => self.state.step.is_multiple_of(self.steps_per_epoch),
+            Every::Epoch => self.state.step.is_multiple_of(self.source.steps_per_epoch()),
             Every::Steps(n) => self.state.step.is_multiple_of(n.max(1)),
             Every::Never => false,
         }
@@ -166,9 +157,7 @@ impl<'a> Trainer<'a> {
     /// Takes one optimiser step of the `active` runs; returns the message of the progress line.
     fn step(&mut self, active: &[usize]) -> Result<String> {
         let start = Instant::now();
-        let step = self.state.step;
-        let size = self.plan.batch_size;
-        let batches: Vec<Vec<usize>> = self.orders.iter_mut().map(|order| order.batch(step, size)).collect();
+        let batches = self.source.next(self.state.step);
         let (losses, tokens) = self.accumulate(&batches)?;
         let norms = self.optimizer.gradient_norm(self.state.scale.value);
         // One copy from the device; the CPU waits for the step there.
@@ -178,7 +167,7 @@ impl<'a> Trainer<'a> {
         self.state.step += 1;
         let seconds = start.elapsed().as_secs_f64();
         self.state.seconds += seconds;
-        self.state.examples += batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        self.state.examples += batches.iter().flatten().map(|run| run.len() as u64).sum::<u64>();
         self.state.tokens += tokens as u64;
         self.window = (self.window.0 + tokens, self.window.1 + seconds);
         self.log(active, &norms)?;
@@ -188,40 +177,18 @@ impl<'a> Trainer<'a> {
     }
 
     /// Runs forward and backward over the micro batches; returns each run's loss `[k]`, and the tokens computed.
-    fn accumulate(&self, batches: &[Vec<usize>]) -> Result<(Tensor, usize)> {
-        let divisors: Vec<f64> = batches.iter().map(|batch| self.task.weight(batch)).collect();
+    fn accumulate(&self, batches: &[MicroBatch]) -> Result<(Tensor, usize)> {
+        let weight = |run: usize| batches.iter().map(|batch| self.objective.weight(&batch[run])).sum();
+        let divisors: Vec<f64> = (0..self.plan.runs.len()).map(weight).collect();
         let mut sum: Option<Tensor> = None;
         let mut tokens = 0;
-        for range in self.micro_batches(batches) {
-            let slices: Vec<Vec<usize>> = batches.iter().map(|batch| batch[range.clone()].to_vec()).collect();
-            let done = self.task.backward(&slices, &divisors, self.state.scale.value, &self.noise)?;
+        for batch in batches {
+            let done = self.objective.backward(batch, &divisors, self.state.scale.value, &self.noise)?;
             tokens += done.tokens;
             sum = Some(sum.map_or_else(|| done.losses.shallow_clone(), |sum| sum + &done.losses));
         }
         let losses = sum.ok_or_else(|| fault("there are no training examples"))?;
         Ok((losses, tokens))
-    }
-
-    /// Splits a step's examples into micro batches by number of examples or of tokens. The split is the same
-    /// for all runs, whose steps have equally many examples.
-    fn micro_batches(&self, batches: &[Vec<usize>]) -> Vec<Range<usize>> {
-        let examples = batches.iter().map(Vec::len).min().unwrap_or(0);
-        let tokens = |at: usize| batches.iter().map(|batch| self.task.tokens(batch[at])).max().unwrap_or(0);
-        let mut cuts = Vec::new();
-        let (mut start, mut filled) = (0, 0);
-        for at in 0..examples {
-            let full = match self.plan.micro_batch_tokens {
-                0 => at - start >= self.plan.micro_batch_size.max(1),
-                budget => at > start && filled + tokens(at) > budget,
-            };
-            if full {
-                cuts.push(start..at);
-                (start, filled) = (at, 0);
-            }
-            filled += tokens(at);
-        }
-        cuts.push(start..examples);
-        cuts
     }
 
     /// Clips and updates the `active` runs, except those with a number that is not finite.
@@ -293,7 +260,7 @@ impl<'a> Trainer<'a> {
             let Rates { adapter, head, .. } = self.plan.runs[run].rates(step - 1);
             let point = TrainPoint {
                 step,
-                epoch: step as f64 / self.steps_per_epoch as f64,
+                epoch: step as f64 / self.source.steps_per_epoch() as f64,
                 loss: self.state.runs[run].take_mean_loss(),
                 learning_rate: adapter,
                 head_learning_rate: Some(head),
@@ -323,13 +290,13 @@ impl<'a> Trainer<'a> {
         let step = self.state.step;
         // `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist.
         self.noise.pass_over(run, 2);
-        let evaluation = match self.task.evaluate(run) {
+        let evaluation = match self.objective.evaluate(run) {
             Ok(evaluation) => evaluation,
             Err(error) => return self.end(run, error),
         };
         let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
-        let epoch = step as f64 / self.steps_per_epoch as f64;
-        let record = Record { step, epoch, metrics: evaluation.by_name() };
+        let epoch = step as f64 / self.source.steps_per_epoch() as f64;
+        let record = EvalRecord { step, epoch, metrics: evaluation.by_name() };
         let best = self.state.runs[run].note(record, value);
         self.recorder.evaluated(run, step, &evaluation, best)
     }

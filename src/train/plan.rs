@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use super::checkpoint::RunState;
 use super::optim::Rates;
 use super::schedule;
 use crate::spec::{Every, Metric, Schedule};
 use crate::torch::stream::Stream;
+
+/// Consecutive steps without a finite gradient after which a run ends.
+pub(super) const MOST_BAD_STEPS: u64 = 10;
 
 /// Settings of one of the k runs.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +47,12 @@ impl RunPlan {
         }
     }
 
+    /// Returns true if a run has ended after `step` steps: by its last step, an early stop, or too many steps without
+    /// a finite gradient.
+    pub(super) fn has_ended(&self, step: u64, run: &RunState) -> bool {
+        step >= self.steps || run.stopped_early(self.patience) || run.bad_in_a_row >= MOST_BAD_STEPS
+    }
+
     /// Returns the factor that clips a gradient of this norm, as `torch.nn.utils.clip_grad_norm_`.
     pub(super) fn clip(&self, norm: f64) -> f64 {
         if self.max_grad_norm > 0.0 { (self.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
@@ -51,7 +61,7 @@ impl RunPlan {
 
 /// The settings of the loop, which its runs share.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct TrainPlan {
     /// The runs trained together.
     pub runs: Vec<RunPlan>,
     /// Examples in one step.
@@ -82,7 +92,7 @@ pub struct Plan {
     pub earlier: Vec<String>,
 }
 
-impl Plan {
+impl TrainPlan {
     /// Returns the optimiser steps of the longest run.
     pub fn steps(&self) -> u64 {
         self.runs.iter().map(|run| run.steps).max().unwrap_or(0)

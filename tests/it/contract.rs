@@ -18,15 +18,15 @@ use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, wit
 use loraxs::data::Example;
 use loraxs::eval::Evaluation;
 use loraxs::fault::Result;
-use loraxs::models::adapt::{self, Plan as AdapterPlan, attach, targeted};
+use loraxs::models::adapt::{self, Plan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::packed::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
-use loraxs::train::task::{Classification, Task as _};
-use loraxs::train::{Plan, Recorder, RunPlan, Trainer};
+use loraxs::train::objective::{Classification, Objective as _};
+use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -148,7 +148,7 @@ fn put(
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
-    let plan = AdapterPlan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
+    let plan = Plan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
     let kept = attach(model.encoder.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
@@ -599,8 +599,8 @@ impl Recorder for Heard {
     }
 }
 
-fn plan(runs: &[RunPlan], folder: &Path) -> Plan {
-    Plan {
+fn plan(runs: &[RunPlan], folder: &Path) -> TrainPlan {
+    TrainPlan {
         runs: runs.to_vec(),
         batch_size: 6,
         micro_batch_size: 4,
@@ -643,7 +643,7 @@ fn trained_with(
     checkpoint: &str,
     method: &Method,
     (runs, alphas): (&[RunPlan], &[f64]),
-    change: impl Fn(&mut Plan),
+    change: impl Fn(&mut TrainPlan),
 ) -> (Heard, Vec<Vec<f64>>) {
     let seeds: Vec<u64> = runs.iter().map(|run| run.seed).collect();
     // Dropout of the base, of attention, of the head and of the adapter: all must be the run's own.
@@ -704,7 +704,7 @@ fn runs_of_other_lengths_and_settings_train_together_as_alone_and_hurt_no_neighb
     // It ends when it is evaluated, else after ten steps.
     let cases = [(&LORA_XS, 2, [12, 2, 5, 6]), (&mini, 2, [12, 2, 5, 6]), (&lora, 12, [12, 11, 5, 12])];
     for (method, interval, steps) in cases {
-        let every = |plan: &mut Plan| plan.evaluate = Every::Steps(interval);
+        let every = |plan: &mut TrainPlan| plan.evaluate = Every::Steps(interval);
         let (together, tensors) = trained_with("bert-gelu", method, (&runs, &alphas), every);
         assert_eq!(together.losses.iter().map(Vec::len).collect::<Vec<_>>(), steps);
         assert!(together.losses[1][1..].iter().all(|loss| loss.is_nan()), "{:?}", together.losses[1]);

@@ -1,4 +1,4 @@
-//! The training loop's interface to a task, and the task of classifying sequences.
+//! Training objectives: the loop's interface to them, and the one of classifying sequences.
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -10,17 +10,14 @@ use crate::nn::packed::Sequence;
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
 
-/// Batches, loss and metric: all that the loop knows of a task.
-pub trait Task {
-    /// Returns the number of training examples.
-    fn examples(&self) -> usize;
+/// Loss and metrics of a task: all that the loop knows of it.
+pub trait Objective {
+    /// Returns the tokens of each training example.
+    fn lengths(&self) -> Vec<usize>;
 
     /// Returns the number of terms in the loss of these examples, which a step divides by: examples in
     /// classification, target tokens in a language model.
     fn weight(&self, batch: &[usize]) -> f64;
-
-    /// Returns the tokens of an example, for micro batches limited by tokens.
-    fn tokens(&self, example: usize) -> usize;
 
     /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
     ///
@@ -81,17 +78,13 @@ impl Classification<'_> {
     }
 }
 
-impl Task for Classification<'_> {
-    fn examples(&self) -> usize {
-        self.train.len()
+impl Objective for Classification<'_> {
+    fn lengths(&self) -> Vec<usize> {
+        self.train.iter().map(|example| example.ids.len()).collect()
     }
 
     fn weight(&self, batch: &[usize]) -> f64 {
         batch.len() as f64
-    }
-
-    fn tokens(&self, example: usize) -> usize {
-        self.train[example].ids.len()
     }
 
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
