@@ -24,6 +24,7 @@ use crate::session::workplace::Workplace;
 use crate::train::checkpoint::Loaded;
 use crate::train::language::LanguageModelling;
 use crate::train::objective::Classification;
+use crate::train::recorded::Passes;
 use crate::train::{Ending, Objective, Trainer, interrupt};
 
 /// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
@@ -134,6 +135,7 @@ fn objective(session: &Session) -> Box<dyn Objective + '_> {
             metrics: session.opened.metrics.clone(),
             eval_batch_size: session.eval_batch_size(),
             recompute,
+            passes: Passes::default(),
         }),
         Model::Language(model) => Box::new(LanguageModelling {
             model,

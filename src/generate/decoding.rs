@@ -8,7 +8,7 @@ use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::Pass;
 use crate::nn::cache::{Cache, Decode};
-use crate::torch::graph::Graph;
+use crate::torch::graph::{self, Graph};
 
 /// Passes of a size after which it is recorded: recording takes as long as some of them.
 const RECORDED_AFTER: usize = 6;
@@ -42,8 +42,7 @@ struct Recorded {
 impl<'a> Decoding<'a> {
     /// Decodes from the first `slots` rows of the cache.
     pub fn new(model: &'a CausalLm, cache: &'a Cache, slots: usize) -> Self {
-        let wanted = std::env::var_os("LORAXS_CUDA_GRAPHS").is_none_or(|value| value != "0");
-        let records = wanted && model.device().is_cuda() && model.decodes_in_one_kernel();
+        let records = graph::records(model.device()) && model.decodes_in_one_kernel();
         Self { model, cache, slots, taken: BTreeMap::new(), recorded: BTreeMap::new(), records }
     }
 
@@ -84,32 +83,21 @@ impl<'a> Decoding<'a> {
             recorded.graph.replay()?;
             return Ok(Some(recorded.logits.narrow(0, 0, ids.len() as i64)));
         }
-        match self.record(&numbers) {
-            // The pass has run once before it was recorded, but its logits are gone.
-            Ok(recorded) => {
-                recorded.graph.replay()?;
-                let logits = recorded.logits.narrow(0, 0, ids.len() as i64);
-                self.recorded.insert(rows, recorded);
-                Ok(Some(logits))
-            }
-            Err(error) => {
-                tracing::debug!("passes are not recorded: {error:#}");
-                self.records = false;
-                Ok(None)
-            }
-        }
-    }
-
-    fn record(&self, numbers: &Tensor) -> Result<Recorded> {
-        let device = self.model.device();
-        let inputs = numbers.to_device(device);
+        let inputs = numbers.to_device(self.model.device());
         // One is replayed at a time, and its logits are read before the next.
         let sharing = self.recorded.values().next().map(|recorded| &recorded.graph);
-        let (graph, logits) = Graph::record(device, sharing, || {
+        let (logits, made) = Graph::record(self.model.device(), sharing, || {
             let sight = Decode::at(self.cache, inputs.get(1), self.cache.capacity());
             pass(self.model, &inputs.get(0), &sight)
         })?;
-        Ok(Recorded { graph, inputs, logits })
+        let first = logits.narrow(0, 0, ids.len() as i64);
+        match made {
+            Some((graph, logits)) => {
+                self.recorded.insert(rows, Recorded { graph, inputs, logits });
+            }
+            None => self.records = false,
+        }
+        Ok(Some(first))
     }
 }
 

@@ -105,27 +105,25 @@ impl Attention {
             && (has_flash(qkv[0].kind(), qkv[0].device()) || !drops && kernel.window.is_none());
         let runs = batch.places.len();
         if bounded && (runs == 1 || !drops) {
-            if drops {
-                pass.seed(0);
-            }
+            pass.enter(0);
             return over_bounds(qkv, &batch.bounds, kernel);
         }
         // Each run draws from its own stream.
         let of_run = |run: usize| {
-            if drops {
-                pass.seed(run);
-            }
+            pass.enter(run);
             let [_k, n] = dims2(&batch.ids);
-            let [q, k, v] = qkv.map(|x| x.narrow(0, run as i64 * n, n));
-            if bounded {
-                return over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel);
-            }
-            // The masks depend on the lengths, which must not be those of the filling.
-            let parts = batch.padded()[run].iter().map(|padded| {
-                let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, padded.start, padded.tokens));
-                self.over_padding([&q, &k, &v], padded, kernel)
-            });
-            let attended = joined(parts.collect::<Result<_>>()?);
+            let first = run as i64 * n;
+            // The masks depend on the lengths, which must not be those of what fills a run up to the others.
+            let attended = if bounded {
+                let [q, k, v] = qkv.map(|x| x.narrow(0, first, batch.tokens_of(run)));
+                over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel)?
+            } else {
+                let parts = batch.padded()[run].iter().map(|padded| {
+                    let [q, k, v] = qkv.map(|x| x.narrow(0, first + padded.start, padded.tokens));
+                    self.over_padding([&q, &k, &v], padded, kernel)
+                });
+                joined(parts.collect::<Result<_>>()?)
+            };
             let [own, ..] = dims3(&attended);
             Ok(if own == n { attended } else { attended.constant_pad_nd([0, 0, 0, 0, 0, n - own]) })
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{dims2, dims3, upload};
+use crate::torch::{dims2, dims3};
 
 /// Tokens of one sequence, ready to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +48,7 @@ pub struct Place {
     pub squares: usize,
 }
 
-/// A batch of k runs with n tokens each; shorter runs are filled up with one sequence of zeros at their end.
+/// A batch of k runs with n tokens each; shorter runs are filled up with sequences of zeros at their end.
 #[derive(Debug)]
 pub struct Packed {
     /// Token ids, int64 `[k, n]`.
@@ -65,12 +65,47 @@ pub struct Packed {
     pub stretches: Vec<Stretch>,
     /// Start of each sequence in the flat `[k·n]`, and the end of the last: int32 `[s + 1]`, on the device.
     pub bounds: Tensor,
-    /// Tokens in the longest sequence.
+    /// Tokens in the longest sequence, or more.
     pub longest: i64,
     /// Number of tokens, filling excluded.
     pub tokens: usize,
+    /// Rows that each run's masks are drawn for on a GPU: those of the run alone.
+    pub drawn: Arc<Vec<i64>>,
+    /// Sequences of filling of each run alone.
+    fillers: Vec<i64>,
+    /// The groups of each run, and for all of them, int64: places of tokens and lengths of sequences.
+    groups: Vec<Vec<Group>>,
+    padding: [Tensor; 2],
     /// The runs padded, made when first asked for.
     padded: OnceCell<Vec<Vec<Padded>>>,
+}
+
+/// A batch before it is on a device: what is known of it there, and its columns.
+#[derive(Debug)]
+pub struct Layout {
+    /// Number of runs, tokens and given sequences of each.
+    k: i64,
+    n: i64,
+    s: i64,
+    longest: i64,
+    tokens: usize,
+    places: Arc<Vec<Vec<Place>>>,
+    stretches: Vec<Stretch>,
+    drawn: Arc<Vec<i64>>,
+    fillers: Vec<i64>,
+    groups: Vec<Vec<Group>>,
+    rounded: bool,
+    /// Ids, positions, types, bounds, first tokens; where each token lies in its padded group, and lengths.
+    columns: [Vec<i64>; 7],
+}
+
+/// Adjacent sequences of a run that are padded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Group {
+    start: i64,
+    tokens: i64,
+    sequences: i64,
+    longest: i64,
 }
 
 /// Sequences of one run as rows of equal length, for kernels that take no boundaries.
@@ -93,33 +128,63 @@ pub struct Padded {
 /// Largest s·t² that is padded at once, whatever the lengths.
 const MOST_PADDED: i64 = 1 << 22;
 
-impl Padded {
-    /// Pads sequences in the order of their lengths; where they are many and long, in groups whose lengths are within twice
-    /// the shortest.
-    fn groups(lengths: &[i64], device: Device) -> Vec<Self> {
+impl Group {
+    /// Groups sequences in the order of their lengths; where they are many and long, with lengths within twice the shortest.
+    /// What fills a run up belongs to the last group; with it, lengths are rounded to few.
+    fn of(lengths: &[i64], fill: &[i64]) -> Vec<Self> {
         let longest = lengths.last().copied().unwrap_or(0);
-        let few = lengths.len() as i64 * longest * longest <= MOST_PADDED;
+        let few = (lengths.len() + fill.len()) as i64 * longest * longest <= MOST_PADDED;
         let mut start = 0;
         let mut groups = Vec::new();
         let mut rest = lengths;
         while let Some(&shortest) = rest.first() {
             let count = rest.iter().take_while(|&&length| few || length <= 2 * shortest).count();
             let (group, left) = rest.split_at(count);
-            groups.push(Self::new(start, group, device));
-            start += group.iter().sum::<i64>();
+            let all = if left.is_empty() { [group, fill].concat() } else { group.to_vec() };
+            let longest = all.iter().max().copied().unwrap_or(0);
+            let longest = if fill.is_empty() { rounded_up(longest, 8) } else { rounded_length(longest) };
+            let tokens = all.iter().sum();
+            groups.push(Self { start, tokens, sequences: all.len() as i64, longest });
+            start += tokens;
             rest = left;
         }
         groups
     }
+}
 
-    fn new(start: i64, lengths: &[i64], device: Device) -> Self {
-        let longest = (lengths.iter().max().copied().unwrap_or(0) + 7) / 8 * 8;
-        let starts = (0..).step_by(usize::try_from(longest).unwrap_or(1)).zip(lengths);
-        let to: Vec<i64> = starts.flat_map(|(start, &length)| start..start + length).collect();
-        let tokens = to.len() as i64;
-        let [to, lengths] = upload([&to, lengths], device);
-        let places = Tensor::arange(longest, (Kind::Int64, device));
+/// Rounds up to one of eight lengths below each power of two, and to a multiple of 8.
+fn rounded_length(longest: i64) -> i64 {
+    rounded_up(longest, step(longest, 8).max(8))
+}
+
+fn rounded_up(x: i64, step: i64) -> i64 {
+    (x + step - 1) / step * step
+}
+
+/// Returns one of `parts` equal parts of the power of two below `x`.
+fn step(x: i64, parts: i64) -> i64 {
+    (1 << x.max(1).ilog2()) / parts
+}
+
+/// Returns the lengths of the sequences that fill a batch of `tokens` up so that few numbers of rows occur, a sixteenth apart: as
+/// many sequences, of at least one token, for all batches that are filled up to one number.
+fn filling(tokens: i64, longest: i64) -> Vec<i64> {
+    let (rows, length) = (step(tokens, 16).max(32), rounded_length(longest));
+    let count = (rows + length - 2) / (length - 1);
+    let mut missing = rounded_up(tokens + count, rows) - tokens;
+    let lengths = (0..count).rev().map(|after| {
+        let own = length.min(missing - after);
+        missing -= own;
+        own
+    });
+    lengths.collect()
+}
+
+impl Padded {
+    fn new(group: Group, to: Tensor, lengths: &Tensor) -> Self {
+        let places = Tensor::arange(group.longest, (Kind::Int64, to.device()));
         let filled = places.less_tensor(&lengths.view([-1, 1, 1, 1]));
+        let Group { start, tokens, longest, .. } = group;
         Self { start, tokens, to, filled, longest, added: RefCell::default() }
     }
 
@@ -179,21 +244,24 @@ impl Columns {
         self.lengths.push(sequence.ids.len() as i64);
     }
 
-    /// Fills up to `n` tokens with one sequence of zeros.
-    fn fill(&mut self, n: usize) {
-        let missing = n - self.ids.len();
-        if missing > 0 {
-            for column in [&mut self.ids, &mut self.positions, &mut self.types] {
-                column.resize(n, 0);
-            }
-            self.lengths.push(missing as i64);
+    /// Appends a sequence of zeros.
+    fn fill(&mut self, length: i64) {
+        for column in [&mut self.ids, &mut self.positions, &mut self.types] {
+            column.resize(column.len() + usize::try_from(length).unwrap_or(0), 0);
         }
+        self.lengths.push(length);
+    }
+
+    fn tokens(&self) -> i64 {
+        self.ids.len() as i64
     }
 }
 
-impl Packed {
+impl Layout {
     /// Packs the sequences of each run. Every run holds the same number of sequences, none of them empty.
-    pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
+    ///
+    /// `rounded` fills up a single run so that steps of a training have few shapes, and lets the masks of several be those.
+    pub fn new(runs: &[Vec<Sequence>], positions: Positions, rounded: bool) -> Self {
         let mut columns: Vec<Columns> = Vec::with_capacity(runs.len());
         let mut orders: Vec<Vec<usize>> = Vec::with_capacity(runs.len());
         for sequences in runs {
@@ -208,31 +276,122 @@ impl Packed {
             orders.push(order);
         }
         let tokens = columns.iter().map(|c| c.ids.len()).sum();
-        let n = columns.iter().map(|c| c.ids.len()).max().unwrap_or(0);
+        let longest = |c: &Columns| c.lengths.iter().max().copied().unwrap_or(0);
+        let alone: Vec<Vec<i64>> = (columns.iter())
+            .map(|c| if rounded { filling(c.tokens(), longest(c)) } else { Vec::new() })
+            .collect();
+        let drawn =
+            columns.iter().zip(&alone).map(|(c, fill)| c.tokens() + fill.iter().sum::<i64>()).collect();
+        let mut to = Vec::new();
+        let mut lengths = Vec::new();
+        let mut groups = Vec::new();
+        let single = columns.len() == 1;
+        for (column, fill) in columns.iter().zip(&alone) {
+            let own = [column.lengths.as_slice(), fill].concat();
+            let mut of_run = Group::of(&column.lengths, fill);
+            let filled = if single { 0 } else { fill.iter().sum() };
+            let mut rest = own.as_slice();
+            for group in &of_run {
+                let (in_group, left) = rest.split_at(usize::try_from(group.sequences).unwrap_or(0));
+                let starts = (0..).step_by(usize::try_from(group.longest.max(1)).unwrap_or(1)).zip(in_group);
+                to.extend(starts.flat_map(|(start, &length): (i64, &i64)| start..start + length));
+                rest = left;
+            }
+            to.truncate(to.len() - usize::try_from(filled).unwrap_or(0));
+            of_run.iter_mut().rev().take(1).for_each(|last| last.tokens -= filled);
+            lengths.extend(own);
+            groups.push(of_run);
+        }
+        if let [column] = columns.as_mut_slice() {
+            alone.iter().flatten().for_each(|&length| column.fill(length));
+        }
+        let n = columns.iter().map(Columns::tokens).max().unwrap_or(0);
         for column in &mut columns {
-            column.fill(n);
+            let missing = n - column.tokens();
+            if missing > 0 {
+                column.fill(missing);
+            }
         }
         let places = places(&columns, &orders);
         let flat = |pick: fn(&Columns) -> &Vec<i64>| -> Vec<i64> {
             columns.iter().flat_map(|c| pick(c).iter().copied()).collect()
         };
         let starts: Vec<i64> = places.iter().flatten().map(|place| place.start as i64).collect();
-        let tables = [flat(|c| &c.ids), flat(|c| &c.positions), flat(|c| &c.types), bounds(&columns), starts];
-        let k = runs.len() as i64;
-        let [ids, positions, types, bounds, first] = upload(tables.each_ref().map(Vec::as_slice), device);
-        let [ids, positions, types] = [ids, positions, types].map(|table| table.view([k, n as i64]));
+        let longest = columns.iter().map(longest).max().unwrap_or(0);
         Self {
+            k: runs.len() as i64,
+            n,
+            s: runs.first().map_or(0, Vec::len) as i64,
+            longest: if rounded { rounded_length(longest) } else { longest },
+            tokens,
+            places: Arc::new(places),
+            stretches: stretches(&columns),
+            drawn: Arc::new(drawn),
+            fillers: alone.iter().map(|fill| fill.len() as i64).collect(),
+            groups,
+            rounded,
+            columns: [
+                flat(|c| &c.ids),
+                flat(|c| &c.positions),
+                flat(|c| &c.types),
+                bounds(&columns),
+                starts,
+                to,
+                lengths,
+            ],
+        }
+    }
+
+    /// Returns the columns, one after another.
+    pub fn table(&self) -> Vec<i64> {
+        self.columns.concat()
+    }
+
+    /// Returns what the launches of a pass depend on, where one for all batches of this shape can be recorded: sequences, tokens, and the
+    /// most tokens of a sequence.
+    pub fn shape(&self) -> Option<[i64; 3]> {
+        let single = self.rounded && matches!(self.groups.as_slice(), [groups] if groups.len() == 1);
+        single.then_some([self.s, self.n, self.longest])
+    }
+
+    /// Returns the number of tokens, filling excluded.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Returns the batch whose [`Layout::table`] lies on a device.
+    pub fn over(&self, table: &Tensor) -> Packed {
+        let mut start = 0;
+        let [ids, positions, types, bounds, first, to, lengths] = self.columns.each_ref().map(|column| {
+            let length = column.len() as i64;
+            start += length;
+            table.narrow(0, start - length, length)
+        });
+        let [ids, positions, types] = [ids, positions, types].map(|column| column.view([self.k, self.n]));
+        Packed {
             ids,
             positions,
             types,
-            first: first.view([k, -1]),
-            longest: columns.iter().flat_map(|c| c.lengths.iter().copied()).max().unwrap_or(0),
-            stretches: stretches(&columns),
+            first: first.view([self.k, -1]),
+            longest: self.longest,
+            stretches: self.stretches.clone(),
             bounds: bounds.to_kind(Kind::Int),
-            tokens,
-            places: Arc::new(places),
+            tokens: self.tokens,
+            places: Arc::clone(&self.places),
+            drawn: Arc::clone(&self.drawn),
+            fillers: self.fillers.clone(),
+            groups: self.groups.clone(),
+            padding: [to, lengths],
             padded: OnceCell::new(),
         }
+    }
+}
+
+impl Packed {
+    /// Packs the sequences of each run, as [`Layout::new`], on a device.
+    pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
+        let layout = Layout::new(runs, positions, false);
+        layout.over(&Tensor::from_slice(&layout.table()).to_device(device))
     }
 
     /// Returns the tokens of a run without its filling.
@@ -240,27 +399,33 @@ impl Packed {
         self.places[run].iter().map(|place| place.length as i64).sum()
     }
 
-    /// Returns the lengths of a run's sequences from left to right, its filling included.
-    fn lengths(&self, run: usize) -> Vec<i64> {
-        let of_run = self.stretches.iter().filter(|stretch| stretch.run == run);
-        of_run.flat_map(|s| std::iter::repeat_n(s.length, usize::try_from(s.count).unwrap_or(0))).collect()
-    }
-
-    /// Returns [`Packed::bounds`] of one run, counted from its own first token.
+    /// Returns [`Packed::bounds`] of one run of several, counted from its own first token: without what fills it up to
+    /// the others, and with an empty sequence for each that fills it up alone.
     pub fn bounds_of(&self, run: usize) -> Tensor {
-        let before: usize = (0..run).map(|earlier| self.lengths(earlier).len()).sum();
-        let count = self.lengths(run).len() as i64 + 1;
+        let sequences = |run: usize| self.stretches.iter().filter(move |s| s.run == run).map(|s| s.count);
+        let before: i64 = (0..run).flat_map(sequences).sum();
         let [_k, n] = dims2(&self.ids);
-        self.bounds.narrow(0, before as i64, count) - run as i64 * n
+        let own = self.places[run].len() as i64 + 1;
+        let bounds = self.bounds.narrow(0, before, own) - run as i64 * n;
+        Tensor::cat(&[&bounds, &bounds.narrow(0, own - 1, 1).expand([self.fillers[run]], false)], 0)
     }
 
-    /// Returns the sequences of each run padded, in one or several groups, without its filling.
+    /// Returns the sequences of each run padded, in one or several groups: those of several runs without filling.
     pub fn padded(&self) -> &[Vec<Padded>] {
-        let of_run = |run: usize| {
-            let lengths = &self.lengths(run)[..self.places[run].len()];
-            Padded::groups(lengths, self.ids.device())
+        let [to, lengths] = &self.padding;
+        let (mut token, mut sequence) = (0, 0);
+        let mut of_group = |group: &Group| {
+            let padded = Padded::new(
+                *group,
+                to.narrow(0, token, group.tokens),
+                &lengths.narrow(0, sequence, group.sequences),
+            );
+            token += group.tokens;
+            sequence += group.sequences;
+            padded
         };
-        self.padded.get_or_init(|| (0..self.places.len()).map(of_run).collect())
+        let mut of_run = |groups: &Vec<Group>| groups.iter().map(&mut of_group).collect();
+        self.padded.get_or_init(|| self.groups.iter().map(&mut of_run).collect())
     }
 }
 
@@ -313,12 +478,30 @@ mod tests {
     #[test]
     fn many_long_sequences_are_padded_in_groups_of_similar_lengths() {
         let groups = |lengths: &[i64]| -> Vec<[i64; 4]> {
-            let groups = Padded::groups(lengths, Device::Cpu);
-            let sequences = |group: &Padded| group.filled.numel() as i64 / group.longest;
-            groups.iter().map(|g| [g.start, g.tokens, sequences(g), g.longest]).collect()
+            let groups = Group::of(lengths, &[]);
+            groups.iter().map(|g| [g.start, g.tokens, g.sequences, g.longest]).collect()
         };
         assert_eq!(groups(&[3, 9, 40]), [[0, 52, 3, 40]]);
         assert_eq!(groups(&[10, 20, 21, 1500, 1600]), [[0, 30, 2, 24], [30, 21, 1, 24], [51, 3100, 2, 1600]]);
         assert_eq!(groups(&[2000, 2000]), [[0, 4000, 2, 2000]]);
+    }
+
+    #[test]
+    fn steps_are_filled_up_to_few_shapes() {
+        let mut shapes = std::collections::BTreeMap::new();
+        for (tokens, longest) in (40..3000).flat_map(|tokens| [(tokens, 2 + tokens % 130), (tokens, 40)]) {
+            let fill = filling(tokens, longest);
+            let (rows, length) = (tokens + fill.iter().sum::<i64>(), rounded_length(longest));
+            assert!(fill.iter().all(|&own| (1..=length).contains(&own)), "{tokens}, {longest}: {fill:?}");
+            assert!(rows - tokens <= 64 + tokens / 8, "{tokens} to {rows}");
+            // One shape has one number of sequences that fill it up.
+            assert_eq!(
+                *shapes.entry((rows, length)).or_insert(fill.len()),
+                fill.len(),
+                "{tokens}, {longest}"
+            );
+        }
+        let of_40 = shapes.keys().filter(|(rows, length)| *length == 40 && *rows > 1024).count();
+        assert!(of_40 <= 28, "{of_40}");
     }
 }

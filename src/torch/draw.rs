@@ -1,10 +1,38 @@
 //! Random tensors as functions of a seed and a name.
 
+use std::ffi::c_int;
+
 use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use super::fused::{made, unless_failed};
+
+unsafe extern "C" {
+    fn lx_generator_state(out: *mut *mut C_tensor, index: c_int) -> c_int;
+    fn lx_restore_generator(state: *const C_tensor, index: c_int) -> c_int;
+}
 
 /// Seeds libtorch's generators, on every device.
 pub fn seed_torch(seed: u64) {
     tch::manual_seed((seed >> 1).cast_signed());
+}
+
+fn index(device: Device) -> c_int {
+    let Device::Cuda(index) = device else { return 0 };
+    c_int::try_from(index).unwrap_or(0)
+}
+
+/// Returns the state of a GPU's generator; not while a graph is recorded.
+pub fn generator_state(device: Device) -> Tensor {
+    // SAFETY: `out` receives a new tensor.
+    let [state] = made(|out| unsafe { lx_generator_state(out, index(device)) });
+    state
+}
+
+/// Lets a GPU's generator go on from a state; not while a graph is recorded.
+pub fn restore_generator(device: Device, state: &Tensor) {
+    // SAFETY: a live tensor for the length of the call.
+    unless_failed(unsafe { lx_restore_generator(state.as_ptr(), index(device)) });
 }
 
 /// Mixes numbers into one well-spread seed (the finaliser of SplitMix64, applied along the list).

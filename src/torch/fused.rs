@@ -101,7 +101,7 @@ pub fn serves_row(x: &Tensor) -> bool {
 }
 
 /// Returns the tensors that `call` writes.
-fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
+pub(super) fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
     let mut out = [std::ptr::null_mut(); N];
     unless_failed(call(out.as_mut_ptr()));
     // SAFETY: on success each is a new tensor that we own.
@@ -110,7 +110,7 @@ fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tens
 
 /// Panics on failure: only memory can run out, since shapes were checked before.
 #[expect(clippy::panic, reason = "as tch's own operators")]
-fn unless_failed(status: c_int) {
+pub(super) fn unless_failed(status: c_int) {
     if let Err(error) = checked(status) {
         panic!("{error}");
     }

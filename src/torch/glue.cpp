@@ -30,6 +30,10 @@ struct Graph {
   }
 };
 
+at::Generator cuda_generator(int index) {
+  return at::globalContext().defaultGenerator({c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index)});
+}
+
 }  // namespace
 
 extern "C" {
@@ -92,6 +96,23 @@ void lx_graph_free(Graph* graph) {
 }
 
 const char* lx_last_error() { return last_error().c_str(); }
+
+// The state of the default generator of CUDA device `index`; `out` receives a new tensor.
+int lx_generator_state(at::Tensor** out, int index) {
+  return guarded([&] {
+    auto generator = cuda_generator(index);
+    const std::lock_guard lock(generator.mutex());
+    *out = new at::Tensor(generator.get_state());
+  });
+}
+
+int lx_restore_generator(at::Tensor* state, int index) {
+  return guarded([&] {
+    auto generator = cuda_generator(index);
+    const std::lock_guard lock(generator.mutex());
+    generator.set_state(*state);
+  });
+}
 
 // Keeps the memory of freed tensors for the next ones: what is taken from the system anew is cleared page by page first, a
 // tenth of a training's time.

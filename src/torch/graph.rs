@@ -3,7 +3,7 @@
 //! A pass of a large decoder launches a thousand kernels, which takes a CPU longer than a GPU needs to run them.
 
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
@@ -20,6 +20,11 @@ unsafe extern "C" {
     fn lx_graph_free(graph: *mut c_void);
 }
 
+/// Returns true if passes are to be recorded on this device.
+pub fn records(device: Device) -> bool {
+    device.is_cuda() && std::env::var_os("LORAXS_CUDA_GRAPHS").is_none_or(|value| value != "0")
+}
+
 /// True once a recording could not be ended, after which libtorch must not begin another.
 static BROKEN: AtomicBool = AtomicBool::new(false);
 
@@ -28,53 +33,60 @@ static BROKEN: AtomicBool = AtomicBool::new(false);
 pub struct Graph(*mut c_void);
 
 impl Graph {
-    /// Runs `body` once, then records what it launches on a GPU. Tensors that it makes then are written by each replay. Recordings that
-    /// never run at the same time may share their memory: with `sharing`, its own.
+    /// Runs `body`, then records what it launches on a GPU the next time; returns what it made first, and the recording with the
+    /// tensors that each replay writes, or none where something cannot be recorded, such as a copy to or from the host. Recordings
+    /// that never run at the same time may share their memory: with `sharing`, its own.
     ///
     /// # Errors
-    /// When something fails or cannot be recorded, such as a copy to or from the host.
+    /// When `body` fails the first time.
     pub fn record<T>(
         device: Device,
         sharing: Option<&Self>,
         body: impl Fn() -> Result<T>,
-    ) -> Result<(Self, T)> {
+    ) -> Result<(T, Option<(Self, T)>)> {
         let Device::Cuda(index) = device else { return Err(unforeseen("only a GPU records").into()) };
         if BROKEN.load(Ordering::Relaxed) {
-            return Err(unforeseen("a recording failed before").into());
+            return Ok((body()?, None));
         }
         let mut graph = std::ptr::null_mut();
         // SAFETY: on success `graph` is a new one that we own.
         checked(unsafe { lx_graph_new(&raw mut graph, c_int::try_from(index).unwrap_or(0)) })?;
         let graph = Self(graph);
-        // What fails panics in tch; the recording must end nevertheless, or nothing can run any more.
-        let guarded = || match catch_unwind(AssertUnwindSafe(&body)) {
-            Ok(made) => made,
-            Err(_) => Err(unforeseen("a step cannot be recorded").into()),
-        };
-        let recorded = || -> Result<T> {
-            // Libraries set themselves up for the stream, which a recording must not hold.
-            guarded()?;
-            // SAFETY: a live graph, on the stream that was made current with it.
-            checked(unsafe {
-                lx_graph_begin(graph.0, sharing.map_or(std::ptr::null_mut(), |graph| graph.0))
-            })?;
-            let made = guarded();
-            // SAFETY: it was begun just now.
-            let ended = checked(unsafe { lx_graph_end(graph.0) });
-            if ended.is_err() {
-                BROKEN.store(true, Ordering::Relaxed);
-            }
-            ended.and(made)
-        };
-        let made = recorded();
+        // What fails panics in tch; the stream must be left nevertheless, or nothing can run any more.
+        let guarded = || catch_unwind(AssertUnwindSafe(&body));
+        // Libraries set themselves up for the stream, which a recording must not hold.
+        let first = guarded();
+        let recorded = matches!(first, Ok(Ok(_))).then(|| {
+            graph.capture(sharing, || {
+                guarded().unwrap_or_else(|_| Err(unforeseen("it cannot be recorded").into()))
+            })
+        });
         // SAFETY: a live graph, made on this thread.
         unsafe { lx_graph_leave(graph.0) };
+        let first = first.unwrap_or_else(|panic| resume_unwind(panic))?;
+        match recorded {
+            Some(Ok(made)) => return Ok((first, Some((graph, made)))),
+            Some(Err(error)) => tracing::debug!("a pass is not recorded: {error:#}"),
+            None => {}
+        }
         if BROKEN.load(Ordering::Relaxed) {
             // libtorch still refers to it.
             std::mem::forget(graph);
-            return Err(made.err().unwrap_or_else(|| unforeseen("a recording failed").into()));
         }
-        Ok((graph, made?))
+        Ok((first, None))
+    }
+
+    /// Records what `body` launches on the current stream.
+    fn capture<T>(&self, sharing: Option<&Self>, body: impl Fn() -> Result<T>) -> Result<T> {
+        // SAFETY: a live graph, on the stream that was made current with it.
+        checked(unsafe { lx_graph_begin(self.0, sharing.map_or(std::ptr::null_mut(), |graph| graph.0)) })?;
+        let made = body();
+        // SAFETY: it was begun just now.
+        let ended = checked(unsafe { lx_graph_end(self.0) });
+        if ended.is_err() {
+            BROKEN.store(true, Ordering::Relaxed);
+        }
+        ended.and(made)
     }
 
     /// Runs the pass on the current stream.

@@ -8,6 +8,7 @@ pub mod objective;
 pub mod optim;
 pub mod order;
 pub mod plan;
+pub mod recorded;
 pub mod schedule;
 pub mod source;
 
@@ -212,10 +213,7 @@ impl<'a> Trainer<'a> {
         self.refuse_bad(&bad)?;
         let factors: Vec<f64> =
             self.plan.runs.iter().zip(norms).map(|(run, norm)| run.clip(*norm) / scale).collect();
-        if factors.iter().any(|factor| (factor - 1.0).abs() > 0.0) {
-            self.optimizer.scale_gradients(&factors);
-        }
-        self.optimizer.step(&rates);
+        self.optimizer.step(&rates, &factors)?;
         Ok(())
     }
 

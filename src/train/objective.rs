@@ -2,13 +2,15 @@
 
 use tch::{Kind, Reduction, Tensor};
 
+use super::recorded::{Passes, once};
 use crate::data::Example;
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
-use crate::nn::packed::Sequence;
+use crate::nn::packed::{Layout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
+use crate::torch::{dims2, dims3, unforeseen};
 
 /// Loss and metrics of a task: all that the loop knows of it.
 pub trait Objective {
@@ -59,22 +61,43 @@ pub struct Classification<'a> {
     pub eval_batch_size: usize,
     /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
+    /// Recordings of passes on a GPU.
+    pub passes: Passes,
 }
 
 impl Classification<'_> {
-    /// Returns the summed loss of each run: logits `[k, s, c]` and labels to `[k]`.
-    fn losses(&self, logits: &Tensor, batches: &[Vec<usize>]) -> Tensor {
-        let labels: Vec<f32> =
-            batches.iter().flatten().map(|&i| self.train[i].label.unwrap_or_default()).collect();
-        let labels = Tensor::from_slice(&labels).to_device(logits.device());
-        let runs = batches.len() as i64;
+    /// Returns the summed loss of each run: logits `[k, s, c]` and labels `[k·s]` to `[k]`.
+    fn losses(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
+        let [runs, ..] = dims3(logits);
         let each = if self.metrics.iter().any(|metric| metric.is_regression()) {
-            logits.flatten(0, -1).mse_loss(&labels, Reduction::None)
+            logits.flatten(0, -1).mse_loss(labels, Reduction::None)
         } else {
             let labels = labels.to_kind(Kind::Int64);
             logits.flatten(0, 1).cross_entropy_loss(&labels, None::<&Tensor>, Reduction::None, -100, 0.0)
         };
         each.view([runs, -1]).sum_dim_intlist(1, false, Kind::Float)
+    }
+
+    /// Runs forward and backward; `numbers` holds the labels `[k·s]`, the divisors `[k]` and the scale. Returns losses `[k]`.
+    fn forward_and_backward(&self, batch: &Packed, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let [k, _n] = dims2(&batch.ids);
+        let labels = numbers.numel() as i64 - k - 1;
+        let mut parts = numbers.split_with_sizes([labels, k, 1], 0).into_iter();
+        let [Some(labels), Some(divisors), Some(scale)] = [(); 3].map(|()| parts.next()) else {
+            return Err(unforeseen("labels, divisors and a scale").into());
+        };
+        let (logits, tape) = if self.recompute {
+            let (logits, tape) = self.model.forward_recomputed(batch, pass)?;
+            (logits, Some(tape))
+        } else {
+            (self.model.forward(batch, pass)?, None)
+        };
+        let losses = self.losses(&logits, &labels) / divisors;
+        (losses.sum(Kind::Float) * scale).sum(Kind::Float).f_backward()?;
+        if let Some(tape) = tape {
+            tape.backward()?;
+        }
+        Ok(losses.detach())
     }
 }
 
@@ -90,21 +113,20 @@ impl Objective for Classification<'_> {
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
         let runs: Vec<Vec<Sequence>> =
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
-        let batch = Packed::new(&runs, self.model.config.position_rule, self.model.device());
-        let pass = Pass::training(noise, &batch);
-        let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
-        let (logits, tape) = if self.recompute {
-            let (logits, tape) = self.model.forward_recomputed(&batch, &pass)?;
-            (logits, Some(tape))
-        } else {
-            (self.model.forward(&batch, &pass)?, None)
+        let device = self.model.device();
+        // Recording pays where launches are slow, and what is recorded must have one of few shapes.
+        let layout = Layout::new(&runs, self.model.config.position_rule, device.is_cuda());
+        let pass = Pass::seeded(noise, device);
+        let labels = batches.iter().flatten().map(|&i| self.train[i].label.unwrap_or_default());
+        let others = divisors.iter().chain([&scale]).map(|&number| number as f32);
+        let numbers: Vec<f32> = labels.chain(others).collect();
+        let body =
+            |batch: &Packed, numbers: &Tensor| self.forward_and_backward(batch, numbers, &pass.over(batch));
+        let losses = match self.recompute {
+            true => once(&layout, &numbers, device, body)?,
+            false => self.passes.run(&layout, &numbers, device, body)?,
         };
-        let losses = self.losses(&logits, batches) / divisors;
-        (losses.sum(Kind::Float) * scale).f_backward()?;
-        if let Some(tape) = tape {
-            tape.backward()?;
-        }
-        Ok(Micro { losses: losses.detach(), tokens: batch.tokens })
+        Ok(Micro { losses, tokens: layout.tokens() })
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {

@@ -8,11 +8,14 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::Result;
-use crate::torch::set_grad;
+use crate::torch::graph::{self, Graph};
+use crate::torch::{dims2, set_grad};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+/// Updates after which they are recorded on a GPU.
+const RECORDED_AFTER: usize = 3;
 
 /// AdamW (arXiv 1711.05101) as `torch.optim.AdamW` computes it: decoupled decay on every trained tensor,
 /// betas 0.9 and 0.999, epsilon 1e-8.
@@ -21,6 +24,10 @@ pub struct AdamW {
     buffers: Vec<Buffer>,
     /// Updates done of each run.
     updates: Vec<i64>,
+    /// Updates of all runs at once since the start.
+    taken: usize,
+    /// On a GPU, such an update, and the numbers that it reads.
+    recorded: Option<(Graph, Tensor)>,
 }
 
 /// One run's settings of an update.
@@ -58,7 +65,7 @@ impl AdamW {
                 buffers.push(Buffer::new(group, trained.runs(), &entries)?);
             }
         }
-        Ok(Self { buffers, updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)] })
+        Ok(Self { buffers, updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)], taken: 0, recorded: None })
     }
 
     /// Returns the device of the trained tensors.
@@ -78,38 +85,97 @@ impl AdamW {
         })
     }
 
-    /// Multiplies the gradient of each of the k runs by its factor.
-    pub fn scale_gradients(&mut self, factors: &[f64]) {
-        let factors = Tensor::from_slice(factors).to_kind(Kind::Float).to_device(self.device()).unsqueeze(1); // [k, 1]
-        no_grad(|| {
-            for buffer in &mut self.buffers {
-                let _ = buffer.gradient.g_mul_(&factors);
-            }
-        });
-    }
-
-    /// Performs one update of the runs that have rates, then clears the gradients of all.
-    pub fn step(&mut self, rates: &[Option<Rates>]) {
+    /// Multiplies the gradient of each run by its factor, performs one update of the runs that have rates, then clears the gradients of
+    /// all.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn step(&mut self, rates: &[Option<Rates>], factors: &[f64]) -> Result<()> {
         let mut updated: Vec<(usize, Rates)> = Vec::new();
         for (run, rates) in rates.iter().enumerate().filter_map(|(run, rates)| Some((run, (*rates)?))) {
             self.updates[run] += 1;
             updated.push((run, rates));
         }
-        // All at once, or those of some one by one.
-        let at_once = if updated.len() == rates.len() { updated.len() } else { 1 };
-        for runs in updated.chunks(at_once.max(1)) {
-            for buffer in &mut self.buffers {
-                buffer.update(runs, &self.updates);
-            }
+        if updated.len() == rates.len() {
+            return self.update_all(&updated, factors);
+        }
+        for (run, rates) in updated {
+            let numbers = self.numbers(&[(run, rates)], factors).to_device(self.device());
+            self.update(run, &numbers, true);
         }
         self.clear_gradients();
+        Ok(())
+    }
+
+    /// Updates all runs at once; on a GPU, from a recording.
+    fn update_all(&mut self, runs: &[(usize, Rates)], factors: &[f64]) -> Result<()> {
+        let numbers = self.numbers(runs, factors);
+        if let Some((graph, inputs)) = &self.recorded {
+            inputs.shallow_clone().copy_(&numbers);
+            return graph.replay();
+        }
+        let device = self.device();
+        let numbers = numbers.to_device(device);
+        self.taken += 1;
+        let records = self.taken == RECORDED_AFTER && graph::records(device);
+        let scales = records || factors.iter().any(|factor| (factor - 1.0).abs() > 0.0);
+        let update = || {
+            self.update(0, &numbers, scales);
+            self.clear_gradients();
+            Ok(())
+        };
+        if !records {
+            return update();
+        }
+        let ((), made) = Graph::record(device, None, update)?;
+        self.recorded = made.map(|(graph, ())| (graph, numbers));
+        Ok(())
+    }
+
+    /// Returns what an update of these runs depends on, `[runs, 1 + 4 b]` in fp32: the factor of the gradient; for each of the b buffers
+    /// the rate, the decay, and the corrections of both moments.
+    fn numbers(&self, runs: &[(usize, Rates)], factors: &[f64]) -> Tensor {
+        let bias =
+            |beta: f64, run: usize| 1.0 - beta.powi(i32::try_from(self.updates[run]).unwrap_or(i32::MAX));
+        let of_run = |&(run, rates): &(usize, Rates)| {
+            let of_buffer = move |buffer: &Buffer| {
+                let rate = if buffer.group == Group::Head { rates.head } else { rates.adapter };
+                [rate, rates.weight_decay, bias(BETA1, run), bias(BETA2, run).sqrt()]
+            };
+            let factor = factors.get(run).copied().unwrap_or(1.0);
+            std::iter::once(factor).chain(self.buffers.iter().flat_map(of_buffer)).collect::<Vec<_>>()
+        };
+        let numbers: Vec<f64> = runs.iter().flat_map(of_run).collect();
+        Tensor::from_slice(&numbers).to_kind(Kind::Float).view([runs.len() as i64, -1])
+    }
+
+    /// Updates adjacent runs from `first` on by their [`AdamW::numbers`]; `scales` is false if all factors are 1.
+    fn update(&self, first: usize, numbers: &Tensor, scales: bool) {
+        no_grad(|| {
+            let [runs, _] = dims2(numbers);
+            for (buffer, start) in self.buffers.iter().zip((1..).step_by(4)) {
+                let [rates, decay, bias1, root2] = [0, 1, 2, 3].map(|at| numbers.narrow(1, start + at, 1)); // [runs, 1]
+                let [mut values, mut gradient, mut mean, mut square] =
+                    [&buffer.values, &buffer.gradient, &buffer.mean, &buffer.square]
+                        .map(|tensor| tensor.narrow(0, first as i64, runs));
+                if scales {
+                    let _ = gradient.g_mul_(&numbers.narrow(1, 0, 1));
+                }
+                let _ = values.g_mul_(&(1.0 - &rates * decay));
+                let _ = mean.lerp_(&gradient, 1.0 - BETA1);
+                square *= BETA2;
+                square += &gradient * &gradient * (1.0 - BETA2);
+                let denominator = square.sqrt() / root2 + EPSILON;
+                values -= mean / denominator * (rates / bias1);
+            }
+        });
     }
 
     /// Sets every gradient to zero.
-    pub fn clear_gradients(&mut self) {
+    pub fn clear_gradients(&self) {
         no_grad(|| {
-            for buffer in &mut self.buffers {
-                let _ = buffer.gradient.zero_();
+            for buffer in &self.buffers {
+                let _ = buffer.gradient.shallow_clone().zero_();
             }
         });
     }
@@ -163,34 +229,6 @@ impl Buffer {
 
     fn parts(&self) -> [(&'static str, &Tensor); 3] {
         [("values", &self.values), ("mean", &self.mean), ("square", &self.square)]
-    }
-
-    /// Updates these runs, which lie side by side, with the numbers of updates of all runs.
-    fn update(&mut self, runs: &[(usize, Rates)], updates: &[i64]) {
-        let Some((first, _)) = runs.first() else { return };
-        let rows = |tensor: &Tensor| tensor.narrow(0, *first as i64, runs.len() as i64);
-        let bias = |beta: f64, run: usize| 1.0 - beta.powi(i32::try_from(updates[run]).unwrap_or(i32::MAX));
-        let is_head = self.group == Group::Head;
-        let of_run = |(run, rates): &(usize, Rates)| {
-            let rate = if is_head { rates.head } else { rates.adapter };
-            [rate, rates.weight_decay, bias(BETA1, *run), bias(BETA2, *run).sqrt()]
-        };
-        let numbers: Vec<f64> = runs.iter().flat_map(of_run).collect();
-        no_grad(|| {
-            let numbers = Tensor::from_slice(&numbers)
-                .to_kind(Kind::Float)
-                .view([-1, 4])
-                .to_device(self.values.device());
-            let [rates, decay, bias1, root2] = [0, 1, 2, 3].map(|at| numbers.narrow(1, at, 1)); // [runs, 1]
-            let [mut values, gradient, mut mean, mut square] =
-                [&self.values, &self.gradient, &self.mean, &self.square].map(rows);
-            let _ = values.g_mul_(&(1.0 - &rates * decay));
-            let _ = mean.lerp_(&gradient, 1.0 - BETA1);
-            square *= BETA2;
-            square += &gradient * &gradient * (1.0 - BETA2);
-            let denominator = square.sqrt() / root2 + EPSILON;
-            values -= mean / denominator * (rates / bias1);
-        });
     }
 }
 

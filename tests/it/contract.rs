@@ -188,6 +188,7 @@ fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> Classification<'a
         metrics: vec![Metric::Accuracy],
         eval_batch_size: 7,
         recompute: false,
+        passes: Passes::default(),
     }
 }
 

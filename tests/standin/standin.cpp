@@ -22,6 +22,7 @@
 #include <torch/library.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -149,9 +150,10 @@ void Memory::release(void* block) {
   std::free(block);
 }
 
-const at::Generator& generator(c10::DeviceIndex device) {
-  static const at::Generator all[DEVICES] = {at::make_generator<at::CPUGeneratorImpl>(), at::make_generator<at::CPUGeneratorImpl>()};
-  return all[device < 0 ? current_device : device];
+// What draws is computed on the CPU, with its generator.
+const at::Generator& generator(c10::DeviceIndex) {
+  static const at::Generator cpu = at::detail::getDefaultCPUGenerator();
+  return cpu;
 }
 
 }  // namespace
@@ -191,13 +193,16 @@ const bool allocates = [] {
 // Recording
 
 // What ran while a graph was recorded, to run again: each step recomputes its results into the memory of the first ones.
-thread_local std::vector<std::function<void()>>* recording = nullptr;
+std::atomic<std::vector<std::function<void()>>*> recorded{nullptr};
+
+// Backward passes run on threads of their own, on the stream of the forward pass.
+std::vector<std::function<void()>>* recording() { return current_stream[current_device] ? recorded.load() : nullptr; }
 
 void note(std::function<void()> step) {
-  if (recording) recording->push_back(std::move(step));
+  if (auto* steps = recording()) steps->push_back(std::move(step));
 }
 
-void refuse_recording(const char* what) { TORCH_CHECK(!recording, "CUDA error: operation not permitted when stream is capturing: ", what); }
+void refuse_recording(const char* what) { TORCH_CHECK(!recording(), "CUDA error: operation not permitted when stream is capturing: ", what); }
 
 // Operators
 
@@ -333,7 +338,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     const auto* alias = schema.arguments()[i].alias_info();
     inner.push_back(call.take((*stack)[first + i], alias && alias->isWrite()));
   }
-  torch::jit::Stack again = recording ? inner : torch::jit::Stack();
+  torch::jit::Stack again = recording() ? inner : torch::jit::Stack();
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &inner);
   torch::jit::drop(*stack, schema.arguments().size());
   std::vector<Tensor> results;
@@ -349,7 +354,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       stack->push_back(value);
     }
   }
-  if (!recording) return;
+  if (!recording()) return;
   note([op, again, results] {
     torch::jit::Stack inner = again;
     op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &inner);
@@ -455,10 +460,17 @@ void check_rows(const Tensor& x, const char* kernel) {
   for (int64_t i = 0; i + 1 < x.dim(); ++i) TORCH_CHECK(x.size(i) == 1 || x.stride(i) % vector == 0, kernel, ": rows must begin at vectors");
 }
 
-uint64_t draw() {
+// Draws the seed of an attention's masks into a tensor of the device, anew in each replay.
+uint64_t draw(const Tensor& seed, double p) {
+  if (p <= 0.0) {
+    on_cpu(seed).fill_(0);
+    return 0;
+  }
   auto cpu = at::detail::getDefaultCPUGenerator();
   const std::lock_guard lock(cpu.mutex());
-  return at::check_generator<at::CPUGeneratorImpl>(cpu)->random64() >> 1;
+  const uint64_t drawn = at::check_generator<at::CPUGeneratorImpl>(cpu)->random64() >> 1;
+  on_cpu(seed).fill_(static_cast<int64_t>(drawn));
+  return drawn;
 }
 
 using Six = std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt>;
@@ -474,10 +486,11 @@ Six efficient_forward(const Tensor& q, const Tensor& k, const Tensor& v, const O
     TORCH_CHECK(bias->stride(3) == 1 && bias->stride(2) % 4 == 0 && bias->scalar_type() == q.scalar_type(), "the bias is not aligned");
     TORCH_CHECK((bias->sizes() == at::IntArrayRef{q.size(0), q.size(2), q.size(1), k.size(1)}), "the bias has another shape");
   }
-  const uint64_t seed = p > 0.0 ? draw() : 0;
   const double factor = scale.value_or(1.0 / std::sqrt(q.size(3)));
   const bool over = starts && starts->defined();
+  const Tensor seeded = at::empty({}, q.options().dtype(at::kLong));
   const auto results = computed("aten::_efficient_attention_forward", q.device(), [=] {
+    const uint64_t seed = draw(seeded, p);
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v);
     Tensor out = at::empty(q.sizes(), a.options());
     const Rules rules = {form == 1 || form == 2, window ? *window - 1 : -1, factor};
@@ -498,18 +511,17 @@ Six efficient_forward(const Tensor& q, const Tensor& k, const Tensor& v, const O
     return std::vector<Tensor>{out};
   });
   const auto options = q.options().dtype(at::kLong);
-  return {results[0], at::empty({0}, q.options().dtype(at::kFloat)), to_cuda(at::full({}, static_cast<int64_t>(seed), at::kLong), q.device()),
-          at::empty({}, options), longest_q.value_or(q.size(1)), longest_k.value_or(k.size(1))};
+  return {results[0], at::empty({0}, q.options().dtype(at::kFloat)), seeded, at::empty({}, options), longest_q.value_or(q.size(1)), longest_k.value_or(k.size(1))};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v, const OptTensor& bias,
                                                               const Tensor&, const OptTensor& starts, const OptTensor& key_starts, c10::SymInt longest_q,
                                                               c10::SymInt longest_k, const Tensor&, double p, const Tensor& seeded, const Tensor&, int64_t form,
                                                               bool, std::optional<double> scale, std::optional<int64_t>, std::optional<int64_t> window, bool) {
-  const uint64_t seed = numbers(seeded.view({1}))[0];
   const double factor = scale.value_or(1.0 / std::sqrt(q.size(3)));
   const int64_t n = longest_q.expect_int(), m = longest_k.expect_int(), h = q.size(2);
   const auto results = computed("aten::_efficient_attention_backward", q.device(), [=] {
+    const uint64_t seed = numbers(seeded.view({1}))[0];
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v), d = on_cpu(dy);
     std::vector<Tensor> made{at::zeros(q.sizes(), a.options()), at::zeros(k.sizes(), a.options()), at::zeros(v.sizes(), a.options())};
     const Rules rules = {form == 1 || form == 2, window ? *window - 1 : -1, factor};
@@ -551,9 +563,10 @@ Five flash_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptT
                    const OptTensor&) {
   check_flash(q, k);
   for (const Tensor* x : {&q, &k, &v}) TORCH_CHECK(x->stride(-1) == 1, "Input tensor must have contiguous last dimension");
-  const uint64_t seed = p > 0.0 ? draw() : 0;
   const Rules rules = flash_rules(causal, left, scale.value_or(1.0 / std::sqrt(q.size(2))));
+  const Tensor state = at::empty({1}, q.options().dtype(at::kLong));
   const auto results = computed("aten::_flash_attention_forward", q.device(), [=] {
+    const uint64_t seed = draw(state, p);
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v);
     Tensor out = at::empty(q.sizes(), a.options());
     int64_t number = 0;
@@ -567,7 +580,6 @@ Five flash_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptT
     if (std::getenv("STANDIN_WRONG")) out.mul_(1.1);
     return std::vector<Tensor>{out};
   });
-  const Tensor state = to_cuda(at::full({1}, static_cast<int64_t>(seed), at::kLong), q.device());
   return {results[0], at::empty({0}, q.options().dtype(at::kFloat)), state, at::empty({0}, state.options()), at::empty({0}, q.options())};
 }
 
@@ -576,9 +588,9 @@ std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor& dy, const Tensor
                                                   const Tensor& state, const Tensor&, std::optional<double> scale, std::optional<c10::SymInt> left,
                                                   std::optional<c10::SymInt>) {
   check_flash(q, k);
-  const uint64_t seed = numbers(state)[0];
   const Rules rules = flash_rules(causal, left, scale.value_or(1.0 / std::sqrt(q.size(2))));
   const auto results = computed("aten::_flash_attention_backward", q.device(), [=] {
+    const uint64_t seed = numbers(state)[0];
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v), d = on_cpu(dy);
     std::vector<Tensor> made{at::zeros(q.sizes(), a.options()), at::zeros(k.sizes(), a.options()), at::zeros(v.sizes(), a.options())};
     int64_t number = 0;
@@ -694,9 +706,9 @@ CUDAGraph::CUDAGraph(bool) : steps(new std::vector<std::function<void()>>) {}
 CUDAGraph::~CUDAGraph() { delete steps; }
 void CUDAGraph::capture_begin(c10::MempoolId_t, int) {
   TORCH_CHECK(current_stream[::current_device] != 0, "CUDA graphs must be captured on a non-default stream.");
-  recording = steps;
+  recorded = steps;
 }
-void CUDAGraph::capture_end() { recording = nullptr; }
+void CUDAGraph::capture_end() { recorded = nullptr; }
 c10::MempoolId_t CUDAGraph::pool() { return {1, 0}; }
 void CUDAGraph::replay() {
   count("replay");
