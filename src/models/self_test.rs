@@ -14,7 +14,7 @@ use crate::nn::{Noise, Packed, Pass, Sight as _};
 use crate::torch::fused::{Adapted, adapted};
 use crate::torch::graph::Graph;
 use crate::torch::stream::Stream;
-use crate::torch::{allow_tf32, failure};
+use crate::torch::{allow_tf32, failure, unforeseen};
 
 /// Lengths of the sequences in a batch, heads of queries, heads of keys, and width of a head.
 const LENGTHS: [usize; 4] = [24, 9, 40, 33];

@@ -65,7 +65,12 @@ impl AdamW {
                 buffers.push(Buffer::new(group, trained.runs(), &entries)?);
             }
         }
-        Ok(Self { buffers, updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)], taken: 0, recorded: None })
+        Ok(Self {
+            buffers,
+            updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)],
+            taken: 0,
+            recorded: None,
+        })
     }
 
     /// Returns the device of the trained tensors.

@@ -26,6 +26,7 @@ use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
 use loraxs::train::objective::{Classification, Objective as _};
+use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};

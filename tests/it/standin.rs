@@ -108,6 +108,46 @@ fn a_step_of_training_copies_and_launches_no_more_than_it_did() {
 }
 
 #[test]
+fn recorded_steps_of_training_are_what_they_are_without_recordings() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let model = encoders().join("bert-gelu");
+    fs::write(
+        place.path("recipe.toml"),
+        recipe(&model, r#"["query", "value", "output.dense"]"#, "tiny/pairs")
+            .replace("[adapter]", "dropout = 0.2\n[adapter]"),
+    )
+    .unwrap();
+    for precision in ["fp32", "bf16"] {
+        let run = |out: &str, graphs: &str| {
+            let sets = [
+                "--set",
+                "train.max_steps=24",
+                "--set",
+                "train.log_every=1",
+                "--set",
+                &format!("train.precision={precision}"),
+            ];
+            let args = [&["train", "--recipe", "recipe.toml", "--out", out][..], &sets].concat();
+            let mut command = place.command(&args);
+            let counted = place.path(&format!("{out}.counts"));
+            command.env("LORAXS_CUDA_GRAPHS", graphs).env("STANDIN_COUNTS", &counted);
+            let output = forked::output(&command);
+            assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+            (losses(&place.path(out)), counts(&counted).get("replay").copied().unwrap_or(0))
+        };
+        let (recorded, replays) = run(&format!("{precision}-recorded"), "1");
+        let (plain, none) = run(&format!("{precision}-plain"), "0");
+        assert_eq!(recorded, plain, "{precision}");
+        println!("{precision}: {replays} replays");
+        // The optimiser's updates, and the passes of shapes that return.
+        assert!(none == 0 && replays > 26, "{precision}: {replays} and {none} replays");
+    }
+}
+
+#[test]
 fn a_token_more_is_one_copy_each_way_and_one_replay() {
     if !standin() {
         return;

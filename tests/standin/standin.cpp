@@ -209,8 +209,17 @@ void refuse_recording(const char* what) { TORCH_CHECK(!recording(), "CUDA error:
 // The tensor's memory as a tensor of the CPU.
 Tensor on_cpu(const Tensor& x) {
   if (!x.defined() || !x.is_cuda()) return x;
-  return at::from_blob(x.data_ptr(), x.sizes(), x.strides(), [x](void*) {}, x.options().device(at::kCPU));
+  return at::from_blob(x.data_ptr(), x.sizes(), x.strides(), [kept = x.storage()](void*) {}, x.options().device(at::kCPU));
 }
+
+// The same tensor without its place in a graph of gradients, which a recording must not keep alive.
+Tensor bare(const Tensor& x) { return x.defined() ? Tensor(x.unsafeGetTensorImpl()->shallow_copy_and_detach(0, false)) : x; }
+c10::SmallVector<Tensor> bare(const c10::SmallVector<Tensor>& all) {
+  c10::SmallVector<Tensor> found;
+  for (const Tensor& x : all) found.push_back(bare(x));
+  return found;
+}
+OptTensor bare(const OptTensor& x) { return x ? OptTensor(bare(*x)) : x; }
 
 Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> kind, std::optional<c10::Device> device) {
   const c10::DeviceGuard guard(device.value_or(c10::Device(CUDA, current_device)));
@@ -241,7 +250,7 @@ Tensor& copy(Tensor& self, const Tensor& from, bool) {
   count(kind);
   if (!from.is_cuda() || !self.is_cuda()) refuse_recording(kind);
   on_cpu(self).copy_(on_cpu(from));
-  note([self, from] { on_cpu(self).copy_(on_cpu(from)); });
+  note([self = bare(self), from = bare(from)] { on_cpu(self).copy_(on_cpu(from)); });
   return self;
 }
 
@@ -344,8 +353,9 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   std::vector<Tensor> results;
   for (c10::IValue& value : inner) {
     if (value.isTensor()) {
-      results.push_back(call.give(value.toTensor()));
-      stack->push_back(results.back());
+      const Tensor result = call.give(value.toTensor());
+      stack->push_back(result);
+      results.push_back(bare(result));
     } else if (value.isTensorList()) {
       c10::List<Tensor> list;
       for (const Tensor& x : value.toTensorVector()) list.push_back(call.give(x));
@@ -371,11 +381,14 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
 template <typename F>
 std::vector<Tensor> computed(const char* name, c10::Device device, F body) {
   count(name);
-  std::vector<Tensor> results;
-  for (const Tensor& x : body()) results.push_back(to_cuda(x, device));
-  note([body, results] {
+  std::vector<Tensor> results, kept;
+  for (const Tensor& x : body()) {
+    results.push_back(to_cuda(x, device));
+    kept.push_back(bare(results.back()));
+  }
+  note([body, kept] {
     const auto again = body();
-    for (size_t i = 0; i < again.size(); ++i) on_cpu(results[i]).copy_(again[i]);
+    for (size_t i = 0; i < again.size(); ++i) on_cpu(kept[i]).copy_(again[i]);
   });
   return results;
 }
@@ -489,7 +502,7 @@ Six efficient_forward(const Tensor& q, const Tensor& k, const Tensor& v, const O
   const double factor = scale.value_or(1.0 / std::sqrt(q.size(3)));
   const bool over = starts && starts->defined();
   const Tensor seeded = at::empty({}, q.options().dtype(at::kLong));
-  const auto results = computed("aten::_efficient_attention_forward", q.device(), [=] {
+  const auto results = computed("aten::_efficient_attention_forward", q.device(), [=, q = bare(q), k = bare(k), v = bare(v), bias = bare(bias)] {
     const uint64_t seed = draw(seeded, p);
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v);
     Tensor out = at::empty(q.sizes(), a.options());
@@ -520,7 +533,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(const Tensor& dy, 
                                                               bool, std::optional<double> scale, std::optional<int64_t>, std::optional<int64_t> window, bool) {
   const double factor = scale.value_or(1.0 / std::sqrt(q.size(3)));
   const int64_t n = longest_q.expect_int(), m = longest_k.expect_int(), h = q.size(2);
-  const auto results = computed("aten::_efficient_attention_backward", q.device(), [=] {
+  const auto results = computed("aten::_efficient_attention_backward", q.device(), [=, q = bare(q), k = bare(k), v = bare(v), dy = bare(dy), bias = bare(bias)] {
     const uint64_t seed = numbers(seeded.view({1}))[0];
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v), d = on_cpu(dy);
     std::vector<Tensor> made{at::zeros(q.sizes(), a.options()), at::zeros(k.sizes(), a.options()), at::zeros(v.sizes(), a.options())};
@@ -565,7 +578,7 @@ Five flash_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptT
   for (const Tensor* x : {&q, &k, &v}) TORCH_CHECK(x->stride(-1) == 1, "Input tensor must have contiguous last dimension");
   const Rules rules = flash_rules(causal, left, scale.value_or(1.0 / std::sqrt(q.size(2))));
   const Tensor state = at::empty({1}, q.options().dtype(at::kLong));
-  const auto results = computed("aten::_flash_attention_forward", q.device(), [=] {
+  const auto results = computed("aten::_flash_attention_forward", q.device(), [=, q = bare(q), k = bare(k), v = bare(v)] {
     const uint64_t seed = draw(state, p);
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v);
     Tensor out = at::empty(q.sizes(), a.options());
@@ -589,7 +602,7 @@ std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor& dy, const Tensor
                                                   std::optional<c10::SymInt>) {
   check_flash(q, k);
   const Rules rules = flash_rules(causal, left, scale.value_or(1.0 / std::sqrt(q.size(2))));
-  const auto results = computed("aten::_flash_attention_backward", q.device(), [=] {
+  const auto results = computed("aten::_flash_attention_backward", q.device(), [=, q = bare(q), k = bare(k), v = bare(v), dy = bare(dy)] {
     const uint64_t seed = numbers(state)[0];
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v), d = on_cpu(dy);
     std::vector<Tensor> made{at::zeros(q.sizes(), a.options()), at::zeros(k.sizes(), a.options()), at::zeros(v.sizes(), a.options())};
@@ -614,7 +627,7 @@ std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor& dy, const Tensor
 std::tuple<Tensor, Tensor> rms_norm(const Tensor& x, at::IntArrayRef shape, const OptTensor& weight, std::optional<double> eps) {
   TORCH_CHECK(!weight || !weight->defined() || weight->scalar_type() == x.scalar_type(), "expected one kind of input and weight");
   const double small = eps.value_or(1e-6);
-  const auto results = computed("aten::_fused_rms_norm", x.device(), [=, size = shape.vec()] {
+  const auto results = computed("aten::_fused_rms_norm", x.device(), [=, x = bare(x), size = shape.vec()] {
     const Tensor wide = on_cpu(x).to(at::kFloat);
     const Tensor scale = wide.square().mean(-1, true).add(small).rsqrt();
     Tensor y = wide * scale;
@@ -626,7 +639,7 @@ std::tuple<Tensor, Tensor> rms_norm(const Tensor& x, at::IntArrayRef shape, cons
 
 std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& dy, const Tensor& x, at::IntArrayRef, const Tensor& scale, const OptTensor& weight,
                                              std::array<bool, 2> wanted) {
-  const auto results = computed("aten::_fused_rms_norm_backward", x.device(), [=] {
+  const auto results = computed("aten::_fused_rms_norm_backward", x.device(), [=, x = bare(x), dy = bare(dy), scale = bare(scale)] {
     const Tensor wide = on_cpu(x).to(at::kFloat), inverse = on_cpu(scale), own = on_cpu(dy).to(at::kFloat);
     const Tensor weighted = weight && weight->defined() ? own * on_cpu(*weight).to(at::kFloat) : own, normed = wide * inverse;
     const Tensor dx = (weighted - normed * (weighted * normed).mean(-1, true)) * inverse;
@@ -638,14 +651,14 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& dy, const Tensor& x, 
 // Softmax of fp16 with results in fp32, which only a GPU has.
 
 Tensor softmax(const Tensor& x, int64_t axis, bool widens) {
-  return computed("aten::_softmax", x.device(), [=] {
+  return computed("aten::_softmax", x.device(), [=, x = bare(x)] {
     const Tensor own = on_cpu(x);
     return std::vector<Tensor>{at::_softmax(widens ? own.to(at::kFloat) : own, axis, false)};
   })[0];
 }
 
 Tensor softmax_backward(const Tensor& dy, const Tensor& y, int64_t axis, at::ScalarType kind) {
-  return computed("aten::_softmax_backward_data", dy.device(), [=] {
+  return computed("aten::_softmax_backward_data", dy.device(), [=, dy = bare(dy), y = bare(y)] {
     return std::vector<Tensor>{at::_softmax_backward_data(on_cpu(dy), on_cpu(y), axis, dy.scalar_type()).to(kind)};
   })[0];
 }
@@ -681,7 +694,7 @@ namespace at::cuda {
 __attribute__((visibility("default"))) c10::SmallVector<Tensor> CompileAndLaunchKernel(const std::string&, const std::string& name, int,
                                                                                       const c10::SmallVector<Tensor>& inputs,
                                                                                       const c10::SmallVector<Scalar>&, bool) {
-  const auto made = computed(name.c_str(), inputs[0].device(), [inputs, name]() -> std::vector<Tensor> {
+  const auto made = computed(name.c_str(), inputs[0].device(), [inputs = bare(inputs), name]() -> std::vector<Tensor> {
     const auto wide = [&](size_t i) { return on_cpu(inputs[i]).to(at::kFloat); };
     const auto narrow = [&](const Tensor& x) { return x.to(inputs[0].scalar_type()); };
     if (name == "lx_swiglu") return {narrow(at::silu(wide(0)) * wide(1))};
@@ -702,13 +715,34 @@ struct __attribute__((visibility("default"))) CUDAGraph {
   c10::MempoolId_t pool();
 };
 
+// Memory and generator at the beginning of a recording.
+std::map<void*, std::vector<char>> before;
+Tensor drawn;
+
 CUDAGraph::CUDAGraph(bool) : steps(new std::vector<std::function<void()>>) {}
 CUDAGraph::~CUDAGraph() { delete steps; }
 void CUDAGraph::capture_begin(c10::MempoolId_t, int) {
   TORCH_CHECK(current_stream[::current_device] != 0, "CUDA graphs must be captured on a non-default stream.");
+  // What is recorded does not run.
+  const std::lock_guard lock(memory.mutex);
+  for (const auto& [block, size] : memory.blocks) before[block].assign(static_cast<char*>(block), static_cast<char*>(block) + size.first);
+  drawn = at::detail::getDefaultCPUGenerator().get_state();
   recorded = steps;
 }
-void CUDAGraph::capture_end() { recorded = nullptr; }
+void CUDAGraph::capture_end() {
+  recorded = nullptr;
+  const std::lock_guard lock(memory.mutex);
+  for (const auto& [block, size] : memory.blocks) {
+    const auto found = before.find(block);
+    if (found == before.end() || found->second.size() != size.first) {
+      std::memset(block, 0xff, size.first);
+    } else {
+      std::memcpy(block, found->second.data(), size.first);
+    }
+  }
+  before.clear();
+  at::Generator(at::detail::getDefaultCPUGenerator()).set_state(drawn);
+}
 c10::MempoolId_t CUDAGraph::pool() { return {1, 0}; }
 void CUDAGraph::replay() {
   count("replay");
