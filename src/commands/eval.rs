@@ -25,7 +25,7 @@ use crate::session::workplace::Workplace;
 pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let place = Workplace::open(global)?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;
-    let request = Request::new(args, &subject);
+    let request = Request::new(args, &subject, place.device);
     files::refuse_file(&request.out)?;
     if matches!(subject.base.base.config, Config::Decoder(_)) {
         return eval_language::run(&place, &subject, &request, args);

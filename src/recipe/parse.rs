@@ -129,7 +129,7 @@ fn train(reader: &mut Reader) -> TrainRecipe {
         warmup_steps,
         weight_decay: reader.number("train.weight_decay", 0.01, NOT_NEGATIVE),
         max_grad_norm: reader.number("train.max_grad_norm", 1.0, NOT_NEGATIVE),
-        precision: reader.choice("train.precision", Precision::Fp32),
+        precision: reader.choice("train.precision", Precision::Auto),
         seed: reader.whole("train.seed", 0, 0, SEED),
         shuffle: reader.flag("train.shuffle", true),
         log_every: reader.whole("train.log_every", 10, 1, STEPS),

@@ -16,7 +16,7 @@ pub mod workplace;
 
 use std::path::Path;
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use counts::Counts;
 use opened::Opened;
@@ -29,7 +29,7 @@ use crate::adapters::{Group, Method, Named, Trained};
 use crate::fault::Result;
 use crate::files;
 use crate::models::adapt::attach;
-use crate::models::{Build, Model};
+use crate::models::{Build, Config, Model};
 use crate::spec::Precision;
 use crate::torch;
 use crate::train::{RunPlan, TrainPlan, schedule};
@@ -65,11 +65,6 @@ impl Session {
             seeds: seeds.to_vec(),
             train_base: recipe.adapter.method == Method::Full,
         };
-        if place.device.is_cuda() && recipe.train.precision == Precision::Fp32 {
-            tracing::info!(
-                "products in fp32; `train.precision=tf32` is up to twice as fast on a GPU that has it"
-            );
-        }
         // A basis reads every weight: before the model, so that the device need not hold them twice.
         let prepared = Prepared::new(place, recipe, base)?;
         let mut trained = Trained::new(1);
@@ -177,6 +172,20 @@ impl Session {
     }
 }
 
+/// Returns the arithmetic that `auto` stands for on a device, and says so.
+pub fn settled(precision: Precision, device: Device, config: &Config) -> Precision {
+    if precision != Precision::Auto {
+        return precision;
+    }
+    let (chosen, name) = match config {
+        _ if !torch::has_flash(Kind::BFloat16, device) => return Precision::Fp32,
+        Config::Encoder(_) => (Precision::Tf32, "tf32"),
+        Config::Decoder(_) => (Precision::Bf16, "bf16"),
+    };
+    tracing::info!("precision on this GPU: {name}; `fp32` is slower and exact");
+    chosen
+}
+
 /// Switches libtorch to this arithmetic, and returns the kind in which the base computes.
 ///
 /// # Errors
@@ -184,7 +193,7 @@ impl Session {
 pub fn use_precision(precision: Precision) -> Result<Kind> {
     torch::allow_tf32(precision == Precision::Tf32)?;
     Ok(match precision {
-        Precision::Fp32 | Precision::Tf32 => Kind::Float,
+        Precision::Auto | Precision::Fp32 | Precision::Tf32 => Kind::Float,
         Precision::Bf16 => Kind::BFloat16,
         Precision::Fp16 => Kind::Half,
     })

@@ -7,6 +7,7 @@ use tch::Kind;
 use super::counts::{Counts, adapted};
 use super::fit::{check_fit, classes, metrics};
 use super::forecast::Forecast;
+use super::settled;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
@@ -55,6 +56,7 @@ impl Opened {
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);
         }
+        recipe.train.precision = settled(recipe.train.precision, place.device, &base.base.config);
         if recipe.adapter.targets.is_empty() {
             recipe.adapter.targets = base.base.config.default_targets();
         }
@@ -132,7 +134,7 @@ impl Opened {
     /// When a target names no layer.
     pub fn forecast(&self, place: &Workplace, out: &Path) -> Result<String> {
         let kind = match self.recipe.train.precision {
-            Precision::Fp32 | Precision::Tf32 => Kind::Float,
+            Precision::Auto | Precision::Fp32 | Precision::Tf32 => Kind::Float,
             Precision::Bf16 | Precision::Fp16 => Kind::Half,
         };
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();

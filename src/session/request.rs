@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use tch::Device;
+
+use super::settled;
 use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::spec::Precision;
@@ -31,7 +34,7 @@ pub struct Request {
 
 impl Request {
     /// Creates the request of a command line for a subject.
-    pub fn new(args: &EvalArgs, subject: &Subject) -> Self {
+    pub fn new(args: &EvalArgs, subject: &Subject, device: Device) -> Self {
         let recipe = subject.recipe.as_ref();
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
@@ -53,10 +56,11 @@ impl Request {
                 .clone()
                 .or(recipe.map(|recipe| recipe.data.validation.clone()))
                 .unwrap_or_else(|| "validation".into()),
-            precision: args
-                .precision
-                .or(recipe.map(|recipe| recipe.train.precision))
-                .unwrap_or(Precision::Fp32),
+            precision: settled(
+                args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
+                device,
+                &subject.base.base.config,
+            ),
             batch_size: args.batch_size.unwrap_or(BATCH_SIZE),
             max_length: args
                 .max_length

@@ -14,6 +14,7 @@ use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::Recipe;
+use crate::spec::Precision;
 
 /// Refuses a folder that holds a run, except with `--resume` or `--dry-run`.
 ///
@@ -79,10 +80,14 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
 /// When the run's recipe cannot be read.
 pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
-    if moves && begun.exists() {
+    let chooses = recipe.train.precision == Precision::Auto;
+    if (moves || chooses) && begun.exists() {
         let (begun, _) = Recipe::load(&begun.to_string_lossy(), &[])?;
-        if begun.model.name == recipe.model.name {
+        if moves && begun.model.name == recipe.model.name {
             recipe.model.revision = begun.model.revision;
+        }
+        if chooses {
+            recipe.train.precision = begun.train.precision;
         }
     }
     Ok(())

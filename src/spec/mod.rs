@@ -87,8 +87,10 @@ pub enum Schedule {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// On a GPU with tensor cores for it, tf32 for an encoder and bf16 for a decoder; fp32 elsewhere.
     #[default]
+    Auto,
+    /// 32-bit floats.
     Fp32,
     /// 32-bit floats whose products are rounded to 10 bits of mantissa on GPUs that can.
     Tf32,

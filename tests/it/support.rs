@@ -74,9 +74,20 @@ impl Place {
             .env("LORAXS_CACHE", self.path("cache"))
             .env("HF_HUB_OFFLINE", "1")
             .current_dir(self.folder.path());
+        // What a test compares, it compares in fp32 unless it says otherwise.
+        if device != "cpu" && args.first() == Some(&"train") && !self.chooses_precision(args) {
+            command.args(["--set", "train.precision=fp32"]);
+        }
         // Tests run side by side.
         command.args(["--device", device, "--threads", "1"]);
         command
+    }
+
+    /// Returns true if the arguments or the recipe that they name choose a precision.
+    fn chooses_precision(&self, args: &[&str]) -> bool {
+        let recipe = args.iter().skip_while(|&&arg| arg != "--recipe").nth(1);
+        let text = recipe.and_then(|recipe| fs::read_to_string(self.path(recipe)).ok()).unwrap_or_default();
+        text.contains("precision") || args.iter().any(|arg| arg.contains("precision"))
     }
 
     /// Runs the command, which must end with this exit code.
