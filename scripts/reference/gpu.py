@@ -60,10 +60,10 @@ class Bench:
     def peak(self):
         return torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
 
-    def loraxs(self, *arguments, name, limit=200):
+    def loraxs(self, *arguments, name, limit=200, graphs=True):
         """Runs the command; returns its seconds. Its output goes to OUT/<name>.log."""
         log = self.options.out / f"{name}.log"
-        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1"}
+        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1", "LORAXS_CUDA_GRAPHS": str(int(graphs))}
         device = self.options.device
         if self.options.standin:
             device, environment["LD_LIBRARY_PATH"] = "cuda:0", str(self.options.standin)
@@ -193,16 +193,16 @@ class Bench:
         (folder / "recipe.toml").write_text("\n".join(lines))
         return folder / "recipe.toml"
 
-    def train(self, name, *recipe, limit, **train):
+    def train(self, name, *recipe, limit, graphs=True, **train):
         """Trains; returns tokens and examples a second after the first steps, and what the run says."""
         folder = self.options.place / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         path = self.recipe(folder, *recipe, **train)
-        seconds = self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "run", name=name.replace("/", "-"), limit=limit)
+        seconds = self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "run", name=name.replace("/", "-"), limit=limit, graphs=graphs)
         points = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
         points = [point for point in points if point["kind"] == "train"]
         results = json.loads((folder / "run/results.json").read_text())
-        tokens = statistics.median(point["tokens_per_second"] for point in points[len(points) // 4 :])
+        tokens = statistics.median(point["tokens_per_second"] for point in points[len(points) // 2 :])
         examples = tokens * results["examples_per_second"] / results["tokens_per_second"]
         return tokens, examples, [point["loss"] for point in points], results, seconds
 
@@ -246,14 +246,18 @@ class Bench:
 
     def glue(self):
         self.data()
-        model, steps = self.encoder(), 12 if self.options.tiny else 60
+        model, steps = self.encoder(), 24 if self.options.tiny else 320
         for task, precision in itertools.product(self.options.tasks, self.options.precisions):
-            settings = dict(batch_size=32, micro_batch_size=32, max_steps=steps, precision=precision)
+            settings = dict(batch_size=32, micro_batch_size=32, max_steps=steps, precision=precision, schedule="constant", warmup_ratio=0.0)
             tokens, examples, losses, results, _ = self.train(f"{task}-{precision}", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, **settings)
+            short = settings | dict(max_steps=steps // 8)
+            _, plain, others, _, _ = self.train(f"{task}-{precision}-plain", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, graphs=False, **short)
+            apart = max(abs(a - b) / b for a, b in zip(losses, others))
             parameters = sum(p.numel() for p in self.encoder_trunk(model))
             share = 4 * parameters * tokens / self.warm[precision] if precision in self.warm else float("nan")
             self.note(f"glue {task} {precision} loraxs", **{"examples/s": examples, "tokens/s": tokens, "share of 4N floor": share,
-                      "MiB": results["peak_memory_mib"], "first loss": losses[0], "last loss": losses[-1]})
+                      "MiB": results["peak_memory_mib"], "first loss": losses[0], "last loss": losses[-1],
+                      "examples/s without recordings": plain, "losses apart": apart})
 
     def encoder_trunk(self, folder):
         from transformers import AutoModel
