@@ -9,7 +9,7 @@ use super::{Evaluation, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
-use crate::nn::packed::{Positions, Sequence};
+use crate::nn::layout::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;

@@ -15,7 +15,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::Classifier;
-use crate::nn::packed::Sequence;
+use crate::nn::layout::Sequence;
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;

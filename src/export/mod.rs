@@ -13,7 +13,7 @@ use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault, renamed};
 use crate::files::{self, Partial, is_partial};
 use crate::models::{Base, Config, Model};
-use crate::nn::packed::Sequence;
+use crate::nn::layout::Sequence;
 use crate::nn::{Packed, Pass};
 
 /// A model with its adapter, ready to be written in another form.

@@ -14,7 +14,7 @@ use super::stopping::Stopping;
 use super::{Finish, Prompt, Sampling};
 use crate::fault::Result;
 use crate::nn::cache::{Cache, Prefill};
-use crate::nn::packed::{Positions, Sequence};
+use crate::nn::layout::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
 
 /// Maximum tokens of one prefill, except for a longer single prompt.

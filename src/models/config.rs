@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::decoder_fields::cut;
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::nn::packed::Positions;
+use crate::nn::layout::Positions;
 
 /// An activation between the two feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

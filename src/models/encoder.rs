@@ -7,7 +7,7 @@ use super::loader::Loader;
 use super::recompute::Trunk;
 use crate::fault::Result;
 use crate::nn::attention::Attention;
-use crate::nn::packed::Positions;
+use crate::nn::layout::Positions;
 use crate::nn::{LayerNorm, Linear, Packed, Pass};
 use crate::torch::{cast, dims3};
 

@@ -25,7 +25,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::fault::{Result, fault, reading};
 use crate::files::{self, quantised};
-use crate::nn::packed::Positions;
+use crate::nn::layout::Positions;
 use crate::torch::tensors::Tensors;
 use adapt::Layer;
 pub use causal::CausalLm;

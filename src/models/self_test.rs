@@ -9,7 +9,7 @@ use crate::adapters::svd;
 use crate::fault::{Result, words};
 use crate::nn::attention::Attention;
 use crate::nn::cache::{Cache, Decode, Prefill, Shape};
-use crate::nn::packed::{Positions, Sequence};
+use crate::nn::layout::{Positions, Sequence};
 use crate::nn::{Noise, Packed, Pass, Sight as _};
 use crate::torch::fused::{Adapted, adapted};
 use crate::torch::graph::Graph;

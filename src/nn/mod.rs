@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod layout;
 pub mod linear;
 pub mod norm;
 pub mod packed;

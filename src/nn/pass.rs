@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 
 use super::Packed;
-use super::packed::Place;
+use super::layout::{Place, Places};
 use crate::torch::dims3;
 use crate::torch::draw::{generator_state, restore_generator, seed_torch};
 use crate::torch::stream::{Stream, filled};
@@ -93,7 +93,7 @@ pub struct Pass {
     generator: Option<Rc<RefCell<Generator>>>,
     /// Places of the tokens of `[k, n, ..]` in the padded batch, and the rows that masks are drawn for on a GPU; `None` for
     /// tensors without padding.
-    tokens: Option<(Arc<Vec<Vec<Place>>>, Arc<Vec<i64>>)>,
+    tokens: Option<(Places, Arc<Vec<i64>>)>,
 }
 
 impl Pass {

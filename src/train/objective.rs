@@ -7,7 +7,7 @@ use crate::data::Example;
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
-use crate::nn::packed::{Layout, Sequence};
+use crate::nn::layout::{Layout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
 use crate::torch::{dims2, dims3, unforeseen};

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::fault::Result;
 use crate::nn::Packed;
-use crate::nn::packed::Layout;
+use crate::nn::layout::Layout;
 use crate::torch::graph::{self, Graph};
 
 /// Passes of a shape after which it is recorded: recording takes as long as some of them.
@@ -71,7 +71,8 @@ impl Passes {
         let numbers = Tensor::from_slice(numbers).to_device(device);
         // One is replayed at a time, and its losses are copied before the next.
         let sharing = shapes.values().find_map(|shape| Some(&shape.recorded.as_ref()?.graph));
-        let (losses, made) = Graph::record(device, sharing, || body(&layout.over(&table), &numbers))?;
+        let (losses, made) =
+            Graph::record(device, sharing, || body(&Packed::over(layout, &table), &numbers))?;
         let recorded = made.map(|(graph, losses)| Recorded { graph, table, numbers, losses });
         shapes.entry(shape).and_modify(|shape| shape.recorded = recorded);
         Ok(losses)
@@ -89,5 +90,5 @@ pub fn once(
     body: impl Fn(&Packed, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let table = Tensor::from_slice(&layout.table()).to_device(device);
-    body(&layout.over(&table), &Tensor::from_slice(numbers).to_device(device))
+    body(&Packed::over(layout, &table), &Tensor::from_slice(numbers).to_device(device))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use loraxs::adapters::Trained;
 use loraxs::models::{Base, Build, Config, Model};
-use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use serde_json::{Map, Value};

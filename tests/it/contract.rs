@@ -20,7 +20,7 @@ use loraxs::eval::Evaluation;
 use loraxs::fault::Result;
 use loraxs::models::adapt::{self, Plan, attach, targeted};
 use loraxs::models::{Base, Build, Classifier};
-use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};

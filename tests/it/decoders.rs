@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use loraxs::adapters::Trained;
 use loraxs::models::{Base, Build, CausalLm};
-use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use tch::{Kind, Tensor};

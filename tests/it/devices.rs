@@ -2,7 +2,7 @@
 
 use loraxs::nn::attention::Attention;
 use loraxs::nn::cache::{Cache, Decode, Prefill, Shape};
-use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Noise, Packed, Pass, Sight as _};
 use loraxs::torch::stream::Stream;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -67,7 +67,7 @@ fn plain(attention: &Attention, [q, k, v]: [&Tensor; 3], lengths: &[i64]) -> Ten
 }
 
 fn lengths(batch: &Packed) -> Vec<i64> {
-    let repeat = |s: &loraxs::nn::packed::Stretch| std::iter::repeat_n(s.length, s.count as usize);
+    let repeat = |s: &loraxs::nn::layout::Stretch| std::iter::repeat_n(s.length, s.count as usize);
     batch.stretches.iter().flat_map(repeat).collect()
 }
 

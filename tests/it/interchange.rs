@@ -9,7 +9,7 @@ use loraxs::adapters::file::AdapterFile;
 use loraxs::adapters::{Frozen, Trained};
 use loraxs::models::adapt::{Plan, Start, attach, targeted};
 use loraxs::models::{Base, Build, CausalLm};
-use loraxs::nn::packed::{Positions, Sequence};
+use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Packed, Pass};
 use loraxs::torch::tensor_file::TensorFile;
 use safetensors::SafeTensors;

@@ -7,7 +7,7 @@ use std::path::Path;
 use loraxs::adapters::Trained;
 use loraxs::models::head::{Head, HeadSource};
 use loraxs::models::{Base, Build, Classifier};
-use loraxs::nn::packed::Sequence;
+use loraxs::nn::layout::Sequence;
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use tch::{Kind, no_grad};
