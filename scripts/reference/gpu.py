@@ -320,6 +320,10 @@ class Bench:
         kv = d // c["num_attention_heads"] * c["num_key_value_heads"]
         return c["num_hidden_layers"] * (2 * d * d + 2 * d * kv + 3 * d * wide)
 
+    def vocabulary(self, folder):
+        c = json.loads((folder / "config.json").read_text())
+        return c["vocab_size"] * c["hidden_size"]
+
     def lm_peer(self):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -360,7 +364,9 @@ class Bench:
             seconds = self.loraxs(*arguments, "--batch-size", slots, name=name.replace(" ", "-"), limit=120)
             results = json.loads((out / "results.json").read_text())
             inside = results["gpu/gsm8k"]["seconds"]
-            self.note(name, **{"seconds": inside, "in all": seconds, "new tokens/s": count * new / inside, "new tokens": new})
+            # Each step reads every weight once; prompts and recordings are in the time, too.
+            read = 2 * (self.decoder_parameters(folder) + self.vocabulary(folder)) * new * count / slots
+            self.note(name, **{"share of bandwidth": read / inside / self.warm.get("bytes", float("nan")), "seconds": inside, "in all": seconds, "new tokens/s": count * new / inside, "new tokens": new})
 
     def generate_peer(self):
         from transformers import AutoModelForCausalLM, AutoTokenizer

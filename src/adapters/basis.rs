@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
+use crate::adapters::rules::Layer;
 use crate::adapters::svd::{self, Factors};
 use crate::fault::{Result, fault, usage};
 use crate::spec::{Init, Sigma, Spectrum, SvdMethod};
@@ -93,18 +94,29 @@ pub struct ModuleReport {
     pub seconds: f64,
 }
 
+/// The layers of a base, whose weights are read only if their basis is not in the cache.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// Paths and shapes.
+    pub layers: &'a [Layer],
+    /// Device for their basis.
+    pub device: Device,
+    /// Reads the weight `[out, in]` of a layer, of any float kind, to that device.
+    pub read: &'a (dyn Fn(&str) -> Result<Tensor> + Sync),
+}
+
 impl Basis {
-    /// Computes the factors of `modules`: name and weight [out, in] of any float kind. The factors stay on
-    /// the weights' device. `progress` receives the number of modules done and the name of the last one.
+    /// Computes the factors of these layers, which stay on its device. `progress` receives the number of
+    /// modules done and the name of the last one.
     ///
-    /// On the CPU as many workers as libtorch has threads take one module at a time.
+    /// On the CPU as many workers as libtorch has threads take one module at a time; a weight is read when it is its turn.
     ///
     /// # Errors
     /// Names the module whose weight is not a matrix, is too small for the rank or holds a number that fp32 has not.
     pub fn compute(
         spec: &BasisSpec,
         base_hash: &str,
-        modules: &[(String, Tensor)],
+        weights: Weights,
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
         if spec.iterations > MOST_ITERATIONS {
@@ -112,18 +124,15 @@ impl Basis {
             let message = format!("a basis takes at most {MOST_ITERATIONS} power iterations, found {found}");
             return Err(usage(message).into());
         }
-        for (name, weight) in modules {
-            check_weight(spec, name, weight)?;
+        for (name, shape) in weights.layers {
+            check_layer(name, shape, spec.rank)?;
         }
         let (mut factors, mut reports) = (Vec::new(), Vec::new());
-        for ((name, weight), (found, seconds)) in modules.iter().zip(in_parallel(spec, modules, progress)?) {
+        for ((name, shape), (found, seconds)) in
+            weights.layers.iter().zip(in_parallel(spec, weights, progress)?)
+        {
             let captured_energy = found.captured_energy;
-            reports.push(ModuleReport {
-                name: name.clone(),
-                shape: weight.size2()?.into(),
-                captured_energy,
-                seconds,
-            });
+            reports.push(ModuleReport { name: name.clone(), shape: *shape, captured_energy, seconds });
             factors.push((name.clone(), found));
         }
         Ok((Self { spec: spec.clone(), base_hash: base_hash.to_owned(), modules: factors }, reports))
@@ -195,35 +204,31 @@ fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
 /// Computes the factors of every module, with the seconds taken, in order.
 fn in_parallel(
     spec: &BasisSpec,
-    modules: &[(String, Tensor)],
+    weights: Weights,
     progress: &dyn Fn(usize, &str),
 ) -> Result<Vec<(Factors, f64)>> {
+    let layers = weights.layers;
     let threads = tch::get_num_threads();
     // A GPU is kept busy by one module; on a CPU one thread per module scales best (docs/measurements.md)
     // and lets no number depend on how a product is split over threads.
-    let on_cpu = modules.iter().all(|(_, weight)| weight.device() == Device::Cpu);
+    let on_cpu = weights.device == Device::Cpu;
     let workers =
-        if on_cpu { usize::try_from(threads).unwrap_or(1).clamp(1, modules.len().max(1)) } else { 1 };
-    let mut queue: Vec<(usize, &str, Tensor)> = modules
-        .iter()
-        .enumerate()
-        .map(|(index, (name, w))| (index, name.as_str(), w.shallow_clone()))
-        .collect();
+        if on_cpu { usize::try_from(threads).unwrap_or(1).clamp(1, layers.len().max(1)) } else { 1 };
+    let mut queue: Vec<usize> = (0..layers.len()).collect();
     // Taken from the back: the largest first, so that no worker is left alone with one at the end.
-    queue.sort_by_key(|(index, _, weight)| (weight.numel(), usize::MAX - index));
+    queue.sort_by_key(|&index| (layers[index].1.iter().product::<i64>(), usize::MAX - index));
     let queue = Mutex::new(queue);
     let (sender, receiver) = mpsc::channel();
-    let mut found: Vec<Option<(Factors, f64)>> = modules.iter().map(|_| None).collect();
+    let mut found: Vec<Option<(Factors, f64)>> = layers.iter().map(|_| None).collect();
     let outcome = std::thread::scope(|scope| {
         for _ in 0..workers {
             let (queue, sender) = (&queue, sender.clone());
-            scope.spawn(move || work(spec, queue, &sender));
+            scope.spawn(move || work(spec, weights, queue, &sender));
         }
         drop(sender);
         for (done, (index, name, result)) in (1..).zip(receiver) {
             // An early return closes the channel, and the workers stop.
-            let factors: (Factors, f64) =
-                result.with_context(|| format!("cannot decompose module `{name}`"))?;
+            let factors: (Factors, f64) = result?;
             if let Some(slot) = found.get_mut(index) {
                 *slot = Some(factors);
             }
@@ -243,19 +248,31 @@ type Outcome<'a> = (usize, &'a str, Result<(Factors, f64)>);
 /// Decomposes modules from the queue until it is empty or the receiver is gone.
 fn work<'a>(
     spec: &BasisSpec,
-    queue: &Mutex<Vec<(usize, &'a str, Tensor)>>,
+    weights: Weights<'a>,
+    queue: &Mutex<Vec<usize>>,
     sender: &mpsc::Sender<Outcome<'a>>,
 ) {
     tch::set_num_threads(1);
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let Some((index, name, weight)) = next else { return };
-        let start = Instant::now();
-        let result = spec.factors(name, &weight).map(|factors| (factors, start.elapsed().as_secs_f64()));
+        let Some((index, (name, _))) = next.and_then(|index| Some((index, weights.layers.get(index)?)))
+        else {
+            return;
+        };
+        let result = factors(spec, weights, name);
         if sender.send((index, name, result)).is_err() {
             return;
         }
     }
+}
+
+/// Reads and decomposes one module; returns the seconds that the decomposition took.
+fn factors(spec: &BasisSpec, weights: Weights, name: &str) -> Result<(Factors, f64)> {
+    let weight = (weights.read)(name)?;
+    check_weight(spec, name, &weight)?;
+    let start = Instant::now();
+    let factors = spec.factors(name, &weight).with_context(|| format!("cannot decompose module `{name}`"))?;
+    Ok((factors, start.elapsed().as_secs_f64()))
 }
 
 #[cfg(test)]
@@ -278,8 +295,30 @@ pub(crate) mod tests {
         shapes.into_iter().enumerate().map(named).collect()
     }
 
+    /// Calls `body` with these weights.
+    pub(crate) fn reading<T>(modules: &[(String, Tensor)], body: impl FnOnce(Weights) -> T) -> T {
+        let shape = |weight: &Tensor| weight.size2().map_or([64; 2], Into::into);
+        let layers: Vec<Layer> = modules.iter().map(|(name, weight)| (name.clone(), shape(weight))).collect();
+        let copies: Vec<(String, Tensor)> =
+            modules.iter().map(|(name, weight)| (name.clone(), weight.shallow_clone())).collect();
+        let copies = Mutex::new(copies);
+        let read = |wanted: &str| {
+            let copies = copies.lock().unwrap();
+            Ok(copies.iter().find(|(name, _)| name == wanted).unwrap().1.shallow_clone())
+        };
+        body(Weights { layers: &layers, device: Device::Cpu, read: &read })
+    }
+
+    fn computed(
+        spec: &BasisSpec,
+        modules: &[(String, Tensor)],
+        progress: &dyn Fn(usize, &str),
+    ) -> Result<(Basis, Vec<ModuleReport>)> {
+        reading(modules, |weights| Basis::compute(spec, "hash", weights, progress))
+    }
+
     pub(crate) fn basis_of(spec: &BasisSpec) -> Basis {
-        Basis::compute(spec, "hash", &modules(), &|_, _| {}).unwrap().0
+        computed(spec, &modules(), &|_, _| {}).unwrap().0
     }
 
     fn same(left: &Factors, right: &Factors) -> bool {
@@ -288,7 +327,7 @@ pub(crate) mod tests {
 
     fn message(spec: &BasisSpec, weight: Tensor) -> String {
         let modules = [("good".into(), weight_of_any()), ("bad".to_owned(), weight)];
-        format!("{:#}", Basis::compute(spec, "hash", &modules, &|_, _| {}).unwrap_err())
+        format!("{:#}", computed(spec, &modules, &|_, _| {}).unwrap_err())
     }
 
     fn weight_of_any() -> Tensor {
@@ -304,7 +343,7 @@ pub(crate) mod tests {
         tch::set_num_threads(4);
         let mut reversed = modules();
         reversed.reverse();
-        let (four, _) = Basis::compute(&spec, "hash", &reversed, &|_, _| {}).unwrap();
+        let (four, _) = computed(&spec, &reversed, &|_, _| {}).unwrap();
         assert_eq!(tch::get_num_threads(), 4);
         tch::set_num_threads(threads);
         for ((name, left), (other, right)) in one.modules.iter().zip(four.modules.iter().rev()) {
@@ -317,7 +356,7 @@ pub(crate) mod tests {
         let heard = std::cell::RefCell::new(Vec::new());
         let spec = BasisSpec { rank: 4, ..BasisSpec::default() };
         let progress = |done: usize, name: &str| heard.borrow_mut().push((done, name.to_owned()));
-        let (_, reports) = Basis::compute(&spec, "hash", &modules(), &progress).unwrap();
+        let (_, reports) = computed(&spec, &modules(), &progress).unwrap();
         assert_eq!(heard.borrow().iter().map(|(done, _)| *done).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
         assert_eq!(reports[1].shape, [40, 24]);
         assert_eq!(reports[4].name, "layer.4.dense");

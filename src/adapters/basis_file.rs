@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
 use crate::adapters::rules::Layer;
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault, reading};
@@ -30,17 +30,6 @@ pub const FILE_NAME: &str = "basis.safetensors";
 
 /// Version of the format, changed whenever old files would be misread.
 const FORMAT: &str = "loraxs-basis-1";
-
-/// The layers of a base, whose weights are read only if their basis is not in the cache.
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    /// Paths and shapes.
-    pub layers: &'a [Layer],
-    /// Device for their basis.
-    pub device: Device,
-    /// Reads the weights `[out, in]` of `layers`, in their order.
-    pub weights: &'a dyn Fn() -> Result<Vec<(String, Tensor)>>,
-}
 
 impl Basis {
     /// Writes `basis.safetensors` into `folder`, which is created if needed.
@@ -104,10 +93,10 @@ impl Basis {
     pub fn cached_or_compute(
         spec: &BasisSpec,
         base_hash: &str,
-        source: Source,
+        weights: Weights,
         progress: &dyn Fn(usize, &str),
     ) -> Result<(Self, Vec<ModuleReport>)> {
-        cached_in(&cache_entry(spec, base_hash, source.layers)?, spec, base_hash, source, progress)
+        cached_in(&cache_entry(spec, base_hash, weights.layers)?, spec, base_hash, weights, progress)
     }
 
     /// Returns true if the cache holds the basis of these layers.
@@ -141,10 +130,10 @@ fn cached_in(
     folder: &Path,
     spec: &BasisSpec,
     base_hash: &str,
-    source: Source,
+    weights: Weights,
     progress: &dyn Fn(usize, &str),
 ) -> Result<(Basis, Vec<ModuleReport>)> {
-    match from_cache(folder, spec, base_hash, source) {
+    match from_cache(folder, spec, base_hash, weights) {
         Ok(Some(found)) => {
             tracing::debug!("basis from the cache: {}", folder.display());
             return Ok(found);
@@ -152,7 +141,7 @@ fn cached_in(
         Ok(None) => {}
         Err(error) => tracing::warn!("the cached basis is computed again: {error:#}"),
     }
-    let (basis, reports) = Basis::compute(spec, base_hash, &(source.weights)()?, progress)?;
+    let (basis, reports) = Basis::compute(spec, base_hash, weights, progress)?;
     if let Err(error) = basis.save(folder) {
         tracing::warn!("the basis is not cached: {error:#}");
     }
@@ -164,12 +153,12 @@ fn from_cache(
     folder: &Path,
     spec: &BasisSpec,
     base_hash: &str,
-    source: Source,
+    weights: Weights,
 ) -> Result<Option<(Basis, Vec<ModuleReport>)>> {
     if !folder.join(FILE_NAME).exists() {
         return Ok(None);
     }
-    let basis = Basis::load(folder, source.device)?.select(source.layers)?;
+    let basis = Basis::load(folder, weights.device)?.select(weights.layers)?;
     if basis.spec != *spec || basis.base_hash != base_hash {
         return Err(fault(format!("`{}` holds another basis", folder.display())).into());
     }
@@ -179,7 +168,7 @@ fn from_cache(
         captured_energy: factors.captured_energy,
         seconds: 0.0,
     };
-    let reports = source.layers.iter().zip(&basis.modules).map(report).collect();
+    let reports = weights.layers.iter().zip(&basis.modules).map(report).collect();
     Ok(Some((basis, reports)))
 }
 
@@ -267,7 +256,7 @@ fn factors(
 mod tests {
     use super::*;
     use crate::adapters::basis::ModuleReport;
-    use crate::adapters::basis::tests::{basis_of, modules};
+    use crate::adapters::basis::tests::{basis_of, modules, reading};
     use crate::spec::{Init, Spectrum, SvdMethod};
 
     fn spec() -> BasisSpec {
@@ -350,10 +339,7 @@ mod tests {
     }
 
     fn cached(folder: &Path, base_hash: &str, progress: &dyn Fn(usize, &str)) -> (Basis, Vec<ModuleReport>) {
-        let layers: Vec<Layer> =
-            modules().iter().map(|(name, weight)| (name.clone(), weight.size2().unwrap().into())).collect();
-        let source = Source { layers: &layers, device: Device::Cpu, weights: &|| Ok(modules()) };
-        cached_in(folder, &spec(), base_hash, source, progress).unwrap()
+        reading(&modules(), |weights| cached_in(folder, &spec(), base_hash, weights, progress)).unwrap()
     }
 
     #[test]

@@ -361,18 +361,14 @@ impl Base {
         Ok(())
     }
 
-    /// Reads the weights `[out, in]` of these layers, as stored, to `device`.
+    /// Reads the weight `[out, in]` of a layer, as stored, to `device`.
     ///
     /// # Errors
-    /// When one is missing or not finite.
-    pub fn weights(&self, layers: &[Layer], device: Device) -> Result<Vec<(String, Tensor)>> {
-        let stored: BTreeMap<String, String> = self.trunk_tensors().into_iter().collect();
-        let read = |(path, _): &Layer| {
-            let canonical = format!("{path}.weight");
-            let name = stored.get(&canonical).unwrap_or(&canonical);
-            Ok((path.clone(), self.tensors.tensor(name, None, device)?))
-        };
-        layers.iter().map(read).collect()
+    /// When it is missing or not finite.
+    pub fn weight(&self, layer: &str, device: Device) -> Result<Tensor> {
+        let canonical = format!("{layer}.weight");
+        let stored = self.trunk_tensors().into_iter().find(|(known, _)| *known == canonical);
+        self.tensors.tensor(&stored.map_or(canonical, |(_, name)| name), None, device)
     }
 
     /// Hashes the trunk: names, types, shapes and bytes, independent of prefix and sharding.

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tch::Device;
 
-use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
-use crate::adapters::basis_file::Source;
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
 use crate::adapters::file::short;
 use crate::cli::{self, Global};
 use crate::data::catalog::Catalog;
@@ -143,10 +142,10 @@ impl Workplace {
             }
             return Ok((basis.select(layers)?, Vec::new()));
         }
-        let weights = || base.base.weights(layers, self.device);
-        let source = Source { layers, device: self.device, weights: &weights };
+        let read = |layer: &str| base.base.weight(layer, self.device);
+        let weights = Weights { layers, device: self.device, read: &read };
         let progress = Progress::new(layers.len() as u64, "svd", "modules");
-        let found = Basis::cached_or_compute(spec, &base.hash, source, &|done, name| {
+        let found = Basis::cached_or_compute(spec, &base.hash, weights, &|done, name| {
             progress.tick(done as u64, name);
         })?;
         progress.finish();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use loraxs::adapters::basis::{Basis, BasisSpec};
+use loraxs::adapters::basis::{Basis, BasisSpec, Weights};
 use loraxs::adapters::file::{self, AdapterConfig, AdapterFile, BasisRecord};
 use loraxs::adapters::layout::Layout;
 use loraxs::adapters::lora::LoraConfig;
@@ -97,10 +97,11 @@ fn every_method_is_in_the_list() {
 
 fn frozen(base: &Base, layers: &[Layer], method: &Method, init: Init) -> Frozen {
     let basis = method.basis_rank().map(|rank| {
-        let weights = base.weights(layers, Device::Cpu).unwrap();
+        let read = |layer: &str| base.weight(layer, Device::Cpu);
+        let weights = Weights { layers, device: Device::Cpu, read: &read };
         let sigma = if method.is_of_peft() { Sigma::Split } else { Sigma::A };
         let spec = BasisSpec { rank, init, sigma, ..BasisSpec::default() };
-        Basis::compute(&spec, &base.hash(), &weights, &|_, _| ()).unwrap().0
+        Basis::compute(&spec, &base.hash(), weights, &|_, _| ()).unwrap().0
     });
     Frozen { basis, ..Frozen::default() }
 }
@@ -259,10 +260,13 @@ fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
     let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, device()));
     let (out, inputs) = (22, 14);
     let weight = draw(&[out, inputs]);
-    let modules = [("layer".to_owned(), weight.shallow_clone())];
+    let layers = [("layer".to_owned(), [out, inputs])];
+    let drawn = std::sync::Mutex::new(weight.shallow_clone());
+    let read = |_: &str| Ok(drawn.lock().unwrap().shallow_clone());
     let basis = method.basis_rank().map(|rank| {
         let spec = BasisSpec { rank, ..BasisSpec::default() };
-        Basis::compute(&spec, "hash", &modules, &|_, _| ()).unwrap().0
+        let weights = Weights { layers: &layers, device: device(), read: &read };
+        Basis::compute(&spec, "hash", weights, &|_, _| ()).unwrap().0
     });
     let frozen = Frozen { basis, ..Frozen::default() };
     let seeds: Vec<u64> = (0..runs).collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loraxs::adapters::basis::{Basis, BasisSpec};
+use loraxs::adapters::basis::{Basis, BasisSpec, Weights};
 use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::adapters::{Frozen, Method, Trained};
 use loraxs::data::Example;
@@ -176,9 +176,10 @@ fn assert_cores_agree(name: &str, run: &Path, case: &Case) {
 fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
     let base = Base::open(&fixture("decoders").join(&case.checkpoint)).unwrap();
     let layers = targeted(&base.linear_layers(), &case.targets).unwrap();
-    let weights = base.weights(&layers, device()).unwrap();
+    let read = |layer: &str| base.weight(layer, device());
+    let weights = Weights { layers: &layers, device: device(), read: &read };
     let spec = BasisSpec { rank: settings.rank, ..BasisSpec::default() };
-    let basis = Basis::compute(&spec, &base.hash(), &weights, &|_, _| ()).unwrap().0;
+    let basis = Basis::compute(&spec, &base.hash(), weights, &|_, _| ()).unwrap().0;
     let frozen = Frozen { basis: Some(basis), ..Frozen::default() };
     let method = Method::LoraXs(LoraXsConfig { r: settings.rank, lora_alpha: settings.alpha });
     let build = Build { device: device(), kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };

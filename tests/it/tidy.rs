@@ -95,7 +95,9 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
 fn sources() -> Vec<Source> {
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned();
+        let tests = ["#[cfg(test)]\nmod tests", "#[cfg(test)]\npub(crate) mod tests"];
+        let end = tests.iter().filter_map(|start| text.find(start)).min().unwrap_or(text.len());
+        let code = text[..end].to_owned();
         let path = path.strip_prefix(root().join("src")).unwrap().display().to_string();
         Source { path, code }
     };
