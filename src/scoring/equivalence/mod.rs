@@ -19,6 +19,7 @@ mod residue;
 mod sets;
 mod units;
 mod value;
+mod words;
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,6 @@
 //! The reader of LaTeX answers: recursive descent over characters, bounded in length and depth.
 
 use super::expression::{Expression as E, Function};
-use super::functions::is_function;
 
 /// Maximum nesting of brackets.
 pub const DEEPEST: usize = 48;
@@ -15,6 +14,9 @@ pub const AND: &str = "\u{2}";
 pub const OR: &str = "\u{3}";
 /// A comma in braces after cleaning: before three digits it groups them, else it is a decimal comma.
 pub const COMMA: char = '\u{4}';
+
+/// Letters that are functions before a bracket; other letters are factors there.
+const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
 
 /// Reads a cleaned answer; `None` if it is not one, or if anything is left over.
 pub fn read(text: &str) -> Option<E> {
@@ -301,5 +303,16 @@ fn name_of(value: &E) -> Option<String> {
         E::Euler => Some("e".to_owned()),
         E::Imaginary => Some("i".to_owned()),
         _ => None,
+    }
+}
+
+/// Returns true if a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
+fn is_function(value: &E) -> bool {
+    match value {
+        E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
+        E::Power(base, exponent) => {
+            matches!(**base, E::Symbol(_)) && is_function(base) && **exponent == E::whole(-1)
+        }
+        _ => false,
     }
 }
