@@ -284,17 +284,8 @@ impl Reader {
     /// Any other command of letters is a name: `\theta`; `\overline{AB}` and `\angle ABC` are one with their argument.
     fn name(&mut self) -> Option<E> {
         const TAKE_ARGUMENT: [&str; 11] = [
-            "overline",
-            "bar",
-            "vec",
-            "hat",
-            "widehat",
-            "mathbb",
-            "angle",
-            "triangle",
-            "boxed",
-            "overrightarrow",
-            "odot",
+            "overline", "bar", "vec", "hat", "widehat", "mathbb", "angle", "triangle", "boxed",
+            "overrightarrow", "odot",
         ];
         const NO_NAMES: [&str; 10] =
             ["end", "cup", "cap", "in", "right", "left", "rvert", "rangle", "rfloor", "rceil"];
