@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::entry::Event;
-use super::memory::{affordable, shape};
+use super::memory::shape;
 use super::request::Request;
 use super::scheduler::Scheduler;
 use super::slots::Limits;
@@ -19,6 +19,9 @@ use crate::torch::free_bytes;
 
 /// Default maximum of slots: more of them make a pass longer, for little gain in speed.
 pub const MOST_SLOTS: usize = 256;
+
+/// Share of the free memory that the cache may take; the rest is for passes and other processes.
+const SHARE: f64 = 0.6;
 
 /// Continues prompts.
 #[derive(Debug)]
@@ -44,8 +47,7 @@ impl<'a> Engine<'a> {
         let mut requests = self.requests(prompts)?;
         let longest = requests.first().map_or(0, |request| request.ids.len());
         let capacity = longest.saturating_add(self.params().max_new_tokens).saturating_add(31) / 32 * 32;
-        self.check_memory(longest, capacity)?;
-        let slots = self.slots(capacity).min(prompts.len());
+        let slots = self.slots(longest, capacity)?.min(prompts.len());
         let limits = |slots| Limits { slots: slots * self.params().search.beams, tokens: capacity };
         let workers = self.workers().min(slots);
         if workers > 1 {
@@ -106,33 +108,31 @@ impl<'a> Engine<'a> {
         usize::try_from(tch::get_num_threads()).unwrap_or(1)
     }
 
-    /// Returns the number of prompts that run at a time.
-    fn slots(&self, capacity: usize) -> usize {
-        let beams = self.params().search.beams;
+    /// Returns the number of prompts that run at a time, the longest of so many tokens.
+    ///
+    /// # Errors
+    /// When memory does not suffice for even one.
+    fn slots(&self, longest: usize, capacity: usize) -> Result<usize> {
+        let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
+        let row = shape(self.model).bytes_per_token().saturating_mul(capacity);
+        let free = free_bytes(self.model.device()).unwrap_or(usize::MAX);
+        // One more slot, for the shared beginning of all prompts.
+        let least = row.saturating_mul(beams.saturating_add(1));
+        if least > free {
+            let [least, free] = [least, free].map(|bytes| bytes as f64 / 1e9);
+            return Err(fault(format!(
+                "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {least:.1} GB of keys and \
+                 values, and {free:.1} GB are free"
+            ))
+            .hint("lower `--max-new-tokens` or `--beams`")
+            .into());
+        }
+        let affordable = (free as f64 * SHARE / row.saturating_mul(beams).max(1) as f64) as usize;
         let most = match self.settings.max_slots {
-            0 => (MOST_SLOTS / beams).max(1),
+            0 => MOST_SLOTS / beams,
             most => most,
         };
-        affordable(shape(self.model).bytes_per_token() * capacity * beams, self.model).min(most)
-    }
-
-    /// Fails early if memory does not suffice for even one prompt.
-    fn check_memory(&self, longest: usize, capacity: usize) -> Result<()> {
-        let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
-        // One more slot, for the shared beginning of all prompts.
-        let slots = beams.saturating_add(1);
-        let bytes = shape(self.model).bytes_per_token().saturating_mul(capacity).saturating_mul(slots);
-        let free = free_bytes(self.model.device()).unwrap_or(usize::MAX);
-        if bytes <= free {
-            return Ok(());
-        }
-        let [bytes, free] = [bytes, free].map(|bytes| bytes as f64 / 1e9);
-        Err(fault(format!(
-            "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {bytes:.1} GB of keys and values, \
-             and {free:.1} GB are free"
-        ))
-        .hint("lower `--max-new-tokens` or `--beams`")
-        .into())
+        Ok(affordable.min(most).max(1))
     }
 }
 

@@ -14,7 +14,7 @@ mod python;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Result, nearest, usage};
+use crate::fault::{Result, unknown};
 
 pub use equivalence::equivalent;
 
@@ -88,13 +88,7 @@ impl Rule {
         if let Some(rule) = Self::ALL.into_iter().find(|rule| rule.name == name) {
             return Ok(rule);
         }
-        let names = Self::ALL.map(Self::name);
-        let fault = usage(format!("unknown scorer `{name}`, expected one of `{}`", names.join("`, `")));
-        Err(match nearest(name, names) {
-            Some(near) => fault.hint(format!("did you mean `{near}`?")),
-            None => fault,
-        }
-        .into())
+        Err(unknown("scorer", name, &Self::ALL.map(Self::name)).into())
     }
 
     /// Returns the name in catalogs, recipes and reports.

@@ -10,14 +10,11 @@ use super::words::{FUNCTIONS, is_product};
 use crate::scoring::boxed;
 use crate::scoring::python::pattern;
 
-/// Characters and their LaTeX.
-const CHARACTERS: [(&str, &str); 43] = [
-    ("−", "-"),
-    ("–", "-"),
-    ("≤", r"\le "),
-    ("≥", r"\ge "),
-    ("⩽", r"\le "),
-    ("⩾", r"\ge "),
+/// Characters, and the LaTeX of each of them.
+const CHARACTERS: [(&str, &str); 33] = [
+    ("−–", "-"),
+    ("≤⩽", r"\le "),
+    ("≥⩾", r"\ge "),
     ("≠", r"\ne "),
     ("≈", r"\approx "),
     ("≅", r"\cong "),
@@ -40,21 +37,14 @@ const CHARACTERS: [(&str, &str); 43] = [
     ("¾", r"\frac34"),
     ("∨", OR),
     ("∧", AND),
-    ("∣", "|"),
-    ("‖", "|"),
+    ("∣‖", "|"),
     ("⟨", r"\langle "),
     ("⟩", r"\rangle "),
     ("∠", r"\angle "),
     ("△", r"\triangle "),
     ("′", "'"),
-    ("\u{a0}", " "),
-    ("\u{2009}", " "),
-    ("\u{202f}", " "),
-    ("**", "^"),
-    ("€", ""),
-    ("£", ""),
-    ("¥", ""),
-    ("₹", ""),
+    ("\u{a0}\u{2009}\u{202f}", " "),
+    ("€£¥₹", ""),
 ];
 
 /// Pattern of an ellipsis.
@@ -179,8 +169,9 @@ pub fn clean(answer: &str) -> String {
 pub fn with_units(answer: &str) -> String {
     let text = answer.replace(['\n', '\t'], " ");
     let mut text = text.replace("\\\\", if text.contains("\\begin") { ROW } else { "\\" });
+    text = text.replace("**", "^");
     for (from, to) in CHARACTERS {
-        text = text.replace(from, to);
+        text = text.replace(|c| from.contains(c), to);
     }
     text = after_arrow(&text).to_owned();
     for (from, to) in REWRITES.iter() {

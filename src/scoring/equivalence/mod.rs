@@ -7,6 +7,7 @@ mod arithmetic;
 mod assignments;
 mod atoms;
 mod clean;
+mod closeness;
 mod compare;
 mod expression;
 mod extract;

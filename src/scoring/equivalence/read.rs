@@ -52,10 +52,25 @@ impl Reader {
         self.text.get(self.place).copied()
     }
 
-    pub(super) fn skip_spaces(&mut self) {
-        while self.peek().is_some_and(char::is_whitespace) {
+    /// Reads characters of one sort, of which there may be none.
+    pub(super) fn run(&mut self, of: impl Fn(char) -> bool) -> String {
+        let start = self.place;
+        while self.peek().is_some_and(&of) {
             self.place += 1;
         }
+        self.text[start..self.place].iter().collect()
+    }
+
+    pub(super) fn skip_spaces(&mut self) {
+        self.run(char::is_whitespace);
+    }
+
+    /// Reads the inside of brackets, where no `|` is open.
+    pub(super) fn inner<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let bars = std::mem::take(&mut self.bars);
+        let found = read(self);
+        self.bars = bars;
+        found
     }
 
     pub(super) fn next_is(&mut self, wanted: &str) -> bool {
