@@ -36,8 +36,8 @@ pub struct Record {
     pub correct: bool,
     /// The verdicts of all rules by their names.
     pub verdicts: BTreeMap<String, Verdict>,
-    /// `end`, `stop` or `length`: why the completion ended.
-    pub finish: String,
+    /// Why the completion ended.
+    pub finish: Finish,
     /// Its number of tokens.
     pub tokens: usize,
     /// First digits of a hash of the answer and all it depends on; absent in lines of older versions.
@@ -50,7 +50,7 @@ impl Record {
     fn new(
         task: &Task,
         prompt: &Prompt,
-        (completion, finish, tokens): (String, &str, usize),
+        (completion, finish, tokens): (String, Finish, usize),
     ) -> Result<Self> {
         let judge = |rule: &Rule| (rule.name().to_owned(), rule.judge(&completion, &prompt.gold));
         let verdicts: BTreeMap<String, Verdict> = task.rules.iter().map(judge).collect();
@@ -62,7 +62,7 @@ impl Record {
             gold: prompt.gold.clone(),
             correct: first.is_some_and(|judged| judged.correct),
             verdicts,
-            finish: finish.to_owned(),
+            finish,
             tokens,
             completion,
             check: String::new(),
@@ -78,7 +78,7 @@ impl Record {
     fn read(task: &Task, prompts: &BTreeMap<usize, &Prompt>, line: &[u8]) -> Option<Self> {
         let found: Self = serde_json::from_slice(line).ok()?;
         let prompt = prompts.get(&found.index)?;
-        let whole = Self::new(task, prompt, (found.completion, &found.finish, found.tokens)).ok()?;
+        let whole = Self::new(task, prompt, (found.completion, found.finish, found.tokens)).ok()?;
         let is_known = found.check.is_empty() || found.check == whole.check;
         (is_known && (&found.prompt, &found.gold) == (&whole.prompt, &whole.gold)).then_some(whole)
     }
@@ -120,7 +120,7 @@ pub fn answer(
     let mut right = records.iter().filter(|record| record.correct).count();
     let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
         if let Some(prompt) = by_index.get(&index) {
-            let answered = (completion.text, named(completion.finish), completion.ids.len());
+            let answered = (completion.text, completion.finish, completion.ids.len());
             let record = Record::new(task, prompt, answered)?;
             files::check_held(path)?;
             append(&mut file, &record).with_context(|| cannot_write(path))?;
@@ -138,15 +138,6 @@ pub fn answer(
     records.sort_by_key(|record| record.index);
     files::write_json_lines(path, &records)?;
     Ok(Some(records))
-}
-
-/// Returns the file's word for why a completion ended.
-fn named(finish: Finish) -> &'static str {
-    match finish {
-        Finish::End => "end",
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-    }
 }
 
 fn cannot_write(path: &Path) -> String {

@@ -20,7 +20,7 @@ mod slots;
 mod text;
 mod workers;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::Result;
 pub use engine::Engine;
@@ -130,7 +130,8 @@ impl GenerationSettings {
 }
 
 /// Why a completion ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Finish {
     /// By one of [`SamplingParams::ends`].
     End,

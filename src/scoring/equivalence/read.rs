@@ -58,7 +58,7 @@ impl Reader {
         while self.peek().is_some_and(&of) {
             self.place += 1;
         }
-        self.text[start..self.place].iter().collect()
+        self.text.get(start..self.place).unwrap_or_default().iter().collect()
     }
 
     pub(super) fn skip_spaces(&mut self) {
