@@ -78,7 +78,7 @@ impl Heard {
         }
     }
 
-    fn to_the_end(mut self, scheduler: &mut Scheduler<'_>) -> Self {
+    fn until_idle(mut self, scheduler: &mut Scheduler<'_>) -> Self {
         while !scheduler.is_idle() {
             self.hear(scheduler.step().unwrap());
         }
@@ -89,7 +89,7 @@ impl Heard {
 fn by_itself(model: &CausalLm, request: &Request<'_>) -> (Vec<u32>, Finish) {
     let mut scheduler = Scheduler::new(model, LIMITS);
     let id = scheduler.submit(request.clone()).unwrap();
-    Heard::default().to_the_end(&mut scheduler).ended.remove(&id).unwrap()
+    Heard::default().until_idle(&mut scheduler).ended.remove(&id).unwrap()
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn requests_with_different_settings_run_together_as_alone() {
     for slots in [3, 8, 40] {
         let mut scheduler = Scheduler::new(&model, Limits { slots, ..LIMITS });
         let ids: Vec<Id> = requests.iter().map(|r| scheduler.submit(r.clone()).unwrap()).collect();
-        let mut heard = Heard::default().to_the_end(&mut scheduler);
+        let mut heard = Heard::default().until_idle(&mut scheduler);
         for ((request, id), wanted) in requests.iter().zip(ids).zip(&wanted) {
             let found = heard.ended.remove(&id).unwrap();
             assert_eq!(found, *wanted, "{slots} slots: prompt {}", request.index);
@@ -125,7 +125,7 @@ fn a_request_that_comes_while_others_run_gets_what_it_gets_alone() {
         heard.hear(scheduler.step().unwrap());
     }
     assert!(heard.ended.len() < requests.len(), "all have ended before the last one comes");
-    heard = heard.to_the_end(&mut scheduler);
+    heard = heard.until_idle(&mut scheduler);
     // Idle, and used again: prompts with a common beginning.
     let begun: Vec<Request> = (0..4)
         .map(|i| {
@@ -137,7 +137,7 @@ fn a_request_that_comes_while_others_run_gets_what_it_gets_alone() {
         })
         .collect();
     ids.extend(begun.iter().map(|request| scheduler.submit(request.clone()).unwrap()));
-    heard = heard.to_the_end(&mut scheduler);
+    heard = heard.until_idle(&mut scheduler);
     for (request, id) in requests.iter().chain(&begun).zip(ids) {
         assert_eq!(heard.ended.remove(&id).unwrap(), by_itself(&model, request), "prompt {}", request.index);
     }
@@ -155,7 +155,7 @@ fn a_cancelled_request_is_told_of_no_more_and_makes_room() {
         assert!(scheduler.cancel(ids[cancelled]), "{cancelled}");
         assert!(!scheduler.cancel(ids[cancelled]), "it is cancelled twice");
         let before = heard.told.get(&ids[cancelled]).cloned();
-        let mut heard = heard.to_the_end(&mut scheduler);
+        let mut heard = heard.until_idle(&mut scheduler);
         assert_eq!(heard.told.get(&ids[cancelled]).cloned(), before);
         for (i, (request, id)) in requests.iter().zip(&ids).enumerate() {
             let found = heard.ended.remove(id);
@@ -187,7 +187,7 @@ fn requests_go_on_in_fewer_slots_when_memory_runs_out() {
     requests[0].stop = Some(exhausted(|call| call == 5));
     let mut scheduler = Scheduler::new(&model, LIMITS);
     let ids: Vec<Id> = requests.iter().map(|r| scheduler.submit(r.clone()).unwrap()).collect();
-    let mut heard = Heard::default().to_the_end(&mut scheduler);
+    let mut heard = Heard::default().until_idle(&mut scheduler);
     for ((request, id), wanted) in requests.iter().zip(ids).zip(wanted) {
         assert_eq!(heard.ended.remove(&id).unwrap(), wanted, "prompt {}", request.index);
     }
