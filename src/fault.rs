@@ -8,7 +8,7 @@ mod panics;
 
 use std::fmt;
 
-pub use names::{nearest, short, which};
+pub use names::{nearest, short, unknown, which};
 pub use panics::{Reading, contained, in_hand, reading, words};
 
 /// The result of everything that can fail.

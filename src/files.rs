@@ -64,6 +64,13 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_bytes(path, format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())
 }
 
+/// Writes one JSON object a line, as [`write_atomically`] does.
+pub fn write_json_lines(path: &Path, rows: impl IntoIterator<Item = impl serde::Serialize>) -> Result<()> {
+    write_atomically(path, |out| {
+        rows.into_iter().try_for_each(|row| Ok(writeln!(out, "{}", serde_json::to_string(&row)?)?))
+    })
+}
+
 /// Writes an object as [`write_json`] does, with a checksum of its content.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::generate::config::Asked;
-use crate::generate::{Penalties, Sampling, Settings};
+use crate::generate::{GenerationSettings, Penalties, Sampling, SamplingParams};
 use crate::train::interrupt;
 
 /// Default number of new tokens, where neither catalog nor command line gives one.
@@ -22,7 +22,7 @@ pub fn decoding(
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     asked: &Asked,
-) -> Result<(Settings, Vec<String>)> {
+) -> Result<(GenerationSettings, Vec<String>)> {
     let given = args.max_new_tokens.or(Some(dataset.max_new_tokens).filter(|&count| count > 0));
     let temperature = args.temperature.unwrap_or(dataset.temperature);
     let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
@@ -42,44 +42,44 @@ pub fn decoding(
         "max_new_tokens" | "max_length" => given.is_some(),
         _ => false,
     };
-    let settings = Settings {
+    let params = SamplingParams {
         sampling: match temperature {
             0.0 => Sampling::Greedy,
             temperature => Sampling::Random { temperature, top_k, top_p },
         },
         search: asked.search(beams),
         penalties,
-        stop,
         seed: args.seed,
-        interrupted: interrupt::requested,
-        ..Settings::greedy(given.unwrap_or(MAX_NEW_TOKENS), tokenizer.ends())
+        ..SamplingParams::greedy(given.unwrap_or(MAX_NEW_TOKENS), tokenizer.ends())
     };
+    let settings =
+        GenerationSettings { stop, interrupted: interrupt::requested, ..GenerationSettings::new(params) };
     Ok((settings, asked.remarks(decided)))
 }
 
 /// Returns the settings as lm-evaluation-harness and Transformers name them, without those that do nothing.
-pub(super) fn arguments(settings: &Settings) -> Value {
+pub(super) fn arguments(GenerationSettings { params, stop, .. }: &GenerationSettings) -> Value {
     let mut found = json!({
-        "until": settings.stop,
-        "max_gen_toks": settings.max_new_tokens,
-        "do_sample": settings.sampling != Sampling::Greedy,
+        "until": stop,
+        "max_gen_toks": params.max_new_tokens,
+        "do_sample": params.sampling != Sampling::Greedy,
     });
-    let (own, none) = (json!(settings.penalties), json!(Penalties::default()));
+    let (own, none) = (json!(params.penalties), json!(Penalties::default()));
     let mut more = Map::new();
     for (key, value) in own.as_object().into_iter().flatten().filter(|(key, value)| none[*key] != **value) {
         more.insert(key.clone(), value.clone());
     }
-    if let Sampling::Random { temperature, top_k, top_p } = settings.sampling {
+    if let Sampling::Random { temperature, top_k, top_p } = params.sampling {
         more.extend([
             ("temperature".into(), json!(temperature)),
             ("top_k".into(), json!(top_k)),
             ("top_p".into(), json!(top_p)),
         ]);
     }
-    if settings.search.beams > 1 {
-        more.insert("num_beams".into(), json!(settings.search.beams));
-        more.insert("length_penalty".into(), json!(settings.search.length_penalty));
-        more.insert("early_stopping".into(), json!(settings.search.early_stopping));
+    if params.search.beams > 1 {
+        more.insert("num_beams".into(), json!(params.search.beams));
+        more.insert("length_penalty".into(), json!(params.search.length_penalty));
+        more.insert("early_stopping".into(), json!(params.search.early_stopping));
     }
     if let Some(found) = found.as_object_mut() {
         found.extend(more);

@@ -6,7 +6,7 @@ use super::{Outcome, eval_language};
 use crate::cli::{EvalArgs, Global};
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::eval::predictions::{submission_name, submit, write_predictions};
+use crate::eval::predictions::{submission_name, submit};
 use crate::eval::results::{TaskResult, write_results};
 use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
@@ -48,7 +48,7 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
         let evaluation = evaluate(model, 0, &examples.examples, how)?;
         files::hold_for_good(&request.out)?;
         let file = request.out.join("predictions").join(format!("{}.jsonl", dataset.name));
-        write_predictions(&file, &evaluation.predictions)?;
+        files::write_json_lines(&file, &evaluation.predictions)?;
         if args.predict {
             submit(dataset, &request.split, &evaluation.predictions, &request.out)?;
         }

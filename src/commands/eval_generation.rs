@@ -16,7 +16,7 @@ use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::generate::Settings as Generation;
+use crate::generate::GenerationSettings;
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
@@ -46,7 +46,7 @@ impl Scoring<'_> {
     /// When the data set or its answers of an earlier run cannot be used, or generation fails.
     pub fn run(
         &self,
-        (dataset, generation): (&Dataset, &Generation),
+        (dataset, generation): (&Dataset, &GenerationSettings),
         model: &CausalLm,
     ) -> Result<Option<TaskResult>> {
         let start = Instant::now();
@@ -62,10 +62,11 @@ impl Scoring<'_> {
             let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
             return Err(usage(message).into());
         }
-        if generation.ends.is_empty() {
+        let params = &generation.params;
+        if params.ends.is_empty() {
             tracing::warn!(
                 "no token is known that ends a text: completions go on to a stop text or for {} tokens",
-                generation.max_new_tokens
+                params.max_new_tokens
             );
         }
         let identity = json!({
@@ -74,9 +75,9 @@ impl Scoring<'_> {
             "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
             "precision": format!("{:?}", self.request.precision),
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,
-            "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,
-            "sampling": format!("{:?}", generation.sampling), "search": format!("{:?}", generation.search),
-            "penalties": generation.penalties, "seed": generation.seed,
+            "max_new_tokens": params.max_new_tokens, "stop": generation.stop, "ends": params.ends,
+            "sampling": format!("{:?}", params.sampling), "search": format!("{:?}", params.search),
+            "penalties": params.penalties, "seed": params.seed,
         });
         let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
         files::hold_for_good(&self.request.out)?;
@@ -87,15 +88,9 @@ impl Scoring<'_> {
         };
         let seconds = start.elapsed().as_secs_f64();
         let arguments = arguments(generation);
-        let scored = Scored {
-            name: &dataset.name,
-            rules: &rules,
-            prompts: &found.prompts,
-            records: &records,
-            shots: self.args.generation.shots,
-            arguments: &arguments,
-        };
-        harness::write(&self.request.out, &self.subject.base.name, &[scored], seconds)?;
+        let shots = self.args.generation.shots;
+        let scored = Scored { task: &task, records: &records, shots, arguments: &arguments, seconds };
+        harness::write(&self.request.out, &self.subject.base.name, &scored)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
         let mut result = TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds);

@@ -12,7 +12,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
 use crate::eval::results::{TaskResult, write_results};
 use crate::fault::{Result, usage};
-use crate::generate::Settings as Generation;
+use crate::generate::GenerationSettings;
 use crate::generate::config::Asked;
 use crate::report::say;
 use crate::session::fit::check_fit;
@@ -61,7 +61,7 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     }
     let scoring = Scoring { place, subject, request, args, tokenizer: &tokenizer };
     for (dataset, generation) in continued.into_iter().zip(generations) {
-        let generation = Generation { max_slots: args.batch_size.unwrap_or(0), ..generation };
+        let generation = GenerationSettings { max_slots: args.batch_size.unwrap_or(0), ..generation };
         let Some(result) = scoring.run((dataset, &generation), model.language()?)? else {
             say("interrupted: the same command goes on with the prompts that are left");
             return Ok(Outcome::Interrupted);

@@ -160,14 +160,8 @@ mod tests {
     fn a_fault_names_the_file_and_the_part_that_holds_it() {
         assert_eq!(reason("", ""), "");
         for part in [
-            "truncation",
-            "padding",
-            "added_tokens",
-            "normalizer",
-            "pre_tokenizer",
-            "post_processor",
-            "decoder",
-            "model",
+            "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+            "decoder", "model",
         ] {
             for text in
                 ["{\"type\": \"Sequence\", }", "{\"type\" \"Fuse\"}", "[1 2]", "{\"type\": \"Fu", "\"\\x\""]

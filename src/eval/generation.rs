@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::metrics::Score;
 use crate::data::prompts::Prompt;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::generate::{self, Engine, Finish, Settings};
+use crate::generate::{Engine, Finish, GenerationSettings};
 use crate::models::CausalLm;
 use crate::report::progress::Progress;
-use crate::scoring::summary::{Summary, summary};
 use crate::scoring::{Rule, Verdict};
 
 /// One line of `OUT/predictions/TASK.jsonl`.
@@ -35,9 +35,9 @@ pub struct Record {
     /// True if the first rule accepts the answer.
     pub correct: bool,
     /// The verdicts of all rules by their names.
-    pub verdicts: BTreeMap<String, Judged>,
-    /// `end`, `stop` or `length`: why the completion ended.
-    pub finish: String,
+    pub verdicts: BTreeMap<String, Verdict>,
+    /// Why the completion ended.
+    pub finish: Finish,
     /// Its number of tokens.
     pub tokens: usize,
     /// First digits of a hash of the answer and all it depends on; absent in lines of older versions.
@@ -45,27 +45,15 @@ pub struct Record {
     pub check: String,
 }
 
-/// A rule's verdict on a completion.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judged {
-    /// The answer that it found.
-    pub extracted: Option<String>,
-    /// True if that is right.
-    pub correct: bool,
-}
-
 impl Record {
     /// Judges the `completion` of `prompt` by the rules of `task`.
     fn new(
         task: &Task,
         prompt: &Prompt,
-        (completion, finish, tokens): (String, &str, usize),
+        (completion, finish, tokens): (String, Finish, usize),
     ) -> Result<Self> {
-        let judge = |rule: &Rule| {
-            let Verdict { extracted, correct } = rule.judge(&completion, &prompt.gold);
-            (rule.name().to_owned(), Judged { extracted, correct })
-        };
-        let verdicts: BTreeMap<String, Judged> = task.rules.iter().map(judge).collect();
+        let judge = |rule: &Rule| (rule.name().to_owned(), rule.judge(&completion, &prompt.gold));
+        let verdicts: BTreeMap<String, Verdict> = task.rules.iter().map(judge).collect();
         let first = task.rules.first().and_then(|rule| verdicts.get(rule.name()));
         let mut record = Self {
             index: prompt.index,
@@ -74,7 +62,7 @@ impl Record {
             gold: prompt.gold.clone(),
             correct: first.is_some_and(|judged| judged.correct),
             verdicts,
-            finish: finish.to_owned(),
+            finish,
             tokens,
             completion,
             check: String::new(),
@@ -90,7 +78,7 @@ impl Record {
     fn read(task: &Task, prompts: &BTreeMap<usize, &Prompt>, line: &[u8]) -> Option<Self> {
         let found: Self = serde_json::from_slice(line).ok()?;
         let prompt = prompts.get(&found.index)?;
-        let whole = Self::new(task, prompt, (found.completion, &found.finish, found.tokens)).ok()?;
+        let whole = Self::new(task, prompt, (found.completion, found.finish, found.tokens)).ok()?;
         let is_known = found.check.is_empty() || found.check == whole.check;
         (is_known && (&found.prompt, &found.gold) == (&whole.prompt, &whole.gold)).then_some(whole)
     }
@@ -117,26 +105,22 @@ pub struct Task<'a> {
 pub fn answer(
     task: &Task<'_>,
     (model, tokenizer): (&CausalLm, &Tokenizer),
-    settings: &Settings,
+    settings: &GenerationSettings,
     path: &Path,
 ) -> Result<Option<Vec<Record>>> {
     let by_index: BTreeMap<usize, &Prompt> =
         task.prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
     let mut records = resumed(task, &by_index, path)?;
     let known: BTreeSet<usize> = records.iter().map(|record| record.index).collect();
-    let open: Vec<generate::Prompt> = task
-        .prompts
-        .iter()
-        .filter(|prompt| !known.contains(&prompt.index))
-        .map(|prompt| generate::Prompt { index: prompt.index, ids: prompt.ids.clone() })
-        .collect();
+    let open = task.prompts.iter().filter(|prompt| !known.contains(&prompt.index));
+    let open: Vec<(usize, &[u32])> = open.map(|prompt| (prompt.index, &prompt.ids[..])).collect();
     let mut file = OpenOptions::new().append(true).open(path).with_context(|| cannot_write(path))?;
     let progress =
         Progress::new(task.prompts.len() as u64, task.name, "prompts").starting_at(known.len() as u64);
     let mut right = records.iter().filter(|record| record.correct).count();
     let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
         if let Some(prompt) = by_index.get(&index) {
-            let answered = (completion.text, named(completion.finish), completion.ids.len());
+            let answered = (completion.text, completion.finish, completion.ids.len());
             let record = Record::new(task, prompt, answered)?;
             files::check_held(path)?;
             append(&mut file, &record).with_context(|| cannot_write(path))?;
@@ -152,17 +136,8 @@ pub fn answer(
         return Ok(None);
     }
     records.sort_by_key(|record| record.index);
-    rewrite(path, &records)?;
+    files::write_json_lines(path, &records)?;
     Ok(Some(records))
-}
-
-/// Returns the file's word for why a completion ended.
-fn named(finish: Finish) -> &'static str {
-    match finish {
-        Finish::End => "end",
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-    }
 }
 
 fn cannot_write(path: &Path) -> String {
@@ -172,15 +147,6 @@ fn cannot_write(path: &Path) -> String {
 fn append(file: &mut File, record: &Record) -> Result<()> {
     // One write per line: an interruption breaks at most the last line.
     Ok(file.write_all(format!("{}\n", serde_json::to_string(record)?).as_bytes())?)
-}
-
-fn rewrite(path: &Path, records: &[Record]) -> Result<()> {
-    files::write_atomically(path, |out| {
-        for record in records {
-            writeln!(out, "{}", serde_json::to_string(record)?)?;
-        }
-        Ok(())
-    })
 }
 
 /// Reads the records of an earlier, interrupted run under the same settings; leaves a whole file behind.
@@ -209,18 +175,18 @@ fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> 
     // Settings first: answers alone would be taken for another model's.
     files::write_json(&beside, task.identity)?;
     let records: Vec<Record> = records.into_values().collect();
-    rewrite(path, &records)?;
+    files::write_json_lines(path, &records)?;
     Ok(records)
 }
 
 /// Returns the share of right answers by each rule.
-pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Rule]) -> Vec<(Rule, Summary)> {
-    let verdicts = |rule: Rule| {
-        records
-            .clone()
-            .map(move |record| record.verdicts.get(rule.name()).is_some_and(|judged| judged.correct))
+pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Rule]) -> Vec<(Rule, Score)> {
+    let verdicts = |rule: &Rule| {
+        let verdict =
+            |record: &Record| record.verdicts.get(rule.name()).is_some_and(|verdict| verdict.correct);
+        Score::of_verdicts(records.clone().map(verdict))
     };
-    rules.iter().map(|&rule| (rule, summary(verdicts(rule)))).collect()
+    rules.iter().map(|rule| (*rule, verdicts(rule))).collect()
 }
 
 /// Groups the records by the value of a column in their rows.

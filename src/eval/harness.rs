@@ -7,70 +7,54 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::generation::{Record, scores};
-use crate::data::prompts::Prompt;
+use super::generation::{Record, Task, scores};
 use crate::fault::Result;
 use crate::files;
 use crate::report::local_time;
-use crate::scoring::Rule;
 
 /// Longest name, in bytes, that leaves room for a time beside it; file systems allow 255.
 const LONGEST_NAME: usize = 200;
 
-/// One scored task.
+/// The answers to a task.
 #[derive(Debug)]
 pub struct Scored<'a> {
-    /// The data set's name.
-    pub name: &'a str,
-    /// The rules, the main one first.
-    pub rules: &'a [Rule],
-    /// The prompts.
-    pub prompts: &'a [Prompt],
+    /// What was asked.
+    pub task: &'a Task<'a>,
     /// One per prompt, in their order.
     pub records: &'a [Record],
     /// Solved examples before each prompt.
     pub shots: usize,
     /// Generation arguments: `until`, `max_gen_toks`, `do_sample`.
     pub arguments: &'a Value,
+    /// Time that the answers took.
+    pub seconds: f64,
 }
 
 /// Writes `OUT/MODEL/results_TIME.json` and `samples_TASK_TIME.jsonl`; returns the folder.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn write(out: &Path, model: &str, tasks: &[Scored<'_>], seconds: f64) -> Result<PathBuf> {
+pub fn write(out: &Path, model: &str, scored: &Scored<'_>) -> Result<PathBuf> {
     let folder = out.join(end_of(&model.replace(|c: char| !(c.is_alphanumeric() || "._-".contains(c)), "_")));
     let now = local_time();
     let time = now.format("%Y-%m-%dT%H-%M-%S%.6f").to_string();
-    let mut parts: [Map<String, Value>; 6] = Default::default();
-    for task in tasks {
-        let name = plain(task.name);
-        let [results, versions, shots, better, counts, configs] = &mut parts;
-        results.insert(name.clone(), result(task, &name));
-        versions.insert(name.clone(), json!(1.0));
-        shots.insert(name.clone(), json!(task.shots));
-        better.insert(name.clone(), json!({"exact_match": true}));
-        counts.insert(name.clone(), json!({"original": task.records.len(), "effective": task.records.len()}));
-        let config = json!({"task": name, "num_fewshot": task.shots, "generation_kwargs": task.arguments});
-        configs.insert(name.clone(), config);
-        samples(&folder.join(format!("samples_{}_{time}.jsonl", end_of(&name))), task)?;
-    }
-    let [results, versions, shots, better, counts, configs] = parts;
-    let groups: Map<String, Value> = results.keys().map(|name| (name.clone(), json!([]))).collect();
+    let (name, count) = (&plain(scored.task.name), scored.records.len());
+    samples(&folder.join(format!("samples_{}_{time}.jsonl", end_of(name))), scored)?;
+    let config = json!({"task": name, "num_fewshot": scored.shots, "generation_kwargs": scored.arguments});
     let whole = json!({
-        "results": results,
-        "group_subtasks": groups,
-        "configs": configs,
-        "versions": versions,
-        "n-shot": shots,
-        "higher_is_better": better,
-        "n-samples": counts,
+        "results": {name: result(scored, name)},
+        "group_subtasks": {name: []},
+        "configs": {name: config},
+        "versions": {name: 1.0},
+        "n-shot": {name: scored.shots},
+        "higher_is_better": {name: {"exact_match": true}},
+        "n-samples": {name: {"original": count, "effective": count}},
         "config": {"model": "loraxs", "model_args": {"pretrained": model}, "limit": null},
         "git_hash": null,
         "date": now.timestamp_micros() as f64 / 1e6,
         "lm_eval_version": null,
         "model_name": model,
-        "total_evaluation_time_seconds": seconds.to_string(),
+        "total_evaluation_time_seconds": scored.seconds.to_string(),
     });
     files::write_json(&folder.join(format!("results_{time}.json")), &whole)?;
     Ok(folder)
@@ -87,26 +71,26 @@ fn end_of(name: &str) -> &str {
     &name[start.unwrap_or(0)..]
 }
 
-fn result(task: &Scored<'_>, name: &str) -> Value {
+fn result(scored: &Scored<'_>, name: &str) -> Value {
     let mut found = Map::new();
     found.insert("alias".into(), json!(name));
-    for (rule, summary) in scores(task.records.iter(), task.rules) {
+    for (rule, score) in scores(scored.records.iter(), scored.task.rules) {
         let key = rule.metric_key();
-        found.insert(key.replacen(',', "_stderr,", 1), json!(summary.stderr));
-        found.insert(key, json!(summary.mean));
+        found.insert(key.replacen(',', "_stderr,", 1), json!(score.stderr));
+        found.insert(key, json!(score.value));
     }
-    found.insert("sample_len".into(), json!(task.records.len()));
+    found.insert("sample_len".into(), json!(scored.records.len()));
     Value::Object(found)
 }
 
 /// Writes one line for each prompt and rule.
-fn samples(path: &Path, task: &Scored<'_>) -> Result<()> {
+fn samples(path: &Path, scored: &Scored<'_>) -> Result<()> {
     files::write_atomically(path, |out| {
-        for (prompt, record) in task.prompts.iter().zip(task.records) {
+        for (prompt, record) in scored.task.prompts.iter().zip(scored.records) {
             let doc = Value::Object(prompt.columns.clone());
             let hashes = [serde_json::to_string_pretty(&doc)?, record.prompt.clone(), record.gold.clone()];
             let [doc_hash, prompt_hash, target_hash] = hashes.map(|text| sha256(&text));
-            for rule in task.rules {
+            for rule in scored.task.rules {
                 let Some(judged) = record.verdicts.get(rule.name()) else { continue };
                 let key = rule.metric_key();
                 let extracted = judged.extracted.as_deref().unwrap_or("[invalid]");
@@ -114,7 +98,7 @@ fn samples(path: &Path, task: &Scored<'_>) -> Result<()> {
                     "doc_id": record.index,
                     "doc": doc,
                     "target": record.gold,
-                    "arguments": {"gen_args_0": {"arg_0": record.prompt, "arg_1": task.arguments}},
+                    "arguments": {"gen_args_0": {"arg_0": record.prompt, "arg_1": scored.arguments}},
                     "resps": [[record.completion]],
                     "filtered_resps": [extracted],
                     "filter": key.split_once(',').map_or("none", |(_, filter)| filter),

@@ -5,13 +5,12 @@ use std::time::Instant;
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
 use super::metrics::mean_loss;
-use super::{Evaluation, sequence};
+use super::{Evaluation, by_length, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
 use crate::nn::layout::{Positions, Sequence};
 use crate::nn::{Packed, Pass};
-use crate::report::progress::Progress;
 use crate::spec::Metric;
 use crate::torch::{fused, upload};
 
@@ -122,32 +121,21 @@ pub fn evaluate(
     batch_tokens: usize,
 ) -> Result<Evaluation> {
     let start = Instant::now();
-    let mut order: Vec<usize> = (0..examples.len()).collect();
-    order.sort_by_key(|&i| examples[i].ids.len());
-    let mut sums = vec![0.0; examples.len()];
-    let progress = Progress::new(examples.len() as u64, "eval", "examples");
-    let mut rest = order.as_slice();
-    while !rest.is_empty() {
-        let mut tokens = 0;
-        let fits = |i: &&usize| {
-            tokens += examples[**i].ids.len();
-            tokens <= batch_tokens
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        let (batch, left) = rest.split_at(count);
-        rest = left;
-        let found = summed(model, run, &batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
-        for (&i, sum) in batch.iter().zip(found) {
-            if !sum.is_finite() {
-                return Err(fault(format!("the loss of example {} is not finite", examples[i].index))
-                    .hint("evaluate in fp32 or bf16, or train with a smaller learning rate")
-                    .into());
+    let sums = by_length(
+        examples,
+        |_, tokens| tokens <= batch_tokens,
+        |batch| {
+            let sums = summed(model, run, batch)?;
+            match batch.iter().zip(&sums).find(|(_, sum)| !sum.is_finite()) {
+                Some((Example { index, .. }, _)) => {
+                    Err(fault(format!("the loss of example {index} is not finite"))
+                        .hint("evaluate in fp32 or bf16, or train with a smaller learning rate")
+                        .into())
+                }
+                None => Ok(sums),
             }
-            sums[i] = sum;
-        }
-        progress.tick((examples.len() - rest.len()) as u64, "");
-    }
-    progress.finish();
+        },
+    )?;
     let counts: Vec<f64> = examples.iter().map(|example| target_count(example) as f64).collect();
     let scores = vec![(Metric::Loss, mean_loss(&sums, &counts))];
     Ok(Evaluation { predictions: Vec::new(), scores, seconds: start.elapsed().as_secs_f64() })

@@ -28,6 +28,16 @@ pub struct Score {
 
 impl Score {
     const UNDEFINED: Self = Self { value: f64::NAN, stderr: f64::NAN };
+
+    /// Returns the share of verdicts that are true.
+    pub fn of_verdicts(verdicts: impl IntoIterator<Item = bool>) -> Self {
+        let (count, hits) =
+            verdicts.into_iter().fold((0_usize, 0_usize), |(n, hits), hit| (n + 1, hits + usize::from(hit)));
+        let (n, value) = (count as f64, hits as f64 / count as f64);
+        // For zeros and ones the sum of squared deviations is n·p·(1 - p).
+        let stderr = if count < 2 { f64::NAN } else { (value * (1.0 - value) / (n - 1.0)).sqrt() };
+        Self { value, stderr }
+    }
 }
 
 /// Scores predictions against labels, pair by pair; classes are given as whole numbers.
@@ -255,6 +265,17 @@ mod tests {
         assert!(error.to_string().starts_with("unknown metric `matthews`, expected one of `accuracy`"));
         assert_eq!(crate::fault::hint_of(&error), Some("did you mean `matthews_correlation`?"));
         assert_eq!(crate::fault::exit_code(&error), 2);
+    }
+
+    #[test]
+    fn the_error_of_verdicts_is_the_sample_deviation_over_the_root_of_n() {
+        let values = [1.0, 0.0, 0.0, 1.0, 1.0];
+        let all = Score::of_verdicts(values.map(|value| value == 1.0));
+        let squares: f64 = values.iter().map(|value| (value - 0.6) * (value - 0.6)).sum();
+        assert!((all.value - 0.6).abs() < 1e-15 && (all.stderr - (squares / 4.0 / 5.0).sqrt()).abs() < 1e-15);
+        assert!(Score::of_verdicts([]).value.is_nan() && Score::of_verdicts([]).stderr.is_nan());
+        assert!(Score::of_verdicts([true]).stderr.is_nan());
+        assert_eq!(Score::of_verdicts([true, true]), Score { value: 1.0, stderr: 0.0 });
     }
 
     #[test]

@@ -105,30 +105,50 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
     Ok(Evaluation { predictions, scores, seconds: start.elapsed().as_secs_f64() })
 }
 
-/// Returns logits of every example, in their order. Passes are packed from examples of similar length.
-fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usize) -> Result<Vec<Vec<f32>>> {
+/// Calls `pass` with batches of examples of similar length, as many as `fits` says of their number and tokens, and at least
+/// one. Returns what it finds for each example, in the order of `examples`.
+fn by_length<T: Clone + Default>(
+    examples: &[Example],
+    fits: impl Fn(usize, usize) -> bool,
+    mut pass: impl FnMut(&[&Example]) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| examples[i].ids.len());
-    let mut found = vec![Vec::new(); examples.len()];
+    let mut found = vec![T::default(); examples.len()];
     let progress = Progress::new(examples.len() as u64, "eval", "examples");
-    let mut done = 0;
-    for batch in order.chunks(batch_size.max(1)) {
-        let sequences: Vec<Sequence> = batch.iter().map(|&i| sequence(&examples[i])).collect();
-        let rows = batch_logits(model, run, sequences)?;
-        for (&i, row) in batch.iter().zip(rows) {
-            if row.iter().any(|logit| !logit.is_finite()) {
-                let index = examples[i].index;
-                return Err(fault(format!("the logits of example {index} are not finite: {row:?}"))
-                    .hint("train with smaller learning rates; in fp16, evaluate in fp32 or bf16 instead")
-                    .into());
-            }
-            found[i] = row;
-        }
-        done += batch.len() as u64;
-        progress.tick(done, "");
+    let mut rest = order.as_slice();
+    while !rest.is_empty() {
+        let (mut count, mut tokens) = (0, 0);
+        let taken = rest.iter().take_while(|&&i| {
+            (count, tokens) = (count + 1, tokens + examples[i].ids.len());
+            fits(count, tokens)
+        });
+        let (batch, left) = rest.split_at(taken.count().max(1));
+        rest = left;
+        let of_batch = pass(&batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
+        batch.iter().zip(of_batch).for_each(|(&i, one)| found[i] = one);
+        progress.tick((examples.len() - rest.len()) as u64, "");
     }
     progress.finish();
     Ok(found)
+}
+
+fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usize) -> Result<Vec<Vec<f32>>> {
+    by_length(
+        examples,
+        |count, _| count <= batch_size,
+        |batch| {
+            let rows = batch_logits(model, run, batch.iter().map(|example| sequence(example)).collect())?;
+            match batch.iter().zip(&rows).find(|(_, row)| row.iter().any(|logit| !logit.is_finite())) {
+                Some((Example { index, .. }, row)) => {
+                    Err(fault(format!("the logits of example {index} are not finite: {row:?}"))
+                        .hint("train with smaller learning rates; in fp16, evaluate in fp32 or bf16 instead")
+                        .into())
+                }
+                None => Ok(rows),
+            }
+        },
+    )
 }
 
 fn batch_logits(model: &Classifier, run: usize, sequences: Vec<Sequence>) -> Result<Vec<Vec<f32>>> {

@@ -39,7 +39,8 @@ pub struct Prediction {
     pub prediction: Answer,
     /// The right answer; `None` (`null`) if the split has no labels.
     pub label: Option<Answer>,
-    /// The model's output, one number per class or a single one.
+    /// The model's output, one number per class or a single one; written with the digits of an `f64`, so that every reader
+    /// recovers each `f32` exactly, and `null` if not finite.
     #[serde(serialize_with = "widened")]
     pub logits: Vec<f32>,
 }
@@ -67,23 +68,6 @@ pub fn argmax(values: &[f32]) -> usize {
         }
     }
     best.0
-}
-
-/// Writes one JSON object per line, all of them or no file.
-///
-/// Logits are written with the digits of an `f64`, so that every reader recovers each `f32` exactly;
-/// non-finite numbers become `null`.
-///
-/// # Errors
-/// When `path` cannot be written.
-pub fn write_predictions(path: &Path, predictions: &[Prediction]) -> Result<()> {
-    write_atomically(path, |out| {
-        for prediction in predictions {
-            serde_json::to_writer(&mut *out, prediction)?;
-            out.write_all(b"\n")?;
-        }
-        Ok(())
-    })
 }
 
 /// Format of a submission's second column.
@@ -167,11 +151,8 @@ fn submitted(prediction: &Prediction, style: Submission<'_>) -> Result<String> {
             // Adding zero turns -0 into 0.
             format!("{:.3}", number.max(low).min(high) + 0.0)
         }
-        (Submission::Numbers { .. }, Answer::Class(class)) => {
-            return Err(fault(format!("row {row}: expected a number, found class {class}")).into());
-        }
-        (Submission::Classes | Submission::Names(_), Answer::Number(number)) => {
-            return Err(fault(format!("row {row}: expected a class, found the number {number}")).into());
+        (Submission::Numbers { .. }, found) | (_, found @ Answer::Number(_)) => {
+            return Err(fault(format!("row {row}: a prediction of another task, {found:?}")).into());
         }
     })
 }
@@ -197,7 +178,7 @@ mod tests {
         let path = folder.path().join("predictions/task.jsonl");
         let of_class = Prediction::of_class(0, vec![0.5, 1.25], Some(0));
         let of_number = Prediction::of_number(1, f32::NAN, None);
-        write_predictions(&path, &[of_class, of_number]).unwrap();
+        crate::files::write_json_lines(&path, [of_class, of_number]).unwrap();
         let text = crate::files::read_text(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], r#"{"index":0,"prediction":1,"label":0,"logits":[0.5,1.25]}"#);

@@ -15,7 +15,6 @@ use crate::fault::Result;
 use crate::files;
 use crate::report::{say, table};
 use crate::scoring::Rule;
-use crate::scoring::summary::Summary;
 
 /// One task's part of the file.
 #[derive(Serialize)]
@@ -64,10 +63,8 @@ impl TaskResult {
         seconds: f64,
     ) -> Self {
         let named = |all: &[&Record]| {
-            let score = |(rule, summary): (Rule, Summary)| {
-                (rule.name().to_owned(), Score { value: summary.mean, stderr: summary.stderr })
-            };
-            scores(all.iter().copied(), rules).into_iter().map(score).collect()
+            let scores = scores(all.iter().copied(), rules).into_iter();
+            scores.map(|(rule, score)| (rule.name().to_owned(), score)).collect()
         };
         let group = |column: &String| {
             let groups = grouped(records, &found.prompts, column);
@@ -112,28 +109,15 @@ pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path, of_run:
 fn results_table(results: &BTreeMap<String, TaskResult>) -> String {
     let mut rows = Vec::new();
     for (task, result) in results {
+        let mut row = |metric: &str, value: f64, stderr: String, seconds: String| {
+            let [task, split, count] = [task.clone(), result.split.clone(), result.count.to_string()];
+            rows.push(vec![task, split, metric.to_owned(), format!("{value:.4}"), stderr, count, seconds]);
+        };
         for (metric, score) in &result.metrics {
-            rows.push(vec![
-                task.clone(),
-                result.split.clone(),
-                metric.clone(),
-                format!("{:.4}", score.value),
-                format!("{:.4}", score.stderr),
-                result.count.to_string(),
-                format!("{:.1}", result.seconds),
-            ]);
+            row(metric, score.value, format!("{:.4}", score.stderr), format!("{:.1}", result.seconds));
         }
         if let Some(combined) = result.combined_score {
-            let empty = String::new;
-            rows.push(vec![
-                task.clone(),
-                result.split.clone(),
-                "combined_score".into(),
-                format!("{combined:.4}"),
-                empty(),
-                result.count.to_string(),
-                empty(),
-            ]);
+            row("combined_score", combined, String::new(), String::new());
         }
     }
     table(&["task", "split", "metric", "value", "stderr", "count", "seconds"], &rows)

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::{Fault, usage};
+
 /// Returns the nearest of `known`, or `None` if none is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -23,6 +25,15 @@ fn similarity(name: &str, candidate: &str) -> f64 {
 const ALL: usize = 12;
 /// Number of nearest names shown of a longer list.
 const NEAREST: usize = 6;
+
+/// Returns the fault that `what` has no such name, with the nearest one as a hint.
+pub fn unknown(what: &str, name: &str, known: &[&str]) -> Fault {
+    let fault = usage(format!("unknown {what} `{name}`, expected one of `{}`", known.join("`, `")));
+    match nearest(name, known.iter().copied()) {
+        Some(near) => fault.hint(format!("did you mean `{near}`?")),
+        None => fault,
+    }
+}
 
 /// Returns `did you mean …?` if a name is near, and the known names; of many, only the nearest.
 pub fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {

@@ -5,44 +5,30 @@
 //! others continue, until their best can no longer beat the worst finished, or as `early_stopping` says.
 
 use super::candidates::{unit, warp};
-use super::stopping::Stopping;
-use super::{EarlyStopping, Finish, Sampling, Settings};
+use super::request::Request;
+use super::{EarlyStopping, Finish, Sampling, SamplingParams};
 use crate::fault::Result;
 use crate::torch::draw::mix;
 
 /// Log-probability of a hypothesis that does not count.
 const NEVER: f32 = -1e9;
 
-/// Rules shared by the searches of all prompts.
-pub struct Rules<'a> {
-    settings: &'a Settings,
-    stopping: &'a Stopping<'a>,
-    /// Number of continuations considered in each step.
-    keep: usize,
+/// Returns the number of continuations considered in each step.
+fn kept(params: &SamplingParams) -> usize {
+    params.search.beams * (1 + params.ends.len()).max(2)
 }
 
-impl<'a> Rules<'a> {
-    pub fn new(settings: &'a Settings, stopping: &'a Stopping<'a>) -> Self {
-        let keep = settings.search.beams * (1 + settings.ends.len()).max(2);
-        Self { settings, stopping, keep }
-    }
+/// Returns the number of tokens that top-k and top-p must keep, so that one does not end the text.
+fn least(params: &SamplingParams) -> usize {
+    1 + params.ends.len()
+}
 
-    /// Returns the number of candidates per row that can matter; 0 = all.
-    pub fn candidates(&self) -> usize {
-        match self.settings.sampling {
-            Sampling::Greedy => self.keep,
-            Sampling::Random { top_k: 0, .. } => 0,
-            Sampling::Random { top_k, .. } => top_k.max(self.least()),
-        }
-    }
-
-    /// Returns the number of tokens that top-k and top-p must keep, so that one does not end the text.
-    fn least(&self) -> usize {
-        1 + self.settings.ends.len()
-    }
-
-    fn penalised(&self, score: f32, length: usize) -> f32 {
-        score / (length as f32).powf(self.settings.search.length_penalty as f32)
+/// Returns the number of candidates per row that can matter; 0 = all.
+pub fn candidates(params: &SamplingParams) -> usize {
+    match params.sampling {
+        Sampling::Greedy => kept(params),
+        Sampling::Random { top_k: 0, .. } => 0,
+        Sampling::Random { top_k, .. } => top_k.max(least(params)),
     }
 }
 
@@ -95,16 +81,14 @@ impl Beams {
     /// Takes one step; `found` has the candidates of each beam. Returns the beam that each new one extends.
     ///
     /// # Errors
-    /// When the tokenizer cannot decode a hypothesis.
-    pub fn advance(
-        &mut self,
-        found: Vec<Vec<(u32, f32)>>,
-        rules: &Rules<'_>,
-        index: usize,
-    ) -> Result<Vec<usize>> {
+    /// As the request's stop rule.
+    pub fn advance(&mut self, found: Vec<Vec<(u32, f32)>>, request: &Request<'_>) -> Result<Vec<usize>> {
+        let search = request.params.search;
+        let penalised =
+            |score: f32, length: usize| score / (length as f32).powf(search.length_penalty as f32);
         let width = self.running.len();
         let length = 1 + self.running.first().map_or(0, |(ids, _)| ids.len());
-        let continuations = self.continuations(found, rules, (index, length))?;
+        let continuations = self.continuations(found, request, length)?;
         self.exhausted = continuations.iter().all(|c| c.finish.is_some());
         let mut next: Vec<(usize, f32)> = continuations
             .iter()
@@ -122,7 +106,7 @@ impl Beams {
         if self.improvable {
             for continuation in continuations.into_iter().take(width) {
                 if let Some(finish) = continuation.finish {
-                    let score = rules.penalised(continuation.score, length);
+                    let score = penalised(continuation.score, length);
                     self.finished.push((Some((continuation.ids, finish)), score));
                 }
             }
@@ -130,10 +114,9 @@ impl Beams {
             self.finished.truncate(width);
         }
         self.running = running;
-        let search = rules.settings.search;
         let never = search.early_stopping == EarlyStopping::Impossible && search.length_penalty > 0.0;
-        let longest = if never { rules.settings.max_new_tokens } else { length };
-        let possible = rules.penalised(self.running.first().map_or(NEVER, |(_, score)| *score), longest);
+        let longest = if never { request.params.max_new_tokens } else { length };
+        let possible = penalised(self.running.first().map_or(NEVER, |(_, score)| *score), longest);
         let full = self.finished.iter().all(|(found, _)| found.is_some());
         let worst = self.finished.last().filter(|_| full).map_or(NEVER, |(_, score)| *score);
         self.improvable &= possible > worst;
@@ -145,13 +128,13 @@ impl Beams {
     fn continuations(
         &self,
         found: Vec<Vec<(u32, f32)>>,
-        rules: &Rules<'_>,
-        (index, length): (usize, usize),
+        request: &Request<'_>,
+        length: usize,
     ) -> Result<Vec<Continuation>> {
-        let sampling = rules.settings.sampling;
+        let (params, sampling) = (&request.params, request.params.sampling);
         let mut all: Vec<(usize, u32, f32)> = Vec::new();
         for (parent, mut candidates) in found.into_iter().enumerate() {
-            warp(&mut candidates, sampling, rules.least());
+            warp(&mut candidates, sampling, least(params));
             let before = self.running[parent].1;
             all.extend(candidates.into_iter().map(|(id, score)| (parent, id, score + before)));
         }
@@ -159,19 +142,19 @@ impl Beams {
             Sampling::Greedy => f64::from(score),
             // Ordering by keys with Gumbel noise equals drawing without replacement.
             Sampling::Random { .. } => {
-                let numbers = [index, length, parent, id as usize].map(|number| number as u64);
-                let noise = unit(mix(&[rules.settings.seed, mix(&numbers)])).max(f64::MIN_POSITIVE);
+                let numbers = [request.index, length, parent, id as usize].map(|number| number as u64);
+                let noise = unit(mix(&[params.seed, mix(&numbers)])).max(f64::MIN_POSITIVE);
                 f64::from(score) - (-noise.ln()).ln()
             }
         };
         // Forced tokens have equal scores: ties keep their order.
         all.sort_by(|a, b| key(b).total_cmp(&key(a)).then_with(|| (a.0, a.1).cmp(&(b.0, b.1))));
-        all.truncate(rules.keep);
+        all.truncate(kept(params));
         all.into_iter()
             .map(|(parent, id, score)| {
                 let mut ids = self.running[parent].0.clone();
                 ids.push(id);
-                let finish = rules.stopping.finish(&ids)?;
+                let finish = request.finish(&ids)?;
                 Ok(Continuation { parent, ids, score, finish })
             })
             .collect()

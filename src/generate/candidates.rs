@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use super::Sampling;
 use crate::fault::{Result, fault};
+use crate::torch::dims2;
 use crate::torch::draw::mix;
 
 /// Returns the most probable token of each row.
@@ -39,43 +40,31 @@ fn not_finite() -> anyhow::Error {
         .into()
 }
 
-/// The top tokens of each row in descending order of log-probability, on the host.
-#[derive(Debug)]
-pub struct Candidates {
-    /// Rows of `count` log-probabilities.
-    scores: Vec<f32>,
-    ids: Vec<i64>,
-    count: usize,
-}
-
-impl Candidates {
-    /// Takes the top `count` of every row; 0 = all.
-    ///
-    /// # Shapes
-    /// `scores` `[s, v]`: log-probabilities, or what penalties made of them.
-    ///
-    /// # Errors
-    /// When a row holds no number.
-    pub fn new(scores: &Tensor, count: usize) -> Result<Self> {
-        let vocabulary = scores.size().last().copied().unwrap_or(1);
-        let count =
-            i64::try_from(count).ok().filter(|count| (1..vocabulary).contains(count)).unwrap_or(vocabulary);
-        let (scores, ids) = scores.topk(count, 1, true, true);
-        let (scores, ids) = (Vec::try_from(scores.flatten(0, 1))?, Vec::try_from(ids.flatten(0, 1))?);
-        let found = Self { scores, ids, count: usize::try_from(count)? };
-        // A row may be banned entirely: then all its scores are -∞, which is no error.
-        if found.scores.chunks(found.count).any(|row| row[0].is_nan() || row[0] == f32::INFINITY) {
-            return Err(not_finite());
-        }
-        Ok(found)
+/// Returns the top `count` tokens of each row, row by row, in descending order of log-probability; 0 = all.
+///
+/// # Shapes
+/// `scores` `[s, v]`: log-probabilities, or what penalties made of them.
+///
+/// # Errors
+/// When a row holds no number.
+pub fn candidates(scores: &Tensor, count: usize) -> Result<impl Iterator<Item = Vec<(u32, f32)>>> {
+    let [_, vocabulary] = dims2(scores);
+    let count =
+        i64::try_from(count).ok().filter(|count| (1..vocabulary).contains(count)).unwrap_or(vocabulary);
+    let (scores, ids) = scores.topk(count, 1, true, true);
+    let (scores, ids): (Vec<f32>, Vec<i64>) =
+        (Vec::try_from(scores.flatten(0, 1))?, Vec::try_from(ids.flatten(0, 1))?);
+    let count = usize::try_from(count)?;
+    // A row may be banned entirely: then all its scores are -∞, which is no error.
+    if scores.chunks(count).any(|row| row[0].is_nan() || row[0] == f32::INFINITY) {
+        return Err(not_finite());
     }
-
-    /// Returns token and log-probability, best first, of row `row`.
-    pub fn row(&self, row: usize) -> Vec<(u32, f32)> {
-        let range = row * self.count..(row + 1) * self.count;
+    let rows = scores.len() / count;
+    Ok((0..rows).map(move |row| {
+        let range = row * count..(row + 1) * count;
         let id = |id: &i64| u32::try_from(*id).unwrap_or_default();
-        self.ids[range.clone()].iter().map(id).zip(self.scores[range].iter().copied()).collect()
-    }
+        ids[range.clone()].iter().map(id).zip(scores[range].iter().copied()).collect()
+    }))
 }
 
 /// Applies temperature, top-k and top-p to candidates in descending order, keeping at least `least` of them.
@@ -172,7 +161,8 @@ mod tests {
         for row in rows {
             let sampling =
                 Sampling::Random { temperature: row.temperature, top_k: row.top_k, top_p: row.top_p };
-            let mut left = Candidates::new(&logits.log_softmax(1, Kind::Float), row.top_k).unwrap().row(0);
+            let mut left =
+                candidates(&logits.log_softmax(1, Kind::Float), row.top_k).unwrap().next().unwrap();
             warp(&mut left, sampling, 1);
             let weights = probabilities(&left);
             assert_eq!(left.len(), row.probabilities.iter().filter(|p| **p > 0.0).count());
@@ -199,7 +189,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY] {
             let logits = Tensor::from_slice(&[0.0, 1.0, bad, 2.0]).view([2, 2]);
             assert!(best(&logits).is_err());
-            assert!(Candidates::new(&logits.log_softmax(1, Kind::Float), 1).is_err());
+            assert!(candidates(&logits.log_softmax(1, Kind::Float), 1).is_err());
         }
         assert_eq!(best(&Tensor::from_slice(&[0.0_f32, 1.0, 3.0, 2.0]).view([2, 2])).unwrap(), [1, 0]);
     }

@@ -29,90 +29,51 @@ pub enum Verdict {
     Missing,
 }
 
-/// Every setting of Transformers 5.24 (`generation/configuration_utils.py`), its verdict, and the values
-/// (besides `null`) at which it has no effect.
-pub const SETTINGS: [(&str, Verdict, &str); 73] = {
-    use Verdict::{Drawn, Heeded, Idle, Left, Missing};
-    [
-        ("bad_words_ids", Heeded, ""),
-        ("begin_suppress_tokens", Heeded, ""),
-        ("early_stopping", Heeded, ""),
-        ("encoder_no_repeat_ngram_size", Heeded, ""),
-        ("encoder_repetition_penalty", Heeded, ""),
-        ("eos_token_id", Heeded, ""),
-        ("exponential_decay_length_penalty", Heeded, ""),
-        ("forced_bos_token_id", Heeded, ""),
-        ("forced_eos_token_id", Heeded, ""),
-        ("length_penalty", Heeded, ""),
-        ("min_length", Heeded, ""),
-        ("min_new_tokens", Heeded, ""),
-        ("no_repeat_ngram_size", Heeded, ""),
-        ("remove_invalid_values", Heeded, ""),
-        ("renormalize_logits", Heeded, ""),
-        ("repetition_penalty", Heeded, ""),
-        ("sequence_bias", Heeded, ""),
-        ("stop_strings", Heeded, ""),
-        ("suppress_tokens", Heeded, ""),
-        ("do_sample", Left, "false"),
-        ("max_length", Left, "20"),
-        ("max_new_tokens", Left, ""),
-        ("num_beams", Left, "1"),
-        ("num_return_sequences", Left, "1"),
-        ("epsilon_cutoff", Drawn, "0"),
-        ("eta_cutoff", Drawn, "0"),
-        ("min_p", Drawn, "0"),
-        ("temperature", Drawn, "1"),
-        ("top_h", Drawn, ""),
-        ("top_k", Drawn, "0"),
-        ("top_p", Drawn, "1"),
-        ("typical_p", Drawn, "1"),
-        ("assistant_ensemble_weight", Missing, ""),
-        (
-            "cache_implementation",
-            Missing,
-            "\"dynamic\" \"static\" \"offloaded\" \"offloaded_static\" \"hybrid\" \"paged\"",
-        ),
-        ("constraints", Missing, ""),
-        ("diversity_penalty", Missing, "0"),
-        ("dola_layers", Missing, ""),
-        ("force_words_ids", Missing, ""),
-        ("guidance_scale", Missing, "1"),
-        ("max_time", Missing, ""),
-        ("num_beam_groups", Missing, "1"),
-        ("penalty_alpha", Missing, "0"),
-        ("token_healing", Missing, "false"),
-        ("watermarking_config", Missing, ""),
-        ("_from_model_config", Idle, ""),
-        ("assistant_confidence_threshold", Idle, ""),
-        ("assistant_early_exit", Idle, ""),
-        ("assistant_lookbehind", Idle, ""),
-        ("bos_token_id", Idle, ""),
-        ("cache_config", Idle, ""),
-        ("compile_config", Idle, ""),
-        ("continuous_batching_config", Idle, ""),
-        ("decoder_start_token_id", Idle, ""),
-        ("disable_compile", Idle, ""),
-        ("is_assistant", Idle, ""),
-        ("low_memory", Idle, ""),
-        ("max_cache_len", Idle, ""),
-        ("max_matching_ngram_size", Idle, ""),
-        ("num_assistant_tokens", Idle, ""),
-        ("num_assistant_tokens_schedule", Idle, ""),
-        ("output_attentions", Idle, ""),
-        ("output_hidden_states", Idle, ""),
-        ("output_logits", Idle, ""),
-        ("output_scores", Idle, ""),
-        ("pad_token_id", Idle, ""),
-        ("prefill_chunk_size", Idle, ""),
-        ("prompt_lookup_num_tokens", Idle, ""),
-        ("return_dict_in_generate", Idle, ""),
-        ("speculation_type", Idle, ""),
-        ("target_lookbehind", Idle, ""),
-        ("transformers_version", Idle, ""),
-        ("use_cache", Idle, ""),
-        ("use_mtp", Idle, ""),
-    ]
-};
+/// Every setting of Transformers 5.24 (`generation/configuration_utils.py`) by its verdict.
+const SETTINGS: [(Verdict, &str); 5] = [
+    (
+        Verdict::Heeded,
+        "bad_words_ids begin_suppress_tokens early_stopping encoder_no_repeat_ngram_size \
+         encoder_repetition_penalty eos_token_id exponential_decay_length_penalty forced_bos_token_id \
+         forced_eos_token_id length_penalty min_length min_new_tokens no_repeat_ngram_size \
+         remove_invalid_values renormalize_logits repetition_penalty sequence_bias stop_strings \
+         suppress_tokens",
+    ),
+    (Verdict::Left, "do_sample max_length max_new_tokens num_beams num_return_sequences"),
+    (Verdict::Drawn, "epsilon_cutoff eta_cutoff min_p temperature top_h top_k top_p typical_p"),
+    (
+        Verdict::Missing,
+        "assistant_ensemble_weight cache_implementation constraints diversity_penalty dola_layers \
+         force_words_ids guidance_scale max_time num_beam_groups penalty_alpha token_healing \
+         watermarking_config",
+    ),
+    (
+        Verdict::Idle,
+        "_from_model_config assistant_confidence_threshold assistant_early_exit assistant_lookbehind \
+         bos_token_id cache_config compile_config continuous_batching_config decoder_start_token_id \
+         disable_compile is_assistant low_memory max_cache_len max_matching_ngram_size \
+         num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states \
+         output_logits output_scores pad_token_id prefill_chunk_size prompt_lookup_num_tokens \
+         return_dict_in_generate speculation_type target_lookbehind transformers_version use_cache \
+         use_mtp",
+    ),
+];
+
+/// Values, in JSON, at which some settings have no effect, besides `null`.
+const NEUTRAL: [(&str, &str); 5] = [
+    ("do_sample token_healing", "false"),
+    ("epsilon_cutoff eta_cutoff min_p top_k diversity_penalty penalty_alpha", "0"),
+    ("num_beams num_return_sequences temperature top_p typical_p guidance_scale num_beam_groups", "1"),
+    ("max_length", "20"),
+    ("cache_implementation", r#""dynamic" "static" "offloaded" "offloaded_static" "hybrid" "paged""#),
+];
+
+/// Returns every known setting with its verdict.
+pub fn settings() -> impl Iterator<Item = (&'static str, Verdict)> {
+    SETTINGS
+        .into_iter()
+        .flat_map(|(verdict, names)| names.split_whitespace().map(move |name| (name, verdict)))
+}
 
 /// A checkpoint's settings for generation.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,11 +119,11 @@ impl Asked {
         let draws = fields.get("do_sample").is_some_and(|draws| draws == true);
         for (key, value) in &fields {
             let named = (key.clone(), value.clone());
-            match SETTINGS.iter().find(|(name, ..)| name == key) {
-                Some((_, _, idle)) if does_nothing(value, idle) => {}
-                Some((_, Verdict::Left, _)) => asked.left.push(named),
-                Some((_, Verdict::Drawn, _)) if draws => asked.left.push(named),
-                Some((_, Verdict::Missing, _)) => asked.missing.push(named),
+            match settings().find(|(name, _)| name == key) {
+                _ if does_nothing(key, value) => {}
+                Some((_, Verdict::Left)) => asked.left.push(named),
+                Some((_, Verdict::Drawn)) if draws => asked.left.push(named),
+                Some((_, Verdict::Missing)) => asked.missing.push(named),
                 Some(_) => {}
                 // `config.json` has many unrelated fields.
                 None if is_own && !key.starts_with('_') => asked.missing.push(named),
@@ -194,10 +155,11 @@ impl Asked {
 }
 
 /// Returns true if `value` is one of those at which a setting has no effect.
-fn does_nothing(value: &Value, idle: &str) -> bool {
-    let idle: Vec<Value> = serde_json::Deserializer::from_str(idle).into_iter().flatten().collect();
-    let is_same = |other: &Value| other == value || (value.is_number() && other.as_f64() == value.as_f64());
-    idle.iter().any(is_same)
+fn does_nothing(key: &str, value: &Value) -> bool {
+    let of = NEUTRAL.iter().filter(|(keys, _)| keys.split(' ').any(|known| known == key));
+    let mut idle =
+        of.flat_map(|(_, values)| serde_json::Deserializer::from_str(values).into_iter::<Value>().flatten());
+    idle.any(|idle| idle == *value || (value.is_number() && idle.as_f64() == value.as_f64()))
 }
 
 fn shortened(value: &str) -> String {

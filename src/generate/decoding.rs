@@ -19,14 +19,15 @@ const ROWS: usize = 32;
 #[derive(Debug)]
 pub struct Decoding<'a> {
     model: &'a CausalLm,
-    cache: &'a Cache,
-    /// Rows of the cache that sequences may occupy.
-    slots: usize,
     /// For each number of rows, the passes taken.
     taken: BTreeMap<usize, usize>,
     recorded: BTreeMap<usize, Recorded>,
     /// False if passes cannot be recorded.
     records: bool,
+    /// Dropped after the recorded passes, which write into it.
+    cache: Cache,
+    /// Rows of the cache that sequences may occupy.
+    slots: usize,
 }
 
 /// A pass that the GPU repeats alone.
@@ -41,9 +42,14 @@ struct Recorded {
 
 impl<'a> Decoding<'a> {
     /// Decodes from the first `slots` rows of the cache.
-    pub fn new(model: &'a CausalLm, cache: &'a Cache, slots: usize) -> Self {
+    pub fn new(model: &'a CausalLm, cache: Cache, slots: usize) -> Self {
         let records = graph::records(model.device()) && model.decodes_in_one_kernel();
         Self { model, cache, slots, taken: BTreeMap::new(), recorded: BTreeMap::new(), records }
+    }
+
+    /// Returns the cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// Appends a token to each of the first rows, which hold `lengths` tokens; returns their logits, `[s, v]`, which the
@@ -57,7 +63,7 @@ impl<'a> Decoding<'a> {
         }
         let device = self.model.device();
         let ids = Tensor::from_slice(ids).to_device(device);
-        pass(self.model, &ids, &Decode::new(self.cache, lengths, device))
+        pass(self.model, &ids, &Decode::new(&self.cache, lengths, device))
     }
 
     /// As [`Decoding::next`] by a recorded pass; `None` if there is none.
@@ -87,7 +93,7 @@ impl<'a> Decoding<'a> {
         // One is replayed at a time, and its logits are read before the next.
         let sharing = self.recorded.values().next().map(|recorded| &recorded.graph);
         let (logits, made) = Graph::record(self.model.device(), sharing, || {
-            let sight = Decode::at(self.cache, inputs.get(1), self.cache.capacity());
+            let sight = Decode::at(&self.cache, inputs.get(1), self.cache.capacity());
             pass(self.model, &inputs.get(0), &sight)
         })?;
         let first = logits.narrow(0, 0, ids.len() as i64);

@@ -1,19 +1,16 @@
-//! Number of slots that memory allows, and detection of running out of it.
+//! Size of a token in the cache, and detection of running out of memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use tch::Device;
-
 use crate::fault::{Result, words};
-use crate::torch::{free_bytes, ran_out};
+use crate::models::CausalLm;
+use crate::nn::cache::Shape;
+use crate::torch::ran_out;
 
-/// Share of the free memory that the cache may take; the rest is for passes and other processes.
-const SHARE: f64 = 0.6;
-
-/// Returns the number of slots of `bytes` each that fit into the device's free memory; at least one.
-pub fn affordable(bytes: usize, device: Device) -> usize {
-    let free = free_bytes(device).unwrap_or(usize::MAX) as f64 * SHARE;
-    ((free / bytes.max(1) as f64) as usize).max(1)
+/// Returns the shape of a token's entry in a model's cache.
+pub fn shape(model: &CausalLm) -> Shape {
+    let config = &model.config;
+    Shape::new(config.layers, [config.kv_heads, config.head_width], model.decoder.kind(), model.device())
 }
 
 /// Returns what `body` returns, or `None` if the device ran out of memory.

@@ -1,23 +1,34 @@
 //! Generation: prompts to completions, many at a time over one key-value cache.
 //!
 //! A prompt is read whole in a packed pass (*prefill*), then all running prompts get their next token in one
-//! pass (*decode*). A finished prompt gives its place in the cache, its *slot*, to the next in the queue.
+//! pass (*decode*). A finished prompt gives its place in the cache, its *slot*, to the next in the queue. The
+//! [`Scheduler`] does this for requests that come and go at any time, in tokens; [`Engine`] makes requests of
+//! the prompts of a data set, and texts of what comes out.
 
 mod beams;
 mod candidates;
+mod choice;
 pub mod config;
 mod decoding;
 pub mod engine;
+mod entry;
 mod memory;
 pub mod penalties;
-mod session;
-mod stopping;
+mod request;
+mod scheduler;
+mod slots;
+mod text;
 mod workers;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::fault::Result;
 pub use engine::Engine;
+pub use entry::{Event, Id};
 pub use penalties::Penalties;
+pub use request::{Request, StopRule};
+pub use scheduler::Scheduler;
+pub use slots::Limits;
 
 /// Choice of the next token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -67,12 +78,10 @@ impl BeamSearch {
     }
 }
 
-/// Settings of generation.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Maximum number of prompts at a time; 0 = as memory allows, up to [`engine::MOST_SLOTS`].
-    pub max_slots: usize,
-    /// Maximum number of new tokens per prompt.
+/// How a prompt is continued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// Maximum number of new tokens.
     pub max_new_tokens: usize,
     /// Choice of tokens.
     pub sampling: Sampling,
@@ -82,48 +91,53 @@ pub struct Settings {
     pub penalties: Penalties,
     /// Tokens that end a completion.
     pub ends: Vec<u32>,
-    /// Texts that end a completion; cut off with all that follows.
-    pub stop: Vec<String>,
-    /// Seed of sampling: draws depend on it, the prompt's index and the token's position.
+    /// Seed of sampling: draws depend on it, the request's index and the token's position.
     pub seed: u64,
-    /// Checked between passes; once true, the run ends early.
-    pub interrupted: fn() -> bool,
 }
 
-impl Settings {
-    /// Returns greedy settings: up to `max_new_tokens`, ended by `ends`, as many slots as memory allows.
+impl SamplingParams {
+    /// Returns greedy settings: up to `max_new_tokens`, ended by `ends`.
     pub fn greedy(max_new_tokens: usize, ends: &[u32]) -> Self {
         Self {
-            max_slots: 0,
             max_new_tokens,
             sampling: Sampling::Greedy,
             search: BeamSearch::plain(1),
             penalties: Penalties::default(),
             ends: ends.to_vec(),
-            stop: Vec::new(),
             seed: 0,
-            interrupted: || false,
         }
     }
 }
 
-/// A prompt to be continued.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
-    /// Identifies it in the results and in sampling.
-    pub index: usize,
-    /// Its tokens, special ones included; at least one.
-    pub ids: Vec<u32>,
+/// How the prompts of a data set are continued.
+#[derive(Debug, Clone)]
+pub struct GenerationSettings {
+    /// How each is continued.
+    pub params: SamplingParams,
+    /// Texts that end a completion; cut off with all that follows.
+    pub stop: Vec<String>,
+    /// Maximum number of prompts at a time; 0 = as memory allows, up to [`engine::MOST_SLOTS`].
+    pub max_slots: usize,
+    /// Checked between passes; once true, the run ends early.
+    pub interrupted: fn() -> bool,
+}
+
+impl GenerationSettings {
+    /// Returns settings without stop texts, for as many prompts at a time as memory allows.
+    pub fn new(params: SamplingParams) -> Self {
+        Self { params, stop: Vec::new(), max_slots: 0, interrupted: || false }
+    }
 }
 
 /// Why a completion ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// By one of [`Settings::ends`].
+    /// By one of [`SamplingParams::ends`].
     End,
-    /// By one of [`Settings::stop`].
+    /// By the request's stop rule: a stop text.
     Stop,
-    /// It has [`Settings::max_new_tokens`].
+    /// It has [`SamplingParams::max_new_tokens`].
     Length,
 }
 
@@ -137,3 +151,6 @@ pub struct Completion {
     /// Why it ended.
     pub finish: Finish,
 }
+
+/// Receives each completion as it ends, with its prompt's index; an error ends the run.
+pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::Settings;
+use super::SamplingParams;
 use crate::torch::{cast, dims2};
 
 /// Settings of `generation_config.json` under its names; with all at their defaults, nothing is done.
@@ -76,6 +76,8 @@ pub struct Context<'a> {
     pub prompt: &'a [u32],
     /// The new tokens so far.
     pub new: &'a [u32],
+    /// How the prompt is continued.
+    pub params: &'a SamplingParams,
 }
 
 impl Context<'_> {
@@ -104,20 +106,20 @@ impl Penalties {
     ///
     /// # Shapes
     /// `scores` `[s, v]`, for each row its context.
-    pub fn apply(&self, scores: &Tensor, rows: &[Context<'_>], settings: &Settings) -> Tensor {
+    pub fn apply(&self, scores: &Tensor, rows: &[Context<'_>]) -> Tensor {
         let [_, vocabulary] = dims2(scores);
         let mut scores = Scores { flat: cast(scores, Kind::Float).flatten(0, 1), vocabulary };
         scores.add(&self.biases(rows));
         let prompts = |row: &Context<'_>| row.prompt.to_vec();
         scores.penalise(rows, 1.0 / self.encoder_repetition_penalty, prompts);
         scores.penalise(rows, self.repetition_penalty, |row| row.tokens().collect());
-        scores.ban(rows, |row| self.banned(row, settings));
-        scores.force(rows, |row| self.forced(row, settings.max_new_tokens));
+        scores.ban(rows, |row| self.banned(row));
+        scores.force(rows, |row| self.forced(row));
         if self.remove_invalid_values {
             scores.flat = scores.flat.nan_to_num(0.0, f64::from(f32::MAX), f64::from(f32::MIN));
         }
         if let Some((start, factor)) = self.exponential_decay_length_penalty {
-            scores.lengthen(rows, &settings.ends, (start, factor));
+            scores.lengthen(rows, (start, factor));
         }
         scores.ban(rows, |row| self.suppressed(row));
         let scores = scores.flat.view([-1, vocabulary]);
@@ -139,8 +141,8 @@ impl Penalties {
     }
 
     /// Returns tokens that would repeat a banned n-gram, complete a bad word, or end too early.
-    fn banned(&self, row: &Context<'_>, settings: &Settings) -> Vec<u32> {
-        let ends = &settings.ends;
+    fn banned(&self, row: &Context<'_>) -> Vec<u32> {
+        let ends = &row.params.ends;
         let mut banned = Vec::new();
         let whole: Vec<u32> = if self.no_repeat_ngram_size > 0 { row.tokens().collect() } else { Vec::new() };
         banned.extend(repeating(&whole, row, self.no_repeat_ngram_size));
@@ -155,8 +157,8 @@ impl Penalties {
     }
 
     /// Returns the only tokens allowed next, if any are forced.
-    fn forced(&self, row: &Context<'_>, max_new_tokens: usize) -> Option<Vec<u32>> {
-        let last = row.new.len() + 1 == max_new_tokens && !self.forced_eos_token_id.is_empty();
+    fn forced(&self, row: &Context<'_>) -> Option<Vec<u32>> {
+        let last = row.new.len() + 1 == row.params.max_new_tokens && !self.forced_eos_token_id.is_empty();
         if last {
             return Some(self.forced_eos_token_id.clone());
         }
@@ -246,12 +248,14 @@ impl Scores {
         }
     }
 
-    /// Lets the scores of `ends` grow by `factor` for each token after the first `start`.
-    fn lengthen(&mut self, rows: &[Context<'_>], ends: &[u32], (start, factor): (usize, f64)) {
+    /// Lets the scores of ending tokens grow by `factor` for each token after the first `start`.
+    fn lengthen(&mut self, rows: &[Context<'_>], (start, factor): (usize, f64)) {
         for (row, context) in (0..).zip(rows) {
             let beyond = context.new.len().saturating_sub(start);
             let one = std::slice::from_ref(context);
-            let Some(places) = self.places(one, |_| ends.to_vec()).filter(|_| beyond > 0) else { continue };
+            let Some(places) = self.places(one, |row| row.params.ends.clone()).filter(|_| beyond > 0) else {
+                continue;
+            };
             let places = places + row * self.vocabulary;
             let scores = self.flat.index_select(0, &places);
             let growth = scores.abs() * (factor.powf(beyond as f64) - 1.0);

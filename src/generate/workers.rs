@@ -1,23 +1,20 @@
-//! Several threads on a CPU, each continuing separate prompts with one libtorch thread.
+//! Several threads on a CPU, each continuing prompts of its own with one libtorch thread.
 
 use std::any::Any;
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use tch::no_grad;
-
-use super::engine::{Engine, OnDone};
 use super::memory::unless_exhausted;
-use super::{Completion, Prompt};
+use super::{Completion, OnDone};
 use crate::fault::{Result, fault};
+use crate::models::CausalLm;
 
-/// The engine, shared between threads.
-struct Shared<'a>(&'a Engine<'a>);
+/// The model, shared between threads.
+struct Shared<'a>(&'a CausalLm);
 
-// SAFETY: the threads only read the engine's tensors, which libtorch allows; its counts of references are atomic, and
+// SAFETY: the threads only read the model's tensors, which libtorch allows; its counts of references are atomic, and
 // no pass of one thread touches a tensor that another writes: caches belong to their thread.
 unsafe impl Sync for Shared<'_> {}
 
@@ -29,24 +26,23 @@ enum News {
     Panicked(Box<dyn Any + Send>),
 }
 
-/// Continues the prompts in `workers` threads of `slots` slots each, dealing them out in turn so that lengths
-/// are similar. Returns false when interrupted; otherwise prompts are left over only if memory ran out.
+/// Calls `serve` with each share on a thread of its own. Returns false when one was interrupted, as `serve` says; otherwise
+/// something of a share is left over only if memory ran out.
 ///
 /// # Errors
-/// As [`Engine::run`].
-pub fn side_by_side(
-    engine: &Engine<'_>,
-    order: &[&Prompt],
-    (workers, slots, capacity): (usize, usize, usize),
+/// As `serve` and `on_done`.
+pub fn side_by_side<T: Send>(
+    model: &CausalLm,
+    shares: Vec<T>,
+    serve: impl Fn(&CausalLm, T, &mut OnDone<'_>) -> Result<bool> + Sync,
     on_done: &mut OnDone<'_>,
 ) -> Result<bool> {
     let threads = tch::get_num_threads();
-    let (shared, stop, whole) = (Shared(engine), AtomicBool::new(false), AtomicBool::new(true));
+    let (shared, stop, whole) = (Shared(model), AtomicBool::new(false), AtomicBool::new(true));
     let (tell, news) = mpsc::channel();
     let outcome = thread::scope(|scope| {
-        for worker in 0..workers {
-            let (tell, shared, stop, whole) = (tell.clone(), &shared, &stop, &whole);
-            let mut queue: VecDeque<&Prompt> = order.iter().skip(worker).step_by(workers).copied().collect();
+        for share in shares {
+            let (tell, shared, stop, whole, serve) = (tell.clone(), &shared, &stop, &whole, &serve);
             scope.spawn(move || {
                 // This setting is per thread.
                 tch::set_num_threads(1);
@@ -54,9 +50,7 @@ pub fn side_by_side(
                     let told = tell.send(News::Done(index, completion)).is_ok();
                     if told && !stop.load(Ordering::Relaxed) { Ok(()) } else { Err(fault("stopped").into()) }
                 };
-                let serve = || {
-                    unless_exhausted(|| no_grad(|| shared.0.serve(&mut queue, (slots, capacity), &mut done)))
-                };
+                let serve = || unless_exhausted(|| serve(shared.0, share, &mut done));
                 match catch_unwind(AssertUnwindSafe(serve)) {
                     Ok(Ok(Some(false))) => whole.store(false, Ordering::Relaxed),
                     Ok(Ok(_)) => {}

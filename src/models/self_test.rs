@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::adapters::svd;
 use crate::fault::{Result, words};
 use crate::nn::attention::Attention;
-use crate::nn::cache::{Cache, Decode, Prefill, Shape};
-use crate::nn::layout::{Positions, Sequence};
+use crate::nn::cache::{Cache, Decode, Prefill, Shape, Span};
+use crate::nn::layout::{Place, Positions, Sequence};
 use crate::nn::{Noise, Packed, Pass, Sight as _};
 use crate::torch::fused::{Adapted, adapted};
 use crate::torch::graph::Graph;
@@ -157,12 +157,15 @@ fn token(kind: Kind, device: Device) -> Result<Vec<f64>> {
     }
     let [_, kv, d] = SHAPE;
     let cache = Cache::new(Shape::new(1, [kv, d], kind, device), LENGTHS.len() as i64, 64, device)?;
-    let places = (0..)
-        .zip(batch.places[0].iter())
-        .map(|(slot, place)| [place.start as i64, place.length as i64, slot, 0]);
-    let places: Vec<[i64; 4]> = places.collect();
+    let span = |(slot, place): (i64, &Place)| Span {
+        start: place.start as i64,
+        len: place.length as i64,
+        slot,
+        held: 0,
+    };
+    let spans: Vec<Span> = (0..).zip(&batch.places[0]).map(span).collect();
     let _read =
-        Prefill::new(&cache, &batch, &places).attend(0, &attention, [&q, &k, &v], &Pass::evaluation())?;
+        Prefill::new(&cache, &batch, &spans).attend(0, &attention, [&q, &k, &v], &Pass::evaluation())?;
     let before = LENGTHS.map(|length| length as i64 - 1);
     let newest = [&q, &k, &v].map(|x| x.index_select(0, &last));
     let y =

@@ -5,6 +5,7 @@ use tch::{Device, IndexOp as _, Kind, Tensor};
 use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
+pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
 use crate::torch::{Bounds, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
@@ -78,9 +79,9 @@ impl Cache {
         }
     }
 
-    fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], places: &[[i64; 4]]) -> Tensor {
+    fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], spans: &[Span]) -> Tensor {
         let look = Look { window: attention.window, scale: attention.scale, cap: attention.cap };
-        cast(&attend(qkv, [&self.keys[layer], &self.values[layer]], places, look), qkv[0].kind())
+        cast(&attend(qkv, [&self.keys[layer], &self.values[layer]], spans, look), qkv[0].kind())
     }
 
     /// Returns true if a prompt can be continued from the end of its slot.
@@ -119,26 +120,25 @@ impl Cache {
 pub struct Prefill<'a> {
     cache: &'a Cache,
     batch: &'a Packed,
-    /// For each prompt: first token in the batch, number of tokens, slot, and tokens already in the slot.
-    places: &'a [[i64; 4]],
+    /// The tokens of each prompt.
+    spans: &'a [Span],
     /// Flat places of the batch's tokens in a cache on a GPU, int64 `[m]`.
     at: Option<Tensor>,
 }
 
 impl<'a> Prefill<'a> {
-    /// `batch` has one run; `places` gives each prompt's first token in it, its number of tokens, its slot,
-    /// and the number of its tokens already in the slot: 0, unless [`Cache::continues`].
-    pub fn new(cache: &'a Cache, batch: &'a Packed, places: &'a [[i64; 4]]) -> Self {
+    /// `batch` has one run, `spans` its prompts; their slots are empty, unless [`Cache::continues`].
+    pub fn new(cache: &'a Cache, batch: &'a Packed, spans: &'a [Span]) -> Self {
         let at = (!cache.own).then(|| {
             let mut at = vec![0; batch.ids.numel()];
-            for &[start, length, slot, before] in places {
-                for i in 0..length {
-                    at[(start + i) as usize] = slot * cache.capacity + before + i;
+            for span in spans {
+                for i in 0..span.len {
+                    at[(span.start + i) as usize] = span.slot * cache.capacity + span.held + i;
                 }
             }
             Tensor::from_slice(&at).to_device(batch.ids.device())
         });
-        Self { cache, batch, places, at }
+        Self { cache, batch, spans, at }
     }
 }
 
@@ -151,7 +151,7 @@ impl Sight for Prefill<'_> {
         pass: &Pass,
     ) -> Result<Tensor> {
         match &self.at {
-            None => Ok(self.cache.attend(layer, attention, [q, k, v], self.places)),
+            None => Ok(self.cache.attend(layer, attention, [q, k, v], self.spans)),
             Some(at) => {
                 self.cache.store(layer, at, [k, v]);
                 attention.forward([q, k, v], self.batch, pass)
@@ -164,8 +164,8 @@ impl Sight for Prefill<'_> {
 #[derive(Debug)]
 pub struct Decode<'a> {
     cache: &'a Cache,
-    /// Token, number of tokens, slot, and tokens before, of each row.
-    places: Vec<[i64; 4]>,
+    /// The token of each row.
+    spans: Vec<Span>,
     /// Position of each row's new token, int64 `[s]`.
     positions: Tensor,
     /// What a GPU reads the cache by.
@@ -194,8 +194,9 @@ impl<'a> Decode<'a> {
     /// Row i is slot i; `lengths` counts the tokens that each holds.
     pub fn new(cache: &'a Cache, lengths: &[i64], device: Device) -> Self {
         let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
-        let places = (0..).zip(lengths).map(|(row, &length)| [row, 1, row, length]).collect();
-        Self { places, ..Self::at(cache, Tensor::from_slice(lengths).to_device(device), longest) }
+        let span = |(row, &held)| Span { start: row, len: 1, slot: row, held };
+        let spans = (0..).zip(lengths).map(span).collect();
+        Self { spans, ..Self::at(cache, Tensor::from_slice(lengths).to_device(device), longest) }
     }
 
     /// As [`Decode::new`], on a GPU: `positions` int64 `[s]` counts the tokens that each slot holds, fewer than `longest`.
@@ -212,7 +213,7 @@ impl<'a> Decode<'a> {
                 longest: ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity),
             }
         });
-        Self { cache, places: Vec::new(), positions, layout }
+        Self { cache, spans: Vec::new(), positions, layout }
     }
 
     /// Returns the positions of the new tokens, int64 `[s]`.
@@ -244,7 +245,7 @@ impl Sight for Decode<'_> {
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
         let Some(layout) = &self.layout else {
-            return Ok(self.cache.attend(layer, attention, [q, k, v], &self.places));
+            return Ok(self.cache.attend(layer, attention, [q, k, v], &self.spans));
         };
         self.cache.store(layer, &layout.at, [k, v]);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);

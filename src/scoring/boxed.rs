@@ -4,20 +4,15 @@
 /// close. hendrycks/math@357963a, `modeling/dataset/util.py`, as MetaMath and LoRA-XS have it.
 pub fn last_braced(text: &str) -> Option<&str> {
     let start = text.rfind("\\boxed").or_else(|| text.rfind("\\fbox"))?;
-    let mut open = 0;
-    for (place, byte) in text.bytes().enumerate().skip(start) {
-        match byte {
-            b'{' => open += 1,
-            b'}' => {
-                open -= 1;
-                if open == 0 {
-                    return Some(&text[start..=place]);
-                }
-            }
-            _ => {}
-        }
-    }
-    None
+    closing(&text[start..], 0).map(|end| &text[start..=start + end])
+}
+
+/// Returns the place of the brace that closes the last of those that are open, of which there are `open` before the text.
+pub fn closing(text: &str, mut open: i32) -> Option<usize> {
+    text.bytes().position(|byte| {
+        open += i32::from(byte == b'{') - i32::from(byte == b'}');
+        byte == b'}' && open == 0
+    })
 }
 
 /// Returns the content of the last box; `\boxed 2$` holds `2`. EleutherAI/lm-evaluation-harness,
@@ -76,18 +71,10 @@ fn last_box(text: &str) -> Option<(usize, Option<usize>, &str)> {
         let inner = rest.split('$').next().unwrap_or_default();
         return Some((start, Some(from + inner.len()), inner.trim()));
     };
-    let mut open = 1;
-    for (place, byte) in inner.bytes().enumerate() {
-        open += match byte {
-            b'{' => 1,
-            b'}' => -1,
-            _ => 0,
-        };
-        if open == 0 {
-            return Some((start, Some(from + place + 2), inner[..place].trim()));
-        }
+    match closing(inner, 1) {
+        Some(end) => Some((start, Some(from + end + 2), inner[..end].trim())),
+        None => Some((start, None, rest)),
     }
-    Some((start, None, rest))
 }
 
 /// Returns the content of `\boxed{…}`, or `None` for any other text.

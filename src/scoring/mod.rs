@@ -11,16 +11,15 @@ mod hendrycks;
 mod metamath;
 mod minerva;
 mod python;
-pub mod summary;
 
-use std::fmt;
+use serde::{Deserialize, Serialize};
 
-use crate::fault::{Result, nearest, usage};
+use crate::fault::{Result, unknown};
 
 pub use equivalence::equivalent;
 
 /// Verdict of a rule on one completion.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Answer that was found in the completion; `None` if the rule finds none.
     pub extracted: Option<String>,
@@ -29,70 +28,56 @@ pub struct Verdict {
 }
 
 /// One way to score a completion; see `docs/scoring.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Rule {
-    /// MetaMath's GSM8K script.
-    Gsm8kMetamath,
-    /// The same with `math_equal` beside it, as in the scripts of LoRA-XS.
-    Gsm8kLoraxs,
-    /// lm-evaluation-harness, `gsm8k` version 3, filter `strict-match`.
-    Gsm8kStrict,
-    /// lm-evaluation-harness, `gsm8k` version 3, filter `flexible-extract`.
-    Gsm8kFlexible,
-    /// The last number, as in LLM-Adapters, on GSM8K's answers.
-    Gsm8kLlmAdapters,
-    /// The last number, on AddSub, MultiArith, SingleEq, SVAMP and MAWPS.
-    ArithmeticLlmAdapters,
-    /// The first capital letter from A to E.
-    AquaLlmAdapters,
-    /// MetaMath's MATH script.
-    MathMetamath,
-    /// The same with `math_equal` beside it, as in the scripts of LoRA-XS.
-    MathLoraxs,
-    /// lm-evaluation-harness, `hendrycks_math`.
-    MathIsEquiv,
-    /// lm-evaluation-harness, `minerva_math`, with [`equivalent`] in the place of SymPy.
-    MathMinerva,
-    /// Mathematical equivalence.
-    MathEquivalence,
-    /// `true` or `false`.
-    Boolq,
-    /// `solution1` or `solution2`.
-    Piqa,
-    /// `answer1` to `answer5`.
-    SocialIqa,
-    /// `ending1` to `ending4`.
-    Hellaswag,
-    /// `option1` or `option2`.
-    Winogrande,
-    /// `answer1` to `answer5`.
-    Arc,
-    /// `answer1` to `answer5`.
-    Openbookqa,
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    name: &'static str,
+    filter: &'static str,
+    judge: fn(&str, &str) -> Verdict,
 }
+
+const fn rule(name: &'static str, filter: &'static str, judge: fn(&str, &str) -> Verdict) -> Rule {
+    Rule { name, filter, judge }
+}
+
+const ANSWERS: [&str; 5] = ["answer1", "answer2", "answer3", "answer4", "answer5"];
+const ENDINGS: [&str; 4] = ["ending1", "ending2", "ending3", "ending4"];
 
 impl Rule {
     /// Every rule, in the order in which messages name them.
     pub const ALL: [Self; 19] = [
-        Self::Gsm8kMetamath,
-        Self::Gsm8kLoraxs,
-        Self::Gsm8kStrict,
-        Self::Gsm8kFlexible,
-        Self::Gsm8kLlmAdapters,
-        Self::ArithmeticLlmAdapters,
-        Self::AquaLlmAdapters,
-        Self::MathMetamath,
-        Self::MathLoraxs,
-        Self::MathIsEquiv,
-        Self::MathMinerva,
-        Self::MathEquivalence,
-        Self::Boolq,
-        Self::Piqa,
-        Self::SocialIqa,
-        Self::Hellaswag,
-        Self::Winogrande,
-        Self::Arc,
-        Self::Openbookqa,
+        // MetaMath's GSM8K script, and the same with `math_equal` beside it, as in the scripts of LoRA-XS.
+        rule("gsm8k/metamath", "metamath", metamath::gsm8k),
+        rule("gsm8k/loraxs", "loraxs", metamath::gsm8k_loraxs),
+        // lm-evaluation-harness, `gsm8k` version 3.
+        rule("gsm8k/strict", "strict-match", gsm8k::strict),
+        rule("gsm8k/flexible", "flexible-extract", gsm8k::flexible),
+        // LLM-Adapters: the last number, on GSM8K's answers, and on AddSub, MultiArith, SingleEq, SVAMP and MAWPS; the
+        // first capital letter from A to E.
+        rule("gsm8k/llm-adapters", "llm-adapters", gsm8k::last_number),
+        rule("arithmetic/llm-adapters", "llm-adapters", gsm8k::last_number),
+        rule("aqua/llm-adapters", "llm-adapters", |c, gold| {
+            choices::judge(c, gold, &["A", "B", "C", "D", "E"])
+        }),
+        // MetaMath's MATH script, and the same with `math_equal` beside it, as in the scripts of LoRA-XS.
+        rule("math/metamath", "metamath", metamath::math),
+        rule("math/loraxs", "loraxs", metamath::math_loraxs),
+        // lm-evaluation-harness: `hendrycks_math`, and `minerva_math` with [`equivalent`] in the place of SymPy.
+        rule("math/is_equiv", "is-equiv", hendrycks::judge),
+        rule("math/minerva", "minerva", minerva::judge),
+        // Mathematical equivalence.
+        rule("math/equivalence", "equivalence", equivalence::judge),
+        // LLM-Adapters: the label of a choice.
+        rule("commonsense/boolq", "llm-adapters", |c, gold| choices::judge(c, gold, &["true", "false"])),
+        rule("commonsense/piqa", "llm-adapters", |c, gold| {
+            choices::judge(c, gold, &["solution1", "solution2"])
+        }),
+        rule("commonsense/social_i_qa", "llm-adapters", |c, gold| choices::judge(c, gold, &ANSWERS)),
+        rule("commonsense/hellaswag", "llm-adapters", |c, gold| choices::judge(c, gold, &ENDINGS)),
+        rule("commonsense/winogrande", "llm-adapters", |c, gold| {
+            choices::judge(c, gold, &["option1", "option2"])
+        }),
+        rule("commonsense/arc", "llm-adapters", |c, gold| choices::judge(c, gold, &ANSWERS)),
+        rule("commonsense/openbookqa", "llm-adapters", |c, gold| choices::judge(c, gold, &ANSWERS)),
     ];
 
     /// Returns the rule of this name.
@@ -100,87 +85,27 @@ impl Rule {
     /// # Errors
     /// When no rule has it.
     pub fn named(name: &str) -> Result<Self> {
-        if let Some(rule) = Self::ALL.into_iter().find(|rule| rule.name() == name) {
+        if let Some(rule) = Self::ALL.into_iter().find(|rule| rule.name == name) {
             return Ok(rule);
         }
-        let names = Self::ALL.map(Self::name);
-        let fault = usage(format!("unknown scorer `{name}`, expected one of `{}`", names.join("`, `")));
-        Err(match nearest(name, names) {
-            Some(near) => fault.hint(format!("did you mean `{near}`?")),
-            None => fault,
-        }
-        .into())
+        Err(unknown("scorer", name, &Self::ALL.map(Self::name)).into())
     }
 
     /// Returns the name in catalogs, recipes and reports.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Gsm8kMetamath => "gsm8k/metamath",
-            Self::Gsm8kLoraxs => "gsm8k/loraxs",
-            Self::Gsm8kStrict => "gsm8k/strict",
-            Self::Gsm8kFlexible => "gsm8k/flexible",
-            Self::Gsm8kLlmAdapters => "gsm8k/llm-adapters",
-            Self::ArithmeticLlmAdapters => "arithmetic/llm-adapters",
-            Self::AquaLlmAdapters => "aqua/llm-adapters",
-            Self::MathMetamath => "math/metamath",
-            Self::MathLoraxs => "math/loraxs",
-            Self::MathIsEquiv => "math/is_equiv",
-            Self::MathMinerva => "math/minerva",
-            Self::MathEquivalence => "math/equivalence",
-            Self::Boolq => "commonsense/boolq",
-            Self::Piqa => "commonsense/piqa",
-            Self::SocialIqa => "commonsense/social_i_qa",
-            Self::Hellaswag => "commonsense/hellaswag",
-            Self::Winogrande => "commonsense/winogrande",
-            Self::Arc => "commonsense/arc",
-            Self::Openbookqa => "commonsense/openbookqa",
-        }
+        self.name
     }
 
     /// Returns the key in results: metric and filter, as lm-evaluation-harness writes them. Rules of one task
     /// have different filters, so that they can stand side by side.
     pub fn metric_key(self) -> String {
-        let filter = match self {
-            Self::Gsm8kStrict => "strict-match",
-            Self::Gsm8kFlexible => "flexible-extract",
-            Self::MathIsEquiv => "is-equiv",
-            rule if rule.name().starts_with("commonsense/") => "llm-adapters",
-            rule => rule.name().split('/').next_back().unwrap_or_default(),
-        };
-        format!("exact_match,{filter}")
+        format!("exact_match,{}", self.filter)
     }
 
     /// Scores a completion. `gold` is what the data set holds as the answer: GSM8K's whole answer text, MATH's whole
     /// solution, the label of a choice, a number.
     pub fn judge(self, completion: &str, gold: &str) -> Verdict {
-        match self {
-            Self::Gsm8kMetamath => metamath::gsm8k(completion, gold),
-            Self::Gsm8kLoraxs => metamath::gsm8k_loraxs(completion, gold),
-            Self::Gsm8kStrict => gsm8k::strict(completion, gold),
-            Self::Gsm8kFlexible => gsm8k::flexible(completion, gold),
-            Self::Gsm8kLlmAdapters | Self::ArithmeticLlmAdapters => gsm8k::last_number(completion, gold),
-            Self::MathMetamath => metamath::math(completion, gold),
-            Self::MathLoraxs => metamath::math_loraxs(completion, gold),
-            Self::MathIsEquiv => hendrycks::judge(completion, gold),
-            Self::MathMinerva => minerva::judge(completion, gold),
-            Self::MathEquivalence => equivalence::judge(completion, gold),
-            Self::AquaLlmAdapters => choices::judge(completion, gold, &["A", "B", "C", "D", "E"]),
-            Self::Boolq => choices::judge(completion, gold, &["true", "false"]),
-            Self::Piqa => choices::judge(completion, gold, &["solution1", "solution2"]),
-            Self::SocialIqa | Self::Arc | Self::Openbookqa => {
-                choices::judge(completion, gold, &["answer1", "answer2", "answer3", "answer4", "answer5"])
-            }
-            Self::Hellaswag => {
-                choices::judge(completion, gold, &["ending1", "ending2", "ending3", "ending4"])
-            }
-            Self::Winogrande => choices::judge(completion, gold, &["option1", "option2"]),
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        (self.judge)(completion, gold)
     }
 }
 

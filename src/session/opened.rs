@@ -69,9 +69,7 @@ impl Opened {
         let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
         let validation = match recipe.eval.every {
             Every::Never => None,
-            _ => {
-                Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?)
-            }
+            _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
         };
         Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs })
     }

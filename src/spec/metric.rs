@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Fault, nearest, usage};
+use crate::fault::{Fault, unknown};
 
 /// A metric of a task, named as in the catalog and in the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,11 +71,6 @@ impl FromStr for Metric {
         if let Some(metric) = Self::ALL.into_iter().find(|metric| metric.name() == name) {
             return Ok(metric);
         }
-        let names = Self::ALL.map(Self::name);
-        let fault = usage(format!("unknown metric `{name}`, expected one of `{}`", names.join("`, `")));
-        Err(match nearest(name, names) {
-            Some(near) => fault.hint(format!("did you mean `{near}`?")),
-            None => fault,
-        })
+        Err(unknown("metric", name, &Self::ALL.map(Self::name)))
     }
 }

@@ -248,9 +248,14 @@ void lx_rotate(float* x, const float* cos, const float* sin, int64_t rows, int64
   }
 }
 
-// shape: heads, heads of keys, d, capacity, window (0 = none), number of places, threads.
+// Consecutive tokens of a batch that belong to one slot of a cache, which holds so many before them.
+struct Span {
+  int64_t start, len, slot, held;
+};
+
+// shape: heads, heads of keys, d, capacity, window (0 = none), number of spans, threads.
 void lx_attend(const float* q, const float* k, const float* v, float* keys, float* values, float* out,
-               const int64_t* places, const int64_t* shape, float scale, float cap) {
+               const Span* spans, const int64_t* shape, float scale, float cap) {
   const int64_t heads = shape[0], kv = shape[1], d = shape[2], capacity = shape[3], group = heads / kv;
   on_threads(shape[5] * kv, shape[6], [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(4 * (capacity + d));
@@ -258,8 +263,8 @@ void lx_attend(const float* q, const float* k, const float* v, float* keys, floa
     std::vector<float*> to;
     std::vector<int64_t> positions;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i % kv, *place = places + i / kv * 4;
-      const int64_t first = place[0], count = place[1], slot = place[2], offset = place[3];
+      const int64_t head = i % kv;
+      const auto [first, count, slot, offset] = spans[i / kv];
       float *own_keys = keys + (slot * kv + head) * d * capacity, *own_values = values + (slot * kv + head) * d * capacity;
       for (int64_t t = 0; t < count; ++t) {
         const int64_t source = ((first + t) * kv + head) * d, at = offset + t;
@@ -277,9 +282,10 @@ void lx_attend(const float* q, const float* k, const float* v, float* keys, floa
       }
       // What comes next is fetched while this is computed: of one token there is little to compute.
       if (count == 1 && i + 1 < end) {
-        const int64_t next_head = (i + 1) % kv, *next = places + (i + 1) / kv * 4;
-        const int64_t at = (next[2] * kv + next_head) * d * capacity;
-        for (int64_t j = 0; j < (next[3] + kLanes) * d; j += 16) {
+        const int64_t next_head = (i + 1) % kv;
+        const Span& next = spans[(i + 1) / kv];
+        const int64_t at = (next.slot * kv + next_head) * d * capacity;
+        for (int64_t j = 0; j < (next.held + kLanes) * d; j += 16) {
           __builtin_prefetch(keys + at + j, 0, 2), __builtin_prefetch(values + at + j, 0, 2);
         }
       }

@@ -44,7 +44,7 @@ unsafe extern "C" {
         keys: *mut f32,
         values: *mut f32,
         out: *mut f32,
-        places: *const i64,
+        spans: *const Span,
         shape: *const i64,
         scale: f32,
         cap: f32,
@@ -181,48 +181,49 @@ pub struct Look {
     pub cap: Option<f64>,
 }
 
+/// Consecutive tokens of a batch that belong to one slot of a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Span {
+    /// Index of the first one in the batch.
+    pub start: i64,
+    /// Number of tokens.
+    pub len: i64,
+    /// Index of their slot.
+    pub slot: i64,
+    /// Number of tokens that the slot holds before them.
+    pub held: i64,
+}
+
 /// Appends tokens to caches, and attends from each to its slot up to itself.
 ///
 /// # Shapes
 /// `q` and the result `[m, h, d]`, `k` and `v` `[m, kv, d]`; `keys` and `values` `[slots, kv, capacity / 16, d, 16]`,
-/// contiguous per head. Each of the `places`: first of the m tokens, their number, slot, tokens before.
-pub fn attend(
-    [q, k, v]: [&Tensor; 3],
-    [keys, values]: [&Tensor; 2],
-    places: &[[i64; 4]],
-    look: Look,
-) -> Tensor {
+/// contiguous per head. The `spans` are of the m tokens.
+pub fn attend([q, k, v]: [&Tensor; 3], [keys, values]: [&Tensor; 2], spans: &[Span], look: Look) -> Tensor {
     let [q, k, v] = [q, k, v].map(|x| cast(x, Kind::Float).contiguous());
     let ([m, h, d], [_, kv, _], size) = (dims3(&q), dims3(&k), keys.size());
     let (slots, capacity) = (size[0], size[2] * LANES);
-    let fits = |&[first, count, slot, before]: &[i64; 4]| {
-        first >= 0 && first + count <= m && (0..slots).contains(&slot) && before + count <= capacity
+    let fits = |span: &Span| {
+        span.start >= 0
+            && span.start + span.len <= m
+            && (0..slots).contains(&span.slot)
+            && span.held + span.len <= capacity
     };
-    assert!(places.iter().all(fits), "places in the cache");
+    assert!(spans.iter().all(fits), "spans in the cache");
     assert!(
         k.size() == v.size() && size == values.size() && size[1] == kv && size[3..] == [d, LANES],
         "shapes of the cache"
     );
     let out = like(&q);
     let threads = i64::from(tch::get_num_threads());
-    let shape = [h, kv, d, capacity, look.window.unwrap_or(0), places.len() as i64, threads];
-    // SAFETY: the shapes and places were checked; all tensors are contiguous fp32 on the CPU.
+    let shape = [h, kv, d, capacity, look.window.unwrap_or(0), spans.len() as i64, threads];
+    // SAFETY: the shapes and spans were checked; all tensors are contiguous fp32 on the CPU.
     unsafe {
         let [q, k, v] = [&q, &k, &v].map(numbers);
         let (scale, cap) = (look.scale as f32, look.cap.unwrap_or(0.0) as f32);
         let (keys, values) = (numbers(keys), numbers(values));
-        lx_attend(
-            q,
-            k,
-            v,
-            keys,
-            values,
-            numbers(&out),
-            places.as_flattened().as_ptr(),
-            shape.as_ptr(),
-            scale,
-            cap,
-        );
+        lx_attend(q, k, v, keys, values, numbers(&out), spans.as_ptr(), shape.as_ptr(), scale, cap);
     }
     out
 }
@@ -300,13 +301,13 @@ mod tests {
         [noise(&[70, h, d]), noise(&[70, 2, d]), noise(&[70, 2, d]) + 0.5]
     }
 
-    fn places(lengths: &[i64]) -> Vec<[[i64; 4]; 1]> {
-        let mut before = 0;
-        let mut place = |&length: &i64| {
-            before += length;
-            [[0, length, 1, before - length]]
+    fn spans(lengths: &[i64]) -> Vec<Span> {
+        let mut end = 0;
+        let mut span = |&len: &i64| {
+            end += len;
+            Span { start: 0, len, slot: 1, held: end - len }
         };
-        lengths.iter().map(&mut place).collect()
+        lengths.iter().map(&mut span).collect()
     }
 
     #[test]
@@ -317,13 +318,12 @@ mod tests {
             let read = |lengths: &[i64]| {
                 let caches = [(); 2].map(|()| Tensor::zeros([3, 2, 5, d, LANES], (Kind::Float, Device::Cpu)));
                 let mut start = 0;
-                let part = |place: &[[i64; 4]; 1]| {
-                    let [_, count, _, _] = place[0];
-                    let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, start, count));
-                    start += count;
-                    attend([&q, &k, &v], [&caches[0], &caches[1]], place, look)
+                let part = |span: &Span| {
+                    let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, start, span.len));
+                    start += span.len;
+                    attend([&q, &k, &v], [&caches[0], &caches[1]], &[*span], look)
                 };
-                Tensor::cat(&places(lengths).iter().map(part).collect::<Vec<_>>(), 0)
+                Tensor::cat(&spans(lengths).iter().map(part).collect::<Vec<_>>(), 0)
             };
             let whole = read(&[70]);
             assert_eq!(whole, read(&[1; 70]));

@@ -1,7 +1,7 @@
 //! Attention and caches on the device that `LORAXS_TEST_DEVICE` names, else on the CPU, against plain products in fp64.
 
 use loraxs::nn::attention::Attention;
-use loraxs::nn::cache::{Cache, Decode, Prefill, Shape};
+use loraxs::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Noise, Packed, Pass, Sight as _};
 use loraxs::torch::stream::Stream;
@@ -185,14 +185,16 @@ fn a_token_decoded_from_the_cache_sees_what_it_would_in_a_whole_sequence() {
             let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 96, device()).unwrap();
             let packed = batch(&[before]);
             let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
-            let places: Vec<[i64; 4]> = (0..)
-                .zip(before)
-                .zip(&starts)
-                .map(|((slot, &length), &start)| [start, length as i64, slot, 0])
-                .collect();
+            let span = |((slot, &length), &start): ((i64, &usize), &i64)| Span {
+                start,
+                len: length as i64,
+                slot,
+                held: 0,
+            };
+            let spans: Vec<Span> = (0..).zip(before).zip(&starts).map(span).collect();
             let pass = Pass::evaluation();
             let ([q, k, v], _) = no_grad(|| drawn(122, shape, kind));
-            let sight = Prefill::new(&cache, &packed, &places);
+            let sight = Prefill::new(&cache, &packed, &spans);
             let _ = no_grad(|| sight.attend(0, &attention, [&q, &k, &v], &pass).unwrap());
             let ([new_q, new_k, new_v], _) = no_grad(|| drawn(5, shape, kind));
             let sight = Decode::new(&cache, &before.iter().map(|&n| n as i64).collect::<Vec<_>>(), device());

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use loraxs::data::tokenize::Tokenizer;
-use loraxs::generate::{BeamSearch, Completion, Engine, Finish, Prompt, Sampling, Settings};
+use loraxs::generate::{
+    BeamSearch, Completion, Engine, Finish, GenerationSettings, Sampling, SamplingParams,
+};
 use loraxs::models::CausalLm;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -70,12 +72,22 @@ fn rows(folder: &Path) -> Vec<Row> {
     json::<Expected>(&folder.join("expected.json")).prompts
 }
 
-fn prompts<'a>(ids: impl IntoIterator<Item = &'a [u32]>) -> Vec<Prompt> {
-    ids.into_iter().enumerate().map(|(index, ids)| Prompt { index, ids: ids.to_vec() }).collect()
+fn prompts<'a>(ids: impl IntoIterator<Item = &'a [u32]>) -> Vec<(usize, &'a [u32])> {
+    ids.into_iter().enumerate().collect()
+}
+
+/// Greedy settings for so many prompts at a time.
+fn greedy(max_slots: usize, max_new_tokens: usize, ends: &[u32]) -> GenerationSettings {
+    GenerationSettings { max_slots, ..GenerationSettings::new(SamplingParams::greedy(max_new_tokens, ends)) }
 }
 
 /// Completions in the order of their indices.
-fn complete(folder: &Path, model: &CausalLm, settings: &Settings, prompts: &[Prompt]) -> Vec<Completion> {
+fn complete(
+    folder: &Path,
+    model: &CausalLm,
+    settings: &GenerationSettings,
+    prompts: &[(usize, &[u32])],
+) -> Vec<Completion> {
     let tokenizer = Tokenizer::load(folder).unwrap();
     let mut found = BTreeMap::new();
     let all = Engine::new(model, &tokenizer, settings).run(prompts, &mut |index, completion| {
@@ -101,7 +113,7 @@ fn greedy_continuations_are_those_of_transformers_in_any_number_of_slots() {
         let wanted: Vec<&[u32]> =
             rows.iter().chain(rows.iter().rev()).map(|row| &row.continuation[..]).collect();
         for slots in [1, 3, 64] {
-            let settings = Settings { max_slots: slots, ..Settings::greedy(64, &[]) };
+            let settings = greedy(slots, 64, &[]);
             let found = complete(&folder, &model, &settings, &twice);
             assert_eq!(ids(&found), wanted, "{name} with {slots} slots");
             assert!(found.iter().all(|completion| completion.finish == Finish::Length));
@@ -117,11 +129,11 @@ fn what_all_prompts_begin_with_is_read_once_and_changes_nothing() {
         let same: Vec<u32> = rows.iter().flat_map(|row| &row.ids).copied().take(40).collect();
         let texts: Vec<Vec<u32>> = rows.iter().map(|row| [&same[..], &row.ids[..]].concat()).collect();
         let together = prompts(texts.iter().chain([&same]).map(|ids| &ids[..]));
-        let settings = Settings { max_slots: 4, ..Settings::greedy(32, &[]) };
+        let settings = greedy(4, 32, &[]);
         let found = complete(&folder, &model, &settings, &together);
         for (prompt, found) in together.iter().zip(&found) {
             let alone = complete(&folder, &model, &settings, std::slice::from_ref(prompt));
-            assert_eq!(alone[0].ids, found.ids, "{name}, prompt {}", prompt.index);
+            assert_eq!(alone[0].ids, found.ids, "{name}, prompt {}", prompt.0);
         }
     }
 }
@@ -131,7 +143,7 @@ fn attention_in_other_precisions_takes_the_way_of_every_device() {
     let _alone = alone();
     for (name, folder) in checkpoints() {
         let (model, rows) = (model_of(&folder, Kind::Double), rows(&folder));
-        let settings = Settings { max_slots: 3, ..Settings::greedy(64, &[]) };
+        let settings = greedy(3, 64, &[]);
         let found = complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.ids[..])));
         let wanted: Vec<&[u32]> = rows.iter().map(|row| &row.continuation[..]).collect();
         assert_eq!(ids(&found), wanted, "{name}");
@@ -151,7 +163,7 @@ fn every_token_in_bf16_is_among_the_best_of_a_pass_over_the_whole_text() {
             logits(model, &texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
         };
         for slots in [1, 5, 11] {
-            let settings = Settings { max_slots: slots, ..Settings::greedy(24, &[]) };
+            let settings = greedy(slots, 24, &[]);
             model.pack();
             let found = complete(&folder, &model, &settings, &prompts(many.iter().copied()));
             let mut off: f64 = 0.0;
@@ -179,7 +191,7 @@ fn a_completion_ends_before_any_of_the_tokens_that_end_a_text() {
     for (name, folder) in checkpoints() {
         let (model, rows) = (model(&folder), rows(&folder));
         let ends = Tokenizer::load(&folder).unwrap().ends().to_vec();
-        let settings = Settings { max_slots: 2, ..Settings::greedy(64, &ends) };
+        let settings = greedy(2, 64, &ends);
         let found = complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.ids[..])));
         for (completion, row) in found.iter().zip(&rows) {
             let wanted = &row.continuation[..row.stops_after];
@@ -207,8 +219,8 @@ fn beam_search_finds_what_transformers_finds() {
         for penalty in [1.0, 0.3] {
             let rows: Vec<&Searched> = searched.iter().filter(|row| row.length_penalty == penalty).collect();
             assert!(rows.len() > 3);
-            let search = BeamSearch { length_penalty: penalty, ..BeamSearch::plain(4) };
-            let settings = Settings { max_slots: 3, search, ..Settings::greedy(24, &ends) };
+            let mut settings = greedy(3, 24, &ends);
+            settings.params.search = BeamSearch { length_penalty: penalty, ..BeamSearch::plain(4) };
             let found =
                 complete(&folder, &model, &settings, &prompts(rows.iter().map(|row| &row.prompt[..])));
             let wanted: Vec<&[u32]> = rows.iter().map(|row| &row.tokens[..]).collect();
@@ -226,11 +238,12 @@ fn what_is_drawn_depends_on_seed_and_index_alone() {
     let sampling = Sampling::Random { temperature: 0.9, top_k: 40, top_p: 0.95 };
     for beams in [1, 3] {
         let search = BeamSearch::plain(beams);
-        let draw = |seed, slots, prompts: &[Prompt]| {
-            let settings = Settings { max_slots: slots, sampling, seed, search, ..Settings::greedy(20, &[]) };
+        let draw = |seed, slots, prompts: &[(usize, &[u32])]| {
+            let params = SamplingParams { sampling, seed, search, ..SamplingParams::greedy(20, &[]) };
+            let settings = GenerationSettings { max_slots: slots, ..GenerationSettings::new(params) };
             complete(&folder, &model, &settings, prompts)
         };
-        let (first, reversed) = (draw(7, 2, &prompts), prompts.iter().rev().cloned().collect::<Vec<_>>());
+        let (first, reversed) = (draw(7, 2, &prompts), prompts.iter().rev().copied().collect::<Vec<_>>());
         assert_eq!(first, draw(7, 5, &reversed), "{beams} beams");
         assert_ne!(first, draw(8, 2, &prompts), "{beams} beams");
         let half = prompts.len() / 2;
@@ -244,9 +257,9 @@ fn a_text_is_cut_before_the_first_stop() {
     let folder = fixture("decoders/llama-biased");
     let (model, rows) = (model(&folder), rows(&folder));
     let prompts = prompts(rows.iter().map(|row| &row.ids[..]));
-    let whole = complete(&folder, &model, &Settings::greedy(64, &[]), &prompts);
+    let whole = complete(&folder, &model, &greedy(0, 64, &[]), &prompts);
     let stop: String = whole[0].text.chars().skip(20).take(3).collect();
-    let settings = Settings { stop: vec!["\u{2603}".into(), stop.clone()], ..Settings::greedy(64, &[]) };
+    let settings = GenerationSettings { stop: vec!["\u{2603}".into(), stop.clone()], ..greedy(0, 64, &[]) };
     let cut = complete(&folder, &model, &settings, &prompts);
     for (cut, whole) in cut.iter().zip(&whole) {
         let wanted = whole.text.find(&stop).map_or(whole.text.as_str(), |at| &whole.text[..at]);
@@ -261,10 +274,10 @@ fn a_text_is_cut_before_the_first_stop() {
 fn wrong_prompts_are_refused() {
     let folder = fixture("decoders/llama-biased");
     let (model, tokenizer) = (model(&folder), Tokenizer::load(&folder).unwrap());
-    let settings = Settings::greedy(4, &[]);
+    let settings = greedy(0, 4, &[]);
     let refused = |ids: &[u32]| {
-        let prompts = [Prompt { index: 3, ids: ids.to_vec() }];
-        let error = Engine::new(&model, &tokenizer, &settings).run(&prompts, &mut |_, _| Ok(())).unwrap_err();
+        let error =
+            Engine::new(&model, &tokenizer, &settings).run(&[(3, ids)], &mut |_, _| Ok(())).unwrap_err();
         format!("{error:#}")
     };
     assert_eq!(refused(&[]), "prompt 3 is empty: it has no token");
@@ -281,7 +294,7 @@ fn a_real_llama_continues_stories_as_in_transformers() {
         assert_eq!(tokenizer.encode_whole(&story.text).unwrap(), story.ids);
     }
     for slots in [1, 3, 64] {
-        let settings = Settings { max_slots: slots, ..Settings::greedy(64, &[]) };
+        let settings = greedy(slots, 64, &[]);
         let found = complete(&folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
         let wanted: Vec<&[u32]> = stories.iter().map(|story| &story.continuation[..]).collect();
         assert_eq!(ids(&found), wanted, "{slots} slots");
@@ -295,7 +308,7 @@ pub fn assert_tells_what_transformers_tells(expected: &Path, folder: &Path) {
     let (model, tokenizer) = (model(folder), Tokenizer::load(folder).unwrap());
     let ids_of = stories.iter().map(|story| tokenizer.encode_whole(&story.prompt).unwrap());
     assert!(ids_of.eq(stories.iter().map(|story| story.ids.clone())));
-    let settings = Settings { max_slots: 2, ..Settings::greedy(stories[0].continuation.len(), &[]) };
+    let settings = greedy(2, stories[0].continuation.len(), &[]);
     let found = complete(folder, &model, &settings, &prompts(stories.iter().map(|s| &s.ids[..])));
     for (told, story) in found.iter().zip(&stories) {
         assert_eq!(told.ids, story.continuation, "{}", story.prompt);

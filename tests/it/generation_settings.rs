@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use loraxs::data::tokenize::Tokenizer;
-use loraxs::generate::config::{Asked, SETTINGS, Verdict};
-use loraxs::generate::{Engine, Prompt, Sampling, Settings};
+use loraxs::generate::config::{Asked, Verdict, settings as known_settings};
+use loraxs::generate::{Engine, GenerationSettings, Sampling, SamplingParams};
 use loraxs::models::CausalLm;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -62,22 +62,27 @@ fn remarks(config: &Value) -> Vec<String> {
 }
 
 /// Greedy settings, or those of a beam search, as the checkpoint wants them.
-fn settings(config: &Value, beams: usize, new_tokens: usize) -> Settings {
+fn params(config: &Value, beams: usize, new_tokens: usize) -> SamplingParams {
     let asked = asked(config).unwrap();
     let ends: Vec<u32> = match &config["eos_token_id"] {
         Value::Array(ids) => ids.iter().map(|id| id.as_u64().unwrap() as u32).collect(),
         _ => vec![2],
     };
     let search = asked.search(beams);
-    Settings { penalties: asked.penalties, search, ..Settings::greedy(new_tokens, &ends) }
+    SamplingParams { penalties: asked.penalties, search, ..SamplingParams::greedy(new_tokens, &ends) }
 }
 
-fn complete(folder: &Path, model: &CausalLm, settings: &Settings, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+fn complete(
+    folder: &Path,
+    model: &CausalLm,
+    (params, max_slots): (&SamplingParams, usize),
+    prompts: &[Vec<u32>],
+) -> Vec<Vec<u32>> {
     let tokenizer = Tokenizer::load(folder).unwrap();
-    let prompts: Vec<Prompt> =
-        prompts.iter().enumerate().map(|(index, ids)| Prompt { index, ids: ids.clone() }).collect();
+    let settings = GenerationSettings { max_slots, ..GenerationSettings::new(params.clone()) };
+    let prompts: Vec<(usize, &[u32])> = prompts.iter().map(Vec::as_slice).enumerate().collect();
     let mut found = BTreeMap::new();
-    let all = Engine::new(model, &tokenizer, settings).run(&prompts, &mut |index, completion| {
+    let all = Engine::new(model, &tokenizer, &settings).run(&prompts, &mut |index, completion| {
         found.insert(index, completion.ids);
         Ok(())
     });
@@ -101,13 +106,16 @@ fn texts_under_settings_of_the_checkpoint_are_those_of_transformers_in_any_numbe
     for case in cases {
         let folder = fixture("decoders").join(&case.checkpoint);
         let model = models.entry(case.checkpoint.clone()).or_insert_with(|| packed(&folder));
-        let settings = settings(&case.config, case.beams, 24);
+        let params = params(&case.config, case.beams, 24);
         let prompts: Vec<Vec<u32>> = case.rows.iter().map(|row| row.prompt.clone()).collect();
         let wanted: Vec<Vec<u32>> = case.rows.iter().map(|row| row.tokens.clone()).collect();
         let place = format!("{} of {}, {} beams", case.name, case.checkpoint, case.beams);
         for slots in [1, 3] {
-            let settings = Settings { max_slots: slots, ..settings.clone() };
-            assert_eq!(complete(&folder, model, &settings, &prompts), wanted, "{place}, {slots} slots");
+            assert_eq!(
+                complete(&folder, model, (&params, slots), &prompts),
+                wanted,
+                "{place}, {slots} slots"
+            );
         }
         *changed.entry(case.name).or_default() += case.changed;
     }
@@ -122,18 +130,18 @@ fn a_real_llama_does_not_repeat_itself_as_in_transformers() {
     let stories = reference().stories;
     assert_eq!(stories.len(), 12);
     for story in stories {
-        let settings = settings(&story.config, 1, 64);
-        assert_eq!(complete(&folder, &model, &settings, &[story.ids]), [story.tokens], "{}", story.config);
+        let params = params(&story.config, 1, 64);
+        assert_eq!(complete(&folder, &model, (&params, 0), &[story.ids]), [story.tokens], "{}", story.config);
     }
 }
 
 #[test]
 fn every_setting_of_transformers_has_its_verdict() {
-    let known: BTreeSet<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
+    let known: BTreeSet<&str> = known_settings().map(|(name, _)| name).collect();
     let theirs = reference().settings;
-    assert_eq!(known.len(), SETTINGS.len(), "none stands there twice");
+    assert_eq!(known.len(), known_settings().count(), "none stands there twice");
     assert_eq!(known, theirs.iter().map(String::as_str).collect());
-    for (name, verdict, _) in SETTINGS {
+    for (name, verdict) in known_settings() {
         // Something that no setting has as its neutral value.
         let odd = json!({"x": 7});
         let alone = asked(&json!({name: odd}));
@@ -241,7 +249,7 @@ fn where_every_token_is_banned_the_first_one_comes() {
     let folder = fixture("decoders/llama-biased");
     let model = packed(&folder);
     let all = json!({"suppress_tokens": (0..101).collect::<Vec<u32>>()});
-    assert_eq!(complete(&folder, &model, &settings(&all, 1, 3), &[vec![1, 20]]), [[0, 0, 0]]);
+    assert_eq!(complete(&folder, &model, (&params(&all, 1, 3), 0), &[vec![1, 20]]), [[0, 0, 0]]);
 }
 
 #[test]
@@ -253,12 +261,11 @@ fn drawn_texts_keep_to_the_bans_and_do_not_depend_on_the_slots() {
     let config =
         json!({"no_repeat_ngram_size": 1, "suppress_tokens": [9, 10, 11], "repetition_penalty": 1.4});
     for beams in [1, 3] {
-        let drawn = Settings {
+        let drawn = SamplingParams {
             sampling: Sampling::Random { temperature: 1.2, top_k: 0, top_p: 0.9 },
-            ..settings(&config, beams, 16)
+            ..params(&config, beams, 16)
         };
-        let texts =
-            |slots| complete(&folder, &model, &Settings { max_slots: slots, ..drawn.clone() }, &prompts);
+        let texts = |slots| complete(&folder, &model, (&drawn, slots), &prompts);
         let found = texts(2);
         assert_eq!(found, texts(7), "{beams} beams");
         for (prompt, new) in prompts.iter().zip(&found) {

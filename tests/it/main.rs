@@ -43,6 +43,7 @@ mod recipes; // shipped recipes, faults and overrides
 mod rendering; // instructions, prompts and conversations against the published code and Transformers
 mod resume; // killed, interrupted and damaged runs go on to the same bits
 mod rows; // files of every form: which rows they hold, what of them is text, how much memory they take
+mod scheduler; // requests that come, differ and leave while others run
 mod scoring; // verdicts against the published scripts
 mod standin; // copies, launches and memory of a GPU, on a stand-in for one
 mod support; // what the tests share

@@ -18,11 +18,7 @@ use crate::support::{Place, alone, device, distance, encoders, fixture, json, js
 const TOLERANCE: f64 = 1e-5;
 
 const WITH_HEAD: [&str; 6] = [
-    "bert-gelu",
-    "bert-gelu-new-bf16",
-    "bert-silu-sharded",
-    "roberta-gelu",
-    "roberta-regression",
+    "bert-gelu", "bert-gelu-new-bf16", "bert-silu-sharded", "roberta-gelu", "roberta-regression",
     "roberta-relu-fp16",
 ];
 const TRUNKS: [&str; 3] = ["bert-relu-trunk", "bert-legacy", "roberta-masked-lm"];

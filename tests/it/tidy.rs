@@ -46,18 +46,8 @@ const WITHOUT_TENSORS: [&str; 6] = ["spec", "recipe", "cli", "data", "hub", "sco
 
 /// Names of methods, and the modules where they may be written.
 const METHODS: [&str; 12] = [
-    "lora_xs",
-    "lora-xs",
-    "LoraXs",
-    "lora_mini",
-    "lora-mini",
-    "LoraMini",
-    "tiny_lora",
-    "tiny-lora",
-    "TinyLora",
-    "vera::",
-    "vera_",
-    "Vera",
+    "lora_xs", "lora-xs", "LoraXs", "lora_mini", "lora-mini", "LoraMini", "tiny_lora", "tiny-lora",
+    "TinyLora", "vera::", "vera_", "Vera",
 ];
 const KNOW_METHODS: [&str; 6] = ["adapters", "recipe", "session", "commands", "cli", "export"];
 /// The one place outside where an adapter is put on the layers of a model.
@@ -290,18 +280,11 @@ fn every_script_is_valid_for_its_shell() {
 }
 
 /// Modules that import each other; each is to be taken apart.
-const CIRCLES: [&[&str]; 5] = [
+const CIRCLES: [&[&str]; 1] = [
     &[
-        "data::jinja::args",
-        "data::jinja::loops",
-        "data::jinja::run",
-        "data::jinja::scope",
+        "data::jinja::args", "data::jinja::loops", "data::jinja::run", "data::jinja::scope",
         "data::jinja::value",
     ],
-    &["generate::engine", "generate::session", "generate::workers"],
-    &["scoring::equivalence::clean", "scoring::equivalence::units"],
-    &["scoring::equivalence::assignments", "scoring::equivalence::compare", "scoring::equivalence::sets"],
-    &["scoring::equivalence::functions", "scoring::equivalence::read"],
 ];
 
 /// The modules that each module imports from, besides those around it and inside it.

@@ -1,6 +1,5 @@
 //! Lists of equations that give values to names: `x=1, y=2` is `(1, 2)`, and `x=1, y=2; x=3, y=4` is two of them.
 
-use super::compare::{same_in_any_order, same_in_order};
 use super::expression::{Expression as E, Sign};
 
 /// Names in the order in which their values stand in a tuple, and one tuple or more.
@@ -11,32 +10,37 @@ struct Assignments {
     written: Vec<E>,
 }
 
-/// Returns whether two answers are the same if one of them gives values to two names or more, else `None`.
-pub fn same(gold: &E, predicted: &E) -> Option<bool> {
+/// Two lists of values, gold and predicted.
+pub enum Lists {
+    InOrder(Vec<E>, Vec<E>),
+    InAnyOrder(Vec<E>, Vec<E>),
+}
+
+/// Returns lists of which two must be the same, if one of two answers gives values to two names or more, else `None`.
+pub fn lists(gold: &E, predicted: &E) -> Option<Vec<Lists>> {
+    use Lists::{InAnyOrder, InOrder};
     let tuples = |all: &Assignments| {
         all.tuples.iter().map(|tuple| E::Group('(', tuple.clone(), ')')).collect::<Vec<_>>()
     };
-    match (read(gold), read(predicted)) {
-        (Some(a), Some(b)) => {
-            let b = b.in_order_of(&a.names)?;
-            Some(same_in_any_order(&tuples(&a), &tuples(&b)))
-        }
-        (Some(a), None) => match (predicted, &a.tuples[..]) {
-            (E::Group('(', values, ')'), [only]) => Some(same_in_order(only, values)),
+    let (a, b) = (read(gold), read(predicted));
+    Some(match (a, b) {
+        (Some(a), Some(b)) => vec![InAnyOrder(tuples(&a), tuples(&b.in_order_of(&a.names)?))],
+        (Some(a), None) => match (predicted.clone(), &a.tuples[..]) {
+            (E::Group('(', values, ')'), [only]) => vec![InOrder(only.clone(), values)],
             (E::Set(values), [only]) => {
-                Some(same_in_order(only, values) || same_in_order(&a.written, values))
+                vec![InOrder(only.clone(), values.clone()), InOrder(a.written, values)]
             }
-            (E::Set(values), _) => Some(same_in_any_order(&tuples(&a), values)),
-            _ => None,
+            (E::Set(values), _) => vec![InAnyOrder(tuples(&a), values)],
+            _ => return None,
         },
-        (None, Some(b)) => match (gold, &b.tuples[..]) {
-            (E::Group('(', values, ')'), [only]) => Some(same_in_order(values, only)),
-            (E::Set(values), [_]) => Some(same_in_any_order(values, &b.written)),
-            (E::Set(values), _) => Some(same_in_any_order(values, &tuples(&b))),
-            _ => None,
+        (None, Some(b)) => match (gold.clone(), &b.tuples[..]) {
+            (E::Group('(', values, ')'), [only]) => vec![InOrder(values, only.clone())],
+            (E::Set(values), [_]) => vec![InAnyOrder(values, b.written)],
+            (E::Set(values), _) => vec![InAnyOrder(values, tuples(&b))],
+            _ => return None,
         },
-        (None, None) => None,
-    }
+        (None, None) => return None,
+    })
 }
 
 impl Assignments {

@@ -1,9 +1,9 @@
 //! Brackets, letters, commands and functions: what the reader takes as one value.
 
-use super::clean::is_roman;
 use super::expression::{Expression as E, Function};
 use super::functions::FUNCTIONS;
 use super::read::{ROW, Reader};
+use super::words::is_roman;
 
 /// Tables of more than one line: their rows may be equations.
 const SYSTEMS: [&str; 8] = ["cases", "array", "aligned", "align", "align*", "gathered", "split", "alignedat"];
@@ -25,9 +25,7 @@ impl Reader {
             open @ ('(' | '[') => self.group(open),
             '{' => {
                 self.place += 1;
-                let bars = std::mem::take(&mut self.bars);
-                let inner = self.list()?;
-                self.bars = bars;
+                let inner = self.inner(Self::list)?;
                 self.take("}").then_some(inner)
             }
             '|' => {
@@ -46,39 +44,31 @@ impl Reader {
     /// segment in either order.
     fn letters(&mut self) -> Option<E> {
         let start = self.place;
-        let run = |reader: &mut Self, of: fn(char) -> bool| {
-            while reader.peek().is_some_and(of) {
-                reader.place += 1;
-            }
-        };
-        run(self, |c| c.is_ascii_uppercase());
-        if self.place - start > 1 {
-            let mut name = self.text[start..self.place].to_vec();
-            if name.len() == 2 && !is_roman(&name.iter().collect::<String>()) {
+        let capitals = self.run(|c| c.is_ascii_uppercase());
+        if capitals.len() > 1 {
+            let mut name: Vec<char> = capitals.chars().collect();
+            if name.len() == 2 && !is_roman(&capitals) {
                 name.sort_unstable();
             }
             return Some(E::Symbol(name.into_iter().collect::<String>().to_lowercase()));
         }
         self.place = start + 1;
         let letter = self.text[start];
-        let index = self.place;
-        match letter {
+        let index = match letter {
             'e' => return Some(E::Euler),
             'i' => return Some(E::Imaginary),
-            'A'..='Z' => run(self, |c| c.is_ascii_digit()),
-            _ => {}
-        }
-        let index: String = self.text[index..self.place].iter().collect();
+            'A'..='Z' => self.run(|c| c.is_ascii_digit()),
+            _ => String::new(),
+        };
         Some(E::Symbol(if index.is_empty() { letter.to_string() } else { format!("{letter}_{index}") }))
     }
 
     pub(super) fn group(&mut self, open: char) -> Option<E> {
         self.place += 1;
-        let bars = std::mem::take(&mut self.bars);
         let semicolon = self.has_semicolon();
         let decimal_comma = std::mem::replace(&mut self.decimal_comma, semicolon);
-        let mut parts = self.parts()?;
-        (self.bars, self.decimal_comma) = (bars, decimal_comma);
+        let mut parts = self.inner(Self::parts)?;
+        self.decimal_comma = decimal_comma;
         let close = if self.take(")") {
             ')'
         } else if self.take("]") {
@@ -95,17 +85,20 @@ impl Reader {
 
     /// Returns true if a semicolon stands in these brackets, so that a comma between digits is a decimal one.
     pub(super) fn has_semicolon(&self) -> bool {
-        let mut depth = 0;
-        for c in &self.text[self.place..] {
+        self.beside_brackets().any(|c| c == ';')
+    }
+
+    /// Returns what follows up to the end of these brackets, without what stands in others.
+    fn beside_brackets(&self) -> impl Iterator<Item = char> {
+        let deepened = |depth: &mut usize, c: &char| {
             match c {
-                '(' | '[' | '{' => depth += 1,
-                ')' | ']' | '}' if depth == 0 => return false,
-                ')' | ']' | '}' => depth -= 1,
-                ';' if depth == 0 => return true,
-                _ => {}
+                '(' | '[' | '{' => *depth += 1,
+                ')' | ']' | '}' => *depth = depth.checked_sub(1)?,
+                c => return Some((*depth == 0).then_some(*c)),
             }
-        }
-        false
+            Some(None)
+        };
+        self.text.get(self.place..).unwrap_or_default().iter().scan(0, deepened).flatten()
     }
 
     pub(super) fn command(&mut self) -> Option<E> {
@@ -163,12 +156,10 @@ impl Reader {
 
     /// Reads the inside of two commands: `\lfloor x \rfloor`, `\lvert x \rvert`, `\langle 1, 2 \rangle`.
     fn enclosed(&mut self, close: &str, function: Option<Function>) -> Option<E> {
-        let bars = std::mem::take(&mut self.bars);
         let inner = match function {
-            Some(function) => E::Call(function, vec![self.sum()?]),
-            None => E::Group('(', self.parts()?, ')'),
+            Some(function) => E::Call(function, vec![self.inner(Self::sum)?]),
+            None => E::Group('(', self.inner(Self::parts)?, ')'),
         };
-        self.bars = bars;
         self.take(close).then_some(inner)
     }
 
@@ -177,9 +168,12 @@ impl Reader {
         if self.take("\\}") {
             return Some(E::Set(Vec::new()));
         }
-        let bars = std::mem::take(&mut self.bars);
-        let found = if self.is_described() { self.described() } else { self.parts().map(E::Set) };
-        self.bars = bars;
+        let found =
+            self.inner(
+                |reader| {
+                    if reader.is_described() { reader.described() } else { reader.parts().map(E::Set) }
+                },
+            );
         if self.take("\\}") { found } else { None }
     }
 
@@ -190,17 +184,8 @@ impl Reader {
         let named = self.peek().is_some_and(char::is_alphabetic);
         self.place += 1;
         let within = self.next_is("\\in");
-        let (mut depth, mut bars, mut colon) = (0, 0, false);
-        for c in self.text.get(self.place..).unwrap_or_default() {
-            match c {
-                '(' | '[' | '{' => depth += 1,
-                ')' | ']' | '}' if depth == 0 => break,
-                ')' | ']' | '}' => depth -= 1,
-                '|' if depth == 0 => bars += 1,
-                ':' if depth == 0 => colon = true,
-                _ => {}
-            }
-        }
+        let (bars, colon) =
+            (self.beside_brackets().filter(|c| *c == '|').count(), self.beside_brackets().any(|c| c == ':'));
         let bar = self.next_is("|") && bars % 2 == 1;
         let described = named && (bar || self.next_is(":") || (within && (bars == 1 || colon)));
         self.place = place;
@@ -284,31 +269,19 @@ impl Reader {
     /// Any other command of letters is a name: `\theta`; `\overline{AB}` and `\angle ABC` are one with their argument.
     fn name(&mut self) -> Option<E> {
         const TAKE_ARGUMENT: [&str; 11] = [
-            "overline",
-            "bar",
-            "vec",
-            "hat",
-            "widehat",
-            "mathbb",
-            "angle",
-            "triangle",
-            "boxed",
-            "overrightarrow",
-            "odot",
+            "overline", "bar", "vec", "hat", "widehat", "mathbb", "angle", "triangle", "boxed",
+            "overrightarrow", "odot",
         ];
         const NO_NAMES: [&str; 10] =
             ["end", "cup", "cap", "in", "right", "left", "rvert", "rangle", "rfloor", "rceil"];
         self.take("\\").then_some(())?;
-        let start = self.place;
-        while self.peek().is_some_and(|c| c.is_ascii_alphabetic()) {
-            self.place += 1;
-        }
-        let name: String = self.text[start..self.place].iter().collect();
+        let name = self.run(|c| c.is_ascii_alphabetic());
         if name.is_empty() || NO_NAMES.contains(&name.as_str()) {
             return None;
         }
         if TAKE_ARGUMENT.contains(&name.as_str()) {
-            let argument = if self.next_is("{") { self.braced()? } else { self.capitals() };
+            let argument =
+                if self.next_is("{") { self.braced()? } else { self.run(|c| c.is_ascii_uppercase()) };
             if name == "mathbb" && argument.trim() == "R" {
                 return Some(E::reals());
             }
@@ -317,15 +290,5 @@ impl Reader {
             }
         }
         Some(if name == "R" { E::reals() } else { E::Symbol(format!("\\{name}")) })
-    }
-
-    /// Reads capitals in a row, of which there may be none.
-    fn capitals(&mut self) -> String {
-        self.skip_spaces();
-        let start = self.place;
-        while self.peek().is_some_and(|c| c.is_ascii_uppercase()) {
-            self.place += 1;
-        }
-        self.text[start..self.place].iter().collect()
     }
 }

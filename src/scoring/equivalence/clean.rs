@@ -6,16 +6,15 @@ use regex::Regex;
 
 use super::read::{AND, COMMA, OR, ROW};
 use super::units;
+use super::words::{FUNCTIONS, is_product};
+use crate::scoring::boxed;
 use crate::scoring::python::pattern;
 
-/// Characters and their LaTeX.
-const CHARACTERS: [(&str, &str); 43] = [
-    ("−", "-"),
-    ("–", "-"),
-    ("≤", r"\le "),
-    ("≥", r"\ge "),
-    ("⩽", r"\le "),
-    ("⩾", r"\ge "),
+/// Characters, and the LaTeX of each of them.
+const CHARACTERS: [(&str, &str); 33] = [
+    ("−–", "-"),
+    ("≤⩽", r"\le "),
+    ("≥⩾", r"\ge "),
     ("≠", r"\ne "),
     ("≈", r"\approx "),
     ("≅", r"\cong "),
@@ -38,21 +37,14 @@ const CHARACTERS: [(&str, &str); 43] = [
     ("¾", r"\frac34"),
     ("∨", OR),
     ("∧", AND),
-    ("∣", "|"),
-    ("‖", "|"),
+    ("∣‖", "|"),
     ("⟨", r"\langle "),
     ("⟩", r"\rangle "),
     ("∠", r"\angle "),
     ("△", r"\triangle "),
     ("′", "'"),
-    ("\u{a0}", " "),
-    ("\u{2009}", " "),
-    ("\u{202f}", " "),
-    ("**", "^"),
-    ("€", ""),
-    ("£", ""),
-    ("¥", ""),
-    ("₹", ""),
+    ("\u{a0}\u{2009}\u{202f}", " "),
+    ("€£¥₹", ""),
 ];
 
 /// Pattern of an ellipsis.
@@ -153,12 +145,6 @@ static JOINTS: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Names of functions and constants that may stand without a backslash.
-const FUNCTIONS: [&str; 17] = [
-    "sqrt", "abs", "sin", "cos", "tan", "cot", "det", "csc", "arcsin", "arccos", "arctan", "ln", "log",
-    "exp", "pi", "theta", "infty",
-];
-
 static ARROW: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\\(?:implies|Rightarrow|Longrightarrow|therefore)\b|⇒|∴"));
 static TEXT: LazyLock<Regex> = LazyLock::new(|| pattern(r"\\text\{([^{}]*)\}"));
@@ -183,8 +169,9 @@ pub fn clean(answer: &str) -> String {
 pub fn with_units(answer: &str) -> String {
     let text = answer.replace(['\n', '\t'], " ");
     let mut text = text.replace("\\\\", if text.contains("\\begin") { ROW } else { "\\" });
+    text = text.replace("**", "^");
     for (from, to) in CHARACTERS {
-        text = text.replace(from, to);
+        text = text.replace(|c| from.contains(c), to);
     }
     text = after_arrow(&text).to_owned();
     for (from, to) in REWRITES.iter() {
@@ -219,17 +206,8 @@ fn joined(text: &str) -> String {
 fn without_wrappers(text: &str) -> String {
     let (mut whole, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once("\\text{") {
-        let mut open = 1;
-        let end = after.char_indices().find(|(_, c)| {
-            open += match c {
-                '{' => 1,
-                '}' => -1,
-                _ => 0,
-            };
-            open == 0
-        });
         whole.push_str(before);
-        let Some((end, _)) = end else {
+        let Some(end) = boxed::closing(after, 1) else {
             rest = &rest[before.len()..];
             break;
         };
@@ -260,47 +238,6 @@ fn unwrapped(inner: &str) -> String {
         return format!(" {inner} ");
     }
     format!("\\text{{{inner}}}")
-}
-
-/// Words of two letters.
-const SHORT_WORDS: [&str; 34] = [
-    "ad", "ah", "am", "an", "as", "at", "ax", "be", "by", "do", "ed", "eh", "ex", "go", "ha", "he", "hi",
-    "if", "in", "is", "it", "me", "mr", "ms", "my", "no", "of", "oh", "ok", "on", "or", "so", "to", "up",
-];
-
-/// Returns true if letters are a word rather than a product of names or the name of a function.
-pub fn is_word(letters: &str) -> bool {
-    let lower = letters.to_ascii_lowercase();
-    match letters.len() {
-        0 | 1 => false,
-        2 => SHORT_WORDS.contains(&lower.as_str()) || is_roman(letters),
-        _ => !FUNCTIONS.contains(&lower.as_str()) && !is_capital(letters),
-    }
-}
-
-fn is_capital(letters: &str) -> bool {
-    letters.bytes().all(|c| c.is_ascii_uppercase())
-}
-
-/// Returns true if it is a small Roman number.
-pub fn is_roman(letters: &str) -> bool {
-    letters.bytes().all(|c| b"IVX".contains(&c))
-}
-
-/// Returns true if letters stand for numbers rather than words: `xy`, `abc`, `a - b`.
-pub fn is_product(text: &str) -> bool {
-    let (letters, vowels) = (text.as_bytes(), text.bytes().filter(|c| b"aeiou".contains(c)).count());
-    let neighbours = letters.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-    match letters.len() {
-        2 if !text.contains(' ') => !is_word(text),
-        3 if is_lower(text) => vowels == 0 || neighbours,
-        _ if text.contains('-') => text.split('-').all(|run| run.trim().len() <= 2),
-        _ => text.split(' ').all(|run| run.len() <= 1),
-    }
-}
-
-fn is_lower(letters: &str) -> bool {
-    letters.bytes().all(|c| c.is_ascii_lowercase())
 }
 
 /// Rewrites `2sqrt(3)` as `2\sqrt(3)`, but not within `\text{…}`.

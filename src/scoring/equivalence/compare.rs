@@ -7,18 +7,17 @@ use num_traits::Signed;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::assignments::{self, Lists};
+use super::closeness::closeness;
 use super::expression::{Expression as E, Function, Rational, Sign};
 use super::sets::infinite;
 use super::value::{Points, Value};
-use super::{assignments, residue, sets};
+use super::{residue, sets};
 
 /// Maximum number of parts of a set that are matched.
 const MOST_PARTS: usize = 32;
 const POINTS: usize = 8;
 const SEED: u64 = 20_240_611;
-/// Tolerance against a rounded number: half of the sixth decimal, and this share of the larger of both.
-const ROUNDING: f64 = 5e-7;
-const LARGEST_SHARE: f64 = 1e-4;
 
 /// Returns true if `predicted` answers `gold`. Not symmetric: `x + y = 3` answers 3, but not vice versa.
 pub fn same(gold: &E, predicted: &E) -> bool {
@@ -32,8 +31,11 @@ pub fn same(gold: &E, predicted: &E) -> bool {
         return same(gold, &exact) || rounded.is_some_and(|rounded| same(gold, &rounded));
     }
     let (gold, predicted) = (expanded(gold), expanded(predicted));
-    if let Some(verdict) = assignments::same(&gold, &predicted) {
-        return verdict;
+    if let Some(lists) = assignments::lists(&gold, &predicted) {
+        return lists.iter().any(|lists| match lists {
+            Lists::InOrder(gold, predicted) => same_in_order(gold, predicted),
+            Lists::InAnyOrder(gold, predicted) => same_in_any_order(gold, predicted),
+        });
     }
     let (gold, predicted) = unwrapped(&gold, &predicted);
     if gold == predicted {
@@ -157,11 +159,11 @@ fn unwrapped<'a>(gold: &'a E, predicted: &'a E) -> (&'a E, &'a E) {
     }
 }
 
-pub fn same_in_order(a: &[E], b: &[E]) -> bool {
+fn same_in_order(a: &[E], b: &[E]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
-pub fn same_in_any_order(a: &[E], b: &[E]) -> bool {
+fn same_in_any_order(a: &[E], b: &[E]) -> bool {
     let (Some(a), Some(b)) = (distinct(a), distinct(b)) else { return false };
     let mut left = b.clone();
     a.len() == b.len()
@@ -281,7 +283,7 @@ fn same_pair(a: &[E], a_sign: Sign, b: &[E], b_sign: Sign) -> bool {
     constant && ratio.is_real() && a_sign == if ratio.is_above_zero() { b_sign } else { b_sign.flipped() }
 }
 
-pub fn same_number(a: &E, b: &E) -> bool {
+fn same_number(a: &E, b: &E) -> bool {
     match (infinite(a), infinite(b)) {
         (None, None) => {}
         (a, b) => return a == b,
@@ -296,30 +298,6 @@ pub fn same_number(a: &E, b: &E) -> bool {
         _ => {}
     }
     values(a, b).is_some_and(|pairs| pairs.into_iter().all(|(a, b)| closeness.close(a, b)))
-}
-
-/// Required closeness of two values.
-#[derive(Debug, Clone, Copy)]
-pub struct Closeness {
-    /// Largest difference, if one of them is written as a decimal.
-    tolerance: Option<f64>,
-}
-
-/// Returns how close the values of two answers must be.
-pub fn closeness(a: &E, b: &E) -> Closeness {
-    let decimals = a.has_decimals() || b.has_decimals();
-    // Rounded factors of names move a value by more than a rounded value.
-    let tolerance = if a.is_constant() && b.is_constant() { ROUNDING } else { 3.0 * ROUNDING };
-    Closeness { tolerance: decimals.then_some(tolerance) }
-}
-
-impl Closeness {
-    pub fn close(self, a: Value, b: Value) -> bool {
-        let rounded = |tolerance: f64| {
-            a.apart(b).is_some_and(|(apart, size)| apart <= tolerance && apart <= LARGEST_SHARE * size)
-        };
-        a.is(b) || self.tolerance.is_some_and(rounded)
-    }
 }
 
 /// Returns true if two numbers have the same six decimals, and differ by a small share of them.

@@ -239,21 +239,9 @@ impl Expression {
 
     /// Returns true if it is a number, so that parts and brackets do not matter.
     pub fn is_scalar(&self) -> bool {
-        !self.any(&|part| {
-            matches!(
-                part,
-                E::Group(..)
-                    | E::Set(_)
-                    | E::Union(_)
-                    | E::Intersection(_)
-                    | E::Difference(_)
-                    | E::Matrix(_)
-                    | E::Relation(..)
-                    | E::Rounded(..)
-                    | E::Ratio(_)
-                    | E::Clock(..)
-            )
-        })
+        use E::{Clock, Group, Matrix, Ratio, Relation, Rounded, Set};
+        let joins = |part: &Self| matches!(part, Group(..) | Set(_) | Matrix(_) | Relation(..) | Rounded(..));
+        !self.any(&|part| joins(part) || part.is_operation() || matches!(part, Ratio(_) | Clock(..)))
     }
 
     /// Returns true if a number inside was written with a decimal point.

@@ -72,27 +72,14 @@ impl Reader {
     }
 
     pub(super) fn relation(&mut self) -> Option<E> {
-        const SIGNS: [(&str, Option<Sign>); 20] = [
-            ("=", Some(Sign::Equal)),
-            ("\\neq", Some(Sign::NotEqual)),
-            ("\\ne", Some(Sign::NotEqual)),
-            ("\\leqslant", Some(Sign::LessOrEqual)),
-            ("\\leq", Some(Sign::LessOrEqual)),
-            ("\\le", Some(Sign::LessOrEqual)),
-            ("<=", Some(Sign::LessOrEqual)),
-            ("\\lt", Some(Sign::Less)),
-            ("<", Some(Sign::Less)),
-            ("\\geqslant", Some(Sign::GreaterOrEqual)),
-            ("\\geq", Some(Sign::GreaterOrEqual)),
-            ("\\ge", Some(Sign::GreaterOrEqual)),
-            (">=", Some(Sign::GreaterOrEqual)),
-            ("\\gt", Some(Sign::Greater)),
-            (">", Some(Sign::Greater)),
-            ("\\approx", None),
-            ("\\simeq", None),
-            ("\\cong", None),
-            ("\\doteq", None),
-            ("\\sim", None),
+        const SIGNS: [(Option<Sign>, &[&str]); 7] = [
+            (Some(Sign::Equal), &["="]),
+            (Some(Sign::NotEqual), &["\\neq", "\\ne"]),
+            (Some(Sign::LessOrEqual), &["\\leqslant", "\\leq", "\\le", "<="]),
+            (Some(Sign::Less), &["\\lt", "<"]),
+            (Some(Sign::GreaterOrEqual), &["\\geqslant", "\\geq", "\\ge", ">="]),
+            (Some(Sign::Greater), &["\\gt", ">"]),
+            (None, &["\\approx", "\\simeq", "\\cong", "\\doteq", "\\sim"]),
         ];
         // `≈ 5` and `= 5` alone are 5.
         let _ = self.take("\\approx") || self.take("=");
@@ -104,9 +91,9 @@ impl Reader {
         if self.take("\\notin") {
             return Some(E::Difference(vec![E::reals(), self.union()?]));
         }
-        while let Some(sign) = self.take_any(&SIGNS) {
+        while let Some((sign, _)) = SIGNS.iter().find(|(_, names)| names.iter().any(|name| self.take(name))) {
             let side = self.ratio()?;
-            match (sign, sides.pop()?) {
+            match (*sign, sides.pop()?) {
                 (Some(sign), last) => {
                     signs.push(sign);
                     sides.extend([last, side]);

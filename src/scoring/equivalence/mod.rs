@@ -7,6 +7,7 @@ mod arithmetic;
 mod assignments;
 mod atoms;
 mod clean;
+mod closeness;
 mod compare;
 mod expression;
 mod extract;
@@ -19,6 +20,7 @@ mod residue;
 mod sets;
 mod units;
 mod value;
+mod words;
 
 use std::sync::LazyLock;
 
@@ -45,18 +47,8 @@ static DATE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+    "November", "December",
 ];
 /// A month with a number before or after it.
 static MONTH: LazyLock<Regex> = LazyLock::new(|| {

@@ -11,11 +11,7 @@ const LARGEST_EXPONENT: i32 = 5_000;
 
 impl Reader {
     fn digits(&mut self) -> String {
-        let start = self.place;
-        while self.peek().is_some_and(|c| c.is_ascii_digit()) {
-            self.place += 1;
-        }
-        self.text[start..self.place].iter().collect()
+        self.run(|c| c.is_ascii_digit())
     }
 
     /// Reads digits alone.

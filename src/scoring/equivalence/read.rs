@@ -1,7 +1,6 @@
 //! The reader of LaTeX answers: recursive descent over characters, bounded in length and depth.
 
 use super::expression::{Expression as E, Function};
-use super::functions::is_function;
 
 /// Maximum nesting of brackets.
 pub const DEEPEST: usize = 48;
@@ -15,6 +14,9 @@ pub const AND: &str = "\u{2}";
 pub const OR: &str = "\u{3}";
 /// A comma in braces after cleaning: before three digits it groups them, else it is a decimal comma.
 pub const COMMA: char = '\u{4}';
+
+/// Letters that are functions before a bracket; other letters are factors there.
+const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
 
 /// Reads a cleaned answer; `None` if it is not one, or if anything is left over.
 pub fn read(text: &str) -> Option<E> {
@@ -50,10 +52,25 @@ impl Reader {
         self.text.get(self.place).copied()
     }
 
-    pub(super) fn skip_spaces(&mut self) {
-        while self.peek().is_some_and(char::is_whitespace) {
+    /// Reads characters of one sort, of which there may be none.
+    pub(super) fn run(&mut self, of: impl Fn(char) -> bool) -> String {
+        let start = self.place;
+        while self.peek().is_some_and(&of) {
             self.place += 1;
         }
+        self.text.get(start..self.place).unwrap_or_default().iter().collect()
+    }
+
+    pub(super) fn skip_spaces(&mut self) {
+        self.run(char::is_whitespace);
+    }
+
+    /// Reads the inside of brackets, where no `|` is open.
+    pub(super) fn inner<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let bars = std::mem::take(&mut self.bars);
+        let found = read(self);
+        self.bars = bars;
+        found
     }
 
     pub(super) fn next_is(&mut self, wanted: &str) -> bool {
@@ -176,38 +193,10 @@ impl Reader {
     /// Returns true if a factor follows without a sign.
     pub(super) fn starts_factor(&mut self) -> bool {
         const OTHERS: [&str; 32] = [
-            "\\cup",
-            "\\cap",
-            "\\setminus",
-            "\\smallsetminus",
-            "\\backslash",
-            "\\in",
-            "\\notin",
-            "\\pm",
-            "\\mp",
-            "\\}",
-            "\\end",
-            "\\le",
-            "\\leq",
-            "\\ge",
-            "\\geq",
-            "\\lt",
-            "\\gt",
-            "\\ne",
-            "\\neq",
-            "\\leqslant",
-            "\\geqslant",
-            "\\approx",
-            "\\simeq",
-            "\\cong",
-            "\\doteq",
-            "\\sim",
-            "\\rfloor",
-            "\\rceil",
-            "\\rvert",
-            "\\rangle",
-            "\\colon",
-            "\\ast",
+            "\\cup", "\\cap", "\\setminus", "\\smallsetminus", "\\backslash", "\\in", "\\notin", "\\pm",
+            "\\mp", "\\}", "\\end", "\\le", "\\leq", "\\ge", "\\geq", "\\lt", "\\gt", "\\ne", "\\neq",
+            "\\leqslant", "\\geqslant", "\\approx", "\\simeq", "\\cong", "\\doteq", "\\sim", "\\rfloor",
+            "\\rceil", "\\rvert", "\\rangle", "\\colon", "\\ast",
         ];
         self.skip_spaces();
         match self.peek() {
@@ -301,5 +290,16 @@ fn name_of(value: &E) -> Option<String> {
         E::Euler => Some("e".to_owned()),
         E::Imaginary => Some("i".to_owned()),
         _ => None,
+    }
+}
+
+/// Returns true if a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
+fn is_function(value: &E) -> bool {
+    match value {
+        E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
+        E::Power(base, exponent) => {
+            matches!(**base, E::Symbol(_)) && is_function(base) && **exponent == E::whole(-1)
+        }
+        _ => false,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::compare::{Closeness, closeness};
+use super::closeness::{Closeness, closeness};
 use super::expression::{Expression as E, Function, Sign};
 use super::value::{Points, Value};
 

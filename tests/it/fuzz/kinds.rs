@@ -40,17 +40,8 @@ pub const DRY: [&str; 8] =
     ["train", "--recipe", "recipe.toml", "--out", "run", "--datasets", "datasets.toml", "--dry-run"];
 pub const MERGE: [&str; 7] = ["merge", "--model", "model", "--adapter", "adapter", "--out", "merged"];
 pub const ADAPTED: [&str; 11] = [
-    "eval",
-    "--model",
-    "model",
-    "--adapter",
-    "adapter",
-    "--datasets",
-    "datasets.toml",
-    "--task",
-    "tiny/pairs",
-    "--limit",
-    "8",
+    "eval", "--model", "model", "--adapter", "adapter", "--datasets", "datasets.toml", "--task",
+    "tiny/pairs", "--limit", "8",
 ];
 
 pub const KINDS: [Kind; 18] = [

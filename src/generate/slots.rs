@@ -1,0 +1,259 @@
+//! Running requests in the slots of one cache: prefill of new ones, and the next tokens of all.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use tch::Tensor;
+
+use super::choice::{alike, choose, search};
+use super::decoding::Decoding;
+use super::entry::{Entry, Event};
+use super::memory::shape;
+use crate::fault::Result;
+use crate::models::CausalLm;
+use crate::nn::cache::{Cache, Prefill, Span};
+use crate::nn::layout::{Place, Positions, Sequence};
+use crate::nn::{Packed, Pass};
+
+/// Maximum tokens of one prefill, except for a longer single prompt.
+const PREFILL_TOKENS: usize = 4096;
+/// The same on a CPU, so that a pass's results stay in the caches.
+const PREFILL_TOKENS_CPU: usize = 512;
+/// Minimum tokens of a shared beginning that is read only once.
+const LEAST_SHARED: usize = 16;
+/// New prompts are read once one slot in this many is free: reading one costs about as much as reading a few.
+const FREE_SHARE: usize = 16;
+
+/// Size of a scheduler's cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Sequences at a time; a request is one, or one for each beam.
+    pub slots: usize,
+    /// Tokens of each, prompt and completion together.
+    pub tokens: usize,
+}
+
+/// Running requests, which occupy the slots from the first on without gaps.
+pub struct Slots<'a> {
+    model: &'a CausalLm,
+    decoding: Decoding<'a>,
+    /// Number of slots, without the one for `shared`.
+    count: usize,
+    running: Vec<Entry<'a>>,
+    /// The beginning of several prompts, which one more slot holds.
+    shared: Vec<u32>,
+}
+
+/// Tokens to be read into a slot that already holds the first `held`.
+struct Reading<'t> {
+    ids: &'t [u32],
+    held: usize,
+    slot: usize,
+}
+
+impl<'a> Slots<'a> {
+    /// Creates the cache.
+    ///
+    /// # Errors
+    /// When the device has no memory for it.
+    pub fn new(model: &'a CausalLm, Limits { slots, tokens }: Limits) -> Result<Self> {
+        let cache =
+            Cache::new(shape(model), i64::try_from(slots + 1)?, i64::try_from(tokens)?, model.device())?;
+        let decoding = Decoding::new(model, cache, slots);
+        Ok(Self { model, decoding, count: slots, running: Vec::new(), shared: Vec::new() })
+    }
+
+    /// Returns the running requests.
+    pub fn into_running(self) -> Vec<Entry<'a>> {
+        self.running
+    }
+
+    /// Returns true if nothing is running.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Returns the number of occupied slots.
+    fn occupied(&self) -> usize {
+        self.running.last().map_or(0, |entry| entry.slot + entry.width())
+    }
+
+    /// Reads prompts of the queue into the free slots, and gives each its first token.
+    ///
+    /// # Errors
+    /// When a pass fails.
+    pub fn admit(&mut self, queue: &mut VecDeque<Entry<'a>>, events: &mut Vec<Event>) -> Result<()> {
+        if !self.is_empty() && (self.count - self.occupied()) * FREE_SHARE < self.count {
+            return Ok(());
+        }
+        if self.is_empty() {
+            self.share(queue)?;
+        }
+        loop {
+            let start = self.running.len();
+            self.take(queue);
+            if self.running.len() == start {
+                return Ok(());
+            }
+            self.prefill(start..self.running.len(), events)?;
+        }
+    }
+
+    /// Reads what all waiting prompts begin with into the slot after the others.
+    fn share(&mut self, queue: &VecDeque<Entry<'a>>) -> Result<()> {
+        let mut prompts = queue.iter().map(|entry| entry.request.ids.as_slice());
+        let first = prompts.next().unwrap_or_default();
+        let length = prompts.fold(first.len(), |length, ids| common(&first[..length], ids));
+        let held = common(&self.shared, &first[..length]);
+        if self.decoding.cache().continues() && queue.len() > 1 && length >= held + LEAST_SHARED {
+            let _logits = self.read(&[Reading { ids: &first[..length], held, slot: self.count }])?;
+            self.shared = first[..length].to_vec();
+        }
+        Ok(())
+    }
+
+    /// Moves requests from the queue into free slots, as many as are read in one pass.
+    fn take(&mut self, queue: &mut VecDeque<Entry<'a>>) {
+        let most = if self.model.device().is_cuda() { PREFILL_TOKENS } else { PREFILL_TOKENS_CPU };
+        let (start, mut tokens) = (self.running.len(), 0);
+        while let Some(entry) = queue.front() {
+            let slot = self.occupied();
+            tokens += entry.request.ids.len() + entry.made().len() - self.held(&entry.request.ids);
+            let full = slot + entry.width() > self.count;
+            if full || (self.running.len() > start && tokens > most) {
+                return;
+            }
+            self.running.extend(queue.pop_front().map(|entry| Entry { slot, ..entry }));
+        }
+    }
+
+    /// Returns the number of tokens of a prompt that need not be read: all but its last at most.
+    fn held(&self, ids: &[u32]) -> usize {
+        common(&self.shared, ids).min(ids.len().saturating_sub(1))
+    }
+
+    fn prefill(&mut self, places: Range<usize>, events: &mut Vec<Event>) -> Result<()> {
+        let entries = &self.running[places.clone()];
+        let texts: Vec<Vec<u32>> = entries.iter().map(Entry::text).collect();
+        let readings: Vec<Reading<'_>> = (entries.iter().zip(&texts))
+            .map(|(entry, ids)| Reading { ids, held: self.held(&entry.request.ids), slot: entry.slot })
+            .collect();
+        for &Reading { held, slot, .. } in readings.iter().filter(|reading| reading.held > 0) {
+            self.decoding.cache().copy_slot(self.count as i64, slot as i64, held as i64);
+        }
+        let logits = self.read(&readings)?; // [s, v]
+        let rows = (0..).zip(entries).flat_map(|(row, entry)| std::iter::repeat_n(row, entry.width()));
+        let rows: Vec<i64> = rows.collect();
+        let logits = if rows.len() == texts.len() { logits } else { selected(&logits, &rows) };
+        for (entry, text) in self.running[places.clone()].iter_mut().zip(&texts) {
+            entry.length = text.len();
+        }
+        self.decide(places, &logits, events)
+    }
+
+    /// Reads tokens into the cache; returns the logits after each text, `[s, v]`.
+    fn read(&self, readings: &[Reading<'_>]) -> Result<Tensor> {
+        let model = self.model;
+        let sequences =
+            readings.iter().map(|reading| Sequence { ids: &reading.ids[reading.held..], types: &[] });
+        let batch = Packed::new(&[sequences.collect()], Positions::FromZero, model.device());
+        let span = |(reading, place): (&Reading<'_>, &Place)| Span {
+            start: place.start as i64,
+            len: place.length as i64,
+            slot: reading.slot as i64,
+            held: reading.held as i64,
+        };
+        let spans: Vec<Span> = readings.iter().zip(&batch.places[0]).map(span).collect();
+        let sight = Prefill::new(self.decoding.cache(), &batch, &spans);
+        let held: Vec<i64> =
+            spans.iter().flat_map(|span| std::iter::repeat_n(span.held, span.len as usize)).collect();
+        let positions = match held.iter().all(|held| *held == 0) {
+            true => batch.positions.shallow_clone(),
+            false => &batch.positions + Tensor::from_slice(&held).to_device(model.device()),
+        };
+        let hidden = model.decoder.forward(&batch.ids, &positions, &sight, &Pass::evaluation())?;
+        let last: Vec<i64> = spans.iter().map(|span| span.start + span.len - 1).collect();
+        Ok(model.logits(&selected(&hidden, &last)))
+    }
+
+    /// Gives every running request its next token.
+    ///
+    /// # Errors
+    /// When a pass fails.
+    pub fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = self.running.iter().flat_map(Entry::last).map(i64::from).collect();
+        let lengths =
+            self.running.iter().flat_map(|entry| std::iter::repeat_n(entry.length as i64, entry.width()));
+        let logits = self.decoding.next(&ids, &lengths.collect::<Vec<_>>())?; // [s, v]
+        for entry in &mut self.running {
+            entry.length += 1;
+        }
+        self.decide(0..self.running.len(), &logits, events)
+    }
+
+    /// Chooses the next tokens of these requests, and takes away those that have ended.
+    ///
+    /// # Shapes
+    /// `logits` `[s, v]`: a row for each slot of theirs.
+    fn decide(&mut self, places: Range<usize>, logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
+        let mut sources: Vec<i64> = (0..self.occupied() as i64).collect();
+        let mut rest: Vec<&mut Entry<'a>> = self.running[places].iter_mut().collect();
+        let (all, first) = (rest.len(), rest.first().map_or(0, |entry| entry.slot));
+        while let Some(params) = rest.first().map(|entry| entry.request.params.clone()) {
+            let (mut chosen, others): (Vec<_>, Vec<_>) =
+                rest.into_iter().partition(|entry| alike(&entry.request.params, &params));
+            let rows: Vec<i64> =
+                chosen.iter().flat_map(|entry| entry.slots().map(|slot| (slot - first) as i64)).collect();
+            let own = if chosen.len() == all { logits.shallow_clone() } else { selected(logits, &rows) };
+            if params.search.beams > 1 {
+                search(&mut chosen, &own, &mut sources, events)?;
+            } else {
+                choose(&mut chosen, &own, events)?;
+            }
+            rest = others;
+        }
+        if (0..).zip(&sources).any(|(slot, source)| slot != *source) {
+            let longest = self.running.iter().map(|entry| entry.length).max().unwrap_or(0);
+            let sources = Tensor::from_slice(&sources).to_device(logits.device());
+            self.decoding.cache().reorder(&sources, longest as i64);
+        }
+        self.retire(|entry| entry.done);
+        Ok(())
+    }
+
+    /// Takes requests away; others move into their slots. Returns true if there were any.
+    pub fn retire(&mut self, is_gone: impl Fn(&Entry<'_>) -> bool) -> bool {
+        let before = self.running.len();
+        // From the last, so that requests only move into gaps before them.
+        for place in (0..before).rev().filter(|&place| is_gone(&self.running[place])).collect::<Vec<_>>() {
+            let fits = self.running.last().is_some_and(|last| last.width() == self.running[place].width());
+            let gone = if fits { self.running.swap_remove(place) } else { self.running.remove(place) };
+            let mut slot = gone.slot;
+            for entry in &mut self.running[place..] {
+                let from = std::mem::replace(&mut entry.slot, slot);
+                for i in (0..entry.width()).filter(|_| from != slot) {
+                    self.decoding.cache().copy_slot(
+                        (from + i) as i64,
+                        (slot + i) as i64,
+                        entry.length as i64,
+                    );
+                }
+                slot += entry.width();
+            }
+        }
+        self.running.len() < before
+    }
+}
+
+/// Returns the number of tokens that two texts both begin with.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// Returns some rows of a matrix.
+fn selected(rows: &Tensor, indices: &[i64]) -> Tensor {
+    rows.index_select(0, &Tensor::from_slice(indices).to_device(rows.device()))
+}
