@@ -17,7 +17,8 @@ use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::{Adapter, Frozen, Scale, Site, Trained, add_product};
 use crate::fault::Result;
 use crate::limits::RANK;
-use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::reader::Reader;
+use crate::spec::values::POSITIVE;
 use crate::torch::{cast, draw};
 
 /// Suffixes of the trained tensors' names after the layer's path: of A, of B.

@@ -20,7 +20,8 @@ use super::svd::Factors;
 use super::{Adapter, Frozen, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
-use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::reader::Reader;
+use crate::spec::values::POSITIVE;
 use crate::spec::{Init, Sigma};
 use crate::torch::{cast, draw};
 

@@ -19,7 +19,8 @@ use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::{Adapter, Frozen, Named, Site, Trained, add_product};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
-use crate::spec::reader::{NOT_NEGATIVE, Reader};
+use crate::spec::reader::Reader;
+use crate::spec::values::NOT_NEGATIVE;
 use crate::torch::{cast, dims2};
 
 /// Suffixes of the trained tensors' names after the layer's path: of λ_b, of λ_d.

@@ -6,8 +6,9 @@ use super::odd::{self, Odd};
 use super::row::{Columns, kind};
 
 /// A text with places for columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
+    source: String,
     parts: Vec<Part>,
 }
 
@@ -55,7 +56,12 @@ impl Template {
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
-        Ok(Self { parts })
+        Ok(Self { source: text.to_owned(), parts })
+    }
+
+    /// Returns its text as written.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Returns the columns that it names, in order.

@@ -5,7 +5,8 @@ use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
 use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
-use crate::spec::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
+use crate::spec::reader::{Reader, refuse};
+use crate::spec::values::{FRACTION, NOT_NEGATIVE, POSITIVE};
 use crate::spec::{Every, Init, Precision, Schedule, Spectrum, SvdMethod};
 
 /// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
@@ -30,7 +31,8 @@ pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
         eval: eval(&mut reader),
     };
     contradictions(&recipe, &mut reader);
-    reader.finish(name)?;
+    reader.refuse_unknown();
+    refuse(&format!("recipe `{name}`"), &reader.faults())?;
     Ok(recipe)
 }
 
@@ -269,7 +271,7 @@ mod tests {
             eval(&mut reader),
         );
         let written = written();
-        for key in reader.known() {
+        for key in reader.known().keys() {
             let (section, leaf) = key.split_once('.').unwrap();
             assert!(written.iter().any(|recipe| recipe[section].get(leaf).is_some()), "{key}");
         }
@@ -295,7 +297,8 @@ mod tests {
         assert_eq!(keys.len(), 24, "{keys:?}");
         for (key, method) in &keys {
             let message = |set: &str| message("", &[method, set]);
-            assert!(message(&format!("{key}=-1")).contains("of at least"), "{key}");
+            let refused = message(&format!("{key}=-1"));
+            assert!(refused.contains("a whole number from ") || refused.contains("of at least"), "{key}");
             let refused = message(&format!("{key}=18446744073709551616"));
             assert!(
                 refused.contains("expected a whole number from ") || refused.contains("or a number of steps"),

@@ -82,7 +82,7 @@ impl Session {
         }
         let mut adapter = prepared.config(recipe, base, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
-        adapter.labels.clone_from(&dataset.labels);
+        adapter.labels = dataset.task.labels().to_vec();
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
         if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| prepared.knows_basis()) {
             // The recipe says how the basis was made, also where it was taken from a folder or an adapter.

@@ -57,7 +57,7 @@ fn all_faults_of_a_recipe_are_told_at_once() {
         &[
             "recipe `recipe.toml` has 5 faults",
             "line 2: `model.name`",
-            "line 4: `adapter.rank`: expected a whole number of at least 1, found the string `four`",
+            "line 4: `adapter.rank`: expected a whole number from 1 to 1048576, since no layer is wider, found the string `four`",
             "line 5: unknown key `adapter.alhpa`; did you mean `adapter.alpha`?",
             "line 7: `train.batch_size`",
             "missing key `data.dataset`",

@@ -277,7 +277,7 @@ fn instructions_that_cannot_be_used_name_column_and_row() {
             &["`my/data.prompt`: `{` at character 4 is alone", "`{{` for the brace itself"],
         ),
         ("{q}", "{}", ROW, 2, &["`my/data.prompt`: `{}` at character 4 names no column"]),
-        ("response", "answer", ROW, 2, &["`my/data.response`: required here and missing"]),
+        ("response", "answer", ROW, 2, &["missing key `my/data.response`", "`answer`: belongs"]),
         (
             "",
             "",
