@@ -237,7 +237,7 @@ mod tests {
             "line 1: `name`: expected a table, found `3`",
             "line 2: missing key `a.files`",
             "line 3: `a.task`: expected one of `classification`, `regression`, `instruction`, `chat`, `generation`, \
-             found the string `clasification`; did you mean `classification`?",
+             found the string `clasification`",
             "line 4: unknown key `a.file`; did you mean `a.files`?",
             "line 7: `b.files.train`: expected a file name or a list of them, found `4`",
             "line 8: `b.text`: expected a text or a list of texts, found the list `[\"x\", 1]`",

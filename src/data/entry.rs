@@ -21,7 +21,7 @@ keys! {
         /// it does not take the other's `hub`, `revision` or `dir`.
         like: Option<String> = optional();
         /// Kind of task.
-        task: &'static str = name(&KINDS.map(|(name, _)| name));
+        task: &'static str = given_name(&KINDS.map(|(name, _)| name));
         /// Repository on the hub.
         hub: Option<String> = optional();
         /// Branch, tag or commit of the repository.
@@ -42,9 +42,6 @@ keys! {
 /// Reads the data set of this name, whose local files are relative to `folder`; faults are recorded.
 pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dataset> {
     let entry = Entry::read(reader);
-    if !reader.gives("task") {
-        reader.missing("task");
-    }
     if !reader.sound(&["task"]) {
         // Any kind may be meant.
         KINDS.iter().flat_map(|(_, keys)| *keys).for_each(|(key, _)| reader.know(key));

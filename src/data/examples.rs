@@ -81,7 +81,7 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
     let task = &split.dataset.task;
     let (text, label) = task.labelled().unzip();
     let own = match task {
-        Task::Instruction(task) => json!([task.prompt.source(), task.response.source(), "messages"]),
+        Task::Instruction(task) => json!([task.prompt, task.response, "messages"]),
         Task::Chat(task) => json!([null, null, task.messages]),
         _ => json!([null, null, "messages"]),
     };

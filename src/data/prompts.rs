@@ -152,9 +152,7 @@ fn digest(
 ) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let count = shots.map_or(0, |shots| shots.count);
-    let source = |template: &Option<Template>| template.as_ref().map(|template| template.source().to_owned());
-    let templates =
-        json!([task.prompt.source(), source(&task.answer), source(&task.shot), task.shot_separator]);
+    let templates = json!([task.prompt, task.answer, task.shot, task.shot_separator]);
     hasher.update(json!([templates, tokenizer.hash(), split.limit, count]).to_string().as_bytes());
     split.hash_into(&mut hasher)?;
     if let Some(shots) = shots {

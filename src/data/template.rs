@@ -1,5 +1,6 @@
 //! Templates of prompts, responses and answers: `{column}` stands for a column, `{{` and `}}` for braces.
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::odd::{self, Odd};
@@ -16,6 +17,12 @@ pub struct Template {
 enum Part {
     Text(String),
     Column(String),
+}
+
+impl Serialize for Template {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.source)
+    }
 }
 
 impl Template {
@@ -57,11 +64,6 @@ impl Template {
             parts.push(Part::Text(plain));
         }
         Ok(Self { source: text.to_owned(), parts })
-    }
-
-    /// Returns its text as written.
-    pub fn source(&self) -> &str {
-        &self.source
     }
 
     /// Returns the columns that it names, in order.

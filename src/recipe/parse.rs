@@ -1,13 +1,13 @@
-//! Parsing of a recipe's text and its overrides into a [`Recipe`]: every key, its default and its range.
+//! Parsing of a recipe's text and its overrides into a [`Recipe`].
 
-use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
+use super::{AdapterKeys, AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
 use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
-use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
+use crate::limits::RANK;
 use crate::spec::reader::{Reader, refuse};
-use crate::spec::values::{FRACTION, NOT_NEGATIVE, POSITIVE};
-use crate::spec::{Every, Init, Precision, Schedule, Spectrum, SvdMethod};
+use crate::spec::values::POSITIVE;
+use crate::spec::{Every, Init, Spectrum};
 
 /// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
 const OF_BASIS: [(&str, &str); 4] =
@@ -24,11 +24,11 @@ pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
     reader.displace("train.epochs", "train.max_steps");
     reader.displace("train.warmup_ratio", "train.warmup_steps");
     let recipe = Recipe {
-        model: model(&mut reader),
+        model: ModelRecipe::read(&mut reader),
         adapter: adapter(&mut reader),
-        data: data(&mut reader),
-        train: train(&mut reader),
-        eval: eval(&mut reader),
+        data: DataRecipe::read(&mut reader),
+        train: TrainRecipe::read(&mut reader),
+        eval: EvalRecipe::read(&mut reader),
     };
     contradictions(&recipe, &mut reader);
     reader.refuse_unknown();
@@ -36,39 +36,24 @@ pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
     Ok(recipe)
 }
 
-fn model(reader: &mut Reader) -> ModelRecipe {
-    ModelRecipe {
-        name: reader.required("model.name"),
-        revision: reader.text("model.revision", "main"),
-        dropout: reader.optional_number("model.dropout", FRACTION),
-    }
-}
-
 fn adapter(reader: &mut Reader) -> AdapterRecipe {
     let all = Method::all();
     let name = reader.name("adapter.method", &all.each_ref().map(|method| method.name()));
     let known = all.iter().find(|method| method.name() == name);
     let method = known.map_or(Method::Head, |method| method.read(reader));
-    let (init, sigma) = method.basis_defaults();
+    let keys = AdapterKeys::read(reader, method.basis_defaults());
+    refuse_foreign_keys(&method, &all, reader);
     let made = BasisSpec {
         rank: method.basis_rank().unwrap_or(0),
-        init: reader.choice("adapter.init", init),
-        method: reader.choice("adapter.svd", SvdMethod::Randomized),
-        spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
-        sigma: reader.choice("adapter.sigma", sigma),
-        iterations: reader.whole("adapter.svd_iterations", 10, 0, ITERATIONS),
-        seed: reader.whole("adapter.svd_seed", 42, 0, SEED),
+        init: keys.init,
+        method: keys.svd,
+        spectrum: keys.spectrum,
+        sigma: keys.sigma,
+        iterations: keys.svd_iterations,
+        seed: keys.svd_seed,
     };
-    refuse_foreign_keys(&method, &all, reader);
-    AdapterRecipe {
-        targets: reader.list("adapter.targets", &[]),
-        basis: reader.text("adapter.basis", ""),
-        with_basis: reader.flag("adapter.with_basis", false),
-        init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
-        dropout: reader.number("adapter.dropout", 0.0, FRACTION),
-        made,
-        method,
-    }
+    let AdapterKeys { targets, basis, with_basis, init_std, dropout, .. } = keys;
+    AdapterRecipe { method, targets, made, basis, with_basis, init_std, dropout }
 }
 
 /// Refuses a key of another method, unless it only repeats its default, as a resolved recipe may.
@@ -96,59 +81,6 @@ fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
         let owners = all.iter().filter(|method| keys(method).iter().any(|(known, _)| *known == key));
         let names: Vec<String> = owners.map(|method| format!("`{}`", method.name())).collect();
         reader.fail(key, format!("belongs to {}, not to `{}`", names.join(", "), chosen.name()));
-    }
-}
-
-fn data(reader: &mut Reader) -> DataRecipe {
-    DataRecipe {
-        dataset: reader.required("data.dataset"),
-        train: reader.text("data.train", "train"),
-        validation: reader.text("data.validation", "validation"),
-        max_length: reader.whole("data.max_length", 128, 1, LENGTH),
-        limit: reader.whole("data.limit", 0, 0, STEPS),
-        eval_limit: reader.whole("data.eval_limit", 0, 0, STEPS),
-    }
-}
-
-fn train(reader: &mut Reader) -> TrainRecipe {
-    let max_steps = reader.whole("train.max_steps", 0, 0, STEPS);
-    let warmup_steps = reader.whole("train.warmup_steps", 0, 0, STEPS);
-    let batch_size = reader.whole("train.batch_size", 32, 1, BATCH_SIZE);
-    TrainRecipe {
-        epochs: reader.whole("train.epochs", if max_steps > 0 { 0 } else { 10 }, 0, EPOCHS),
-        max_steps,
-        batch_size,
-        micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1, BATCH_SIZE),
-        micro_batch_tokens: reader.whole("train.micro_batch_tokens", 0, 0, TOKENS),
-        learning_rate: reader.number("train.learning_rate", 1e-3, NOT_NEGATIVE),
-        head_learning_rate: reader.number("train.head_learning_rate", 5e-3, NOT_NEGATIVE),
-        schedule: reader.choice("train.schedule", Schedule::Linear),
-        warmup_ratio: reader.number(
-            "train.warmup_ratio",
-            if warmup_steps > 0 { 0.0 } else { 0.06 },
-            FRACTION,
-        ),
-        warmup_steps,
-        weight_decay: reader.number("train.weight_decay", 0.01, NOT_NEGATIVE),
-        max_grad_norm: reader.number("train.max_grad_norm", 1.0, NOT_NEGATIVE),
-        precision: reader.choice("train.precision", Precision::Auto),
-        seed: reader.whole("train.seed", 0, 0, SEED),
-        shuffle: reader.flag("train.shuffle", true),
-        log_every: reader.whole("train.log_every", 10, 1, STEPS),
-        checkpoint_every: reader.every("train.checkpoint_every", Every::Epoch),
-        keep_checkpoints: reader.whole("train.keep_checkpoints", 1, 1, STEPS),
-        gradient_checkpointing: reader.flag("train.gradient_checkpointing", false),
-        init_from: reader.text("train.init_from", ""),
-    }
-}
-
-fn eval(reader: &mut Reader) -> EvalRecipe {
-    EvalRecipe {
-        every: reader.every("eval.every", Every::Epoch),
-        metric: reader.text("eval.metric", ""),
-        patience: reader.whole("eval.patience", 0, 0, STEPS),
-        batch_size: reader.whole("eval.batch_size", 0, 0, BATCH_SIZE),
-        tasks: reader.list("eval.tasks", &[]),
     }
 }
 
@@ -263,13 +195,11 @@ mod tests {
     #[test]
     fn every_key_is_written_out() {
         let mut reader = Reader::open(LEAST, "r").unwrap();
-        _ = (
-            model(&mut reader),
-            adapter(&mut reader),
-            data(&mut reader),
-            train(&mut reader),
-            eval(&mut reader),
-        );
+        adapter(&mut reader);
+        ModelRecipe::read(&mut reader);
+        DataRecipe::read(&mut reader);
+        TrainRecipe::read(&mut reader);
+        EvalRecipe::read(&mut reader);
         let written = written();
         for key in reader.known().keys() {
             let (section, leaf) = key.split_once('.').unwrap();
@@ -362,7 +292,8 @@ mod tests {
     fn each_method_has_its_own_defaults_and_refuses_the_keys_of_others() {
         let adapter = |name: &str| with("", &[&format!("adapter.method={name}")]).unwrap().adapter;
         let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"]
-            .map(|name| adapter(name).method.keys()[0].1.as_integer().unwrap());
+            .map(|name| adapter(name).method.keys())
+            .map(|keys| keys.iter().find(|(key, _)| *key == "adapter.rank").unwrap().1.as_integer().unwrap());
         assert_eq!(ranks, [16, 8, 256, 8, 2]);
         assert_eq!(
             (adapter("tiny-lora").made.sigma, adapter("lora-mini").made.init),

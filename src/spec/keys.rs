@@ -2,11 +2,12 @@
 
 /// Defines a struct of settings that reads itself from a document: each field is a key of the section, with its meaning
 /// as doc comment and the method of [`Reader`](crate::spec::reader::Reader) that reads it, whose arguments are the
-/// default, which may use the fields above, and the range. `as` names the key where it is not named as the field.
+/// default, if it has one, and the range. They may use the fields above and what follows `with`. `as` names a key that is
+/// not named as its field.
 macro_rules! keys {
     (
         $(#[$attr:meta])*
-        pub struct $name:ident in $section:literal {
+        pub struct $name:ident in $section:literal $(with $($given:ident: $given_type:ty),+)? {
             $($(#[$($doc:tt)*])* $field:ident $(as $key:literal)?: $type:ty = $read:ident($($arg:expr),*);)*
         }
     ) => {
@@ -17,13 +18,22 @@ macro_rules! keys {
 
         impl $name {
             /// The keys, each with its meaning.
-            pub const KEYS: &[(&str, &str)] =
-                &[$(($crate::spec::keys!(@key $section $field $($key)?), concat!($($crate::spec::keys!(@doc $($doc)*)),*))),*];
+            pub const KEYS: &[(&str, &str)] = &[$((
+                $crate::spec::keys!(@key $section $field $($key)?),
+                concat!($($crate::spec::keys!(@doc $($doc)*)),*),
+            )),*];
 
-            /// Reads the keys; those that are missing or wrong are recorded as faults.
-            pub fn read(reader: &mut $crate::spec::reader::Reader) -> Self {
+            /// Reads the keys; what is missing or wrong is recorded as a fault.
+            pub fn read(reader: &mut $crate::spec::reader::Reader $($(, $given: $given_type)+)?) -> Self {
                 $(let $field = reader.$read($crate::spec::keys!(@key $section $field $($key)?) $(, $arg)*);)*
                 Self { $($field),* }
+            }
+
+            /// Returns the keys with their values; one without a value is left out.
+            pub fn values(&self) -> Vec<(&'static str, toml::Value)> {
+                let values =
+                    [$(($crate::spec::keys!(@key $section $field $($key)?), toml::Value::try_from(&self.$field))),*];
+                values.into_iter().filter_map(|(key, value)| Some((key, value.ok()?))).collect()
             }
         }
     };

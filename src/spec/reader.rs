@@ -10,7 +10,7 @@ use toml::{Spanned, Value};
 use crate::fault::{Fault, nearest, usage};
 
 /// Place that a key was given in.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     /// A line of the file, from 1.
     Line(usize),
@@ -19,6 +19,7 @@ enum Place {
     /// An override, as typed after `--set`.
     Set(String),
     /// Nowhere: the key is missing.
+    #[default]
     Nowhere,
 }
 
@@ -29,6 +30,7 @@ struct Entry {
 }
 
 /// The keys of a document or of one entry in it, read one by one; keys left over at the end are unknown.
+#[derive(Default)]
 pub struct Reader {
     /// Precedes keys in messages: the name of the entry and a dot.
     prefix: String,
@@ -42,24 +44,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    fn new(prefix: String, head: Place) -> Self {
-        Self {
-            prefix,
-            head,
-            entries: BTreeMap::new(),
-            known: BTreeMap::new(),
-            faulty: BTreeSet::new(),
-            faults: Vec::new(),
-        }
-    }
-
     /// Opens a document of `[section]`s of keys; a key is asked for as `section.key`.
     ///
     /// # Errors
     /// When `text` is not TOML.
     pub fn open(text: &str, name: &str) -> Result<Self, Fault> {
         let (table, lines) = (parsed(text, name)?, Lines::of(text));
-        let mut reader = Self::new(String::new(), Place::Nowhere);
+        let mut reader = Self::default();
         for (key, value) in &table {
             match value.get_ref() {
                 DeValue::Table(section) if !section.is_empty() => {
@@ -83,7 +74,8 @@ impl Reader {
         let (table, lines) = (parsed(text, name)?, Lines::of(text));
         let entry = |(name, value): (&Spanned<DeString>, &Spanned<DeValue>)| {
             let name = (name.get_ref().to_string(), lines.place(name));
-            let mut reader = Self::new(format!("{}.", name.0), name.1.clone());
+            let prefix = format!("{}.", name.0);
+            let mut reader = Self { prefix, head: name.1.clone(), ..Self::default() };
             match value.get_ref() {
                 DeValue::Table(keys) => {
                     for (key, value) in keys {

@@ -161,10 +161,16 @@ impl Reader {
     /// Reads one of `names`, the first by default.
     pub fn name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
         let default = names.first().copied().unwrap_or_default();
-        self.read(key, default, Value::from(default), |value, _| {
-            let name = value.as_str().unwrap_or_default();
-            names.iter().copied().find(|known| *known == name).ok_or_else(|| listed(names))
-        })
+        self.read(key, default, Value::from(default), |value, _| name_of(value, names))
+    }
+
+    /// Reads one of `names`, which must be given.
+    pub fn given_name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
+        let found = self.read(key, "", None, |value, _| name_of(value, names));
+        if !self.gives(key) {
+            self.missing(key);
+        }
+        found
     }
 
     /// Reads `"epoch"`, `"never"`, or a number of steps.
@@ -189,6 +195,11 @@ fn string(value: &Value, raw: Option<&str>) -> Result<String, String> {
         (_, Some(raw)) => Ok(raw.to_owned()),
         _ => Err("a string".to_owned()),
     }
+}
+
+fn name_of(value: &Value, names: &[&'static str]) -> Result<&'static str, String> {
+    let name = value.as_str().unwrap_or_default();
+    names.iter().copied().find(|known| *known == name).ok_or_else(|| listed(names))
 }
 
 /// Returns one text as a list of itself, or the texts of a list.

@@ -8,6 +8,7 @@ mod access;
 mod args;
 mod ast;
 mod case;
+mod create;
 mod eval;
 mod expression;
 mod filters;

@@ -1,6 +1,5 @@
 //! Lists of equations that give values to names: `x=1, y=2` is `(1, 2)`, and `x=1, y=2; x=3, y=4` is two of them.
 
-use super::compare::{same_in_any_order, same_in_order};
 use super::expression::{Expression as E, Sign};
 
 /// Names in the order in which their values stand in a tuple, and one tuple or more.
@@ -11,8 +10,16 @@ struct Assignments {
     written: Vec<E>,
 }
 
+/// Comparison of the parts of two answers.
+type Comparison = fn(&[E], &[E]) -> bool;
+
 /// Returns whether two answers are the same if one of them gives values to two names or more, else `None`.
-pub fn same(gold: &E, predicted: &E) -> Option<bool> {
+pub fn same(
+    gold: &E,
+    predicted: &E,
+    same_in_order: Comparison,
+    same_in_any_order: Comparison,
+) -> Option<bool> {
     let tuples = |all: &Assignments| {
         all.tuples.iter().map(|tuple| E::Group('(', tuple.clone(), ')')).collect::<Vec<_>>()
     };

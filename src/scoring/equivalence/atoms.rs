@@ -1,9 +1,9 @@
 //! Brackets, letters, commands and functions: what the reader takes as one value.
 
-use super::clean::is_roman;
 use super::expression::{Expression as E, Function};
 use super::functions::FUNCTIONS;
 use super::read::{ROW, Reader};
+use super::words::is_roman;
 
 /// Tables of more than one line: their rows may be equations.
 const SYSTEMS: [&str; 8] = ["cases", "array", "aligned", "align", "align*", "gathered", "split", "alignedat"];

@@ -7,8 +7,8 @@ use num_traits::Signed;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::closeness::closeness;
 use super::expression::{Expression as E, Function, Rational, Sign};
-use super::sets::infinite;
 use super::value::{Points, Value};
 use super::{assignments, residue, sets};
 
@@ -16,9 +16,6 @@ use super::{assignments, residue, sets};
 const MOST_PARTS: usize = 32;
 const POINTS: usize = 8;
 const SEED: u64 = 20_240_611;
-/// Tolerance against a rounded number: half of the sixth decimal, and this share of the larger of both.
-const ROUNDING: f64 = 5e-7;
-const LARGEST_SHARE: f64 = 1e-4;
 
 /// Returns true if `predicted` answers `gold`. Not symmetric: `x + y = 3` answers 3, but not vice versa.
 pub fn same(gold: &E, predicted: &E) -> bool {
@@ -32,7 +29,7 @@ pub fn same(gold: &E, predicted: &E) -> bool {
         return same(gold, &exact) || rounded.is_some_and(|rounded| same(gold, &rounded));
     }
     let (gold, predicted) = (expanded(gold), expanded(predicted));
-    if let Some(verdict) = assignments::same(&gold, &predicted) {
+    if let Some(verdict) = assignments::same(&gold, &predicted, same_in_order, same_in_any_order) {
         return verdict;
     }
     let (gold, predicted) = unwrapped(&gold, &predicted);
@@ -60,7 +57,7 @@ pub fn same(gold: &E, predicted: &E) -> bool {
         }
         (E::Difference(a), E::Difference(b)) => same_in_order(a, b),
         (E::Group(open_a, a, close_a), E::Group(open_b, b, close_b)) => {
-            let end = |part: Option<&E>| part.is_some_and(|part| infinite(part).is_some());
+            let end = |part: Option<&E>| part.is_some_and(|part| part.infinite().is_some());
             // No bracket changes a tuple, or an infinite end of an interval.
             let tuple = a.len() != 2;
             (tuple || open_a == open_b || end(a.first()))
@@ -157,11 +154,11 @@ fn unwrapped<'a>(gold: &'a E, predicted: &'a E) -> (&'a E, &'a E) {
     }
 }
 
-pub fn same_in_order(a: &[E], b: &[E]) -> bool {
+fn same_in_order(a: &[E], b: &[E]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
 }
 
-pub fn same_in_any_order(a: &[E], b: &[E]) -> bool {
+fn same_in_any_order(a: &[E], b: &[E]) -> bool {
     let (Some(a), Some(b)) = (distinct(a), distinct(b)) else { return false };
     let mut left = b.clone();
     a.len() == b.len()
@@ -191,7 +188,7 @@ fn distinct(parts: &[E]) -> Option<Vec<&E>> {
 /// Returns the only part of a set, unless it is a set itself.
 fn only(parts: &[E]) -> Option<&E> {
     match distinct(parts)?[..] {
-        [E::Group('(', ends, ')')] if ends.iter().any(|end| infinite(end).is_some()) => None,
+        [E::Group('(', ends, ')')] if ends.iter().any(|end| end.infinite().is_some()) => None,
         [part @ (E::Group('(', _, ')') | E::Relation(..) | E::Matrix(_))] => Some(part),
         [part] if part.is_scalar() => Some(part),
         _ => None,
@@ -281,8 +278,8 @@ fn same_pair(a: &[E], a_sign: Sign, b: &[E], b_sign: Sign) -> bool {
     constant && ratio.is_real() && a_sign == if ratio.is_above_zero() { b_sign } else { b_sign.flipped() }
 }
 
-pub fn same_number(a: &E, b: &E) -> bool {
-    match (infinite(a), infinite(b)) {
+fn same_number(a: &E, b: &E) -> bool {
+    match (a.infinite(), b.infinite()) {
         (None, None) => {}
         (a, b) => return a == b,
     }
@@ -296,30 +293,6 @@ pub fn same_number(a: &E, b: &E) -> bool {
         _ => {}
     }
     values(a, b).is_some_and(|pairs| pairs.into_iter().all(|(a, b)| closeness.close(a, b)))
-}
-
-/// Required closeness of two values.
-#[derive(Debug, Clone, Copy)]
-pub struct Closeness {
-    /// Largest difference, if one of them is written as a decimal.
-    tolerance: Option<f64>,
-}
-
-/// Returns how close the values of two answers must be.
-pub fn closeness(a: &E, b: &E) -> Closeness {
-    let decimals = a.has_decimals() || b.has_decimals();
-    // Rounded factors of names move a value by more than a rounded value.
-    let tolerance = if a.is_constant() && b.is_constant() { ROUNDING } else { 3.0 * ROUNDING };
-    Closeness { tolerance: decimals.then_some(tolerance) }
-}
-
-impl Closeness {
-    pub fn close(self, a: Value, b: Value) -> bool {
-        let rounded = |tolerance: f64| {
-            a.apart(b).is_some_and(|(apart, size)| apart <= tolerance && apart <= LARGEST_SHARE * size)
-        };
-        a.is(b) || self.tolerance.is_some_and(rounded)
-    }
 }
 
 /// Returns true if two numbers have the same six decimals, and differ by a small share of them.

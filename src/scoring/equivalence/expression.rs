@@ -182,6 +182,17 @@ impl Expression {
         }
     }
 
+    /// Returns whether it is above zero if it is infinite, else `None`.
+    pub fn infinite(&self) -> Option<bool> {
+        match self {
+            Self::Infinity => Some(true),
+            Self::Product(parts) if parts.len() == 2 && parts[0] == Self::whole(-1) => {
+                parts[1].infinite().map(|above| !above)
+            }
+            _ => None,
+        }
+    }
+
     /// Returns true if it holds only names: `x`, `f(x)`, `|AB|`, `a:b`, or a function of numbers: `f(2)`.
     pub fn is_name(&self) -> bool {
         match self {

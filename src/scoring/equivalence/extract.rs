@@ -4,7 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::clean::{clean, is_word};
+use super::clean::clean;
+use super::words::is_word;
 use super::{LONGEST, MONTHS, read};
 use crate::scoring::boxed;
 use crate::scoring::python::pattern;

@@ -30,24 +30,10 @@ pub const FUNCTIONS: [(&str, Function); 19] = [
     ("\\ceil", Function::Ceil),
 ];
 
-/// Letters that are functions before a bracket; other letters are factors there.
-const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
-
 /// Above and below the line of a derivative, without spaces and braces.
 static DERIVED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:d|\\partial)(?:\^\w)?(?:$|[A-Za-z(\\])"));
 static DERIVED_BY: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^(?:(?:d|\\partial)(?:[A-Za-z]|\\[A-Za-z]+)(?:\^\w)?)+$"));
-
-/// Returns true if a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
-pub fn is_function(value: &E) -> bool {
-    match value {
-        E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
-        E::Power(base, exponent) => {
-            matches!(**base, E::Symbol(_)) && is_function(base) && **exponent == E::whole(-1)
-        }
-        _ => false,
-    }
-}
 
 impl Reader {
     /// Reads the arguments in brackets after a function of which only the name is known.

@@ -7,6 +7,7 @@ mod arithmetic;
 mod assignments;
 mod atoms;
 mod clean;
+mod closeness;
 mod compare;
 mod expression;
 mod extract;
@@ -19,6 +20,7 @@ mod residue;
 mod sets;
 mod units;
 mod value;
+mod words;
 
 use std::sync::LazyLock;
 

@@ -1,12 +1,14 @@
 //! The reader of LaTeX answers: recursive descent over characters, bounded in length and depth.
 
 use super::expression::{Expression as E, Function};
-use super::functions::is_function;
 
 /// Maximum nesting of brackets.
 pub const DEEPEST: usize = 48;
 /// Maximum number of exponents, factorial and percent signs after one value.
 const MOST_POSTFIXES: usize = 8;
+
+/// Letters that are functions before a bracket; other letters are factors there.
+const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
 
 /// Separator between two rows of a matrix after cleaning.
 pub const ROW: &str = "\u{1}";
@@ -266,6 +268,17 @@ impl Reader {
             }
             _ => self.atom(),
         }
+    }
+}
+
+/// Returns true if a value before a bracket is a function: `f`, `f'`, `f^{-1}`.
+fn is_function(value: &E) -> bool {
+    match value {
+        E::Symbol(name) => NAMED.contains(&name.trim_end_matches('\'')),
+        E::Power(base, exponent) => {
+            matches!(**base, E::Symbol(_)) && is_function(base) && **exponent == E::whole(-1)
+        }
+        _ => false,
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::compare::{Closeness, closeness};
+use super::closeness::{Closeness, closeness};
 use super::expression::{Expression as E, Function, Sign};
 use super::value::{Points, Value};
 
@@ -98,7 +98,7 @@ impl Line {
         if found.len() > MOST_POINTS {
             return None;
         }
-        if set.is_scalar() && set.is_constant() && infinite(set).is_none() {
+        if set.is_scalar() && set.is_constant() && set.infinite().is_none() {
             let value = set.value(&Points::new()).filter(|value| value.is_real())?;
             found.push(value);
             return Some(());
@@ -116,7 +116,7 @@ impl Line {
         }
         set.parts()
             .into_iter()
-            .try_for_each(|part| if infinite(part).is_some() { Some(()) } else { self.ends(part, found) })
+            .try_for_each(|part| if part.infinite().is_some() { Some(()) } else { self.ends(part, found) })
     }
 
     fn constants(&self, side: &E, found: &mut Vec<Value>) {
@@ -219,7 +219,7 @@ impl Line {
         if !(end.is_scalar() && end.is_constant()) {
             return None;
         }
-        match (infinite(end), sign) {
+        match (end.infinite(), sign) {
             (Some(above), Sign::Less | Sign::LessOrEqual) => Some(!above),
             (Some(above), Sign::Greater | Sign::GreaterOrEqual) => Some(above),
             (Some(_), _) => Some(false),
@@ -240,16 +240,5 @@ impl Line {
             Sign::Greater => greater(),
             Sign::GreaterOrEqual => real && (equal || greater()),
         }
-    }
-}
-
-/// Returns whether it is above zero if it is infinite, else `None`.
-pub fn infinite(answer: &E) -> Option<bool> {
-    match answer {
-        E::Infinity => Some(true),
-        E::Product(parts) if parts.len() == 2 && parts[0] == E::whole(-1) => {
-            infinite(&parts[1]).map(|above| !above)
-        }
-        _ => None,
     }
 }

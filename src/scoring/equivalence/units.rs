@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::clean::is_product;
+use super::words::is_product;
 use crate::scoring::python::pattern;
 
 /// Units in plain letters, as a pattern.
