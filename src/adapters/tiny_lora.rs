@@ -40,7 +40,7 @@ keys! {
         r as "rank": i64 = whole(2, 1, RANK);
         /// u, trainable parameters of a group of layers.
         u: i64 = whole(64, 1, RANK);
-        /// Groups per layer, from 0 (one group) to 1 (each layer its own); in a recipe, layers per group, 0 = all.
+        /// Layers that share their trainable parameters, 0 = all; held as groups per layer, from 0 (one group) to 1.
         untied as "tie": f64 = share_of(1, RANK);
         /// Layers that count as neighbours.
         tying: Tying = choice(Tying::Depth);

@@ -55,7 +55,7 @@ pub fn load_in(
         return Err(usage(message).hint("`task` must be another one here, such as `instruction`").into());
     }
     let hash = digest(split, tokenizer, max_length)?;
-    let examples = match cache::load(cache, &hash, |number| task.label(number)) {
+    let examples = match cache::load(cache, &hash, |number| Label::stored(task, number)) {
         Some(examples) => examples,
         None => {
             let examples = tokenise(split, tokenizer, max_length, hash)?;

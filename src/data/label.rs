@@ -18,6 +18,19 @@ pub enum Label {
 }
 
 impl Label {
+    /// Returns the label of a task that was stored as a number.
+    pub(super) fn stored(task: &Task, number: f32) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was written from a class"
+        )]
+        match task {
+            Task::Classification(_) => Self::Class(number as u32),
+            _ => Self::Value(number),
+        }
+    }
+
     /// Returns class or value as a number.
     pub fn number(self) -> f64 {
         match self {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::label::Label;
 use super::template::Template;
 use crate::limits::{BEAMS, NEW_TOKENS, TOP_K};
 use crate::spec::reader::Reader;
@@ -185,18 +184,5 @@ impl Task {
             Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
         };
         names.into_iter().flatten().map(|(split, name)| (split.as_str(), name.as_str()))
-    }
-
-    /// Returns the label that a cached number stands for.
-    pub(super) fn label(&self, number: f32) -> Label {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "it was written from a class"
-        )]
-        match self {
-            Self::Classification(_) => Label::Class(number as u32),
-            _ => Label::Value(number),
-        }
     }
 }

@@ -187,7 +187,7 @@ impl Reader {
             Place::Set(_) | Place::Nowhere => problem.to_string(),
         };
         self.faults.push((place, text));
-        self.faulty.insert(key.to_owned());
+        self.faulty.extend([key, key.split_once('.').map_or(key, |(whole, _)| whole)].map(str::to_owned));
     }
 
     /// Records that `key` must be given.

@@ -25,7 +25,8 @@ fn expected(key: &str, open: &dyn Fn(&str) -> Reader, read: &dyn Fn(&mut Reader)
     let faults = reader.faults().join("\n");
     let (_, words) =
         faults.split_once(": expected ").unwrap_or_else(|| panic!("{key} is not read: {faults}"));
-    words.split_once(", found a date or time").unwrap().0.to_owned()
+    let words = words.split_once(", found a date or time").unwrap().0;
+    words.split_once(", since").map_or(words, |(range, _)| range).to_owned()
 }
 
 fn default(key: &str, reader: &Reader, missing: &[String]) -> String {
