@@ -48,39 +48,23 @@ keys! {
     }
 }
 
-/// `[adapter]`: the adapter on top of the base.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterRecipe {
-    /// The method, with its settings.
-    pub method: Method,
-    /// Ends of the paths of the adapted linear layers; empty = the base's own.
-    pub targets: Vec<String>,
-    /// Settings of the frozen A and B.
-    pub made: BasisSpec,
-    /// Folder of an `init-svd` result to use; empty = taken from the cache or computed.
-    pub basis: String,
-    /// True if the adapter file also stores A and B.
-    pub with_basis: bool,
-    /// Standard deviation of R at the start.
-    pub init_std: f64,
-    /// Dropout probability of the adapter's input.
-    pub dropout: f64,
-}
-
 keys! {
-    /// The keys of `[adapter]` that are not those of a method, with the method's source of A and B.
-    pub struct AdapterKeys in "adapter." with of_method: (Init, Sigma) {
+    /// `[adapter]`: the adapter on top of the base.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct AdapterRecipe in "adapter." {
+        /// The method, with the keys of its own below.
+        method: Method = method();
         /// Ends of the paths of the adapted linear layers; empty = `query`, `value`, `attention.output.dense` and
         /// `output.dense` of an encoder, as in the published code, and every linear layer of a decoder's layers.
         targets: Vec<String> = list(&[]);
         /// Source of the frozen A and B.
-        init: Init = choice(of_method.0);
+        init: Init = choice(method.basis_defaults().0);
         /// Algorithm of the decomposition.
         svd: SvdMethod = choice(SvdMethod::Randomized);
         /// Singular directions that make the basis.
         spectrum: Spectrum = choice(Spectrum::Top);
         /// Place of the singular values.
-        sigma: Sigma = choice(of_method.1);
+        sigma: Sigma = choice(method.basis_defaults().1);
         /// Power iterations of the randomized decomposition.
         svd_iterations: u32 = whole(10, 0, ITERATIONS);
         /// Seed of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
@@ -96,25 +80,21 @@ keys! {
     }
 }
 
+impl AdapterRecipe {
+    /// Returns the specification of a basis of this rank.
+    pub fn basis_spec(&self, rank: i64) -> BasisSpec {
+        let Self { init, svd: method, spectrum, sigma, svd_iterations: iterations, svd_seed: seed, .. } =
+            *self;
+        BasisSpec { rank, init, method, spectrum, sigma, iterations, seed }
+    }
+}
+
 impl Serialize for AdapterRecipe {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let shared = [
-            ("targets", Value::from(self.targets.clone())),
-            ("init", self.made.init.to_string().into()),
-            ("svd", self.made.method.to_string().into()),
-            ("spectrum", self.made.spectrum.to_string().into()),
-            ("sigma", self.made.sigma.to_string().into()),
-            ("svd_iterations", i64::from(self.made.iterations).into()),
-            ("svd_seed", self.made.seed.cast_signed().into()),
-            ("basis", self.basis.clone().into()),
-            ("with_basis", self.with_basis.into()),
-            ("init_std", self.init_std.into()),
-            ("dropout", self.dropout.into()),
-        ];
-        let name = [("method", Value::from(self.method.name()))];
-        let own =
-            self.method.keys().into_iter().map(|(key, value)| (key.trim_start_matches("adapter."), value));
-        serializer.collect_map(name.into_iter().chain(own).chain(shared))
+        let name = [("adapter.method", Value::from(self.method.name()))];
+        let shared = self.values().into_iter().filter(|(key, _)| *key != "adapter.method");
+        let all = name.into_iter().chain(self.method.keys()).chain(shared);
+        serializer.collect_map(all.map(|(key, value)| (key.trim_start_matches("adapter."), value)))
     }
 }
 

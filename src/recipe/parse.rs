@@ -1,8 +1,7 @@
 //! Parsing of a recipe's text and its overrides into a [`Recipe`].
 
-use super::{AdapterKeys, AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
+use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
 use crate::adapters::Method;
-use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{Reader, refuse};
@@ -25,35 +24,26 @@ pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
     reader.displace("train.warmup_ratio", "train.warmup_steps");
     let recipe = Recipe {
         model: ModelRecipe::read(&mut reader),
-        adapter: adapter(&mut reader),
+        adapter: AdapterRecipe::read(&mut reader),
         data: DataRecipe::read(&mut reader),
         train: TrainRecipe::read(&mut reader),
         eval: EvalRecipe::read(&mut reader),
     };
+    refuse_foreign_keys(&recipe.adapter.method, &Method::all(), &mut reader);
     contradictions(&recipe, &mut reader);
     reader.refuse_unknown();
     refuse(&format!("recipe `{name}`"), &reader.faults())?;
     Ok(recipe)
 }
 
-fn adapter(reader: &mut Reader) -> AdapterRecipe {
-    let all = Method::all();
-    let name = reader.name("adapter.method", &all.each_ref().map(|method| method.name()));
-    let known = all.iter().find(|method| method.name() == name);
-    let method = known.map_or(Method::Head, |method| method.read(reader));
-    let keys = AdapterKeys::read(reader, method.basis_defaults());
-    refuse_foreign_keys(&method, &all, reader);
-    let made = BasisSpec {
-        rank: method.basis_rank().unwrap_or(0),
-        init: keys.init,
-        method: keys.svd,
-        spectrum: keys.spectrum,
-        sigma: keys.sigma,
-        iterations: keys.svd_iterations,
-        seed: keys.svd_seed,
-    };
-    let AdapterKeys { targets, basis, with_basis, init_std, dropout, .. } = keys;
-    AdapterRecipe { method, targets, made, basis, with_basis, init_std, dropout }
+impl Reader {
+    /// Reads the name of a method, and its settings.
+    pub(super) fn method(&mut self, key: &'static str) -> Method {
+        let all = Method::all();
+        let name = self.name(key, &all.each_ref().map(|method| method.name()));
+        let method = all.iter().find(|method| method.name() == name);
+        method.map_or(Method::Head, |method| method.read(self))
+    }
 }
 
 /// Refuses a key of another method, unless it only repeats its default, as a resolved recipe may.
@@ -108,10 +98,10 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
         );
         reader.fail("train.micro_batch_size", problem);
     }
-    if adapter.made.init == Init::Random && !adapter.basis.is_empty() {
+    if adapter.init == Init::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.made.init == Init::Random && adapter.made.spectrum != Spectrum::Top {
+    if adapter.init == Init::Random && adapter.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
     }
     if eval.every == Every::Never && eval.patience > 0 {
@@ -195,7 +185,8 @@ mod tests {
     #[test]
     fn every_key_is_written_out() {
         let mut reader = Reader::open(LEAST, "r").unwrap();
-        adapter(&mut reader);
+        AdapterRecipe::read(&mut reader);
+        refuse_foreign_keys(&Method::Head, &Method::all(), &mut reader);
         ModelRecipe::read(&mut reader);
         DataRecipe::read(&mut reader);
         TrainRecipe::read(&mut reader);
@@ -295,10 +286,7 @@ mod tests {
             .map(|name| adapter(name).method.keys())
             .map(|keys| keys.iter().find(|(key, _)| *key == "adapter.rank").unwrap().1.as_integer().unwrap());
         assert_eq!(ranks, [16, 8, 256, 8, 2]);
-        assert_eq!(
-            (adapter("tiny-lora").made.sigma, adapter("lora-mini").made.init),
-            (Sigma::Split, Init::Random)
-        );
+        assert_eq!((adapter("tiny-lora").sigma, adapter("lora-mini").init), (Sigma::Split, Init::Random));
         let with_basis: &[&str] = &["lora-xs", "lora-mini", "tiny-lora"];
         let belongs: [(&str, &[&str]); 13] = [
             ("adapter.init", with_basis),

@@ -2,12 +2,11 @@
 
 /// Defines a struct of settings that reads itself from a document: each field is a key of the section, with its meaning
 /// as doc comment and the method of [`Reader`](crate::spec::reader::Reader) that reads it, whose arguments are the
-/// default, if it has one, and the range. They may use the fields above and what follows `with`. `as` names a key that is
-/// not named as its field.
+/// default, if it has one, and the range. They may use the fields above. `as` names a key that is not named as its field.
 macro_rules! keys {
     (
         $(#[$attr:meta])*
-        pub struct $name:ident in $section:literal $(with $($given:ident: $given_type:ty),+)? {
+        pub struct $name:ident in $section:literal {
             $($(#[$($doc:tt)*])* $field:ident $(as $key:literal)?: $type:ty = $read:ident($($arg:expr),*);)*
         }
     ) => {
@@ -24,7 +23,7 @@ macro_rules! keys {
             )),*];
 
             /// Reads the keys; what is missing or wrong is recorded as a fault.
-            pub fn read(reader: &mut $crate::spec::reader::Reader $($(, $given: $given_type)+)?) -> Self {
+            pub fn read(reader: &mut $crate::spec::reader::Reader) -> Self {
                 $(let $field = reader.$read($crate::spec::keys!(@key $section $field $($key)?) $(, $arg)*);)*
                 Self { $($field),* }
             }

@@ -7,7 +7,7 @@ use std::path::Path;
 use loraxs::adapters::Method;
 use loraxs::data::entry::Entry;
 use loraxs::data::task::{Chat, Classification, Generation, Instruction, Regression};
-use loraxs::recipe::{AdapterKeys, DataRecipe, EvalRecipe, ModelRecipe, TrainRecipe};
+use loraxs::recipe::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, TrainRecipe};
 use loraxs::spec::reader::Reader;
 
 const INTRODUCTION: &str = "# Keys
@@ -67,12 +67,10 @@ fn of_entry(keys: Keys, read: &dyn Fn(&mut Reader)) -> String {
 fn reference() -> String {
     let mut text = format!("{INTRODUCTION}\n## Recipe\n\n### `[model]`\n");
     text += &of_recipe("model", ModelRecipe::KEYS, &|reader| _ = ModelRecipe::read(reader));
+    text += "\n### `[adapter]`\n";
     let methods = Method::all();
-    let names: Vec<String> = methods.iter().map(|method| format!("`{}`", method.name())).collect();
-    write!(text, "\n### `[adapter]`\n\n`method` is one of {}; {} by default.\n", names.join(", "), names[0])
-        .unwrap();
     let defaults = methods[0].basis_defaults();
-    text += &of_recipe("adapter", AdapterKeys::KEYS, &|reader| _ = AdapterKeys::read(reader, defaults));
+    text += &of_recipe("adapter", AdapterRecipe::KEYS, &|reader| _ = AdapterRecipe::read(reader));
     for method in methods.iter().filter(|method| !method.documented().is_empty()) {
         let (init, sigma) = method.basis_defaults();
         write!(text, "\nWith `method = \"{}\"`", method.name()).unwrap();
