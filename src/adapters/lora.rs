@@ -17,39 +17,27 @@ use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::{Adapter, Frozen, Route, Scale, Site, Trained};
 use crate::fault::Result;
 use crate::limits::RANK;
-use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::keys;
+use crate::spec::values::POSITIVE;
 use crate::torch::{cast, draw};
 
 /// Suffixes of the trained tensors' names after the layer's path: of A, of B.
 pub const FACTORS: [&str; 2] = ["lora_A.weight", "lora_B.weight"];
 
-/// Settings of LoRA, by PEFT's names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoraConfig {
-    /// Rank r.
-    pub r: i64,
-    /// Numerator α of the scale.
-    pub lora_alpha: f64,
-    /// True if the scale is α/√r.
-    pub use_rslora: bool,
-}
-
-impl Default for LoraConfig {
-    fn default() -> Self {
-        Self { r: 8, lora_alpha: 16.0, use_rslora: false }
+keys! {
+    /// Settings of LoRA, by PEFT's names.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct LoraConfig in "adapter." {
+        /// Rank r.
+        r as "rank": i64 = whole(8, 1, RANK);
+        /// Numerator α of the scale.
+        lora_alpha as "alpha": f64 = number(16.0, POSITIVE);
+        /// True if the scale is α/√r.
+        use_rslora as "rslora": bool = flag(false);
     }
 }
 
 impl LoraConfig {
-    /// Returns the settings that a recipe gives, and these for the others.
-    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
-        Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
-            use_rslora: recipe.flag("adapter.rslora", self.use_rslora),
-        }
-    }
-
     /// Returns the factor of each run by its α.
     fn scales(&self, site: &Site) -> Scale {
         let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
@@ -63,11 +51,7 @@ impl Rules for LoraConfig {
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {
-        vec![
-            ("adapter.rank", self.r.into()),
-            ("adapter.alpha", self.lora_alpha.into()),
-            ("adapter.rslora", self.use_rslora.into()),
-        ]
+        self.values()
     }
 
     fn scale(&self) -> f64 {

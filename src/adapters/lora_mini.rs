@@ -20,51 +20,31 @@ use super::svd::Factors;
 use super::{Adapter, Frozen, Route, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
-use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::keys;
+use crate::spec::reader::Reader;
+use crate::spec::values::POSITIVE;
 use crate::spec::{Init, Sigma};
 use crate::torch::{cast, draw};
 
 /// Suffixes of the trained tensors' names after the layer's path: of A_train, of B_train.
 pub const INNER: [&str; 2] = ["lora_mini_A", "lora_mini_B"];
 
-/// Settings of LoRA-Mini.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoraMiniConfig {
-    /// Columns a of A_aux.
-    pub rank_a: i64,
-    /// Rows b of B_aux.
-    pub rank_b: i64,
-    /// Rank r.
-    pub r: i64,
-    /// Numerator α of the scale.
-    pub lora_alpha: f64,
-}
-
-impl Default for LoraMiniConfig {
-    fn default() -> Self {
-        Self { rank_a: 32, rank_b: 32, r: 8, lora_alpha: 16.0 }
+keys! {
+    /// Settings of LoRA-Mini.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct LoraMiniConfig in "adapter." {
+        /// Columns a of A_aux.
+        rank_a: i64 = whole(32, 1, RANK);
+        /// Rows b of B_aux.
+        rank_b: i64 = whole(32, 1, RANK);
+        /// Rank r, at most `rank_a` and `rank_b`.
+        r as "rank": i64 = whole(8, 1, RANK);
+        /// Numerator α of the scale.
+        lora_alpha as "alpha": f64 = number(16.0, POSITIVE);
     }
 }
 
 impl LoraMiniConfig {
-    /// Returns the settings that a recipe gives, and these for the others.
-    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
-        let found = Self {
-            rank_a: recipe.whole("adapter.rank_a", self.rank_a, 1, RANK),
-            rank_b: recipe.whole("adapter.rank_b", self.rank_b, 1, RANK),
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
-        };
-        let Self { rank_a, rank_b, r, .. } = found;
-        if r > rank_a.min(rank_b) && recipe.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"]) {
-            let problem = format!(
-                "expected at most `adapter.rank_a` = {rank_a} and `adapter.rank_b` = {rank_b}, found {r}"
-            );
-            recipe.fail("adapter.rank", problem);
-        }
-        found
-    }
-
     /// Returns the factor of each run by its α.
     fn scales(&self, site: &Site) -> Scale {
         let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
@@ -77,13 +57,18 @@ impl Rules for LoraMiniConfig {
         "lora-mini"
     }
 
+    fn check(&self, recipe: &mut Reader) {
+        let Self { rank_a, rank_b, r, .. } = *self;
+        if r > rank_a.min(rank_b) && recipe.sound(&["adapter.rank", "adapter.rank_a", "adapter.rank_b"]) {
+            let problem = format!(
+                "expected at most `adapter.rank_a` = {rank_a} and `adapter.rank_b` = {rank_b}, found {r}"
+            );
+            recipe.fail("adapter.rank", problem);
+        }
+    }
+
     fn keys(&self) -> Vec<(&'static str, Value)> {
-        vec![
-            ("adapter.rank", self.r.into()),
-            ("adapter.alpha", self.lora_alpha.into()),
-            ("adapter.rank_a", self.rank_a.into()),
-            ("adapter.rank_b", self.rank_b.into()),
-        ]
+        self.values()
     }
 
     fn basis_defaults(&self) -> (Init, Sigma) {

@@ -20,7 +20,8 @@ use super::svd::Factors;
 use super::{Adapter, Frozen, Group, Route, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
-use crate::spec::reader::{POSITIVE, Reader};
+use crate::spec::keys;
+use crate::spec::values::POSITIVE;
 use crate::torch::cast;
 use crate::torch::stream::{Stream, words_of_normal};
 
@@ -29,30 +30,18 @@ pub const CORE: &str = "R";
 /// Name of the cores of all layers in a file, stacked.
 pub const STACK: &str = "lora_xs_R";
 
-/// Settings of LoRA-XS.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LoraXsConfig {
-    /// Rank r.
-    pub r: i64,
-    /// Numerator α of the scale.
-    pub lora_alpha: f64,
-}
-
-impl Default for LoraXsConfig {
-    fn default() -> Self {
-        Self { r: 16, lora_alpha: 16.0 }
+keys! {
+    /// Settings of LoRA-XS.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct LoraXsConfig in "adapter." {
+        /// Rank r.
+        r as "rank": i64 = whole(16, 1, RANK);
+        /// Numerator α of the scale.
+        lora_alpha as "alpha": f64 = number(16.0, POSITIVE);
     }
 }
 
 impl LoraXsConfig {
-    /// Returns the settings that a recipe gives, and these for the others.
-    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
-        Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            lora_alpha: recipe.number("adapter.alpha", self.lora_alpha, POSITIVE),
-        }
-    }
-
     /// Returns the factor of each run by its α.
     fn scales(&self, site: &Site) -> Scale {
         let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
@@ -66,7 +55,7 @@ impl Rules for LoraXsConfig {
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {
-        vec![("adapter.rank", self.r.into()), ("adapter.alpha", self.lora_alpha.into())]
+        self.values()
     }
 
     fn scale(&self) -> f64 {

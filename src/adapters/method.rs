@@ -33,26 +33,41 @@ pub enum Method {
 impl Method {
     /// Returns every method with its default settings, the usual one first.
     pub fn all() -> [Self; 7] {
+        let defaults = &mut Reader::default();
         [
-            Self::LoraXs(LoraXsConfig::default()),
-            Self::Lora(LoraConfig::default()),
-            Self::Vera(VeraConfig::default()),
-            Self::LoraMini(LoraMiniConfig::default()),
-            Self::TinyLora(TinyLoraConfig::default()),
+            Self::LoraXs(LoraXsConfig::read(defaults)),
+            Self::Lora(LoraConfig::read(defaults)),
+            Self::Vera(VeraConfig::read(defaults)),
+            Self::LoraMini(LoraMiniConfig::read(defaults)),
+            Self::TinyLora(TinyLoraConfig::read(defaults)),
             Self::Full,
             Self::Head,
         ]
     }
 
-    /// Returns the method with the settings that a recipe gives, and these for the others.
+    /// Reads the method's settings from a recipe.
     pub fn read(&self, recipe: &mut Reader) -> Self {
-        match self {
-            Self::LoraXs(config) => Self::LoraXs(config.read(recipe)),
-            Self::Lora(config) => Self::Lora(config.read(recipe)),
-            Self::Vera(config) => Self::Vera(config.read(recipe)),
-            Self::LoraMini(config) => Self::LoraMini(config.read(recipe)),
-            Self::TinyLora(config) => Self::TinyLora(config.read(recipe)),
+        let method = match self {
+            Self::LoraXs(_) => Self::LoraXs(LoraXsConfig::read(recipe)),
+            Self::Lora(_) => Self::Lora(LoraConfig::read(recipe)),
+            Self::Vera(_) => Self::Vera(VeraConfig::read(recipe)),
+            Self::LoraMini(_) => Self::LoraMini(LoraMiniConfig::read(recipe)),
+            Self::TinyLora(_) => Self::TinyLora(TinyLoraConfig::read(recipe)),
             Self::Full | Self::Head => self.clone(),
+        };
+        method.check(recipe);
+        method
+    }
+
+    /// Returns the keys of its settings, each with its meaning.
+    pub fn documented(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::LoraXs(_) => LoraXsConfig::KEYS,
+            Self::Lora(_) => LoraConfig::KEYS,
+            Self::Vera(_) => VeraConfig::KEYS,
+            Self::LoraMini(_) => LoraMiniConfig::KEYS,
+            Self::TinyLora(_) => TinyLoraConfig::KEYS,
+            Self::Full | Self::Head => &[],
         }
     }
 }

@@ -6,6 +6,7 @@ use tch::Tensor;
 use super::svd::Factors;
 use super::{Adapter, Frozen, Named, Site, Trained};
 use crate::fault::{Result, fault};
+use crate::spec::reader::Reader;
 use crate::spec::{Init, Sigma};
 
 /// Starting point of the cores of LoRA-XS.
@@ -35,6 +36,9 @@ pub trait Rules {
     fn keys(&self) -> Vec<(&'static str, toml::Value)> {
         Vec::new()
     }
+
+    /// Refuses settings that are valid one by one but not together.
+    fn check(&self, _recipe: &mut Reader) {}
 
     /// Returns the source of A and B, and the place of their singular values, that a recipe need not give.
     fn basis_defaults(&self) -> (Init, Sigma) {

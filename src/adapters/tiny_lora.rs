@@ -19,9 +19,9 @@ use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
 use super::{Adapter, Frozen, Group, Route, Site, Trained, add_through_core};
 use crate::fault::{Result, fault};
-use crate::limits::{RANK, SEED};
+use crate::limits::{Most, RANK, SEED};
 use crate::spec::reader::Reader;
-use crate::spec::{Init, Sigma, Tying};
+use crate::spec::{Init, Sigma, Tying, keys};
 use crate::torch::{cast, dims3};
 
 /// Suffixes of the frozen tensors' names after the layer's path: of A, B and P.
@@ -32,24 +32,20 @@ pub const VECTOR: &str = "tinylora_v.";
 /// Upper limit of the numbers in a layer's projections, which may have to be drawn.
 const MOST_DRAWN: i64 = 1 << 26;
 
-/// Settings of TinyLoRA, by PEFT's names where it has them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TinyLoraConfig {
-    /// Rank r.
-    pub r: i64,
-    /// u, trainable parameters of a group of layers.
-    pub u: i64,
-    /// Groups per layer, from 0 (one group) to 1 (each layer its own).
-    pub untied: f64,
-    /// Rule by which layers count as neighbours.
-    pub tying: Tying,
-    /// Seed of P; the number of the layer is added.
-    pub projection_seed: u64,
-}
-
-impl Default for TinyLoraConfig {
-    fn default() -> Self {
-        Self { r: 2, u: 64, untied: 1.0, tying: Tying::Depth, projection_seed: 0 }
+keys! {
+    /// Settings of TinyLoRA, by PEFT's names where it has them.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct TinyLoraConfig in "adapter." {
+        /// Rank r.
+        r as "rank": i64 = whole(2, 1, RANK);
+        /// u, trainable parameters of a group of layers.
+        u: i64 = whole(64, 1, RANK);
+        /// Layers that share their trainable parameters, 0 = all; held as groups per layer, from 0 (one group) to 1.
+        untied as "tie": f64 = share_of(1, RANK);
+        /// Layers that count as neighbours.
+        tying: Tying = choice(Tying::Depth);
+        /// Seed of P; the number of the layer is added.
+        projection_seed: u64 = whole(0, 0, SEED);
     }
 }
 
@@ -58,14 +54,19 @@ impl Rules for TinyLoraConfig {
         "tiny-lora"
     }
 
+    fn check(&self, recipe: &mut Reader) {
+        let Self { r, u, .. } = *self;
+        if r.saturating_mul(r).saturating_mul(u) > MOST_DRAWN {
+            let problem = format!("{u} projections of rank {r} are more than {MOST_DRAWN} numbers a layer");
+            recipe.fail("adapter.u", problem);
+        }
+    }
+
     fn keys(&self) -> Vec<(&'static str, Value)> {
-        vec![
-            ("adapter.rank", self.r.into()),
-            ("adapter.u", self.u.into()),
-            ("adapter.tie", self.tie().cast_signed().into()),
-            ("adapter.tying", self.tying.to_string().into()),
-            ("adapter.projection_seed", self.projection_seed.cast_signed().into()),
-        ]
+        let tie = |(key, value)| {
+            if key == "adapter.tie" { (key, self.tie().cast_signed().into()) } else { (key, value) }
+        };
+        self.values().into_iter().map(tie).collect()
     }
 
     fn basis_defaults(&self) -> (Init, Sigma) {
@@ -183,24 +184,6 @@ impl Rules for TinyLoraConfig {
 }
 
 impl TinyLoraConfig {
-    /// Returns the settings that a recipe gives, and these for the others.
-    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
-        let tie: u64 = recipe.whole("adapter.tie", self.tie(), 0, RANK);
-        let found = Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            u: recipe.whole("adapter.u", self.u, 1, RANK),
-            untied: if tie == 0 { 0.0 } else { 1.0 / tie as f64 },
-            tying: recipe.choice("adapter.tying", self.tying),
-            projection_seed: recipe.whole("adapter.projection_seed", self.projection_seed, 0, SEED),
-        };
-        if found.r.saturating_mul(found.r).saturating_mul(found.u) > MOST_DRAWN {
-            let Self { r, u, .. } = found;
-            let problem = format!("{u} projections of rank {r} are more than {MOST_DRAWN} numbers a layer");
-            recipe.fail("adapter.u", problem);
-        }
-        found
-    }
-
     /// Returns the number of layers that share their trainable parameters, as in a recipe; 0 = all.
     fn tie(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a rank")]
@@ -214,6 +197,16 @@ impl TinyLoraConfig {
         }
         let groups = (layers as f64 * self.untied).round_ties_even().clamp(1.0, layers.max(1) as f64);
         1.0 - groups / layers.max(1) as f64
+    }
+}
+
+impl Reader {
+    /// Reads a number of layers as their share: 1/n, or 0 of all.
+    fn share_of(&mut self, key: &'static str, default: u64, most: Most) -> f64 {
+        match self.whole::<u64>(key, default, 0, most) {
+            0 => 0.0,
+            layers => 1.0 / layers as f64,
+        }
     }
 }
 

@@ -19,7 +19,8 @@ use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::{Adapter, Frozen, Named, Route, Site, Trained};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
-use crate::spec::reader::{NOT_NEGATIVE, Reader};
+use crate::spec::keys;
+use crate::spec::values::NOT_NEGATIVE;
 use crate::torch::{cast, dims2};
 
 /// Suffixes of the trained tensors' names after the layer's path: of λ_b, of λ_d.
@@ -30,34 +31,18 @@ pub const PAIR: [&str; 2] = ["vera_A", "vera_B"];
 /// Upper limit of the rank of an adapter file, whose pair may have to be drawn.
 const MOST_RANK: i64 = 1 << 16;
 
-/// Settings of VeRA, by PEFT's names.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct VeraConfig {
-    /// Rank r.
-    pub r: i64,
-    /// Initial value of λ_d.
-    pub d_initial: f64,
-    /// Seed of the shared pair.
-    pub projection_prng_key: u64,
-    /// True if the adapter file holds the shared pair.
-    pub save_projection: bool,
-}
-
-impl Default for VeraConfig {
-    fn default() -> Self {
-        Self { r: 256, d_initial: 0.1, projection_prng_key: 0, save_projection: true }
-    }
-}
-
-impl VeraConfig {
-    /// Returns the settings that a recipe gives, and these for the others.
-    pub(super) fn read(&self, recipe: &mut Reader) -> Self {
-        Self {
-            r: recipe.whole("adapter.rank", self.r, 1, RANK),
-            d_initial: recipe.number("adapter.d_initial", self.d_initial, NOT_NEGATIVE),
-            projection_prng_key: recipe.whole("adapter.projection_seed", self.projection_prng_key, 0, SEED),
-            save_projection: recipe.flag("adapter.save_projection", self.save_projection),
-        }
+keys! {
+    /// Settings of VeRA, by PEFT's names.
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    pub struct VeraConfig in "adapter." {
+        /// Rank r.
+        r as "rank": i64 = whole(256, 1, RANK);
+        /// Initial value of λ_d.
+        d_initial: f64 = number(0.1, NOT_NEGATIVE);
+        /// Seed of the shared pair.
+        projection_prng_key as "projection_seed": u64 = whole(0, 0, SEED);
+        /// True if the adapter file holds the shared pair.
+        save_projection: bool = flag(true);
     }
 }
 
@@ -67,12 +52,7 @@ impl Rules for VeraConfig {
     }
 
     fn keys(&self) -> Vec<(&'static str, Value)> {
-        vec![
-            ("adapter.rank", self.r.into()),
-            ("adapter.d_initial", self.d_initial.into()),
-            ("adapter.projection_seed", self.projection_prng_key.cast_signed().into()),
-            ("adapter.save_projection", self.save_projection.into()),
-        ]
+        self.values()
     }
 
     fn count(&self, layers: &[Layer]) -> i64 {

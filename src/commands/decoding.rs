@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::cli::GenerationArgs;
-use crate::data::dataset::Dataset;
+use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::generate::config::Asked;
@@ -19,13 +19,13 @@ const MAX_NEW_TOKENS: usize = 256;
 /// When options contradict each other.
 pub fn decoding(
     args: &GenerationArgs,
-    dataset: &Dataset,
+    task: &Generation,
     tokenizer: &Tokenizer,
     asked: &Asked,
 ) -> Result<(GenerationSettings, Vec<String>)> {
-    let given = args.max_new_tokens.or(Some(dataset.max_new_tokens).filter(|&count| count > 0));
-    let temperature = args.temperature.unwrap_or(dataset.temperature);
-    let (top_k, top_p) = (args.top_k.unwrap_or(dataset.top_k), args.top_p.unwrap_or(dataset.top_p));
+    let given = args.max_new_tokens.or(task.max_new_tokens);
+    let temperature = args.temperature.unwrap_or(task.temperature);
+    let (top_k, top_p) = (args.top_k.unwrap_or(task.top_k), args.top_p.unwrap_or(task.top_p));
     if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
         return Err(usage("`--top-k` and `--top-p` choose among drawn tokens, and none are drawn")
             .hint("give a `--temperature` above 0")
@@ -33,9 +33,9 @@ pub fn decoding(
     }
     let mut penalties = asked.penalties.clone();
     penalties.repetition_penalty = args.repetition_penalty.unwrap_or(penalties.repetition_penalty);
-    let mut stop = dataset.stop.clone();
-    stop.extend(asked.stop_strings.iter().filter(|text| !dataset.stop.contains(text)).cloned());
-    let beams = args.beams.unwrap_or(dataset.beams);
+    let mut stop = task.stop.clone();
+    stop.extend(asked.stop_strings.iter().filter(|text| !task.stop.contains(text)).cloned());
+    let beams = args.beams.unwrap_or(task.beams);
     let decided = |key: &str, value: &Value| match key {
         "do_sample" => *value == json!(temperature > 0.0),
         "num_beams" => *value == json!(beams),

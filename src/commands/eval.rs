@@ -11,7 +11,7 @@ use crate::eval::results::{TaskResult, write_results};
 use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
 use crate::files;
-use crate::session::fit::{check_fit, fitting, metrics};
+use crate::session::fit::{check_fit, fitting};
 use crate::session::request::Request;
 use crate::session::subject::Subject;
 use crate::session::use_precision;
@@ -43,8 +43,8 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let mut results = BTreeMap::new();
     for (dataset, order) in datasets {
         let examples = place.split(dataset, &request.split, &tokenizer, request.max_length, args.limit)?;
-        let metrics = metrics(dataset)?;
-        let how = Scoring { metrics: &metrics, outputs: &order, batch_size: request.batch_size };
+        let how =
+            Scoring { metrics: dataset.task.metrics(), outputs: &order, batch_size: request.batch_size };
         let evaluation = evaluate(model, 0, &examples.examples, how)?;
         files::hold_for_good(&request.out)?;
         let file = request.out.join("predictions").join(format!("{}.jsonl", dataset.name));

@@ -8,8 +8,9 @@ use super::decoding::arguments;
 use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
 use crate::data::dataset::Dataset;
-use crate::data::examples::Split;
 use crate::data::prompts::{self, Prompts, Shots};
+use crate::data::split::Split;
+use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::generation::{Task, answer};
 use crate::eval::harness::{self, Scored};
@@ -46,19 +47,20 @@ impl Scoring<'_> {
     /// When the data set or its answers of an earlier run cannot be used, or generation fails.
     pub fn run(
         &self,
-        (dataset, generation): (&Dataset, &GenerationSettings),
+        (dataset, keys): (&Dataset, &Generation),
+        generation: &GenerationSettings,
         model: &CausalLm,
     ) -> Result<Option<TaskResult>> {
         let start = Instant::now();
-        let rules: Vec<Rule> = dataset.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
+        let rules: Vec<Rule> = keys.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
         if rules.is_empty() {
             let message = format!("`{}` has no scorer", dataset.name);
             return Err(usage(message).hint("name them as `scorers` in its catalog entry").into());
         }
         let split = self.split(dataset);
-        let found = self.prompts(dataset, split)?;
+        let found = self.prompts((dataset, keys), split)?;
         let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
-        if let Some(column) = dataset.group_by.iter().find(|column| !has(column)) {
+        if let Some(column) = keys.group_by.iter().find(|column| !has(column)) {
             let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
             return Err(usage(message).into());
         }
@@ -74,7 +76,7 @@ impl Scoring<'_> {
             "config": self.subject.base.config_hash,
             "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
             "precision": format!("{:?}", self.request.precision),
-            "split": split, "prompts": found.hash, "scorers": dataset.scorers,
+            "split": split, "prompts": found.hash, "scorers": keys.scorers,
             "max_new_tokens": params.max_new_tokens, "stop": generation.stop, "ends": params.ends,
             "sampling": format!("{:?}", params.sampling), "search": format!("{:?}", params.search),
             "penalties": params.penalties, "seed": params.seed,
@@ -93,7 +95,7 @@ impl Scoring<'_> {
         harness::write(&self.request.out, &self.subject.base.name, &scored)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
-        let mut result = TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds);
+        let mut result = TaskResult::of_answers(&keys.group_by, split, (&rules, &found, &records), seconds);
         result.generation = Some(arguments);
         Ok(Some(result))
     }
@@ -104,7 +106,7 @@ impl Scoring<'_> {
         self.args.split.as_deref().or(own).unwrap_or(&self.request.split)
     }
 
-    fn prompts(&self, dataset: &Dataset, name: &str) -> Result<Prompts> {
+    fn prompts(&self, (dataset, keys): (&Dataset, &Generation), name: &str) -> Result<Prompts> {
         let files = self.place.files(dataset, name)?;
         let split = Split { dataset, name, files: &files, limit: self.args.limit };
         let count = self.args.generation.shots;
@@ -112,8 +114,8 @@ impl Scoring<'_> {
         if count == 0 {
             return prompts::load(&split, None, self.tokenizer, longest);
         }
-        let files = self.place.files(dataset, &dataset.shot_split)?;
-        let split_of_shots = Split { dataset, name: &dataset.shot_split, files: &files, limit: 0 };
+        let files = self.place.files(dataset, &keys.shot_split)?;
+        let split_of_shots = Split { dataset, name: &keys.shot_split, files: &files, limit: 0 };
         prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer, longest)
     }
 }

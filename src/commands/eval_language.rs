@@ -6,8 +6,9 @@ use super::Outcome;
 use super::decoding::decoding;
 use super::eval_generation::Scoring;
 use crate::cli::EvalArgs;
-use crate::data::TaskKind;
+use crate::data::Task;
 use crate::data::dataset::Dataset;
+use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::language::evaluate;
 use crate::eval::results::{TaskResult, write_results};
@@ -36,11 +37,16 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     }
     let datasets: Vec<&Dataset> =
         request.tasks.iter().map(|task| fitting(place, task)).collect::<Result<_>>()?;
-    let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
-        datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
-    let of = |dataset: &&Dataset| {
+    let (mut continued, mut read) = (Vec::new(), Vec::new());
+    for dataset in datasets {
+        match &dataset.task {
+            Task::Generation(task) => continued.push((dataset, task)),
+            _ => read.push(dataset),
+        }
+    }
+    let of = |(_, task): &(&Dataset, &Generation)| {
         let asked = Asked::read(&base.folder, base.config.vocabulary)?;
-        decoding(&args.generation, dataset, &tokenizer, &asked)
+        decoding(&args.generation, task, &tokenizer, &asked)
     };
     let (generations, remarks): (Vec<_>, Vec<_>) =
         continued.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -60,9 +66,9 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
         model.pack();
     }
     let scoring = Scoring { place, subject, request, args, tokenizer: &tokenizer };
-    for (dataset, generation) in continued.into_iter().zip(generations) {
-        let generation = GenerationSettings { max_slots: args.batch_size.unwrap_or(0), ..generation };
-        let Some(result) = scoring.run((dataset, &generation), model.language()?)? else {
+    for ((dataset, task), settings) in continued.into_iter().zip(generations) {
+        let settings = GenerationSettings { max_slots: args.batch_size.unwrap_or(0), ..settings };
+        let Some(result) = scoring.run((dataset, task), &settings, model.language()?)? else {
             say("interrupted: the same command goes on with the prompts that are left");
             return Ok(Outcome::Interrupted);
         };
@@ -75,10 +81,10 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
 /// Returns the data set of this name, if a language model can be scored on it.
 fn fitting<'a>(place: &'a Workplace, task: &str) -> Result<&'a Dataset> {
     let dataset = place.catalog.get(task)?;
-    match dataset.task {
-        TaskKind::Instruction | TaskKind::Chat | TaskKind::Generation => Ok(dataset),
+    match &dataset.task {
+        Task::Instruction(_) | Task::Chat(_) | Task::Generation(_) => Ok(dataset),
         other => {
-            let found = format!("{other:?}").to_lowercase();
+            let found = other.name();
             Err(usage(format!("data set `{task}` is for `{found}`, and the base is a language model"))
                 .hint("score it on data sets for `instruction`, `chat` or `generation`")
                 .into())

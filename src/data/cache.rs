@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::label::Label;
 use super::{Example, Examples, Skipped};
 use crate::fault::Result;
 use crate::files;
@@ -40,12 +41,12 @@ pub fn path(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!("{hash}.tokens"))
 }
 
-/// Returns the cached examples of a digest, or `None` if there are none or the file is damaged.
-pub fn load(folder: &Path, hash: &str) -> Option<Examples> {
+/// Returns the cached examples of a digest, whose labels `label` makes of numbers, or `None` if there are none or the file is damaged.
+pub fn load(folder: &Path, hash: &str, label: impl Fn(f32) -> Label) -> Option<Examples> {
     let path = path(folder, hash);
     let file = File::open(&path).ok()?;
     let size = file.metadata().map_or(0, |metadata| metadata.len());
-    let examples = decode(file, size, hash);
+    let examples = decode(file, size, hash, label);
     if examples.is_none() {
         tracing::warn!("`{}` is damaged and made again", path.display());
     }
@@ -116,7 +117,9 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
     for example in list {
         out.write_all(&u32::try_from(example.index)?.to_le_bytes())?;
         out.write_all(&u32::try_from(example.ids.len())?.to_le_bytes())?;
-        out.write_all(&example.label.unwrap_or(f32::NAN).to_le_bytes())?;
+        #[expect(clippy::cast_possible_truncation, reason = "a class is a small number")]
+        let label = example.label.map_or(f32::NAN, |label| label.number() as f32);
+        out.write_all(&label.to_le_bytes())?;
     }
     for id in list.iter().flat_map(|example| &example.ids) {
         out.write_all(&id.to_le_bytes())?;
@@ -133,7 +136,7 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Decodes the `size` bytes written by [`encode`]. Sizes that they claim are checked before any allocation.
-fn decode(input: impl Read, size: u64, hash: &str) -> Option<Examples> {
+fn decode(input: impl Read, size: u64, hash: &str, as_label: impl Fn(f32) -> Label) -> Option<Examples> {
     let size = size.checked_sub(blake3::OUT_LEN as u64)?;
     let digested = Digested::new(input.take(size), hash);
     let mut input = BufReader::with_capacity(Digested::<()>::PIECE, digested);
@@ -150,7 +153,7 @@ fn decode(input: impl Read, size: u64, hash: &str) -> Option<Examples> {
     let mut lengths = Vec::with_capacity(header.count);
     for _ in 0..header.count {
         let [index, length, label] = numbers(&take(&mut input, 12)?).try_into().ok()?;
-        let label = Some(f32::from_bits(label)).filter(|x| !x.is_nan());
+        let label = Some(f32::from_bits(label)).filter(|x| !x.is_nan()).map(&as_label);
         let [types, trained] = [Vec::new(), Vec::new()];
         examples.push(Example { index: index as usize, ids: Vec::new(), types, trained, label });
         lengths.push(length as usize);
@@ -200,9 +203,9 @@ mod tests {
         };
         Examples {
             examples: vec![
-                example(0, &[1, 70_000], &[0, 1], Some(2.5)),
+                example(0, &[1, 70_000], &[0, 1], Some(Label::Value(2.5))),
                 example(3, &[], &[], None),
-                example(4, &[7], &[], Some(0.0)),
+                example(4, &[7], &[], Some(Label::Value(0.0))),
             ],
             skipped: Skipped { count: 2, first: vec!["`f` line 2: é".to_owned()] },
             truncated: 1,
@@ -215,22 +218,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut examples = some();
         store(folder.path(), &examples).unwrap();
-        assert_eq!(load(folder.path(), "abc"), Some(examples.clone()));
-        assert_eq!(load(folder.path(), "abd"), None);
+        assert_eq!(load(folder.path(), "abc", Label::Value), Some(examples.clone()));
+        assert_eq!(load(folder.path(), "abd", Label::Value), None);
         examples.examples[0].types = Vec::new();
         examples.examples.iter_mut().for_each(|e| e.trained = vec![0; e.ids.len()]);
         examples.examples[0].trained[1] = 1;
         store(folder.path(), &examples).unwrap();
-        assert_eq!(load(folder.path(), "abc"), Some(examples));
+        assert_eq!(load(folder.path(), "abc", Label::Value), Some(examples));
     }
 
     #[test]
     fn any_damage_is_noticed() {
         let mut whole = Vec::new();
         encode(&some(), &mut whole).unwrap();
-        let decode = |bytes: &[u8]| decode(bytes, bytes.len() as u64, "abc");
+        let decode = |bytes: &[u8]| decode(bytes, bytes.len() as u64, "abc", Label::Value);
         assert!(decode(&whole).is_some());
-        assert!(super::decode(&whole[..], whole.len() as u64, "abd").is_none(), "a file under another name");
+        assert!(
+            super::decode(&whole[..], whole.len() as u64, "abd", Label::Value).is_none(),
+            "a file under another name"
+        );
         for i in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[i] ^= 1;

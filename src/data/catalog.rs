@@ -7,9 +7,10 @@ use anyhow::Context as _;
 use toml::{Table, Value};
 
 use super::dataset::Dataset;
-use super::entry::{Entry, shown};
-use crate::fault::{Result, usage, which};
+use super::entry;
+use crate::fault::{Fault, Result, usage, which};
 use crate::files;
+use crate::spec::reader::{Reader, refuse};
 
 const BUILTIN: &str = include_str!("../../datasets.toml");
 
@@ -25,26 +26,25 @@ const EXAMPLE: &str = "  [NAME]
 /// All known data sets by name.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    datasets: BTreeMap<String, Dataset>,
-    /// As they were written, for entries that say `like`.
-    tables: BTreeMap<String, Table>,
+    /// Each with its keys as written, for entries that say `like`, or the faults of its file where it has one.
+    entries: BTreeMap<String, (Table, std::result::Result<Dataset, Fault>)>,
 }
 
 impl Catalog {
-    /// The catalog that is compiled into the binary.
+    /// Returns the catalog that is compiled into the binary.
     ///
     /// # Errors
     /// Never, unless the file compiled in is wrong.
     pub fn builtin() -> Result<Self> {
-        let empty = Self { datasets: BTreeMap::new(), tables: BTreeMap::new() };
+        let empty = Self { entries: BTreeMap::new() };
         // Their local files are relative to the folder that the command runs in
         empty.with_text(BUILTIN, Path::new("datasets.toml"), Path::new(""))
     }
 
-    /// Adds the entries of a file, or replaces those of the same name.
+    /// Adds the entries of a file, or replaces those of the same name. A faulty entry is refused when it is asked for.
     ///
     /// # Errors
-    /// Names every fault of the file at once.
+    /// When the file cannot be read or is not TOML.
     pub fn with_file(self, path: &Path) -> Result<Self> {
         let text = files::read_text(path)?;
         let absolute =
@@ -54,116 +54,112 @@ impl Catalog {
 
     /// Adds the entries of a text that stands in `path`. Local files are relative to `folder`.
     fn with_text(mut self, text: &str, path: &Path, folder: &Path) -> Result<Self> {
-        let file = path.display();
-        let table: Table = text
-            .parse()
-            .map_err(|e| usage(format!("`{file}` is not valid TOML: {}", format!("{e}").trim())))?;
-        let mut faults = Vec::new();
-        for (name, value) in table {
-            let Value::Table(table) = value else {
-                faults.push(format!("`{name}`: expected a table, found {}", shown(&value)));
-                continue;
-            };
-            let table = match self.inherited(table) {
-                Ok(table) => table,
-                Err(reason) => {
-                    faults.push(format!("`{name}.like`: {reason}"));
-                    continue;
-                }
-            };
-            if let Some(dataset) = Entry::new(&name, &table, &mut faults).dataset(folder) {
-                self.datasets.insert(name.clone(), dataset);
+        let file = path.display().to_string();
+        let (mut faults, mut faulty) = (Vec::new(), Vec::new());
+        for (name, mut reader) in Reader::open_entries(text, &file)? {
+            let dataset = self.inherit(&mut reader).and_then(|()| entry::read(&name, &mut reader, folder));
+            let keys = reader.given().map(|(key, value)| (key.clone(), value.clone())).collect();
+            let found = reader.faults();
+            match dataset.filter(|_| found.is_empty()) {
+                Some(dataset) => _ = self.entries.insert(name, (keys, Ok(dataset))),
+                None => faulty.push((name, keys)),
             }
-            self.tables.insert(name, table);
+            faults.extend(found);
         }
-        match faults.as_slice() {
-            [] => Ok(self),
-            [one] => Err(usage(format!("`{file}`: {one}")).into()),
-            many => {
-                let list: Vec<String> = many.iter().map(|f| format!("\n  {f}")).collect();
-                Err(usage(format!("`{file}` has {} faults:{}", many.len(), list.concat())).into())
-            }
+        if let Err(fault) = refuse(&format!("`{file}`"), &faults) {
+            self.entries.extend(faulty.into_iter().map(|(name, keys)| (name, (keys, Err(fault.clone())))));
         }
+        Ok(self)
     }
 
-    /// The keys of an entry with those of the one that it says it is like; its place only where it has none itself.
-    fn inherited(&self, mut table: Table) -> std::result::Result<Table, String> {
-        let Some(like) = table.remove("like") else { return Ok(table) };
-        let name = like.as_str().ok_or_else(|| format!("expected a name, found {}", shown(&like)))?;
-        let Some(other) = self.tables.get(name) else {
-            return Err(format!(
-                "no data set `{name}` before it; {}",
-                which("data sets", name, self.names())
-            ));
+    /// Gives an entry the keys of the one that it says it is like; its place only where it has none itself. `None` if
+    /// there is none of that name.
+    fn inherit(&self, reader: &mut Reader) -> Option<()> {
+        let Some(like) = reader.optional("like") else { return reader.sound(&["", "like"]).then_some(()) };
+        let Some((other, _)) = self.entries.get(&like) else {
+            let hint = which("data sets", &like, self.names());
+            reader.fail("like", format!("no data set `{like}` before it; {hint}"));
+            return None;
         };
-        let inherits = !table.contains_key("submission");
-        let has_place = ["hub", "dir", "files"].iter().any(|key| table.contains_key(*key));
+        let has_place = ["hub", "dir", "files"].iter().any(|key| reader.gives(key));
+        let files = reader.given().find(|(key, _)| *key == "files").map(|(_, files)| files.clone());
         for (key, value) in other {
             let is_place = ["hub", "revision", "dir"].contains(&key.as_str());
-            if !(table.contains_key(key) || has_place && is_place) {
-                table.insert(key.clone(), value.clone());
+            if key == "like" || reader.gives(key) || has_place && is_place {
+                continue;
             }
+            let mut value = value.clone();
+            // Splits that the entry's own files lack have no submission.
+            if let ("submission", Value::Table(names), Some(Value::Table(splits))) =
+                (key.as_str(), &mut value, &files)
+            {
+                names.retain(|split, _| splits.contains_key(split));
+            }
+            reader.take_over(key, value);
         }
-        // Splits that the entry's own files lack have no submission.
-        let splits = table.get("files").and_then(Value::as_table).cloned();
-        if let (Some(splits), Some(submission)) =
-            (splits, inherits.then(|| table.get_mut("submission")).flatten().and_then(Value::as_table_mut))
-        {
-            submission.retain(|split, _| splits.contains_key(split));
-        }
-        Ok(table)
+        Some(())
     }
 
-    /// The data set of this name.
+    /// Returns the data set of this name.
     ///
     /// # Errors
-    /// Names the nearest and all names that exist.
+    /// Names the nearest and all names that exist, or every fault of the file of this one.
     pub fn get(&self, name: &str) -> Result<&Dataset> {
-        self.datasets.get(name).ok_or_else(|| {
+        let Some((_, dataset)) = self.entries.get(name) else {
             let hint = which("data sets", name, self.names());
-            let toml = toml::Value::from(name);
-            usage(format!("no data set `{name}` in the catalog"))
+            let toml = Value::from(name);
+            return Err(usage(format!("no data set `{name}` in the catalog"))
                 .hint(format!("{hint}; {ADD}, such as\n{}", EXAMPLE.replace("NAME", &toml.to_string())))
-                .into()
-        })
+                .into());
+        };
+        Ok(dataset.as_ref().map_err(Fault::clone)?)
     }
 
-    /// All names, sorted.
+    /// Returns all names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.datasets.keys().map(String::as_str)
+        self.entries.keys().map(String::as_str)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::TaskKind;
+    use crate::data::dataset::Origin;
+    use crate::data::task::{Generation, Task};
     use crate::fault::{exit_code, hint_of};
+    use crate::spec::Metric;
+
+    fn generation(dataset: &Dataset) -> &Generation {
+        let Task::Generation(task) = &dataset.task else { panic!("{}", dataset.name) };
+        task
+    }
 
     #[test]
     fn builtin_catalog_holds_the_nine_glue_tasks() {
         let catalog = Catalog::builtin().unwrap();
         for task in ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"] {
             let dataset = catalog.get(&format!("glue/{task}")).unwrap();
-            assert_eq!(dataset.hub.as_deref(), Some("nyu-mll/glue"));
+            assert!(
+                matches!(&dataset.origin, Origin::Hub { repository, .. } if repository == "nyu-mll/glue")
+            );
             for split in ["train", "validation", "test"] {
                 assert!(!dataset.patterns(split).unwrap().is_empty(), "{task} {split}");
             }
-            assert!(dataset.submission.contains_key("test"), "{task}");
-            assert_eq!(dataset.labels.is_empty(), task == "stsb");
+            assert!(dataset.task.submission().any(|(split, _)| split == "test"), "{task}");
+            assert_eq!(dataset.task.labels().is_empty(), task == "stsb");
         }
         let mnli = catalog.get("glue/mnli").unwrap();
         assert_eq!(mnli.patterns("validation").unwrap(), mnli.patterns("validation_matched").unwrap());
         assert_ne!(mnli.patterns("validation").unwrap(), mnli.patterns("validation_mismatched").unwrap());
-        assert_eq!(mnli.submission["test_mismatched"], "MNLI-mm.tsv");
+        assert!(mnli.task.submission().any(|found| found == ("test_mismatched", "MNLI-mm.tsv")));
     }
 
     #[test]
     fn builtin_catalog_holds_the_published_instruction_and_generation_sets() {
         let catalog = Catalog::builtin().unwrap();
-        let task = |name: &str| catalog.get(name).unwrap().task;
+        let task = |name: &str| catalog.get(name).unwrap().task.name();
         for name in ["metamathqa", "metamathqa/peft", "commonsense-170k", "math-10k"] {
-            assert_eq!(task(name), TaskKind::Instruction, "{name}");
+            assert_eq!(task(name), "instruction", "{name}");
         }
         let sets = "boolq piqa social_i_qa hellaswag winogrande arc-easy arc-challenge openbookqa";
         for (name, tokens) in sets.split(' ').map(|set| (format!("commonsense/{set}"), 32)).chain(
@@ -171,19 +167,16 @@ mod tests {
                 .map(|set| (format!("arithmetic/{set}"), 256)),
         ) {
             let set = catalog.get(&name).unwrap();
-            assert_eq!(
-                (set.task, set.beams, set.max_new_tokens),
-                (TaskKind::Generation, 4, tokens),
-                "{name}"
-            );
+            let keys = generation(set);
+            assert_eq!((keys.beams, keys.max_new_tokens), (4, Some(tokens)), "{name}");
             assert!(
-                set.scorers.len() == 1 && set.stop.is_empty() && set.files.contains_key("test"),
+                keys.scorers.len() == 1 && keys.stop.is_empty() && set.files.contains_key("test"),
                 "{name}"
             );
             let hint = set.local_files("test").map_err(|error| hint_of(&error).unwrap().to_owned());
             assert!(hint.unwrap_err().contains("get it with `git clone "), "{name}");
         }
-        assert_eq!((task("gsm8k"), task("math")), (TaskKind::Generation, TaskKind::Generation));
+        assert_eq!((task("gsm8k"), task("math")), ("generation", "generation"));
     }
 
     #[test]
@@ -193,18 +186,19 @@ mod tests {
             "[math]\nlike = \"math\"\nfiles = { test = \"t.jsonl\" }\n[b]\nlike = \"math\"\nstop = [\"x\"]\n";
         let catalog = catalog.clone().with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
         let (math, builtin) = (catalog.get("math").unwrap(), Catalog::builtin().unwrap());
-        assert_eq!((math.hub.as_deref(), math.dir.as_deref()), (None, Some(Path::new("/f"))));
-        assert_eq!(math.prompt, builtin.get("math").unwrap().prompt);
-        assert_eq!(math.group_by, ["type", "level"]);
-        assert_eq!(catalog.get("b").unwrap().stop, ["x"]);
+        assert_eq!(math.origin, Origin::Folder { folder: "/f".into(), source: None });
+        assert_eq!(math.task, builtin.get("math").unwrap().task);
+        assert_eq!(generation(math).group_by, ["type", "level"]);
+        assert_eq!(generation(catalog.get("b").unwrap()).stop, ["x"]);
         let text = "[s]\nlike = \"glue/sst2\"\nfiles = { train = \"t.tsv\", validation = \"v.tsv\" }\n";
         let catalog = catalog.with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
-        assert!(catalog.get("s").unwrap().submission.is_empty());
-        let error =
-            catalog.with_text("[c]\nlike = \"maht\"", Path::new("d.toml"), Path::new("")).unwrap_err();
-        let message = error.to_string();
+        assert_eq!(catalog.get("s").unwrap().task.submission().count(), 0);
+        let catalog = catalog.with_text("[c]\nlike = \"maht\"", Path::new("d.toml"), Path::new("")).unwrap();
+        let message = catalog.get("c").unwrap_err().to_string();
         assert!(
-            message.starts_with("`d.toml`: `c.like`: no data set `maht` before it; did you mean `math`?"),
+            message.starts_with(
+                "`d.toml`: line 2: `c.like`: no data set `maht` before it; did you mean `math`?"
+            ),
             "{message}"
         );
     }
@@ -222,7 +216,7 @@ mod tests {
         let (words, example) = hint.split_once(", such as\n").unwrap();
         assert!(words.contains("`--datasets FILE`"), "{hint}");
         let added = Catalog::builtin().unwrap().with_text(example, Path::new("d.toml"), Path::new(""));
-        assert_eq!(added.unwrap().get("glue/mrcp").unwrap().task, TaskKind::Instruction);
+        assert_eq!(added.unwrap().get("glue/mrcp").unwrap().task.name(), "instruction");
         assert_eq!(exit_code(&error), 2);
         let error = catalog.get("glue/rte").unwrap().patterns("dev").unwrap_err();
         assert_eq!(error.to_string(), "data set `glue/rte` has no split `dev`");
@@ -234,25 +228,41 @@ mod tests {
         let text = "name = 3\n[a]\ntask = \"clasification\"\nfile = {}\n[b]\ntask = \"classification\"\n\
                     files = { train = 4 }\ntext = [\"x\", 1]\nlabel = \"y\"\nlabels = [\"n\", \"n\"]\n\
                     metrics = [\"pearson\"]\nsubmission = { test = \"x\" }\nhub = \"a/b\"\ndir = \"c\"\n";
-        let error =
-            Catalog::builtin().unwrap().with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap_err();
+        let catalog = Catalog::builtin().unwrap();
+        let catalog = catalog.with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
+        let error = catalog.get("b").unwrap_err();
         let message = error.to_string();
         for part in [
             "`d.toml` has 10 faults:",
-            "`name`: expected a table, found integer `3`",
-            "`a.file`: unknown key; did you mean `files`?",
-            "`a.task`: unknown task `clasification`; did you mean `classification`?",
-            "`a.files`: required and missing",
-            "`b.dir`: `hub` and `dir` exclude each other",
-            "`b.files.train`: expected a file name or a list of them, found integer `4`",
-            "`b.text`: expected a list of texts, found another list",
-            "`b.submission.test`: no such split in `files`",
-            "`b.labels`: `n` stands there twice",
-            "`b.metrics`: unknown metric `pearson`",
+            "line 1: `name`: expected a table, found `3`",
+            "line 2: missing key `a.files`",
+            "line 3: `a.task`: expected one of `classification`, `regression`, `instruction`, `chat`, `generation`, \
+             found the string `clasification`",
+            "line 4: unknown key `a.file`; did you mean `a.files`?",
+            "line 7: `b.files.train`: expected a file name or a list of them, found `4`",
+            "line 8: `b.text`: expected a text or a list of texts, found the list `[\"x\", 1]`",
+            "line 10: `b.labels`: `n` stands there twice",
+            "line 11: `b.metrics`: unknown metric `pearson`",
+            "line 12: `b.submission.test`: no such split in `files`",
+            "line 14: `b.dir`: `hub` and `dir` exclude each other",
         ] {
             assert!(message.contains(part), "no `{part}` in {message}");
         }
         assert_eq!(exit_code(&error), 2);
+    }
+
+    #[test]
+    fn a_faulty_entry_is_refused_alone_and_a_key_of_another_task_is_a_fault() {
+        let good = "files = { train = \"t.tsv\" }\ntask = \"chat\"\n";
+        let text =
+            format!("[good]\n{good}[\"glue/rte\"]\n{good}stop = \"x\"\n[two]\nlike = \"gsm8k\"\n{good}");
+        let catalog = Catalog::builtin().unwrap();
+        let catalog = catalog.with_text(&text, Path::new("d.toml"), Path::new("")).unwrap();
+        assert_eq!(catalog.get("good").unwrap().task.name(), "chat");
+        let error = catalog.get("glue/rte").unwrap_err().to_string();
+        assert_eq!(error, "`d.toml`: line 7: `glue/rte.stop`: belongs to `generation`, not to `chat`");
+        // Keys of the other's task are not taken over.
+        assert_eq!(catalog.get("two").unwrap().task.name(), "chat");
     }
 
     #[test]
@@ -284,9 +294,10 @@ mod tests {
             .collect();
         assert_eq!(names, ["b-1.csv", "b-2.csv", "c.jsonl"]);
         assert!(one.local_files("test").unwrap_err().to_string().starts_with("no file `no*` in `/"));
-        assert_eq!(one.metrics, ["pearson", "spearmanr"]);
+        assert_eq!(one.task.metrics(), [Metric::Pearson, Metric::Spearmanr]);
         let replaced = catalog.get("glue/rte").unwrap();
-        assert_eq!((replaced.task, replaced.dir.as_deref()), (TaskKind::Regression, Some(folder.path())));
+        assert_eq!(replaced.task.name(), "regression");
+        assert_eq!(replaced.origin, Origin::Folder { folder: folder.path().into(), source: None });
         assert!(replaced.local_files("train").is_err());
     }
 }

@@ -11,10 +11,10 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Example;
-use super::dataset::Dataset;
-use super::jinja::{ChatTemplate, Conversation, Refusal, Rendered, with_stack};
+use super::jinja::{ChatTemplate, Conversation, Rendered, with_stack};
 use super::odd;
-use super::row::{Columns, kind};
+use super::row::{Columns, Refusal, kind};
+use super::task::Chat;
 use super::tokenize::Tokenizer;
 use crate::fault::{Result, fault, short};
 
@@ -28,9 +28,9 @@ const NAMED: usize = 8;
 /// The column of the functions that may be called.
 pub(super) const TOOLS: &str = "tools";
 
-/// Renders conversations of one data set.
+/// Encodes the conversations of one data set.
 #[derive(Debug)]
-pub struct Chat<'a> {
+pub struct ChatEncoder<'a> {
     column: String,
     template: ChatTemplate,
     /// Template of conversations with tools, if they have their own.
@@ -39,19 +39,19 @@ pub struct Chat<'a> {
     max_length: usize,
 }
 
-impl<'a> Chat<'a> {
-    /// Creates a renderer from the chat template of a tokenizer.
+impl<'a> ChatEncoder<'a> {
+    /// Creates an encoder from the chat template of a tokenizer.
     ///
     /// # Errors
     /// When the tokenizer has no chat template, or a wrong one.
-    pub fn new(dataset: &Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
+    pub fn new(name: &str, task: &Chat, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
         let source = tokenizer.chat_template().ok_or_else(|| {
-            fault(format!("data set `{}` is for chat, but the tokenizer has no chat template", dataset.name))
+            fault(format!("data set `{name}` is for chat, but the tokenizer has no chat template"))
                 .hint("put a `chat_template.jinja` beside tokenizer.json, or take the instruct model's")
         })?;
         let parsed = |source: &str| ChatTemplate::new(source, tokenizer.named_tokens());
         let (template, tool_template) = (parsed(source)?, tokenizer.tool_template().map(parsed).transpose()?);
-        Ok(Self { column: dataset.messages.clone(), template, tool_template, tokenizer, max_length })
+        Ok(Self { column: task.messages.clone(), template, tool_template, tokenizer, max_length })
     }
 
     /// Returns the column of the messages.
@@ -132,7 +132,7 @@ impl<'a> Chat<'a> {
     fn explained(&self, refusal: Refusal, messages: &[Value]) -> Refusal {
         let other = messages.iter().find(|message| message.get("role").is_none()).and_then(Value::as_object);
         let (reason, keys) = match (refusal, other) {
-            (Refusal::Conversation(reason), Some(keys)) if !keys.is_empty() => (reason, keys),
+            (Refusal::Row(reason), Some(keys)) if !keys.is_empty() => (reason, keys),
             (refusal, _) => return refusal,
         };
         let found: Vec<String> = keys.keys().take(NAMED).map(|key| format!("`{}`", short(key))).collect();

@@ -5,40 +5,32 @@
 //! `max_length` is cut off the end, and as many tokens as the prompt has alone are not trained on.
 
 use super::Example;
-use super::dataset::Dataset;
 use super::row::Columns;
-use super::template::Template;
+use super::task::Instruction;
 use super::tokenize::Tokenizer;
 use crate::fault::Result;
 
-/// Renders rows of one data set.
+/// Encodes the rows of one data set.
 #[derive(Debug)]
-pub struct Instruction<'a> {
-    prompt: Template,
-    response: Template,
+pub struct InstructionEncoder<'a> {
+    task: &'a Instruction,
     tokenizer: &'a Tokenizer,
     eos: u32,
     max_length: usize,
 }
 
-impl<'a> Instruction<'a> {
-    /// Creates a renderer from the templates of a data set.
+impl<'a> InstructionEncoder<'a> {
+    /// Creates an encoder from the templates of a data set.
     ///
     /// # Errors
-    /// When a template is wrong, or no token is known that ends a text.
-    pub fn new(dataset: &Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
-        Ok(Self {
-            prompt: dataset.template("prompt", dataset.prompt.as_deref())?,
-            response: dataset.template("response", dataset.response.as_deref())?,
-            tokenizer,
-            eos: tokenizer.eos()?,
-            max_length,
-        })
+    /// When no token is known that ends a text.
+    pub fn new(task: &'a Instruction, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
+        Ok(Self { task, tokenizer, eos: tokenizer.eos()?, max_length })
     }
 
     /// Returns the columns that its templates name.
     pub fn columns(&self) -> impl Iterator<Item = &str> {
-        self.prompt.columns().chain(self.response.columns())
+        self.task.prompt.columns().chain(self.task.response.columns())
     }
 
     /// Returns the example of one row, and whether it was cut.
@@ -46,7 +38,7 @@ impl<'a> Instruction<'a> {
     /// # Errors
     /// Why the row cannot be used: an empty column or response, or no room for any of the response.
     pub fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), String> {
-        let (prompt, response) = (self.prompt.render(row)?, self.response.render(row)?);
+        let (prompt, response) = (self.task.prompt.render(row)?, self.task.response.render(row)?);
         if response.trim().is_empty() {
             return Err("the response is empty".to_owned());
         }

@@ -1,49 +1,37 @@
 //! Data sets: the catalog, readers of local files, tokenising, and its cache. Stands alone: no tensors in here.
 
 mod added_tokens;
-pub mod cache;
+mod cache;
 pub mod catalog;
-pub mod chat;
+mod chat;
 pub mod dataset;
 pub mod entry;
 pub mod examples;
-pub mod instruction;
+mod instruction;
 mod jinja;
 mod json;
-pub mod label;
+mod label;
 mod long_texts;
 mod odd;
 mod packed;
-pub mod parquet;
+mod parquet;
 pub mod prompts;
 pub mod row;
 pub mod rows;
 mod scan;
 mod separated;
 mod special;
+pub mod split;
+pub mod task;
 pub mod template;
 mod text_file;
 pub mod tokenize;
 mod tokenizer_class;
 mod tokenizer_file;
 
+pub use label::Label;
 use serde::{Deserialize, Serialize};
-
-/// Task that a data set poses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TaskKind {
-    /// A sentence, or a pair, to one of n labels.
-    Classification,
-    /// A sentence, or a pair, to a number.
-    Regression,
-    /// A prompt that is not trained on, and a response that is.
-    Instruction,
-    /// A conversation of several turns.
-    Chat,
-    /// A prompt to be continued and scored against an answer.
-    Generation,
-}
+pub use task::Task;
 
 /// One tokenised row.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,8 +44,8 @@ pub struct Example {
     pub types: Vec<u8>,
     /// 1 for each id that is a target, predicted from those before it; empty where a label is the target.
     pub trained: Vec<u8>,
-    /// Class 0..n-1 or the number to predict; absent in test splits only.
-    pub label: Option<f32>,
+    /// Target of a labelled example; absent in test splits only.
+    pub label: Option<Label>,
 }
 
 /// Rows that could not be used.

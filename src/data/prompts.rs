@@ -1,19 +1,16 @@
 //! Prompts of generation data: what a model is to continue, and what its continuation is scored against.
 
-use std::path::Path;
-
-use rayon::prelude::*;
 use serde_json::json;
 
+use super::Skipped;
 use super::dataset::Dataset;
-use super::examples::{SHOWN, Split, hash_files, piece_for};
 use super::odd;
-use super::row::Columns;
-use super::rows::Rows;
+use super::row::{Columns, Refusal};
+use super::split::{Need, Split};
+use super::task::{Generation, Task};
 use super::template::Template;
 use super::tokenize::Tokenizer;
-use super::{Skipped, TaskKind};
-use crate::fault::{Result, fault, reading, usage};
+use crate::fault::{Result, usage};
 
 /// One row of a generation data set, ready to be continued.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,29 +62,29 @@ pub fn load(
     tokenizer: &Tokenizer,
     longest: usize,
 ) -> Result<Prompts> {
-    let templates = Templates::new(split.dataset)?;
+    let task = generation(split.dataset)?;
     let shots = shots.filter(|shots| shots.count > 0);
-    let (solved, hash) = match shots {
-        Some(shots) => (solved(shots, &templates)?, digest(split, Some(shots), tokenizer)?),
-        None => (Vec::new(), digest(split, None, tokenizer)?),
-    };
+    let solved = shots.map(|shots| solved(shots, task)).transpose()?.unwrap_or_default();
+    let hash = digest(split, task, shots, tokenizer)?;
     let same = shots.is_some_and(|shots| shots.split.name == split.name);
-    let separator = &split.dataset.shot_separator;
+    let separator = &task.shot_separator;
     let count = shots.map_or(0, |shots| shots.count);
     let render = |index: usize, row: &Columns| {
-        let (prompt, gold) = templates.ask(row)?;
+        let (prompt, gold) = ask(task, row)?;
         let others = solved.iter().filter(|(solved, _)| !same || *solved != index).take(count);
         let mut text: String = others.flat_map(|(_, shot)| [shot.as_str(), separator]).collect();
         text.push_str(&prompt);
         let (ids, cut) = tokenizer.encode_open(&text, longest).map_err(|e| format!("{e:#}"))?;
         match ids.len() {
-            0 => Err("the prompt is empty: it has no token".to_owned()),
+            0 => Err("the prompt is empty: it has no token".to_owned().into()),
             _ if cut => {
-                Err(format!("the prompt is more than the {longest} tokens that the model has positions for"))
+                let problem = "the prompt is more than the";
+                Err(format!("{problem} {longest} tokens that the model has positions for").into())
             }
             found if found > longest => Err(format!(
                 "the prompt is {found} tokens, more than the {longest} that the model has positions for"
-            )),
+            )
+            .into()),
             _ => {
                 let mut columns = row.clone();
                 columns.values_mut().for_each(odd::plain);
@@ -95,134 +92,71 @@ pub fn load(
             }
         }
     };
-    let (prompts, skipped) = read(split, &templates, split.limit, render)?;
+    let (prompts, skipped) = read(split, task, render)?;
     Ok(Prompts { prompts, skipped, hash })
 }
 
 /// Renders one shot more than asked for, because a row is never its own shot.
-fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String)>> {
-    let wanted = shots.count.saturating_add(1);
-    let (found, _) = read(&shots.split, templates, wanted, |index, row| Ok((index, templates.solved(row)?)))?;
+fn solved(shots: &Shots<'_>, task: &Generation) -> Result<Vec<(usize, String)>> {
+    let split = Split { limit: shots.count.saturating_add(1), ..shots.split };
+    let render = |index, row: &Columns| {
+        if let Some(shot) = &task.shot {
+            return Ok((index, shot.render(row)?));
+        }
+        let (prompt, gold) = ask(task, row)?;
+        let space = if prompt.ends_with(char::is_whitespace) { "" } else { " " };
+        Ok((index, format!("{prompt}{space}{gold}")))
+    };
+    let (found, _) = read(&split, task, render)?;
     if found.len() <= shots.count {
-        let (name, split) = (&shots.split.dataset.name, shots.split.name);
+        let (name, split) = (&split.dataset.name, split.name);
         let message = format!("{} shots were asked for, `{name}` {split} has {}", shots.count, found.len());
         return Err(usage(message).hint("one row more than shots is needed").into());
     }
     Ok(found)
 }
 
-/// Templates rendered for each row.
-struct Templates {
-    prompt: Template,
-    answer: Option<Template>,
-    shot: Option<Template>,
+fn generation(dataset: &Dataset) -> Result<&Generation> {
+    if let Task::Generation(task) = &dataset.task {
+        return Ok(task);
+    }
+    let message = format!("data set `{}` is not for generation", dataset.name);
+    Err(usage(message).hint("`task` must be `generation` here").into())
 }
 
-impl Templates {
-    fn new(dataset: &Dataset) -> Result<Self> {
-        if dataset.task != TaskKind::Generation {
-            let message = format!("data set `{}` is not for generation", dataset.name);
-            return Err(usage(message).hint("`task` must be `generation` here").into());
-        }
-        let optional = |key: &'static str, text: Option<&str>| {
-            text.map(|text| dataset.template(key, Some(text))).transpose()
-        };
-        Ok(Self {
-            prompt: dataset.template("prompt", dataset.prompt.as_deref())?,
-            answer: optional("answer", dataset.answer.as_deref())?,
-            shot: optional("shot", dataset.shot.as_deref())?,
-        })
-    }
-
-    fn columns(&self) -> impl Iterator<Item = &str> {
-        let answer = self.answer.iter().flat_map(Template::columns);
-        self.prompt.columns().chain(answer).chain(self.shot.iter().flat_map(Template::columns))
-    }
-
-    /// Renders prompt and gold answer.
-    fn ask(&self, row: &Columns) -> std::result::Result<(String, String), String> {
-        let gold = self.answer.as_ref().map(|answer| answer.render(row)).transpose()?;
-        Ok((self.prompt.render(row)?, gold.unwrap_or_default()))
-    }
-
-    fn solved(&self, row: &Columns) -> std::result::Result<String, String> {
-        if let Some(shot) = &self.shot {
-            return shot.render(row);
-        }
-        let (prompt, gold) = self.ask(row)?;
-        let space = if prompt.ends_with(char::is_whitespace) { "" } else { " " };
-        Ok(format!("{prompt}{space}{gold}"))
-    }
+/// Renders prompt and gold answer.
+fn ask(task: &Generation, row: &Columns) -> std::result::Result<(String, String), String> {
+    let gold = task.answer.as_ref().map(|answer| answer.render(row)).transpose()?;
+    Ok((task.prompt.render(row)?, gold.unwrap_or_default()))
 }
 
-/// Renders the usable rows of a split, at most `limit` of them (0 = all); `render` gets their numbers too.
+/// Renders the usable rows of a split; `render` gets their numbers, too.
 fn read<T: Send>(
     split: &Split<'_>,
-    templates: &Templates,
-    limit: usize,
-    render: impl Fn(usize, &Columns) -> std::result::Result<T, String> + Sync,
+    task: &Generation,
+    render: impl Fn(usize, &Columns) -> std::result::Result<T, Refusal> + Sync,
 ) -> Result<(Vec<T>, Skipped)> {
-    let (mut found, mut skipped, mut before, mut advice) = (Vec::new(), Skipped::default(), 0, None);
-    let most = if limit == 0 { usize::MAX } else { limit };
-    for path in split.files {
-        let _reading = reading(path);
-        let columns: Vec<&str> = templates.columns().collect();
-        let mut rows = Rows::open(path, &split.wanted(&columns))?;
-        while found.len() < most {
-            let piece = rows.next(piece_for(limit))?;
-            if piece.is_empty() {
-                rows.check(templates.columns())?;
-                break;
-            }
-            let rendered: Vec<_> = (piece.par_iter().enumerate())
-                .map(|(i, row)| {
-                    row.columns.as_ref().map_err(String::clone).and_then(|row| render(before + i, row))
-                })
-                .collect();
-            for (row, rendered) in piece.iter().zip(rendered) {
-                match rendered {
-                    _ if found.len() == most => break,
-                    Ok(rendered) => found.push(rendered),
-                    Err(reason) => note(&mut skipped, path, (rows.unit, row.number), &reason),
-                }
-            }
-            before += piece.len();
-        }
-        if found.len() == most {
-            break;
-        }
-        advice = advice.or(rows.advice());
-    }
-    let (name, split) = (&split.dataset.name, split.name);
-    let first = skipped.first.join("; ");
-    if found.is_empty() {
-        return Err(fault(format!("no row of `{name}` {split} can be used: {first}"))
-            .hint(advice.unwrap_or("see `prompt` and `answer` of its catalog entry"))
-            .into());
-    }
-    if skipped.count > 0 {
-        let total = found.len() + skipped.count;
-        tracing::warn!("`{name}` {split}: {} of {total} rows cannot be used: {first}", skipped.count);
-    }
+    let templates = [Some(&task.prompt), task.answer.as_ref(), task.shot.as_ref()];
+    let columns: Vec<&str> = templates.into_iter().flatten().flat_map(Template::columns).collect();
+    let hint = "see `prompt` and `answer` of its catalog entry";
+    let (found, skipped) = split.convert(&Need { columns: &columns, kept: None, hint }, render)?;
+    split.warn_of(&skipped, found.len());
     Ok((found, skipped))
 }
 
-fn note(skipped: &mut Skipped, path: &Path, (unit, number): (&str, usize), reason: &str) {
-    skipped.count += 1;
-    if skipped.first.len() < SHOWN {
-        skipped.first.push(format!("`{}` {unit} {number}: {reason}", path.display()));
-    }
-}
-
-fn digest(split: &Split<'_>, shots: Option<&Shots<'_>>, tokenizer: &Tokenizer) -> Result<String> {
-    let dataset = split.dataset;
+fn digest(
+    split: &Split<'_>,
+    task: &Generation,
+    shots: Option<&Shots<'_>>,
+    tokenizer: &Tokenizer,
+) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let count = shots.map_or(0, |shots| shots.count);
-    let templates = json!([dataset.prompt, dataset.answer, dataset.shot, dataset.shot_separator]);
+    let templates = json!([task.prompt, task.answer, task.shot, task.shot_separator]);
     hasher.update(json!([templates, tokenizer.hash(), split.limit, count]).to_string().as_bytes());
-    hash_files(&mut hasher, split.files)?;
+    split.hash_into(&mut hasher)?;
     if let Some(shots) = shots {
-        hash_files(&mut hasher, shots.split.files)?;
+        shots.split.hash_into(&mut hasher)?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::odd;
+use crate::fault::Fault;
 
 /// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See `odd` for values
 /// that JSON cannot hold.
@@ -15,6 +16,21 @@ pub struct Row {
     pub number: usize,
     /// Its columns, or why it cannot be read.
     pub columns: std::result::Result<Columns, String>,
+}
+
+/// Reason why a row cannot be used.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Something in the row itself.
+    Row(String),
+    /// Something in template or catalog that holds for every row.
+    All(Fault),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Row(reason)
+    }
 }
 
 /// Criteria for finding the rows of a data set in a file.

@@ -1,13 +1,15 @@
 //! Templates of prompts, responses and answers: `{column}` stands for a column, `{{` and `}}` for braces.
 
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::odd::{self, Odd};
 use super::row::{Columns, kind};
 
 /// A text with places for columns.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
+    source: String,
     parts: Vec<Part>,
 }
 
@@ -15,6 +17,12 @@ pub struct Template {
 enum Part {
     Text(String),
     Column(String),
+}
+
+impl Serialize for Template {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.source)
+    }
 }
 
 impl Template {
@@ -55,7 +63,7 @@ impl Template {
         if !plain.is_empty() {
             parts.push(Part::Text(plain));
         }
-        Ok(Self { parts })
+        Ok(Self { source: text.to_owned(), parts })
     }
 
     /// Returns the columns that it names, in order.

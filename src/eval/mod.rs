@@ -59,7 +59,7 @@ pub fn sequence(example: &Example) -> Sequence<'_> {
 /// Settings for scoring a split.
 #[derive(Debug, Clone, Copy)]
 pub struct Scoring<'a> {
-    /// Metrics to compute; those of a regression make it one.
+    /// Metrics to compute.
     pub metrics: &'a [Metric],
     /// The head's output for each class of the task; empty if they agree.
     pub outputs: &'a [usize],
@@ -74,7 +74,6 @@ pub struct Scoring<'a> {
 pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scoring) -> Result<Evaluation> {
     let start = Instant::now();
     let Scoring { metrics, outputs, batch_size } = how;
-    let regression = metrics.iter().any(|metric| metric.is_regression());
     let mut logits = logits(model, run, examples, batch_size)?;
     if !outputs.is_empty() {
         for row in &mut logits {
@@ -84,21 +83,9 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
     let predictions: Vec<Prediction> = examples
         .iter()
         .zip(logits)
-        .map(|(example, logits)| match regression {
-            true => {
-                let value = logits.first().copied().unwrap_or(f32::NAN);
-                Prediction::of_number(example.index, value, example.label.map(f64::from))
-            }
-            // Labels were checked against the classes when the rows were read.
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "small whole numbers"
-            )]
-            false => Prediction::of_class(example.index, logits, example.label.map(|label| label as usize)),
-        })
+        .map(|(example, logits)| Prediction::new(example.index, logits, example.label))
         .collect();
-    let labelled = predictions.iter().filter_map(|p| Some((p.prediction.as_number(), p.label?.as_number())));
+    let labelled = predictions.iter().filter_map(|p| Some((p.prediction.number(), p.label?.number())));
     let (given, gold): (Vec<f64>, Vec<f64>) = labelled.unzip();
     let scored = if gold.is_empty() { &[] } else { metrics };
     let scores = scored.iter().map(|&metric| (metric, score(metric, &given, &gold))).collect();

@@ -4,31 +4,11 @@ use std::path::Path;
 
 use serde::{Serialize, Serializer};
 
-use crate::data::TaskKind;
 use crate::data::dataset::Dataset;
+use crate::data::{Label, Task};
 use crate::fault::{Result, fault, usage};
 use crate::files::write_atomically;
 use crate::report::say;
-
-/// A class or, in regression, a number; in JSON the bare number.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// The position of the class in the catalog's `labels`.
-    Class(usize),
-    /// The value itself.
-    Number(f64),
-}
-
-impl Answer {
-    /// Returns the answer in the form that metrics take.
-    pub fn as_number(self) -> f64 {
-        match self {
-            Self::Class(class) => class as f64,
-            Self::Number(number) => number,
-        }
-    }
-}
 
 /// One line of `OUT/predictions/TASK.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,9 +16,9 @@ pub struct Prediction {
     /// The example's row in its split, from 0.
     pub index: usize,
     /// The model's answer.
-    pub prediction: Answer,
+    pub prediction: Label,
     /// The right answer; `None` (`null`) if the split has no labels.
-    pub label: Option<Answer>,
+    pub label: Option<Label>,
     /// The model's output, one number per class or a single one; written with the digits of an `f64`, so that every reader
     /// recovers each `f32` exactly, and `null` if not finite.
     #[serde(serialize_with = "widened")]
@@ -46,23 +26,20 @@ pub struct Prediction {
 }
 
 impl Prediction {
-    /// Predicts the class with the largest logit, the first of equals.
-    pub fn of_class(index: usize, logits: Vec<f32>, label: Option<usize>) -> Self {
-        let prediction = Answer::Class(argmax(&logits));
-        Self { index, prediction, label: label.map(Answer::Class), logits }
-    }
-
-    /// Takes the single logit of a regression as the answer.
-    pub fn of_number(index: usize, logit: f32, label: Option<f64>) -> Self {
-        let prediction = Answer::Number(f64::from(logit));
-        Self { index, prediction, label: label.map(Answer::Number), logits: vec![logit] }
+    /// Predicts the single output of a regression, or else the class with the largest logit, the first of equals.
+    pub fn new(index: usize, logits: Vec<f32>, label: Option<Label>) -> Self {
+        let prediction = match logits[..] {
+            [value] => Label::Value(value),
+            _ => Label::Class(argmax(&logits)),
+        };
+        Self { index, prediction, label, logits }
     }
 }
 
 /// Returns the index of the largest value, the first of equals; NaN is never the largest; 0 if there is none.
-pub fn argmax(values: &[f32]) -> usize {
+pub fn argmax(values: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
-    for (place, &value) in values.iter().enumerate() {
+    for (place, &value) in (0..).zip(values) {
         if value > best.1 {
             best = (place, value);
         }
@@ -91,8 +68,9 @@ pub enum Submission<'a> {
 /// # Errors
 /// When the data set has none.
 pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str> {
-    dataset.submission.get(split).map(String::as_str).ok_or_else(|| {
-        let known: Vec<String> = dataset.submission.keys().map(|split| format!("`{split}`")).collect();
+    let name = dataset.task.submission().find(|(known, _)| *known == split).map(|(_, name)| name);
+    name.ok_or_else(|| {
+        let known: Vec<String> = dataset.task.submission().map(|(split, _)| format!("`{split}`")).collect();
         usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
             .hint(if known.is_empty() {
                 "only data sets with a `submission` in the catalog have one".to_owned()
@@ -109,9 +87,9 @@ pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str>
 /// As [`submission_name`] and [`write_submission`].
 pub fn submit(dataset: &Dataset, split: &str, predictions: &[Prediction], out: &Path) -> Result<()> {
     let name = submission_name(dataset, split)?;
-    let style = match dataset.task {
-        TaskKind::Regression => Submission::Numbers { low: 0.0, high: 5.0 },
-        _ if dataset.submission_names => Submission::Names(&dataset.labels),
+    let style = match &dataset.task {
+        Task::Regression(_) => Submission::Numbers { low: 0.0, high: 5.0 },
+        Task::Classification(task) if task.submission_names => Submission::Names(&task.labels),
         _ => Submission::Classes,
     };
     let path = out.join(name);
@@ -137,22 +115,25 @@ pub fn write_submission(path: &Path, predictions: &[Prediction], style: Submissi
 fn submitted(prediction: &Prediction, style: Submission<'_>) -> Result<String> {
     let row = prediction.index;
     Ok(match (style, prediction.prediction) {
-        (Submission::Classes, Answer::Class(class)) => class.to_string(),
-        (Submission::Names(names), Answer::Class(class)) => names
-            .get(class)
+        (Submission::Classes, Label::Class(class)) => class.to_string(),
+        (Submission::Names(names), Label::Class(class)) => names
+            .get(class as usize)
             .ok_or_else(|| {
                 fault(format!("row {row}: expected a class below {}, found {class}", names.len()))
             })?
             .clone(),
-        (Submission::Numbers { .. }, Answer::Number(number)) if number.is_nan() => {
+        (Submission::Numbers { .. }, Label::Value(number)) if number.is_nan() => {
             return Err(fault(format!("row {row}: the prediction is not a number")).into());
         }
-        (Submission::Numbers { low, high }, Answer::Number(number)) => {
+        (Submission::Numbers { low, high }, Label::Value(number)) => {
             // Adding zero turns -0 into 0.
-            format!("{:.3}", number.max(low).min(high) + 0.0)
+            format!("{:.3}", f64::from(number).max(low).min(high) + 0.0)
         }
-        (Submission::Numbers { .. }, found) | (_, found @ Answer::Number(_)) => {
-            return Err(fault(format!("row {row}: a prediction of another task, {found:?}")).into());
+        (Submission::Numbers { .. }, Label::Class(class)) => {
+            return Err(fault(format!("row {row}: expected a number, found class {class}")).into());
+        }
+        (Submission::Classes | Submission::Names(_), Label::Value(number)) => {
+            return Err(fault(format!("row {row}: expected a class, found the number {number}")).into());
         }
     })
 }
@@ -176,8 +157,8 @@ mod tests {
     fn lines_have_the_keys_of_the_contract() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("predictions/task.jsonl");
-        let of_class = Prediction::of_class(0, vec![0.5, 1.25], Some(0));
-        let of_number = Prediction::of_number(1, f32::NAN, None);
+        let of_class = Prediction::new(0, vec![0.5, 1.25], Some(Label::Class(0)));
+        let of_number = Prediction::new(1, vec![f32::NAN], None);
         crate::files::write_json_lines(&path, [of_class, of_number]).unwrap();
         let text = crate::files::read_text(&path).unwrap();
         let lines: Vec<&str> = text.lines().collect();
@@ -189,7 +170,7 @@ mod tests {
     fn logits_come_back_bit_for_bit() {
         // An `f64` reader misreads 7.038531e-26 if only the shortest `f32` digits are written.
         let logits = vec![0.1, -1.0 / 3.0, 7.038_531e-26, f32::MIN_POSITIVE, f32::MAX, 1e-45, -0.0];
-        let text = serde_json::to_string(&Prediction::of_class(0, logits.clone(), None)).unwrap();
+        let text = serde_json::to_string(&Prediction::new(0, logits.clone(), None)).unwrap();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let back: Vec<u32> = value["logits"]
             .as_array()
@@ -211,7 +192,7 @@ mod tests {
     #[test]
     fn submissions_hold_numbers_or_names() {
         let predictions =
-            [Prediction::of_class(0, vec![0.0, 1.0], None), Prediction::of_class(1, vec![1.0, 0.0], None)];
+            [Prediction::new(0, vec![0.0, 1.0], None), Prediction::new(1, vec![1.0, 0.0], None)];
         let names = ["entailment".to_owned(), "not_entailment".to_owned()];
         assert_eq!(written(&predictions, Submission::Classes).unwrap(), "index\tprediction\n0\t1\n1\t0\n");
         assert_eq!(
@@ -222,7 +203,7 @@ mod tests {
 
     #[test]
     fn scores_are_clipped_and_have_three_decimals() {
-        let predictions = [-0.25, 5.5, 2.71849, -0.0].map(|x| Prediction::of_number(0, x, None));
+        let predictions = [-0.25, 5.5, 2.71849, -0.0].map(|x| Prediction::new(0, vec![x], None));
         let text = written(&predictions, Submission::Numbers { low: 0.0, high: 5.0 }).unwrap();
         let column: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split('\t').nth(1)).collect();
         assert_eq!(column, ["0.000", "5.000", "2.718", "0.000"]);
@@ -231,11 +212,11 @@ mod tests {
     #[test]
     fn a_submission_that_cannot_be_written_names_the_row_and_leaves_no_file() {
         let one_name = ["yes".to_owned()];
-        let class = Prediction::of_class(7, vec![0.0, 1.0], None);
+        let class = Prediction::new(7, vec![0.0, 1.0], None);
         let error = written(std::slice::from_ref(&class), Submission::Names(&one_name)).unwrap_err();
         assert_eq!(error.root_cause().to_string(), "row 7: expected a class below 1, found 1");
         let numbers = Submission::Numbers { low: 0.0, high: 5.0 };
-        let error = written(&[Prediction::of_number(3, f32::NAN, None)], numbers).unwrap_err();
+        let error = written(&[Prediction::new(3, vec![f32::NAN], None)], numbers).unwrap_err();
         assert_eq!(error.root_cause().to_string(), "row 3: the prediction is not a number");
         assert!(written(&[class], numbers).is_err());
     }

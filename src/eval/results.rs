@@ -9,7 +9,6 @@ use super::Evaluation;
 use super::generation::{Record, grouped, scores};
 use super::metrics::Score;
 use crate::data::Examples;
-use crate::data::dataset::Dataset;
 use crate::data::prompts::Prompts;
 use crate::fault::Result;
 use crate::files;
@@ -55,9 +54,9 @@ impl TaskResult {
         }
     }
 
-    /// Builds the result of the answers to these prompts, each judged by the rules.
+    /// Builds the result of the answers to these prompts, each judged by the rules, also by the values of some columns.
     pub fn of_answers(
-        dataset: &Dataset,
+        group_by: &[String],
         split: &str,
         (rules, found, records): (&[Rule], &Prompts, &[Record]),
         seconds: f64,
@@ -75,7 +74,7 @@ impl TaskResult {
             split: split.to_owned(),
             metrics: named(&records.iter().collect::<Vec<_>>()),
             combined_score: None,
-            groups: dataset.group_by.iter().map(group).collect(),
+            groups: group_by.iter().map(group).collect(),
             generation: None,
             count: records.len(),
             skipped: found.skipped.count,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Finish, SamplingParams};
 use crate::fault::{Result, fault};
-use crate::models::decoder_config::DecoderConfig;
+use crate::models::decoder::config::DecoderConfig;
 
 /// Returns true if a completion ends with the last of these new tokens, for a reason of the caller.
 pub type StopRule<'a> = Arc<dyn Fn(&[u32]) -> Result<bool> + Send + Sync + 'a>;

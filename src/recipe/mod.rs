@@ -13,7 +13,9 @@ use toml::Value;
 use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
 use crate::fault::{Result, usage};
-use crate::spec::{Every, Precision, Schedule};
+use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, SEED, STEPS, TOKENS};
+use crate::spec::values::{FRACTION, NOT_NEGATIVE};
+use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, keys};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -32,139 +34,152 @@ pub struct Recipe {
     pub eval: EvalRecipe,
 }
 
-/// `[model]`: the base checkpoint.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ModelRecipe {
-    /// Hub id, or folder relative to the current one, else to the recipe's. Required.
-    pub name: String,
-    /// Branch, tag or commit of a hub id; default `main`.
-    pub revision: String,
-    /// Probability, in [0, 1), that replaces every dropout of the base; default: as in its `config.json`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dropout: Option<f64>,
+keys! {
+    /// `[model]`: the base checkpoint.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    pub struct ModelRecipe in "model." {
+        /// Hub id, or folder relative to the current one, else to the recipe's.
+        name: String = required();
+        /// Branch, tag or commit of a hub id.
+        revision: String = text("main");
+        /// Probability that replaces every dropout of the base; without it, as in its `config.json`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dropout: Option<f64> = optional_number(FRACTION);
+    }
 }
 
-/// `[adapter]`: the adapter on top of the base.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterRecipe {
-    /// The method, default `lora-xs`, and its settings. Of `lora-xs`, `lora` and `lora-mini`: `rank`, default 16, 8 and 8,
-    /// and `alpha`, numerator of the scale, default 16. The others have keys of their own ([`Method::read`]).
-    pub method: Method,
-    /// Ends of the paths of the adapted linear layers. Default, as in the published code: `query`, `value`,
-    /// `attention.output.dense`, `output.dense` of an encoder; every linear layer of a decoder's layers.
-    pub targets: Vec<String>,
-    /// Settings of the frozen A and B, with defaults: `init` (`svd`, for `lora-mini` `random`), `svd`
-    /// (`randomized`), `spectrum` (`top`), `sigma` (`a`, for `tiny-lora` `split`), `svd_iterations` (10), and
-    /// `svd_seed` (42), of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
-    pub made: BasisSpec,
-    /// Folder of an `init-svd` result to use; default `""`: taken from the cache or computed.
-    pub basis: String,
-    /// True if the adapter file also stores A and B; default false.
-    pub with_basis: bool,
-    /// Standard deviation of R at the start, at least 0 (0: R = 0); default 1e-5.
-    pub init_std: f64,
-    /// Dropout probability of the adapter's input, in [0, 1); default 0.
-    pub dropout: f64,
+keys! {
+    /// `[adapter]`: the adapter on top of the base.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct AdapterRecipe in "adapter." {
+        /// The method, with the keys of its own below.
+        method: Method = method();
+        /// Ends of the paths of the adapted linear layers; empty = `query`, `value`, `attention.output.dense` and
+        /// `output.dense` of an encoder, as in the published code, and every linear layer of a decoder's layers.
+        targets: Vec<String> = list(&[]);
+        /// Source of the frozen A and B.
+        init: Init = choice(method.basis_defaults().0);
+        /// Algorithm of the decomposition.
+        svd: SvdMethod = choice(SvdMethod::Randomized);
+        /// Singular directions that make the basis.
+        spectrum: Spectrum = choice(Spectrum::Top);
+        /// Place of the singular values.
+        sigma: Sigma = choice(method.basis_defaults().1);
+        /// Power iterations of the randomized decomposition.
+        svd_iterations: u32 = whole(10, 0, ITERATIONS);
+        /// Seed of the randomized decomposition, of `spectrum = "random"` and of `init = "random"`.
+        svd_seed: u64 = whole(42, 0, SEED);
+        /// Folder of an `init-svd` result to use; empty = taken from the cache or computed.
+        basis: String = text("");
+        /// True if the adapter file also stores A and B.
+        with_basis: bool = flag(false);
+        /// Standard deviation of R at the start; 0 = R starts at 0.
+        init_std: f64 = number(1e-5, NOT_NEGATIVE);
+        /// Dropout probability of the adapter's input.
+        dropout: f64 = number(0.0, FRACTION);
+    }
+}
+
+impl AdapterRecipe {
+    /// Returns the specification of a basis of this rank.
+    pub fn basis_spec(&self, rank: i64) -> BasisSpec {
+        let Self { init, svd: method, spectrum, sigma, svd_iterations: iterations, svd_seed: seed, .. } =
+            *self;
+        BasisSpec { rank, init, method, spectrum, sigma, iterations, seed }
+    }
 }
 
 impl Serialize for AdapterRecipe {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let shared = [
-            ("targets", Value::from(self.targets.clone())),
-            ("init", self.made.init.to_string().into()),
-            ("svd", self.made.method.to_string().into()),
-            ("spectrum", self.made.spectrum.to_string().into()),
-            ("sigma", self.made.sigma.to_string().into()),
-            ("svd_iterations", i64::from(self.made.iterations).into()),
-            ("svd_seed", self.made.seed.cast_signed().into()),
-            ("basis", self.basis.clone().into()),
-            ("with_basis", self.with_basis.into()),
-            ("init_std", self.init_std.into()),
-            ("dropout", self.dropout.into()),
-        ];
-        let name = [("method", Value::from(self.method.name()))];
-        let own =
-            self.method.keys().into_iter().map(|(key, value)| (key.trim_start_matches("adapter."), value));
-        serializer.collect_map(name.into_iter().chain(own).chain(shared))
+        let name = [("adapter.method", Value::from(self.method.name()))];
+        let shared = self.values().into_iter().filter(|(key, _)| *key != "adapter.method");
+        let all = name.into_iter().chain(self.method.keys()).chain(shared);
+        serializer.collect_map(all.map(|(key, value)| (key.trim_start_matches("adapter."), value)))
     }
 }
 
-/// `[data]`: the data set and its limits.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DataRecipe {
-    /// A key of the catalog. Required.
-    pub dataset: String,
-    /// Split to train on; default `train`.
-    pub train: String,
-    /// Split to evaluate on; default `validation`.
-    pub validation: String,
-    /// Longest sequence in tokens, special tokens included, at least 1; default 128.
-    pub max_length: usize,
-    /// Number of training examples to use, from the first; 0 = all, the default.
-    pub limit: usize,
-    /// Number of evaluation examples to use, from the first; 0 = all, the default.
-    pub eval_limit: usize,
+keys! {
+    /// `[data]`: the data set and its limits.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    pub struct DataRecipe in "data." {
+        /// A key of the catalog.
+        dataset: String = required();
+        /// Split to train on.
+        train: String = text("train");
+        /// Split to evaluate on.
+        validation: String = text("validation");
+        /// Longest sequence in tokens, special tokens included.
+        max_length: usize = whole(128, 1, LENGTH);
+        /// Number of training examples to use, from the first; 0 = all.
+        limit: usize = whole(0, 0, STEPS);
+        /// Number of evaluation examples to use, from the first; 0 = all.
+        eval_limit: usize = whole(0, 0, STEPS);
+    }
 }
 
-/// `[train]`: the optimisation.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TrainRecipe {
-    /// Passes over the training data; default 10; 0 exactly where `max_steps` is given instead.
-    pub epochs: u64,
-    /// Optimiser steps; default 0: by `epochs`.
-    pub max_steps: u64,
-    /// Examples in one optimiser step per process, at least 1; default 32.
-    pub batch_size: usize,
-    /// Examples in one forward pass, at most `batch_size`, the rest is accumulated; default `batch_size`.
-    pub micro_batch_size: usize,
-    /// Tokens in one forward pass, in place of `micro_batch_size` where it is not 0, the default. A longer example is
-    /// computed alone.
-    pub micro_batch_tokens: usize,
-    /// Peak learning rate of the adapter (or of the base with `full`), at least 0; default 1e-3.
-    pub learning_rate: f64,
-    /// Peak learning rate of the classification head, at least 0; default 5e-3.
-    pub head_learning_rate: f64,
-    /// Shape of the learning rate after warm-up; default `linear`.
-    pub schedule: Schedule,
-    /// Warm-up as a fraction of all optimiser steps, in [0, 1); default 0.06; 0 where `warmup_steps` is given.
-    pub warmup_ratio: f64,
-    /// Warm-up in optimiser steps; default 0: by `warmup_ratio`.
-    pub warmup_steps: u64,
-    /// Decoupled weight decay of AdamW, at least 0; default 0.01.
-    pub weight_decay: f64,
-    /// Largest gradient norm over all trainable parameters, 0 = no clipping; default 1.
-    pub max_grad_norm: f64,
-    /// Arithmetic of the base; default `fp32`.
-    pub precision: Precision,
-    /// Seed of R, head, order and dropout; default 0.
-    pub seed: u64,
-    /// True if each epoch visits the data in an order of its own; default true.
-    pub shuffle: bool,
-    /// Optimiser steps between log points, at least 1; default 10.
-    pub log_every: u64,
-    /// Interval of the checkpoints to resume from; default `epoch`.
-    pub checkpoint_every: Every,
-    /// Checkpoints kept, the newest, at least 1; default 1.
-    pub keep_checkpoints: usize,
-    /// True if activations are recomputed in the backward pass instead of stored; default false.
-    pub gradient_checkpointing: bool,
-    /// Folder of an adapter to start from (its head is kept where the shape fits); default `""`: none.
-    pub init_from: String,
+keys! {
+    /// `[train]`: the optimisation.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    pub struct TrainRecipe in "train." {
+        /// Optimiser steps; 0 = by `epochs`.
+        max_steps: u64 = whole(0, 0, STEPS);
+        /// Passes over the training data; 0 where `max_steps` is given instead.
+        epochs: u64 = whole(if max_steps > 0 { 0 } else { 10 }, 0, EPOCHS);
+        /// Examples in one optimiser step per process.
+        batch_size: usize = whole(32, 1, BATCH_SIZE);
+        /// Examples in one forward pass, at most `batch_size` and that many by default; the rest is accumulated.
+        micro_batch_size: usize = whole(batch_size, 1, BATCH_SIZE);
+        /// Tokens in one forward pass, in place of `micro_batch_size` where it is not 0. A longer example is computed alone.
+        micro_batch_tokens: usize = whole(0, 0, TOKENS);
+        /// Peak learning rate of the adapter, or of the base with `full`.
+        learning_rate: f64 = number(1e-3, NOT_NEGATIVE);
+        /// Peak learning rate of the classification head.
+        head_learning_rate: f64 = number(5e-3, NOT_NEGATIVE);
+        /// Shape of the learning rate after warm-up.
+        schedule: Schedule = choice(Schedule::Linear);
+        /// Warm-up in optimiser steps; 0 = by `warmup_ratio`.
+        warmup_steps: u64 = whole(0, 0, STEPS);
+        /// Warm-up as a fraction of all optimiser steps; 0 where `warmup_steps` is given.
+        warmup_ratio: f64 = number(if warmup_steps > 0 { 0.0 } else { 0.06 }, FRACTION);
+        /// Decoupled weight decay of AdamW.
+        weight_decay: f64 = number(0.01, NOT_NEGATIVE);
+        /// Largest gradient norm over all trainable parameters; 0 = no clipping.
+        max_grad_norm: f64 = number(1.0, NOT_NEGATIVE);
+        /// Arithmetic of the base; `auto` is `tf32` for an encoder and `bf16` for a decoder on a GPU with tensor cores for it,
+        /// else `fp32`.
+        precision: Precision = choice(Precision::Auto);
+        /// Seed of R, head, order and dropout.
+        seed: u64 = whole(0, 0, SEED);
+        /// True if each epoch visits the data in an order of its own.
+        shuffle: bool = flag(true);
+        /// Optimiser steps between log points.
+        log_every: u64 = whole(10, 1, STEPS);
+        /// Interval of the checkpoints to resume from.
+        checkpoint_every: Every = every(Every::Epoch);
+        /// Checkpoints kept, the newest.
+        keep_checkpoints: usize = whole(1, 1, STEPS);
+        /// True if activations are recomputed in the backward pass instead of stored.
+        gradient_checkpointing: bool = flag(false);
+        /// Folder of an adapter to start from, whose head is kept where the shape fits; empty = none.
+        init_from: String = text("");
+    }
 }
 
-/// `[eval]`: when and how to evaluate.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EvalRecipe {
-    /// Interval of evaluations during training; default `epoch`.
-    pub every: Every,
-    /// Metric that picks the best checkpoint; default `""`: the first of the data set's catalog entry.
-    pub metric: String,
-    /// Evaluations without improvement after which training stops; 0 = off, the default.
-    pub patience: u64,
-    /// Examples in one forward pass; default 0: twice `train.micro_batch_size`.
-    pub batch_size: usize,
-    /// Generation tasks of the catalog scored after training; default none.
-    pub tasks: Vec<String>,
+keys! {
+    /// `[eval]`: when and how to evaluate.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    pub struct EvalRecipe in "eval." {
+        /// Interval of evaluations during training.
+        every: Every = every(Every::Epoch);
+        /// Metric that picks the best checkpoint; empty = the first of the data set's catalog entry.
+        metric: String = text("");
+        /// Evaluations without improvement after which training stops; 0 = off.
+        patience: u64 = whole(0, 0, STEPS);
+        /// Examples in one forward pass; 0 = twice `train.micro_batch_size`.
+        batch_size: usize = whole(0, 0, BATCH_SIZE);
+        /// Generation tasks of the catalog scored after training.
+        tasks: Vec<String> = list(&[]);
+    }
 }
 
 impl TryFrom<toml::Table> for Recipe {

@@ -1,12 +1,12 @@
-//! Parsing of a recipe's text and its overrides into a [`Recipe`]: every key, its default and its range.
+//! Parsing of a recipe's text and its overrides into a [`Recipe`].
 
 use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
 use crate::adapters::Method;
-use crate::adapters::basis::BasisSpec;
 use crate::fault::Result;
-use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, RANK, SEED, STEPS, TOKENS};
-use crate::spec::reader::{FRACTION, NOT_NEGATIVE, POSITIVE, Reader};
-use crate::spec::{Every, Init, Precision, Schedule, Spectrum, SvdMethod};
+use crate::limits::RANK;
+use crate::spec::reader::{Reader, refuse};
+use crate::spec::values::POSITIVE;
+use crate::spec::{Every, Init, Spectrum};
 
 /// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
 const OF_BASIS: [(&str, &str); 4] =
@@ -23,49 +23,26 @@ pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
     reader.displace("train.epochs", "train.max_steps");
     reader.displace("train.warmup_ratio", "train.warmup_steps");
     let recipe = Recipe {
-        model: model(&mut reader),
-        adapter: adapter(&mut reader),
-        data: data(&mut reader),
-        train: train(&mut reader),
-        eval: eval(&mut reader),
+        model: ModelRecipe::read(&mut reader),
+        adapter: AdapterRecipe::read(&mut reader),
+        data: DataRecipe::read(&mut reader),
+        train: TrainRecipe::read(&mut reader),
+        eval: EvalRecipe::read(&mut reader),
     };
+    refuse_foreign_keys(&recipe.adapter.method, &Method::all(), &mut reader);
     contradictions(&recipe, &mut reader);
-    reader.finish(name)?;
+    reader.refuse_unknown();
+    refuse(&format!("recipe `{name}`"), &reader.faults())?;
     Ok(recipe)
 }
 
-fn model(reader: &mut Reader) -> ModelRecipe {
-    ModelRecipe {
-        name: reader.required("model.name"),
-        revision: reader.text("model.revision", "main"),
-        dropout: reader.optional_number("model.dropout", FRACTION),
-    }
-}
-
-fn adapter(reader: &mut Reader) -> AdapterRecipe {
-    let all = Method::all();
-    let name = reader.name("adapter.method", &all.each_ref().map(|method| method.name()));
-    let known = all.iter().find(|method| method.name() == name);
-    let method = known.map_or(Method::Head, |method| method.read(reader));
-    let (init, sigma) = method.basis_defaults();
-    let made = BasisSpec {
-        rank: method.basis_rank().unwrap_or(0),
-        init: reader.choice("adapter.init", init),
-        method: reader.choice("adapter.svd", SvdMethod::Randomized),
-        spectrum: reader.choice("adapter.spectrum", Spectrum::Top),
-        sigma: reader.choice("adapter.sigma", sigma),
-        iterations: reader.whole("adapter.svd_iterations", 10, 0, ITERATIONS),
-        seed: reader.whole("adapter.svd_seed", 42, 0, SEED),
-    };
-    refuse_foreign_keys(&method, &all, reader);
-    AdapterRecipe {
-        targets: reader.list("adapter.targets", &[]),
-        basis: reader.text("adapter.basis", ""),
-        with_basis: reader.flag("adapter.with_basis", false),
-        init_std: reader.number("adapter.init_std", 1e-5, NOT_NEGATIVE),
-        dropout: reader.number("adapter.dropout", 0.0, FRACTION),
-        made,
-        method,
+impl Reader {
+    /// Reads the name of a method, and its settings.
+    pub(super) fn method(&mut self, key: &'static str) -> Method {
+        let all = Method::all();
+        let name = self.name(key, &all.each_ref().map(|method| method.name()));
+        let method = all.iter().find(|method| method.name() == name);
+        method.map_or(Method::Head, |method| method.read(self))
     }
 }
 
@@ -97,59 +74,6 @@ fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
     }
 }
 
-fn data(reader: &mut Reader) -> DataRecipe {
-    DataRecipe {
-        dataset: reader.required("data.dataset"),
-        train: reader.text("data.train", "train"),
-        validation: reader.text("data.validation", "validation"),
-        max_length: reader.whole("data.max_length", 128, 1, LENGTH),
-        limit: reader.whole("data.limit", 0, 0, STEPS),
-        eval_limit: reader.whole("data.eval_limit", 0, 0, STEPS),
-    }
-}
-
-fn train(reader: &mut Reader) -> TrainRecipe {
-    let max_steps = reader.whole("train.max_steps", 0, 0, STEPS);
-    let warmup_steps = reader.whole("train.warmup_steps", 0, 0, STEPS);
-    let batch_size = reader.whole("train.batch_size", 32, 1, BATCH_SIZE);
-    TrainRecipe {
-        epochs: reader.whole("train.epochs", if max_steps > 0 { 0 } else { 10 }, 0, EPOCHS),
-        max_steps,
-        batch_size,
-        micro_batch_size: reader.whole("train.micro_batch_size", batch_size, 1, BATCH_SIZE),
-        micro_batch_tokens: reader.whole("train.micro_batch_tokens", 0, 0, TOKENS),
-        learning_rate: reader.number("train.learning_rate", 1e-3, NOT_NEGATIVE),
-        head_learning_rate: reader.number("train.head_learning_rate", 5e-3, NOT_NEGATIVE),
-        schedule: reader.choice("train.schedule", Schedule::Linear),
-        warmup_ratio: reader.number(
-            "train.warmup_ratio",
-            if warmup_steps > 0 { 0.0 } else { 0.06 },
-            FRACTION,
-        ),
-        warmup_steps,
-        weight_decay: reader.number("train.weight_decay", 0.01, NOT_NEGATIVE),
-        max_grad_norm: reader.number("train.max_grad_norm", 1.0, NOT_NEGATIVE),
-        precision: reader.choice("train.precision", Precision::Auto),
-        seed: reader.whole("train.seed", 0, 0, SEED),
-        shuffle: reader.flag("train.shuffle", true),
-        log_every: reader.whole("train.log_every", 10, 1, STEPS),
-        checkpoint_every: reader.every("train.checkpoint_every", Every::Epoch),
-        keep_checkpoints: reader.whole("train.keep_checkpoints", 1, 1, STEPS),
-        gradient_checkpointing: reader.flag("train.gradient_checkpointing", false),
-        init_from: reader.text("train.init_from", ""),
-    }
-}
-
-fn eval(reader: &mut Reader) -> EvalRecipe {
-    EvalRecipe {
-        every: reader.every("eval.every", Every::Epoch),
-        metric: reader.text("eval.metric", ""),
-        patience: reader.whole("eval.patience", 0, 0, STEPS),
-        batch_size: reader.whole("eval.batch_size", 0, 0, BATCH_SIZE),
-        tasks: reader.list("eval.tasks", &[]),
-    }
-}
-
 /// Refuses keys that are valid one by one but not together.
 fn contradictions(recipe: &Recipe, reader: &mut Reader) {
     let Recipe { adapter, train, eval, .. } = recipe;
@@ -174,10 +98,10 @@ fn contradictions(recipe: &Recipe, reader: &mut Reader) {
         );
         reader.fail("train.micro_batch_size", problem);
     }
-    if adapter.made.init == Init::Random && !adapter.basis.is_empty() {
+    if adapter.init == Init::Random && !adapter.basis.is_empty() {
         reader.fail("adapter.basis", "expected none with `adapter.init = \"random\"`");
     }
-    if adapter.made.init == Init::Random && adapter.made.spectrum != Spectrum::Top {
+    if adapter.init == Init::Random && adapter.spectrum != Spectrum::Top {
         reader.fail("adapter.spectrum", "expected none with `adapter.init = \"random\"`");
     }
     if eval.every == Every::Never && eval.patience > 0 {
@@ -261,15 +185,14 @@ mod tests {
     #[test]
     fn every_key_is_written_out() {
         let mut reader = Reader::open(LEAST, "r").unwrap();
-        _ = (
-            model(&mut reader),
-            adapter(&mut reader),
-            data(&mut reader),
-            train(&mut reader),
-            eval(&mut reader),
-        );
+        AdapterRecipe::read(&mut reader);
+        refuse_foreign_keys(&Method::Head, &Method::all(), &mut reader);
+        ModelRecipe::read(&mut reader);
+        DataRecipe::read(&mut reader);
+        TrainRecipe::read(&mut reader);
+        EvalRecipe::read(&mut reader);
         let written = written();
-        for key in reader.known() {
+        for key in reader.known().keys() {
             let (section, leaf) = key.split_once('.').unwrap();
             assert!(written.iter().any(|recipe| recipe[section].get(leaf).is_some()), "{key}");
         }
@@ -295,7 +218,8 @@ mod tests {
         assert_eq!(keys.len(), 24, "{keys:?}");
         for (key, method) in &keys {
             let message = |set: &str| message("", &[method, set]);
-            assert!(message(&format!("{key}=-1")).contains("of at least"), "{key}");
+            let refused = message(&format!("{key}=-1"));
+            assert!(refused.contains("a whole number from ") || refused.contains("of at least"), "{key}");
             let refused = message(&format!("{key}=18446744073709551616"));
             assert!(
                 refused.contains("expected a whole number from ") || refused.contains("or a number of steps"),
@@ -359,12 +283,10 @@ mod tests {
     fn each_method_has_its_own_defaults_and_refuses_the_keys_of_others() {
         let adapter = |name: &str| with("", &[&format!("adapter.method={name}")]).unwrap().adapter;
         let ranks = ["lora-xs", "lora", "vera", "lora-mini", "tiny-lora"]
-            .map(|name| adapter(name).method.keys()[0].1.as_integer().unwrap());
+            .map(|name| adapter(name).method.keys())
+            .map(|keys| keys.iter().find(|(key, _)| *key == "adapter.rank").unwrap().1.as_integer().unwrap());
         assert_eq!(ranks, [16, 8, 256, 8, 2]);
-        assert_eq!(
-            (adapter("tiny-lora").made.sigma, adapter("lora-mini").made.init),
-            (Sigma::Split, Init::Random)
-        );
+        assert_eq!((adapter("tiny-lora").sigma, adapter("lora-mini").init), (Sigma::Split, Init::Random));
         let with_basis: &[&str] = &["lora-xs", "lora-mini", "tiny-lora"];
         let belongs: [(&str, &[&str]); 13] = [
             ("adapter.init", with_basis),

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::workplace::Workplace;
-use crate::data::TaskKind;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::models::Base;
-use crate::spec::Metric;
 
 /// Refuses lengths and vocabularies that the base cannot take.
 ///
@@ -48,24 +46,12 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
 /// # Errors
 /// When the data set is not for classification or regression.
 pub fn classes(dataset: &Dataset) -> Result<i64> {
-    match dataset.task {
-        TaskKind::Classification => Ok(dataset.labels.len() as i64),
-        TaskKind::Regression => Ok(1),
-        other => {
-            let task = format!("{other:?}").to_lowercase();
-            Err(usage(format!("data set `{}` is for `{task}`, not for classification", dataset.name))
-                .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
-                .into())
-        }
-    }
-}
-
-/// Returns the data set's metrics.
-///
-/// # Errors
-/// When a name is unknown.
-pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
-    Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
+    dataset.task.outputs().ok_or_else(|| {
+        let (name, task) = (&dataset.name, dataset.task.name());
+        usage(format!("data set `{name}` is for `{task}`, not for classification"))
+            .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
+            .into()
+    })
 }
 
 /// Returns the data set of this name, and the order that maps a head's outputs with these `labels` to it.
@@ -85,13 +71,13 @@ pub fn fitting<'a>(
             .hint("score the task that the head was trained on")
             .into());
     }
-    let order = output_order(labels, &dataset.labels);
+    let order = output_order(labels, dataset.task.labels());
     if order.as_ref().is_some_and(|order| !order.is_sorted()) {
         tracing::info!("the head's classes are {labels:?}: its outputs are put into the order of `{task}`");
     }
     let nameless = || labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}"));
     if order.is_none() && !nameless() {
-        let wanted = &dataset.labels;
+        let wanted = dataset.task.labels();
         tracing::warn!(
             "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
         );

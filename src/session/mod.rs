@@ -82,12 +82,12 @@ impl Session {
         }
         let mut adapter = prepared.config(recipe, base, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
-        adapter.labels.clone_from(&dataset.labels);
+        adapter.labels = dataset.task.labels().to_vec();
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
         if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| prepared.knows_basis()) {
             // The recipe says how the basis was made, also where it was taken from a folder or an adapter.
-            let made = &mut opened.recipe.adapter.made;
-            (made.method, made.iterations, made.seed) = (*method, *iterations, *seed);
+            let recipe = &mut opened.recipe.adapter;
+            (recipe.svd, recipe.svd_iterations, recipe.svd_seed) = (*method, *iterations, *seed);
         }
         Ok(Self { opened, model, trained, kept, adapter, drawn })
     }

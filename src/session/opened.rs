@@ -5,14 +5,14 @@ use std::path::Path;
 use tch::Kind;
 
 use super::counts::{Counts, adapted};
-use super::fit::{check_fit, classes, metrics};
+use super::fit::{check_fit, classes};
 use super::forecast::Forecast;
 use super::settled;
 use super::workplace::{OpenBase, Workplace};
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
-use crate::data::{Examples, TaskKind};
+use crate::data::{Examples, Label, Task};
 use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::encoder::head::count_of;
@@ -95,11 +95,10 @@ impl Opened {
             return Ok(format!("first example, {count} tokens, trained on what stands in ⟦⟧:\n{text}"));
         }
         let text = self.tokenizer.decode(&example.ids, false)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
-        let label = match (example.label, self.dataset.labels.is_empty()) {
-            (Some(label), true) => label.to_string(),
-            (Some(label), false) => self.dataset.labels[label as usize].clone(),
-            (None, _) => "none".into(),
+        let label = match example.label {
+            Some(Label::Value(value)) => value.to_string(),
+            Some(Label::Class(class)) => self.dataset.task.labels()[class as usize].clone(),
+            None => "none".into(),
         };
         Ok(format!("first example, {count} tokens, label {label}: {text}"))
     }
@@ -154,12 +153,12 @@ impl Opened {
 
 /// Returns the outputs of the head: none for a decoder, which is trained on responses and conversations.
 fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
-    let language = matches!(dataset.task, TaskKind::Instruction | TaskKind::Chat);
+    let language = matches!(dataset.task, Task::Instruction(_) | Task::Chat(_));
     match (&base.base.config, language) {
         (Config::Encoder(_), _) => classes(dataset).map(Some),
         (Config::Decoder(_), true) => Ok(None),
         (Config::Decoder(config), false) => {
-            let task = format!("{:?}", dataset.task).to_lowercase();
+            let task = dataset.task.name();
             let (name, model) = (&dataset.name, &config.architecture);
             Err(usage(format!(
                 "data set `{name}` is for `{task}`, and the base is a language model (`{model}`)"
@@ -173,9 +172,9 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
 /// Refuses tasks that could not be scored after the training.
 fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()> {
     for name in &recipe.eval.tasks {
-        let task = place.catalog.get(name)?.task;
-        if task != TaskKind::Generation {
-            let found = format!("{task:?}").to_lowercase();
+        let task = &place.catalog.get(name)?.task;
+        if !matches!(task, Task::Generation(_)) {
+            let found = task.name();
             return Err(usage(format!(
                 "`eval.tasks` names `{name}`, which is for `{found}`, not `generation`"
             ))
@@ -193,10 +192,7 @@ fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()
 
 /// Returns the data set's metrics, with the recipe's choice first.
 fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
-    let mut metrics = match dataset.task {
-        TaskKind::Instruction | TaskKind::Chat => vec![Metric::Loss],
-        _ => metrics(dataset)?,
-    };
+    let mut metrics = dataset.task.metrics().to_vec();
     if !recipe.eval.metric.is_empty() {
         let chosen: Metric = recipe.eval.metric.parse()?;
         let Some(place) = metrics.iter().position(|&metric| metric == chosen) else {

@@ -199,7 +199,7 @@ fn basis(
 ) -> Result<Basis> {
     let adapter = &recipe.adapter;
     let folder = (!adapter.basis.is_empty()).then(|| Path::new(&adapter.basis));
-    let wanted = BasisSpec { rank, ..adapter.made.clone() };
+    let wanted = adapter.basis_spec(rank);
     if let Some(start) = start {
         let basis = adapter_basis(place, base, start, folder)?.select(layers)?;
         return if start.layout.knows_basis() { of_kind(basis, &wanted) } else { Ok(basis) };

@@ -8,12 +8,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::results::check_finished;
-use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::WEIGHTS;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
-use crate::recipe::Recipe;
+use crate::recipe::{AdapterRecipe, Recipe};
 use crate::spec::Precision;
 
 /// Refuses a folder that holds a run, except with `--resume` or `--dry-run`.
@@ -107,8 +106,8 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
         recipe.adapter.targets = done.adapter.targets;
     }
     if !recipe.adapter.basis.is_empty() || !recipe.train.init_from.is_empty() {
-        let BasisSpec { method, iterations, seed, .. } = done.adapter.made;
-        recipe.adapter.made = BasisSpec { method, iterations, seed, ..recipe.adapter.made };
+        let AdapterRecipe { svd, svd_iterations, svd_seed, .. } = done.adapter;
+        recipe.adapter = AdapterRecipe { svd, svd_iterations, svd_seed, ..recipe.adapter };
     }
     // A branch or tag: only the opened base would tell its commit.
     let is_commit = recipe.model.revision.len() == 40;

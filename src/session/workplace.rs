@@ -10,7 +10,7 @@ use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
 use crate::adapters::file::short;
 use crate::cli::{self, Global};
 use crate::data::catalog::Catalog;
-use crate::data::dataset::Dataset;
+use crate::data::dataset::{Dataset, Origin};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, examples};
 use crate::fault::{Result, fault};
@@ -108,8 +108,7 @@ impl Workplace {
     /// # Errors
     /// When they cannot be had.
     pub fn files(&self, dataset: &Dataset, split: &str) -> Result<Vec<PathBuf>> {
-        let Some(repository) = &dataset.hub else { return dataset.local_files(split) };
-        let revision = dataset.revision.as_deref().unwrap_or("main");
+        let Origin::Hub { repository, revision } = &dataset.origin else { return dataset.local_files(split) };
         let mut files = Vec::new();
         for pattern in dataset.patterns(split)? {
             files.extend(self.hub.dataset(repository, revision, pattern)?);

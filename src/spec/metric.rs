@@ -51,11 +51,6 @@ impl Metric {
     pub fn merit(self, value: f64) -> f64 {
         if self == Self::Loss { -value } else { value }
     }
-
-    /// Returns true if predictions are numbers rather than classes.
-    pub fn is_regression(self) -> bool {
-        Self::OF_NUMBERS.contains(&self)
-    }
 }
 
 impl fmt::Display for Metric {

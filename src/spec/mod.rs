@@ -1,11 +1,14 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
+mod keys;
 mod metric;
 pub mod reader;
+pub mod values;
 
 use std::fmt;
 
 use clap::ValueEnum;
+pub(crate) use keys::keys;
 pub use metric::Metric;
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -3,23 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use clap::ValueEnum;
 use serde::Deserialize as _;
-use toml::Value;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
+use toml::{Spanned, Value};
 
-use super::Every;
 use crate::fault::{Fault, nearest, usage};
-use crate::limits::{Most, STEPS};
 
 /// Place that a key was given in.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     /// A line of the file, from 1.
     Line(usize),
+    /// The line of an entry that takes the key over from another.
+    Taken(usize),
     /// An override, as typed after `--set`.
     Set(String),
     /// Nowhere: the key is missing.
+    #[default]
     Nowhere,
 }
 
@@ -29,67 +29,76 @@ struct Entry {
     place: Place,
 }
 
-/// A condition on a number, and the words for it.
-pub struct Bound {
-    holds: fn(f64) -> bool,
-    words: &'static str,
-}
-
-/// A number that may be zero.
-pub const NOT_NEGATIVE: Bound = Bound { holds: |x| x >= 0.0, words: "a number of at least 0" };
-/// A number that may not be zero.
-pub const POSITIVE: Bound = Bound { holds: |x| x > 0.0, words: "a number above 0" };
-/// A probability or share.
-pub const FRACTION: Bound =
-    Bound { holds: |x| (0.0..1.0).contains(&x), words: "a number from 0 up to, not including, 1" };
-
-/// The keys of a document, read one by one; keys left over at the end are unknown.
+/// The keys of a document or of one entry in it, read one by one; keys left over at the end are unknown.
+#[derive(Default)]
 pub struct Reader {
+    /// Precedes keys in messages: the name of the entry and a dot.
+    prefix: String,
+    /// Place of keys that are not given: the head of the entry.
+    head: Place,
     entries: BTreeMap<String, Entry>,
-    known: BTreeSet<&'static str>,
+    /// Each key asked for, with its default.
+    known: BTreeMap<&'static str, Option<Value>>,
     faulty: BTreeSet<String>,
     faults: Vec<(Place, String)>,
 }
 
 impl Reader {
-    /// Opens a document of `[section]`s of keys.
+    /// Opens a document of `[section]`s of keys; a key is asked for as `section.key`.
     ///
     /// # Errors
     /// When `text` is not TOML.
     pub fn open(text: &str, name: &str) -> Result<Self, Fault> {
-        let table = DeTable::parse(text)
-            .map_err(|e| usage(format!("`{name}` is not valid TOML: {}", e.to_string().trim_end())))?;
-        let mut reader = Self {
-            entries: BTreeMap::new(),
-            known: BTreeSet::new(),
-            faulty: BTreeSet::new(),
-            faults: Vec::new(),
-        };
-        for (key, value) in table.get_ref() {
+        let (table, lines) = (parsed(text, name)?, Lines::of(text));
+        let mut reader = Self::default();
+        for (key, value) in &table {
             match value.get_ref() {
                 DeValue::Table(section) if !section.is_empty() => {
                     for (leaf, value) in section {
-                        reader.insert(
-                            text,
-                            format!("{}.{}", key.get_ref(), leaf.get_ref()),
-                            leaf.span().start,
-                            value,
-                        );
+                        let whole = format!("{}.{}", key.get_ref(), leaf.get_ref());
+                        reader.insert(whole, lines.place(leaf), value);
                     }
                 }
                 DeValue::Table(_) => {} // an empty section says nothing
-                _ => reader.insert(text, key.get_ref().to_string(), key.span().start, value),
+                _ => reader.insert(key.get_ref().to_string(), lines.place(key), value),
             }
         }
         Ok(reader)
     }
 
-    fn insert(&mut self, text: &str, key: String, offset: usize, value: &toml::Spanned<DeValue<'_>>) {
-        let place = Place::Line(1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count());
+    /// Opens a document of named entries: a reader for each, in their order.
+    ///
+    /// # Errors
+    /// When `text` is not TOML.
+    pub fn open_entries(text: &str, name: &str) -> Result<Vec<(String, Self)>, Fault> {
+        let (table, lines) = (parsed(text, name)?, Lines::of(text));
+        let entry = |(name, value): (&Spanned<DeString>, &Spanned<DeValue>)| {
+            let name = (name.get_ref().to_string(), lines.place(name));
+            let prefix = format!("{}.", name.0);
+            let mut reader = Self { prefix, head: name.1.clone(), ..Self::default() };
+            match value.get_ref() {
+                DeValue::Table(keys) => {
+                    for (key, value) in keys {
+                        reader.insert(key.get_ref().to_string(), lines.place(key), value);
+                    }
+                }
+                _ => {
+                    let found = Value::deserialize(ValueDeserializer::from(value.clone()));
+                    let found = found.map_or_else(|e| e.message().to_owned(), |value| describe(&value));
+                    reader.faults.push((name.1, format!("`{}`: expected a table, found {found}", name.0)));
+                    reader.faulty.insert(String::new());
+                }
+            }
+            (name.0, reader)
+        };
+        Ok(table.iter().map(entry).collect())
+    }
+
+    fn insert(&mut self, key: String, place: Place, value: &Spanned<DeValue<'_>>) {
         match Value::deserialize(ValueDeserializer::from(value.clone())) {
             Ok(value) => _ = self.entries.insert(key, Entry { value, place }),
             Err(e) => {
-                self.faults.push((place, format!("`{key}`: {}", e.message())));
+                self.faults.push((place, format!("`{}{key}`: {}", self.prefix, e.message())));
                 self.faulty.insert(key);
             }
         }
@@ -124,20 +133,35 @@ impl Reader {
         }
     }
 
-    /// Adds `key` to the known ones.
-    pub fn know(&mut self, key: &'static str) {
-        self.known.insert(key);
+    /// Gives `key`, which the entry lacks, a value of another entry. It is passed over if it is not asked for.
+    pub fn take_over(&mut self, key: &str, value: Value) {
+        let place = if let Place::Line(line) = self.head { Place::Taken(line) } else { Place::Nowhere };
+        self.entries.insert(key.to_owned(), Entry { value, place });
     }
 
-    /// Returns the keys asked for so far.
-    #[cfg(test)]
-    pub fn known(&self) -> impl Iterator<Item = &'static str> {
-        self.known.iter().copied()
+    /// Returns the keys and values that are given.
+    pub fn given(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.value))
+    }
+
+    /// Adds `key` to the known ones.
+    pub fn know(&mut self, key: &'static str) {
+        self.known.entry(key).or_default();
+    }
+
+    /// Returns the keys asked for so far, with their defaults.
+    pub fn known(&self) -> &BTreeMap<&'static str, Option<Value>> {
+        &self.known
     }
 
     /// Returns true if the document or an override gives `key`.
     pub fn gives(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    /// Returns true if `key` is given, and not taken over from another entry.
+    pub fn sets(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|entry| !matches!(entry.place, Place::Taken(_)))
     }
 
     /// Returns true if `key` is given with another value than this.
@@ -148,30 +172,39 @@ impl Reader {
         self.entries.get(key).is_some_and(|entry| !same(&entry.value))
     }
 
-    /// Returns true if none of `keys` has a fault so far, so that they may be compared with each other.
+    /// Returns true if none of `keys` has a fault so far, so that they may be compared with each other. The empty key
+    /// stands for the entry itself, which has one if it is no table.
     pub fn sound(&self, keys: &[&str]) -> bool {
         keys.iter().all(|key| !self.faulty.contains(*key))
     }
 
-    /// Records a fault of `key`.
+    /// Records a fault of `key`, or of `key.part` of a table.
     pub fn fail(&mut self, key: &str, problem: impl fmt::Display) {
-        let place = self.entries.get(key).map_or(Place::Nowhere, |entry| entry.place.clone());
+        let whole = || key.split_once('.').and_then(|(whole, _)| self.entries.get(whole));
+        let place = self.entries.get(key).or_else(whole).map_or(&self.head, |entry| &entry.place).clone();
         let text = match place {
-            Place::Line(_) => format!("`{key}`: {problem}"),
+            Place::Line(_) | Place::Taken(_) => format!("`{}{key}`: {problem}", self.prefix),
             Place::Set(_) | Place::Nowhere => problem.to_string(),
         };
         self.faults.push((place, text));
+        self.faulty.extend([key, key.split_once('.').map_or(key, |(whole, _)| whole)].map(str::to_owned));
+    }
+
+    /// Records that `key` must be given.
+    pub fn missing(&mut self, key: &str) {
+        self.faults.push((self.head.clone(), format!("missing key `{}{key}`", self.prefix)));
         self.faulty.insert(key.to_owned());
     }
 
     /// Reads `key` through `convert`, whose error says what was expected of a value that does not fit.
-    fn read<T>(
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         default: T,
+        shown: impl Into<Option<Value>>,
         convert: impl Fn(&Value, Option<&str>) -> Result<T, String>,
     ) -> T {
-        self.know(key);
+        self.known.insert(key, shown.into());
         let Some(Entry { value, place }) = self.entries.get(key) else { return default };
         match convert(value, raw(place)) {
             Ok(value) => value,
@@ -183,128 +216,58 @@ impl Reader {
         }
     }
 
-    /// Reads a string; any value typed after `--set` is one.
-    pub fn text(&mut self, key: &'static str, default: &str) -> String {
-        self.read(key, default.to_owned(), |value, raw| match (value, raw) {
-            (Value::String(text), _) => Ok(text.clone()),
-            (_, Some(raw)) => Ok(raw.to_owned()),
-            _ => Err("a string".to_owned()),
-        })
-    }
-
-    /// Reads a string that must be given and not empty.
-    pub fn required(&mut self, key: &'static str) -> String {
-        let value = self.text(key, "");
-        if !self.gives(key) && self.sound(&[key]) {
-            self.fail(key, format!("missing key `{key}`"));
-        } else if value.is_empty() && self.sound(&[key]) {
-            self.fail(key, "expected a name, found an empty string");
-        }
-        value
-    }
-
-    /// Reads `true` or `false`.
-    pub fn flag(&mut self, key: &'static str, default: bool) -> bool {
-        self.read(key, default, |value, _| value.as_bool().ok_or("`true` or `false`".to_owned()))
-    }
-
-    /// Reads a whole number from `least` to `most`.
-    pub fn whole<T: TryFrom<i64>>(&mut self, key: &'static str, default: T, least: i64, most: Most) -> T {
-        self.read(key, default, |value, raw| {
-            let number = value.as_integer().filter(|number| *number >= least);
-            let fits = |number: &i64| usize::try_from(*number).is_ok_and(|number| number <= most.number);
-            // Digits that are no integer of TOML are one that is too large.
-            let is_long = value.as_str().is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            number.filter(fits).and_then(|number| T::try_from(number).ok()).ok_or_else(|| {
-                let is_large = number.is_some() || is_long && raw.is_some();
-                if is_large { most.words(least) } else { format!("a whole number of at least {least}") }
-            })
-        })
-    }
-
-    /// Reads a finite number, written as an integer or a float.
-    pub fn number(&mut self, key: &'static str, default: f64, bound: Bound) -> f64 {
-        self.read(key, default, |value, _| number(value, &bound))
-    }
-
-    /// Reads a number that has no default.
-    pub fn optional_number(&mut self, key: &'static str, bound: Bound) -> Option<f64> {
-        self.read(key, None, |value, _| number(value, &bound).map(Some))
-    }
-
-    /// Reads a list of strings that are not empty; after `--set` also `a,b`.
-    pub fn list(&mut self, key: &'static str, default: &[&str]) -> Vec<String> {
-        let default = default.iter().map(|item| (*item).to_owned()).collect();
-        self.read(key, default, |value, raw| {
-            let items: Option<Vec<String>> = match (value, raw) {
-                (Value::Array(items), _) => {
-                    items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-                }
-                (Value::String(text), Some(_)) if text.is_empty() => Some(Vec::new()),
-                (Value::String(text), Some(_)) => {
-                    Some(text.split(',').map(|item| item.trim().to_owned()).collect())
-                }
-                _ => None,
-            };
-            items
-                .filter(|items| items.iter().all(|item| !item.is_empty()))
-                .ok_or("a list of names such as `[\"query\", \"value\"]`".to_owned())
-        })
-    }
-
-    /// Reads one of the names of `T`.
-    pub fn choice<T: ValueEnum>(&mut self, key: &'static str, default: T) -> T {
-        self.read(key, default, |value, _| {
-            let name = value.as_str().unwrap_or_default();
-            T::from_str(name, false).map_err(|_| one_of(T::value_variants()))
-        })
-    }
-
-    /// Reads one of `names`, the first by default.
-    pub fn name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
-        self.read(key, names.first().copied().unwrap_or_default(), |value, _| {
-            let name = value.as_str().unwrap_or_default();
-            names.iter().copied().find(|known| *known == name).ok_or_else(|| listed(names))
-        })
-    }
-
-    /// Reads `"epoch"`, `"never"`, or a number of steps.
-    pub fn every(&mut self, key: &'static str, default: Every) -> Every {
-        self.read(key, default, |value, _| match (value.as_str(), value.as_integer()) {
-            (Some("epoch"), _) => Ok(Every::Epoch),
-            (Some("never"), _) => Ok(Every::Never),
-            (_, Some(steps)) if (1..=STEPS.number as i64).contains(&steps) => {
-                Ok(Every::Steps(steps.unsigned_abs()))
-            }
-            (_, Some(steps)) if steps > 1 => Err(STEPS.words(1)),
-            _ => Err("`epoch`, `never` or a number of steps of at least 1".to_owned()),
-        })
-    }
-
-    /// Ends the reading: keys that were never asked for are unknown.
-    ///
-    /// # Errors
-    /// One usage fault that lists all faults, those of the file first, in the order of its lines.
-    pub fn finish(mut self, name: &str) -> Result<(), Fault> {
-        for (key, entry) in &self.entries {
-            if !self.known.contains(key.as_str()) {
-                self.faults.push((entry.place.clone(), unknown(key, &entry.value, &self.known)));
+    /// Records the keys that were never asked for as unknown.
+    pub fn refuse_unknown(&mut self) {
+        for (key, entry) in self.entries.iter().filter(|(key, _)| !self.known.contains_key(key.as_str())) {
+            if !matches!(entry.place, Place::Taken(_)) {
+                let problem = unknown(key, &entry.value, self.known.keys().copied(), &self.prefix);
+                self.faults.push((entry.place.clone(), problem));
             }
         }
+    }
+
+    /// Ends the reading: returns all faults with their places, those of the file first, in the order of its lines.
+    pub fn faults(mut self) -> Vec<String> {
         self.faults.sort();
-        let lines: Vec<String> = self.faults.iter().map(|(place, text)| format!("{place}{text}")).collect();
-        match lines.as_slice() {
-            [] => Ok(()),
-            [line] => Err(usage(format!("recipe `{name}`: {line}"))),
-            _ => Err(usage(format!("recipe `{name}` has {} faults:\n  {}", lines.len(), lines.join("\n  ")))),
-        }
+        self.faults.iter().map(|(place, text)| format!("{place}{text}")).collect()
+    }
+}
+
+/// Makes one usage fault of all `faults` of a file; none if there are none.
+///
+/// # Errors
+/// That fault.
+pub fn refuse(file: &str, faults: &[String]) -> Result<(), Fault> {
+    match faults {
+        [] => Ok(()),
+        [one] => Err(usage(format!("{file}: {one}"))),
+        many => Err(usage(format!("{file} has {} faults:\n  {}", many.len(), many.join("\n  ")))),
+    }
+}
+
+fn parsed<'a>(text: &'a str, name: &str) -> Result<DeTable<'a>, Fault> {
+    let table = DeTable::parse(text)
+        .map_err(|e| usage(format!("`{name}` is not valid TOML: {}", e.to_string().trim_end())))?;
+    Ok(table.into_inner())
+}
+
+/// Offsets of a text's line ends.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    fn place<T>(&self, key: &Spanned<T>) -> Place {
+        Place::Line(1 + self.0.partition_point(|end| *end < key.span().start))
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Line(line) => write!(f, "line {line}: "),
+            Self::Line(line) | Self::Taken(line) => write!(f, "line {line}: "),
             Self::Set(assignment) => write!(f, "`--set {assignment}`: "),
             Self::Nowhere => Ok(()),
         }
@@ -315,7 +278,7 @@ impl fmt::Display for Place {
 fn raw(place: &Place) -> Option<&str> {
     match place {
         Place::Set(assignment) => assignment.split_once('=').map(|(_, raw)| raw.trim()),
-        Place::Line(_) | Place::Nowhere => None,
+        Place::Line(_) | Place::Taken(_) | Place::Nowhere => None,
     }
 }
 
@@ -323,24 +286,7 @@ fn is_zero(value: &Value) -> bool {
     value.as_integer() == Some(0) || value.as_float() == Some(0.0)
 }
 
-fn number(value: &Value, bound: &Bound) -> Result<f64, String> {
-    let number = value.as_float().or(value.as_integer().map(|whole| whole as f64));
-    let number = number.filter(|number| number.is_finite() && (bound.holds)(*number)).ok_or(bound.words)?;
-    // Everything computed with it has 32 bits.
-    let fits = (number as f32).is_finite();
-    if fits { Ok(number) } else { Err(format!("{} and at most {:e}", bound.words, f32::MAX)) }
-}
-
-fn one_of<T: ValueEnum>(variants: &[T]) -> String {
-    let values: Vec<_> = variants.iter().filter_map(ValueEnum::to_possible_value).collect();
-    listed(&values.iter().map(|value| value.get_name()).collect::<Vec<_>>())
-}
-
-fn listed(names: &[&str]) -> String {
-    format!("one of `{}`", names.join("`, `"))
-}
-
-fn describe(value: &Value) -> String {
+pub(super) fn describe(value: &Value) -> String {
     match value {
         Value::String(text) => format!("the string `{text}`"),
         Value::Integer(number) => format!("`{number}`"),
@@ -353,9 +299,14 @@ fn describe(value: &Value) -> String {
 }
 
 /// Names the nearest key: the same last part elsewhere, then a similar one in the same section, then in any.
-fn unknown(key: &str, value: &Value, known: &BTreeSet<&'static str>) -> String {
+fn unknown<'a>(
+    key: &str,
+    value: &Value,
+    known: impl Iterator<Item = &'a str> + Clone,
+    prefix: &str,
+) -> String {
     let (section, leaf) = key.split_once('.').unwrap_or(("", key));
-    let parts = || known.iter().filter_map(|known| known.split_once('.'));
+    let parts = || known.clone().map(|known| known.split_once('.').unwrap_or(("", known)));
     if !value.is_table() && section.is_empty() && parts().any(|(known, _)| known == key) {
         return format!("expected the section `[{key}]`, found {}", describe(value));
     }
@@ -370,13 +321,16 @@ fn unknown(key: &str, value: &Value, known: &BTreeSet<&'static str>) -> String {
         same_section.or_else(|| parts().find(|(_, leaf)| *leaf == near))
     };
     let guess = leaf_named(leaf).or_else(|| leaf_named(near_leaf(section).or_else(|| near_leaf(""))?));
-    let guess =
-        guess.map(|(section, leaf)| format!("; did you mean `{section}.{leaf}`?")).unwrap_or_default();
-    format!("unknown key `{key}`{guess}")
+    let dotted = |section: &str| if section.is_empty() { String::new() } else { format!("{section}.") };
+    let guess = guess
+        .map(|(section, leaf)| format!("; did you mean `{prefix}{}{leaf}`?", dotted(section)))
+        .unwrap_or_default();
+    format!("unknown key `{prefix}{key}`{guess}")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::values::NOT_NEGATIVE;
     use super::*;
     use crate::limits::RANK;
 
@@ -384,7 +338,9 @@ mod tests {
         let mut reader = Reader::open(text, "r.toml").unwrap();
         sets.iter().for_each(|set| reader.set(set));
         keys(&mut reader);
-        reader.finish("r.toml").err().map(|fault| fault.to_string()).unwrap_or_default()
+        reader.refuse_unknown();
+        let refused = refuse("recipe `r.toml`", &reader.faults());
+        refused.err().map(|fault| fault.to_string()).unwrap_or_default()
     }
 
     #[test]
@@ -399,34 +355,13 @@ mod tests {
             reader.number("s.f", 1.0, NOT_NEGATIVE);
         });
         let expected = "recipe `r.toml` has 6 faults:\n  \
-            line 2: `s.a`: expected a whole number of at least 1, found the string `ten`\n  \
-            line 3: `s.b`: expected a whole number of at least 1, found `1.5`\n  \
+            line 2: `s.a`: expected a whole number from 1 to 1048576, since no layer is wider, found the string `ten`\n  \
+            line 3: `s.b`: expected a whole number from 1 to 1048576, since no layer is wider, found `1.5`\n  \
             line 4: `s.c`: expected a list of names such as `[\"query\", \"value\"]`, found the list `[1]`\n  \
             line 5: `s.d`: expected `true` or `false`, found `3`\n  \
             line 6: `s.e`: expected a string, found a date or time\n  \
             line 7: `s.f`: expected a number of at least 0, found `NaN`";
         assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn ranges_hold_at_their_ends() {
-        let numbers = |value: f64, bound: &Bound| number(&Value::Float(value), bound).is_ok();
-        assert!(
-            numbers(0.0, &NOT_NEGATIVE)
-                && !numbers(-1e-9, &NOT_NEGATIVE)
-                && !numbers(f64::INFINITY, &POSITIVE)
-        );
-        assert!(!numbers(0.0, &POSITIVE) && numbers(0.0, &FRACTION) && !numbers(1.0, &FRACTION));
-        assert_eq!(number(&Value::Integer(2), &POSITIVE), Ok(2.0));
-        let found = read("", &["s.a=-1", "s.b=300"], |reader| {
-            reader.whole::<u64>("s.a", 1, 0, RANK);
-            reader.whole::<u8>("s.b", 1, 0, RANK);
-        });
-        assert!(
-            found.contains("`--set s.a=-1`: expected a whole number of at least 0, found `-1`"),
-            "{found}"
-        );
-        assert!(found.contains("found `300`"), "{found}");
     }
 
     #[test]
@@ -444,7 +379,8 @@ mod tests {
         assert_eq!(reader.text("s.e", ""), "a=b");
         assert_eq!(reader.text("s.f", ""), "q");
         assert_eq!(reader.list("s.g", &[]), ["x"]);
-        reader.finish("r.toml").unwrap();
+        reader.refuse_unknown();
+        assert!(reader.faults().is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use tch::{Kind, Reduction, Tensor};
 
 use super::recorded::{Passes, once};
-use crate::data::Example;
+use crate::data::{Example, Label};
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
@@ -55,7 +55,7 @@ pub struct Classification<'a> {
     pub train: &'a [Example],
     /// Examples to score.
     pub validation: &'a [Example],
-    /// The task's metrics; those of a regression make this one.
+    /// The task's metrics.
     pub metrics: Vec<Metric>,
     /// Examples in one evaluation pass.
     pub eval_batch_size: usize,
@@ -68,11 +68,12 @@ pub struct Classification<'a> {
 impl Classification<'_> {
     /// Returns the summed loss of each of k runs with as many sequences: logits `[s, c]` and labels `[s]` to `[k]`.
     fn losses(&self, logits: &Tensor, labels: &Tensor, runs: i64) -> Tensor {
-        let each = if self.metrics.iter().any(|metric| metric.is_regression()) {
-            logits.flatten(0, -1).mse_loss(labels, Reduction::None)
-        } else {
-            let labels = labels.to_kind(Kind::Int64);
-            logits.cross_entropy_loss(&labels, None::<&Tensor>, Reduction::None, -100, 0.0)
+        let each = match self.train.first().and_then(|example| example.label) {
+            Some(Label::Value(_)) => logits.flatten(0, -1).mse_loss(labels, Reduction::None),
+            _ => {
+                let classes = labels.to_kind(Kind::Int64);
+                logits.cross_entropy_loss(&classes, None::<&Tensor>, Reduction::None, -100, 0.0)
+            }
         };
         each.view([runs, -1]).sum_dim_intlist(1, false, Kind::Float)
     }
@@ -116,9 +117,9 @@ impl Objective for Classification<'_> {
         // Recording pays where launches are slow, and what is recorded must have one of few shapes.
         let layout = Layout::new(&runs, self.model.config.position_rule, device.is_cuda());
         let pass = Pass::seeded(noise, device);
-        let labels = batches.iter().flatten().map(|&i| self.train[i].label.unwrap_or_default());
-        let others = divisors.iter().chain([&scale]).map(|&number| number as f32);
-        let numbers: Vec<f32> = labels.chain(others).collect();
+        let labels = batches.iter().flatten().map(|&i| self.train[i].label.map_or(0.0, Label::number));
+        let others = divisors.iter().copied().chain([scale]);
+        let numbers: Vec<f32> = labels.chain(others).map(|number| number as f32).collect();
         let body =
             |batch: &Packed, numbers: &Tensor| self.forward_and_backward(batch, numbers, &pass.over(batch));
         let losses = match self.recompute {

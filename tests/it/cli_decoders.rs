@@ -277,7 +277,13 @@ fn instructions_that_cannot_be_used_name_column_and_row() {
             &["`my/data.prompt`: `{` at character 4 is alone", "`{{` for the brace itself"],
         ),
         ("{q}", "{}", ROW, 2, &["`my/data.prompt`: `{}` at character 4 names no column"]),
-        ("response", "answer", ROW, 2, &["`my/data.response`: required here and missing"]),
+        (
+            "response",
+            "answer",
+            ROW,
+            2,
+            &["missing key `my/data.response`", "`my/data.answer`: belongs to `generation`"],
+        ),
         (
             "",
             "",
@@ -372,7 +378,7 @@ fn generation_without_rules_or_columns_is_refused() {
         &format!("{whole}beams = 0\n"),
         &[],
         2,
-        &["`my/data.beams`", "from 1 to 1024, since each takes the memory of a prompt, found integer `0`"],
+        &["`my/data.beams`", "from 1 to 1024, since each takes the memory of a prompt, found `0`"],
     );
     refuses(&format!("{whole}group_by = \"z\"\n"), &[], 2, &["`my/data.group_by`", "no column `z`"]);
     bench.data(INSTRUCTION, &ROW.repeat(8));

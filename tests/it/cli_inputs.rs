@@ -174,8 +174,11 @@ fn a_wrong_catalog_names_the_key() {
     let bench = Bench::new();
     let entry = "task = \"classification\"\ntext = \"t\"\nlabel = \"y\"\n";
     let cases = [
-        ("labels = [\"a\", \"b\"]\nlable = \"y\"\n", "`my/data.lable`: unknown key; did you mean `label`?"),
-        ("", "`my/data.labels`: required here and missing"),
+        (
+            "labels = [\"a\", \"b\"]\nlable = \"y\"\n",
+            "line 7: unknown key `my/data.lable`; did you mean `my/data.label`?",
+        ),
+        ("", "line 1: missing key `my/data.labels`"),
         ("labels = [\"a\"]\n", "expected at least two labels, found 1"),
         ("labels = [\"a\", \"b\"]\nmetrics = [\"acuracy\"]\n", "did you mean `accuracy`?"),
         ("labels = [\"a\", \"b\"]\nhub = \"a/b\"\ndir = \".\"\n", "exclude each other"),

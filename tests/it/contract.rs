@@ -15,7 +15,7 @@ use loraxs::adapters::rules::Layer;
 use loraxs::adapters::tiny_lora::TinyLoraConfig;
 use loraxs::adapters::vera::VeraConfig;
 use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Route, Site, Trained, witness};
-use loraxs::data::Example;
+use loraxs::data::{Example, Label};
 use loraxs::eval::Evaluation;
 use loraxs::fault::Result;
 use loraxs::models::adapt::{self, Plan, attach, targeted};
@@ -178,7 +178,7 @@ fn examples(checkpoint: &str) -> Vec<Example> {
         ids: row.input_ids,
         types: row.token_type_ids,
         trained: Vec::new(),
-        label: Some((index % 3) as f32),
+        label: Some(Label::Class((index % 3) as u32)),
     })
     .collect()
 }

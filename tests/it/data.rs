@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use loraxs::data::Examples;
 use loraxs::data::catalog::Catalog;
-use loraxs::data::examples::{Split, load_in};
+use loraxs::data::examples::load_in;
 use loraxs::data::row::Wanted;
 use loraxs::data::rows::Rows;
+use loraxs::data::split::Split;
 use loraxs::data::tokenize::Tokenizer;
+use loraxs::data::{Examples, Label};
 use loraxs::fault::{Result, hint_of};
 use serde_json::{Value, json};
 
@@ -82,14 +83,14 @@ fn files_of_a_split_follow_each_other_and_unusable_rows_keep_their_index() {
     let table = "gold,one,two\n1,d,\"a,b\"\n0,a\n0,5,\n";
     let files = [("a.jsonl", lines), ("b.csv", table)];
     let found = place.load(PAIRS, "train", &files, 0).unwrap();
-    let rows: Vec<(usize, &[u32], Option<f32>)> =
+    let rows: Vec<(usize, &[u32], Option<Label>)> =
         found.examples.iter().map(|e| (e.index, e.ids.as_slice(), e.label)).collect();
     assert_eq!(
         rows,
         [
-            (0, &[2, 4, 3, 5, 3][..], Some(1.0)),
-            (3, &[2, 4, 5, 3, 6, 3][..], Some(0.0)),
-            (5, &[2, 7, 3, 4, 1, 5, 3][..], Some(1.0)),
+            (0, &[2, 4, 3, 5, 3][..], Some(Label::Class(1))),
+            (3, &[2, 4, 5, 3, 6, 3][..], Some(Label::Class(0))),
+            (5, &[2, 7, 3, 4, 1, 5, 3][..], Some(Label::Class(1))),
         ]
     );
     assert_eq!(found.examples[0].types, [0, 0, 0, 1, 1]);
@@ -210,14 +211,17 @@ fn what_stands_in_the_place_of_a_data_file_is_told() {
 #[test]
 fn test_splits_need_no_labels() {
     let place = Workplace::new();
-    let labels = |entry: &str, text: &str| -> Vec<Option<f32>> {
+    let labels = |entry: &str, text: &str| -> Vec<Option<Label>> {
         let found = place.load(entry, "test_matched", &[("t.csv", text)], 0).unwrap();
         found.examples.iter().map(|e| e.label).collect()
     };
-    assert_eq!(labels(PAIRS, "one,two,gold\na,b,-1\na,b,1\n"), [None, Some(1.0)]);
+    assert_eq!(labels(PAIRS, "one,two,gold\na,b,-1\na,b,1\n"), [None, Some(Label::Class(1))]);
     assert_eq!(labels(PAIRS, "one,two\na,b\n"), [None]);
     assert_eq!(labels(SCORES, "one,gold\na,-1.0\nb,-1.0\n"), [None, None]);
-    assert_eq!(labels(SCORES, "one,gold\na,-1.0\nb,2\n"), [Some(-1.0), Some(2.0)]);
+    assert_eq!(
+        labels(SCORES, "one,gold\na,-1.0\nb,2\n"),
+        [Some(Label::Value(-1.0)), Some(Label::Value(2.0))]
+    );
 }
 
 #[test]

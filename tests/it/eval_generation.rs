@@ -353,14 +353,14 @@ fn numbers_of_a_catalog_are_in_the_same_ranges() {
             "expected a whole number from 1 to 1048576, since no model writes a longer text",
         ),
         ("max_new_tokens", "-3", "expected a whole number from 1"),
-        ("max_new_tokens", "9223372036854775807", "found integer `9223372036854775807`"),
+        ("max_new_tokens", "9223372036854775807", "found `9223372036854775807`"),
         ("beams", "0", "expected a whole number from 1 to 1024"),
         ("beams", "9223372036854775807", "expected a whole number from 1 to 1024"),
         ("top_k", "-1", "expected a whole number from 0 to 4294967295"),
         ("top_p", "0", "expected a number above 0 and up to 1"),
-        ("temperature", "-1", "expected a number from 0"),
-        ("temperature", "nan", "expected a number from 0"),
-        ("temperature", "inf", "expected a number from 0"),
+        ("temperature", "-1", "expected a number of at least 0"),
+        ("temperature", "nan", "expected a number of at least 0"),
+        ("temperature", "inf", "expected a number of at least 0"),
     ] {
         let others = catalog.lines().filter(|line| !line.starts_with(key)).collect::<Vec<_>>().join("\n");
         fs::write(place.path("sums.toml"), format!("{others}\n{key} = {value}\n")).unwrap();

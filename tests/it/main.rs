@@ -34,6 +34,7 @@ mod heads; // classification heads that are there in part, or not at all
 mod hostile_templates; // chat templates that never end, fill the memory or overflow the stack
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways
+mod keys; // docs/keys.md, made from the code
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers

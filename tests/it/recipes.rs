@@ -74,7 +74,8 @@ fn three_faults_come_in_one_message() {
     let expected = format!(
         "recipe `{name}` has 3 faults:\n  \
          line 6: unknown key `train.epoch`; did you mean `train.epochs`?\n  \
-         line 7: `train.batch_size`: expected a whole number of at least 1, found the string `32`\n  \
+         line 7: `train.batch_size`: expected a whole number from 1 to 1048576, since they are in memory at once, \
+         found the string `32`\n  \
          line 8: `train.warmup_ratio`: expected a number from 0 up to, not including, 1, found `1.5`"
     );
     assert_eq!(error.to_string(), expected);
@@ -98,7 +99,7 @@ fn overrides_change_any_key_and_their_faults_join_those_of_the_file() {
     let text = error.to_string();
     for part in [
         "has 3 faults",
-        "line 4: `adapter.rank`: expected a whole number of at least 1, found `0`",
+        "line 4: `adapter.rank`: expected a whole number from 1 to 1048576, since no layer is wider, found `0`",
         "`--set train.lerning_rate=1`: unknown key `train.lerning_rate`; did you mean `train.learning_rate`?",
         "`--set nonsense`: expected `key.path=value`",
     ] {

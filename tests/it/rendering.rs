@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use loraxs::data::catalog::Catalog;
-use loraxs::data::examples::{Split, load_in};
+use loraxs::data::examples::load_in;
 use loraxs::data::prompts::{self, Prompts, Shots};
+use loraxs::data::split::Split;
 use loraxs::data::tokenize::Tokenizer;
 use loraxs::data::{Example, Examples};
 use loraxs::fault::{Result, hint_of};

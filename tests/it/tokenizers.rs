@@ -7,8 +7,9 @@ use std::path::Path;
 
 use loraxs::data::Examples;
 use loraxs::data::catalog::Catalog;
-use loraxs::data::examples::{Split, load_in};
+use loraxs::data::examples::load_in;
 use loraxs::data::prompts::{self, Prompts};
+use loraxs::data::split::Split;
 use loraxs::data::tokenize::Tokenizer;
 use loraxs::fault::Result;
 use serde::Deserialize;

@@ -8,9 +8,9 @@ use super::meter::{Failure, Outcome};
 use super::methods::integer;
 use super::number::{self, whole};
 use super::run::Run;
-use super::scope::Scope;
+
 use super::unicode::replace_chars;
-use super::value::{Entries, Key, Object, Value};
+use super::value::{Entries, Key, Object, Scope, Value};
 
 /// Maximum bytes of a keyword taken from a mapping.
 const KEYWORD: usize = 256;

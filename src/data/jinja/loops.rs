@@ -8,43 +8,7 @@ use super::args::Args;
 use super::ast::{self, Target};
 use super::meter::{Failure, Outcome};
 use super::run::{Flow, Run};
-use super::scope::Scope;
-use super::value::{self, Dict, List, Object, Range, Text, Value, View};
-
-/// Position in a value that is iterated over.
-#[derive(Debug)]
-pub(super) enum Source {
-    List(Rc<List>, usize),
-    Dict(View, Rc<Dict>, usize),
-    /// By byte.
-    Text(Rc<Text>, usize),
-    Range(Rc<Range>, usize),
-    Iterator(Rc<RefCell<value::Iterator>>),
-    Empty,
-}
-
-/// State of a `for` statement while it runs.
-#[derive(Debug)]
-pub(super) struct Loop {
-    source: RefCell<Source>,
-    /// Statement and its scope; removed once it has ended.
-    of: RefCell<Option<(Arc<ast::For>, Rc<Scope>)>>,
-    /// Number of turns begun, less one.
-    pub index0: Cell<i64>,
-    length: Cell<Option<i64>>,
-    /// True if the remaining items have already passed the loop's `if`.
-    has_passed: Cell<bool>,
-    /// Item of the next turn, if it was fetched ahead.
-    after: RefCell<Option<Value>>,
-    current: RefCell<Option<Value>>,
-    before: RefCell<Option<Value>>,
-    /// Arguments of the last call of `changed`.
-    last: RefCell<Option<Value>>,
-    /// Number of recursive calls that led to this loop.
-    depth0: i64,
-    /// Levels of the items, and this.
-    pub depth: usize,
-}
+use super::value::{Loop, Object, Scope, Source, Value, View};
 
 impl Run<'_> {
     /// Starts iterating over a value.

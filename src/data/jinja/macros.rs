@@ -6,8 +6,8 @@ use super::args::Args;
 use super::ast::Macro;
 use super::meter::{Failure, Outcome};
 use super::run::Run;
-use super::scope::Scope;
-use super::value::{Key, Value};
+
+use super::value::{Key, Scope, Value};
 
 impl Run<'_> {
     /// Returns the text of a macro with these arguments.

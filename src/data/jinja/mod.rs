@@ -8,6 +8,7 @@ mod access;
 mod args;
 mod ast;
 mod case;
+mod create;
 mod eval;
 mod expression;
 mod filters;
@@ -41,7 +42,8 @@ use self::ast::Program;
 use self::meter::{Failure, Meter};
 use self::run::Run;
 use self::value::{Object, Value};
-use crate::fault::{Fault, Result, fault};
+use super::row::Refusal;
+use crate::fault::{Result, fault};
 
 /// Bytes of the stack that a template runs on; memory is taken only for the part in use.
 const STACK: usize = 64 << 20;
@@ -57,21 +59,6 @@ pub(super) struct ChatTemplate {
 /// Text of a conversation, and the byte ranges of it that are marked as the assistant's.
 pub(super) type Rendered = (String, Vec<Range<usize>>);
 
-/// Reason why a conversation has no text.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// The template rejects it.
-    Conversation(String),
-    /// The template cannot be used for any conversation.
-    Template(Fault),
-}
-
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Self::Conversation(reason)
-    }
-}
-
 impl From<Box<Failure>> for Refusal {
     fn from(failure: Box<Failure>) -> Self {
         let place = failure.line.map(|line| format!(", line {line}")).unwrap_or_default();
@@ -84,8 +71,8 @@ impl From<Box<Failure>> for Refusal {
             false => "correct it in `chat_template.jinja` or `tokenizer_config.json`",
         };
         match failure.is_of_template {
-            true => Self::Template(fault(message).hint(hint)),
-            false => Self::Conversation(message),
+            true => Self::All(fault(message).hint(hint)),
+            false => Self::Row(message),
         }
     }
 }
@@ -98,8 +85,8 @@ impl ChatTemplate {
     pub fn new(source: &str, tokens: &[(&'static str, String)]) -> Result<Self> {
         match with_stack(|| Program::parse(source).map_err(Refusal::from)) {
             Ok(program) => Ok(Self { program, tokens: tokens.to_vec() }),
-            Err(Refusal::Template(fault)) => Err(fault.into()),
-            Err(Refusal::Conversation(message)) => Err(fault(message).into()),
+            Err(Refusal::All(fault)) => Err(fault.into()),
+            Err(Refusal::Row(message)) => Err(fault(message).into()),
         }
     }
 
@@ -186,7 +173,7 @@ pub(super) fn with_stack<T: Send>(
 ) -> std::result::Result<T, Refusal> {
     std::thread::scope(|scope| match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-        Err(error) => Err(Refusal::Template(fault(format!("no thread for the chat template: {error}")))),
+        Err(error) => Err(Refusal::All(fault(format!("no thread for the chat template: {error}")))),
     })
 }
 
@@ -238,7 +225,7 @@ mod tests {
         let token = |name: &'static str| (name, fixture["tokens"][name].as_str().unwrap().to_owned());
         let tokens = [token("bos_token"), token("eos_token")];
         let template = ChatTemplate::new(template, &tokens)
-            .map_err(|error| Refusal::Template(error.downcast::<Fault>().unwrap()))?;
+            .map_err(|error| Refusal::All(error.downcast::<crate::fault::Fault>().unwrap()))?;
         let messages = fixture["messages"].as_array().unwrap();
         let mut conversation = template.open(messages, Some(&fixture["tools"]))?;
         Ok(conversation.render(messages.len(), false)?.0)
@@ -258,7 +245,7 @@ mod tests {
             match (rendered(template, &fixture), expected) {
                 (Ok(text), Some(expected)) if text == expected => equal += 1,
                 (Err(_), None) => failed += 1,
-                (Err(Refusal::Template(fault)), Some(_)) => refused.push(fault.to_string()),
+                (Err(Refusal::All(fault)), Some(_)) => refused.push(fault.to_string()),
                 (found, _) => wrong.push(format!("{template:?}\n   {found:?}\n   {expected:?}")),
             }
         }

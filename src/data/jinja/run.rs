@@ -10,8 +10,8 @@ use indexmap::IndexMap;
 use super::Rendered;
 use super::ast::{Block, Expr, Link, Macro, Name, Node, Program, Stmt, Target};
 use super::meter::{Failure, Held, Meter, Outcome};
-use super::scope::{Found, Scope};
-use super::value::{Object, Value};
+use super::scope::Found;
+use super::value::{Object, Scope, Value};
 
 /// Rendering in progress.
 pub(super) struct Run<'a> {

@@ -1,21 +1,11 @@
-//! Variables of one frame: the template, a turn of a loop, a macro, a block.
+//! Setting and looking up the variables of a frame.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::ast::Name;
-use super::value::Value;
-
-#[derive(Debug)]
-pub(super) struct Scope {
-    variables: RefCell<Vec<(Name, Value)>>,
-    /// Names that are not looked up outside, sorted.
-    hidden: Arc<[Name]>,
-    /// True if the turn of a loop or the block that it belongs to is over.
-    is_over: Cell<bool>,
-    parent: Option<Rc<Scope>>,
-}
+use super::value::{Scope, Value};
 
 impl Scope {
     pub fn new(hidden: &Arc<[Name]>, parent: Option<&Rc<Self>>) -> Rc<Self> {

@@ -1,4 +1,4 @@
-//! Values of a template: those of Python that templates see.
+//! Values of a template: those of Python that templates see, with the loops and scopes that hold them and are held.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -11,9 +11,7 @@ use num_bigint::BigInt;
 use num_traits::ToPrimitive as _;
 
 use super::ast;
-use super::loops::Loop;
-use super::meter::{BITS, Failure, Held, LEVELS, Meter, Outcome};
-use super::scope::Scope;
+use super::meter::{BITS, Failure, Held, Meter, Outcome};
 
 #[derive(Debug, Clone)]
 pub(super) enum Value {
@@ -62,8 +60,8 @@ pub(super) struct Text {
     pub text: String,
     /// True if it is markup, which escapes what is added to it.
     pub is_safe: bool,
-    chars: OnceCell<usize>,
-    _held: Held,
+    pub chars: OnceCell<usize>,
+    pub _held: Held,
 }
 
 impl Text {
@@ -82,19 +80,19 @@ pub(super) struct List {
     pub items: Vec<Value>,
     /// True for a tuple that is a pair made by `groupby`, with names.
     pub is_group: bool,
-    depth: usize,
-    is_plain: bool,
+    pub depth: usize,
+    pub is_plain: bool,
     /// Number of its values, those of its items included.
-    size: usize,
-    _held: Held,
+    pub size: usize,
+    pub _held: Held,
 }
 
 #[derive(Debug)]
 pub(super) struct Dict {
     pub items: Entries,
-    depth: usize,
-    is_plain: bool,
-    _held: Held,
+    pub depth: usize,
+    pub is_plain: bool,
+    pub _held: Held,
 }
 
 pub(super) type Entries = IndexMap<Key, Value>;
@@ -124,8 +122,8 @@ pub(super) struct Iterator {
     pub items: VecDeque<Value>,
     /// Failure to raise once the items are used up.
     pub failure: Option<Box<Failure>>,
-    depth: usize,
-    _held: Option<Held>,
+    pub depth: usize,
+    pub _held: Option<Held>,
 }
 
 /// Value that has a state or can be called.
@@ -137,6 +135,52 @@ pub(super) enum Object {
     Macro { of: Arc<ast::Macro>, scope: Rc<Scope> },
     Method(Value, &'static str),
     Function(&'static str),
+}
+
+/// Position in a value that is iterated over.
+#[derive(Debug)]
+pub(super) enum Source {
+    List(Rc<List>, usize),
+    Dict(View, Rc<Dict>, usize),
+    /// By byte.
+    Text(Rc<Text>, usize),
+    Range(Rc<Range>, usize),
+    Iterator(Rc<RefCell<Iterator>>),
+    Empty,
+}
+
+/// State of a `for` statement while it runs.
+#[derive(Debug)]
+pub(super) struct Loop {
+    pub source: RefCell<Source>,
+    /// Statement and its scope; removed once it has ended.
+    pub of: RefCell<Option<(Arc<ast::For>, Rc<Scope>)>>,
+    /// Number of turns begun, less one.
+    pub index0: Cell<i64>,
+    pub length: Cell<Option<i64>>,
+    /// True if the remaining items have already passed the loop's `if`.
+    pub has_passed: Cell<bool>,
+    /// Item of the next turn, if it was fetched ahead.
+    pub after: RefCell<Option<Value>>,
+    pub current: RefCell<Option<Value>>,
+    pub before: RefCell<Option<Value>>,
+    /// Arguments of the last call of `changed`.
+    pub last: RefCell<Option<Value>>,
+    /// Number of recursive calls that led to this loop.
+    pub depth0: i64,
+    /// Levels of the items, and this.
+    pub depth: usize,
+}
+
+/// Variables of one frame: the template, a turn of a loop, a macro, a block.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub variables: RefCell<Vec<(ast::Name, Value)>>,
+    /// Names that are not looked up outside, sorted.
+    pub hidden: Arc<[ast::Name]>,
+    /// True if the turn of a loop or the block that it belongs to is over.
+    pub is_over: Cell<bool>,
+    pub parent: Option<Rc<Scope>>,
 }
 
 /// A value that may be a key.
@@ -316,70 +360,5 @@ impl Value {
             },
             _ => 0,
         }
-    }
-}
-
-/// Returns the levels of a list or mapping of these values, itself included, and whether it is plain.
-fn levels<'a>(values: impl std::iter::Iterator<Item = &'a Value>) -> Outcome<(usize, bool)> {
-    let (mut depth, mut is_plain) = (1, true);
-    for value in values {
-        depth = depth.max(1 + value.depth());
-        is_plain &= value.is_plain();
-    }
-    if depth > LEVELS {
-        return Err(Failure::template(format!("the template nests more than {LEVELS} lists")));
-    }
-    Ok((depth, is_plain))
-}
-
-impl Meter {
-    pub fn text(self: &Rc<Self>, text: impl Into<String>) -> Outcome<Value> {
-        self.string(text.into(), false)
-    }
-
-    /// Creates a text, or markup.
-    pub fn string(self: &Rc<Self>, text: String, is_safe: bool) -> Outcome<Value> {
-        let held = self.hold(64 + text.len())?;
-        Ok(Value::Text(Rc::new(Text { text, is_safe, chars: OnceCell::new(), _held: held })))
-    }
-
-    pub fn list(self: &Rc<Self>, items: Vec<Value>) -> Outcome<Value> {
-        self.sequence(items, false).map(Value::List)
-    }
-
-    pub fn tuple(self: &Rc<Self>, items: Vec<Value>) -> Outcome<Value> {
-        self.sequence(items, false).map(Value::Tuple)
-    }
-
-    /// Creates the items of a list or tuple.
-    pub fn sequence(self: &Rc<Self>, items: Vec<Value>, is_group: bool) -> Outcome<Rc<List>> {
-        let held = self.hold(64 + items.len() * size_of::<Value>())?;
-        let (depth, is_plain) = levels(items.iter())?;
-        let inner = |item: &Value| if let Value::Tuple(tuple) = item { tuple.size } else { 1 };
-        let size = items.iter().map(inner).fold(1, usize::saturating_add);
-        Ok(Rc::new(List { items, is_group, depth, is_plain, size, _held: held }))
-    }
-
-    pub fn dict(self: &Rc<Self>, items: Entries) -> Outcome<Value> {
-        let held = self.hold(64 + items.len() * 64)?;
-        let (depth, is_plain) = levels(items.values())?;
-        Ok(Value::Dict(Rc::new(Dict { items, depth, is_plain, _held: held })))
-    }
-
-    /// Creates a generator over these, at whose end there may be a failure.
-    pub fn iterator(self: &Rc<Self>, items: Vec<Value>, failure: Option<Box<Failure>>) -> Outcome<Value> {
-        let held = self.hold(64 + items.len() * size_of::<Value>())?;
-        let (depth, _) = levels(items.iter())?;
-        let iterator = Iterator { items: items.into(), failure, depth, _held: Some(held) };
-        Ok(Value::Iterator(Rc::new(RefCell::new(iterator))))
-    }
-
-    pub fn object(self: &Rc<Self>, object: Object) -> Outcome<Value> {
-        let value = Value::Object(Rc::new(object));
-        self.spend(1)?;
-        if value.depth() > LEVELS {
-            return Err(Failure::template(format!("the template nests more than {LEVELS} values")));
-        }
-        Ok(value)
     }
 }

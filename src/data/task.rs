@@ -1,0 +1,188 @@
+//! Tasks: what a data set asks of a model, each kind with the keys of its catalog entry.
+
+use std::collections::BTreeMap;
+
+use super::template::Template;
+use crate::limits::{BEAMS, NEW_TOKENS, TOP_K};
+use crate::spec::reader::Reader;
+use crate::spec::values::{NOT_NEGATIVE, SHARE};
+use crate::spec::{Metric, keys};
+
+/// What a data set asks of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Task {
+    /// A sentence, or a pair, to one of n labels.
+    Classification(Classification),
+    /// A sentence, or a pair, to a number.
+    Regression(Regression),
+    /// A prompt that is not trained on, and a response that is.
+    Instruction(Instruction),
+    /// A conversation of several turns.
+    Chat(Chat),
+    /// A prompt to be continued and scored against an answer.
+    Generation(Generation),
+}
+
+keys! {
+    /// The keys of `task = "classification"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Classification in "" {
+        /// One text column, or two for pairs.
+        text: Vec<String> = given_texts();
+        /// Column of the label: 0..n-1, or one of `labels` (these alone if one of them is a number).
+        label: String = required();
+        /// Names of the classes 0..n-1.
+        labels: Vec<String> = given_texts();
+        /// Metrics; the first picks the best checkpoint unless the recipe says otherwise.
+        metrics: Vec<Metric> = metrics(&Metric::OF_CLASSES, 1);
+        /// File name of the GLUE submission for each test split.
+        submission: BTreeMap<String, String> = submission();
+        /// True if a submission holds label names instead of numbers.
+        submission_names: bool = flag(false);
+    }
+}
+
+keys! {
+    /// The keys of `task = "regression"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Regression in "" {
+        /// One text column, or two for pairs.
+        text: Vec<String> = given_texts();
+        /// Column of the number to predict.
+        label: String = required();
+        /// Metrics; the first picks the best checkpoint unless the recipe says otherwise.
+        metrics: Vec<Metric> = metrics(&Metric::OF_NUMBERS, 2);
+        /// File name of the GLUE submission for each test split.
+        submission: BTreeMap<String, String> = submission();
+    }
+}
+
+keys! {
+    /// The keys of `task = "instruction"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Instruction in "" {
+        /// Template of the prompt, not trained on: `{column}` stands for a column, `{{` and `}}` for braces.
+        prompt: Template = prompt();
+        /// Template of the response, trained on with the token that ends a text after it.
+        response: Template = template();
+    }
+}
+
+keys! {
+    /// The keys of `task = "chat"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Chat in "" {
+        /// Column of the messages, each row a list of objects with `role` and `content`.
+        messages: String = text("messages");
+    }
+}
+
+keys! {
+    /// The keys of `task = "generation"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Generation in "" {
+        /// Template of the prompt: `{column}` stands for a column, `{{` and `}}` for braces.
+        prompt: Template = prompt();
+        /// Template of the answer that a completion is scored against.
+        answer: Option<Template> = optional_template();
+        /// Names of the scoring rules.
+        scorers: Vec<String> = texts(&[]);
+        /// Longest completion, in tokens.
+        max_new_tokens: Option<usize> = optional_whole(1, NEW_TOKENS);
+        /// Texts that end a completion.
+        stop: Vec<String> = texts(&[]);
+        /// Hypotheses of a beam search; 1 = no search.
+        beams: usize = whole(1, 1, BEAMS);
+        /// Temperature of sampling; 0 = the likeliest token.
+        temperature: f64 = number(0.0, NOT_NEGATIVE);
+        /// Share of the probability that is sampled from.
+        top_p: f64 = number(1.0, SHARE);
+        /// Number of tokens that are sampled from; 0 = all.
+        top_k: usize = whole(0, 0, TOP_K);
+        /// Columns by whose values scores are told apart, too.
+        group_by: Vec<String> = texts(&[]);
+        /// Template of a solved row in a few-shot prompt; without it, prompt, space and answer.
+        shot: Option<Template> = optional_template();
+        /// Text between the rows of a few-shot prompt.
+        shot_separator: String = text("\n\n");
+        /// Split whose first usable rows are the shots.
+        shot_split: String = text("train");
+    }
+}
+
+/// Every kind of task, with its keys and their meanings.
+pub const KINDS: [(&str, &[(&str, &str)]); 5] = [
+    ("classification", Classification::KEYS),
+    ("regression", Regression::KEYS),
+    ("instruction", Instruction::KEYS),
+    ("chat", Chat::KEYS),
+    ("generation", Generation::KEYS),
+];
+
+impl Task {
+    /// Reads the keys of one of [`KINDS`]; faults are recorded.
+    pub(super) fn read(kind: &str, reader: &mut Reader) -> Self {
+        match kind {
+            "classification" => Self::Classification(Classification::read(reader)),
+            "regression" => Self::Regression(Regression::read(reader)),
+            "instruction" => Self::Instruction(Instruction::read(reader)),
+            "chat" => Self::Chat(Chat::read(reader)),
+            _ => Self::Generation(Generation::read(reader)),
+        }
+    }
+
+    /// Returns the name of its kind.
+    pub fn name(&self) -> &'static str {
+        let [(classes, _), (number, _), (instruction, _), (chat, _), (generation, _)] = KINDS;
+        match self {
+            Self::Classification(_) => classes,
+            Self::Regression(_) => number,
+            Self::Instruction(_) => instruction,
+            Self::Chat(_) => chat,
+            Self::Generation(_) => generation,
+        }
+    }
+
+    /// Returns the outputs of a head for it: its classes, or 1 for a number; `None` for a language model's task.
+    pub fn outputs(&self) -> Option<i64> {
+        match self {
+            Self::Classification(task) => Some(task.labels.len() as i64),
+            Self::Regression(_) => Some(1),
+            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+        }
+    }
+
+    /// Returns the names of the classes; none unless this is classification.
+    pub fn labels(&self) -> &[String] {
+        if let Self::Classification(task) = self { &task.labels } else { &[] }
+    }
+
+    /// Returns the metrics that a model is scored by during training, the one that picks the best checkpoint first.
+    pub fn metrics(&self) -> &[Metric] {
+        match self {
+            Self::Classification(task) => &task.metrics,
+            Self::Regression(task) => &task.metrics,
+            Self::Instruction(_) | Self::Chat(_) => &[Metric::Loss],
+            Self::Generation(_) => &[],
+        }
+    }
+
+    /// Returns the columns of the texts and of the label; `None` for a language model's task.
+    pub(super) fn labelled(&self) -> Option<(&[String], &str)> {
+        match self {
+            Self::Classification(task) => Some((&task.text, &task.label)),
+            Self::Regression(task) => Some((&task.text, &task.label)),
+            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+        }
+    }
+
+    /// Returns the file name of the GLUE submission for each test split.
+    pub fn submission(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = match self {
+            Self::Classification(task) => Some(&task.submission),
+            Self::Regression(task) => Some(&task.submission),
+            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+        };
+        names.into_iter().flatten().map(|(split, name)| (split.as_str(), name.as_str()))
+    }
+}
