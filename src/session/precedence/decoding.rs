@@ -58,7 +58,7 @@ pub fn decoding(
 }
 
 /// Returns the settings as lm-evaluation-harness and Transformers name them, without those that do nothing.
-pub(super) fn arguments(GenerationSettings { params, stop, .. }: &GenerationSettings) -> Value {
+pub fn arguments(GenerationSettings { params, stop, .. }: &GenerationSettings) -> Value {
     let mut found = json!({
         "until": stop,
         "max_gen_toks": params.max_new_tokens,
