@@ -5,14 +5,12 @@ use crate::cli::{DoctorArgs, Global};
 use crate::fault::Result;
 use crate::models::self_test::Check;
 use crate::report::{say, table};
-use crate::session::machine::{Cache, Findings};
+use crate::session::machine::{CacheFolder, Findings};
 
 /// Looks at the machine and tests the device.
-///
-/// # Errors
-/// When settings cannot be used; what is wrong with the machine is reported, with exit code 1.
+/// Fails when settings cannot be used; what is wrong with the machine is reported, with exit code 1.
 pub fn run(global: &Global, args: &DoctorArgs) -> Result<Outcome> {
-    let findings = Findings::gather(global)?;
+    let findings = Findings::gather(global.device, global.offline)?;
     if args.json {
         say(&serde_json::to_string_pretty(&findings)?);
     } else {
@@ -57,7 +55,7 @@ fn show(findings: &Findings) {
     if let Some(hint) = &findings.gpu.hint {
         say(&format!("hint       {hint}"));
     }
-    for Cache { folder, bytes, free_bytes } in &findings.caches {
+    for CacheFolder { folder, bytes, free_bytes } in &findings.caches {
         say(&format!("cache      {folder}: {}, {} free on its disk", gib(Some(*bytes)), gib(*free_bytes)));
     }
     say(&format!("hub        {}", findings.hub));

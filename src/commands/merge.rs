@@ -2,22 +2,22 @@
 
 use tch::Kind;
 
-use super::rebase;
+use super::{environment, rebase};
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
-use crate::export::{self, Source, hf, peft, probe, relative_difference};
+use crate::export::{AdaptedModel, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
+use crate::files;
 use crate::models::{Base, Build, Model};
 use crate::report::say;
+use crate::session::environment::Environment;
 use crate::session::subject::Subject;
-use crate::session::workplace::Workplace;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
-///
-/// # Errors
-/// When there is nothing to merge, a file cannot be written, or the logits differ by more than the tolerance.
+/// Fails when there is nothing to merge, a file cannot be written, or the logits differ by more than the
+/// tolerance.
 pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
-    let place = Workplace::open(global)?;
+    let place = environment(global)?;
     let subject = Subject::open(&place, &args.subject, &[])?;
     let Some(adapter) = &subject.adapter else {
         return Err(usage("there is nothing to merge: `--model` came without `--adapter`")
@@ -34,10 +34,10 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels)),
         MergeFormat::Peft => {
-            let source = Source { base, model: &model, trained: &trained, labels: &labels };
+            let source = AdaptedModel { base, model: &model, trained: &trained, labels: &labels };
             let kind = kind(args).unwrap_or(Kind::Float);
             let limit = tolerance(args, kind);
-            let difference = export::write_folder(&args.out, |folder| {
+            let difference = files::write_folder(&args.out, |folder| {
                 let difference = peft::write(folder, &source, &adapter.config, kind)?;
                 check(difference, limit, "weights")
             })?;
@@ -59,7 +59,7 @@ fn kind(args: &MergeArgs) -> Option<Kind> {
 }
 
 fn merge_hf(
-    place: &Workplace,
+    place: &Environment,
     args: &MergeArgs,
     base: &Base,
     model: Model,
@@ -69,8 +69,8 @@ fn merge_hf(
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(base)));
     let expected = probe(&base.config, &model)?;
     let outputs = (!base.config.is_decoder()).then_some(labels.len().max(1) as i64);
-    let (difference, bytes) = export::write_folder(&args.out, |folder| {
-        hf::write(folder, &Source { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
+    let (difference, bytes) = files::write_folder(&args.out, |folder| {
+        hf::write(folder, &AdaptedModel { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
         // Two models of 7B in fp32 would not fit where one does.
         drop(model);
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.

@@ -8,22 +8,21 @@ use crate::adapters::lora_xs::{CORE, LoraXsConfig};
 use crate::adapters::rebase::rebased;
 use crate::adapters::{Group, Method, Named, Trained, witness};
 use crate::cli::MergeArgs;
-use crate::export;
 use crate::fault::{Result, fault, usage};
+use crate::files;
 use crate::models::adapt::Layer;
 use crate::report::say;
+use crate::session::environment::Environment;
 use crate::session::subject::{Subject, adapter_basis};
-use crate::session::workplace::Workplace;
 
 /// Default limit of the residual: fp32 factors of one span agree to about 1e-6.
 const TOLERANCE: f64 = 1e-4;
 
 /// Writes the adapter of `subject`, whose trained tensors are `trained`, in the basis stored in `folder`.
-///
-/// # Errors
-/// When the method has no core, the basis is smaller or of another base, or its span leaves too large a residual.
+/// Fails when the method has no core, the basis is smaller or of another base, or its span leaves too large
+/// a residual.
 pub fn run(
-    place: &Workplace,
+    place: &Environment,
     args: &MergeArgs,
     subject: &Subject,
     trained: &Trained,
@@ -75,7 +74,7 @@ pub fn run(
         kept.push((format!("{name}.A"), factors.a.shallow_clone()));
         kept.push((format!("{name}.B"), factors.b.shallow_clone()));
     }
-    export::write_folder(&args.out, |out| file::save(out, &config, &moved, 0, &kept))?;
+    files::write_folder(&args.out, |out| file::save(out, &config, &moved, 0, &kept))?;
     say(&format!("wrote {}: rank {r} to {rank}, largest residual of a ΔW {largest:.2e}", args.out.display()));
     Ok(())
 }

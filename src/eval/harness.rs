@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::generation::{Record, Task, scores};
+use super::generation::{PromptSet, Record, scores};
 use crate::fault::Result;
 use crate::files;
 use crate::report::local_time;
@@ -19,7 +19,7 @@ const LONGEST_NAME: usize = 200;
 #[derive(Debug)]
 pub struct Scored<'a> {
     /// What was asked.
-    pub task: &'a Task<'a>,
+    pub task: &'a PromptSet<'a>,
     /// One per prompt, in their order.
     pub records: &'a [Record],
     /// Solved examples before each prompt.

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use super::workplace::Workplace;
+use super::environment::Environment;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::models::Base;
 
 /// Refuses lengths and vocabularies that the base cannot take.
-///
-/// # Errors
-/// Says which and what the limit is.
+/// The error says which and what the limit is.
 pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
     let longest = base.config.longest_sequence();
     if max_length as i64 > longest {
@@ -42,9 +40,7 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
 }
 
 /// Returns the outputs of the head for a data set: its classes, or 1 for a number.
-///
-/// # Errors
-/// When the data set is not for classification or regression.
+/// Fails when the data set is not for classification or regression.
 pub fn classes(dataset: &Dataset) -> Result<i64> {
     dataset.task.outputs().ok_or_else(|| {
         let (name, task) = (&dataset.name, dataset.task.name());
@@ -55,11 +51,9 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
 }
 
 /// Returns the data set of this name, and the order that maps a head's outputs with these `labels` to it.
-///
-/// # Errors
-/// When the head has not as many outputs as the data set needs.
+/// Fails when the head has not as many outputs as the data set needs.
 pub fn fitting<'a>(
-    place: &'a Workplace,
+    place: &'a Environment,
     task: &str,
     outputs: i64,
     labels: &[String],

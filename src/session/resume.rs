@@ -7,24 +7,19 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::check_finished;
-use crate::adapters::file::WEIGHTS;
-use crate::cli::TrainArgs;
+use super::run_folder::{CHECKPOINTS, LOCK, RECIPE, RESULTS};
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::{AdapterRecipe, Recipe};
 use crate::spec::Precision;
 
-/// Refuses a folder that holds a run, except with `--resume` or `--dry-run`.
-///
-/// # Errors
-/// Names what the folder holds.
-pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
-    let used =
-        ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
+/// Refuses a folder that holds a run, unless the command goes on with it or writes nothing (`may_be_used`).
+/// The error names what the folder holds.
+pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
+    let used = [RESULTS, RECIPE, CHECKPOINTS].into_iter().find(|name| out.join(name).exists());
     files::refuse_file(out)?;
     match used {
-        Some(name) if !args.resume && !args.dry_run => {
+        Some(name) if !may_be_used => {
             Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
                 .hint("go on with it by `--resume`, or choose another folder by `--out`")
                 .into())
@@ -33,30 +28,10 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     }
 }
 
-/// Refuses a run that is marked as finished without sound results and an adapter.
-///
-/// # Errors
-/// Names the file that is missing or damaged.
-pub fn refuse_half_done(out: &Path) -> Result<()> {
-    let (results, adapter) = (out.join("results.json"), out.join("adapter").join(WEIGHTS));
-    let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
-    if let Err(error) = check_finished(out) {
-        return Err(fault(format!("{error:#}")).hint(hint).into());
-    }
-    if adapter.exists() {
-        return Ok(());
-    }
-    Err(fault(format!("`{}` is finished, but there is no `{}`", out.display(), adapter.display()))
-        .hint(hint)
-        .into())
-}
-
 /// Locks the folder against other processes, and keeps it in place, while the returned values live.
-///
-/// # Errors
-/// When another process holds the folder, or it cannot be written.
+/// Fails when another process holds the folder, or it cannot be written.
 pub fn lock(out: &Path) -> Result<(File, Held)> {
-    let path = out.join(".lock");
+    let path = out.join(LOCK);
     let open = || -> io::Result<File> {
         fs::create_dir_all(out)?;
         OpenOptions::new().write(true).create(true).truncate(false).open(&path)
@@ -74,9 +49,7 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
 }
 
 /// Pins a run that began with the `main` of a repository to the commit that this was then.
-///
-/// # Errors
-/// When the run's recipe cannot be read.
+/// Fails when the run's recipe cannot be read.
 pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
     let chooses = recipe.train.precision == Precision::Auto;
@@ -93,9 +66,7 @@ pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
 }
 
 /// As [`refuse_another_recipe`], for a recipe whose base was not opened.
-///
-/// # Errors
-/// As [`refuse_another_recipe`].
+/// Fails as [`refuse_another_recipe`].
 pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -118,9 +89,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
 }
 
 /// Refuses to resume a run with another recipe than its own.
-///
-/// # Errors
-/// Names each key that differs, or says that the run's recipe is broken.
+/// The error names each key that differs, or says that the run's recipe is broken.
 pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     let name = path.display().to_string();
     let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is broken")?;

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tch::Kind;
 
-use super::results::check_subject;
-use super::workplace::{OpenBase, Workplace};
+use super::environment::{Environment, OpenBase};
+use super::finished::check_subject;
+use super::run_folder::{ADAPTER, RECIPE};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
 use crate::adapters::{Frozen, Method, Trained, witness};
-use crate::cli;
+use crate::cli::SubjectArgs;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan, Start};
 use crate::models::{Build, Model};
@@ -18,8 +19,8 @@ use crate::recipe::Recipe;
 
 /// A subject, opened.
 pub struct Subject {
-    /// The run's recipe, if it is a run.
-    pub recipe: Option<Recipe>,
+    /// The run's folder and recipe, if it is a run.
+    pub run: Option<(PathBuf, Recipe)>,
     /// The base.
     pub base: OpenBase,
     /// The adapter, if there is one.
@@ -30,46 +31,53 @@ pub struct Subject {
 
 impl Subject {
     /// Opens what the command line names; `sets` change the run's recipe.
-    ///
-    /// # Errors
-    /// When a folder or file is missing or wrong, or the adapter belongs to another base.
-    pub fn open(place: &Workplace, args: &cli::Subject, sets: &[String]) -> Result<Self> {
-        let (recipe, name, revision, folder) = match (&args.run, &args.model) {
-            (Some(run), _) => {
-                let recipe = run_recipe(run, sets)?;
-                let (name, revision) = (recipe.model.name.clone(), recipe.model.revision.clone());
-                (Some(recipe), name, Some(revision), Some(run.join("adapter")))
-            }
-            (None, Some(model)) => {
-                if !sets.is_empty() {
-                    return Err(usage(
-                        "`--set` changes the recipe of a run, and there is none without `--run`",
-                    )
-                    .into());
-                }
-                (None, model.clone(), args.revision.clone(), args.adapter.clone())
-            }
-            (None, None) => return Err(usage("neither `--run` nor `--model` is given").into()),
+    /// Fails when a folder or file is missing or wrong, or the adapter belongs to another base.
+    pub fn open(place: &Environment, args: &SubjectArgs, sets: &[String]) -> Result<Self> {
+        let opened = |name: &str, revision: &str| {
+            place.base(name, if revision.is_empty() { "main" } else { revision })
         };
-        let adapter = folder.as_deref().map(AdapterFile::open).transpose()?;
-        let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
-        let trained_on = trained_on.filter(|config| config.base_model_name_or_path == name);
-        let revision = revision.or(trained_on.map(|config| config.revision.clone())).unwrap_or_default();
-        let base = place.base(&name, if revision.is_empty() { "main" } else { &revision })?;
-        if let Some(adapter) = &adapter {
-            adapter.check_base(&name, &base.hash)?;
-        }
         if let Some(run) = &args.run {
-            check_subject(run, &base)?;
+            let open = |recipe: &Recipe| opened(&recipe.model.name, &recipe.model.revision);
+            return Ok(Self {
+                basis: args.basis.clone(),
+                ..Self::of_run(run, run_recipe(run, sets)?, open)?
+            });
         }
-        Ok(Self { recipe, base, adapter, basis: args.basis.clone() })
+        let Some(name) = &args.model else {
+            return Err(usage("neither `--run` nor `--model` is given").into());
+        };
+        if !sets.is_empty() {
+            let message = "`--set` changes the recipe of a run, and there is none without `--run`";
+            return Err(usage(message).into());
+        }
+        let adapter = args.adapter.as_deref().map(AdapterFile::open).transpose()?;
+        let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
+        let trained_on = trained_on.filter(|config| config.base_model_name_or_path == *name);
+        let revision = args.revision.clone().or(trained_on.map(|config| config.revision.clone()));
+        let base = opened(name, &revision.unwrap_or_default())?;
+        if let Some(adapter) = &adapter {
+            adapter.check_base(name, &base.hash)?;
+        }
+        Ok(Self { run: None, base, adapter, basis: args.basis.clone() })
+    }
+
+    /// Opens the adapter of the run in `folder`, and its base through `base`.
+    /// Fails when a file is missing or wrong, or the base is not the run's.
+    pub fn of_run(
+        folder: &Path,
+        recipe: Recipe,
+        base: impl FnOnce(&Recipe) -> Result<OpenBase>,
+    ) -> Result<Self> {
+        let adapter = AdapterFile::open(&folder.join(ADAPTER))?;
+        let base = base(&recipe)?;
+        adapter.check_base(&recipe.model.name, &base.hash)?;
+        check_subject(folder, &base)?;
+        Ok(Self { run: Some((folder.to_owned(), recipe)), base, adapter: Some(adapter), basis: None })
     }
 
     /// Builds the model with its adapter, in `kind`, with a head of `outputs` outputs.
-    ///
-    /// # Errors
-    /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
-    pub fn build(&self, place: &Workplace, kind: Kind, outputs: Option<i64>) -> Result<(Model, Trained)> {
+    /// Fails when a tensor does not fit, or the basis is not the one that the adapter was trained in.
+    pub fn build(&self, place: &Environment, kind: Kind, outputs: Option<i64>) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
         let build = Build { device: place.device, kind, outputs, seeds: vec![0], train_base };
@@ -82,17 +90,13 @@ impl Subject {
     }
 
     /// Returns the outputs of the classification head; `None` for a language model.
-    ///
-    /// # Errors
-    /// As [`Subject::head_outputs`].
+    /// Fails as [`Subject::head_outputs`].
     pub fn outputs(&self) -> Result<Option<i64>> {
         if self.base.base.config.is_decoder() { Ok(None) } else { self.head_outputs().map(Some) }
     }
 
     /// Returns the outputs of the classification head: the adapter's, else the checkpoint's.
-    ///
-    /// # Errors
-    /// When there is no trained head.
+    /// Fails when there is no trained head.
     pub fn head_outputs(&self) -> Result<i64> {
         // From another program, the head of an adapter tells the number.
         let of_adapter = self.adapter.as_ref().and_then(|adapter| match adapter.config.dataset.is_empty() {
@@ -116,7 +120,7 @@ impl Subject {
 }
 
 fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
-    let path = run.join("recipe.toml");
+    let path = run.join(RECIPE);
     if !path.exists() {
         let missing = fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display()));
         return Err(missing.hint("a run is the folder that `loraxs train --out` wrote").into());
@@ -125,11 +129,9 @@ fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
 }
 
 /// Puts the adapter's layers on the model, after checking that their basis is the adapter's own.
-///
-/// # Errors
-/// When the basis cannot be had or differs.
-pub fn attach(
-    place: &Workplace,
+/// Fails when the basis cannot be had or differs.
+fn attach(
+    place: &Environment,
     base: &OpenBase,
     adapter: &AdapterFile,
     basis_folder: Option<&Path>,
@@ -137,9 +139,7 @@ pub fn attach(
     trained: &mut Trained,
 ) -> Result<()> {
     let AdapterConfig { method, modules, .. } = &adapter.config;
-    let mut layers = if modules.is_empty() { Vec::new() } else { adapted(base, modules)? };
-    // Stacked tensors and their witness follow the adapter's own order.
-    layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
+    let layers = adapted(base, modules)?;
     let mut frozen = Frozen { basis: None, tensors: adapter.stored_frozen()? };
     if method.basis_rank().is_some() {
         frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
@@ -150,7 +150,8 @@ pub fn attach(
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }
 
-/// Returns the layers that an adapter names; each must exist.
+/// Returns the layers that an adapter names, in its order, which stacked tensors and witnesses follow.
+/// Fails when one does not exist.
 fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
     let all = base.base.linear_layers();
     let find = |module: &String| {
@@ -164,11 +165,9 @@ fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
 }
 
 /// Returns the basis that an adapter was trained in: from its file, `folder` or the cache, or recomputed.
-///
-/// # Errors
-/// When it cannot be had, or its witness differs from the adapter's.
+/// Fails when it cannot be had, or its witness differs from the adapter's.
 pub fn adapter_basis(
-    place: &Workplace,
+    place: &Environment,
     base: &OpenBase,
     adapter: &AdapterFile,
     folder: Option<&Path>,
@@ -177,11 +176,7 @@ pub fn adapter_basis(
     let rank = method.basis_rank().unwrap_or(0);
     let basis = match (adapter.stored_basis()?, record) {
         (Some(basis), _) if folder.is_none() || !adapter.layout.knows_basis() => basis,
-        (_, Some(record)) => {
-            let mut layers = adapted(base, modules)?;
-            layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
-            place.basis(base, &layers, &record.spec, folder)?.0
-        }
+        (_, Some(record)) => place.basis(base, &adapted(base, modules)?, &record.spec, folder)?.0,
         _ => return Err(fault("the adapter does not say which basis it was trained in").into()),
     };
     if basis.spec.rank != rank && adapter.layout.knows_basis() {

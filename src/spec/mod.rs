@@ -1,5 +1,6 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
+mod device;
 mod keys;
 mod metric;
 pub mod reader;
@@ -8,6 +9,7 @@ pub mod values;
 use std::fmt;
 
 use clap::ValueEnum;
+pub use device::DeviceChoice;
 pub(crate) use keys::keys;
 pub use metric::Metric;
 use serde::{Deserialize, Serialize, Serializer};

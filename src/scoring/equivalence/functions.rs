@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::expression::{Expression as E, Function};
-use super::read::{Reader, product_of};
+use super::read::{ExpressionReader, product_of};
 use crate::scoring::python::pattern;
 
 pub const FUNCTIONS: [(&str, Function); 19] = [
@@ -35,7 +35,7 @@ static DERIVED: LazyLock<Regex> = LazyLock::new(|| pattern(r"^(?:d|\\partial)(?:
 static DERIVED_BY: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"^(?:(?:d|\\partial)(?:[A-Za-z]|\\[A-Za-z]+)(?:\^\w)?)+$"));
 
-impl Reader {
+impl ExpressionReader {
     /// Reads the arguments in brackets after a function of which only the name is known.
     pub(super) fn applied(&mut self, function: E) -> Option<E> {
         let arguments = match self.group('(')? {

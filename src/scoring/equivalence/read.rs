@@ -20,7 +20,7 @@ const NAMED: [&str; 7] = ["f", "g", "h", "F", "G", "H", "P"];
 
 /// Reads a cleaned answer; `None` if it is not one, or if anything is left over.
 pub fn read(text: &str) -> Option<E> {
-    let mut reader = Reader {
+    let mut reader = ExpressionReader {
         text: text.chars().collect(),
         place: 0,
         depth: 0,
@@ -34,8 +34,8 @@ pub fn read(text: &str) -> Option<E> {
     (reader.place == reader.text.len()).then_some(answer)
 }
 
-/// Reader at a place in a text.
-pub struct Reader {
+/// ExpressionReader at a place in a text.
+pub struct ExpressionReader {
     pub(super) text: Vec<char>,
     pub(super) place: usize,
     pub(super) depth: usize,
@@ -47,7 +47,7 @@ pub struct Reader {
     pub(super) radians: bool,
 }
 
-impl Reader {
+impl ExpressionReader {
     pub(super) fn peek(&self) -> Option<char> {
         self.text.get(self.place).copied()
     }

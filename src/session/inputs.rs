@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use tch::Kind;
-
 use super::counts::{Counts, adapted};
+use super::environment::{Environment, OpenBase, kind_of, settled};
 use super::fit::{check_fit, classes};
 use super::forecast::Forecast;
-use super::settled;
-use super::workplace::{OpenBase, Workplace};
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -17,11 +14,11 @@ use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::encoder::head::count_of;
 use crate::recipe::Recipe;
-use crate::spec::{Every, Metric, Precision};
+use crate::spec::{Every, Metric};
 use crate::train::order::steps_per_epoch;
 
 /// Everything that a training needs except its model.
-pub struct Opened {
+pub struct TrainInputs {
     /// The resolved recipe.
     pub recipe: Recipe,
     /// The base.
@@ -40,12 +37,10 @@ pub struct Opened {
     pub outputs: Option<i64>,
 }
 
-impl Opened {
+impl TrainInputs {
     /// Opens everything that the recipe names, and fills in what it leaves to the base.
-    ///
-    /// # Errors
-    /// When something is missing or does not fit.
-    pub fn open(place: &Workplace, mut recipe: Recipe) -> Result<Self> {
+    /// Fails when something is missing or does not fit.
+    pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
         let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         let outputs = outputs(&base, &dataset)?;
@@ -84,9 +79,7 @@ impl Opened {
     }
 
     /// Shows the first training example as the model sees it, the trained part between `⟦` and `⟧`.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot decode.
+    /// Fails when the tokenizer cannot decode.
     pub fn shown_example(&self) -> Result<String> {
         let Some(example) = self.train.examples.first() else { return Ok(String::new()) };
         let count = example.ids.len();
@@ -104,9 +97,7 @@ impl Opened {
     }
 
     /// Counts the trainable parameters of adapter, base and head, by the formulas of method and head.
-    ///
-    /// # Errors
-    /// When a target names no layer, or the rank does not fit one.
+    /// Fails when a target names no layer, or the rank does not fit one.
     pub fn counts(&self) -> Result<Counts> {
         let base = &self.base.base;
         let adapter = &self.recipe.adapter;
@@ -126,14 +117,8 @@ impl Opened {
     }
 
     /// Returns the text that `--dry-run` prints for a run in `out`.
-    ///
-    /// # Errors
-    /// When a target names no layer.
-    pub fn forecast(&self, place: &Workplace, out: &Path) -> Result<String> {
-        let kind = match self.recipe.train.precision {
-            Precision::Auto | Precision::Fp32 | Precision::Tf32 => Kind::Float,
-            Precision::Bf16 | Precision::Fp16 => Kind::Half,
-        };
+    /// Fails when a target names no layer.
+    pub fn forecast(&self, place: &Environment, out: &Path) -> Result<String> {
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
         let counts = self.counts()?;
         let forecast = Forecast {
@@ -142,7 +127,7 @@ impl Opened {
             lengths: &lengths,
             micro_batch_size: self.recipe.train.micro_batch_size,
             micro_batch_tokens: self.recipe.train.micro_batch_tokens,
-            kind,
+            kind: kind_of(self.recipe.train.precision),
             recompute: self.recipe.train.gradient_checkpointing,
             steps: self.steps(),
             free: crate::torch::free_bytes(place.device),
@@ -170,7 +155,7 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
 }
 
 /// Refuses tasks that could not be scored after the training.
-fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()> {
+fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<()> {
     for name in &recipe.eval.tasks {
         let task = &place.catalog.get(name)?.task;
         if !matches!(task, Task::Generation(_)) {

@@ -1,51 +1,31 @@
-//! `loraxs eval` of a language model on prompts: its completions, judged.
+//! Scores of a language model on prompts: its completions, judged.
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::decoding::arguments;
+use super::Scorer;
 use crate::adapters::file::AdapterFile;
-use crate::cli::EvalArgs;
 use crate::data::dataset::Dataset;
 use crate::data::prompts::{self, Prompts, Shots};
 use crate::data::split::Split;
 use crate::data::task::Generation;
-use crate::data::tokenize::Tokenizer;
-use crate::eval::generation::{Task, answer};
+use crate::eval::generation::{PromptSet, answer};
 use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::generate::GenerationSettings;
+use crate::generate::{GenerationSettings, SamplingParams};
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
-use crate::session::request::Request;
-use crate::session::subject::Subject;
-use crate::session::workplace::Workplace;
+use crate::session::precedence::arguments;
 use crate::train::interrupt;
 
-/// State shared by the tasks of one call.
-pub struct Scoring<'a> {
-    /// Source of the data.
-    pub place: &'a Workplace,
-    /// Model to score.
-    pub subject: &'a Subject,
-    /// Settings of all tasks.
-    pub request: &'a Request,
-    /// The command line.
-    pub args: &'a EvalArgs,
-    /// The tokenizer of the base.
-    pub tokenizer: &'a Tokenizer,
-}
-
-impl Scoring<'_> {
+impl Scorer<'_> {
     /// Continues and judges the prompts of a data set, adapters merged; `None` when interrupted.
-    ///
-    /// # Errors
-    /// When the data set or its answers of an earlier run cannot be used, or generation fails.
-    pub fn run(
+    /// Fails when the data set or its answers of an earlier run cannot be used, or generation fails.
+    pub(super) fn generation(
         &self,
         (dataset, keys): (&Dataset, &Generation),
         generation: &GenerationSettings,
@@ -57,7 +37,7 @@ impl Scoring<'_> {
             let message = format!("`{}` has no scorer", dataset.name);
             return Err(usage(message).hint("name them as `scorers` in its catalog entry").into());
         }
-        let split = self.split(dataset);
+        let split = self.settings.split(dataset);
         let found = self.prompts((dataset, keys), split)?;
         let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
         if let Some(column) = keys.group_by.iter().find(|column| !has(column)) {
@@ -74,25 +54,32 @@ impl Scoring<'_> {
         let identity = json!({
             "base": self.subject.base.hash,
             "config": self.subject.base.config_hash,
-            "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
-            "precision": format!("{:?}", self.request.precision),
+            "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash).transpose()?,
+            "precision": self.settings.precision,
             "split": split, "prompts": found.hash, "scorers": keys.scorers,
             "max_new_tokens": params.max_new_tokens, "stop": generation.stop, "ends": params.ends,
-            "sampling": format!("{:?}", params.sampling), "search": format!("{:?}", params.search),
+            "sampling": params.sampling, "search": params.search,
             "penalties": params.penalties, "seed": params.seed,
         });
-        let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
-        files::hold_for_good(&self.request.out)?;
+        let earlier = self.as_earlier(&identity, params);
+        let task = PromptSet {
+            name: &dataset.name,
+            rules: &rules,
+            prompts: &found.prompts,
+            identity: &identity,
+            earlier: &earlier,
+        };
+        files::hold_for_good(&self.settings.out)?;
         let _awaited = interrupt::awaited();
-        let file = self.request.out.join("predictions").join(format!("{}.jsonl", dataset.name));
-        let Some(records) = answer(&task, (model, self.tokenizer), generation, &file)? else {
+        let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
+        let Some(records) = answer(&task, (model, &self.tokenizer), generation, &file)? else {
             return Ok(None);
         };
         let seconds = start.elapsed().as_secs_f64();
         let arguments = arguments(generation);
-        let shots = self.args.generation.shots;
+        let shots = self.request.generation.shots;
         let scored = Scored { task: &task, records: &records, shots, arguments: &arguments, seconds };
-        harness::write(&self.request.out, &self.subject.base.name, &scored)?;
+        harness::write(&self.settings.out, &self.subject.base.name, &scored)?;
         let tokens: usize = records.iter().map(|record| record.tokens).sum();
         say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
         let mut result = TaskResult::of_answers(&keys.group_by, split, (&rules, &found, &records), seconds);
@@ -100,22 +87,26 @@ impl Scoring<'_> {
         Ok(Some(result))
     }
 
-    /// Returns the split asked for, else the one that generation data is scored on.
-    fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
-        let own = dataset.files.contains_key("test").then_some("test");
-        self.args.split.as_deref().or(own).unwrap_or(&self.request.split)
+    /// Returns the identity of answers as earlier releases wrote it, with values as Rust prints them.
+    fn as_earlier(&self, identity: &Value, params: &SamplingParams) -> Value {
+        let mut earlier = identity.clone();
+        earlier["adapter"] = self.subject.adapter.as_ref().map(AdapterFile::earlier_hash).into();
+        earlier["precision"] = format!("{:?}", self.settings.precision).into();
+        earlier["sampling"] = format!("{:?}", params.sampling).into();
+        earlier["search"] = format!("{:?}", params.search).into();
+        earlier
     }
 
     fn prompts(&self, (dataset, keys): (&Dataset, &Generation), name: &str) -> Result<Prompts> {
         let files = self.place.files(dataset, name)?;
-        let split = Split { dataset, name, files: &files, limit: self.args.limit };
-        let count = self.args.generation.shots;
+        let split = Split { dataset, name, files: &files, limit: self.request.limit };
+        let count = self.request.generation.shots;
         let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         if count == 0 {
-            return prompts::load(&split, None, self.tokenizer, longest);
+            return prompts::load(&split, None, &self.tokenizer, longest);
         }
         let files = self.place.files(dataset, &keys.shot_split)?;
         let split_of_shots = Split { dataset, name: &keys.shot_split, files: &files, limit: 0 };
-        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), self.tokenizer, longest)
+        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), &self.tokenizer, longest)
     }
 }

@@ -14,9 +14,7 @@ use crate::train::interrupt;
 const MAX_NEW_TOKENS: usize = 256;
 
 /// Returns the settings, and remarks on those of the checkpoint that they overrule or that have no effect.
-///
-/// # Errors
-/// When options contradict each other.
+/// Fails when options contradict each other.
 pub fn decoding(
     args: &GenerationArgs,
     task: &Generation,
@@ -58,7 +56,7 @@ pub fn decoding(
 }
 
 /// Returns the settings as lm-evaluation-harness and Transformers name them, without those that do nothing.
-pub(super) fn arguments(GenerationSettings { params, stop, .. }: &GenerationSettings) -> Value {
+pub fn arguments(GenerationSettings { params, stop, .. }: &GenerationSettings) -> Value {
     let mut found = json!({
         "until": stop,
         "max_gen_toks": params.max_new_tokens,
