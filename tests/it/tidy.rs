@@ -311,8 +311,7 @@ fn no_type_is_defined_twice() {
 }
 
 /// Modules that import each other; each is to be taken apart.
-const CIRCLES: [&[&str]; 0] = [
-];
+const CIRCLES: [&[&str]; 0] = [];
 
 /// The modules that each module imports from, besides those around it and inside it.
 fn imports(sources: &[Source]) -> BTreeMap<String, Vec<String>> {
