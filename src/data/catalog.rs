@@ -124,7 +124,7 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::dataset::Origin;
+    use crate::data::dataset::DatasetSource;
     use crate::data::task::{Generation, Task};
     use crate::fault::{exit_code, hint_of};
     use crate::spec::Metric;
@@ -140,7 +140,7 @@ mod tests {
         for task in ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"] {
             let dataset = catalog.get(&format!("glue/{task}")).unwrap();
             assert!(
-                matches!(&dataset.origin, Origin::Hub { repository, .. } if repository == "nyu-mll/glue")
+                matches!(&dataset.origin, DatasetSource::Hub { repository, .. } if repository == "nyu-mll/glue")
             );
             for split in ["train", "validation", "test"] {
                 assert!(!dataset.patterns(split).unwrap().is_empty(), "{task} {split}");
@@ -186,7 +186,7 @@ mod tests {
             "[math]\nlike = \"math\"\nfiles = { test = \"t.jsonl\" }\n[b]\nlike = \"math\"\nstop = [\"x\"]\n";
         let catalog = catalog.clone().with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
         let (math, builtin) = (catalog.get("math").unwrap(), Catalog::builtin().unwrap());
-        assert_eq!(math.origin, Origin::Folder { folder: "/f".into(), source: None });
+        assert_eq!(math.origin, DatasetSource::Folder { folder: "/f".into(), source: None });
         assert_eq!(math.task, builtin.get("math").unwrap().task);
         assert_eq!(generation(math).group_by, ["type", "level"]);
         assert_eq!(generation(catalog.get("b").unwrap()).stop, ["x"]);
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(one.task.metrics(), [Metric::Pearson, Metric::Spearmanr]);
         let replaced = catalog.get("glue/rte").unwrap();
         assert_eq!(replaced.task.name(), "regression");
-        assert_eq!(replaced.origin, Origin::Folder { folder: folder.path().into(), source: None });
+        assert_eq!(replaced.origin, DatasetSource::Folder { folder: folder.path().into(), source: None });
         assert!(replaced.local_files("train").is_err());
     }
 }

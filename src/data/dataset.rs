@@ -16,7 +16,7 @@ pub struct Dataset {
     /// What it asks of a model.
     pub task: Task,
     /// Where its files are.
-    pub origin: Origin,
+    pub origin: DatasetSource,
     /// File names or patterns of each split.
     pub files: BTreeMap<String, Vec<String>>,
     /// Key of a JSON object under which its rows stand, as `field` of Hugging Face's `datasets`.
@@ -25,7 +25,7 @@ pub struct Dataset {
 
 /// Place of a data set's files.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Origin {
+pub enum DatasetSource {
     /// A repository on the hub.
     Hub {
         /// Its name.
@@ -62,9 +62,11 @@ impl Dataset {
     /// When the split does not exist, or a file name or pattern matches nothing, which names the folder.
     pub fn local_files(&self, split: &str) -> Result<Vec<PathBuf>> {
         let (folder, source) = match &self.origin {
-            Origin::Folder { folder, source } if !folder.as_os_str().is_empty() => (folder.as_path(), source),
-            Origin::Folder { source, .. } => (Path::new("."), source),
-            Origin::Hub { .. } => (Path::new("."), &None),
+            DatasetSource::Folder { folder, source } if !folder.as_os_str().is_empty() => {
+                (folder.as_path(), source)
+            }
+            DatasetSource::Folder { source, .. } => (Path::new("."), source),
+            DatasetSource::Hub { .. } => (Path::new("."), &None),
         };
         let mut found = Vec::new();
         for pattern in self.patterns(split)? {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use toml::Value;
 
-use super::dataset::{Dataset, Origin};
+use super::dataset::{Dataset, DatasetSource};
 use super::task::{KINDS, Task};
 use super::template::Template;
 use crate::fault::which;
@@ -56,11 +56,11 @@ pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dat
         reader.fail("dir", "`hub` and `dir` exclude each other");
     }
     let origin = match entry.hub {
-        Some(repository) => Origin::Hub { repository, revision: entry.revision },
+        Some(repository) => DatasetSource::Hub { repository, revision: entry.revision },
         None => {
             // Collecting the components drops a `.` among them.
             let folder = folder.join(entry.dir.unwrap_or_default()).components().collect();
-            Origin::Folder { folder, source: entry.source }
+            DatasetSource::Folder { folder, source: entry.source }
         }
     };
     Some(Dataset { name: name.to_owned(), task, origin, files: entry.files, field: entry.field })

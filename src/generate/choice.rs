@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use super::beams;
 use super::candidates::{best, candidates, draw, likeliest, warp};
-use super::entry::{Entry, Event, State};
+use super::entry::{Event, State, Submitted};
 use super::{Finish, Sampling, SamplingParams};
 use crate::fault::Result;
 
@@ -15,7 +15,11 @@ pub fn alike(a: &SamplingParams, b: &SamplingParams) -> bool {
 }
 
 /// Returns scores with penalties applied, if there are any.
-fn penalised(entries: &[&mut Entry<'_>], params: &SamplingParams, scores: &Tensor) -> Result<Option<Tensor>> {
+fn penalised(
+    entries: &[&mut Submitted<'_>],
+    params: &SamplingParams,
+    scores: &Tensor,
+) -> Result<Option<Tensor>> {
     if params.penalties.is_none() {
         return Ok(None);
     }
@@ -30,7 +34,7 @@ fn penalised(entries: &[&mut Entry<'_>], params: &SamplingParams, scores: &Tenso
 ///
 /// # Errors
 /// When logits are not finite, or a stop rule fails.
-pub fn choose(entries: &mut [&mut Entry<'_>], logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
+pub fn choose(entries: &mut [&mut Submitted<'_>], logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
     let Some(params) = entries.first().map(|entry| entry.request.params.clone()) else { return Ok(()) };
     let penalised = penalised(entries, &params, logits)?;
     let chosen = match (params.sampling, &penalised) {
@@ -38,7 +42,7 @@ pub fn choose(entries: &mut [&mut Entry<'_>], logits: &Tensor, events: &mut Vec<
         (Sampling::Greedy, Some(scores)) => likeliest(scores)?,
         (Sampling::Random { top_k, .. }, _) => {
             let scores = penalised.as_ref().unwrap_or(logits).log_softmax(1, Kind::Float);
-            let draw_one = |(entry, mut found): (&&mut Entry<'_>, _)| {
+            let draw_one = |(entry, mut found): (&&mut Submitted<'_>, _)| {
                 warp(&mut found, params.sampling, 1);
                 draw(
                     &found,
@@ -70,7 +74,7 @@ pub fn choose(entries: &mut [&mut Entry<'_>], logits: &Tensor, events: &mut Vec<
 /// # Errors
 /// As [`choose`].
 pub fn search(
-    entries: &mut [&mut Entry<'_>],
+    entries: &mut [&mut Submitted<'_>],
     logits: &Tensor,
     sources: &mut [i64],
     events: &mut Vec<Event>,

@@ -16,7 +16,7 @@ use crate::files;
 
 /// Treatment of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Support {
     /// Has the same effect as in Transformers.
     Heeded,
     /// Decided by command line and catalog; reported if it differs from them.
@@ -30,25 +30,25 @@ pub enum Verdict {
 }
 
 /// Every setting of Transformers 5.24 (`generation/configuration_utils.py`) by its verdict.
-const SETTINGS: [(Verdict, &str); 5] = [
+const SETTINGS: [(Support, &str); 5] = [
     (
-        Verdict::Heeded,
+        Support::Heeded,
         "bad_words_ids begin_suppress_tokens early_stopping encoder_no_repeat_ngram_size \
          encoder_repetition_penalty eos_token_id exponential_decay_length_penalty forced_bos_token_id \
          forced_eos_token_id length_penalty min_length min_new_tokens no_repeat_ngram_size \
          remove_invalid_values renormalize_logits repetition_penalty sequence_bias stop_strings \
          suppress_tokens",
     ),
-    (Verdict::Left, "do_sample max_length max_new_tokens num_beams num_return_sequences"),
-    (Verdict::Drawn, "epsilon_cutoff eta_cutoff min_p temperature top_h top_k top_p typical_p"),
+    (Support::Left, "do_sample max_length max_new_tokens num_beams num_return_sequences"),
+    (Support::Drawn, "epsilon_cutoff eta_cutoff min_p temperature top_h top_k top_p typical_p"),
     (
-        Verdict::Missing,
+        Support::Missing,
         "assistant_ensemble_weight cache_implementation constraints diversity_penalty dola_layers \
          force_words_ids guidance_scale max_time num_beam_groups penalty_alpha token_healing \
          watermarking_config",
     ),
     (
-        Verdict::Idle,
+        Support::Idle,
         "_from_model_config assistant_confidence_threshold assistant_early_exit assistant_lookbehind \
          bos_token_id cache_config compile_config continuous_batching_config decoder_start_token_id \
          disable_compile is_assistant low_memory max_cache_len max_matching_ngram_size \
@@ -69,7 +69,7 @@ const NEUTRAL: [(&str, &str); 5] = [
 ];
 
 /// Returns every known setting with its verdict.
-pub fn settings() -> impl Iterator<Item = (&'static str, Verdict)> {
+pub fn settings() -> impl Iterator<Item = (&'static str, Support)> {
     SETTINGS
         .into_iter()
         .flat_map(|(verdict, names)| names.split_whitespace().map(move |name| (name, verdict)))
@@ -121,9 +121,9 @@ impl Asked {
             let named = (key.clone(), value.clone());
             match settings().find(|(name, _)| name == key) {
                 _ if does_nothing(key, value) => {}
-                Some((_, Verdict::Left)) => asked.left.push(named),
-                Some((_, Verdict::Drawn)) if draws => asked.left.push(named),
-                Some((_, Verdict::Missing)) => asked.missing.push(named),
+                Some((_, Support::Left)) => asked.left.push(named),
+                Some((_, Support::Drawn)) if draws => asked.left.push(named),
+                Some((_, Support::Missing)) => asked.missing.push(named),
                 Some(_) => {}
                 // `config.json` has many unrelated fields.
                 None if is_own && !key.starts_with('_') => asked.missing.push(named),

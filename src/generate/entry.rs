@@ -21,7 +21,7 @@ pub enum Event {
 }
 
 /// A request that waits or runs.
-pub struct Entry<'a> {
+pub struct Submitted<'a> {
     pub id: Id,
     pub request: Request<'a>,
     /// First of its slots, of which it has one for each beam.
@@ -39,7 +39,7 @@ pub enum State {
     Beams(Beams),
 }
 
-impl<'a> Entry<'a> {
+impl<'a> Submitted<'a> {
     pub fn new(id: Id, request: Request<'a>) -> Self {
         let beams = request.params.search.beams;
         let state = if beams > 1 { State::Beams(Beams::new(beams)) } else { State::One(Vec::new()) };

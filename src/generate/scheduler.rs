@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 
 use tch::no_grad;
 
-use super::entry::{Entry, Event, Id};
+use super::entry::{Event, Id, Submitted};
 use super::memory::unless_exhausted;
 use super::request::Request;
 use super::slots::{Limits, Slots};
@@ -34,7 +34,7 @@ pub struct Scheduler<'a> {
     model: &'a CausalLm,
     limits: Limits,
     submitted: u64,
-    queue: VecDeque<Entry<'a>>,
+    queue: VecDeque<Submitted<'a>>,
     /// Made in the first step.
     slots: Option<Slots<'a>>,
     /// News since the last step.
@@ -55,7 +55,7 @@ impl<'a> Scheduler<'a> {
     pub fn submit(&mut self, request: Request<'a>) -> Result<Id> {
         request.check(&self.model.config)?;
         let (index, tokens) = (request.index, request.tokens());
-        let entry = Entry::new(Id(self.submitted), request);
+        let entry = Submitted::new(Id(self.submitted), request);
         let Limits { slots: most_slots, tokens: most_tokens } = self.limits;
         if tokens > most_tokens || entry.width() > most_slots {
             let width = entry.width();
@@ -112,7 +112,7 @@ impl<'a> Scheduler<'a> {
         for entry in running.into_iter().filter(|entry| !entry.done).rev() {
             self.queue.push_front(entry.evicted());
         }
-        let widest = self.queue.iter().map(Entry::width).max().unwrap_or(1);
+        let widest = self.queue.iter().map(Submitted::width).max().unwrap_or(1);
         let (slots, fewer) = (self.limits.slots, (self.limits.slots / 2).max(widest));
         if fewer >= slots {
             let longest = self.queue.iter().map(|entry| entry.request.ids.len()).max().unwrap_or(0);

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::choice::{alike, choose, search};
 use super::decoding::Decoding;
-use super::entry::{Entry, Event};
+use super::entry::{Event, Submitted};
 use super::memory::shape;
 use crate::fault::Result;
 use crate::models::CausalLm;
@@ -39,7 +39,7 @@ pub struct Slots<'a> {
     decoding: Decoding<'a>,
     /// Number of slots, without the one for `shared`.
     count: usize,
-    running: Vec<Entry<'a>>,
+    running: Vec<Submitted<'a>>,
     /// The beginning of several prompts, which one more slot holds.
     shared: Vec<u32>,
 }
@@ -64,7 +64,7 @@ impl<'a> Slots<'a> {
     }
 
     /// Returns the running requests.
-    pub fn into_running(self) -> Vec<Entry<'a>> {
+    pub fn into_running(self) -> Vec<Submitted<'a>> {
         self.running
     }
 
@@ -82,7 +82,7 @@ impl<'a> Slots<'a> {
     ///
     /// # Errors
     /// When a pass fails.
-    pub fn admit(&mut self, queue: &mut VecDeque<Entry<'a>>, events: &mut Vec<Event>) -> Result<()> {
+    pub fn admit(&mut self, queue: &mut VecDeque<Submitted<'a>>, events: &mut Vec<Event>) -> Result<()> {
         if !self.is_empty() && (self.count - self.occupied()) * FREE_SHARE < self.count {
             return Ok(());
         }
@@ -100,7 +100,7 @@ impl<'a> Slots<'a> {
     }
 
     /// Reads what all waiting prompts begin with into the slot after the others.
-    fn share(&mut self, queue: &VecDeque<Entry<'a>>) -> Result<()> {
+    fn share(&mut self, queue: &VecDeque<Submitted<'a>>) -> Result<()> {
         let mut prompts = queue.iter().map(|entry| entry.request.ids.as_slice());
         let first = prompts.next().unwrap_or_default();
         let length = prompts.fold(first.len(), |length, ids| common(&first[..length], ids));
@@ -113,7 +113,7 @@ impl<'a> Slots<'a> {
     }
 
     /// Moves requests from the queue into free slots, as many as are read in one pass.
-    fn take(&mut self, queue: &mut VecDeque<Entry<'a>>) {
+    fn take(&mut self, queue: &mut VecDeque<Submitted<'a>>) {
         let most = if self.model.device().is_cuda() { PREFILL_TOKENS } else { PREFILL_TOKENS_CPU };
         let (start, mut tokens) = (self.running.len(), 0);
         while let Some(entry) = queue.front() {
@@ -123,7 +123,7 @@ impl<'a> Slots<'a> {
             if full || (self.running.len() > start && tokens > most) {
                 return;
             }
-            self.running.extend(queue.pop_front().map(|entry| Entry { slot, ..entry }));
+            self.running.extend(queue.pop_front().map(|entry| Submitted { slot, ..entry }));
         }
     }
 
@@ -134,7 +134,7 @@ impl<'a> Slots<'a> {
 
     fn prefill(&mut self, places: Range<usize>, events: &mut Vec<Event>) -> Result<()> {
         let entries = &self.running[places.clone()];
-        let texts: Vec<Vec<u32>> = entries.iter().map(Entry::text).collect();
+        let texts: Vec<Vec<u32>> = entries.iter().map(Submitted::text).collect();
         let readings: Vec<Reading<'_>> = (entries.iter().zip(&texts))
             .map(|(entry, ids)| Reading { ids, held: self.held(&entry.request.ids), slot: entry.slot })
             .collect();
@@ -184,7 +184,7 @@ impl<'a> Slots<'a> {
         if self.is_empty() {
             return Ok(());
         }
-        let ids: Vec<i64> = self.running.iter().flat_map(Entry::last).map(i64::from).collect();
+        let ids: Vec<i64> = self.running.iter().flat_map(Submitted::last).map(i64::from).collect();
         let lengths =
             self.running.iter().flat_map(|entry| std::iter::repeat_n(entry.length as i64, entry.width()));
         let logits = self.decoding.next(&ids, &lengths.collect::<Vec<_>>())?; // [s, v]
@@ -200,7 +200,7 @@ impl<'a> Slots<'a> {
     /// `logits` `[s, v]`: a row for each slot of theirs.
     fn decide(&mut self, places: Range<usize>, logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
         let mut sources: Vec<i64> = (0..self.occupied() as i64).collect();
-        let mut rest: Vec<&mut Entry<'a>> = self.running[places].iter_mut().collect();
+        let mut rest: Vec<&mut Submitted<'a>> = self.running[places].iter_mut().collect();
         let (all, first) = (rest.len(), rest.first().map_or(0, |entry| entry.slot));
         while let Some(params) = rest.first().map(|entry| entry.request.params.clone()) {
             let (mut chosen, others): (Vec<_>, Vec<_>) =
@@ -225,7 +225,7 @@ impl<'a> Slots<'a> {
     }
 
     /// Takes requests away; others move into their slots. Returns true if there were any.
-    pub fn retire(&mut self, is_gone: impl Fn(&Entry<'_>) -> bool) -> bool {
+    pub fn retire(&mut self, is_gone: impl Fn(&Submitted<'_>) -> bool) -> bool {
         let before = self.running.len();
         // From the last, so that requests only move into gaps before them.
         for place in (0..before).rev().filter(|&place| is_gone(&self.running[place])).collect::<Vec<_>>() {

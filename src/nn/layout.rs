@@ -48,14 +48,14 @@ pub type Places = Arc<Vec<Vec<Place>>>;
 
 /// A batch before it is on a device: what is known of it there, and its columns.
 #[derive(Debug)]
-pub struct Layout {
+pub struct PackedLayout {
     pub(super) longest: i64,
     pub(super) tokens: usize,
     pub(super) places: Places,
     pub(super) stretches: Vec<Stretch>,
     pub(super) drawn: Arc<Vec<i64>>,
     pub(super) fillers: Vec<i64>,
-    pub(super) groups: Vec<Vec<Group>>,
+    pub(super) groups: Vec<Vec<PaddedGroup>>,
     rounded: bool,
     /// Ids, positions, types, bounds, first tokens; where each token lies in its padded group, and lengths.
     pub(super) columns: [Vec<i64>; 7],
@@ -63,7 +63,7 @@ pub struct Layout {
 
 /// Adjacent sequences of a run that are padded together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Group {
+pub struct PaddedGroup {
     /// First of their tokens in the run.
     pub start: i64,
     /// Number of their tokens.
@@ -77,7 +77,7 @@ pub struct Group {
 /// Largest s·t² that is padded at once, whatever the lengths.
 const MOST_PADDED: i64 = 1 << 22;
 
-impl Group {
+impl PaddedGroup {
     /// Groups sequences in the order of their lengths; where they are many and long, with lengths within twice the shortest.
     /// What fills a run up belongs to the last group; with it, lengths are rounded to few.
     fn of(lengths: &[i64], fill: &[i64]) -> Vec<Self> {
@@ -170,7 +170,7 @@ impl Columns {
     }
 }
 
-impl Layout {
+impl PackedLayout {
     /// Packs the sequences of each run, none of them empty. Runs may hold different numbers of sequences.
     ///
     /// `rounded` fills up a single run so that steps of a training have few shapes, and lets the masks of several be those.
@@ -247,11 +247,11 @@ impl Layout {
 
 /// Returns the groups of each run, the place of each of its tokens in its group, and the lengths of the groups' sequences. What fills
 /// up a single run counts as tokens; that of several runs only as sequences, as many as each has alone.
-fn padding(columns: &[Columns], alone: &[Vec<i64>]) -> (Vec<Vec<Group>>, Vec<i64>, Vec<i64>) {
+fn padding(columns: &[Columns], alone: &[Vec<i64>]) -> (Vec<Vec<PaddedGroup>>, Vec<i64>, Vec<i64>) {
     let (mut groups, mut to, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
     for (column, fill) in columns.iter().zip(alone) {
         let own = [column.lengths.as_slice(), fill].concat();
-        let mut of_run = Group::of(&column.lengths, fill);
+        let mut of_run = PaddedGroup::of(&column.lengths, fill);
         let filled: i64 = if columns.len() == 1 { 0 } else { fill.iter().sum() };
         let mut rest = own.as_slice();
         for group in &of_run {
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn many_long_sequences_are_padded_in_groups_of_similar_lengths() {
         let groups = |lengths: &[i64]| -> Vec<[i64; 4]> {
-            let groups = Group::of(lengths, &[]);
+            let groups = PaddedGroup::of(lengths, &[]);
             groups.iter().map(|g| [g.start, g.tokens, g.sequences, g.longest]).collect()
         };
         assert_eq!(groups(&[3, 9, 40]), [[0, 52, 3, 40]]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{Group, Layout, Place, Places, Positions, Sequence, Stretch};
+use super::layout::{PackedLayout, PaddedGroup, Place, Places, Positions, Sequence, Stretch};
 use crate::adapters::Route;
 use crate::torch::dims3;
 
@@ -38,7 +38,7 @@ pub struct Packed {
     /// Sequences of filling of each run alone.
     fillers: Vec<i64>,
     /// The groups of each run, and for all of them, int64: places of tokens and lengths of sequences.
-    groups: Vec<Vec<Group>>,
+    groups: Vec<Vec<PaddedGroup>>,
     padding: [Tensor; 2],
     /// The runs padded, made when first asked for.
     padded: OnceCell<Vec<Vec<Padded>>>,
@@ -62,10 +62,10 @@ pub struct Padded {
 }
 
 impl Padded {
-    fn new(group: Group, to: Tensor, lengths: &Tensor) -> Self {
+    fn new(group: PaddedGroup, to: Tensor, lengths: &Tensor) -> Self {
         let places = Tensor::arange(group.longest, (Kind::Int64, to.device()));
         let filled = places.less_tensor(&lengths.view([-1, 1, 1, 1]));
-        let Group { start, tokens, longest, .. } = group;
+        let PaddedGroup { start, tokens, longest, .. } = group;
         Self { start, tokens, to, filled, longest, added: RefCell::default() }
     }
 
@@ -98,8 +98,8 @@ impl Padded {
 }
 
 impl Packed {
-    /// Creates the batch of a layout whose [`Layout::table`] lies on a device.
-    pub fn over(layout: &Layout, table: &Tensor) -> Self {
+    /// Creates the batch of a layout whose [`PackedLayout::table`] lies on a device.
+    pub fn over(layout: &PackedLayout, table: &Tensor) -> Self {
         let mut start = 0;
         let [ids, positions, types, bounds, first, to, lengths] = layout.columns.each_ref().map(|column| {
             let length = column.len() as i64;
@@ -125,9 +125,9 @@ impl Packed {
         }
     }
 
-    /// Packs the sequences of each run, as [`Layout::new`], on a device.
+    /// Packs the sequences of each run, as [`PackedLayout::new`], on a device.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
-        let layout = Layout::new(runs, positions, false);
+        let layout = PackedLayout::new(runs, positions, false);
         Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
     }
 
@@ -149,7 +149,7 @@ impl Packed {
     pub fn padded(&self) -> &[Vec<Padded>] {
         let [to, lengths] = &self.padding;
         let (mut token, mut sequence) = (0, 0);
-        let mut of_group = |group: &Group| {
+        let mut of_group = |group: &PaddedGroup| {
             let padded = Padded::new(
                 *group,
                 to.narrow(0, token, group.tokens),
@@ -159,7 +159,7 @@ impl Packed {
             sequence += group.sequences;
             padded
         };
-        let mut of_run = |groups: &Vec<Group>| groups.iter().map(&mut of_group).collect();
+        let mut of_run = |groups: &Vec<PaddedGroup>| groups.iter().map(&mut of_group).collect();
         self.padded.get_or_init(|| self.groups.iter().map(&mut of_run).collect())
     }
 }

@@ -9,7 +9,7 @@ use tch::{Device, Kind};
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
 use crate::adapters::file::short;
 use crate::data::catalog::Catalog;
-use crate::data::dataset::{Dataset, Origin};
+use crate::data::dataset::{Dataset, DatasetSource};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, examples};
 use crate::fault::{Result, fault};
@@ -100,7 +100,9 @@ impl Environment {
     /// Returns the files of a split of a data set, fetched if they are not local.
     /// Fails when they cannot be had.
     pub fn files(&self, dataset: &Dataset, split: &str) -> Result<Vec<PathBuf>> {
-        let Origin::Hub { repository, revision } = &dataset.origin else { return dataset.local_files(split) };
+        let DatasetSource::Hub { repository, revision } = &dataset.origin else {
+            return dataset.local_files(split);
+        };
         let mut files = Vec::new();
         for pattern in dataset.patterns(split)? {
             files.extend(self.hub.dataset(repository, revision, pattern)?);

@@ -17,7 +17,7 @@ use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 use crate::spec::Precision;
 use crate::train::language::LanguageModelling;
-use crate::train::objective::Classification;
+use crate::train::objective::SequenceClassification;
 use crate::train::recorded::Passes;
 use crate::train::{Objective, RunPlan, TrainPlan, schedule};
 
@@ -97,7 +97,7 @@ impl Training {
             Model::Classifier(model) => {
                 let metrics = metrics.clone();
                 let passes = Passes::default();
-                Box::new(Classification {
+                Box::new(SequenceClassification {
                     model,
                     train,
                     validation,

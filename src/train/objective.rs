@@ -7,7 +7,7 @@ use crate::data::{Example, Label};
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
-use crate::nn::layout::{Layout, Sequence};
+use crate::nn::layout::{PackedLayout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
 use crate::torch::unforeseen;
@@ -46,9 +46,9 @@ pub struct Micro {
     pub tokens: usize,
 }
 
-/// Classification of sequences (cross-entropy), or regression (squared error).
+/// SequenceClassification of sequences (cross-entropy), or regression (squared error).
 #[derive(Debug)]
-pub struct Classification<'a> {
+pub struct SequenceClassification<'a> {
     /// The model.
     pub model: &'a Classifier,
     /// Examples to train on.
@@ -65,7 +65,7 @@ pub struct Classification<'a> {
     pub passes: Passes,
 }
 
-impl Classification<'_> {
+impl SequenceClassification<'_> {
     /// Returns the summed loss of each of k runs with as many sequences: logits `[s, c]` and labels `[s]` to `[k]`.
     fn losses(&self, logits: &Tensor, labels: &Tensor, runs: i64) -> Tensor {
         let each = match self.train.first().and_then(|example| example.label) {
@@ -101,7 +101,7 @@ impl Classification<'_> {
     }
 }
 
-impl Objective for Classification<'_> {
+impl Objective for SequenceClassification<'_> {
     fn lengths(&self) -> Vec<usize> {
         self.train.iter().map(|example| example.ids.len()).collect()
     }
@@ -115,7 +115,7 @@ impl Objective for Classification<'_> {
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
         let device = self.model.device();
         // Recording pays where launches are slow, and what is recorded must have one of few shapes.
-        let layout = Layout::new(&runs, self.model.config.position_rule, device.is_cuda());
+        let layout = PackedLayout::new(&runs, self.model.config.position_rule, device.is_cuda());
         let pass = Pass::seeded(noise, device);
         let labels = batches.iter().flatten().map(|&i| self.train[i].label.map_or(0.0, Label::number));
         let others = divisors.iter().copied().chain([scale]);

@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::fault::Result;
 use crate::nn::Packed;
-use crate::nn::layout::Layout;
+use crate::nn::layout::PackedLayout;
 use crate::torch::graph::{self, Graph};
 
 /// Passes of a shape after which it is recorded: recording takes as long as some of them.
@@ -40,13 +40,13 @@ struct Recorded {
 impl Passes {
     /// Runs `body` over a batch and the `numbers` that go with it, or repeats its recording; returns its losses.
     ///
-    /// What `body` launches must depend on [`Layout::shape`] alone, and its results on the two tensors and on libtorch's generator.
+    /// What `body` launches must depend on [`PackedLayout::shape`] alone, and its results on the two tensors and on libtorch's generator.
     ///
     /// # Errors
     /// When `body` or the GPU fails.
     pub fn run(
         &self,
-        layout: &Layout,
+        layout: &PackedLayout,
         numbers: &[f32],
         device: Device,
         body: impl Fn(&Packed, &Tensor) -> Result<Tensor>,
@@ -84,7 +84,7 @@ impl Passes {
 /// # Errors
 /// When `body` fails.
 pub fn once(
-    layout: &Layout,
+    layout: &PackedLayout,
     numbers: &[f32],
     device: Device,
     body: impl Fn(&Packed, &Tensor) -> Result<Tensor>,

@@ -25,7 +25,7 @@ use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
-use loraxs::train::objective::{Classification, Objective as _};
+use loraxs::train::objective::{Objective as _, SequenceClassification};
 use loraxs::train::order::Order;
 use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
@@ -183,8 +183,8 @@ fn examples(checkpoint: &str) -> Vec<Example> {
     .collect()
 }
 
-fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> Classification<'a> {
-    Classification {
+fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> SequenceClassification<'a> {
+    SequenceClassification {
         model,
         train: examples,
         validation: examples,
@@ -261,7 +261,8 @@ fn layer(method: &Method, kind: Kind, runs: u64, alphas: &[f64]) -> (Linear, Tra
     tch::manual_seed(3);
     let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, device()));
     let (out, inputs) = (22, 14);
-    let weight = draw(&[out, inputs]);
+    // Before the factors, of which there are as many as runs.
+    let (weight, bias) = (draw(&[out, inputs]), draw(&[out]).to_kind(kind));
     let layers = [("layer".to_owned(), [out, inputs])];
     let drawn = std::sync::Mutex::new(weight.shallow_clone());
     let read = |_: &str| Ok(drawn.lock().unwrap().shallow_clone());
@@ -277,7 +278,7 @@ fn layer(method: &Method, kind: Kind, runs: u64, alphas: &[f64]) -> (Linear, Tra
     let mut trained = Trained::new(runs as i64);
     let (mut adapters, _) = method.build(&[site], &frozen, adapt::Start::default(), &mut trained).unwrap();
     randomise(&trained, 23);
-    let mut linear = Linear::new("layer".into(), weight.to_kind(kind), Some(draw(&[out]).to_kind(kind)));
+    let mut linear = Linear::new("layer".into(), weight.to_kind(kind), Some(bias));
     linear.attach(adapters.pop().unwrap(), 0.0);
     (linear, trained)
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use loraxs::data::tokenize::Tokenizer;
-use loraxs::generate::config::{Asked, Verdict, settings as known_settings};
+use loraxs::generate::config::{Asked, Support, settings as known_settings};
 use loraxs::generate::{Engine, GenerationSettings, Sampling, SamplingParams};
 use loraxs::models::CausalLm;
 use serde::Deserialize;
@@ -152,16 +152,16 @@ fn every_setting_of_transformers_has_its_verdict() {
                 .is_ok_and(|asked| asked.remarks(|_, _| false).concat().contains(&format!("`{name}` ")))
         };
         match verdict {
-            Verdict::Heeded => {
+            Support::Heeded => {
                 let message = alone.unwrap_err().to_string();
                 assert!(
                     message.contains(&format!("generation_config.json`: `{name}`: expected ")),
                     "{message}"
                 );
             }
-            Verdict::Left | Verdict::Missing => assert!(says(&alone), "{name}"),
-            Verdict::Drawn => assert!(!says(&alone) && says(&drawn), "{name}"),
-            Verdict::Idle => assert_eq!(remarks(&json!({name: odd})), Vec::<String>::new(), "{name}"),
+            Support::Left | Support::Missing => assert!(says(&alone), "{name}"),
+            Support::Drawn => assert!(!says(&alone) && says(&drawn), "{name}"),
+            Support::Idle => assert_eq!(remarks(&json!({name: odd})), Vec::<String>::new(), "{name}"),
         }
     }
     let [line] = &remarks(&json!({"novel_penalty": 2}))[..] else { panic!("one line") };

@@ -285,9 +285,6 @@ fn every_script_is_valid_for_its_shell() {
     }
 }
 
-/// Types of one name in two places; each is to be renamed.
-const TWICE: [&str; 4] = ["Entry", "Group", "Layout", "Verdict"];
-
 #[test]
 fn no_type_is_defined_twice() {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -304,7 +301,7 @@ fn no_type_is_defined_twice() {
     }
     assert!(found.len() > 150 && found["Adapter"].len() == 1, "{found:?}");
     let twice: Vec<String> = (found.into_iter())
-        .filter(|(name, places)| places.len() > 1 && !TWICE.contains(&name.as_str()))
+        .filter(|(name, places)| places.len() > 1 && !name.is_empty()) // a macro has `$name`
         .map(|(name, places)| format!("`{name}` in {}", places.join(", ")))
         .collect();
     assert_none("one name, one type", &twice);
