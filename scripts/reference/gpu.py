@@ -92,7 +92,7 @@ class Bench:
         with torch.device(self.device):
             torch.manual_seed(0)
             model = make.from_config(config, dtype=torch.bfloat16 if decoder else torch.float32)
-        state = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier")}
+        state = {key: value for key, value in model.state_dict().items() if not key.startswith("classifier") and not (config.tie_word_embeddings and key == "lm_head.weight" and decoder)}
         shards, size, index = [{}], 0, {}
         for key, value in state.items():
             if size > 4 << 30:
@@ -135,6 +135,18 @@ class Bench:
         special = dict(sliding_window=None, bos_token_id=1, eos_token_id=2, pad_token_id=None, max_position_embeddings=4096)
         config = MistralConfig(vocab_size=(vocabulary + 63) // 64 * 64, tie_word_embeddings=False, **special, **sizes)
         return self.checkpoint("decoder", config, self.options.decoder_tokenizer)
+
+    def small_decoder(self):
+        from tokenizers import Tokenizer
+        from transformers import LlamaConfig
+
+        vocabulary = Tokenizer.from_file(str(self.options.decoder_tokenizer / "tokenizer.json")).get_vocab_size()
+        sizes = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+        if not self.options.tiny:  # SmolLM2-135M's
+            sizes = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
+        special = dict(bos_token_id=1, eos_token_id=2, pad_token_id=None, max_position_embeddings=8192)
+        config = LlamaConfig(vocab_size=(vocabulary + 63) // 64 * 64, tie_word_embeddings=True, **special, **sizes)
+        return self.checkpoint("small", config, self.options.decoder_tokenizer)
 
     # Parts
 
@@ -314,6 +326,21 @@ class Bench:
             self.note(f"lm bf16 {budget} loraxs", **{"tokens/s": tokens, "examples/s": examples, "share of 4N floor": share, "MiB": results["peak_memory_mib"],
                       "first loss": losses[0], "last loss": losses[-1], "seconds in all": seconds})
 
+    def small(self):
+        self.data()
+        folder, steps = self.small_decoder(), 24 if self.options.tiny else 240
+        settings = dict(rank=8, max_length=512, batch_size=8, micro_batch_tokens=8192, precision="bf16", schedule="constant", warmup_ratio=0.0)
+        tokens, _, losses, results, _ = self.train("small", folder, DECODER_TARGETS, "gpu/metamath", limit=60, max_steps=steps, **settings)
+        short = dict(max_steps=steps // 6, graphs=False)
+        plain, _, others, _, _ = self.train("small-plain", folder, DECODER_TARGETS, "gpu/metamath", limit=60, **short, **settings)
+        apart = max(abs(a - b) / b for a, b in zip(losses, others))
+        share = 4 * self.decoder_parameters(folder) * tokens / self.warm["bf16"] if "bf16" in self.warm else float("nan")
+        self.note("small bf16 loraxs", **{"tokens/s": tokens, "share of 4N floor": share, "MiB": results["peak_memory_mib"],
+                  "first loss": losses[0], "last loss": losses[-1], "tokens/s without recordings": plain, "losses apart": apart})
+
+    def small_peer(self):
+        self.lm_peer(self.small_decoder(), 8, "small", 20)
+
     def decoder_parameters(self, folder):
         c = json.loads((folder / "config.json").read_text())
         d, wide = c["hidden_size"], c["intermediate_size"]
@@ -324,14 +351,14 @@ class Bench:
         c = json.loads((folder / "config.json").read_text())
         return c["vocab_size"] * c["hidden_size"]
 
-    def lm_peer(self):
+    def lm_peer(self, folder=None, rank=64, name="lm", steps=12):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        rows, folder = self.data(), self.decoder()
+        rows, folder = self.data(), folder or self.decoder()
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa").to(self.device)
-        model = self.peer().convert(model, DECODER_TARGETS, 8 if self.options.tiny else 64, 64, "random")[0].to(self.device).train()
-        size, steps = (2, 3) if self.options.tiny else (8, 12)
+        model = self.peer().convert(model, DECODER_TARGETS, 8 if self.options.tiny else rank, rank, "random")[0].to(self.device).train()
+        size, steps = (2, 3) if self.options.tiny else (8, steps)
         batches, counts = [], []
         for at in range(0, size * steps, size):
             encoded = []
@@ -349,7 +376,7 @@ class Bench:
         skipped = min(3, steps - 1)
         rates = [count / second for count, second in zip(counts[skipped:], seconds[skipped:])]
         padded = [batch["input_ids"].numel() / second for batch, second in zip(batches[skipped:], seconds[skipped:])]
-        self.note("lm bf16 peer", **{"tokens/s": statistics.median(rates), "with padding": statistics.median(padded), "batch": size, "MiB": self.peak()})
+        self.note(f"{name} bf16 peer", **{"tokens/s": statistics.median(rates), "with padding": statistics.median(padded), "batch": size, "MiB": self.peak()})
         del model, batches
         self.free()
 
@@ -394,7 +421,7 @@ class Bench:
         self.free()
 
 
-PARTS = ["doctor", "machine", "glue", "glue_peer", "svd", "lm", "lm_peer", "generate", "generate_peer"]
+PARTS = ["doctor", "machine", "glue", "glue_peer", "svd", "lm", "lm_peer", "small", "small_peer", "generate", "generate_peer"]
 
 
 def main():

@@ -9,10 +9,10 @@ use super::{Evaluation, by_length, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
-use crate::nn::layout::{Positions, Sequence};
+use crate::nn::layout::{Fill, PackedLayout, Positions, Sequence, PassShape, rounded_up, step};
 use crate::nn::{Packed, Pass};
 use crate::spec::Metric;
-use crate::torch::{fused, upload};
+use crate::torch::fused;
 
 /// Maximum number of logits computed at once: 64 MiB in fp32.
 const MOST_LOGITS: i64 = 1 << 24;
@@ -28,28 +28,65 @@ pub struct Batch {
     pub targets: Tensor,
     /// For each target, the number of its sequence, counted over all runs: int64 `[T]`.
     pub sequences: Tensor,
+    /// For each target, its run: int64 `[T]`; k for what fills them up.
+    pub runs: Tensor,
 }
 
-impl Batch {
-    /// Packs the examples of each run.
-    pub fn new(runs: &[Vec<&Example>], device: Device) -> Self {
+/// A [`Batch`] before it is on a device.
+#[derive(Debug)]
+pub struct BatchLayout {
+    /// Where its tokens lie.
+    pub tokens: PackedLayout,
+    /// Rows before the targets, targets, sequences and runs.
+    targets: [Vec<i64>; 4],
+}
+
+impl BatchLayout {
+    /// Packs the examples of each run; with what fills up the tokens, the targets are filled up to a multiple of a quarter.
+    pub fn new(runs: &[Vec<&Example>], fill: Fill) -> Self {
         let sequences: Vec<Vec<Sequence>> =
             runs.iter().map(|run| run.iter().map(|example| sequence(example)).collect()).collect();
-        let packed = Packed::new(&sequences, Positions::FromZero, device);
-        let (mut before, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
-        let mut owner = 0;
-        for (examples, places) in runs.iter().zip(packed.places.iter()) {
+        let tokens = PackedLayout::new(&sequences, Positions::FromZero, fill);
+        let mut targets: [Vec<i64>; 4] = Default::default();
+        let mut push = |numbers: [i64; 4]| {
+            for (column, number) in targets.iter_mut().zip(numbers) {
+                column.push(number);
+            }
+        };
+        let (mut count, mut owner) = (0, 0);
+        for ((run, examples), places) in (0..).zip(runs).zip(tokens.places().iter()) {
             for (example, place) in examples.iter().zip(places) {
                 for at in target_places(example) {
-                    before.push((place.start + at) as i64 - 1);
-                    targets.push(i64::from(example.ids[at]));
-                    owners.push(owner);
+                    push([(place.start + at) as i64 - 1, i64::from(example.ids[at]), owner, run]);
+                    count += 1;
                 }
                 owner += 1;
             }
         }
-        let [before, targets, sequences] = upload([&before, &targets, &owners], device);
-        Self { packed, before, targets, sequences }
+        if fill != Fill::None {
+            let all = rounded_up(count, step(count, 4).max(64));
+            (count..all).for_each(|_| push([0, 0, 0, runs.len() as i64]));
+        }
+        Self { tokens, targets }
+    }
+
+    /// Returns its columns, one after another.
+    pub fn table(&self) -> Vec<i64> {
+        [self.tokens.table(), self.targets.concat()].concat()
+    }
+
+    /// Returns the batch whose [`BatchLayout::table`] lies on a device.
+    pub fn over(&self, table: &Tensor) -> Batch {
+        let [count, all] = [self.targets[0].len() as i64, table.numel() as i64];
+        let [before, targets, sequences, runs] =
+            [4, 3, 2, 1].map(|behind| table.narrow(0, all - behind * count, count));
+        Batch { packed: Packed::over(&self.tokens, table), before, targets, sequences, runs }
+    }
+
+    /// Returns what the launches of a pass depend on; see [`PackedLayout::shape`].
+    pub fn shape(&self) -> Option<PassShape> {
+        let [bounds, rows, longest, _] = self.tokens.shape()?;
+        Some([bounds, rows, longest, self.targets[0].len() as i64])
     }
 }
 
@@ -146,7 +183,8 @@ fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64
     no_grad(|| {
         let mut runs = vec![Vec::new(); model.runs()];
         runs[run] = examples.to_vec();
-        let batch = Batch::new(&runs, model.device());
+        let layout = BatchLayout::new(&runs, Fill::None);
+        let batch = layout.over(&Tensor::from_slice(&layout.table()).to_device(model.device()));
         let hidden = model.hidden(&batch.packed, &Pass::evaluation().over(&batch.packed))?;
         let sums = Tensor::zeros([examples.len() as i64], (Kind::Double, model.device()));
         let rows = batch.before.size()[0];

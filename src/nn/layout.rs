@@ -46,6 +46,9 @@ pub struct Place {
 /// The sequences of each run.
 pub type Places = Arc<Vec<Vec<Place>>>;
 
+/// What the launches of a training pass depend on.
+pub type PassShape = [i64; 4];
+
 /// A batch before it is on a device: what is known of it there, and its columns.
 #[derive(Debug)]
 pub struct PackedLayout {
@@ -56,7 +59,7 @@ pub struct PackedLayout {
     pub(super) drawn: Arc<Vec<i64>>,
     pub(super) fillers: Vec<i64>,
     pub(super) groups: Vec<Vec<PaddedGroup>>,
-    rounded: bool,
+    fill: Fill,
     /// Ids, positions, types, bounds, first tokens; where each token lies in its padded group, and lengths.
     pub(super) columns: [Vec<i64>; 7],
 }
@@ -106,20 +109,57 @@ fn rounded_length(longest: i64) -> i64 {
     rounded_up(longest, step(longest, 8).max(8))
 }
 
-fn rounded_up(x: i64, step: i64) -> i64 {
+/// Rounds up to a multiple of `step`.
+pub fn rounded_up(x: i64, step: i64) -> i64 {
     (x + step - 1) / step * step
 }
 
 /// Returns one of `parts` equal parts of the power of two below `x`.
-fn step(x: i64, parts: i64) -> i64 {
+pub fn step(x: i64, parts: i64) -> i64 {
     (1 << x.max(1).ilog2()) / parts
 }
 
-/// Returns the lengths of the sequences that fill a batch of `tokens` up so that few numbers of rows occur, a sixteenth apart: as
-/// many sequences, of at least one token, for all batches that are filled up to one number.
-fn filling(tokens: i64, longest: i64) -> Vec<i64> {
-    let (rows, length) = (step(tokens, 16).max(32), rounded_length(longest));
-    let count = (rows + length - 2) / (length - 1);
+/// What fills up a single run so that passes of a training have few shapes, each of which can be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// Nothing.
+    None,
+    /// Tokens. The number of sequences is given, and masks of several runs are drawn as each would alone.
+    Tokens,
+    /// Tokens and sequences, for kernels that take boundaries and for sequences of at most so many tokens.
+    Sequences(i64),
+}
+
+impl Fill {
+    /// Returns the lengths of the sequences that fill up a run of these lengths: the tokens to a multiple of a sixteenth, or of an eighth
+    /// with sequences, with as many sequences, of at least one token, for all runs that are filled up to one number of tokens and one
+    /// longest sequence.
+    fn of(self, given: &[i64]) -> Vec<i64> {
+        let (tokens, longest) = (given.iter().sum(), given.iter().max().copied().unwrap_or(0));
+        match self {
+            Self::None => Vec::new(),
+            Self::Tokens => filling(tokens, step(tokens, 16), rounded_length(longest), |least| least),
+            Self::Sequences(longest) => {
+                let own = given.len() as i64;
+                filling(tokens, step(tokens, 8), longest.max(2), |least| rounded_up(own + least, 8) - own)
+            }
+        }
+    }
+
+    fn longest(self, found: i64) -> i64 {
+        match self {
+            Self::None => found,
+            Self::Tokens => rounded_length(found),
+            Self::Sequences(longest) => longest.max(found),
+        }
+    }
+}
+
+/// Divides what is missing to a multiple of `rows` among sequences of at most `length`; `count` makes their number of the least that
+/// suffices.
+fn filling(tokens: i64, rows: i64, length: i64, count: impl Fn(i64) -> i64) -> Vec<i64> {
+    let rows = rows.max(32);
+    let count = count((rows + length - 2) / (length - 1));
     let mut missing = rounded_up(tokens + count, rows) - tokens;
     let lengths = (0..count).rev().map(|after| {
         let own = length.min(missing - after);
@@ -173,8 +213,8 @@ impl Columns {
 impl PackedLayout {
     /// Packs the sequences of each run, none of them empty. Runs may hold different numbers of sequences.
     ///
-    /// `rounded` fills up a single run so that steps of a training have few shapes, and lets the masks of several be those.
-    pub fn new(runs: &[Vec<Sequence>], positions: Positions, rounded: bool) -> Self {
+    /// What fills it up is at the end of a single run.
+    pub fn new(runs: &[Vec<Sequence>], positions: Positions, fill: Fill) -> Self {
         let mut columns: Vec<Columns> = Vec::with_capacity(runs.len());
         let mut orders: Vec<Vec<usize>> = Vec::with_capacity(runs.len());
         for sequences in runs {
@@ -190,12 +230,12 @@ impl PackedLayout {
         }
         let tokens = columns.iter().map(|c| c.ids.len()).sum();
         let longest = |c: &Columns| c.lengths.iter().max().copied().unwrap_or(0);
-        let alone: Vec<Vec<i64>> = (columns.iter())
-            .map(|c| if rounded { filling(c.tokens(), longest(c)) } else { Vec::new() })
-            .collect();
+        let alone: Vec<Vec<i64>> = columns.iter().map(|c| fill.of(&c.lengths)).collect();
         let drawn =
             columns.iter().zip(&alone).map(|(c, fill)| c.tokens() + fill.iter().sum::<i64>()).collect();
-        let (groups, to, lengths) = padding(&columns, &alone);
+        let bounded = matches!(fill, Fill::Sequences(_));
+        let (groups, to, lengths) =
+            if bounded { (Vec::new(), Vec::new(), Vec::new()) } else { padding(&columns, &alone) };
         if let [column] = columns.as_mut_slice() {
             alone.iter().flatten().for_each(|&length| column.fill(length));
         }
@@ -203,17 +243,17 @@ impl PackedLayout {
         let flat = |pick: fn(&Columns) -> &Vec<i64>| -> Vec<i64> {
             columns.iter().flat_map(|c| pick(c).iter().copied()).collect()
         };
-        let starts: Vec<i64> = places.iter().flatten().map(|place| place.start as i64).collect();
+        let starts = places.iter().flatten().map(|place| place.start as i64).filter(|_| !bounded).collect();
         let longest = columns.iter().map(longest).max().unwrap_or(0);
         Self {
-            longest: if rounded { rounded_length(longest) } else { longest },
+            longest: fill.longest(longest),
             tokens,
             places: Arc::new(places),
             stretches: stretches(&columns),
             drawn: Arc::new(drawn),
             fillers: alone.iter().map(|fill| fill.len() as i64).collect(),
             groups,
-            rounded,
+            fill,
             columns: [
                 flat(|c| &c.ids),
                 flat(|c| &c.positions),
@@ -231,12 +271,21 @@ impl PackedLayout {
         self.columns.concat()
     }
 
-    /// Returns what the launches of a pass depend on, where one for all batches of this shape can be recorded: sequences, tokens, and the
-    /// most tokens of a sequence.
-    pub fn shape(&self) -> Option<[i64; 3]> {
-        let single = self.rounded && matches!(self.groups.as_slice(), [groups] if groups.len() == 1);
-        let [rows, .., starts, _to, _lengths] = self.columns.each_ref().map(|column| column.len() as i64);
-        single.then_some([starts, rows, self.longest])
+    /// Returns what the launches of a pass depend on, where one for all batches of this shape can be recorded: sequences, tokens, the most
+    /// tokens of a sequence, and nothing more.
+    pub fn shape(&self) -> Option<PassShape> {
+        let one_of_few = match self.fill {
+            Fill::None => false,
+            Fill::Tokens => matches!(self.groups.as_slice(), [groups] if groups.len() == 1),
+            Fill::Sequences(_) => self.places.len() == 1,
+        };
+        let [rows, _, _, bounds, starts, ..] = self.columns.each_ref().map(|column| column.len() as i64);
+        one_of_few.then_some([bounds + starts, rows, self.longest, 0])
+    }
+
+    /// Returns the sequences of each run, in the order in which they were given.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Returns the number of tokens, filling excluded.
@@ -327,8 +376,8 @@ mod tests {
     #[test]
     fn steps_are_filled_up_to_few_shapes() {
         let mut shapes = std::collections::BTreeMap::new();
-        for (tokens, longest) in (40..3000).flat_map(|tokens| [(tokens, 2 + tokens % 130), (tokens, 40)]) {
-            let fill = filling(tokens, longest);
+        for (tokens, longest) in (300..3000).flat_map(|tokens| [(tokens, 2 + tokens % 130), (tokens, 40)]) {
+            let fill = Fill::Tokens.of(&[tokens - longest, longest]);
             let (rows, length) = (tokens + fill.iter().sum::<i64>(), rounded_length(longest));
             assert!(fill.iter().all(|&own| (1..=length).contains(&own)), "{tokens}, {longest}: {fill:?}");
             assert!(rows - tokens <= 64 + tokens / 8, "{tokens} to {rows}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{PackedLayout, PaddedGroup, Place, Places, Positions, Sequence, Stretch};
+use super::layout::{Fill, PackedLayout, PaddedGroup, Place, Places, Positions, Sequence, Stretch};
 use crate::adapters::Route;
 use crate::torch::dims3;
 
@@ -127,7 +127,7 @@ impl Packed {
 
     /// Packs the sequences of each run, as [`PackedLayout::new`], on a device.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
-        let layout = PackedLayout::new(runs, positions, false);
+        let layout = PackedLayout::new(runs, positions, Fill::None);
         Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
     }
 

@@ -109,7 +109,17 @@ impl Training {
             }
             Model::Language(model) => {
                 let eval_batch_tokens = eval_batch_size * recipe.data.max_length;
-                Box::new(LanguageModelling { model, train, validation, eval_batch_tokens, recompute })
+                let longest = recipe.data.max_length as i64;
+                let passes = Passes::default();
+                Box::new(LanguageModelling {
+                    model,
+                    train,
+                    validation,
+                    eval_batch_tokens,
+                    recompute,
+                    longest,
+                    passes,
+                })
             }
         }
     }

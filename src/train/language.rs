@@ -3,11 +3,13 @@
 use tch::{Kind, Tensor};
 
 use super::objective::{Micro, Objective};
+use super::recorded::Passes;
 use crate::data::Example;
 use crate::eval::Evaluation;
-use crate::eval::language::{Batch, evaluate, in_chunks, losses_backward, target_count};
+use crate::eval::language::{Batch, BatchLayout, evaluate, in_chunks, losses_backward, target_count};
 use crate::fault::Result;
 use crate::models::CausalLm;
+use crate::nn::layout::Fill;
 use crate::nn::{Noise, Pass};
 
 /// Prediction of the next token, scored on target tokens.
@@ -23,33 +25,75 @@ pub struct LanguageModelling<'a> {
     pub eval_batch_tokens: usize,
     /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
+    /// Tokens of the longest example.
+    pub longest: i64,
+    /// Recordings of passes on a GPU.
+    pub passes: Passes,
 }
 
+/// Largest product of a pass's tokens and the trunk's bytes whose launches take a CPU longer than a GPU needs for the products: about
+/// 4 operations a number and token at 7e14 a second, and 20 ms for the launches.
+const MOST_RECORDED: f64 = 7e12;
+
 impl LanguageModelling<'_> {
-    /// Computes losses `[k]` of the targets after `hidden` `[T, d]`, and the gradient of `hidden`. Each chunk
+    /// Computes losses of the targets after `hidden` `[T, d]`, by run as `divisors`, and the gradient of `hidden`. Each chunk
     /// of logits is freed before the next is made.
     fn output_layer(
         &self,
         hidden: &Tensor,
         batch: &Batch,
         divisors: &Tensor,
-        scale: f64,
+        scale: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let hidden = hidden.detach();
-        let per_run = (batch.packed.places.first().map_or(1, Vec::len) as i64).max(1);
-        let runs = batch.sequences.divide_scalar_mode(per_run, "floor"); // [T]
-        let shares = divisors.reciprocal().index_select(0, &runs); // [T]
+        let shares = divisors.reciprocal().index_select(0, &batch.runs); // [T]
         let weights = &shares * scale;
         let (sums, mut gradients) = (divisors.zeros_like(), Vec::new());
         in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
             let (losses, gradient) =
                 losses_backward(self.model, &part(&hidden), &part(&batch.targets), &part(&weights))?;
-            let _ = sums.shallow_clone().index_add_(0, &part(&runs), &(losses * part(&shares)));
+            let _ = sums.shallow_clone().index_add_(0, &part(&batch.runs), &(losses * part(&shares)));
             gradients.push(gradient);
             Ok(())
         })?;
         Ok((sums, Tensor::cat(&gradients, 0)))
+    }
+}
+
+impl LanguageModelling<'_> {
+    /// Returns what fills up a batch: on a GPU, where recording pays and attention is one kernel over boundaries.
+    fn fill(&self, runs: &[Vec<&Example>]) -> Fill {
+        let tokens: usize = runs.iter().flatten().map(|example| example.ids.len()).sum();
+        let pays = self.model.device().is_cuda()
+            && !self.recompute
+            && runs.len() == 1
+            && self.model.decodes_in_one_kernel()
+            && tokens as f64 * self.model.bytes() as f64 <= MOST_RECORDED;
+        if pays { Fill::Sequences(self.longest) } else { Fill::None }
+    }
+
+    /// Runs forward and backward; `numbers` holds the divisors of the runs and of what fills them up `[k + 1]`, and the scale.
+    /// Returns losses `[k]`.
+    fn forward_and_backward(&self, batch: &Batch, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let divisors = numbers.narrow(0, 0, numbers.numel() as i64 - 1);
+        let scale = numbers.narrow(0, divisors.numel() as i64, 1);
+        let (hidden, tape) = if self.recompute {
+            let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, pass)?;
+            (hidden, Some(tape))
+        } else {
+            (self.model.hidden(&batch.packed, pass)?, None)
+        };
+        let before_targets = hidden.index_select(0, &batch.before); // [T, d]
+        let (losses, gradient) = self.output_layer(&before_targets, batch, &divisors, &scale)?;
+        if before_targets.requires_grad() {
+            // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
+            (before_targets * gradient).sum(Kind::Float).f_backward()?;
+        }
+        if let Some(tape) = tape {
+            tape.backward()?;
+        }
+        Ok(losses.narrow(0, 0, divisors.numel() as i64 - 1))
     }
 }
 
@@ -65,25 +109,18 @@ impl Objective for LanguageModelling<'_> {
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
         let runs: Vec<Vec<&Example>> =
             batches.iter().map(|batch| batch.iter().map(|&i| &self.train[i]).collect()).collect();
-        let batch = Batch::new(&runs, self.model.device());
-        let pass = Pass::training(noise, &batch.packed);
-        let divisors = Tensor::from_slice(divisors).to_kind(Kind::Float).to_device(self.model.device());
-        let (hidden, tape) = if self.recompute {
-            let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, &pass)?;
-            (hidden, Some(tape))
-        } else {
-            (self.model.hidden(&batch.packed, &pass)?, None)
-        };
-        let before_targets = hidden.index_select(0, &batch.before); // [T, d]
-        let (losses, gradient) = self.output_layer(&before_targets, &batch, &divisors, scale)?;
-        if before_targets.requires_grad() {
-            // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
-            (before_targets * gradient).sum(Kind::Float).f_backward()?;
-        }
-        if let Some(tape) = tape {
-            tape.backward()?;
-        }
-        Ok(Micro { losses, tokens: batch.packed.tokens })
+        let device = self.model.device();
+        let layout = BatchLayout::new(&runs, self.fill(&runs));
+        let pass = Pass::seeded(noise, device);
+        // The target that fills up others belongs to a run of its own, whose share is 0.
+        let numbers: Vec<f32> =
+            divisors.iter().chain(&[f64::INFINITY, scale]).map(|&number| number as f32).collect();
+        let shape = layout.shape();
+        let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
+            let batch = layout.over(table);
+            self.forward_and_backward(&batch, numbers, &pass.over(&batch.packed))
+        })?;
+        Ok(Micro { losses, tokens: layout.tokens.tokens() })
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {

@@ -2,12 +2,12 @@
 
 use tch::{Kind, Reduction, Tensor};
 
-use super::recorded::{Passes, once};
+use super::recorded::Passes;
 use crate::data::{Example, Label};
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
 use crate::models::Classifier;
-use crate::nn::layout::{PackedLayout, Sequence};
+use crate::nn::layout::{Fill, PackedLayout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
 use crate::torch::unforeseen;
@@ -115,17 +115,17 @@ impl Objective for SequenceClassification<'_> {
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
         let device = self.model.device();
         // Recording pays where launches are slow, and what is recorded must have one of few shapes.
-        let layout = PackedLayout::new(&runs, self.model.config.position_rule, device.is_cuda());
+        let fill = if device.is_cuda() { Fill::Tokens } else { Fill::None };
+        let layout = PackedLayout::new(&runs, self.model.config.position_rule, fill);
         let pass = Pass::seeded(noise, device);
         let labels = batches.iter().flatten().map(|&i| self.train[i].label.map_or(0.0, Label::number));
         let others = divisors.iter().copied().chain([scale]);
         let numbers: Vec<f32> = labels.chain(others).map(|number| number as f32).collect();
-        let body =
-            |batch: &Packed, numbers: &Tensor| self.forward_and_backward(batch, numbers, &pass.over(batch));
-        let losses = match self.recompute {
-            true => once(&layout, &numbers, device, body)?,
-            false => self.passes.run(&layout, &numbers, device, body)?,
-        };
+        let shape = layout.shape().filter(|_| !self.recompute);
+        let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
+            let batch = Packed::over(&layout, table);
+            self.forward_and_backward(&batch, numbers, &pass.over(&batch))
+        })?;
         Ok(Micro { losses, tokens: layout.tokens() })
     }
 

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use tch::{Device, Tensor};
 
 use crate::fault::Result;
-use crate::nn::Packed;
-use crate::nn::layout::PackedLayout;
+use crate::nn::layout::PassShape;
 use crate::torch::graph::{self, Graph};
 
 /// Passes of a shape after which it is recorded: recording takes as long as some of them.
@@ -18,11 +17,11 @@ const MOST: usize = 64;
 /// Forward and backward passes of one model, recorded for each shape of a batch that returns.
 #[derive(Debug, Default)]
 pub struct Passes {
-    shapes: RefCell<BTreeMap<[i64; 3], Shape>>,
+    shapes: RefCell<BTreeMap<PassShape, Seen>>,
 }
 
 #[derive(Debug, Default)]
-struct Shape {
+struct Seen {
     taken: usize,
     recorded: Option<Recorded>,
 }
@@ -38,57 +37,43 @@ struct Recorded {
 }
 
 impl Passes {
-    /// Runs `body` over a batch and the `numbers` that go with it, or repeats its recording; returns its losses.
+    /// Runs `body` over a batch's table and the `numbers` that go with it, or repeats its recording; returns its losses.
     ///
-    /// What `body` launches must depend on [`PackedLayout::shape`] alone, and its results on the two tensors and on libtorch's generator.
+    /// What `body` launches must depend on `shape` alone, without which nothing is recorded, and its results on the two tensors and on
+    /// libtorch's generator.
     ///
     /// # Errors
     /// When `body` or the GPU fails.
     pub fn run(
         &self,
-        layout: &PackedLayout,
+        shape: Option<PassShape>,
+        table: &[i64],
         numbers: &[f32],
         device: Device,
-        body: impl Fn(&Packed, &Tensor) -> Result<Tensor>,
+        body: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let Some(shape) = layout.shape().filter(|_| graph::records(device)) else {
-            return once(layout, numbers, device, body);
-        };
+        let (table, numbers) = (Tensor::from_slice(table), Tensor::from_slice(numbers));
         let mut shapes = self.shapes.borrow_mut();
-        let full = shapes.values().filter(|shape| shape.recorded.is_some()).count() >= MOST;
-        let seen = shapes.entry(shape).or_default();
-        seen.taken += 1;
-        if let Some(recorded) = &seen.recorded {
-            recorded.table.shallow_clone().copy_(&Tensor::from_slice(&layout.table()));
-            recorded.numbers.shallow_clone().copy_(&Tensor::from_slice(numbers));
-            recorded.graph.replay()?;
-            return Ok(recorded.losses.copy());
+        let full = shapes.values().filter(|seen| seen.recorded.is_some()).count() >= MOST;
+        let mut records = None;
+        if let Some(shape) = shape.filter(|_| graph::records(device)) {
+            let seen = shapes.entry(shape).or_default();
+            seen.taken += 1;
+            if let Some(recorded) = &seen.recorded {
+                recorded.table.shallow_clone().copy_(&table);
+                recorded.numbers.shallow_clone().copy_(&numbers);
+                recorded.graph.replay()?;
+                return Ok(recorded.losses.copy());
+            }
+            records = Some(shape).filter(|_| seen.taken > RECORDED_AFTER && !full);
         }
-        if seen.taken <= RECORDED_AFTER || full {
-            return once(layout, numbers, device, body);
-        }
-        let table = Tensor::from_slice(&layout.table()).to_device(device);
-        let numbers = Tensor::from_slice(numbers).to_device(device);
+        let [table, numbers] = [table, numbers].map(|tensor| tensor.to_device(device));
+        let Some(shape) = records else { return body(&table, &numbers) };
         // One is replayed at a time, and its losses are copied before the next.
-        let sharing = shapes.values().find_map(|shape| Some(&shape.recorded.as_ref()?.graph));
-        let (losses, made) =
-            Graph::record(device, sharing, || body(&Packed::over(layout, &table), &numbers))?;
+        let sharing = shapes.values().find_map(|seen| Some(&seen.recorded.as_ref()?.graph));
+        let (losses, made) = Graph::record(device, sharing, || body(&table, &numbers))?;
         let recorded = made.map(|(graph, losses)| Recorded { graph, table, numbers, losses });
-        shapes.entry(shape).and_modify(|shape| shape.recorded = recorded);
+        shapes.entry(shape).and_modify(|seen| seen.recorded = recorded);
         Ok(losses)
     }
-}
-
-/// Runs `body` over a batch and the numbers that go with it, without a recording.
-///
-/// # Errors
-/// When `body` fails.
-pub fn once(
-    layout: &PackedLayout,
-    numbers: &[f32],
-    device: Device,
-    body: impl Fn(&Packed, &Tensor) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let table = Tensor::from_slice(&layout.table()).to_device(device);
-    body(&Packed::over(layout, &table), &Tensor::from_slice(numbers).to_device(device))
 }

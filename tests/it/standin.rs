@@ -112,15 +112,21 @@ fn recorded_steps_of_training_are_what_they_are_without_recordings() {
     if !standin() {
         return;
     }
-    let place = Place::new();
-    let model = encoders().join("bert-gelu");
-    fs::write(
-        place.path("recipe.toml"),
-        recipe(&model, r#"["query", "value", "output.dense"]"#, "tiny/pairs")
-            .replace("[adapter]", "dropout = 0.2\n[adapter]"),
-    )
-    .unwrap();
-    for precision in ["fp32", "bf16"] {
+    let encoder =
+        (Place::new(), encoders().join("bert-gelu"), r#"["query", "value", "output.dense"]"#, "tiny/pairs");
+    let decoder = (
+        Place::of_decoders(),
+        fixture("decoders/qwen3-window"),
+        r#"["q_proj", "v_proj", "down_proj"]"#,
+        "tiny/instructions",
+    );
+    for ((place, model, targets, dataset), precision) in
+        [(&encoder, "fp32"), (&encoder, "bf16"), (&decoder, "bf16")]
+    {
+        let dropping =
+            if *dataset == "tiny/pairs" { "dropout = 0.2\n[adapter]" } else { "[adapter]\ndropout = 0.2" };
+        fs::write(place.path("recipe.toml"), recipe(model, targets, dataset).replace("[adapter]", dropping))
+            .unwrap();
         let run = |out: &str, graphs: &str| {
             let sets = [
                 "--set",
@@ -140,10 +146,10 @@ fn recorded_steps_of_training_are_what_they_are_without_recordings() {
         };
         let (recorded, replays) = run(&format!("{precision}-recorded"), "1");
         let (plain, none) = run(&format!("{precision}-plain"), "0");
-        assert_eq!(recorded, plain, "{precision}");
-        println!("{precision}: {replays} replays");
+        assert_eq!(recorded, plain, "{dataset} {precision}");
+        println!("{dataset} {precision}: {replays} replays");
         // The optimiser's updates, and the passes of shapes that return.
-        assert!(none == 0 && replays > 26, "{precision}: {replays} and {none} replays");
+        assert!(none == 0 && replays > 26, "{dataset} {precision}: {replays} and {none} replays");
     }
 }
 

@@ -90,7 +90,8 @@ impl CausalLm {
         self.bytes() <= MOST_PACKED_BYTES
     }
 
-    fn bytes(&self) -> i64 {
+    /// Returns the bytes of its weights.
+    pub fn bytes(&self) -> i64 {
         let config = &self.config;
         let numbers = config.vocabulary * config.width
             + config.linear_shapes().iter().map(|(_, [out, inputs])| out * inputs).sum::<i64>();
