@@ -47,9 +47,9 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
 pub fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "make room on the disk, or write to another folder"
+            "free some disk space, or write to another folder"
         }
-        _ => "choose a folder that can be made and written",
+        _ => "choose a writable folder",
     };
     fault(format!("cannot write `{}`: {error}", path.display())).hint(hint).into()
 }
@@ -85,7 +85,7 @@ pub fn read_sealed<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, bo
     let mut object: Map<String, Value> = read_json(path)?;
     let found = object.shift_remove(SEAL);
     if found.as_ref().is_some_and(|found| seal(&object).ok().as_deref() != found.as_str()) {
-        return Err(fault(format!("`{}` is damaged: its checksum is another", path.display())).into());
+        return Err(fault(format!("`{}` is damaged: its checksum differs", path.display())).into());
     }
     let value = serde_json::from_value(object.into());
     Ok((value.with_context(|| format!("`{}` is not valid", path.display()))?, found.is_some()))
@@ -155,7 +155,7 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 /// Parses JSON; errors name the key of the wrong value, the position, and the expected type in plain words.
 ///
 /// # Errors
-/// Where the text is no JSON, or not of this form.
+/// When the text is not JSON, or not of this form.
 pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| {
         let mut message = error.to_string();

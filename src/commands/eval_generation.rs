@@ -52,8 +52,8 @@ impl Scoring<'_> {
         let start = Instant::now();
         let rules: Vec<Rule> = dataset.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
         if rules.is_empty() {
-            let message = format!("`{}` has no scorer", dataset.name);
-            return Err(usage(message).hint("name them as `scorers` in its catalog entry").into());
+            let message = format!("`{}` has no scoring rule", dataset.name);
+            return Err(usage(message).hint("list them as `scorers` in its catalog entry").into());
         }
         let split = self.split(dataset);
         let found = self.prompts(dataset, split)?;
@@ -64,7 +64,7 @@ impl Scoring<'_> {
         }
         if generation.ends.is_empty() {
             tracing::warn!(
-                "no token is known that ends a text: completions go on to a stop text or for {} tokens",
+                "no end-of-text token is known: completions end at a stop text or after {} tokens",
                 generation.max_new_tokens
             );
         }
@@ -103,7 +103,7 @@ impl Scoring<'_> {
         Ok(Some(result))
     }
 
-    /// Returns the split asked for, else the one that generation data is scored on.
+    /// Returns the requested split, else the default split of generation tasks.
     fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
         let own = dataset.files.contains_key("test").then_some("test");
         self.args.split.as_deref().or(own).unwrap_or(&self.request.split)

@@ -30,8 +30,8 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, request.max_length)?;
     if args.predict {
-        return Err(usage("`--predict` writes a GLUE submission, and the base is a language model")
-            .hint("leave it out: answers to prompts are written in any case")
+        return Err(usage("`--predict` writes GLUE submissions, but the base is a language model")
+            .hint("leave it out: completions are always written")
             .into());
     }
     let datasets: Vec<&Dataset> =
@@ -63,7 +63,7 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     for (dataset, generation) in continued.into_iter().zip(generations) {
         let generation = Generation { max_slots: args.batch_size.unwrap_or(0), ..generation };
         let Some(result) = scoring.run((dataset, &generation), model.language()?)? else {
-            say("interrupted: the same command goes on with the prompts that are left");
+            say("interrupted: run the same command again to continue");
             return Ok(Outcome::Interrupted);
         };
         results.insert(dataset.name.clone(), result);
@@ -79,7 +79,7 @@ fn fitting<'a>(place: &'a Workplace, task: &str) -> Result<&'a Dataset> {
         TaskKind::Instruction | TaskKind::Chat | TaskKind::Generation => Ok(dataset),
         other => {
             let found = format!("{other:?}").to_lowercase();
-            Err(usage(format!("data set `{task}` is for `{found}`, and the base is a language model"))
+            Err(usage(format!("data set `{task}` is for `{found}`, but the base is a language model"))
                 .hint("score it on data sets for `instruction`, `chat` or `generation`")
                 .into())
         }

@@ -27,7 +27,7 @@ use crate::train::objective::Classification;
 use crate::train::recorded::Passes;
 use crate::train::{Ending, Objective, Trainer, interrupt};
 
-/// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
+/// Trains a recipe, or with `--dry-run` only reports what would be trained.
 ///
 /// # Errors
 /// When recipe, base, data or folder cannot be used, or training fails.
@@ -50,7 +50,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     refuse_used(&out, args)?;
     if let Some(counts) = args.dry_run.then(|| from_config(&recipe)).transpose()?.flatten() {
         say(&counts);
-        say("the base's weights are not there: counted from its `config.json` alone");
+        say("the base has no weights here: counting from its `config.json`");
         return Ok(Outcome::Done);
     }
     let place = Workplace::open(global)?;
@@ -80,7 +80,7 @@ fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome>
         return Ok(Outcome::Done);
     }
     if interrupt::requested() {
-        say(&format!("interrupted: `eval --run {}` scores the tasks of the recipe", out.display()));
+        say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
     }
     let subject = cli::Subject { run: Some(out.to_owned()), ..cli::Subject::default() };
@@ -112,13 +112,13 @@ fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<
     let (ending, state) =
         Trainer::new(plan, objective.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
-        say(&format!("interrupted after step {}; go on with `--resume`", state.step));
+        say(&format!("interrupted after step {}; continue with `--resume`", state.step));
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;
     let results = Results::new(session, &state, before + start.elapsed().as_secs_f64(), out);
     let written = results.and_then(|results| results.write(out).map(|()| results));
-    say(&written.context("the run is done, but its results are lost")?.summary());
+    say(&written.context("training ended, but its results could not be saved")?.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
 }

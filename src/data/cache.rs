@@ -47,7 +47,7 @@ pub fn load(folder: &Path, hash: &str) -> Option<Examples> {
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let examples = decode(file, size, hash);
     if examples.is_none() {
-        tracing::warn!("`{}` is damaged and made again", path.display());
+        tracing::warn!("`{}` is damaged; making it again", path.display());
     }
     examples
 }

@@ -13,8 +13,8 @@ use crate::files;
 
 const BUILTIN: &str = include_str!("../../datasets.toml");
 
-/// How to add a data set.
-const ADD: &str = "`--datasets FILE` adds those of a TOML file";
+/// Advice on adding a data set.
+const ADD: &str = "`--datasets FILE` adds those in a TOML file";
 /// One that is added.
 const EXAMPLE: &str = "  [NAME]
   task = \"instruction\"                     # or classification, regression, chat, generation
@@ -52,7 +52,7 @@ impl Catalog {
         self.with_text(&text, path, absolute.parent().unwrap_or(Path::new("/")))
     }
 
-    /// Adds the entries of a text that stands in `path`. Local files are relative to `folder`.
+    /// Adds the entries of `text`, read from `path`. Local files are relative to `folder`.
     fn with_text(mut self, text: &str, path: &Path, folder: &Path) -> Result<Self> {
         let file = path.display();
         let table: Table = text
@@ -86,15 +86,12 @@ impl Catalog {
         }
     }
 
-    /// The keys of an entry with those of the one that it says it is like; its place only where it has none itself.
+    /// The keys of an entry with those that it inherits by `like`; the place only if it has none itself.
     fn inherited(&self, mut table: Table) -> std::result::Result<Table, String> {
         let Some(like) = table.remove("like") else { return Ok(table) };
         let name = like.as_str().ok_or_else(|| format!("expected a name, found {}", shown(&like)))?;
         let Some(other) = self.tables.get(name) else {
-            return Err(format!(
-                "no data set `{name}` before it; {}",
-                which("data sets", name, self.names())
-            ));
+            return Err(format!("no earlier data set `{name}`; {}", which("data sets", name, self.names())));
         };
         let inherits = !table.contains_key("submission");
         let has_place = ["hub", "dir", "files"].iter().any(|key| table.contains_key(*key));
@@ -118,6 +115,12 @@ impl Catalog {
     ///
     /// # Errors
     /// Names the nearest and all names that exist.
+    ///
+    /// ```
+    /// let catalog = loraxs::data::catalog::Catalog::builtin()?;
+    /// assert_eq!(catalog.get("glue/rte")?.labels, ["entailment", "not_entailment"]);
+    /// # anyhow::Ok(())
+    /// ```
     pub fn get(&self, name: &str) -> Result<&Dataset> {
         self.datasets.get(name).ok_or_else(|| {
             let hint = which("data sets", name, self.names());
@@ -204,7 +207,7 @@ mod tests {
             catalog.with_text("[c]\nlike = \"maht\"", Path::new("d.toml"), Path::new("")).unwrap_err();
         let message = error.to_string();
         assert!(
-            message.starts_with("`d.toml`: `c.like`: no data set `maht` before it; did you mean `math`?"),
+            message.starts_with("`d.toml`: `c.like`: no earlier data set `maht`; did you mean `math`?"),
             "{message}"
         );
     }
@@ -215,7 +218,7 @@ mod tests {
         let error = catalog.get("glue/mrcp").unwrap_err();
         let hint = hint_of(&error).unwrap().to_owned();
         assert!(
-            hint.starts_with("did you mean `glue/mrpc`? data sets near to it: `glue/mrpc`, `glue/"),
+            hint.starts_with("did you mean `glue/mrpc`? similar data sets: `glue/mrpc`, `glue/"),
             "{hint}"
         );
         // What it says to add is one that can be added.
@@ -242,12 +245,12 @@ mod tests {
             "`name`: expected a table, found integer `3`",
             "`a.file`: unknown key; did you mean `files`?",
             "`a.task`: unknown task `clasification`; did you mean `classification`?",
-            "`a.files`: required and missing",
-            "`b.dir`: `hub` and `dir` exclude each other",
+            "`a.files`: missing, but required",
+            "`b.dir`: `hub` and `dir` cannot be combined",
             "`b.files.train`: expected a file name or a list of them, found integer `4`",
             "`b.text`: expected a list of texts, found another list",
             "`b.submission.test`: no such split in `files`",
-            "`b.labels`: `n` stands there twice",
+            "`b.labels`: `n` is listed twice",
             "`b.metrics`: unknown metric `pearson`",
         ] {
             assert!(message.contains(part), "no `{part}` in {message}");

@@ -14,7 +14,7 @@ use crate::fault::{Result, fault, usage, which};
 pub struct Dataset {
     /// Its key in the catalog, such as `glue/mrpc`.
     pub name: String,
-    /// What it asks of a model.
+    /// The kind of task.
     pub task: TaskKind,
     /// Repository on the hub; absent for local files.
     pub hub: Option<String>,
@@ -24,7 +24,7 @@ pub struct Dataset {
     pub dir: Option<PathBuf>,
     /// File names or patterns of each split.
     pub files: BTreeMap<String, Vec<String>>,
-    /// Key of a JSON object under which its rows stand, as `field` of Hugging Face's `datasets`.
+    /// Key of a JSON object that holds its rows, as `field` of Hugging Face's `datasets`.
     pub field: Option<String>,
     /// One text column, or two for pairs.
     pub text: Vec<String>,
@@ -58,7 +58,7 @@ pub struct Dataset {
     pub group_by: Vec<String>,
     /// Template of a solved row in a few-shot prompt; absent = prompt and answer.
     pub shot: Option<String>,
-    /// What stands between the rows of a few-shot prompt.
+    /// Text between the examples of a few-shot prompt.
     pub shot_separator: String,
     /// The split that solved rows come from.
     pub shot_split: String,
@@ -66,7 +66,7 @@ pub struct Dataset {
     pub messages: String,
     /// File name of the GLUE submission for each test split.
     pub submission: BTreeMap<String, String>,
-    /// How local files that are missing can be had.
+    /// Command that fetches missing local files.
     pub source: Option<String>,
     /// The submission holds label names instead of numbers.
     pub submission_names: bool,
@@ -79,7 +79,7 @@ impl Dataset {
     /// Names data set and key when there is none, or it is wrong.
     pub fn template(&self, key: &str, text: Option<&str>) -> Result<Template> {
         let place = format!("`{}.{key}`", self.name);
-        let text = text.ok_or_else(|| usage(format!("{place}: required here and missing")))?;
+        let text = text.ok_or_else(|| usage(format!("{place}: required for this task, but missing")))?;
         Template::parse(text).map_err(|reason| usage(format!("{place}: {reason}")).into())
     }
 

@@ -113,7 +113,7 @@ impl<'a> Entry<'a> {
         if self.faults.len() == before { checked } else { None }
     }
 
-    /// What each kind of task needs; fills in the metrics where none are given.
+    /// Checks the keys that the task needs, and fills in default metrics.
     fn check(&mut self, mut dataset: Dataset) -> Dataset {
         let (required, metrics): (&[&str], &[Metric]) = match dataset.task {
             TaskKind::Classification => (&["text", "label", "labels"], &Metric::OF_CLASSES),
@@ -123,7 +123,7 @@ impl<'a> Entry<'a> {
             TaskKind::Chat => (&[], &[]),
         };
         for key in required.iter().filter(|key| !self.table.contains_key(**key)) {
-            self.fault(key, "required here and missing");
+            self.fault(key, "required for this task, but missing");
         }
         for key in ["prompt", "response", "answer", "shot"] {
             let text = self.table.get(key).and_then(Value::as_str).map(Template::parse);
@@ -158,7 +158,7 @@ impl<'a> Entry<'a> {
         let labels = &dataset.labels;
         if dataset.task == TaskKind::Regression {
             if !labels.is_empty() {
-                self.fault("labels", "a regression has no labels");
+                self.fault("labels", "regression has no labels");
             }
             return;
         }
@@ -167,7 +167,7 @@ impl<'a> Entry<'a> {
         }
         for (i, label) in labels.iter().enumerate() {
             if labels.iter().take(i).any(|other| other == label) {
-                self.fault("labels", &format!("`{label}` stands there twice"));
+                self.fault("labels", &format!("`{label}` is listed twice"));
             }
         }
         if labels.len() > 2 && dataset.metrics.iter().any(|m| m == "f1") {
@@ -185,7 +185,7 @@ impl<'a> Entry<'a> {
 
     fn task(&mut self) -> Option<TaskKind> {
         if !self.table.contains_key("task") {
-            self.fault("task", "required and missing");
+            self.fault("task", "missing, but required");
         }
         let word = self.string("task")?;
         let task = TaskKind::deserialize(Value::String(word.clone())).ok();
@@ -201,7 +201,7 @@ impl<'a> Entry<'a> {
         match (from_hub, dir) {
             (true, None) => None,
             (true, Some(_)) => {
-                self.fault("dir", "`hub` and `dir` exclude each other");
+                self.fault("dir", "`hub` and `dir` cannot be combined");
                 None
             }
             // Collecting the components drops a `.` among them.
@@ -223,7 +223,7 @@ impl<'a> Entry<'a> {
             }
             Some(Value::Table(_)) => self.fault("files", "expected at least one split, found none"),
             Some(other) => self.expected("files", "a table of splits", other),
-            None => self.fault("files", "required and missing"),
+            None => self.fault("files", "missing, but required"),
         }
         files
     }
@@ -273,7 +273,7 @@ impl<'a> Entry<'a> {
     fn stop(&mut self) -> Vec<String> {
         let stop = self.strings("stop");
         if stop.iter().any(String::is_empty) {
-            self.fault("stop", "an empty text would end every answer before it begins");
+            self.fault("stop", "an empty text would end every completion at once");
         }
         stop
     }

@@ -84,7 +84,7 @@ pub fn load_in(
     let dataset = split.dataset;
     if dataset.task == TaskKind::Generation {
         let message = format!("data set `{}` is for generation, not for training", dataset.name);
-        return Err(usage(message).hint("`task` must be another one here, such as `instruction`").into());
+        return Err(usage(message).hint("training needs another `task`, such as `instruction`").into());
     }
     let hash = digest(split, tokenizer, max_length)?;
     let examples = match cache::load(cache, &hash) {
@@ -92,7 +92,7 @@ pub fn load_in(
         None => {
             let examples = tokenise(split, tokenizer, max_length, hash)?;
             if let Err(error) = cache::store(cache, &examples) {
-                tracing::warn!("tokenised data is not cached: {error:#}");
+                tracing::warn!("cannot cache the tokenised data: {error:#}");
             }
             examples
         }
@@ -117,7 +117,7 @@ fn warn_of_cut(split: &Split<'_>, examples: &Examples, max_length: usize) {
     if cut > 0 {
         let (name, split) = (&split.dataset.name, split.name);
         tracing::warn!(
-            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are cut"
+            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are truncated"
         );
     }
 }

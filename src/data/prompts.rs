@@ -53,7 +53,7 @@ pub struct Shots<'a> {
 /// Reads and renders the files of a split; `split.limit` is the number of usable rows to keep from the start
 /// (0 = all). A row whose prompt has no token, or more than `longest`, cannot be used.
 ///
-/// A shot is the template `shot`, or where there is none the prompt, a space unless the prompt ends in one, and the
+/// A shot is the template `shot`, or if there is none the prompt, a space unless the prompt ends in one, and the
 /// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
 ///
 /// # Errors
@@ -81,12 +81,12 @@ pub fn load(
         text.push_str(&prompt);
         let (ids, cut) = tokenizer.encode_open(&text, longest).map_err(|e| format!("{e:#}"))?;
         match ids.len() {
-            0 => Err("the prompt is empty: it has no token".to_owned()),
+            0 => Err("the prompt is empty: it has no tokens".to_owned()),
             _ if cut => {
-                Err(format!("the prompt is more than the {longest} tokens that the model has positions for"))
+                Err(format!("the prompt has more than the {longest} tokens that the model has positions for"))
             }
             found if found > longest => Err(format!(
-                "the prompt is {found} tokens, more than the {longest} that the model has positions for"
+                "the prompt has {found} tokens, more than the {longest} that the model has positions for"
             )),
             _ => {
                 let mut columns = row.clone();
@@ -99,14 +99,15 @@ pub fn load(
     Ok(Prompts { prompts, skipped, hash })
 }
 
-/// Renders one shot more than asked for, because a row is never its own shot.
+/// Renders one shot more than requested, because a row is never its own shot.
 fn solved(shots: &Shots<'_>, templates: &Templates) -> Result<Vec<(usize, String)>> {
     let wanted = shots.count.saturating_add(1);
     let (found, _) = read(&shots.split, templates, wanted, |index, row| Ok((index, templates.solved(row)?)))?;
     if found.len() <= shots.count {
         let (name, split) = (&shots.split.dataset.name, shots.split.name);
-        let message = format!("{} shots were asked for, `{name}` {split} has {}", shots.count, found.len());
-        return Err(usage(message).hint("one row more than shots is needed").into());
+        let message =
+            format!("{} shots were requested, but `{name}` {split} has {}", shots.count, found.len());
+        return Err(usage(message).hint("at least one row more than shots is needed").into());
     }
     Ok(found)
 }
@@ -122,7 +123,7 @@ impl Templates {
     fn new(dataset: &Dataset) -> Result<Self> {
         if dataset.task != TaskKind::Generation {
             let message = format!("data set `{}` is not for generation", dataset.name);
-            return Err(usage(message).hint("`task` must be `generation` here").into());
+            return Err(usage(message).hint("this needs the task `generation`").into());
         }
         let optional = |key: &'static str, text: Option<&str>| {
             text.map(|text| dataset.template(key, Some(text))).transpose()

@@ -189,8 +189,8 @@ fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> 
     let mut records: BTreeMap<usize, Record> = BTreeMap::new();
     if path.exists() {
         if files::read_json::<Value>(&beside).ok().as_ref() != Some(task.identity) {
-            let message = format!("`{}` holds answers of another model or of other settings", path.display());
-            return Err(usage(message).hint("choose another folder by `--out`, or delete it").into());
+            let message = format!("`{}` has completions of another model or other settings", path.display());
+            return Err(usage(message).hint("choose another folder with `--out`, or delete it").into());
         }
         let bytes = files::read_bytes(path)?;
         // A line without its end was torn when the run was interrupted.
@@ -202,7 +202,7 @@ fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> 
         if records.len() < lines.len() {
             let (name, all, rest) = (path.display(), lines.len(), lines.len() - records.len());
             tracing::warn!(
-                "`{name}`: {rest} of {all} answers are damaged, doubled or to no prompt of the task, and left out"
+                "`{name}`: left out {rest} of {all} completions that are damaged, duplicates, or not of the task"
             );
         }
     }

@@ -141,7 +141,7 @@ pub fn evaluate(
         for (&i, sum) in batch.iter().zip(found) {
             if !sum.is_finite() {
                 return Err(fault(format!("the loss of example {} is not finite", examples[i].index))
-                    .hint("evaluate in fp32 or bf16, or train with a smaller learning rate")
+                    .hint("evaluate in fp32 or bf16, or train with a lower learning rate")
                     .into());
             }
             sums[i] = sum;

@@ -119,7 +119,7 @@ fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usiz
             if row.iter().any(|logit| !logit.is_finite()) {
                 let index = examples[i].index;
                 return Err(fault(format!("the logits of example {index} are not finite: {row:?}"))
-                    .hint("train with smaller learning rates; in fp16, evaluate in fp32 or bf16 instead")
+                    .hint("train with lower learning rates; instead of fp16, evaluate in fp32 or bf16")
                     .into());
             }
             found[i] = row;

@@ -14,7 +14,7 @@ const PAGES: [&[u8]; 2] = [b"<!doctype html", b"<html"];
 /// Rejects a file whose beginning shows that it is a stand-in.
 ///
 /// # Errors
-/// Says what it is, and how to get the file itself.
+/// Names what the file is instead, and how to get the file itself.
 pub fn check_start(path: &Path, start: &[u8]) -> Result<(), Fault> {
     let start = start.get(..ENOUGH).unwrap_or(start);
     let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
@@ -26,7 +26,7 @@ pub fn check_start(path: &Path, start: &[u8]) -> Result<(), Fault> {
     }
     if PAGES.into_iter().any(begins) {
         return Err(fault(format!("`{path}` is an HTML page"))
-            .hint("download the file itself; the address was probably that of a page about it"));
+            .hint("download the file itself; the URL was probably that of a page about it"));
     }
     Ok(())
 }

@@ -79,14 +79,14 @@ impl<'a> Engine<'a> {
                 Some(false) => return Ok(false),
                 None if slots > 1 => {
                     tracing::warn!(
-                        "memory ran out with {slots} prompts at a time: going on with {}",
+                        "out of memory with {slots} prompts at a time; continuing with {}",
                         slots / 2
                     );
                     slots /= 2;
                 }
                 None => {
-                    return Err(fault(format!("no memory to continue one prompt of {longest} tokens"))
-                        .hint("lower `--max-new-tokens`, or use a precision of fewer bytes")
+                    return Err(fault(format!("not enough memory to complete a prompt of {longest} tokens"))
+                        .hint("lower `--max-new-tokens`, or use a lower precision")
                         .into());
                 }
             }
@@ -164,14 +164,14 @@ impl<'a> Engine<'a> {
         let (vocabulary, positions) = (self.model.config.vocabulary, self.model.config.positions);
         for prompt in prompts {
             let Some(largest) = prompt.ids.iter().max() else {
-                return Err(fault(format!("prompt {} is empty: it has no token", prompt.index)).into());
+                return Err(fault(format!("prompt {} is empty: it has no tokens", prompt.index)).into());
             };
             if i64::from(*largest) >= vocabulary {
                 let message = format!(
                     "prompt {} has token {largest}, the model's vocabulary {vocabulary}",
                     prompt.index
                 );
-                return Err(fault(message).hint("tokenizer and model do not belong together").into());
+                return Err(fault(message).hint("tokenizer and model do not match").into());
             }
         }
         let beyond = |prompt: &&Prompt| (prompt.ids.len() + self.settings.max_new_tokens) as i64 > positions;

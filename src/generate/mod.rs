@@ -116,7 +116,7 @@ pub struct Prompt {
     pub ids: Vec<u32>,
 }
 
-/// Why a completion ended.
+/// Reason why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// By one of [`Settings::ends`].
@@ -134,6 +134,6 @@ pub struct Completion {
     pub ids: Vec<u32>,
     /// Their text without special tokens, cut before a stop text.
     pub text: String,
-    /// Why it ended.
+    /// Reason why it ended.
     pub finish: Finish,
 }

@@ -148,7 +148,7 @@ impl Decoder {
         self.blocks.iter().all(|block| block.attention.in_one_kernel(self.kind, d))
     }
 
-    /// Makes one product of those that share an input, where no adapter stands between.
+    /// Joins layers that share an input into one product, if no adapter is attached.
     pub fn join(&mut self) {
         self.blocks.iter_mut().for_each(Block::join);
     }
@@ -341,7 +341,7 @@ impl Inputs {
                 let [q, k, v] = *widths;
                 [(0, q), (q, k), (q + k, v)].map(|(start, width)| {
                     let part = all.narrow(2, start, width);
-                    // A GPU's kernels take heads that lie apart.
+                    // A GPU's kernels take heads that are not adjacent.
                     if part.device().is_cuda() { part } else { part.contiguous() }
                 })
             }

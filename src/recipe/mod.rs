@@ -28,7 +28,7 @@ pub struct Recipe {
     pub data: DataRecipe,
     /// The optimisation.
     pub train: TrainRecipe,
-    /// When and how to evaluate.
+    /// Evaluation during and after training.
     pub eval: EvalRecipe,
 }
 
@@ -138,7 +138,7 @@ pub struct TrainRecipe {
     pub precision: Precision,
     /// Seed of R, head, order and dropout; default 0.
     pub seed: u64,
-    /// True if each epoch visits the data in an order of its own; default true.
+    /// True if each epoch visits the data in a new order; default true.
     pub shuffle: bool,
     /// Optimiser steps between log points, at least 1; default 10.
     pub log_every: u64,
@@ -152,7 +152,7 @@ pub struct TrainRecipe {
     pub init_from: String,
 }
 
-/// `[eval]`: when and how to evaluate.
+/// `[eval]`: evaluation during and after training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvalRecipe {
     /// Interval of evaluations during training; default `epoch`.
@@ -194,6 +194,17 @@ impl Recipe {
     ///
     /// # Errors
     /// One usage fault that lists all faults, each with its line or `--set`, its key, and what was expected.
+    ///
+    /// ```
+    /// use loraxs::recipe::Recipe;
+    ///
+    /// let text = "model.name = 'roberta-large'\ndata.dataset = 'glue/qnli'";
+    /// let recipe = Recipe::parse(text, "example", &["train.seed=1".to_owned()])?;
+    /// assert_eq!((recipe.adapter.method.name(), recipe.train.seed), ("lora-xs", 1));
+    /// let error = Recipe::parse(text, "example", &["train.sede=1".to_owned()]).unwrap_err();
+    /// assert!(error.to_string().contains("did you mean `train.seed`?"));
+    /// # anyhow::Ok(())
+    /// ```
     pub fn parse(text: &str, name: &str, sets: &[String]) -> Result<Self> {
         parse::parse(text, name, sets)
     }
@@ -209,14 +220,14 @@ impl Recipe {
     /// Replaces existing folders by their absolute paths, which mean the same from any other folder.
     ///
     /// # Errors
-    /// When such a path is not of UTF-8, as a recipe is.
+    /// When such a path is not valid UTF-8, as a recipe is.
     pub fn settle_folders(&mut self) -> Result<()> {
         for folder in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
             let whole = std::path::Path::new(&*folder).canonicalize();
             if let Some(path) = whole.ok().filter(|path| !folder.is_empty() && path.is_dir()) {
                 *folder = path.into_os_string().into_string().map_err(|path| {
-                    usage(format!("the path of `{folder}` is not of UTF-8: `{}`", path.display()))
-                        .hint("a recipe must be able to name it: move it, or give its folders other names")
+                    usage(format!("the path of `{folder}` is not valid UTF-8: `{}`", path.display()))
+                        .hint("recipes name it as text: move it, or rename its folders")
                 })?;
             }
         }

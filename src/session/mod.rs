@@ -78,14 +78,14 @@ impl Session {
         kept.extend(prepared.stored_basis(&recipe.adapter));
         if let Some(start) = &prepared.start {
             let head = start.load_into(&trained, true)?;
-            tracing::info!("started from `{}`, {head} tensors of its head kept", recipe.train.init_from);
+            tracing::info!("started from `{}`, with {head} tensors of its head", recipe.train.init_from);
         }
         let mut adapter = prepared.config(recipe, base, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
         adapter.labels.clone_from(&dataset.labels);
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
         if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| prepared.knows_basis()) {
-            // The recipe says how the basis was made, also where it was taken from a folder or an adapter.
+            // The recipe records how the basis was made, even if it came from a folder or an adapter.
             let made = &mut opened.recipe.adapter.made;
             (made.method, made.iterations, made.seed) = (*method, *iterations, *seed);
         }

@@ -94,7 +94,7 @@ impl Opened {
         let count = example.ids.len();
         if !example.trained.is_empty() {
             let text = self.tokenizer.show(example)?;
-            return Ok(format!("first example, {count} tokens, trained on what stands in ⟦⟧:\n{text}"));
+            return Ok(format!("first example, {count} tokens, trained on the part in ⟦⟧:\n{text}"));
         }
         let text = self.tokenizer.decode(&example.ids, false)?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
@@ -164,9 +164,9 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
             let task = format!("{:?}", dataset.task).to_lowercase();
             let (name, model) = (&dataset.name, &config.architecture);
             Err(usage(format!(
-                "data set `{name}` is for `{task}`, and the base is a language model (`{model}`)"
+                "data set `{name}` is for `{task}`, but the base is a language model (`{model}`)"
             ))
-            .hint("train it on a data set for `instruction` or `chat`; one for `generation` is for `eval`")
+            .hint("train it on a data set for `instruction` or `chat`; those for `generation` are for `eval`")
             .into())
         }
     }
@@ -181,12 +181,12 @@ fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()
             return Err(usage(format!(
                 "`eval.tasks` names `{name}`, which is for `{found}`, not `generation`"
             ))
-            .hint("the data set of the run is scored in any case")
+            .hint("the run's own data set is always scored")
             .into());
         }
         if matches!(base.base.config, Config::Encoder(_)) {
-            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
-                .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+            return Err(usage("`eval.tasks` is for generation tasks, which an encoder does not support")
+                .hint("leave `eval.tasks` empty; the run's own data set is always scored")
                 .into());
         }
     }

@@ -137,7 +137,7 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
     let found = &file.config.method;
     let mismatch = |what: &str, found: String, wanted: String| {
         let message = format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
-        usage(message).hint("train with the settings of the adapter that you start from")
+        usage(message).hint("use the settings of the adapter that you start from")
     };
     if found.name() != method.name() {
         return Err(mismatch("method", found.name().into(), method.name().into()).into());
@@ -222,7 +222,7 @@ fn of_kind(basis: Basis, wanted: &BasisSpec) -> Result<Basis> {
             false => format!("{}, {}, sigma {}", spec.init, spec.spectrum, spec.sigma),
         };
         let message = format!(
-            "the basis is of another kind: it is `{}`, the recipe's `{}`",
+            "the basis was made differently: it is `{}`, the recipe's `{}`",
             words(made),
             words(wanted)
         );

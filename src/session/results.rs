@@ -164,8 +164,10 @@ fn known(run: &Path) -> Result<Known> {
         Known::deserialize(Value::Object(fields)).with_context(|| format!("`{}` is damaged", path.display()))
     });
     known.map_err(|error| {
-        let hint =
-            format!("delete `{}`: then `train --resume` goes on from the newest checkpoint", path.display());
+        let hint = format!(
+            "delete `{}`: then `train --resume` continues from the newest checkpoint",
+            path.display()
+        );
         fault(format!("{error:#}")).hint(hint).into()
     })
 }
@@ -183,9 +185,9 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
     for (name, checksum) in &known.adapter {
         let path = folder.join(name);
         if path.exists() && files::checksum(&path)? != *checksum {
-            return Err(fault(format!("`{}` is not as the run wrote it", path.display()))
+            return Err(fault(format!("`{}` has changed since the run wrote it", path.display()))
                 .hint(format!(
-                    "put it back; `--model BASE --adapter {}` takes what is there",
+                    "restore it, or use it as it is with `--model BASE --adapter {}`",
                     folder.display()
                 ))
                 .into());
@@ -201,9 +203,9 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
 /// As [`check_finished`], or names what has changed.
 pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
     let changed = |path: PathBuf, like: &str| {
-        fault(format!("`{}` is not the one that `{}` was trained with", path.display(), run.display())).hint(
+        fault(format!("`{}` is not the one `{}` was trained with", path.display(), run.display())).hint(
             format!(
-                "put it back{like}; `--model BASE --adapter {}` takes what is there",
+                "restore it{like}, or use it as it is with `--model BASE --adapter {}`",
                 run.join(ADAPTER).display()
             ),
         )

@@ -26,8 +26,8 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
     files::refuse_file(out)?;
     match used {
         Some(name) if !args.resume && !args.dry_run => {
-            Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
-                .hint("go on with it by `--resume`, or choose another folder by `--out`")
+            Err(fault(format!("`{}` already has a run: found `{name}`", out.display()))
+                .hint("resume it with `--resume`, or choose another folder with `--out`")
                 .into())
         }
         _ => Ok(()),
@@ -40,14 +40,15 @@ pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
 /// Names the file that is missing or damaged.
 pub fn refuse_half_done(out: &Path) -> Result<()> {
     let (results, adapter) = (out.join("results.json"), out.join("adapter").join(WEIGHTS));
-    let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
+    let hint =
+        format!("delete `{}`: then `--resume` continues from the newest checkpoint", results.display());
     if let Err(error) = check_finished(out) {
         return Err(fault(format!("{error:#}")).hint(hint).into());
     }
     if adapter.exists() {
         return Ok(());
     }
-    Err(fault(format!("`{}` is finished, but there is no `{}`", out.display(), adapter.display()))
+    Err(fault(format!("`{}` is finished, but `{}` is missing", out.display(), adapter.display()))
         .hint(hint)
         .into())
 }
@@ -65,11 +66,11 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
     let file = open().map_err(|error| files::cannot_write(&path, &error))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(fault(format!("another process trains into `{}`", out.display()))
-                .hint("wait until it is done, or train into another folder by `--out`")
+            Err(fault(format!("another process is training into `{}`", out.display()))
+                .hint("wait until it ends, or train into another folder with `--out`")
                 .into())
         }
-        // A file system without locks cannot be asked.
+        // Some file systems have no locks.
         _ => Ok((file, files::hold(out, out)?)),
     }
 }
@@ -121,10 +122,10 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
 /// Refuses to resume a run with another recipe than its own.
 ///
 /// # Errors
-/// Names each key that differs, or says that the run's recipe is broken.
+/// Names each key that differs, or reports that the run's recipe is damaged.
 pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     let name = path.display().to_string();
-    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is broken")?;
+    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is damaged")?;
     let [begun, asked] =
         [&begun, recipe].map(|recipe| -> Result<_> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) });
     let (begun, asked) = (begun?, asked?);
@@ -140,14 +141,14 @@ pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
         .into_iter()
         .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
         .collect();
-    Err(usage(format!("`{}` is a run of another recipe: {}", path.display(), lines.join("; ")))
+    Err(usage(format!("`{}` is a run of a different recipe: {}", path.display(), lines.join("; ")))
         .hint(if moved {
             format!(
-                "go on with the weights that it began with by `--set model.revision={}`",
+                "continue with the weights that it started from with `--set model.revision={}`",
                 value(&begun, &"model.revision".to_owned())
             )
         } else {
-            "resume with the same recipe, or train into another folder by `--out`".to_owned()
+            "resume with the same recipe, or train into another folder with `--out`".to_owned()
         })
         .into())
 }

@@ -42,14 +42,11 @@ impl Subject {
             }
             (None, Some(model)) => {
                 if !sets.is_empty() {
-                    return Err(usage(
-                        "`--set` changes the recipe of a run, and there is none without `--run`",
-                    )
-                    .into());
+                    return Err(usage("`--set` changes the recipe of a run and needs `--run`").into());
                 }
                 (None, model.clone(), args.revision.clone(), args.adapter.clone())
             }
-            (None, None) => return Err(usage("neither `--run` nor `--model` is given").into()),
+            (None, None) => return Err(usage("expected `--run` or `--model`").into()),
         };
         let adapter = folder.as_deref().map(AdapterFile::open).transpose()?;
         let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
@@ -120,8 +117,8 @@ impl Subject {
 fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
     let path = run.join("recipe.toml");
     if !path.exists() {
-        let missing = fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display()));
-        return Err(missing.hint("a run is the folder that `loraxs train --out` wrote").into());
+        let missing = fault(format!("`{}` is not a run: it has no `recipe.toml`", run.display()));
+        return Err(missing.hint("a run is a folder written by `loraxs train --out`").into());
     }
     Ok(Recipe::load(&path.to_string_lossy(), sets)?.0)
 }
@@ -184,11 +181,11 @@ pub fn adapter_basis(
             layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
             place.basis(base, &layers, &record.spec, folder)?.0
         }
-        _ => return Err(fault("the adapter does not say which basis it was trained in").into()),
+        _ => return Err(fault("the adapter does not record which basis it was trained in").into()),
     };
     if basis.spec.rank != rank && adapter.layout.knows_basis() {
         return Err(fault(format!("the basis has rank {}, the adapter rank {rank}", basis.spec.rank))
-            .hint("give the basis that the adapter was trained in by `--basis DIR`")
+            .hint("pass the basis that the adapter was trained in with `--basis DIR`")
             .into());
     }
     if let Some(record) = record.as_ref().filter(|_| adapter.layout.knows_basis()) {

@@ -129,7 +129,7 @@ impl Reader {
         self.known.insert(key);
     }
 
-    /// Returns the keys asked for so far.
+    /// Returns the keys read so far.
     #[cfg(test)]
     pub fn known(&self) -> impl Iterator<Item = &'static str> {
         self.known.iter().copied()
@@ -281,7 +281,7 @@ impl Reader {
         })
     }
 
-    /// Ends the reading: keys that were never asked for are unknown.
+    /// Ends the reading: keys that were never read are unknown.
     ///
     /// # Errors
     /// One usage fault that lists all faults, those of the file first, in the order of its lines.

@@ -21,17 +21,16 @@ pub enum Wanted {
 
 /// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
 ///
-/// Must precede any other call that asks libtorch about CUDA, since libtorch keeps its first answer for good.
+/// Must precede any other call that queries libtorch about CUDA, since libtorch caches its first answer.
 ///
 /// # Errors
-/// When a GPU was asked for by name and cannot be used.
+/// When a GPU was requested explicitly and cannot be used.
 pub fn open_device(wanted: Wanted) -> Result<Device> {
     if wanted == Wanted::Cpu {
         return Ok(Device::Cpu);
     }
     let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded =
-        if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
+    let loaded = if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU found".into()) };
     let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
     let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
     let missing = match (&old, loaded) {
@@ -40,7 +39,7 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         (_, Err(reason)) => reason,
     };
     let hint = match old {
-        Some(_) => format!("install a driver of version {OLDEST_DRIVER} or newer"),
+        Some(_) => format!("install driver {OLDEST_DRIVER} or later"),
         None => {
             "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
                  NVIDIA's libraries on LD_LIBRARY_PATH"
@@ -57,9 +56,7 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         _ if count > 0 => Ok(Device::Cuda(0)),
         _ => {
             if gpu_present {
-                tracing::warn!(
-                    "there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}"
-                );
+                tracing::warn!("the GPU cannot be used ({missing}); running on the CPU\nhint: {hint}");
             }
             Ok(Device::Cpu)
         }

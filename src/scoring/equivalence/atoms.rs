@@ -93,7 +93,7 @@ impl Reader {
         Some(E::Group(open, parts, close))
     }
 
-    /// Returns true if a semicolon stands in these brackets, so that a comma between digits is a decimal one.
+    /// Returns true if these brackets contain a semicolon, so that a comma between digits is a decimal one.
     pub(super) fn has_semicolon(&self) -> bool {
         let mut depth = 0;
         for c in &self.text[self.place..] {

@@ -153,7 +153,7 @@ static JOINTS: LazyLock<Vec<(Regex, String)>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Names of functions and constants that may stand without a backslash.
+/// Names of functions and constants that may lack a backslash.
 const FUNCTIONS: [&str; 17] = [
     "sqrt", "abs", "sin", "cos", "tan", "cot", "det", "csc", "arcsin", "arccos", "arctan", "ln", "log",
     "exp", "pi", "theta", "infty",
@@ -287,7 +287,7 @@ pub fn is_roman(letters: &str) -> bool {
     letters.bytes().all(|c| b"IVX".contains(&c))
 }
 
-/// Returns true if letters stand for numbers rather than words: `xy`, `abc`, `a - b`.
+/// Returns true if letters denote numbers rather than words: `xy`, `abc`, `a - b`.
 pub fn is_product(text: &str) -> bool {
     let (letters, vowels) = (text.as_bytes(), text.bytes().filter(|c| b"aeiou".contains(c)).count());
     let neighbours = letters.windows(2).all(|pair| pair[0] + 1 == pair[1]);
