@@ -1,9 +1,9 @@
-//! Compiles the C++ files that reach what tch lacks, and tells the binary where its libtorch lies.
+//! Compiles the C++ files that wrap what tch lacks, and sets the binary's search path for libtorch.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Files of `src/torch` that are compiled, and those that they include.
+/// Files of `src/torch` to compile, and the headers that they include.
 const SOURCES: [&str; 4] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp"];
 const HEADERS: [&str; 8] =
     ["attention.h", "guarded.h", "jobs.h", "kernels.h", "lanes.h", "narrow.h", "on_cuda.h", "rows.h"];
@@ -23,7 +23,7 @@ fn main() {
     let real =
         fs::read_to_string(&origin).map_or_else(|_| libtorch.clone(), |path| PathBuf::from(path.trim()));
     compile_glue(&libtorch);
-    // The absolute folder first, so that the binary runs from anywhere; then beside the binary, for a copy of both.
+    // The absolute folder first, so that the binary runs from anywhere; then one beside the binary, for releases.
     for folder in [real.join("lib").display().to_string(), "$ORIGIN/../lib".to_owned()] {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
     }

@@ -1,10 +1,10 @@
-# Each recipe is what CI runs, or what helps to make it pass. `just` comes with `pip install rust-just`.
+# The steps of CI, and commands for development. Install `just` with `pip install rust-just`.
 
 [private]
 default:
     @just --list --unsorted
 
-# Install libtorch where it is missing and tell cargo where it is
+# Install libtorch if it is missing, and tell cargo where it is
 set-up *options:
     scripts/setup.sh {{ options }}
 
@@ -24,6 +24,10 @@ typos:
 deny:
     cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
+# Check that the oldest supported Rust is enough for the dependencies
+msrv:
+    python3 scripts/msrv.py
+
 # Run clippy; every warning is an error
 lint:
     cargo clippy --release --locked --all-targets -- -D warnings
@@ -32,11 +36,11 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --no-deps --document-private-items
 
-# Build, train, score and merge the example of the README
+# Build, train, score and merge the README's example
 quickstart:
     scripts/quickstart.sh
 
-# Run the tests, or some: `just test --test it -- tidy::`
+# Run all tests, or some: `just test --test it -- tidy::`
 test *arguments:
     scripts/test.sh {{ arguments }}
 
@@ -44,10 +48,18 @@ test *arguments:
 standin *filters:
     scripts/standin.sh {{ filters }}
 
-# Try inputs changed at random, for so many minutes
+# Fuzz the command for this many minutes
 fuzz minutes="30":
     scripts/fuzz.sh {{ minutes }}
 
-# Run all that CI runs, in its order
+# Time a training step and a decoding step
+bench *arguments:
+    cargo bench --locked --bench steps {{ arguments }}
+
+# Pack the binary with its libtorch into an archive that runs anywhere
+release:
+    scripts/release.sh
+
+# Run the steps of CI in order
 ci:
     .ci/run

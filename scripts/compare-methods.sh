@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Every method on SST-2 (8,000 rows) and STS-B (3,000 rows) with a small base, and the table of what came out.
+# Trains every method on SST-2 (8,000 rows) and STS-B (3,000 rows) with a small base, and prints a table of the results.
 #
 #   scripts/compare-methods.sh [--dry]
 #
-#   BASE      folder or hub id of the base (all-MiniLM-L6-v2 unless given)
-#   DATASETS  catalog that says where the two data sets are (see `--datasets`); the hub's where it is empty
-#   SST2, STSB  their names in it            SEEDS, OUT, ARGS, LORAXS  as in grid.sh
+#   BASE      folder or hub id of the base [default: all-MiniLM-L6-v2]
+#   DATASETS  catalog with the two data sets (see `--datasets`) [default: from the hub]
+#   SST2, STSB  their names in it            SEEDS, OUT, ARGS, LORAXS  see grid.sh
 #
-# At 6,144 trainable parameters, the head apart: LoRA-XS in its SVD basis and in a random one, VeRA, LoRA-Mini. Beside them the
-# smallest LoRA (rank 1, on query and value and on all four targets), TinyLoRA, the head alone, and every weight. Learning
-# rates are one for each method, of the size that its paper uses, and not searched. A run that is done is skipped.
+# With 6,144 trainable parameters besides the head: LoRA-XS in its SVD basis and in a random one, VeRA and LoRA-Mini. For
+# comparison: the smallest LoRA (rank 1, on query and value and on all four targets), TinyLoRA, the head alone, and full
+# fine-tuning. Each method has one learning rate, of the magnitude that its paper uses, not tuned. Finished runs are skipped.
 OUT=${OUT:-runs/compare-methods}
 BASE=${BASE:-sentence-transformers/all-MiniLM-L6-v2}
 SEEDS=${SEEDS:-0 1 2}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # MRPC, RTE and STS-B from an MNLI adapter of the same rank: the published code's grid of ranks, learning rates and
-# seeds. The MNLI adapters are looked for in $MNLI/rank-R/adapter and trained there where they are missing.
+# seeds. The MNLI adapters are read from $MNLI/rank-R/adapter, and trained there if they are missing.
 #
 #   scripts/glue-from-mnli.sh [--dry]
-#   RANKS=16 SEEDS="0 1 2" TASKS=rte scripts/glue-from-mnli.sh          a part of it; see grid.sh
+#   RANKS=16 SEEDS="0 1 2" TASKS=rte scripts/glue-from-mnli.sh          part of it; see grid.sh
 
 TASKS=${TASKS:-mrpc rte stsb}
 LRS=${LRS:-6e-4 1e-3}

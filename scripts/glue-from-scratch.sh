@@ -2,7 +2,7 @@
 # CoLA, SST-2 and QNLI from the pretrained base: the published code's grid of ranks, learning rates and seeds.
 #
 #   scripts/glue-from-scratch.sh [--dry]
-#   RANKS=16 SEEDS="0 1 2" TASKS=cola scripts/glue-from-scratch.sh      a part of it; see grid.sh
+#   RANKS=16 SEEDS="0 1 2" TASKS=cola scripts/glue-from-scratch.sh      part of it; see grid.sh
 
 TASKS=${TASKS:-cola sst2 qnli}
 LRS=${LRS:-1e-4 5e-4 1e-3}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The ablation of the basis: as glue-from-scratch.sh, with A and B drawn at random instead of taken from the SVD.
+# The ablation of the basis: glue-from-scratch.sh with random A and B instead of those from the SVD.
 #
 #   scripts/glue-random-init.sh [--dry]
-#   RANKS=16 SEEDS="0 1 2" TASKS=cola scripts/glue-random-init.sh       a part of it; see grid.sh
+#   RANKS=16 SEEDS="0 1 2" TASKS=cola scripts/glue-random-init.sh       part of it; see grid.sh
 
 TASKS=${TASKS:-cola sst2 qnli}
 LRS=${LRS:-1e-4 5e-4 1e-3}

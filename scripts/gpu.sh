@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Proves and measures loraxs on a GPU in one call.
+# Tests and measures loraxs on a GPU.
 #
 #   LORAXS=target/release/loraxs scripts/gpu.sh --data DIR --encoder-tokenizer DIR --decoder-tokenizer DIR [--peer peer.py]
 #
-# The arguments are those of scripts/reference/gpu.py, which has the measurements. The CUDA libraries are those of `python3`'s
-# PyTorch 2.11 (PYTHON names another). Without a GPU, `--tiny --device cpu --standin "$(scripts/standin.sh --library)"` rehearses it. Where LORAXS_TESTS names the built integration tests, and the fixtures lie where they were
-# built, those that compute run on the GPU first; LORAXS_TEST_FILTERS chooses among them.
+# Arguments go to scripts/reference/gpu.py, which measures. The CUDA libraries come from the PyTorch 2.11 of `python3`
+# (or of PYTHON). If LORAXS_TESTS names the built integration tests, those that compute run on the GPU first;
+# LORAXS_TEST_FILTERS selects among them. To try it without a GPU, add
+# `--tiny --device cpu --standin "$(scripts/standin.sh --library)"`.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Shared by the glue-*.sh grids, which source it: what can be changed from outside, and how a grid runs.
+# Sourced by the glue-*.sh grids: their settings, from environment variables, and the loop that runs a grid.
 #
-#   LORAXS     the program                          SEEDS, RANKS, LRS, HEAD_LRS, TASKS   the grid, words
-#   BASE       hub id or folder of the base         ARGS   more arguments of every `loraxs train`, words,
+#   LORAXS     the binary                           SEEDS, RANKS, LRS, HEAD_LRS, TASKS   the grid, separated by spaces
+#   BASE       hub id or folder of the base         ARGS   further arguments of `loraxs train`, separated by spaces,
 #   OUT        folder of the runs                          such as "--device cuda --set data.limit=64"
 #
-# A run whose folder holds results.json is done and skipped, any other that exists is resumed; so a grid that was
-# stopped is started again with the same command. `--dry` prints the commands that are left instead.
+# Finished runs (those with a results.json) are skipped and unfinished ones resumed, so the same command continues an
+# interrupted grid. `--dry` prints the remaining commands instead.
 
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,14 +22,14 @@ dry=
 case "${1:-}" in
     --dry) dry=yes ;;
     "") ;;
-    *) echo "usage: $0 [--dry]  (what can be changed: $scripts/grid.sh)" >&2; exit 2 ;;
+    *) echo "usage: $0 [--dry]  (settings: see $scripts/grid.sh)" >&2; exit 2 ;;
 esac
 if [ -z "$dry" ] && ! command -v "$LORAXS" >/dev/null; then
     echo "cannot find \`$LORAXS\`; build it with \`cargo build --release\` or set LORAXS" >&2
     exit 1
 fi
 
-# run FOLDER RECIPE [ARGUMENT]...: one training, unless it is done; fails where the training fails.
+# run FOLDER RECIPE [ARGUMENT]...: one training, unless it is finished; fails if the training fails.
 run() {
     local folder=$1 recipe=$2 command code=0
     shift 2
@@ -51,7 +51,7 @@ run() {
     return "$code"
 }
 
-# grid RANK [ARGUMENT]...: every task, pair of learning rates and seed at one rank.
+# grid RANK [ARGUMENT]...: all tasks, pairs of learning rates and seeds at one rank.
 grid() {
     local rank=$1 task lr head seed
     shift
@@ -61,7 +61,7 @@ grid() {
     done; done; done; done
 }
 
-# finish: the table of medians over seeds; fails where a training did.
+# finish: the table of medians over seeds; fails if a training failed.
 finish() {
     if [ -n "$dry" ]; then return 0; fi
     python3 "$scripts/medians.py" "$OUT"

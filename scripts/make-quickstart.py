@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes what `quickstart/` is made from: stories, their tokenizer, and a BERT of random weights.
+"""Makes the parts of `quickstart/`: stories, their tokenizer, and a BERT with random weights.
 
     scripts/make-quickstart.py data FOLDER    train.jsonl and validation.jsonl of the task `quickstart/city`
     scripts/make-quickstart.py start FOLDER   the data of `quickstart/questions`, and the untrained base in FOLDER/base
     scripts/make-quickstart.py trunk IN OUT   the checkpoint IN without its classification head, as OUT
 
-Python's standard library alone, and one seed: all but the trained weights are the same bytes wherever they are made.
+Needs only Python's standard library. Everything but the trained weights is the same bytes on every machine.
 """
 
 import json
@@ -43,7 +43,7 @@ QUESTIONS = {
     "seeker": ["Who sought it?", "Who looked for the {thing}?"],
     "wrong": ["Where was it sought?", "In which city was the {thing} not found?"],
 }
-# From easy to hard: number of stories, sentences that they are made of, and what is asked about them.
+# From easy to hard: number of stories, the sentences in them, and the questions about them.
 LESSONS = [
     (10000, [CARRIED], ["carrier", "colour"]),
     (10000, [SOUGHT], ["seeker", "wrong"]),

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes `quickstart/` again: the stories, and the base, pretrained by loraxs itself with the method `full`.
+# Rebuilds `quickstart/`: the stories, and the base, which loraxs pretrains with the method `full`.
 #
 #   scripts/make-quickstart.sh [arguments of every loraxs call, such as --threads 1]
 #
-# Takes about 5 minutes and works in runs/make-quickstart. LORAXS names another program than the
-# one that is built here. The stories come out the same anywhere; the base does so only with the same number of threads
-# on the same kind of CPU, because sums are rounded in another order elsewhere.
+# Takes about 5 minutes and works in runs/make-quickstart. LORAXS names a binary to use instead of building one. The
+# stories are the same bytes on every machine; the base only with the same number of threads on the same kind of CPU,
+# because the order of sums affects rounding.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=runs/make-quickstart

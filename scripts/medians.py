@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Medians over seeds of all runs under some folders: scripts/medians.py FOLDER...
 
-One line for each recipe but for its seed, named by task, method, rank and pair of learning rates, and by what else
-differs where that is not enough: the median of the best and of the last evaluation, and the distance between the
-quartiles of the best. A `*` marks the best median of its task, method and rank. Scores are in percent. A run that has
-no results.json yet is not counted, one seed of one recipe only once.
+Prints one line per recipe, whatever its seed, named by task, method, rank and pair of learning rates, and by further
+settings if those are not enough: the median of the best and of the last evaluation, and the interquartile range of the
+best. A `*` marks the best median of each task, method and rank. Scores are in percent. Runs without a results.json are
+left out, and each seed of a recipe counts once.
 """
 import json
 import pathlib

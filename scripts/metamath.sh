@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains on MetaMathQA, merges, and scores GSM8K and MATH, as the published script does.
 #
-#   scripts/metamath.sh [RECIPE]            metamath-mistral-7b unless another is named
+#   scripts/metamath.sh [RECIPE]            [default: metamath-mistral-7b]
 #   RANK=32 LR=4e-3 SEED=1 scripts/metamath.sh metamath-gemma-7b
 #
-#   LORAXS  the program      OUT    folder of the run      ARGS  more arguments of `loraxs train`, words
-#   RANK, LR, SEED           what replaces the recipe's own (alpha = rank)
-#   EVAL_ARGS                more arguments of `loraxs eval`, words: on a GPU `--precision bf16`
+#   LORAXS  the binary       OUT    folder of the run      ARGS  further arguments of `loraxs train`
+#   RANK, LR, SEED           replace the recipe's (alpha = rank)
+#   EVAL_ARGS                further arguments of `loraxs eval`, such as `--precision bf16` on a GPU
 #
-# What is done is skipped: a finished training, a merged folder, and every answer that was scored before.
+# Finished parts are skipped: the training, the merged folder, and every completion that is already scored.
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 recipe=${1:-metamath-mistral-7b}

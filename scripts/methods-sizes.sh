@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The sizes in docs/methods.md, counted by `loraxs train --dry-run` from two `config.json` alone.
+# Prints the tables of sizes in docs/methods.md, by `loraxs train --dry-run`.
 #
-#   scripts/methods-sizes.sh FOLDER...      each with a config.json and no weights
+#   scripts/methods-sizes.sh FOLDER...      each with a config.json; weights are not needed
 #
-#   LORAXS    the program
+#   LORAXS    the binary
 set -euo pipefail
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 LORAXS=${LORAXS:-$scripts/../target/release/loraxs}

@@ -2,8 +2,8 @@
 """The table of scripts/compare-methods.sh, as Markdown: scripts/methods_table.py FOLDER
 
 FOLDER holds TASK/METHOD/seed-N/ with finished runs. Scores are the best epoch on the validation split, in percent: mean
-and standard deviation over the seeds that are there, their number in brackets. File bytes are those of
-adapter_model.safetensors, the head in it. Speed and memory are means over the seeds.
+and standard deviation over the seeds found, with their number in brackets. File bytes are those of
+adapter_model.safetensors, including the head. Speed and memory are means over the seeds.
 """
 
 import json

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Changes the code itself, one place at a time, and says which changes the tests notice.
+"""Mutation testing: changes the code in one place at a time and reports which changes the tests catch.
 
     scripts/mutants.py [--seed 0] [--count 90] [--only src/train,src/eval] [--again OUTPUT] [--config KEY=VALUE ...]
 
 Comparisons, sums, numbers, truth values, statements and results of functions are drawn from the folders below `src/`
 that FOLDERS names. All changes go into one build of a copy of the tree, each behind a switch that LORAXS_MUTANT turns
-on, so that the crate is compiled once; those that do not compile are left out. Each is then tried with the tests that
-FOLDERS names for its folder. A change that all tests pass is a survivor: look whether it matters, and write its test.
+on, so that the crate is compiled once; those that do not compile are left out. Each is then tested with the tests that
+FOLDERS names for its folder. A change that passes all tests is a survivor: if it matters, write a test for it.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The main job on what the repository carries: sets up, builds, trains LoRA-XS on `quickstart/base`, scores, merges.
+# Installs libtorch, builds loraxs, trains LoRA-XS on `quickstart/base`, scores it and merges it.
 #
 #   scripts/quickstart.sh            a minute of training, after set-up and build
-#   scripts/quickstart.sh --fresh    trains again, in place of runs/quickstart
+#   scripts/quickstart.sh --fresh    deletes runs/quickstart and trains again
 #
-# What is finished is not done again, and what was interrupted goes on, so a second call takes seconds. LORAXS names
-# another program than the one that is built here.
+# Finished parts are skipped and interrupted ones resumed, so later runs take seconds. LORAXS names a binary to use
+# instead of building one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 runs=runs/quickstart

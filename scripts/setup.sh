@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Puts libtorch where `cargo build` and `cargo test` find it, and writes that place into .cargo/config.toml.
+# Installs libtorch and writes its path to .cargo/config.toml, where `cargo build` and `cargo test` find it.
 #
-#   scripts/setup.sh           a CPU build: 0.5 GB of download, 1 GB on disk, kept in ~/.cache/loraxs
-#   scripts/setup.sh --cuda    with NVIDIA's libraries, for GPUs: 2.9 GB of download
+#   scripts/setup.sh           for CPUs: a 0.5 GB download, 1 GB on disk, in ~/.cache/loraxs
+#   scripts/setup.sh --cuda    with NVIDIA's libraries, for GPUs: a 2.9 GB download
 #
-# An existing libtorch is used where its version is right: $LIBTORCH, then the PyTorch of `python3`.
-# Wheels are checked against the hashes in scripts/libtorch-*.txt; an interrupted install leaves nothing
-# behind that a second run would trust, and a finished one is found again in a moment.
+# An installed libtorch of the right version is used instead: $LIBTORCH, else the PyTorch of `python3`. Wheels are
+# checked against the hashes in scripts/libtorch-*.txt. An interrupted install is started afresh; a finished one is
+# found at once.
 set -euo pipefail
 
 version=2.11.0
@@ -25,19 +25,19 @@ for argument in "$@"; do
     esac
 done
 
-# The version of the libtorch in folder $1, from the header that every distribution carries.
+# Prints the version of the libtorch in folder $1, from a header that every distribution has.
 version_of() {
     awk '/^#define TORCH_VERSION_(MAJOR|MINOR|PATCH) / { printf "%s%s", dot, $3; dot = "." }' \
         "$1/include/torch/headeronly/version.h" 2>/dev/null || true
 }
 
-# Whether folder $1 is a whole libtorch of the right version (and, with --cuda, one that has CUDA).
+# Succeeds if folder $1 is a complete libtorch of the right version (with --cuda, one with CUDA).
 usable() {
     [ -f "$1/lib/libtorch_cpu.so" ] && [ -f "$1/lib/libc10.so" ] && [ "$(version_of "$1")" = "$version" ] || return 1
     [ "$flavour" = cpu ] || [ -f "$1/lib/libtorch_cuda.so" ]
 }
 
-# The folder of `python3`'s PyTorch, without importing it.
+# Prints the folder of `python3`'s PyTorch, without importing it.
 python_torch() {
     python3 - <<'PY' 2>/dev/null
 import importlib.util, os
@@ -47,7 +47,7 @@ if spec and spec.origin:
 PY
 }
 
-# Installs the wheels into the cache; prints nothing. The finished folder appears in one rename.
+# Installs the wheels into the cache. The finished folder appears by a single rename.
 install_wheels() {
     local target=$1 arch partial platforms=() glibc
     arch=$(uname -m)
@@ -73,9 +73,9 @@ install_wheels() {
     trap - EXIT
 }
 
-# Makes the folder that the build links against and prints it. Only the CPU library is named there; the CUDA one is
-# loaded at run time where there is a GPU, so one binary serves both (src/torch/mod.rs). It lies in the cache, not in the
-# checkout, so that another checkout compiles libtorch's bindings against the same path, that is: not again.
+# Makes the folder that the build links against, and prints it. It names the CPU library alone; the CUDA one is loaded at
+# run time if there is a GPU, so one binary serves both (src/torch/device.rs). The folder is in the cache, so that other
+# checkouts share its path and do not compile libtorch's bindings again.
 make_link_folder() {
     local torch=$1 folder partial
     folder=$cache/link-$version-$(printf '%s' "$torch" | cksum | cut -d ' ' -f 1)
@@ -96,7 +96,7 @@ make_link_folder() {
     printf '%s\n' "$folder"
 }
 
-# Tells cargo, which then needs no exported variables.
+# Writes .cargo/config.toml, so that cargo needs no exported variables.
 write_config() {
     local config=$root/.cargo/config.toml text
     text=$(printf '# Written by scripts/setup.sh.\n[env]\nLIBTORCH = { value = "%s", force = true }' "$1")
@@ -108,7 +108,7 @@ write_config() {
 
 choose() {
     local found
-    # A link folder of ours is no libtorch of the user's: cargo exports it as LIBTORCH to what it runs.
+    # Ignore our own link folder, which cargo exports as LIBTORCH to the programs it runs.
     if [ -n "${LIBTORCH:-}" ] && [ ! -f "$LIBTORCH/origin" ]; then
         usable "$LIBTORCH" || die "LIBTORCH=$LIBTORCH is not a libtorch $version ($flavour); found version '$(version_of "$LIBTORCH")'" \
             "unset LIBTORCH to install one, or point it at a folder with lib/ and include/"

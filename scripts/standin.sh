@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests that compute on a stand-in for a GPU: a libtorch_cuda of our own over the CPU (tests/standin/standin.cpp).
+# Runs tests on a stand-in for a GPU: our own libtorch_cuda, which computes on the CPU (tests/standin/standin.cpp).
 #
-#   scripts/standin.sh [filters of tests]        without filters: all that concern devices
-#   scripts/standin.sh --library                 only builds it, and prints the folder to put on LD_LIBRARY_PATH
+#   scripts/standin.sh [FILTER]...               [default: all tests that concern devices]
+#   scripts/standin.sh --library                 only builds the library, and prints the folder to put on LD_LIBRARY_PATH
 #
-# The library is built once for its source and libtorch, and kept in ~/.cache/loraxs. Without a C++ compiler the tests are skipped.
+# The library is cached in ~/.cache/loraxs, by its source and libtorch. Without a C++ compiler the tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh

@@ -1,4 +1,4 @@
-//! The command line: its grammar, checked for form only. The commands decide what it means.
+//! The command line: arguments are checked for form only; the commands act on them.
 
 mod generation;
 mod values;
@@ -15,14 +15,14 @@ use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
 use values::{bytes, path, threads, tolerance};
 
-/// Fine-tune language models with adapters of extremely few parameters, score them, and export them.
+/// Fine-tune, score and export language models with very small adapters.
 #[derive(Debug, Parser)]
 #[command(name = "loraxs", version, arg_required_else_help = true, propagate_version = true, after_help = EXAMPLES)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -31,48 +31,48 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Where to compute: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`
+    /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Catalog that adds data sets to the built-in ones, or replaces them by name
     #[arg(long, global = true, value_name = "FILE", value_parser = path())]
     pub datasets: Option<PathBuf>,
-    /// Use only what is already on this machine; so does `HF_HUB_OFFLINE=1`
+    /// Use cached files only, never the network (also set by `HF_HUB_OFFLINE=1`)
     #[arg(long, global = true)]
     pub offline: bool,
-    /// Threads to compute with, 0 = all cores
+    /// Number of CPU threads; 0 uses all cores
     #[arg(long, global = true, value_name = "N", default_value_t = 0, value_parser = threads)]
     pub threads: usize,
-    /// Say more (-vv: everything)
+    /// Log more; -vv logs everything
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
-    /// Say only what went wrong
+    /// Log errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Form of the messages on standard error
-    #[arg(long, global = true, value_name = "FORM", default_value = "text")]
+    /// Format of the log on standard error
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
 
-/// What to do.
+/// A subcommand with its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Decompose a base's weights into the frozen basis of LoRA-XS
+    /// Decompose the weights of a base model into the frozen basis of LoRA-XS
     InitSvd(InitSvdArgs),
-    /// Train an adapter as a recipe says
+    /// Train an adapter from a recipe
     Train(TrainArgs),
-    /// Score a run, a base, or a base with an adapter
+    /// Score a run, or a base model with or without an adapter
     Eval(EvalArgs),
-    /// Write a base with its adapter merged in, or the adapter as a plain PEFT LoRA
+    /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
-    /// Say what this machine is to loraxs, and test its device
+    /// Report on this machine and test its device
     Doctor(DoctorArgs),
-    /// Write a completion script for a shell to standard output
+    /// Print a shell completion script
     #[command(
         after_help = "Example:\n  loraxs completions bash > ~/.local/share/bash-completion/completions/loraxs"
     )]
     Completions {
-        /// The shell
+        /// Shell to complete for
         shell: clap_complete::Shell,
     },
 }
@@ -81,7 +81,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = DOCTOR_EXAMPLES)]
 pub struct DoctorArgs {
-    /// Write one JSON object
+    /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -90,8 +90,8 @@ pub struct DoctorArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = INIT_SVD_EXAMPLES)]
 pub struct InitSvdArgs {
-    /// Base: hub id or folder
-    #[arg(long, value_name = "M")]
+    /// Base model: hub id or folder
+    #[arg(long, value_name = "MODEL")]
     pub model: String,
     /// Branch, tag or commit of a hub id
     #[arg(long, value_name = "REV", default_value = "main")]
@@ -99,16 +99,17 @@ pub struct InitSvdArgs {
     /// Rank of the basis
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(i64).range(1..))]
     pub rank: i64,
-    /// Ends of the paths of the linear layers, separated by commas [default: those that `train` adapts]
-    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    /// Names of the linear layers to decompose, or the ends of their names [default: the layers that `train`
+    /// adapts]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub targets: Vec<String>,
-    /// Which singular directions make the basis
+    /// Singular directions that form the basis
     #[arg(long, default_value = "top")]
     pub spectrum: Spectrum,
-    /// Where the singular values go: on A (LoRA-XS), on B, or a square root on each (TinyLoRA)
+    /// Factor that carries the singular values
     #[arg(long, default_value = "a")]
     pub sigma: Sigma,
-    /// Algorithm of the decomposition
+    /// Decomposition algorithm
     #[arg(long, default_value = "randomized")]
     pub method: SvdMethod,
     /// Power iterations of the randomized decomposition
@@ -117,7 +118,7 @@ pub struct InitSvdArgs {
     /// Seed of the randomized decomposition
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
-    /// Folder for the basis and `report.json` [default: the cache, where `train` finds it]
+    /// Folder to write the basis and `report.json` to [default: the cache, where `train` finds it]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
 }
@@ -126,43 +127,43 @@ pub struct InitSvdArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
-    /// Recipe: a file, a name in `recipes/`, or the name of a built-in one
+    /// Recipe: a file, a file in `recipes/`, or the name of a built-in recipe
     #[arg(long, value_name = "FILE")]
     pub recipe: String,
-    /// Override a key of the recipe; may be repeated
+    /// Override a recipe key; can be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
-    /// Folder of the run [default: `runs/` and the recipe's name]
+    /// Folder of the run [default: `runs/RECIPE`]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
-    /// Folder of an `init-svd` result to use, as `--set adapter.basis=DIR`
+    /// Basis written by `init-svd --out`; short for `--set adapter.basis=DIR`
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub basis: Option<PathBuf>,
-    /// Go on from the newest checkpoint of the run, or start where there is none
+    /// Resume from the newest checkpoint of the run, or start if there is none
     #[arg(long)]
     pub resume: bool,
-    /// Open everything, print what would be trained and written, and stop; over a folder with a `config.json` and no
-    /// weights, count what would be trained
+    /// Open the base and the data, print what would be trained and written, and stop; a base without weights
+    /// (`config.json` alone) gives the parameter counts
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// What `eval` and `merge` work on: a run, or a base with or without an adapter.
+/// The model that `eval` and `merge` work on: a run, or a base with or without an adapter.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SubjectArgs {
     /// Folder of a run: its base and its best adapter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,
-    /// Base: hub id or folder
-    #[arg(long, value_name = "M")]
+    /// Base model: hub id or folder
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
-    /// Branch, tag or commit of a hub id [default: that of the adapter, else main]
+    /// Branch, tag or commit of a hub id [default: the adapter's, else main]
     #[arg(long, value_name = "REV")]
     pub revision: Option<String>,
-    /// Folder of an adapter for `--model`
+    /// Folder of an adapter to load on `--model`
     #[arg(long, value_name = "DIR", requires = "model", value_parser = path())]
     pub adapter: Option<PathBuf>,
-    /// Folder of the basis that the adapter was trained in [default: the cache, or computed again]
+    /// Folder of the basis that the adapter was trained in [default: taken from the cache, or computed]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub basis: Option<PathBuf>,
 }
@@ -171,38 +172,38 @@ pub struct SubjectArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(after_help = EVAL_EXAMPLES)]
 pub struct EvalArgs {
-    /// What to score.
+    /// The model to score.
     #[command(flatten)]
     pub subject: SubjectArgs,
     /// Data set of the catalog; may be repeated [default with `--run`: the run's]
     #[arg(long, value_name = "T", required_unless_present = "run")]
     pub task: Vec<String>,
-    /// Split to score [default: `test` of a generation task, else the recipe's, else `validation`]
-    #[arg(long, value_name = "S")]
+    /// Split to score [default: `test` for generation tasks, else the recipe's, else `validation`]
+    #[arg(long, value_name = "SPLIT")]
     pub split: Option<String>,
-    /// Score the first N examples, 0 = all
+    /// Score only the first N examples; 0 scores all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub limit: usize,
-    /// Override a key of the recipe; may be repeated
+    /// Override a recipe key; can be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
     /// Write the predictions of a test split as a GLUE submission file
     #[arg(long)]
     pub predict: bool,
-    /// Arithmetic of the base [default: the recipe's, else `fp32`]
+    /// Precision to compute in [default: the recipe's, else `fp32`]
     #[arg(long)]
     pub precision: Option<Precision>,
-    /// Examples in one forward pass
+    /// Examples in one forward pass [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = |text: &str| BATCH_SIZE.read(text, 1))]
     pub batch_size: Option<usize>,
-    /// Longest sequence in tokens
+    /// Tokens that longer sequences are truncated to [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = |text: &str| LENGTH.read(text, 1))]
     pub max_length: Option<usize>,
-    /// Folder for results and predictions [default: `eval`; with `--run` `RUN/eval`, or `RUN/eval/SPLIT` for another
-    /// split than the recipe validates on]
+    /// Folder to write results and predictions to [default: `eval`; with `--run`, `RUN/eval`, or
+    /// `RUN/eval/SPLIT` for splits other than the recipe's validation split]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
-    /// How prompts are continued.
+    /// Settings of generation tasks.
     #[command(flatten)]
     pub generation: GenerationArgs,
 }
@@ -211,26 +212,28 @@ pub struct EvalArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = MERGE_EXAMPLES)]
 pub struct MergeArgs {
-    /// What to merge.
+    /// The model to merge.
     #[command(flatten)]
     pub subject: SubjectArgs,
     /// Folder to write
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: PathBuf,
-    /// What to write
+    /// Output format
     #[arg(long, default_value = "hf")]
     pub format: MergeFormat,
-    /// Write the adapter itself, of `lora-xs`, in the basis of this folder (of `init-svd --out`), whose rank may be larger
+    /// Express a `lora-xs` adapter in the basis in this folder (see `init-svd --out`), of the same or a
+    /// larger rank, and write the adapter alone
     #[arg(long, value_name = "DIR", conflicts_with_all = ["format", "dtype"], value_parser = path())]
     pub rebase: Option<PathBuf>,
-    /// Type of the written weights [default: the base's; fp32 of a PEFT adapter]
+    /// Data type of the written weights [default: the base's; fp32 for `--format peft`]
     #[arg(long)]
     pub dtype: Option<Dtype>,
-    /// Largest difference of the logits, relative to the largest logit, before and after [default: 1e-5 in fp32, 2e-2
-    /// in fp16, 1e-1 in bf16]; with `--rebase`, of ΔW, relative to its norm [default: 1e-4]
+    /// Largest allowed difference between the logits before and after, relative to the largest logit
+    /// [default: 1e-5 in fp32, 2e-2 in fp16, 1e-1 in bf16]; with `--rebase`, of ΔW relative to its norm
+    /// [default: 1e-4]
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,
-    /// Largest size of one weight file of a checkpoint, such as 500MB, 5GB or 2GiB
+    /// Largest size of a weight file, such as 500MB, 5GB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
     pub max_shard_size: u64,
 }
@@ -238,13 +241,13 @@ pub struct MergeArgs {
 /// Form of the messages on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
 }
 
-/// What `merge` writes.
+/// Output format of `merge`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MergeFormat {
     /// A Hugging Face checkpoint with the adapter merged into its weights
@@ -253,7 +256,7 @@ pub enum MergeFormat {
     Peft,
 }
 
-/// Type of stored weights.
+/// Data type of stored weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Dtype {
     /// 32-bit floats
@@ -305,9 +308,9 @@ Examples:
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
-  loraxs doctor                  look at the first GPU, or at the CPU without one
-  loraxs doctor --device cuda:1  at another GPU
-  loraxs doctor --json           for a report of trouble";
+  loraxs doctor                  test the first GPU, or the CPU if there is none
+  loraxs doctor --device cuda:1  test another GPU
+  loraxs doctor --json           for a bug report";
 
 const INIT_SVD_EXAMPLES: &str = "\
 Examples:

@@ -48,9 +48,9 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
 pub fn cannot_write(path: &Path, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "make room on the disk, or write to another folder"
+            "free some disk space, or write to another folder"
         }
-        _ => "choose a folder that can be made and written",
+        _ => "choose a writable folder",
     };
     fault(format!("cannot write `{}`: {error}", path.display())).hint(hint).into()
 }
@@ -89,7 +89,7 @@ pub fn read_sealed<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, bo
     let mut object: Map<String, Value> = read_json(path)?;
     let found = object.shift_remove(SEAL);
     if found.as_ref().is_some_and(|found| seal(&object).ok().as_deref() != found.as_str()) {
-        return Err(fault(format!("`{}` is damaged: its checksum is another", path.display())).into());
+        return Err(fault(format!("`{}` is damaged: its checksum differs", path.display())).into());
     }
     let value = serde_json::from_value(object.into());
     Ok((value.with_context(|| format!("`{}` is not valid", path.display()))?, found.is_some()))

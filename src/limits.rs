@@ -43,7 +43,7 @@ impl Most {
     /// Parses a number that must be at least `least`.
     ///
     /// # Errors
-    /// What was expected.
+    /// The expectation, for error messages.
     pub fn read(&self, text: &str, least: usize) -> Result<usize, String> {
         let number = text.parse().ok().filter(|number| (least..=self.number).contains(number));
         number.ok_or_else(|| format!("expected {}", self.words(least)))

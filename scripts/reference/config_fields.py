@@ -44,7 +44,7 @@ LLAMA3 = {
 }
 SHORT = [1.0, 1.1, 1.2]
 
-# What is tried of each field, in every family, beside null and no key at all; DROP takes the key out.
+# Values tried for each field in every family, besides null and a missing key; DROP removes the key.
 DROP = "<drop>"
 SHARED = {
     "architectures": [["Other"], None],
@@ -202,7 +202,7 @@ METHODS = {"default_theta", "get_text_config", "json", "kv_sharing_modes", "numb
 
 
 def fields(family):
-    """What the configuration class declares, and what code reads beside."""
+    """The fields that the configuration class declares, and others that the code reads."""
     module = family.replace("-", "_")
     modeling = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
     sources = [modeling, cache_utils, masking_utils, modeling_rope_utils] if is_decoder(family) else [modeling]

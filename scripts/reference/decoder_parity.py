@@ -223,7 +223,7 @@ def generated(model, prompts, ends):
 
 
 def second_end(continuations):
-    """A token that some continuation holds late and most never do, to end the text beside `</s>`."""
+    """A token that occurs late in some completion and never in most, as a second end-of-text token besides `</s>`."""
     def places(token):
         return [row.index(token) if token in row else NEW_TOKENS for row in continuations]
 

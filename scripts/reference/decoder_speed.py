@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Training speed of LoRA-XS on a language model beside a peer on Transformers and PEFT, in turns.
+"""Training speed of LoRA-XS on a language model compared with a peer on Transformers and PEFT, in turns.
 
     python scripts/reference/decoder_speed.py --peer peer.py --model smollm2-135m-instruct --text train.jsonl \\
         --loraxs target/release/loraxs --threads 2 --precision bf16
 
 Both train all tokens of sequences of one length, so that nobody pads; the peer with its command line `lm --model --dtype
 --batch --seq --steps --rank --targets` on random tokens, loraxs on the texts of --text (JSON lines with `query` and
-`response`), joined until they are long enough. Prints tokens a second of each turn (the median of the steps after the
+`response`), joined until they are long enough. Prints tokens per second for each turn (the median of the steps after the
 third) and the ratio of the medians of the turns.
 Needs: what the peer needs; a built loraxs.
 """

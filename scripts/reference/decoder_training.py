@@ -10,7 +10,7 @@ the gradients of the first batch at cores drawn at random.
 A row is prompt and response as one text and the token that ends it, cut to `max_length`; the loss of a step is the sum
 over all targets (the response and its end) of all its rows, divided by their number. LoRA-XS, factors, AdamW and
 clipping are those of `training_parity.py`; the schedule is Transformers' cosine with warm-up. Sequences are computed
-one at a time, attention is eager. Every case is run a second time in float64, so that a reader sees how far float32 strays.
+one at a time, attention is eager. Every case is run a second time in float64, to show the rounding error of float32.
 Needs: torch 2.11, transformers 5.23, scikit-learn 1.9.
 """
 

@@ -4,11 +4,11 @@
     python scripts/reference/equivalence.py judge CASES.jsonl OUT.jsonl [--lines 43:5043] [--form 'The final answer is ${}$.']
     python scripts/reference/equivalence.py beside tests/it/fixtures/equivalence.jsonl
 
-`pairs` collects every (gold, prediction, expected) of Math-Verify's own tests from a checkout, options that a test sets
-beside them as `options`. `judge` gives the cases of `math/equivalence` among the output of `scoring.py` the verdicts of the
-installed Math-Verify; `--form` puts the boxed prediction into a sentence. `beside` notes at each written case what
-Math-Verify says of it. Math-Verify wants antlr4-python3-runtime 4.13.2: with 4.11, which `scoring.py` needs for
-`minerva_math`, it reads no percent sign.
+`pairs` collects every (gold, prediction, expected) of Math-Verify's own tests from a checkout, with the options that a test
+sets as `options`. `judge` replaces the verdicts of `math/equivalence` in the output of `scoring.py` by those of the installed
+Math-Verify; `--form` puts the boxed prediction into a sentence. `beside` adds Math-Verify's verdict to each written case.
+Math-Verify needs antlr4-python3-runtime 4.13.2: with 4.11, which `scoring.py` needs for `minerva_math`, it does not parse
+percent signs.
 """
 
 import argparse

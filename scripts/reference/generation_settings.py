@@ -9,7 +9,7 @@
   new tokens, alone and unpadded, to the end of the text, which is cut off
 - `stories`: texts, and the tokens by which the checkpoint in DIR (a small Llama of stories) continues them greedily
 
-The tokens that settings name are taken from what the decoder says without them, so that each of them changes a text.
+The tokens that settings name are taken from the text without them, so that each setting changes a text.
 Needs: torch 2.11, transformers 5.24. Nothing is random.
 """
 
@@ -30,7 +30,7 @@ STORY_SETTINGS = ({"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2},
 
 
 def settings(said, prompt):
-    """Settings that change what a decoder says: `said` without any, after `prompt`."""
+    """Settings that change a decoder's text, which is `said` without any, after `prompt`."""
     a, b, c, d = said[2], said[3], said[5], said[6]
     early = {"eos_token_id": [2, a, said[0]]}
     return {
@@ -76,7 +76,7 @@ def continued(model, ids, ends, **settings):
 
 
 def with_config(folder, config):
-    """The decoder, loaded beside another `generation_config.json`."""
+    """The decoder, loaded with another `generation_config.json`."""
     with tempfile.TemporaryDirectory() as place:
         for path in folder.iterdir():
             (Path(place) / path.name).symlink_to(path.resolve())

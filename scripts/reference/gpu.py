@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures `loraxs` on a GPU beside Transformers and PEFT: training, generation, decomposition, memory. `scripts/gpu.sh` calls it.
+"""Measures `loraxs` on a GPU against Transformers and PEFT: training, generation, decomposition, memory. `scripts/gpu.sh` calls it.
 
 Checkpoints of the published shapes are written with random weights; texts and tokenizers are real. Both sides train on
 the same rows in the same order; speeds are medians over steps after the first ten, and tokens are counted without padding.
@@ -206,7 +206,7 @@ class Bench:
         return folder / "recipe.toml"
 
     def train(self, name, *recipe, limit, graphs=True, **train):
-        """Trains; returns tokens and examples a second after the first steps, and what the run says."""
+        """Trains; returns tokens and examples per second after the first steps, and the run's output."""
         folder = self.options.place / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         path = self.recipe(folder, *recipe, **train)
@@ -459,7 +459,7 @@ def main():
         start = time.perf_counter()
         try:
             getattr(bench, part)()
-        except Exception as error:  # noqa: BLE001 - the others go on
+        except Exception as error:  # noqa: BLE001 - the others continue
             failed.append(part)
             traceback.print_exc(limit=3, file=sys.stdout)
             bench.note(f"{part} failed", error=str(error)[-1500:])

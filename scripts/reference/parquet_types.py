@@ -3,7 +3,7 @@
 
     python scripts/reference/parquet_types.py tests/it/fixtures/rows
 
-`null` in `types.json` stands for what has no text: nothing, bytes, lists of several, objects, and numbers that are none.
+`null` in `types.json` marks values without a text: nulls, bytes, lists of several, objects, and NaN.
 Needs: pyarrow 26.0, pandas 3.1, numpy.
 """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Speed and memory of each method beside PEFT's own implementation of it, in turns.
+"""Speed and memory of each method compared with PEFT's implementation, in turns.
 
     python scripts/reference/peft_speed.py --model minilm-l6 --data sst2/train.jsonl --datasets datasets.toml --task glue/sst2
 
 Both train the same rows in the same order with the same batch on the CPU, with --threads threads, in float32, dropout
-as in the checkpoint; PEFT pads each batch to its longest row. Prints a Markdown table: examples a second, from the first
+as in the checkpoint; PEFT pads each batch to its longest row. Prints a Markdown table: examples per second, from the first
 optimiser step to the last, and the peak resident memory of the process. Every figure is the best of --repeats turns
 (highest speed, lowest memory), because other work on a machine only ever slows a run down.
 Needs: torch 2.11, transformers 5.23, peft 0.21; a built loraxs.

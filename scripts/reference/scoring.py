@@ -7,8 +7,9 @@ cases. Each line of the output is a case: rule, completion, gold, what the refer
     python scripts/reference/scoring.py DATA ALL.jsonl --metamath DIR --loraxs DIR --llm-adapters DIR
     python scripts/reference/scoring.py ALL.jsonl tests/it/fixtures/scoring.jsonl --sample 22
 
-DATA holds gsm8k/ and math/ as JSON lines. `--pairs FILE` adds [gold, predicted] pairs of answers, one JSON list a line.
-SymPy's LaTeX reader, which minerva_math needs, wants antlr4-python3-runtime 4.11.
+DATA holds gsm8k/ and math/ as JSON lines. `--pairs FILE` adds [gold, predicted] pairs of answers, one JSON list per line.
+SymPy's LaTeX parser, which minerva_math uses, needs antlr4-python3-runtime 4.11. The verdicts of Math-Verify in the output are
+therefore replaced by `equivalence.py judge`, in an environment with 4.13.2.
 """
 
 import argparse

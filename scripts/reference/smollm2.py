@@ -7,7 +7,7 @@ The recipes `smollm2-commonsense` and `smollm2-metamath` are trained by `loraxs`
 `smollm2_peer.py` on Transformers and PEFT; base and both results answer the same prompts greedily in bf16. The same rules judge
 both: those of this script, which must give the verdicts that `loraxs` gives. Beside that twenty steps in fp32, whose
 losses are compared, and the exported adapter: merged folder and plain LoRA answer in Transformers and PEFT as in `loraxs`.
-Whatever OUT holds is not done again, so an interrupted call goes on. --parts names what is done, of `train`, `score`,
+Results in OUT are not computed again, so an interrupted call can be continued. --parts selects among `train`, `score`,
 `fp32` and `export`; the tables show what is there. Memory is the largest resident set that the kernel reports for a process.
 DATA holds commonsense/train.jsonl.gz, commonsense/test/*.json, metamath/surrogate_gsm8k_math_train.jsonl and gsm8k/test.jsonl.
 Needs: Python's standard library; for the peer torch 2.11, transformers 5.23, peft 0.21, scikit-learn 1.9.

@@ -11,7 +11,7 @@ Batches are padded to their longest row and masked. LoRA-XS trains R and `classi
 OUT/<family>.json holds settings, losses, gradient norms before clipping, the trained cores, and the Euclidean norms
 of the other trained tensors at the end. OUT/<family>-basis.safetensors holds the frozen factors as <svd>.<module>.A,
 .B and .S, signed so that the largest entry of each column of B is positive.
-Every case without dropout is run a second time in float64, so that a reader sees how far float32 itself strays.
+Every case without dropout is run a second time in float64, to show the rounding error of float32.
 Cases with dropout follow `torch.manual_seed`; their LoRA-XS draws what PEFT draws for LoRA layers, then starts at
 R = 0.01 torch.randn(r, r) in scikit-learn's own signs, so that R and the masks come from the same place of the same stream.
 Needs: torch 2.11, transformers 5.23, peft 0.21, scikit-learn 1.9, safetensors.

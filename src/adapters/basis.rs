@@ -112,7 +112,21 @@ impl Basis {
     /// On the CPU as many workers as libtorch has threads take one module at a time; a weight is read when it is its turn.
     ///
     /// # Errors
-    /// Names the module whose weight is not a matrix, is too small for the rank or holds a number that fp32 has not.
+    /// Names the module whose weight is not a matrix, is too small for the rank or holds a number beyond fp32.
+    ///
+    /// ```
+    /// use loraxs::adapters::basis::{Basis, BasisSpec, Weights};
+    /// use tch::{Device, Kind, Tensor};
+    ///
+    /// let layers = [("query".into(), [48, 32])];
+    /// let read = |_: &str| Ok(Tensor::randn([48, 32], (Kind::Float, Device::Cpu)));
+    /// let weights = Weights { layers: &layers, device: Device::Cpu, read: &read };
+    /// let spec = BasisSpec { rank: 4, ..BasisSpec::default() };
+    /// let (basis, _) = Basis::compute(&spec, "", weights, &|_, _| ())?;
+    /// let (_, factors) = &basis.modules[0];
+    /// assert_eq!((factors.a.size(), factors.b.size()), (vec![4, 32], vec![48, 4]));
+    /// # anyhow::Ok(())
+    /// ```
     pub fn compute(
         spec: &BasisSpec,
         base_hash: &str,
@@ -193,7 +207,7 @@ fn check_weight(spec: &BasisSpec, name: &str, weight: &Tensor) -> Result<()> {
     check_layer(name, &weight.size(), spec.rank)?;
     if weight.f_to_kind(Kind::Float)?.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
         return Err(fault(format!(
-            "the weight of module `{name}` holds NaN, or a number beyond those of fp32"
+            "the weight of module `{name}` holds NaN, or a value beyond fp32's range"
         ))
         .hint("the checkpoint is damaged: download it again")
         .into());

@@ -77,7 +77,7 @@ impl Basis {
     pub fn load(folder: &Path, device: Device) -> Result<Self> {
         let path = folder.join(FILE_NAME);
         if !path.exists() {
-            let message = format!("there is no basis at `{}`", path.display());
+            let message = format!("no basis at `{}`", path.display());
             return Err(fault(message).hint("make one with `loraxs init-svd --out DIR`").into());
         }
         let _reading = reading(&path);
@@ -139,16 +139,16 @@ fn cached_in(
             return Ok(found);
         }
         Ok(None) => {}
-        Err(error) => tracing::warn!("the cached basis is computed again: {error:#}"),
+        Err(error) => tracing::warn!("computing the cached basis again: {error:#}"),
     }
     let (basis, reports) = Basis::compute(spec, base_hash, weights, progress)?;
     if let Err(error) = basis.save(folder) {
-        tracing::warn!("the basis is not cached: {error:#}");
+        tracing::warn!("cannot cache the basis: {error:#}");
     }
     Ok((basis, reports))
 }
 
-/// Reads the cached basis in `folder`, checked against what is asked for; `None` if there is none.
+/// Reads the cached basis in `folder`, checked against the specification; `None` if there is none.
 fn from_cache(
     folder: &Path,
     spec: &BasisSpec,
@@ -302,7 +302,7 @@ mod tests {
     fn what_is_wrong_with_a_file_is_said() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE_NAME);
-        assert!(error_of(folder.path()).contains("there is no basis"));
+        assert!(error_of(folder.path()).contains("no basis at"));
         basis_of(&spec()).save(folder.path()).unwrap();
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();

@@ -1,6 +1,6 @@
 //! The adapter folder: trained tensors in `adapter_model.safetensors`, described by `adapter_config.json`.
 //!
-//! LoRA, VeRA and TinyLoRA are written as PEFT writes them, and what PEFT does not ask for goes into `loraxs.json`
+//! LoRA, VeRA and TinyLoRA are written as PEFT writes them, and what PEFT's config cannot hold goes into `loraxs.json`
 //! beside them. LoRA-XS stores its M cores as one tensor `lora_xs_R` `[M, r, r]`, in the order of `modules`, so that a
 //! file is 4·r²·M bytes, a header and the head; LoRA-Mini likewise. They mean nothing without their basis: the config
 //! holds a witness of it.
@@ -70,7 +70,7 @@ pub struct AdapterConfig {
     pub basis: Option<BasisRecord>,
 }
 
-/// The part of the config that says which basis the trained tensors belong to.
+/// The part of the config that identifies the basis of the trained tensors.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct BasisRecord {
     /// Settings that the basis was computed with.
@@ -196,13 +196,13 @@ impl AdapterFile {
     /// Refuses a base that the adapter was not trained on; adapters of other programs do not record theirs.
     ///
     /// # Errors
-    /// Says which base was expected and which was found.
+    /// Names the expected base and the one found.
     pub fn check_base(&self, name: &str, hash: &str) -> Result<()> {
         if self.config.base_hash == hash || self.config.base_hash.is_empty() {
             return Ok(());
         }
         Err(fault(format!(
-            "the adapter belongs to another base: it was trained on `{}` with hash {}, `{name}` has hash {}",
+            "the adapter belongs to another base: it was trained on `{}` (hash {}), but `{name}` has hash {}",
             self.config.base_model_name_or_path,
             short(&self.config.base_hash),
             short(hash)
@@ -266,18 +266,16 @@ impl AdapterFile {
         for (stack, part) in stacks.filter(|_| self.layout == Layout::Own) {
             let placed = |module: &&String| known.contains(&format!("{module}.{part}"));
             if let Some(module) = self.config.modules.iter().find(|module| !placed(module)) {
-                return Err(fault(format!(
-                    "the adapter has a core for `{module}`, which is not adapted here"
-                ))
-                .hint("adapt the layers that the adapter was trained on (`adapter.targets`)")
-                .into());
+                return Err(fault(format!("the adapter has a core for `{module}`, which is not adapted"))
+                    .hint("adapt the layers that the adapter was trained on (`adapter.targets`)")
+                    .into());
             }
             known.insert((*stack).to_owned());
         }
         match self.tensors.names().find(|key| !known.contains(*key) && !self.is_frozen(key)) {
             None => Ok(()),
             Some(key) => {
-                Err(fault(format!("the adapter holds a tensor `{key}`, which the model has no place for"))
+                Err(fault(format!("the adapter has a tensor `{key}`, which the model does not have"))
                     .hint(
                         "besides its factors, an adapter may hold a classification head (`modules_to_save`)",
                     )
@@ -313,7 +311,7 @@ fn copy_into(leaf: &Tensor, stored: &Tensor, name: &str) -> Result<()> {
         ))
         .into());
     }
-    no_grad(|| leaf.shallow_clone().f_copy_(stored)).context("cannot fill a trained tensor")?;
+    no_grad(|| leaf.shallow_clone().f_copy_(stored)).context("cannot load a trainable tensor")?;
     Ok(())
 }
 

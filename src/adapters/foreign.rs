@@ -25,7 +25,7 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
     let weights = folder.join(WEIGHTS);
     if !weights.exists() {
         return Err(fault(format!("there is no `{WEIGHTS}` beside it"))
-            .hint("an `adapter_model.bin` must be saved again as safetensors (`save_pretrained` of a recent PEFT)")
+            .hint("save an `adapter_model.bin` again as safetensors (`save_pretrained` in a recent PEFT)")
             .into());
     }
     let tensors = Tensors::open(&[weights])?;
@@ -92,7 +92,7 @@ fn check_shape(tensors: &Tensors, name: &str, sides: &[Option<i64>]) -> Result<(
         .into())
 }
 
-/// Refuses a file of several adapters, which PEFT would tell apart by the name that it is asked for.
+/// Refuses a file of several adapters, which PEFT distinguishes by name.
 fn refuse_several(tensors: &Tensors) -> Result<()> {
     let names: BTreeSet<&str> = tensors.names().filter_map(|key| layout::plain_name(key).1).collect();
     if names.len() < 2 {
@@ -112,7 +112,7 @@ fn with_notes(config: AdapterConfig, notes: AdapterConfig) -> Result<AdapterConf
         names
     };
     if sorted(&config.modules) != sorted(&notes.modules) {
-        return Err(fault(format!("`{WEIGHTS}` holds other layers than `{NOTES}` names")).into());
+        return Err(fault(format!("`{WEIGHTS}` has other layers than `{NOTES}` lists")).into());
     }
     let method = match (config.method, &notes.method) {
         (Method::TinyLora(peft), Method::TinyLora(own)) => {
@@ -142,7 +142,7 @@ fn check_head(json: &Json, tensors: &Tensors) -> Result<()> {
         return Ok(());
     }
     let message =
-        format!("`modules_to_save` lists `{}`, which `{WEIGHTS}` does not hold", saved.join("`, `"));
+        format!("`modules_to_save` lists `{}`, which `{WEIGHTS}` does not have", saved.join("`, `"));
     Err(fault(message).into())
 }
 
@@ -150,7 +150,7 @@ fn text(json: &Json, key: &str) -> String {
     json.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Returns true if the published code's settings lie beside the folder and put a core between A and B.
+/// Returns true if the published code's settings are beside the folder and put a core between A and B.
 fn squared(folder: &Path) -> Result<bool> {
     let Some(path) = folder.parent().map(|parent| parent.join(RECONSTRUCTION)).filter(|path| path.exists())
     else {

@@ -6,7 +6,7 @@
 //! | B | `[out, r]` | frozen | `U_r`, or Kaiming-uniform (a = √5) |
 //! | R | `[k, r, r]` | trained | N(0, init_std²) |
 //!
-//! S may also stand on B, or as √S on both (`spec::Sigma`).
+//! S may also be on B, or √S on both (`spec::Sigma`).
 //! Trainable parameters per target: r². Source: arXiv 2405.17604, section 3, and the authors' code
 //! (github.com/MohammadrezaBanaei/LoRA-XS at e50b1a8), which puts S on the input side.
 

@@ -30,8 +30,8 @@ impl AdapterFile {
         let _reading = reading(folder);
         let path = folder.join(CONFIG);
         if !path.exists() {
-            let missing = fault(format!("`{}` is not an adapter: it holds no `{CONFIG}`", folder.display()));
-            return Err(missing.hint("an adapter is the folder `adapter` of a run").into());
+            let missing = fault(format!("`{}` is not an adapter: it has no `{CONFIG}`", folder.display()));
+            return Err(missing.hint("an adapter is a folder such as a run's `adapter`").into());
         }
         let json: Json = files::read_json(&path)?;
         let own = json.get("peft_type").and_then(Value::as_str) == Some(OWN);

@@ -81,12 +81,12 @@ pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
 /// Reads the method of an adapter.
 ///
 /// # Errors
-/// Names what the config asks for and cannot be represented here.
+/// Names the settings that cannot be represented here.
 pub fn read(config: &Json) -> Result<Method> {
     let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("none");
     let Some(keys) = KEYS.iter().find(|keys| keys.0 == kind) else {
         return Err(refused("peft_type", &format!("`{kind}`"))
-            .hint("adapters of PEFT that can be loaded: `LORA`, `VERA`, `TINYLORA`")
+            .hint("supported PEFT adapters are `LORA`, `VERA` and `TINYLORA`")
             .into());
     };
     for (key, harmless) in SWITCHES {
@@ -99,7 +99,9 @@ pub fn read(config: &Json) -> Result<Method> {
         && CHANGES_BASE.iter().any(|name| start.starts_with(name))
     {
         return Err(refused("init_lora_weights", start)
-            .hint("this start changes the base's own weights; convert the adapter to a plain LoRA in PEFT")
+            .hint(
+                "this initialisation changes the base's weights; convert the adapter to a plain LoRA in PEFT",
+            )
             .into());
     }
     let whole = |key: &str, default: i64| match config.get(key) {
@@ -144,7 +146,7 @@ pub fn read(config: &Json) -> Result<Method> {
 const KEYS: [(&str, i64); 3] = [("LORA", 8), ("VERA", 256), ("TINYLORA", 2)];
 
 fn refused(key: &str, value: &str) -> Fault {
-    fault(format!("the adapter has `{key}` {value}, which cannot be loaded"))
+    fault(format!("the adapter has `{key}` {value}, which is not supported"))
 }
 
 fn wrong(key: &str, found: &Value, expected: &str) -> Fault {

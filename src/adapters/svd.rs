@@ -68,7 +68,7 @@ pub fn randomized(weight: &Tensor, rank: i64, iterations: u32, seed: u64) -> Res
     check_rank(&weight.size(), rank)?;
     let seed = u32::try_from(seed).map_err(|_| {
         usage(format!("the seed of a randomized SVD must be below 2^32, found {seed}"))
-            .hint("NumPy, whose random stream is used, takes seeds of 32 bits")
+            .hint("NumPy's random stream takes 32-bit seeds")
     })?;
     let _guard = tch::no_grad_guard();
     let w = weight.f_to_kind(COMPUTE)?;

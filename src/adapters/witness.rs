@@ -55,7 +55,7 @@ pub fn check(basis: &Basis, expected: &[[f64; 2]]) -> Result<()> {
     Ok(())
 }
 
-const HINT: &str = "check that base and revision are those of the training; otherwise give the basis that it used \
+const HINT: &str = "check that base and revision are those of the training; otherwise pass the basis that it used \
                     (`--basis DIR`), or train with `adapter.with_basis = true`, which stores it in the adapter";
 
 /// Computes xᵀ A y and uᵀ B v in double precision.

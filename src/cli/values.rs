@@ -10,7 +10,7 @@ const NUMBERS: [&str; 5] = ["N", "P", "R", "SIZE", "X"];
 /// Those of numbers with a fraction.
 const FRACTIONS: [&str; 2] = ["P", "X"];
 
-/// Lets numbers begin with a minus, so that an option's own error names what it expects instead of `-1`.
+/// Accepts negative numbers as values, so that the error is the option's own and not an unknown flag `-1`.
 pub(super) fn with_negative_numbers(command: Command) -> Command {
     let of_number = |arg: Arg| {
         let names = arg.get_value_names().unwrap_or_default();
@@ -27,11 +27,11 @@ pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().try_map(|text| match text.into_string() {
         Ok(text) if text.is_empty() => Err("expected a path"),
         Ok(text) => Ok(PathBuf::from(text)),
-        Err(_) => Err("expected a path of UTF-8: what is written must be able to name it"),
+        Err(_) => Err("expected a path in UTF-8: recipes and results must be able to name it"),
     })
 }
 
-/// Reads a number of threads, limited since far more threads than cores bring the machine to a halt.
+/// Reads a number of threads; the limit keeps a slip of the finger from bringing the machine to a halt.
 pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
     text.parse()
         .ok()
@@ -39,7 +39,7 @@ pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
         .ok_or("expected a whole number from 0 to 1024".to_owned())
 }
 
-/// Reads the largest accepted difference of two results.
+/// Reads the largest accepted difference between two results.
 pub(super) fn tolerance(text: &str) -> std::result::Result<f64, String> {
     let number: Option<f64> = text.parse().ok();
     number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())

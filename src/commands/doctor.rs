@@ -27,7 +27,7 @@ fn show(findings: &Findings) {
     say(&format!("loraxs     {}", VERSION.replace('\n', ", ")));
     findings.libraries.iter().for_each(|path| say(&format!("library    {path}")));
     let bf16 =
-        if findings.cpu.multiplies_bf16 { "multiplies bf16" } else { "has no bf16 products: fp32 is faster" };
+        if findings.cpu.multiplies_bf16 { "multiplies bf16" } else { "no bf16 instructions: fp32 is faster" };
     say(&format!(
         "cpu        {} threads, {} free, {bf16}",
         findings.cpu.threads,

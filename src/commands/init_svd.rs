@@ -52,8 +52,8 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         files::write_json(&out.join("report.json"), &report)?;
         say(&format!("wrote {}", out.display()));
     } else if !Basis::is_cached(&spec, &base.hash, &layers) {
-        return Err(fault("the basis is lost: it could not be cached, and `--out` names no folder for it")
-            .hint("write it to a folder by `--out`, or point `LORAXS_CACHE` at one that can be written")
+        return Err(fault("the basis was not saved: it could not be cached, and there is no `--out`")
+            .hint("write it to a folder with `--out`, or point `LORAXS_CACHE` at a writable one")
             .into());
     } else {
         say(&format!("cached for base {}; `train` finds it there", short(&base.hash)));

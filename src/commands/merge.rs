@@ -20,8 +20,8 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     let place = environment(global)?;
     let subject = Subject::open(&place, &args.subject, &[])?;
     let Some(adapter) = &subject.adapter else {
-        return Err(usage("there is nothing to merge: `--model` came without `--adapter`")
-            .hint("give the folder of an adapter by `--adapter`, or a run by `--run`")
+        return Err(usage("nothing to merge: `--model` needs an `--adapter`")
+            .hint("pass the folder of an adapter as `--adapter`, or a run as `--run`")
             .into());
     };
     let outputs = subject.outputs()?;
@@ -99,7 +99,7 @@ fn stored_kind(base: &Base) -> Kind {
     first.and_then(|(_, name)| base.tensors.kind(&name)).unwrap_or(Kind::Float)
 }
 
-/// Returns the limit asked for, else that of one rounding to `kind`: 1e-5 in fp32, more with fewer digits.
+/// Returns the requested limit, else that of one rounding to `kind`: 1e-5 in fp32, more with fewer digits.
 fn tolerance(args: &MergeArgs, kind: Kind) -> f64 {
     args.tolerance.unwrap_or(match kind {
         Kind::Half => 2e-2,
@@ -118,7 +118,7 @@ fn check(difference: f64, limit: f64, what: &str) -> Result<f64> {
     .hint(if limit > 1e-5 {
         "merge with `--dtype fp32`, or raise `--tolerance`"
     } else {
-        "where ΔW is large this may be rounding: `--tolerance 1e-4` accepts ten times as much"
+        "if ΔW is large, this may be rounding: `--tolerance 1e-4` allows ten times as much"
     })
     .into())
 }

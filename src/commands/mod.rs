@@ -25,7 +25,7 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.1
 enum Outcome {
     Done,
     Interrupted,
-    /// What is wrong was reported.
+    /// Finished; a problem was reported.
     Failed,
 }
 
@@ -69,7 +69,7 @@ pub fn run(cli: Cli) -> u8 {
 fn dispatch(cli: &Cli) -> Result<Outcome> {
     interrupt::handle()?;
     if torch::started_nowhere() {
-        let hint = "change to a folder that is there";
+        let hint = "change to an existing folder";
         return Err(fault("the current folder was removed").hint(hint).into());
     }
     let _reading = opened(&cli.command).map(reading);
@@ -146,7 +146,7 @@ mod tests {
         let (message, hint) = told(&wrapped);
         assert_eq!(
             message,
-            "while reading `model/config.json`: memory is too small: 4194304 MiB were asked for at once"
+            "while reading `model/config.json`: out of memory: an allocation of 4194304 MiB failed"
         );
         assert!(hint.starts_with("lower `train.micro_batch_size`"), "{hint}");
         drop(reading);

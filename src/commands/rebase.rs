@@ -31,8 +31,7 @@ pub fn run(
     let Some(adapter) = &subject.adapter else { return Err(fault("there is no adapter").into()) };
     let config = &adapter.config;
     let Method::LoraXs(LoraXsConfig { r, lora_alpha }) = config.method else {
-        let message =
-            format!("`--rebase` is for adapters of `lora-xs`, this one is of `{}`", config.method.name());
+        let message = format!("`--rebase` is for `lora-xs` adapters, this one is `{}`", config.method.name());
         return Err(usage(message).into());
     };
     let from = adapter_basis(place, &subject.base, adapter, args.subject.basis.as_deref())?;
@@ -48,7 +47,7 @@ pub fn run(
             "the basis in `{}` has rank {rank}, the adapter rank {r}",
             folder.display()
         ))
-        .hint("a smaller basis cannot hold the adapter: make one of the same or a larger rank")
+        .hint("the rank of the basis must be at least the adapter's")
         .into());
     }
     let (moved, largest) = cores(trained, &from, &to)?;
@@ -58,7 +57,7 @@ pub fn run(
             "the other basis spans other directions: a residual of {largest:.2e} of ΔW, more than {limit:.0e}; \
              nothing was written"
         ))
-        .hint("take a basis of a larger rank, or raise `--tolerance`")
+        .hint("use a basis of a larger rank, or raise `--tolerance`")
         .into());
     }
     let record = BasisRecord { spec: to.spec.clone(), witness: witness::witness(&to)?, with_basis: true };

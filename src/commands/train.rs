@@ -54,7 +54,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     refuse_used(&out, may_be_used)?;
     if let Some(counts) = args.dry_run.then(|| from_config(&recipe)).transpose()?.flatten() {
         say(&counts);
-        say("the base's weights are not there: counted from its `config.json` alone");
+        say("the base has no weights here: counting from its `config.json`");
         return Ok(Outcome::Done);
     }
     let place = environment(global)?;
@@ -92,7 +92,7 @@ fn score_tasks(
         return Ok(Outcome::Done);
     }
     if interrupt::requested() {
-        say(&format!("interrupted: `eval --run {}` scores the tasks of the recipe", out.display()));
+        say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
     }
     let (place, subject) = open()?;
@@ -124,7 +124,7 @@ fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Resul
     let (ending, state) =
         Trainer::new(plan, objective.as_ref(), &training.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
-        say(&format!("interrupted after step {}; go on with `--resume`", state.step));
+        say(&format!("interrupted after step {}; continue with `--resume`", state.step));
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;

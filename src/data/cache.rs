@@ -48,7 +48,7 @@ pub fn load(folder: &Path, hash: &str, label: impl Fn(f32) -> Label) -> Option<E
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let examples = decode(file, size, hash, label);
     if examples.is_none() {
-        tracing::warn!("`{}` is damaged and made again", path.display());
+        tracing::warn!("`{}` is damaged; making it again", path.display());
     }
     examples
 }

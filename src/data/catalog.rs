@@ -14,8 +14,8 @@ use crate::spec::reader::{Reader, refuse};
 
 const BUILTIN: &str = include_str!("../../datasets.toml");
 
-/// How to add a data set.
-const ADD: &str = "`--datasets FILE` adds those of a TOML file";
+/// Advice on adding a data set.
+const ADD: &str = "`--datasets FILE` adds those in a TOML file";
 /// One that is added.
 const EXAMPLE: &str = "  [NAME]
   task = \"instruction\"                     # or classification, regression, chat, generation
@@ -52,7 +52,7 @@ impl Catalog {
         self.with_text(&text, path, absolute.parent().unwrap_or(Path::new("/")))
     }
 
-    /// Adds the entries of a text that stands in `path`. Local files are relative to `folder`.
+    /// Adds the entries of `text`, read from `path`. Local files are relative to `folder`.
     fn with_text(mut self, text: &str, path: &Path, folder: &Path) -> Result<Self> {
         let file = path.display().to_string();
         let (mut faults, mut faulty) = (Vec::new(), Vec::new());
@@ -209,7 +209,7 @@ mod tests {
         let error = catalog.get("glue/mrcp").unwrap_err();
         let hint = hint_of(&error).unwrap().to_owned();
         assert!(
-            hint.starts_with("did you mean `glue/mrpc`? data sets near to it: `glue/mrpc`, `glue/"),
+            hint.starts_with("did you mean `glue/mrpc`? similar data sets: `glue/mrpc`, `glue/"),
             "{hint}"
         );
         // What it says to add is one that can be added.

@@ -1,9 +1,9 @@
-//! Chat data: conversations rendered by the tokenizer's chat template, trained on what the assistant says.
+//! Chat data: conversations rendered by the tokenizer's chat template, trained on the assistant's turns.
 //!
-//! If the template marks the assistant's text (`{% generation %}`), what stands between the marks is trained
+//! If the template marks the assistant's text (`{% generation %}`), the text between the marks is trained
 //! on. Otherwise a turn of the assistant is what the template adds for it beyond the prompt it would have
 //! written; the token that ends the turn is included, white space after it is not. If a template rewrites
-//! earlier turns once others follow, only turns that stand unchanged in the whole text are trained on.
+//! earlier turns once others follow, only turns that are unchanged in the whole text are trained on.
 
 use std::ops::Range;
 
@@ -100,7 +100,7 @@ impl<'a> ChatEncoder<'a> {
             return trained((text, marked));
         }
         if !messages.iter().any(|message| role(message) == "assistant") {
-            let message = format!("column `{}` has no message of the role `assistant`", self.column);
+            let message = format!("column `{}` has no message with the role `assistant`", self.column);
             return Err(message.into());
         }
         let enough = self.max_length.saturating_mul(TOKEN_BYTES).max(1 << 16);
@@ -151,13 +151,15 @@ impl<'a> ChatEncoder<'a> {
 /// Refuses a rendering that leaves nothing to train on.
 fn trained((text, spans): Rendered) -> std::result::Result<Rendered, Refusal> {
     match spans.iter().all(Range::is_empty) {
-        true => Err("the template leaves nothing of the assistant's turns to train on".to_owned().into()),
+        true => {
+            Err("after the template, nothing of the assistant's turns is left to train on".to_owned().into())
+        }
         false => Ok((text, spans)),
     }
 }
 
 /// Returns where the assistant's words begin after the first `before` messages: as far as the text agrees
-/// with their prompt. `None` if the messages themselves stand differently in the whole text.
+/// with their prompt. `None` if the messages themselves are changed in the whole text.
 fn start(
     text: &str,
     conversation: &mut Conversation<'_>,

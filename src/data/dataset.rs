@@ -19,7 +19,7 @@ pub struct Dataset {
     pub origin: DatasetSource,
     /// File names or patterns of each split.
     pub files: BTreeMap<String, Vec<String>>,
-    /// Key of a JSON object under which its rows stand, as `field` of Hugging Face's `datasets`.
+    /// Key of a JSON object that holds its rows, as `field` of Hugging Face's `datasets`.
     pub field: Option<String>,
 }
 

@@ -60,7 +60,7 @@ pub fn load_in(
         None => {
             let examples = tokenise(split, tokenizer, max_length, hash)?;
             if let Err(error) = cache::store(cache, &examples) {
-                tracing::warn!("tokenised data is not cached: {error:#}");
+                tracing::warn!("cannot cache the tokenised data: {error:#}");
             }
             examples
         }
@@ -70,7 +70,7 @@ pub fn load_in(
     if examples.truncated > 0 {
         let (cut, split) = (examples.truncated, split.name);
         tracing::warn!(
-            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are cut"
+            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are truncated"
         );
     }
     Ok(examples)

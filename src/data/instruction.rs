@@ -36,7 +36,7 @@ impl<'a> InstructionEncoder<'a> {
     /// Returns the example of one row, and whether it was cut.
     ///
     /// # Errors
-    /// Why the row cannot be used: an empty column or response, or no room for any of the response.
+    /// The reason why the row cannot be used: an empty column or response, or a prompt that fills `max_length`.
     pub fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), String> {
         let (prompt, response) = (self.task.prompt.render(row)?, self.task.response.render(row)?);
         if response.trim().is_empty() {
@@ -56,7 +56,7 @@ impl<'a> InstructionEncoder<'a> {
         let trained: Vec<u8> = (0..ids.len()).map(|i| u8::from(i > 0 && i >= alone)).collect();
         if !trained.contains(&1) {
             return Err(format!(
-                "the prompt alone is {alone} tokens, which leaves nothing of `max_length` {} to train on",
+                "the prompt alone has {alone} tokens, which leaves nothing of `max_length` {} to train on",
                 self.max_length
             ));
         }

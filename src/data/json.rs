@@ -21,7 +21,7 @@ const NAMED: usize = 20;
 /// Maximum number of columns of a row to record by name when only some are kept.
 const MOST_NAMES: usize = 256;
 
-/// Rows as they stand in the file.
+/// Rows as they are in the file.
 pub(super) type Source = Box<dyn Iterator<Item = Result<Raw>>>;
 
 /// Contents of a `.json` file.
@@ -196,7 +196,7 @@ impl Scan {
 /// Container of the rows.
 #[derive(Clone, Copy, PartialEq)]
 enum List {
-    /// Nothing: they stand one after another.
+    /// Nothing: they follow one another.
     None,
     /// A list that is the whole file.
     Whole,
@@ -247,7 +247,7 @@ impl Iterator for Values {
 /// Returns the columns of a row; if only some are `kept`, the others are skipped and hold nothing.
 ///
 /// # Errors
-/// Why it is no JSON; inside, what it is instead of an object.
+/// The reason why it is not JSON; inside, what it is instead of an object.
 pub(super) fn columns(
     json: &str,
     kept: Option<&[String]>,

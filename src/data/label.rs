@@ -128,7 +128,7 @@ fn finite(text: &str) -> Option<f64> {
 fn unknown(labels: &[String], value: &Value) -> Result<Option<Label>, Refusal> {
     let found = shown(value);
     let hint = which("labels", &found, labels.iter().map(String::as_str));
-    let message = format!("label `{found}` is none of the {} labels of the catalog", labels.len());
+    let message = format!("label `{found}` is none of the {} labels in the catalog", labels.len());
     let by_place = !labels.iter().any(|label| finite(label).is_some());
     let places = if by_place { ", or their numbers from 0" } else { "" };
     Err(Refusal::All(fault(message).hint(format!("{hint}{places}"))))
@@ -179,11 +179,11 @@ mod tests {
             (json!("-1"), "missing"),
             (json!(null), "missing"),
             (json!(""), "missing"),
-            (json!(2), "wrong: label `2` is none of the 2 labels of the catalog"),
-            (json!(-2), "wrong: label `-2` is none of the 2 labels of the catalog"),
-            (json!(0.5), "wrong: label `0.5` is none of the 2 labels of the catalog"),
-            (json!("NaN"), "wrong: label `NaN` is none of the 2 labels of the catalog"),
-            (json!("Entailment"), "wrong: label `Entailment` is none of the 2 labels of the catalog"),
+            (json!(2), "wrong: label `2` is none of the 2 labels in the catalog"),
+            (json!(-2), "wrong: label `-2` is none of the 2 labels in the catalog"),
+            (json!(0.5), "wrong: label `0.5` is none of the 2 labels in the catalog"),
+            (json!("NaN"), "wrong: label `NaN` is none of the 2 labels in the catalog"),
+            (json!("Entailment"), "wrong: label `Entailment` is none of the 2 labels in the catalog"),
             (json!([1]), "unusable: expected a label, found a list"),
         ] {
             assert_eq!(outcome("glue/rte", &value), expected, "{value}");
@@ -205,8 +205,8 @@ mod tests {
             (json!("2.0"), "0"),
             (json!(-1), "2"),
             (json!(true), "1"),
-            (json!(0), "wrong: label `0` is none of the 3 labels of the catalog"),
-            (json!("0"), "wrong: label `0` is none of the 3 labels of the catalog"),
+            (json!(0), "wrong: label `0` is none of the 3 labels in the catalog"),
+            (json!("0"), "wrong: label `0` is none of the 3 labels in the catalog"),
         ] {
             assert_eq!(told(&task(&["2", "1", "-1"]), &value), expected, "{value}");
         }

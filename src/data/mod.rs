@@ -1,4 +1,4 @@
-//! Data sets: the catalog, readers of local files, tokenising, and its cache. Stands alone: no tensors in here.
+//! Data sets: the catalog, readers of local files, tokenising, and its cache. Independent of tensors.
 
 mod added_tokens;
 mod cache;

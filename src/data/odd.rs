@@ -63,9 +63,7 @@ impl Odd<'_> {
     /// Returns the words for it, which follow "holds".
     pub fn words(&self) -> Cow<'_, str> {
         match self {
-            Self::Number(digits) => {
-                format!("the number {digits}, too long to stand inside of a list or object").into()
-            }
+            Self::Number(digits) => format!("the number {digits}, too long inside a list or object").into(),
             Self::Nan => NAN.into(),
             Self::Unusable(words) => (*words).into(),
         }

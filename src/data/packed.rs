@@ -18,10 +18,10 @@ const GZIP: &[u8] = b"\x1f\x8b";
 const OTHERS: [(&[u8], &str); 3] =
     [(b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip"), (b"\xfd7zXZ\0", "xz")];
 
-/// Opens a data file that is packed by gzip, or is not, as its name says.
+/// Opens a data file, compressed with gzip or not, by its name.
 ///
 /// # Errors
-/// When it cannot be read, is something else in the place of the file, or is packed otherwise than its name says.
+/// When it cannot be read, is not the file itself, or is compressed differently than its name implies.
 pub(super) fn open(path: &Path, is_packed: bool) -> Result<File> {
     let cannot = || format!("cannot read `{}`", path.display());
     let mut file = File::open(path).with_context(cannot)?;
@@ -36,17 +36,17 @@ pub(super) fn open(path: &Path, is_packed: bool) -> Result<File> {
 fn check_packing(path: &Path, start: &[u8], is_packed: bool) -> std::result::Result<(), Fault> {
     let shown = path.display();
     if let Some((_, packer)) = OTHERS.iter().find(|(magic, _)| start.starts_with(magic)) {
-        return Err(fault(format!("`{shown}` is packed by {packer}")).hint("unpack it first"));
+        return Err(fault(format!("`{shown}` is compressed with {packer}")).hint("decompress it first"));
     }
     match (is_packed, start.starts_with(GZIP)) {
         (false, true) => {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            Err(fault(format!("`{shown}` is packed by gzip")).hint(format!("name it `{name}.gz`")))
+            Err(fault(format!("`{shown}` is compressed with gzip")).hint(format!("name it `{name}.gz`")))
         }
         // A file that ends within the magic bytes counts as cut short.
         (true, false) if !GZIP.starts_with(start) => {
             let name = path.file_stem().unwrap_or_default().to_string_lossy();
-            Err(fault(format!("`{shown}` is not packed by gzip")).hint(format!("name it `{name}`")))
+            Err(fault(format!("`{shown}` is not compressed with gzip")).hint(format!("name it `{name}`")))
         }
         _ => Ok(()),
     }
@@ -54,8 +54,8 @@ fn check_packing(path: &Path, start: &[u8], is_packed: bool) -> std::result::Res
 
 /// Returns the error for a gzip stream that cannot be unpacked.
 pub(super) fn broken(path: &Path, error: &io::Error) -> Fault {
-    let message = format!("`{}` is not a whole gzip file: {error}", path.display());
-    fault(message).hint("fetch the file again")
+    let message = format!("`{}` is not a complete gzip file: {error}", path.display());
+    fault(message).hint("download the file again")
 }
 
 /// Returns the name of a file with another ending, before that of gzip if it has one.

@@ -34,7 +34,8 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Source, Vec<String>)> {
 }
 
 fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Fault {
-    fault(format!("`{}` is not a whole Parquet file: {reason}", path.display())).hint("fetch the file again")
+    fault(format!("`{}` is not a complete Parquet file: {reason}", path.display()))
+        .hint("download the file again")
 }
 
 /// Refuses a file whose parts disagree on how much they hold: it would be read for as long as it claims.
@@ -141,7 +142,7 @@ fn value(field: &Field, of: Option<&Type>) -> Value {
         Field::Str(text) => Value::String(text.clone()),
         Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
             Ok(text) => Value::String(text.to_owned()),
-            Err(_) => odd::unusable("bytes that are no UTF-8 text"),
+            Err(_) => odd::unusable("bytes that are not UTF-8 text"),
         },
         Field::Decimal(decimal) => Value::String(decimal_text(decimal.data(), decimal.scale())),
         Field::Date(days) => texted(date(*days)),
@@ -344,7 +345,7 @@ mod tests {
         for cut in [0, 3, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             let error = read_rows(&path).unwrap_err().to_string();
-            assert!(error.contains("f.parquet` is not a whole Parquet file"), "{error}");
+            assert!(error.contains("f.parquet` is not a complete Parquet file"), "{error}");
         }
     }
 }

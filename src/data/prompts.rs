@@ -50,7 +50,7 @@ pub struct Shots<'a> {
 /// Reads and renders the files of a split; `split.limit` is the number of usable rows to keep from the start
 /// (0 = all). A row whose prompt has no token, or more than `longest`, cannot be used.
 ///
-/// A shot is the template `shot`, or where there is none the prompt, a space unless the prompt ends in one, and the
+/// A shot is the template `shot`, or if there is none the prompt, a space unless the prompt ends in one, and the
 /// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
 ///
 /// # Errors

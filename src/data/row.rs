@@ -40,7 +40,7 @@ pub struct Wanted<'a> {
     pub columns: &'a [&'a str],
     /// The name of the split.
     pub split: &'a str,
-    /// The key of a JSON object under which its rows stand.
+    /// The key of a JSON object that holds its rows.
     pub field: Option<&'a str>,
     /// Columns whose values are used; `None` for all.
     pub kept: Option<&'a [&'a str]>,
@@ -73,7 +73,7 @@ impl Raw {
 pub fn kind(value: &Value) -> &'static str {
     match (odd::of(value), value) {
         (Some(odd::Odd::Number(_)), _) | (None, Value::Number(_)) => "a number",
-        (Some(_), _) => "nothing that can be used",
+        (Some(_), _) => "nothing usable",
         (None, Value::Null) => "nothing",
         (None, Value::Bool(_)) => "`true` or `false`",
         (None, Value::String(_)) => "a text",

@@ -1,5 +1,5 @@
 //! Rows of a local file: JSON lines, JSON, CSV, TSV or Parquet, each also gzipped. They come in pieces: no file is in
-//! memory as a whole, and nothing is read beyond the rows that are asked for.
+//! memory as a whole, and nothing is read beyond the requested rows.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -142,7 +142,7 @@ impl Rows {
         if self.format != Format::JsonLines || !self.is_broken || !self.is_document() {
             return Ok(());
         }
-        let message = format!("`{}` holds JSON, but not one object on each line", self.path.display());
+        let message = format!("`{}` has JSON, but not one object per line", self.path.display());
         let name = packed::renamed(&self.path, "json", self.is_packed);
         Err(fault(message).hint(format!("name it `{name}`")).into())
     }
@@ -191,7 +191,7 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
         _ => {
             let message = format!("cannot tell the format of `{}` from its name", path.display());
             let hint =
-                "known endings: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, each also `.gz`";
+                "known extensions: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, each also `.gz`";
             return Err(fault(message).hint(hint).into());
         }
     };
@@ -204,7 +204,7 @@ fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
     if !is_packed {
         return Ok(file);
     }
-    let mut unpacked = tempfile::tempfile().context("cannot make a temporary file")?;
+    let mut unpacked = tempfile::tempfile().context("cannot create a temporary file")?;
     let mut members = packed::Members::new(file);
     std::io::copy(&mut members, &mut unpacked).map_err(|e| packed::broken(path, &e))?;
     Ok(unpacked)
@@ -323,8 +323,8 @@ mod tests {
         let cases: [(&str, &[u8], &str); 26] = [
             ("f.txt", b"x", "cannot tell the format of"),
             ("f", b"x", "cannot tell the format of"),
-            ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a whole gzip file"),
-            ("f.csv.gz", b"\x1f", "is not a whole gzip file"),
+            ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a complete gzip file"),
+            ("f.csv.gz", b"\x1f", "is not a complete gzip file"),
             ("f.jsonl", b"{\"a\":1}\n{\"a\":\"\xe9\"}\n", "is not UTF-8 text: line 2"),
             ("f.jsonl", b"", "holds no row"),
             ("f.json", b" \n", "holds no row"),
@@ -337,7 +337,7 @@ mod tests {
             ),
             ("f.csv", b"a,b\n1,\"x\n2,\"y\"\n", "` line 2: a cell that opens with a quote goes on after its"),
             ("f.json", b"[{\"a\":1},", "is not valid JSON: it ends where a value was expected at line 1"),
-            ("f.json", b"[{\"a\":1,", "is not valid JSON: it ends inside of a value at line 1"),
+            ("f.json", b"[{\"a\":1,", "is not valid JSON: it ends inside a value at line 1"),
             ("f.json", b"[{\"a\":1},]", "is not valid JSON: expected a value at line 1"),
             ("f.json", b"[{\"a\":1}\n", "is not valid JSON: it ends where `,` or `]` was expected at line 2"),
             ("f.json", b"[{\"a\":1}] 2", "is not valid JSON: it goes on after its list of rows at line 1"),
@@ -369,15 +369,15 @@ mod tests {
         let safetensors = [&72_u64.to_le_bytes()[..], b"{\"__metadata__\""].concat();
         let long = [&0x3_0041_u64.to_le_bytes()[..], b"{\"__metadata__\""].concat();
         let cases: [(&str, &[u8], &str, &str); 16] = [
-            ("f.jsonl", &packed, "f.jsonl` is packed by gzip", "name it `f.jsonl.gz`"),
-            ("f.parquet", &packed, "f.parquet` is packed by gzip", "name it `f.parquet.gz`"),
-            ("f.jsonl.gz", b"{\"a\":1}\n", "f.jsonl.gz` is not packed by gzip", "name it `f.jsonl`"),
-            ("f.csv.GZ", b"a,b\n1,2\n", "f.csv.GZ` is not packed by gzip", "name it `f.csv`"),
-            ("f.jsonl", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd", "unpack it first"),
-            ("f.jsonl.gz", b"\x28\xb5\x2f\xfd\0\0", "is packed by zstd", "unpack it first"),
-            ("f.csv", b"PK\x03\x04\x14\0", "is packed by zip", "unpack it first"),
-            ("f.parquet", b"PK\x03\x04\x14\0", "is packed by zip", "unpack it first"),
-            ("f.json", b"\xfd7zXZ\0", "is packed by xz", "unpack it first"),
+            ("f.jsonl", &packed, "f.jsonl` is compressed with gzip", "name it `f.jsonl.gz`"),
+            ("f.parquet", &packed, "f.parquet` is compressed with gzip", "name it `f.parquet.gz`"),
+            ("f.jsonl.gz", b"{\"a\":1}\n", "f.jsonl.gz` is not compressed with gzip", "name it `f.jsonl`"),
+            ("f.csv.GZ", b"a,b\n1,2\n", "f.csv.GZ` is not compressed with gzip", "name it `f.csv`"),
+            ("f.jsonl", b"\x28\xb5\x2f\xfd\0\0", "is compressed with zstd", "decompress it first"),
+            ("f.jsonl.gz", b"\x28\xb5\x2f\xfd\0\0", "is compressed with zstd", "decompress it first"),
+            ("f.csv", b"PK\x03\x04\x14\0", "is compressed with zip", "decompress it first"),
+            ("f.parquet", b"PK\x03\x04\x14\0", "is compressed with zip", "decompress it first"),
+            ("f.json", b"\xfd7zXZ\0", "is compressed with xz", "decompress it first"),
             ("f.jsonl", parquet, "f.jsonl` is Parquet", "name it `f.parquet`"),
             ("f.csv.gz", &packed_parquet, "f.csv.gz` is Parquet", "name it `f.parquet.gz`"),
             (
@@ -415,7 +415,7 @@ mod tests {
         }
         for end in [&[0, 1][..], &two[..two.len() - 1], b"\x1f", b"x"] {
             let error = read("f.jsonl.gz", &[&one[..], end].concat()).unwrap_err().to_string();
-            assert!(error.contains("is not a whole gzip file"), "{error}");
+            assert!(error.contains("is not a complete gzip file"), "{error}");
         }
     }
 
@@ -432,15 +432,12 @@ mod tests {
                 ("f.ndjson.gz", &packed, "name it `f.json.gz`"),
             ] {
                 let error = read(name, bytes).unwrap_err();
-                assert!(
-                    error.to_string().ends_with("holds JSON, but not one object on each line"),
-                    "{error}"
-                );
+                assert!(error.to_string().ends_with("has JSON, but not one object per line"), "{error}");
                 assert_eq!(hint_of(&error), Some(hint), "{text}");
             }
             for name in ["f.csv", "f.tsv"] {
                 let error = read(name, text.as_bytes()).unwrap_err();
-                assert!(error.to_string().ends_with(" line 1: expected the names of columns, found JSON"));
+                assert!(error.to_string().ends_with(" line 1: expected the column names, found JSON"));
                 assert_eq!(hint_of(&error), Some("JSON lines are named `.jsonl`, other JSON `.json`"));
             }
         }
@@ -523,7 +520,7 @@ mod tests {
             ("{\"data\": [{}], \"x\": 1}", "x", "f.json` holds no list of rows under `x`, the `field`"),
             ("{\"data\": [{}]}", "date", "f.json` holds no list of rows under `date`"),
             ("[{\"x\": [{}]}]", "x", "f.json` holds a list where an object with `x` was expected"),
-            ("{\"data\": [{\"q\":1}, ", "data", "is not valid JSON: it ends inside of a value"),
+            ("{\"data\": [{\"q\":1}, ", "data", "is not valid JSON: it ends inside a value"),
             ("{\"data\": [{\"q\":1}], \"b\":", "data", "is not valid JSON"),
         ] {
             let error = rows_of(text, "train", Some(field)).unwrap_err().to_string();
@@ -531,7 +528,7 @@ mod tests {
         }
         let refused = read("f.json", b"[1, [{\"q\": 2}], \"x\", null, NaN]").unwrap();
         let reasons: Vec<String> = refused.rows.into_iter().map(|row| row.columns.unwrap_err()).collect();
-        let found = ["a number", "a list", "a text", "nothing", "nothing that can be used"];
+        let found = ["a number", "a list", "a text", "nothing", "nothing usable"];
         assert_eq!(reasons, found.map(|what| format!("expected an object of columns, found {what}")));
     }
 
@@ -581,7 +578,7 @@ mod tests {
                 .map(|_| rows.next(5000).map(|piece| piece.len()))
                 .find(|n| !matches!(n, Ok(n) if *n > 0))
                 .unwrap();
-            assert!(rest.unwrap_err().to_string().contains("is not a whole gzip file"), "{name}");
+            assert!(rest.unwrap_err().to_string().contains("is not a complete gzip file"), "{name}");
         }
     }
 }

@@ -118,7 +118,7 @@ impl Scan {
                 (true, true) => return Ok(()),
                 (true, false) if is_over => return Err(self.invalid("it ends where a value was expected")),
                 (true, false) => return Err(self.invalid("expected a value")),
-                _ if is_over => return Err(self.invalid("it ends inside of a value")),
+                _ if is_over => return Err(self.invalid("it ends inside a value")),
                 _ => {}
             }
         }

@@ -18,7 +18,7 @@ pub(super) fn open(mut text: TextFile, delimiter: u8) -> Result<(Source, Vec<Str
     let path = text.name().to_string();
     let start = text.bytes()?;
     if is_json(start) {
-        let message = format!("`{path}` line 1: expected the names of columns, found JSON");
+        let message = format!("`{path}` line 1: expected the column names, found JSON");
         return Err(fault(message).hint("JSON lines are named `.jsonl`, other JSON `.json`").into());
     }
     let first = start.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
@@ -107,11 +107,11 @@ enum At {
 struct Checked {
     text: TextFile,
     quotes: Quotes,
-    /// Advice on a wrong quote whose cause lies elsewhere.
+    /// Advice on a wrong quote whose cause is elsewhere.
     advice: Option<&'static str>,
 }
 
-/// Refuses a quoted cell that goes on after its closing quote or never ends: read on, it would swallow the lines between
+/// Refuses a quoted cell that continues after its closing quote or never ends: it would swallow the lines between
 /// two such quotes without a word.
 struct Quotes {
     delimiter: u8,
@@ -164,7 +164,7 @@ impl Read for Checked {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let name = self.text.name().to_string();
         let hint = self.advice.unwrap_or(
-            "a quoted cell ends with a quote before the next delimiter; a quote inside of it is written twice",
+            "a quoted cell ends with a quote before the next delimiter; a quote inside it is doubled",
         );
         let wrong = |what: String| io::Error::other(fault(format!("`{name}` {what}")).hint(hint));
         loop {

@@ -98,7 +98,7 @@ fn chat_templates(folder: &Path, settings: &Value) -> Result<(Option<String>, Op
     let wrong = |found: &str| {
         let place = folder.join("tokenizer_config.json");
         fault(format!("`{}`: `chat_template` {found}", place.display()))
-            .hint("it is one template, or a list of `name` and `template` with one named `default`")
+            .hint("expected one template, or a list of `name` and `template` with one named `default`")
     };
     match settings.get("chat_template").or(legacy.get("chat_template")) {
         None | Some(Value::Null) => Ok((None, of_tools)),

@@ -1,4 +1,4 @@
-//! Templates of prompts, responses and answers: `{column}` stands for a column, `{{` and `}}` for braces.
+//! Templates of prompts, responses and answers: `{column}` inserts a column, `{{` and `}}` are braces.
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -29,7 +29,14 @@ impl Template {
     /// Reads a template.
     ///
     /// # Errors
-    /// Says which brace is alone, or that one holds no name.
+    /// Names the unmatched brace, or the one without a name.
+    ///
+    /// ```
+    /// use loraxs::data::template::Template;
+    ///
+    /// assert!(Template::parse("Question: {question}\nAnswer:").is_ok());
+    /// assert!(Template::parse("a lone {").is_err());
+    /// ```
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -47,7 +54,7 @@ impl Template {
             let Some((name, after)) = from.strip_prefix('{').and_then(|inside| inside.split_once('}')) else {
                 let brace = &from[..1];
                 return Err(format!(
-                    "`{brace}` at character {character} is alone; write `{brace}{brace}` for the brace itself"
+                    "`{brace}` at character {character} is unmatched; write `{brace}{brace}` for a literal brace"
                 ));
             };
             if name.trim().is_empty() || name.contains(['{', '\n']) {
@@ -134,8 +141,8 @@ mod tests {
     #[test]
     fn wrong_templates_and_cells_are_told() {
         for (template, expected) in [
-            ("é {a", "`{` at character 3 is alone; write `{{` for the brace itself"),
-            ("a} b", "`}` at character 2 is alone; write `}}` for the brace itself"),
+            ("é {a", "`{` at character 3 is unmatched; write `{{` for a literal brace"),
+            ("a} b", "`}` at character 2 is unmatched; write `}}` for a literal brace"),
             ("{} b", "`{}` at character 1 names no column"),
             ("{n}", "column `n` is empty"),
             ("{z}", "column `z` is empty"),

@@ -59,7 +59,7 @@ impl TextFile {
     /// Opens a file, skipping a byte order mark.
     ///
     /// # Errors
-    /// When it cannot be read, or begins as something else than a text of UTF-8 that is packed as its name says.
+    /// When it cannot be read, or does not begin as UTF-8 text compressed as its name implies.
     pub fn open(path: &Path, is_packed: bool) -> Result<Self> {
         let file = packed::open(path, is_packed)?;
         let bytes: Box<dyn Read> =
@@ -125,7 +125,7 @@ impl TextFile {
             if end.is_some() {
                 return Ok(Some((number, line)));
             }
-            self.check_length(number, line.len(), "end the lines of the file, one for each row")?;
+            self.check_length(number, line.len(), "write one row per line")?;
         }
     }
 

@@ -86,7 +86,7 @@ impl Tokenizer {
         let class = fitting(named, &inner);
         if class != named {
             tracing::warn!(
-                "`{}` is used as it stands: its model is none of a {named:?}Tokenizer's, whose name it goes by",
+                "`{}` is used as it is: its model is not that of a {named:?}Tokenizer, the class that it names",
                 path.display()
             );
         }
@@ -130,6 +130,13 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the special tokens alone exceed `max_length`, or the model does not know a token or its type.
+    ///
+    /// ```
+    /// let tokenizer = loraxs::data::tokenize::Tokenizer::load("quickstart/base".as_ref())?;
+    /// let ids = tokenizer.encode("the key is in oslo.", None, 96)?.ids;
+    /// assert_eq!(tokenizer.decode(&ids, false)?, "[CLS] the key is in oslo. [SEP]");
+    /// # anyhow::Ok(())
+    /// ```
     pub fn encode(&self, text: &str, pair: Option<&str>, max_length: usize) -> Result<Encoding> {
         let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
         if max_length < added {
@@ -173,11 +180,9 @@ impl Tokenizer {
         };
         let text = self.inner.id_to_token(*beyond).unwrap_or_default();
         let size = self.embedded.unwrap_or_default();
-        Err(fault(format!(
-            "token `{text}` has the number {beyond}, and the model's vocabulary ends at {size}"
-        ))
-        .hint("take the token out of the text, or a base whose embeddings were enlarged for it")
-        .into())
+        Err(fault(format!("token `{text}` has the id {beyond}, but the model's vocabulary ends at {size}"))
+            .hint("remove the token from the text, or use a base with an embedding for it")
+            .into())
     }
 
     fn types_of(&self, encoding: &tokenizers::Encoding) -> Result<Vec<u8>> {
@@ -188,7 +193,7 @@ impl Tokenizer {
                 let message = format!(
                     "the tokenizer gives token type {found}, but the `type_vocab_size` of config.json is {known}"
                 );
-                let hint = "use a base that knows pairs of texts, or list `model_input_names` without \
+                let hint = "use a base that supports pairs of texts, or list `model_input_names` without \
                             `token_type_ids` in tokenizer_config.json";
                 Err(usage(message).hint(hint).into())
             }
@@ -243,8 +248,8 @@ impl Tokenizer {
         self.special.eos.ok_or_else(|| {
             let named = self.special.tokens.iter().find(|(name, _)| *name == "eos_token");
             let unknown = named.map(|(_, text)| format!(": `eos_token` `{text}` is not in tokenizer.json"));
-            fault(format!("no token is known that ends a text{}", unknown.unwrap_or_default()))
-                .hint("name it as `eos_token` in tokenizer_config.json, or `eos_token_id` in config.json")
+            fault(format!("no end-of-text token is known{}", unknown.unwrap_or_default()))
+                .hint("set `eos_token` in tokenizer_config.json, or `eos_token_id` in config.json")
                 .into()
         })
     }
@@ -328,11 +333,11 @@ fn missing(folder: &Path) -> Fault {
     // The files of the cache are links to contents that others share: nothing may be saved over them.
     let cached = folder.parent().is_some_and(|parent| parent.ends_with("snapshots"));
     let (first, place) = match cached {
-        true => ("copy the repository by `hf download ID --local-dir DIR`, then ", "DIR".to_owned()),
+        true => ("download the repository with `hf download ID --local-dir DIR`, then ", "DIR".to_owned()),
         false => ("", shown.to_string()),
     };
     fault(format!("no `tokenizer.json` in `{shown}`")).hint(format!(
-        "{first}make it once in Python: `from transformers import AutoTokenizer; \
+        "{first}create it once in Python: `from transformers import AutoTokenizer; \
          AutoTokenizer.from_pretrained(\"{place}\").save_pretrained(\"{place}\")`"
     ))
 }

@@ -14,13 +14,13 @@ pub(super) enum Class {
     Bert,
     Roberta,
     Llama,
-    /// Byte pairs over bytes: the file as it stands, except for the space before a text.
+    /// Byte-level byte pairs: the file unchanged, except for the space before a text.
     Gpt2,
-    /// `tokenizer.json` as it stands.
+    /// `tokenizer.json` unchanged.
     Plain,
 }
 
-/// Model types whose `LlamaTokenizer` Transformers passes over for `tokenizer.json` as it stands, because the files of
+/// Model types for which Transformers ignores `LlamaTokenizer` and uses `tokenizer.json` unchanged, because the files of
 /// these families name the wrong class (`tokenization_auto.py`, 5.23).
 const NOT_LLAMA: [&str; 8] =
     ["mistral", "mistral3", "ministral", "ministral3", "mixtral", "phi3", "qwen2", "qwen3_5"];
@@ -72,7 +72,7 @@ pub(super) fn class_of(settings: &Value, config: &Value) -> Class {
     }
 }
 
-/// Returns the class if it is made for a model like the file's; otherwise the file is taken as it stands,
+/// Returns the class if it is made for a model like the file's; otherwise the file is used unchanged,
 /// since the pipeline of the class would read most of a text as unknown tokens.
 pub(super) fn fitting(class: Class, inner: &tokenizers::Tokenizer) -> Class {
     let is_pairs = matches!(inner.get_model(), tokenizers::ModelWrapper::BPE(_));
@@ -174,7 +174,7 @@ fn bert(settings: &Value) -> (Option<Value>, Value) {
 }
 
 /// Returns the pre-tokenizer that `tokenization_llama.py` uses instead of the file's normaliser; they differ
-/// if a text begins with spaces or goes on after a special token.
+/// if a text begins with spaces or continues after a special token.
 fn metaspace(settings: &Value) -> Value {
     let scheme = match (flag(settings, "add_prefix_space", true), flag(settings, "legacy", false)) {
         (false, _) => "never",

@@ -52,7 +52,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
     let mut tokenizer = read.map_err(|reason| {
         let reason = wrong_part(bytes).unwrap_or(reason);
         fault(format!("`{place}` is not a tokenizer: {reason}"))
-            .hint("get the file again, or save it anew by `tokenizer.save_pretrained` of Transformers")
+            .hint("download the file again, or save it again with Transformers' `tokenizer.save_pretrained`")
     })?;
     if let ModelWrapper::BPE(model) = tokenizer.get_model()
         && let Some(dropout) = model.dropout.filter(|dropout| *dropout > 0.0)
@@ -61,7 +61,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Tokenizer> {
         model.dropout = None;
         tokenizer.with_model(model);
         tracing::warn!(
-            "`{place}`: `model.dropout` {dropout} is left out, so that a text has the same tokens each time"
+            "`{place}`: `model.dropout` {dropout} is ignored, so that a text always has the same tokens"
         );
     }
     Ok(tokenizer)

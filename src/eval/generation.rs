@@ -186,7 +186,7 @@ fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path
         if records.len() < lines.len() {
             let (name, all, rest) = (path.display(), lines.len(), lines.len() - records.len());
             tracing::warn!(
-                "`{name}`: {rest} of {all} answers are damaged, doubled or to no prompt of the task, and left out"
+                "`{name}`: left out {rest} of {all} completions that are damaged, duplicates, or not of the task"
             );
         }
     }

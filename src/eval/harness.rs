@@ -12,7 +12,7 @@ use crate::fault::Result;
 use crate::files;
 use crate::report::local_time;
 
-/// Longest name, in bytes, that leaves room for a time beside it; file systems allow 255.
+/// Longest name, in bytes, to which a time can be appended; file systems allow 255.
 const LONGEST_NAME: usize = 200;
 
 /// The answers to a task.

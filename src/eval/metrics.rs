@@ -44,6 +44,13 @@ impl Score {
 ///
 /// # Panics
 /// If there is not exactly one prediction per label.
+///
+/// ```
+/// use loraxs::{eval::metrics::score, spec::Metric};
+///
+/// let accuracy = score(Metric::Accuracy, &[0.0, 1.0, 1.0, 1.0], &[0.0, 1.0, 0.0, 1.0]);
+/// assert_eq!((accuracy.value, accuracy.stderr), (0.75, 0.25));
+/// ```
 pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
     assert_eq!(predictions.len(), golds.len(), "one prediction per label");
     if predictions.is_empty() {

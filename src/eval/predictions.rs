@@ -72,9 +72,9 @@ pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str>
         let known: Vec<String> = dataset.task.submission().map(|(split, _)| format!("`{split}`")).collect();
         usage(format!("`{}` has no submission file for the split `{split}`", dataset.name))
             .hint(if known.is_empty() {
-                "only data sets with a `submission` in the catalog have one".to_owned()
+                "only data sets with `submission` in the catalog have one".to_owned()
             } else {
-                format!("choose `--split` among {}", known.join(", "))
+                format!("choose a `--split` among {}", known.join(", "))
             })
             .into()
     })

@@ -91,7 +91,7 @@ pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path, of_run:
     let path = out.join("results.json");
     let mut all: BTreeMap<String, serde_json::Value> = match of_run && path.exists() {
         true => files::read_json(&path).unwrap_or_else(|error| {
-            tracing::warn!("the results of other tasks are lost: {error:#}");
+            tracing::warn!("could not keep the results of other tasks: {error:#}");
             BTreeMap::new()
         }),
         false => BTreeMap::new(),

@@ -34,8 +34,8 @@ pub fn write(folder: &Path, source: &AdaptedModel, adapter: &AdapterConfig, kind
     }
     let Some(plain) = plain else {
         let method = adapter.method.name();
-        return Err(fault(format!("the method `{method}` has no form as a LoRA"))
-            .hint("write a merged checkpoint by `--format hf`")
+        return Err(fault(format!("the method `{method}` cannot be written as a LoRA"))
+            .hint("write a merged checkpoint with `--format hf`")
             .into());
     };
     let head = source.trained_tensors(&[Group::Head]);

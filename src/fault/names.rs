@@ -48,7 +48,7 @@ pub fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> 
     let list: Vec<String> = names.iter().map(|name| format!("`{}`", short(name))).collect();
     match others {
         0 => format!("{near}{what}: {}", list.join(", ")),
-        _ => format!("{near}{what} near to it: {}, and {others} others", list.join(", ")),
+        _ => format!("{near}similar {what}: {}, and {others} others", list.join(", ")),
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
         let many: Vec<String> =
             (0..100_000).map(|i| format!("column{i}")).chain([String::from("text")]).collect();
         let found = which("columns", "texts", many.iter().map(String::as_str));
-        assert!(found.starts_with("did you mean `text`? columns near to it: `text`, `column"), "{found}");
+        assert!(found.starts_with("did you mean `text`? similar columns: `text`, `column"), "{found}");
         assert!(found.ends_with(", and 99995 others") && found.len() < 200, "{found}");
         let long = "é".repeat(1000);
         assert_eq!(which("columns", "x", [long.as_str()].into_iter()).chars().count(), 92);

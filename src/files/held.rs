@@ -65,8 +65,8 @@ pub fn check(path: &Path) -> Result<()> {
     match held().iter().find(gone) {
         None => Ok(()),
         Some(folder) => {
-            Err(fault(format!("`{}` was removed or moved while it was written", folder.shown.display()))
-                .hint("leave it where it is until the command ends, and run the command again")
+            Err(fault(format!("`{}` was removed or moved while being written", folder.shown.display()))
+                .hint("run the command again, and leave it in place until the command ends")
                 .into())
         }
     }
@@ -93,7 +93,7 @@ mod tests {
         write_bytes(&run.join("inner/file"), b"1").unwrap();
         fs::rename(&run, place.path().join("moved")).unwrap();
         let error = write_bytes(&run.join("inner/file"), b"2").unwrap_err();
-        assert_eq!(error.to_string(), "`run` was removed or moved while it was written");
+        assert_eq!(error.to_string(), "`run` was removed or moved while being written");
         assert!(!run.exists());
         fs::create_dir(&run).unwrap();
         assert!(write_bytes(&run.join("file"), b"2").is_err(), "another folder has taken its place");

@@ -137,7 +137,7 @@ fn remove_stale(path: &Path) {
     let Ok(file) = File::open(path) else { return };
     if file.try_lock().is_ok() {
         match remove(path) {
-            Ok(()) => tracing::debug!("removed `{}`, which a killed process left", path.display()),
+            Ok(()) => tracing::debug!("removed `{}`, left by a killed process", path.display()),
             Err(error) => tracing::debug!("cannot remove `{}`: {error}", path.display()),
         }
     }

@@ -72,7 +72,7 @@ const WORDS: [(&str, &str); 17] = [
 const BESIDE: [&str; 12] =
     ["dynamic", "unsloth", "marlin", "asym", "sym", "gemm", "gemv", "q", "k", "m", "s", "imatrix"];
 
-/// Returns the config key that says that the weights are quantised, and the method.
+/// Returns the config key that marks the weights as quantised, and the method.
 pub fn of_config(config: &Map<String, Value>) -> Option<(&'static str, String)> {
     let (key, settings) = KEYS
         .iter()
@@ -137,7 +137,7 @@ fn is_bits(word: &str) -> bool {
 
 /// Suggests what to use instead of the quantised checkpoint named, or stored at, `place`.
 pub fn hint(place: &Path) -> String {
-    let general = "a quantised checkpoint cannot be used: take an unquantised one of the same model";
+    let general = "quantised checkpoints are not supported: use an unquantised one of the same model";
     let parts: Vec<&str> = place.iter().filter_map(|part| part.to_str()).collect();
     let of_hub = parts.iter().rev().find_map(|part| part.strip_prefix("models--")?.rsplit("--").next());
     let Some(name) = of_hub.or(parts.last().copied()) else { return general.to_owned() };
@@ -146,7 +146,7 @@ pub fn hint(place: &Path) -> String {
         Some(cut) if !cut.is_empty() && !plain.is_empty() => {
             format!("{general}, such as one named `{plain}`, without `{cut}`")
         }
-        _ => format!("{general}, the one that it was made from"),
+        _ => format!("{general}, such as the one it was made from"),
     }
 }
 
@@ -206,6 +206,6 @@ mod tests {
             "{}",
             hint(snapshot)
         );
-        assert!(hint(Path::new("bert")).ends_with("the one that it was made from"));
+        assert!(hint(Path::new("bert")).ends_with("the one it was made from"));
     }
 }

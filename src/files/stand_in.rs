@@ -24,7 +24,7 @@ pub fn check_start(path: &Path, start: &[u8]) -> Result<(), Fault> {
     }
     if PAGES.into_iter().any(begins) {
         return Err(fault(format!("`{path}` is an HTML page"))
-            .hint("download the file itself; the address was probably that of a page about it"));
+            .hint("download the file itself; the URL was probably that of a page about it"));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! Transformers uses them for whatever a call leaves open. Here command line and catalog always decide how
 //! tokens are chosen and how many (greedily by default, as in lm-evaluation-harness), so such settings are
-//! left to them; those that change the text of a greedy or a beam search are heeded. A checkpoint without the
+//! left to them; those that change the text of a greedy or a beam search are applied. A checkpoint without the
 //! file may have them in its `config.json`, where older versions wrote them.
 
 use std::path::{Path, PathBuf};
@@ -98,7 +98,7 @@ impl Asked {
     /// Reads the settings of the checkpoint in `folder`, whose vocabulary has `vocabulary` tokens.
     ///
     /// # Errors
-    /// When the file is not JSON, or a setting that is heeded is not what it should be.
+    /// When the file is not JSON, or a setting that applies has a wrong value.
     pub fn read(folder: &Path, vocabulary: i64) -> Result<Self> {
         let own = folder.join("generation_config.json");
         let is_own = own.is_file();
@@ -142,8 +142,8 @@ impl Asked {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let left = (names(&self.left), "left to the command line and the catalog");
-        let missing = (names(&self.missing), "without effect here, where Transformers may give another text");
+        let left = (names(&self.left), "set by the command line and the catalog instead");
+        let missing = (names(&self.missing), "ignored, so completions may differ from Transformers'");
         let told = [left, missing].into_iter().filter(|(names, _)| !names.is_empty());
         told.map(|(names, fate)| format!("`{}`: {fate}: {names}", self.path.display())).collect()
     }
@@ -228,7 +228,7 @@ impl Reader<'_> {
     fn wrong(&self, key: &str, expected: &str, found: &str) -> anyhow::Error {
         let place = self.path.display();
         fault(format!("`{place}`: `{key}`: expected {expected}, found `{}`", shortened(found)))
-            .hint("correct it, or take it out of the file")
+            .hint("correct it, or remove it from the file")
             .into()
     }
 

@@ -149,7 +149,7 @@ pub struct Completion {
     pub ids: Vec<u32>,
     /// Their text without special tokens, cut before a stop text.
     pub text: String,
-    /// Why it ended.
+    /// Reason why it ended.
     pub finish: Finish,
 }
 

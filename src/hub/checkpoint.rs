@@ -39,7 +39,7 @@ pub(super) fn check_config(names: &BTreeSet<String>, shown: &str, name: &str) ->
     let missing = fault(format!("{shown} has no `{CONFIG}`"));
     if names.contains("adapter_config.json") {
         return Err(missing
-            .hint("it holds an adapter; give its base as the model and it as the adapter")
+            .hint("this is an adapter: pass its base as the model and this as the adapter")
             .into());
     }
     Err(missing
@@ -68,8 +68,8 @@ pub(super) fn weights(names: &BTreeSet<String>, name: &str, config: &Path) -> Re
     let hint = match names.iter().find(|file| file.ends_with(".safetensors")) {
         Some(other) => format!("it has `{other}`, which is not a name that Transformers loads"),
         None => match names.iter().find(|file| FOREIGN.iter().any(|ending| file.ends_with(ending))) {
-            Some(other) => format!("weights are read from safetensors files alone, and it has `{other}`"),
-            None => "weights are read from safetensors files alone".to_owned(),
+            Some(other) => format!("weights are read only from safetensors files, and it has `{other}`"),
+            None => "weights are read only from safetensors files".to_owned(),
         },
     };
     Err(without().hint(hint).into())
@@ -95,7 +95,7 @@ fn pickle_only(name: &str, pickle: &str, config: &Path) -> Fault {
     let out = format!("{}-safetensors", name.trim_end_matches('/').rsplit('/').next().unwrap_or("model"));
     fault(format!("`{name}` has its weights as a pickle only (`{pickle}`), and a pickle can run any code"))
         .hint(format!(
-            "convert it once in Python where you trust it, then use the folder `{out}`:\n\
+            "if you trust it, convert it once in Python, then use the folder `{out}`:\n\
              from transformers import AutoTokenizer, {class}\n\
              for kind in (AutoTokenizer, {class}): \
              kind.from_pretrained({name:?}).save_pretrained({out:?}, safe_serialization=True)"
@@ -169,7 +169,10 @@ mod tests {
     #[test]
     fn an_index_that_leads_elsewhere_is_refused() {
         let index = r#"{"weight_map":{"a":"../../secret"}}"#;
-        assert!(format!("{:#}", refused(&[("config.json", "{}"), (INDEX, index)])).contains("not safe"));
+        assert!(
+            format!("{:#}", refused(&[("config.json", "{}"), (INDEX, index)]))
+                .contains("not a safe file name")
+        );
         let empty = refused(&[("config.json", "{}"), (INDEX, r#"{"weight_map":{}}"#)]);
         assert!(empty.to_string().ends_with("names no shards under `weight_map`"), "{empty}");
     }

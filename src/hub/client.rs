@@ -13,7 +13,7 @@ use crate::fault::fault;
 /// Number of attempts at a request before the hub counts as unreachable.
 const ATTEMPTS: u32 = 3;
 const REDIRECTS: u32 = 10;
-/// Maximum seconds that a busy hub may ask to wait before each further attempt.
+/// Longest wait, in seconds, that a busy hub can demand before each further attempt.
 const LONGEST_WAIT: u64 = 60;
 /// A listing names each file of a repository; the largest data sets have hundreds of thousands.
 const LISTING_LIMIT: u64 = 256 << 20;
@@ -111,7 +111,7 @@ impl Client {
             let text = answer.body.body_mut().with_config().limit(LISTING_LIMIT).read_to_string();
             let text = text.map_err(|error| Failure::Unreachable(error.to_string()))?;
             serde_json::from_str(&text).map_err(|error| {
-                Failure::Unreachable(format!("its answer is not the listing of a repository: {error}"))
+                Failure::Unreachable(format!("the response is not a repository listing: {error}"))
             })
         })
     }
@@ -137,7 +137,7 @@ impl Client {
     fn get(&self, url: &str, start: u64) -> Attempt<Answer> {
         // rustls panics there.
         if SystemTime::now() < UNIX_EPOCH {
-            return Err(Failure::Unreachable("the clock of this machine stands before 1970".to_owned()));
+            return Err(Failure::Unreachable("this machine's clock is set before 1970".to_owned()));
         }
         let (mut url, mut etag, mut linked, mut size, mut commit) = (url.to_owned(), None, None, None, None);
         for _ in 0..=REDIRECTS {
@@ -165,7 +165,7 @@ impl Client {
             }
             url = text(headers, "location")
                 .and_then(|location| redirected(&url, &location))
-                .ok_or_else(|| Failure::Unreachable(format!("`{url}` redirects to nowhere")))?;
+                .ok_or_else(|| Failure::Unreachable(format!("`{url}` redirects without a location")))?;
         }
         Err(Failure::Unreachable(format!("more than {REDIRECTS} redirects, the last to `{url}`")))
     }
@@ -181,23 +181,23 @@ impl Client {
         if status.is_server_error() || retry {
             let wait = text(answer.body.headers(), "retry-after").and_then(|seconds| seconds.parse().ok());
             if let Some(wait) = wait.map(|seconds: u64| Duration::from_secs(seconds.min(LONGEST_WAIT))) {
-                tracing::info!("`{}` answers {status} and asks to wait {wait:?}", self.endpoint);
+                tracing::info!("`{}` returned {status} and asks to wait {wait:?}", self.endpoint);
                 std::thread::sleep(wait);
             }
-            return Err(Failure::Unreachable(format!("it answers {status}")));
+            return Err(Failure::Unreachable(format!("it returned {status}")));
         }
         let (id, noun, endpoint, revision) =
             (&target.id, target.noun(), &self.endpoint, target.repo.revision());
         let page = format!("{endpoint}/{}", target.repo.url());
         let token = match self.token {
-            Some(_) => "check that the token in use may read it",
+            Some(_) => "check that your token can read it",
             None => "set `HF_TOKEN`",
         };
         let code = text(answer.body.headers(), "x-error-code");
         let error = match (status.as_u16(), code.as_deref(), file) {
             (_, Some("RevisionNotFound"), _) => {
                 fault(format!("the {noun} `{id}` has no revision `{revision}`"))
-                    .hint(format!("its branches and tags are listed at `{page}/tree/main`"))
+                    .hint(format!("its branches and tags are at `{page}/tree/main`"))
             }
             (_, Some("EntryNotFound"), Some(file)) | (404, None, Some(file)) => {
                 fault(format!("the {noun} `{id}` has no file `{file}` at revision `{revision}`"))
@@ -212,10 +212,10 @@ impl Client {
                 if matches!(target.kind, RepoType::Model) { "; there is no folder of that name either" } else { "" }
             ))
             .hint(format!(
-                "check the name; for a private one {token}; for a gated one accept its licence first \
+                "check the name; if it is private, {token}; if it is gated, accept its licence \
                 at `{page}`"
             )),
-            _ => fault(format!("`{endpoint}` answers {status} for the {noun} `{id}`")),
+            _ => fault(format!("`{endpoint}` returned {status} for the {noun} `{id}`")),
         };
         Err(Failure::Final(error.into()))
     }
@@ -235,7 +235,7 @@ pub(super) fn patiently<T>(mut attempt: impl FnMut() -> Attempt<T>) -> Attempt<T
 /// Waits before another attempt: 0.2 s after the first failure, twice that after each further one.
 pub(super) fn pause(failures: u32, why: &str) {
     let wait = Duration::from_millis(100 << failures.min(6));
-    tracing::debug!("trying again in {wait:?}: {why}");
+    tracing::debug!("retrying in {wait:?}: {why}");
     std::thread::sleep(wait);
 }
 

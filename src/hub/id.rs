@@ -39,7 +39,7 @@ pub(super) fn check_model_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Err(fault(format!("no model `{name}`: there is no folder `{}`, and it is no hub id", place.display()))
+    Err(fault(format!("no model `{name}`: there is no folder `{}`, and it is not a hub id", place.display()))
         .hint("a hub id is `name` or `owner/name`")
         .into())
 }
@@ -49,7 +49,7 @@ pub(super) fn check_dataset_name(name: &str) -> Result<()> {
     if is_repository(name) {
         return Ok(());
     }
-    Err(fault(format!("`{name}` is no hub id of a data set"))
+    Err(fault(format!("`{name}` is not a data set's hub id"))
         .hint("a hub id is `name` or `owner/name`")
         .into())
 }
@@ -60,8 +60,8 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
     if plain && check_file_name(revision).is_ok() {
         return Ok(());
     }
-    Err(fault(format!("`{revision}` is no revision"))
-        .hint("a revision is a branch, a tag or a commit; the usual one is `main`")
+    Err(fault(format!("`{revision}` is not a revision"))
+        .hint("a revision is a branch, tag or commit, usually `main`")
         .into())
 }
 
@@ -71,8 +71,11 @@ pub(super) fn check_file_name(name: &str) -> Result<()> {
     if name.split('/').all(safe) {
         return Ok(());
     }
-    Err(fault(format!("the repository names a file `{}`, which is not safe to write", name.escape_debug()))
-        .into())
+    Err(fault(format!(
+        "the repository names a file `{}`, which is not a safe file name",
+        name.escape_debug()
+    ))
+    .into())
 }
 
 /// Matches `name` against `pattern`: `?` is one byte, `*` any number within a folder, `**` across folders.
@@ -99,8 +102,8 @@ pub(super) fn check_parts(names: &[String]) -> Result<()> {
     match groups.iter().find(|((_, total), found)| *found < total) {
         None => Ok(()),
         Some(((stem, total), found)) => {
-            Err(fault(format!("`{stem}-*` has {total} parts, of which {found} are there"))
-                .hint("run once with a network and without `--offline`")
+            Err(fault(format!("`{stem}-*` has {total} parts, but only {found} were found"))
+                .hint("run once online, without `--offline`")
                 .into())
         }
     }
@@ -162,6 +165,6 @@ mod tests {
         assert!(check_parts(&names(&["a/t-00000-of-00002.parquet", "a/t-00001-of-00002.parquet"])).is_ok());
         assert!(check_parts(&names(&["plain.json"])).is_ok());
         let missing = check_parts(&names(&["a/t-00001-of-00002.parquet"])).unwrap_err();
-        assert_eq!(missing.to_string(), "`a/t-*` has 2 parts, of which 1 are there");
+        assert_eq!(missing.to_string(), "`a/t-*` has 2 parts, but only 1 were found");
     }
 }

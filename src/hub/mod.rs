@@ -29,7 +29,7 @@ pub struct Hub {
     client: Client,
     /// Listings already requested, so that a repository is listed once, however many files are fetched.
     listings: Mutex<BTreeMap<String, Option<RepoInfo>>>,
-    /// Why the hub could not be reached; set once, so that waiting and warning happen only once.
+    /// Reason why the hub could not be reached; set once, so that waiting and warning happen only once.
     down: OnceLock<String>,
 }
 
@@ -222,7 +222,7 @@ impl Hub {
         checkpoint::check_folder(&folder, &target.id).map_err(|error| {
             let other = hint_of(&error).map(|hint| format!("; if that changes nothing: {hint}"));
             fault(format!("the cached copy of `{}` cannot be used: {error:#}", target.id))
-                .hint(format!("run once with a network and without `--offline`{}", other.unwrap_or_default()))
+                .hint(format!("run once online, without `--offline`{}", other.unwrap_or_default()))
         })?;
         Ok(Snapshot { folder, commit: Some(commit) })
     }
@@ -235,10 +235,10 @@ impl Hub {
         let found = matching(&names, pattern);
         if found.is_empty() {
             let message = format!("no file that matches `{pattern}` is cached in `{}`", folder.display());
-            return Err(fault(message).hint("run once with a network and without `--offline`").into());
+            return Err(fault(message).hint("run once online, without `--offline`").into());
         }
         id::check_parts(&found)
-            .with_context(|| format!("the cached copy of `{}` is not complete", target.id))?;
+            .with_context(|| format!("the cached copy of `{}` is incomplete", target.id))?;
         Ok(found.iter().map(|name| folder.join(name)).collect())
     }
 
@@ -260,10 +260,10 @@ impl Hub {
                 format!("with `--offline`, the copy of commit {commit} in the cache `{cache}` is used")
             }
             None => {
-                format!("no whole copy is in the cache `{cache}`, and the next run continues what is there")
+                format!("the cache `{cache}` has no complete copy; the next run continues the download")
             }
         };
-        fault(format!("cannot take `{}` from `{endpoint}`: {why}", target.id))
+        fault(format!("cannot get `{}` from `{endpoint}`: {why}", target.id))
             .hint(format!("check the network, the proxy and `HF_ENDPOINT`; {known}"))
             .into()
     }

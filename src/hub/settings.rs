@@ -39,12 +39,12 @@ impl Settings {
     /// `HF_HUB_DISABLE_PROGRESS_BARS`, with the defaults of `huggingface_hub`.
     ///
     /// # Errors
-    /// When there is no place for the cache, or a variable is not of UTF-8.
+    /// When there is no place for the cache, or a variable is not valid UTF-8.
     pub fn from_environment(offline: bool) -> Result<Self> {
         if let Some(name) =
             TEXTS.into_iter().find(|name| matches!(env::var(name), Err(VarError::NotUnicode(_))))
         {
-            return Err(fault(format!("`{name}` is not of UTF-8")).hint("set it to text of UTF-8").into());
+            return Err(fault(format!("`{name}` is not valid UTF-8")).hint("set it to UTF-8 text").into());
         }
         Self::read(offline, &|name| env::var(name).ok())
     }
@@ -62,7 +62,7 @@ impl Settings {
         let home = path(&["HF_HOME"]).or_else(|| user.map(|folder| folder.join("huggingface")));
         let cache = path(&["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"])
             .or_else(|| home.as_ref().map(|home| home.join("hub")))
-            .ok_or_else(|| fault("no folder for the hub's cache: neither `HF_HOME` nor `HOME` is set"))?;
+            .ok_or_else(|| fault("cannot locate the hub's cache: neither `HF_HOME` nor `HOME` is set"))?;
         let token_file = path(&["HF_TOKEN_PATH"]).or_else(|| home.map(|home| home.join("token")));
         let token = first(&["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]).or_else(|| {
             let text = std::fs::read_to_string(token_file?).ok()?;
@@ -93,9 +93,9 @@ impl Settings {
         self.endpoint = self.endpoint.trim_end_matches('/').to_owned();
         let host = self.endpoint.strip_prefix("https://").or_else(|| self.endpoint.strip_prefix("http://"));
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-            let message = format!("the endpoint of the hub `{}` is not an address", self.endpoint);
+            let message = format!("the hub's endpoint `{}` is not a URL", self.endpoint);
             return Err(fault(message)
-                .hint("set `HF_ENDPOINT` to something like `https://huggingface.co`")
+                .hint("set `HF_ENDPOINT` to a URL such as `https://huggingface.co`")
                 .into());
         }
         if self.token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn an_endpoint_and_a_token_that_cannot_be_used_are_refused() {
         let wrong = read(&[("HOME", "/h"), ("HF_ENDPOINT", "huggingface.co")]).checked().err().unwrap();
-        assert_eq!(wrong.to_string(), "the endpoint of the hub `huggingface.co` is not an address");
+        assert_eq!(wrong.to_string(), "the hub's endpoint `huggingface.co` is not a URL");
         assert!(read(&[("HOME", "/h"), ("HF_TOKEN", "two words")]).checked().is_err());
     }
 }

@@ -66,7 +66,7 @@ fn described(answer: &Answer, target: &Target, file: &str) -> Result<(String, u6
         (etag, _) => {
             let lacks = if etag.is_none() { "a usable `ETag`" } else { "its length" };
             Err(fault(format!("the hub sends `{file}` of `{}` without {lacks}", target.id))
-                .hint("check that `HF_ENDPOINT` is a hub")
+                .hint("check that `HF_ENDPOINT` is a Hugging Face hub")
                 .into())
         }
     }
@@ -137,7 +137,7 @@ impl Download<'_> {
             failures = if length >= start + WORTH { 0 } else { failures + 1 };
             if failures == ATTEMPTS {
                 let (came, size) = (length, self.size);
-                return Err(Failure::Unreachable(format!("{why}; {came} of {size} bytes came")));
+                return Err(Failure::Unreachable(format!("{why}; received {came} of {size} bytes")));
             }
             pause(failures, &why);
         }
@@ -155,7 +155,7 @@ impl Download<'_> {
                 length = 0;
                 if status != StatusCode::OK {
                     return Err(Failure::Unreachable(format!(
-                        "asked for byte {start} on, it answers {status}"
+                        "requested bytes from {start} on, got {status}"
                     )));
                 }
             }
@@ -208,9 +208,11 @@ impl Download<'_> {
 
     fn broken(&self, found: &str) -> anyhow::Error {
         let (file, id, etag) = (self.file, &self.target.id, self.etag);
-        fault(format!("`{file}` of `{id}` arrived broken: its hash is `{found}`, expected `{etag}`"))
-            .hint("it was deleted; run again, and if that does not help, the server or a proxy changes the bytes")
-            .into()
+        fault(format!(
+            "`{file}` of `{id}` was corrupted in transfer: its hash is `{found}`, expected `{etag}`"
+        ))
+        .hint("it was deleted; run again, and if that does not help, check for a proxy that changes files")
+        .into()
     }
 
     fn open_part(&self) -> Result<File> {
@@ -245,14 +247,14 @@ fn lock(path: &Path, file: &str) -> Result<File> {
         }
         let held = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         if held.try_lock().is_err() {
-            tracing::info!("waiting for another process that downloads `{file}`");
+            tracing::info!("waiting for another process to download `{file}`");
             held.lock()?;
         }
         Ok(held)
     };
     take().map_err(|error| {
         fault(format!("cannot lock `{}`: {error}", path.display()))
-            .hint("point `HF_HOME` at a folder that can be written")
+            .hint("point `HF_HOME` at a writable folder")
             .into()
     })
 }

@@ -22,7 +22,7 @@ pub fn targeted(layers: &[Layer], targets: &[String]) -> Result<Vec<Layer>> {
             let mut ends: Vec<&str> = layers.iter().map(|(name, _)| short_name(name)).collect();
             ends.sort_unstable();
             ends.dedup();
-            return Err(usage(format!("the target `{target}` names no layer of the model"))
+            return Err(usage(format!("the target `{target}` matches no layer of the model"))
                 .hint(format!("layers end in {}", ends.join(", ")))
                 .into());
         }

@@ -155,13 +155,13 @@ impl<'a> Loader<'a> {
                 message += &format!("\nunexpected tensors: {}", listed(&unexpected));
             }
             let other = || {
-                "config.json and the weights belong to different models, or the index lacks a shard"
+                "config.json and the weights belong to different models, or a shard is missing from the index"
                     .to_owned()
             };
             return Err(fault(message).hint(self.tensors.quantised().unwrap_or_else(other)).into());
         }
         if !unexpected.is_empty() {
-            tracing::warn!("tensors of the checkpoint that are not used: {}", listed(&unexpected));
+            tracing::warn!("unused tensors in the checkpoint: {}", listed(&unexpected));
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ const SHAPE: [i64; 3] = [4, 2, 64];
 /// One comparison.
 #[derive(Debug, Serialize)]
 pub struct Check {
-    /// What was computed, and in which precision.
+    /// The computation and its precision.
     pub name: String,
     /// Largest error relative to the largest number; `null` if it failed.
     pub error: Option<f64>,
@@ -31,7 +31,7 @@ pub struct Check {
     pub limit: f64,
     /// True if the device computes it.
     pub ok: bool,
-    /// What went wrong instead.
+    /// The error, if it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }

@@ -168,11 +168,11 @@ pub struct Decode<'a> {
     spans: Vec<Span>,
     /// Position of each row's new token, int64 `[s]`.
     positions: Tensor,
-    /// What a GPU reads the cache by.
+    /// Index of the cache's rows, for a GPU.
     layout: Option<Layout>,
 }
 
-/// Where the rows' tokens lie in a cache on a GPU.
+/// Places of the rows' tokens in a cache on a GPU.
 #[derive(Debug)]
 struct Layout {
     /// Flat place of each new token, int64 `[s]`.

@@ -57,7 +57,7 @@ pub struct Padded {
     pub filled: Tensor,
     /// t: tokens of the longest sequence, rounded up to a multiple of 8, which masks of the fused kernels must have.
     pub longest: i64,
-    /// What is added to scores, by window.
+    /// Masks added to the scores, by window.
     added: RefCell<Vec<(Option<i64>, Tensor)>>,
 }
 

@@ -30,7 +30,7 @@ pub struct Recipe {
     pub data: DataRecipe,
     /// The optimisation.
     pub train: TrainRecipe,
-    /// When and how to evaluate.
+    /// Evaluation during and after training.
     pub eval: EvalRecipe,
 }
 
@@ -209,6 +209,17 @@ impl Recipe {
     ///
     /// # Errors
     /// One usage fault that lists all faults, each with its line or `--set`, its key, and what was expected.
+    ///
+    /// ```
+    /// use loraxs::recipe::Recipe;
+    ///
+    /// let text = "model.name = 'roberta-large'\ndata.dataset = 'glue/qnli'";
+    /// let recipe = Recipe::parse(text, "example", &["train.seed=1".to_owned()])?;
+    /// assert_eq!((recipe.adapter.method.name(), recipe.train.seed), ("lora-xs", 1));
+    /// let error = Recipe::parse(text, "example", &["train.sede=1".to_owned()]).unwrap_err();
+    /// assert!(error.to_string().contains("did you mean `train.seed`?"));
+    /// # anyhow::Ok(())
+    /// ```
     pub fn parse(text: &str, name: &str, sets: &[String]) -> Result<Self> {
         parse::parse(text, name, sets)
     }
@@ -224,14 +235,14 @@ impl Recipe {
     /// Replaces existing folders by their absolute paths, which mean the same from any other folder.
     ///
     /// # Errors
-    /// When such a path is not of UTF-8, as a recipe is.
+    /// When such a path is not valid UTF-8, as a recipe is.
     pub fn settle_folders(&mut self) -> Result<()> {
         for folder in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
             let whole = std::path::Path::new(&*folder).canonicalize();
             if let Some(path) = whole.ok().filter(|path| !folder.is_empty() && path.is_dir()) {
                 *folder = path.into_os_string().into_string().map_err(|path| {
-                    usage(format!("the path of `{folder}` is not of UTF-8: `{}`", path.display()))
-                        .hint("a recipe must be able to name it: move it, or give its folders other names")
+                    usage(format!("the path of `{folder}` is not valid UTF-8: `{}`", path.display()))
+                        .hint("recipes name it as text: move it, or rename its folders")
                 })?;
             }
         }

@@ -154,9 +154,7 @@ fn kept(path: &Path, last: u64, end: Option<End>) -> Result<Vec<u8>> {
             bytes.truncate(length);
             return Ok(bytes);
         }
-        tracing::warn!(
-            "`{name}` is not what the run wrote up to step {last}: its lines are kept as they are"
-        );
+        tracing::warn!("`{name}` is not what the run wrote up to step {last}; its lines are kept unchanged");
     }
     Ok(lines_up_to(&bytes, last, path))
 }
@@ -173,7 +171,7 @@ fn lines_up_to(bytes: &[u8], last: u64, path: &Path) -> Vec<u8> {
     }
     if let Some(first) = damaged.first() {
         let (name, count) = (path.display(), damaged.len());
-        tracing::warn!("`{name}`: {count} damaged lines are left out, the first is line {first}");
+        tracing::warn!("`{name}`: left out {count} damaged lines, the first is line {first}");
     }
     kept
 }

@@ -7,7 +7,7 @@ use regex::Regex;
 use super::Verdict;
 use super::python::{float, pattern};
 
-/// Stand-in of the harness for an answer that it cannot find.
+/// The harness's placeholder for an answer that it cannot find.
 const INVALID: &str = "[invalid]";
 
 static STRICT: LazyLock<Regex> = LazyLock::new(|| pattern(r"#### (\-?[0-9\.\,]+)"));

@@ -1,6 +1,6 @@
 //! The rules of MetaMath's evaluation scripts and their variants in the scripts of LoRA-XS.
 //!
-//! meta-math/MetaMath, `eval_gsm8k.py` and `eval_math.py`; MohammadrezaBanaei/LoRA-XS@3b1ce3b,
+//! meta-math/MetaMath@fe667b1, `eval_gsm8k.py` and `eval_math.py`; MohammadrezaBanaei/LoRA-XS@e50b1a8,
 //! `instruction_tuning_eval/gsm8k_eval.py`, `MATH_eval.py`, `utils.py` and `grader.py`.
 
 use std::sync::LazyLock;
@@ -19,7 +19,7 @@ pub fn gsm8k(completion: &str, gold: &str) -> Verdict {
     judge_number(completion, gold, |predicted, gold| predicted == gold)
 }
 
-/// Like [`gsm8k`], but also accepts [`math_equal`].
+/// Like [`gsm8k`], but also accepts numbers that `grader.py` calls equal ([`numbers_equal`]).
 pub fn gsm8k_loraxs(completion: &str, gold: &str) -> Verdict {
     judge_number(completion, gold, |predicted, gold| predicted == gold || numbers_equal(predicted, gold))
 }
@@ -50,9 +50,8 @@ pub fn math(completion: &str, gold: &str) -> Verdict {
     judge_text(completion, gold, hendrycks::is_equiv)
 }
 
-/// Like [`math`], but also accepts [`math_equal`] of the two normalised strings. The published script
-/// compares the prediction with itself where the normalisation raises, and so counts what it cannot read as
-/// correct; here it falls back on the two raw strings.
+/// Like [`math`], but also accepts [`math_equal`] of the two normalised strings. If the normalisation raises, the
+/// published script compares the prediction with itself and counts it as correct; here the raw strings are compared.
 pub fn math_loraxs(completion: &str, gold: &str) -> Verdict {
     judge_text(completion, gold, |predicted, gold| {
         match (hendrycks::strip_string(predicted), hendrycks::strip_string(gold)) {
@@ -71,7 +70,7 @@ fn judge_text(completion: &str, gold: &str, equal: impl Fn(&str, &str) -> bool) 
 }
 
 /// `math_equal` of LoRA-XS's `grader.py`: numbers within 1e-4 of the reference, its hundredth or its hundredfold; texts
-/// equal but for brackets; lists in equal brackets part by part; else [`equivalence::equivalent`] in the place of SymPy.
+/// equal but for brackets; lists in equal brackets part by part; else [`equivalence::equivalent`] instead of SymPy.
 fn math_equal(predicted: &str, reference: &str) -> bool {
     let digits = |text: &str| float(&text.replace(',', ""));
     if let (Some(predicted), Some(reference)) = (digits(predicted), digits(reference)) {

@@ -29,7 +29,7 @@ const SUBSTITUTIONS: [(&str, &str); 10] = [
     ("\\text{m}", "\\text{}"),
 ];
 
-/// Removed in this order: words where they stand alone and then anywhere outside commands, the rest as it is.
+/// Removed in this order: words on their own, then anywhere outside commands; the rest literally.
 const REMOVED: [&str; 42] = [
     "square", "ways", "integers", "dollars", "mph", "inches", "ft", "hours", "km", "units", "\\ldots", "sue",
     "points", "feet", "minutes", "digits", "cents", "degrees", "cm", "gm", "pounds", "meters", "meals",
@@ -57,7 +57,7 @@ static REWRITES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     ]
 });
 
-/// Compares what stands between the phrase and the hope, normalised, with the normalised box.
+/// Compares the text between the phrase and the hope, normalised, with the normalised box.
 pub fn judge(completion: &str, gold: &str) -> Verdict {
     let text = format!("{completion}{END}");
     let Some(found) = PHRASE.captures(&text).and_then(|groups| groups.get(1)) else { return Verdict::none() };

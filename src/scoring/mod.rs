@@ -97,13 +97,19 @@ impl Rule {
     }
 
     /// Returns the key in results: metric and filter, as lm-evaluation-harness writes them. Rules of one task
-    /// have different filters, so that they can stand side by side.
+    /// have different filters, so that they do not collide.
     pub fn metric_key(self) -> String {
         format!("exact_match,{}", self.filter)
     }
 
-    /// Scores a completion. `gold` is what the data set holds as the answer: GSM8K's whole answer text, MATH's whole
-    /// solution, the label of a choice, a number.
+    /// Scores a completion. `gold` is the answer in the data set: GSM8K's whole answer text, MATH's whole solution, the
+    /// label of a choice, or a number.
+    ///
+    /// ```
+    /// let rule = loraxs::scoring::Rule::named("math/equivalence")?;
+    /// assert!(rule.judge(r"Final answer is $\frac{1}{2}$.", r"\boxed{0.5}").correct);
+    /// # anyhow::Ok(())
+    /// ```
     pub fn judge(self, completion: &str, gold: &str) -> Verdict {
         (self.judge)(completion, gold)
     }

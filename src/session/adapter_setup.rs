@@ -167,7 +167,7 @@ fn of_kind(basis: Basis, wanted: &BasisSpec) -> Result<Basis> {
             false => format!("{}, {}, sigma {}", spec.init, spec.spectrum, spec.sigma),
         };
         let message = format!(
-            "the basis is of another kind: it is `{}`, the recipe's `{}`",
+            "the basis was made differently: it is `{}`, the recipe's `{}`",
             words(made),
             words(wanted)
         );

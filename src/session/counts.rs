@@ -32,12 +32,12 @@ impl Counts {
             ("base", all, all - full.min(all), full),
             ("adapter", adapter, 0, adapter),
             ("head", head, 0, head),
-            ("trained", adapter + full + head, 0, adapter + full + head),
+            ("total", adapter + full + head, 0, adapter + full + head),
         ]
         .map(|(name, count, frozen, trained)| {
             vec![name.to_owned(), count.to_string(), frozen.to_string(), trained.to_string(), share(trained)]
         });
-        table(&["part", "numbers", "frozen", "trained", "of the base"], &rows)
+        table(&["part", "parameters", "frozen", "trainable", "share of base"], &rows)
     }
 }
 

@@ -14,27 +14,31 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
     let longest = base.config.longest_sequence();
     if max_length as i64 > longest {
         return Err(usage(format!(
-            "`data.max_length` is {max_length}, but the model's positions end at {longest}"
+            "`data.max_length` is {max_length}, but the model has {longest} positions"
         ))
-        .hint(format!("set `data.max_length={longest}` or less"))
+        .hint(format!("set `data.max_length` to {longest} or less"))
         .into());
     }
     let (tokens, rows) = (tokenizer.own_size(), base.config.vocabulary);
     if tokens as i64 > rows {
-        return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
-            .hint("tokenizer.json and config.json belong to different models")
-            .into());
+        return Err(usage(format!(
+            "the tokenizer has {tokens} tokens, but the base has only {rows} embeddings"
+        ))
+        .hint("tokenizer.json and config.json belong to different models")
+        .into());
     }
     if tokenizer.vocab_size() as i64 > rows {
         tracing::warn!(
-            "added tokens go up to {}, the base embeds only {rows}: a row whose text holds one beyond is left out",
+            "added tokens go up to {}, but the base has only {rows} embeddings: rows with tokens beyond are left out",
             tokenizer.vocab_size()
         );
     }
     if let Some(eos) = tokenizer.eos().ok().filter(|&eos| i64::from(eos) >= rows) {
-        return Err(usage(format!("token {eos} ends a text, and the base embeds only {rows}"))
-            .hint("correct `eos_token_id` in generation_config.json and config.json")
-            .into());
+        return Err(usage(format!(
+            "the end-of-text token is {eos}, but the base has only {rows} embeddings"
+        ))
+        .hint("correct `eos_token_id` in generation_config.json and config.json")
+        .into());
     }
     Ok(())
 }
@@ -61,19 +65,21 @@ pub fn fitting<'a>(
     let dataset = place.catalog.get(task)?;
     let wanted = classes(dataset)?;
     if wanted != outputs {
-        return Err(usage(format!("`{task}` has {wanted} outputs, the model's head has {outputs}"))
-            .hint("score the task that the head was trained on")
-            .into());
+        return Err(usage(format!(
+            "`{task}` has {wanted} classes, but the model's head has {outputs} outputs"
+        ))
+        .hint("score the task that the head was trained on")
+        .into());
     }
     let order = output_order(labels, dataset.task.labels());
     if order.as_ref().is_some_and(|order| !order.is_sorted()) {
-        tracing::info!("the head's classes are {labels:?}: its outputs are put into the order of `{task}`");
+        tracing::info!("the head's classes are {labels:?}: its outputs are reordered to those of `{task}`");
     }
     let nameless = || labels.iter().enumerate().all(|(class, name)| *name == format!("LABEL_{class}"));
     if order.is_none() && !nameless() {
         let wanted = dataset.task.labels();
         tracing::warn!(
-            "the head's classes {labels:?} are taken as those of `{task}`, {wanted:?}, in this order"
+            "the head's classes {labels:?} are taken to be those of `{task}`, {wanted:?}, in this order"
         );
     }
     Ok((dataset, order.unwrap_or_default()))

@@ -114,7 +114,7 @@ impl Forecast<'_> {
             advice.push("`train.precision=bf16`".to_owned());
         }
         advice.push("a smaller `data.max_length`".to_owned());
-        format!("does not fit: change {}, or take a device with more memory", advice.join(", or "))
+        format!("does not fit: change {}, or use a device with more memory", advice.join(", or "))
     }
 
     /// Formats the forecast, with the files that a run in `out` would write.
@@ -124,10 +124,10 @@ impl Forecast<'_> {
         let mib = |bytes: f64| format!("{:.1}", bytes / MIB);
         let mut rows = vec![
             ("training examples", self.lengths.len().to_string()),
-            ("tokens in an epoch", tokens.to_string()),
+            ("tokens per epoch", tokens.to_string()),
             ("optimiser steps", self.steps.to_string()),
             ("memory of weights (MiB, estimated)", mib(memory.weights)),
-            ("memory of trained tensors (MiB, estimated)", mib(memory.trained)),
+            ("memory of trainable tensors (MiB, estimated)", mib(memory.trained)),
             ("memory of activations (MiB, estimated)", mib(memory.activations)),
         ];
         if let Config::Decoder(config) = self.config {
@@ -136,7 +136,7 @@ impl Forecast<'_> {
             let bytes = 1000.0 * cache as f64 * self.kind.elt_size_in_bytes() as f64;
             rows.push(("cache of 1000 generated tokens (MiB)", mib(bytes)));
         }
-        rows.push(("memory in all (MiB, estimated)", mib(memory.all())));
+        rows.push(("total memory (MiB, estimated)", mib(memory.all())));
         let mut verdict = String::new();
         if let Some(free) = self.free {
             let free = free as f64;

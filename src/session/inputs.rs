@@ -85,7 +85,7 @@ impl TrainInputs {
         let count = example.ids.len();
         if !example.trained.is_empty() {
             let text = self.tokenizer.show(example)?;
-            return Ok(format!("first example, {count} tokens, trained on what stands in ⟦⟧:\n{text}"));
+            return Ok(format!("first example, {count} tokens, trained on the part in ⟦⟧:\n{text}"));
         }
         let text = self.tokenizer.decode(&example.ids, false)?;
         let label = match example.label {
@@ -146,9 +146,9 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
             let task = dataset.task.name();
             let (name, model) = (&dataset.name, &config.architecture);
             Err(usage(format!(
-                "data set `{name}` is for `{task}`, and the base is a language model (`{model}`)"
+                "data set `{name}` is for `{task}`, but the base is a language model (`{model}`)"
             ))
-            .hint("train it on a data set for `instruction` or `chat`; one for `generation` is for `eval`")
+            .hint("train it on a data set for `instruction` or `chat`; those for `generation` are for `eval`")
             .into())
         }
     }
@@ -163,7 +163,7 @@ fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<
             return Err(usage(format!(
                 "`eval.tasks` names `{name}`, which is for `{found}`, not `generation`"
             ))
-            .hint("the data set of the run is scored in any case")
+            .hint("the run's own data set is always scored")
             .into());
         }
         if !base.base.config.is_decoder() {

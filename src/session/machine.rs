@@ -1,4 +1,4 @@
-//! What a machine offers: libraries, CPU, GPU, caches, the hub.
+//! Report on a machine: libraries, CPU, GPU, caches, the hub.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::spec::DeviceChoice;
 use crate::torch;
 use crate::torch::kernels::packs;
 
-/// How long the hub may take to answer.
+/// Time limit for an answer from the hub.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All that is found.
@@ -60,9 +60,9 @@ pub struct Gpu {
     pub models: Vec<String>,
     /// Free memory of the one that is used.
     pub free_bytes: Option<usize>,
-    /// Why none is used.
+    /// The reason why none is used.
     pub problem: Option<String>,
-    /// What may help.
+    /// A hint on how to fix it.
     pub hint: Option<String>,
 }
 
@@ -73,7 +73,7 @@ pub struct CacheFolder {
     pub folder: String,
     /// Size of its files.
     pub bytes: u64,
-    /// What is free on its disk.
+    /// Free space on its disk.
     pub free_bytes: Option<u64>,
 }
 
@@ -163,11 +163,11 @@ fn size(folder: &Path) -> u64 {
 fn hub(settings: &Settings) -> String {
     let endpoint = redacted(&settings.endpoint);
     if settings.offline {
-        return format!("{endpoint}: not asked, offline");
+        return format!("{endpoint}: not contacted (offline)");
     }
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into();
     match agent.get(&settings.endpoint).call() {
         Ok(_) | Err(ureq::Error::StatusCode(_)) => format!("{endpoint} answers"),
-        Err(error) => format!("{endpoint} does not answer: {error}"),
+        Err(error) => format!("{endpoint}: no answer: {error}"),
     }
 }

@@ -39,11 +39,11 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
     let file = open().map_err(|error| files::cannot_write(&path, &error))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(fault(format!("another process trains into `{}`", out.display()))
-                .hint("wait until it is done, or train into another folder by `--out`")
+            Err(fault(format!("another process is training into `{}`", out.display()))
+                .hint("wait until it ends, or train into another folder with `--out`")
                 .into())
         }
-        // A file system without locks cannot be asked.
+        // Some file systems have no locks.
         _ => Ok((file, files::hold(out, out)?)),
     }
 }
@@ -92,7 +92,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
 /// The error names each key that differs, or says that the run's recipe is broken.
 pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     let name = path.display().to_string();
-    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is broken")?;
+    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is damaged")?;
     let [begun, asked] =
         [&begun, recipe].map(|recipe| -> Result<_> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) });
     let (begun, asked) = (begun?, asked?);
@@ -108,14 +108,14 @@ pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
         .into_iter()
         .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
         .collect();
-    Err(usage(format!("`{}` is a run of another recipe: {}", path.display(), lines.join("; ")))
+    Err(usage(format!("`{}` is a run of a different recipe: {}", path.display(), lines.join("; ")))
         .hint(if moved {
             format!(
-                "go on with the weights that it began with by `--set model.revision={}`",
+                "continue with the weights that it started from with `--set model.revision={}`",
                 value(&begun, &"model.revision".to_owned())
             )
         } else {
-            "resume with the same recipe, or train into another folder by `--out`".to_owned()
+            "resume with the same recipe, or train into another folder with `--out`".to_owned()
         })
         .into())
 }

@@ -122,8 +122,8 @@ impl Subject {
 fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
     let path = run.join(RECIPE);
     if !path.exists() {
-        let missing = fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display()));
-        return Err(missing.hint("a run is the folder that `loraxs train --out` wrote").into());
+        let missing = fault(format!("`{}` is not a run: it has no `recipe.toml`", run.display()));
+        return Err(missing.hint("a run is a folder written by `loraxs train --out`").into());
     }
     Ok(Recipe::load(&path.to_string_lossy(), sets)?.0)
 }
@@ -181,7 +181,7 @@ pub fn adapter_basis(
     };
     if basis.spec.rank != rank && adapter.layout.knows_basis() {
         return Err(fault(format!("the basis has rank {}, the adapter rank {rank}", basis.spec.rank))
-            .hint("give the basis that the adapter was trained in by `--basis DIR`")
+            .hint("pass the basis that the adapter was trained in with `--basis DIR`")
             .into());
     }
     if let Some(record) = record.as_ref().filter(|_| adapter.layout.knows_basis()) {

@@ -11,7 +11,7 @@ use crate::spec::DeviceChoice;
 
 /// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
 ///
-/// Must precede any other call that asks libtorch about CUDA, since libtorch keeps its first answer for good.
+/// Must precede any other call that queries libtorch about CUDA, since libtorch caches its first answer.
 ///
 /// # Errors
 /// When a GPU was asked for by name and cannot be used.
@@ -33,7 +33,7 @@ pub fn open_device(wanted: DeviceChoice) -> Result<Device> {
         (_, Err(reason)) => reason,
     };
     let hint = match old {
-        Some(_) => format!("install a driver of version {OLDEST_DRIVER} or newer"),
+        Some(_) => format!("install driver {OLDEST_DRIVER} or later"),
         None => {
             "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
                  NVIDIA's libraries on LD_LIBRARY_PATH"
@@ -52,9 +52,7 @@ pub fn open_device(wanted: DeviceChoice) -> Result<Device> {
         _ if count > 0 => Ok(Device::Cuda(0)),
         _ => {
             if gpu_present {
-                tracing::warn!(
-                    "there is a GPU but it cannot be used ({missing}); running on the CPU\nhint: {hint}"
-                );
+                tracing::warn!("the GPU cannot be used ({missing}); running on the CPU\nhint: {hint}");
             }
             Ok(Device::Cpu)
         }

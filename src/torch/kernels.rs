@@ -56,7 +56,7 @@ pub const LANES: i64 = 16;
 
 /// Returns true if weights of this kind can be packed: fp32 anywhere, bf16 if the CPU multiplies it.
 pub fn packs(kind: Kind) -> bool {
-    // SAFETY: asks what the CPU can do.
+    // SAFETY: queries the CPU's features.
     kind == Kind::Float || kind == Kind::BFloat16 && unsafe { lx_multiplies_narrow() } != 0
 }
 

@@ -207,7 +207,7 @@ pub fn leave(code: u8) -> ! {
     signal_hook::low_level::exit(code.into())
 }
 
-/// Returns true if a libtorch message says that memory ran out.
+/// Returns true if a libtorch message reports that memory ran out.
 pub fn ran_out(message: &str) -> bool {
     message.contains("out of memory") || message.contains("can't allocate memory")
 }
@@ -222,17 +222,17 @@ pub fn failure(message: &str) -> Fault {
     }
     let asked = line.rsplit("allocate ").next().and_then(|asked| asked.split(' ').next()).unwrap_or_default();
     let asked = match asked.parse::<u64>() {
-        Ok(bytes) => format!(": {} MiB were asked for at once", bytes >> 20),
+        Ok(bytes) => format!(": an allocation of {} MiB failed", bytes >> 20),
         Err(_) => String::new(),
     };
-    fault(format!("memory is too small{asked}")).hint(
+    fault(format!("out of memory{asked}")).hint(
         "lower `train.micro_batch_size`, `data.max_length` or `--batch-size`, or set `train.gradient_checkpointing=true`",
     )
 }
 
 /// Creates a fault that no input should cause.
 pub fn unforeseen(what: &str) -> Fault {
-    fault(what).hint("this is a fault of the program: please report it with the command that shows it")
+    fault(what).hint("this is a bug in loraxs: please report it with the command that triggers it")
 }
 
 /// Returns the error unchanged, or in the words of [`failure`] if it is libtorch's.
@@ -282,7 +282,7 @@ pub fn dims4(tensor: &Tensor) -> [i64; 4] {
 }
 
 /// The one sanctioned panic of the layers: tch's operators return no `Result`, and shapes were checked on loading.
-#[expect(clippy::panic, reason = "a wrong rank here is a defect of the program, not an input")]
+#[expect(clippy::panic, reason = "a wrong number of axes here is a bug, not bad input")]
 fn dims<const N: usize>(tensor: &Tensor) -> [i64; N] {
     tensor.size().try_into().unwrap_or_else(|found| panic!("expected a tensor of {N} axes, found {found:?}"))
 }

@@ -34,7 +34,7 @@ pub fn write(path: &Path, metadata: &[(&str, String)], tensors: &[(String, &Tens
         let kind = tensor.kind();
         let Some((_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
             return Err(
-                fault(format!("tensor `{name}` is {kind:?}, which safetensors files cannot hold")).into()
+                fault(format!("tensor `{name}` is {kind:?}, which safetensors files cannot store")).into()
             );
         };
         let start = end;
@@ -92,7 +92,7 @@ impl TensorFile {
                 path.display(),
                 map.len()
             ))
-            .hint("download or copy it again; one in the cache of the hub is taken again once it is deleted")
+            .hint("download or copy it again; delete a file in the hub's cache to download it again")
         })?;
         Ok(Self { path: path.to_owned(), start: PREFIX + length, header, unknown, map })
     }
@@ -141,7 +141,7 @@ impl TensorFile {
         let shape: Option<Vec<i64>> = info.shape.iter().map(|&n| i64::try_from(n).ok()).collect();
         let shape = shape.ok_or_else(|| {
             fault(format!(
-                "tensor `{name}` of `{path}` has the shape {:?}, which nothing can have",
+                "tensor `{name}` of `{path}` has the shape {:?}, which is not a valid shape",
                 info.shape
             ))
         })?;
@@ -161,7 +161,7 @@ impl TensorFile {
     pub fn view(&self, name: &str) -> Result<View<'_>> {
         let (path, StoredTensor { kind, dtype, shape }) = (self.path.display(), self.about(name)?);
         let kind = kind.ok_or_else(|| {
-            fault(format!("tensor `{name}` of `{path}` holds {dtype}, which libtorch does not have"))
+            fault(format!("tensor `{name}` of `{path}` holds {dtype}, which libtorch does not support"))
         })?;
         let bytes = self.bytes(name);
         let bytes = bytes.ok_or_else(|| fault(format!("tensor `{name}` of `{path}` is truncated")))?;
@@ -178,7 +178,7 @@ impl TensorFile {
             self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.start + start, end - start)
         };
         if let Err(error) = advised {
-            tracing::debug!("memory of `{name}` is kept: {error}");
+            tracing::debug!("cannot release the memory of `{name}`: {error}");
         }
     }
 

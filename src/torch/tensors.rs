@@ -54,7 +54,7 @@ impl Tensors {
             None => Ok(tensors),
             Some(name) => {
                 Err(fault(format!("`{}` names tensor `{name}`, which no shard holds", index_path.display()))
-                    .hint("a shard is missing or of another checkpoint; download it again")
+                    .hint("a shard is missing or belongs to another checkpoint; download it again")
                     .into())
             }
         }
@@ -86,7 +86,7 @@ impl Tensors {
         let mut index: BTreeMap<String, Slot> = BTreeMap::new();
         for (name, slot) in self.index {
             if let Some(other) = index.get(&rename(&name)) {
-                let message = format!("`{}` and `{name}` are two tensors for one place", other.key);
+                let message = format!("`{}` and `{name}` are the same tensor under two names", other.key);
                 return Err(fault(message).into());
             }
             index.insert(rename(&name), slot);
@@ -160,9 +160,9 @@ impl Tensors {
         let tensor = stored.to_kind(kind);
         if i64::try_from(tensor.isfinite().all())? == 0 {
             let path = file.path().display();
-            return Err(fault(format!("tensor `{name}` of `{path}` holds NaN or infinite numbers"))
+            return Err(fault(format!("tensor `{name}` of `{path}` has NaN or infinite values"))
                 .hint(
-                    "the checkpoint is broken, or its numbers do not fit the precision that it is loaded in",
+                    "the checkpoint is damaged, or its values exceed the range of the precision it is loaded in",
                 )
                 .into());
         }

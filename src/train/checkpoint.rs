@@ -242,7 +242,7 @@ impl Loaded {
         found(folder).into_iter().find_map(|(_, place)| match Self::read(&place) {
             Ok(loaded) => Some(loaded),
             Err(error) => {
-                tracing::warn!("passing over the broken checkpoint `{}`: {error:#}", place.display());
+                tracing::warn!("skipping the damaged checkpoint `{}`: {error:#}", place.display());
                 None
             }
         })
@@ -268,7 +268,7 @@ impl Loaded {
         }
         if !is_sealed {
             tracing::warn!(
-                "`{}` has no checksum, as in older versions: its counters are taken as they are",
+                "`{}` has no checksum, as in older versions; its counters are used unchecked",
                 place.join(COUNTERS).display()
             );
         }
@@ -294,7 +294,7 @@ impl Loaded {
         let is_known = *fingerprint == plan.fingerprint || plan.earlier.contains(fingerprint);
         if !is_known || runs.len() != plan.runs.len() || *step > plan.steps() {
             return Err(fault(format!(
-                "the checkpoint `{}` belongs to another run: recipe, data or base differ",
+                "the checkpoint `{}` belongs to another run: recipe, data or base differs",
                 self.place.display()
             ))
             .hint("resume with the recipe and data of the run, or train into another folder")

@@ -38,10 +38,10 @@ pub fn handle() -> Result<()> {
     }
     let ignored = ignored();
     let signals = [SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
-    let mut signals = Signals::new(signals).context("cannot listen to signals")?;
+    let mut signals = Signals::new(signals).context("cannot handle signals")?;
     torch::leave_signals();
     let listen = move || signals.forever().for_each(|_| received());
-    thread::Builder::new().name("signals".into()).spawn(listen).context("cannot listen to signals")?;
+    thread::Builder::new().name("signals".into()).spawn(listen).context("cannot handle signals")?;
     Ok(())
 }
 

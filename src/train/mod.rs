@@ -236,11 +236,11 @@ impl<'a> Trainer<'a> {
         }
         let place = self.plan.checkpoints.display();
         let before = match self.plan.checkpoints.exists() {
-            true => format!("; the checkpoints before it are in `{place}`"),
+            true => format!("; earlier checkpoints are in `{place}`"),
             false => String::new(),
         };
         Err(fault(format!("no finite gradient in {MOST_BAD_STEPS} steps up to step {step}{before}"))
-            .hint("lower the learning rates, or use `train.precision` fp32 or bf16")
+            .hint("lower the learning rates, or set `train.precision` to fp32 or bf16")
             .into())
     }
 

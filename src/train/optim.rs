@@ -1,6 +1,6 @@
 //! AdamW over flat buffers, gradient clipping, and fp16's dynamic loss scale.
 //!
-//! All trained tensors of a group lie in one buffer `[k, p]`, their gradients in another: clipping and update
+//! All trained tensors of a group are in one buffer `[k, p]`, their gradients in another: clipping and update
 //! take a few kernels, however many layers are adapted, and each run has its own norm and learning rate.
 
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use super::plan::TrainPlan;
 /// Examples computed in one pass: for each of the k runs, their indices.
 pub type MicroBatch = Vec<Vec<usize>>;
 
-/// The examples of k runs, each in an order of its own.
+/// The examples of k runs, each in its own order.
 #[derive(Debug)]
 pub struct BatchSource {
     orders: Vec<Order>,

@@ -143,7 +143,10 @@ fn tensors_of_any_type_that_are_not_needed_are_named_and_left_out() {
     });
     let (found, said) = loss(&place, &["--model", "base"]);
     assert_eq!(found.to_bits(), expected.to_bits());
-    assert!(said.contains("not used: `model.extra_0`") && said.contains("and 1 more"), "{said}");
+    assert!(
+        said.contains("unused tensors in the checkpoint: `model.extra_0`") && said.contains("and 1 more"),
+        "{said}"
+    );
     place.train(&recipe(&base, "lora-xs"), "run", &[]);
     place.run(&["merge", "--run", "run", "--out", "merged"], 0);
     let (_, said) = loss(&place, &["--model", "merged"]);
@@ -283,7 +286,7 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
         ))
     };
     let model = bench.model("short", "bert-gelu");
-    assert!(eval("short", &[]).contains("have more than 40 tokens and are cut"));
+    assert!(eval("short", &[]).contains("have more than 40 tokens and are truncated"));
     edit(&model.join("config.json"), |config| {
         drop(config.insert("max_position_embeddings".into(), json!(12)))
     });
@@ -297,7 +300,7 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
     let long = rows.iter().filter(|row| row["input_ids"].as_array().unwrap().len() > 12).count();
     assert!(long > 0);
     let words =
-        format!("`tiny/pairs` validation: {long} of 13 examples have more than 12 tokens and are cut");
+        format!("`tiny/pairs` validation: {long} of 13 examples have more than 12 tokens and are truncated");
     for more in [&[][..], &["--max-length", "12"]] {
         let said = eval("short", more);
         assert!(said.contains(&words), "{said}");
@@ -309,5 +312,5 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
     });
     let args = ["eval", "--task", "tiny/instructions", "--model", "base", "--out", "scored"];
     let said = errors(&place.run(&args, 0));
-    assert!(said.contains("examples have more than 60 tokens and are cut"), "{said}");
+    assert!(said.contains("examples have more than 60 tokens and are truncated"), "{said}");
 }

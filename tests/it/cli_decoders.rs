@@ -160,7 +160,12 @@ fn broken_weights_of_a_decoder_name_shard_and_tensor() {
     edit(&sharded().join("model.safetensors.index.json"), |index| {
         index["weight_map"].as_object_mut().unwrap().retain(|_, file| file != shard);
     });
-    bench.refuses_eval(&model, &[], 1, &["missing tensor `model.layers.", "or the index lacks a shard"]);
+    bench.refuses_eval(
+        &model,
+        &[],
+        1,
+        &["missing tensor `model.layers.", "or a shard is missing from the index"],
+    );
     let query = "model.layers.1.self_attn.q_proj.weight";
     edit_tensors(&bench.model("llama-biased").join("model.safetensors"), |header, _| {
         let [rows, columns] = [0, 1].map(|axis| header[query]["shape"][axis].as_u64().unwrap());
@@ -189,7 +194,12 @@ fn a_tokenizer_that_does_not_fit_a_decoder_is_refused() {
     let bench = Bench::new();
     let model = bench.model("llama-biased");
     edit(&model.join("config.json"), |config| drop(config.insert("vocab_size".to_owned(), json!(90))));
-    bench.refuses_eval(&model, &[], 2, &["the tokenizer knows 96 tokens, the base embeds only 90", "hint:"]);
+    bench.refuses_eval(
+        &model,
+        &[],
+        2,
+        &["the tokenizer has 96 tokens, but the base has only 90 embeddings", "hint:"],
+    );
     let endless = || {
         let model = bench.model("llama-biased");
         for file in ["config.json", "generation_config.json", "tokenizer_config.json"] {
@@ -198,11 +208,11 @@ fn a_tokenizer_that_does_not_fit_a_decoder_is_refused() {
         model
     };
     let model = endless();
-    let unknown = "no token is known that ends a text";
-    bench.refuses_train(&model, &[], 1, &[unknown, "hint: name it as `eos_token`"]);
+    let unknown = "no end-of-text token is known";
+    bench.refuses_train(&model, &[], 1, &[unknown, "hint: set `eos_token`"]);
     bench.refuses_eval(&model, &[], 1, &[unknown]);
     bench.data(&format!("{GENERATION}{SCORERS}"), ROW);
-    bench.warns_eval(&model, "endless", "completions go on to a stop text or for 4 tokens");
+    bench.warns_eval(&model, "endless", "completions end at a stop text or after 4 tokens");
     edit(&model.join("tokenizer_config.json"), |file| {
         drop(file.insert("eos_token".to_owned(), json!("<nope>")))
     });
@@ -211,17 +221,22 @@ fn a_tokenizer_that_does_not_fit_a_decoder_is_refused() {
     bench.data(INSTRUCTION, ROW);
     let model = endless();
     edit(&model.join("config.json"), |file| drop(file.insert("eos_token_id".to_owned(), json!(5000))));
-    bench.refuses_train(&model, &[], 2, &["token 5000 ends a text, and the base embeds only 101"]);
+    bench.refuses_train(
+        &model,
+        &[],
+        2,
+        &["the end-of-text token is 5000, but the base has only 101 embeddings"],
+    );
 }
 
 #[test]
 fn data_of_another_kind_than_the_base_is_refused() {
     let bench = Bench::new();
     let (decoder, encoder) = (fixture("decoders/llama-biased"), encoders().join("bert-gelu"));
-    let classes = ["is for `classification`, and the base is a language model", "hint:"];
+    let classes = ["is for `classification`, but the base is a language model", "hint:"];
     bench.refuses_eval(&decoder, &["--task", "my/pairs"], 2, &classes);
     bench.refuses_train(&decoder, &["data.dataset=my/pairs"], 2, &classes);
-    bench.refuses_eval(&decoder, &["--predict"], 2, &["`--predict` writes a GLUE submission"]);
+    bench.refuses_eval(&decoder, &["--predict"], 2, &["`--predict` writes GLUE submissions"]);
     bench.refuses_train(
         &decoder,
         &["eval.metric=accuracy"],
@@ -232,22 +247,27 @@ fn data_of_another_kind_than_the_base_is_refused() {
         &decoder,
         &["adapter.targets=query"],
         2,
-        &["`query` names no layer", "self_attn.q_proj"],
+        &["`query` matches no layer", "self_attn.q_proj"],
     );
-    let texts = ["is for `instruction`, not for classification", "hint: an encoder is"];
+    let texts = ["is for `instruction`, not for classification", "hint: encoders need"];
     bench.refuses_eval(&encoder, &[], 2, &texts);
     bench.refuses_train(&encoder, &["data.max_length=24"], 2, &texts);
     bench.data(&format!("{GENERATION}{SCORERS}"), ROW);
     bench.refuses_eval(&encoder, &[], 2, &["is for `generation`, not for classification"]);
-    bench.refuses_train(&decoder, &[], 2, &["is for `generation`", "one for `generation` is for `eval`"]);
+    bench.refuses_train(&decoder, &[], 2, &["is for `generation`", "those for `generation` are for `eval`"]);
 }
 
 #[test]
 fn lengths_beyond_the_model_are_told() {
     let bench = Bench::new();
     let model = fixture("decoders/llama-biased");
-    let positions = "but the model's positions end at 128";
-    bench.refuses_train(&model, &["data.max_length=129"], 2, &[positions, "hint: set `data.max_length=128`"]);
+    let positions = "but the model has 128 positions";
+    bench.refuses_train(
+        &model,
+        &["data.max_length=129"],
+        2,
+        &[positions, "hint: set `data.max_length` to 128 or less"],
+    );
     bench.refuses_eval(&model, &["--max-length", "129"], 2, &[positions]);
     let long = format!("{{\"q\": \"{}\", \"a\": \"3\"}}\n", "Ann has 3 ".repeat(50));
     bench.data(INSTRUCTION, &long);
@@ -259,7 +279,7 @@ fn lengths_beyond_the_model_are_told() {
     bench.warns_eval(
         &model,
         "long",
-        "line 1: the prompt is 401 tokens, more than the 128 that the model has positions for",
+        "line 1: the prompt has 401 tokens, more than the 128 that the model has positions for",
     );
 }
 
@@ -274,7 +294,7 @@ fn instructions_that_cannot_be_used_name_column_and_row() {
             "{q",
             ROW,
             2,
-            &["`my/data.prompt`: `{` at character 4 is alone", "`{{` for the brace itself"],
+            &["`my/data.prompt`: `{` at character 4 is unmatched", "`{{` for a literal brace"],
         ),
         ("{q}", "{}", ROW, 2, &["`my/data.prompt`: `{}` at character 4 names no column"]),
         (
@@ -338,7 +358,7 @@ fn chat_templates_and_conversations_are_checked() {
     template(json!(TEMPLATE));
     let turns: [(&str, &str, &str); 3] = [
         ("messages", "dialogue", "has no column `messages`"),
-        ("\"assistant\"", "\"user\"", "no message of the role `assistant`"),
+        ("\"assistant\"", "\"user\"", "no message with the role `assistant`"),
         ("hi Ann", &"hi Ann ".repeat(40), "beyond `max_length` 64"),
     ];
     for (from, to, words) in turns {
@@ -360,7 +380,7 @@ fn generation_without_rules_or_columns_is_refused() {
         bench.refuses_eval(&model, more, code, words);
     };
     let whole = format!("{GENERATION}{SCORERS}");
-    refuses(GENERATION, &[], 2, &["`my/data` has no scorer", "hint: name them as `scorers`"]);
+    refuses(GENERATION, &[], 2, &["`my/data` has no scoring rule", "hint: list them as `scorers`"]);
     refuses(
         &whole.replace("ible", "ibel"),
         &[],
@@ -369,11 +389,16 @@ fn generation_without_rules_or_columns_is_refused() {
     );
     refuses(&whole.replace("{q}", "{question}"), &[], 1, &["has no column `question`"]);
     refuses(&whole.replace("{a}", "{gold}"), &[], 1, &["has no column `gold`"]);
-    refuses(&whole, &["--shots", "1"], 2, &["1 shots were asked for, `my/data` train has 1"]);
+    refuses(&whole, &["--shots", "1"], 2, &["1 shots were requested, but `my/data` train has 1"]);
     refuses(&whole, &["--split", "tets"], 2, &["no split `tets`", "did you mean `test`?"]);
     refuses(&whole, &["--top-p", "0"], 2, &["expected a number above 0 and up to 1"]);
-    refuses(&whole, &["--top-k", "3"], 2, &["none are drawn", "hint: give a `--temperature` above 0"]);
-    refuses(&format!("{whole}stop = [\"\"]\n"), &[], 2, &["`my/data.stop`", "before it begins"]);
+    refuses(
+        &whole,
+        &["--top-k", "3"],
+        2,
+        &["no effect on greedy decoding", "hint: pass a `--temperature` above 0"],
+    );
+    refuses(&format!("{whole}stop = [\"\"]\n"), &[], 2, &["`my/data.stop`", "end every completion at once"]);
     refuses(
         &format!("{whole}beams = 0\n"),
         &[],
@@ -393,7 +418,7 @@ fn an_adapter_of_another_decoder_is_refused() {
     bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
     for other in [fixture("decoders/mistral-window"), encoders().join("bert-gelu")] {
         let words =
-            ["the adapter belongs to another base", "llama-biased` with hash ", "hint: load it on the base"];
+            ["the adapter belongs to another base", "llama-biased` (hash ", "hint: load it on the base"];
         bench.refuses_eval(&other, &["--adapter", "run/adapter"], 1, &words);
         let merge =
             ["merge", "--model", other.to_str().unwrap(), "--adapter", "run/adapter", "--out", "merged"];

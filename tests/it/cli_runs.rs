@@ -28,10 +28,10 @@ fn outputs_are_taken_by_the_names_of_their_classes() {
     };
     let own = logits(["same", "other", "reversed"], "");
     assert_eq!(logits(["LABEL_0", "LABEL_1", "LABEL_2"], ""), own);
-    assert_eq!(logits(["yes", "no", "reversed"], "are taken as those of `tiny/pairs`"), own);
-    assert_eq!(logits(["same", "same", "reversed"], "are taken as those of `tiny/pairs`"), own);
+    assert_eq!(logits(["yes", "no", "reversed"], "are taken to be those of `tiny/pairs`"), own);
+    assert_eq!(logits(["same", "same", "reversed"], "are taken to be those of `tiny/pairs`"), own);
     let turned: Vec<Vec<f64>> = own.iter().map(|row| vec![row[1], row[2], row[0]]).collect();
-    assert_eq!(logits(["REVERSED", "Same", "other"], "are put into the order of `tiny/pairs`"), turned);
+    assert_eq!(logits(["REVERSED", "Same", "other"], "are reordered to those of `tiny/pairs`"), turned);
 }
 
 #[test]
@@ -54,12 +54,12 @@ fn a_finished_run_is_used_with_care() {
     bench.refuses(
         &["train", "--recipe", "recipe.toml", "--out", "run"],
         1,
-        &["already holds a run", "`--resume`"],
+        &["already has a run", "`--resume`"],
     );
     bench.refuses(
         &["eval", "--run", "run", "--task", "tiny/score"],
         2,
-        &["has 1 outputs, the model's head has 3"],
+        &["has 1 classes, but the model's head has 3 outputs"],
     );
     bench.refuses(
         &["eval", "--run", "run", "--split", "tset"],
@@ -72,11 +72,11 @@ fn a_finished_run_is_used_with_care() {
         &["no submission file for the split `validation`"],
     );
     assert!(!bench.path("run/eval").exists());
-    bench.refuses(&["merge", "--run", "run", "--out", "run"], 1, &["is there already", "hint:"]);
+    bench.refuses(&["merge", "--run", "run", "--out", "run"], 1, &["already exists", "hint:"]);
     bench.refuses(
         &["merge", "--run", "run", "--out", "recipe.toml/x"],
         1,
-        &["cannot make the folder `recipe.toml/x`", "hint:"],
+        &["cannot create the folder `recipe.toml/x`", "hint:"],
     );
 }
 
@@ -84,7 +84,7 @@ fn a_finished_run_is_used_with_care() {
 fn a_folder_that_cannot_be_written_is_named() {
     let bench = Bench::new();
     for out in ["recipe.toml", "recipe.toml/run", "/proc/run"] {
-        let hint = "hint: choose a folder that can be made and written";
+        let hint = "hint: choose a writable folder";
         bench.refuses(&["train", "--recipe", "recipe.toml", "--out", out], 1, &["cannot write `", out, hint]);
     }
     let model = encoders().join("bert-gelu");
@@ -112,7 +112,7 @@ fn a_full_disk_is_told_with_the_file() {
             .current_dir(bench.path("."));
         command.arg("--datasets").arg(encoders().join("data/datasets.toml"));
         command.env("LORAXS_CACHE", bench.path("cache")).env("HF_HUB_OFFLINE", "1");
-        let hint = "hint: make room on the disk, or write to another folder";
+        let hint = "hint: free some disk space, or write to another folder";
         check(args, &command.output().unwrap(), 1, &[words, hint]);
     };
     limited(4, &svd, "cannot write `basis/basis.safetensors`");
@@ -135,7 +135,7 @@ fn two_processes_do_not_train_into_one_folder() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let second = [&train[..], &["--resume", "--set", "train.max_steps=1000000"]].concat();
-    bench.refuses(&second, 1, &["another process trains into `run`", "hint: wait until it is done"]);
+    bench.refuses(&second, 1, &["another process is training into `run`", "hint: wait until it ends"]);
     first.signal(libc::SIGKILL);
     first.wait();
     bench.refuses(&[&train[..], &["--resume"]].concat(), 2, &["`train.max_steps` was 1000000, now 2"]);
@@ -198,11 +198,11 @@ fn a_cache_that_cannot_be_written_is_a_warning() {
     let model = encoders().join("bert-gelu");
     let svd = ["init-svd", "--rank", "4", "--model", model.to_str().unwrap()];
     let output = forked::output(bench.0.command(&svd).env("LORAXS_CACHE", bench.path("recipe.toml")));
-    check(&svd, &output, 1, &["the basis is lost", "hint: write it to a folder by `--out`"]);
+    check(&svd, &output, 1, &["the basis was not saved", "hint: write it to a folder with `--out`"]);
     let mut command = bench.0.command(&["train", "--recipe", "recipe.toml", "--out", "run"]);
     let output = forked::output(command.env("LORAXS_CACHE", bench.path("recipe.toml")));
     assert!(output.status.success(), "{}", errors(&output));
-    for word in ["tokenised data is not cached", "the basis is not cached"] {
+    for word in ["cannot cache the tokenised data", "cannot cache the basis"] {
         assert!(errors(&output).contains(word), "{}", errors(&output));
     }
 }
@@ -235,7 +235,7 @@ fn of_merges_into_one_folder_the_first_wins_and_the_others_say_so() {
             ends.iter().partition(|output| output.status.success());
         assert_eq!((won.len(), lost.len()), (1, 3));
         lost.iter().for_each(|output| {
-            check(&args, output, 1, &["`place/out` is there already", "hint: choose another folder"]);
+            check(&args, output, 1, &["`place/out` already exists", "hint: choose another folder"]);
         });
         assert_eq!(listed(&bench.path("place")), (vec!["out".to_owned()], 0));
         assert_eq!(listed(&out), listed(&bench.path("whole")), "{is_there}");
@@ -265,7 +265,7 @@ fn a_merge_goes_wherever_a_folder_can_be() {
     assert_eq!(mode(&long), mode("other"));
     symlink("nowhere", bench.path("dangling")).unwrap();
     for (out, words) in
-        [("link", "`link` is there already"), ("dangling", "`dangling`"), ("x/../..", "`x/../..`")]
+        [("link", "`link` already exists"), ("dangling", "`dangling`"), ("x/../..", "`x/../..`")]
     {
         bench.refuses(&["merge", "--run", "run", "--out", out], 1, &[words]);
     }
@@ -311,7 +311,15 @@ fn what_a_killed_command_left_is_cleared_by_the_next() {
     let merge = started();
     fs::rename(&place, bench.path("moved")).unwrap();
     let output = merge.wait();
-    check(&args, &output, 1, &["`place/out` was removed or moved while it was written", "hint: leave it"]);
+    check(
+        &args,
+        &output,
+        1,
+        &[
+            "`place/out` was removed or moved while being written",
+            "hint: run the command again, and leave it",
+        ],
+    );
     assert!(!errors(&output).contains(".partial") && !place.exists());
 }
 
@@ -326,12 +334,7 @@ fn what_cannot_be_written_of_a_merge_is_named_as_the_user_named_it() {
         .envs(merge.get_envs().filter_map(|(key, value)| Some((key, value?))))
         .current_dir(bench.path("."));
     let output = command.output().unwrap();
-    check(
-        &["merge"],
-        &output,
-        1,
-        &["cannot write `merged/model.safetensors`", "hint: make room on the disk"],
-    );
+    check(&["merge"], &output, 1, &["cannot write `merged/model.safetensors`", "hint: free some disk space"]);
     assert_eq!(listed(&bench.path(".")).1, 0);
 }
 
@@ -379,20 +382,20 @@ fn a_finished_run_is_used_as_it_was_written_or_not_at_all() {
         "\"lora_alpha\": ",
         "\"lora_alpha\": 1",
         &[&eval, &merge, &resume],
-        &["run/adapter/adapter_config.json` is not as the run wrote it", "hint: "],
+        &["run/adapter/adapter_config.json` has changed since the run wrote it", "hint: "],
     );
     let weights = bench.path("run/adapter/adapter_model.safetensors");
     let whole = fs::read(&weights).unwrap();
     let mut other = whole.clone();
     *other.last_mut().unwrap() ^= 2;
     fs::write(&weights, other).unwrap();
-    bench.refuses(&eval, 1, &["run/adapter/adapter_model.safetensors` is not as the run wrote it"]);
+    bench.refuses(&eval, 1, &["run/adapter/adapter_model.safetensors` has changed since the run wrote it"]);
     fs::write(&weights, whole).unwrap();
     for (file, from, to) in [
         ("base/config.json", "\"layer_norm_eps\": ", "\"layer_norm_eps\": 1"),
         ("base/tokenizer.json", "\"version\": ", "\"version\":  "),
     ] {
-        let words = ["` is not the one that `run` was trained with", "hint: put it back"];
+        let words = ["` is not the one `run` was trained with", "hint: restore it"];
         changed(file, from, to, &[&eval, &merge], &words);
     }
     // What says where a checkpoint comes from is no part of it
@@ -409,7 +412,7 @@ fn a_finished_run_is_used_as_it_was_written_or_not_at_all() {
 fn a_file_in_the_place_of_the_folder_is_told_before_anything_is_read() {
     let bench = Bench::new();
     fs::write(bench.path("file"), "").unwrap();
-    let words = ["cannot write `file`: not a directory", "hint: choose a folder"];
+    let words = ["cannot write `file`: not a directory", "hint: choose a writable folder"];
     bench.refuses(&["train", "--recipe", "recipe.toml", "--out", "file"], 1, &words);
     let model = encoders().join("bert-gelu");
     let eval = ["eval", "--task", "tiny/pairs", "--out", "file", "--model", model.to_str().unwrap()];

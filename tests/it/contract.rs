@@ -67,7 +67,7 @@ fn methods() -> Vec<Method> {
 
 /// What the documentation of a method promises.
 struct Promise {
-    /// Trained numbers of the eight layers of `bert-gelu` (width 36, inner width 52) for the settings of [`methods`].
+    /// Trainable parameters of the eight layers of `bert-gelu` (width 36, inner width 52) for the settings of [`methods`].
     count: usize,
     /// Trained tensors whose gradient is zero at the start, because what they are multiplied with is.
     still: &'static [&'static str],

@@ -136,10 +136,10 @@ fn numbers_that_are_none_are_skipped_and_counted() {
 fn a_label_outside_the_catalog_stops_with_file_row_value_and_labels() {
     let place = Workplace::new();
     let (message, hint) = place.fails(PAIRS, "train", ("a.csv", "one,two,gold\na,b,1\na,b,2\n"));
-    assert_eq!(message, "`F/a.csv` line 3: label `2` is none of the 2 labels of the catalog");
+    assert_eq!(message, "`F/a.csv` line 3: label `2` is none of the 2 labels in the catalog");
     assert_eq!(hint, "labels: `no`, `yes`, or their numbers from 0");
     let (message, hint) = place.fails(PAIRS, "train", ("b.json", r#"[{"one":"a","two":"b","gold":"yess"}]"#));
-    assert_eq!(message, "`F/b.json` row 1: label `yess` is none of the 2 labels of the catalog");
+    assert_eq!(message, "`F/b.json` row 1: label `yess` is none of the 2 labels in the catalog");
     assert!(hint.starts_with("did you mean `yes`? "), "{hint}");
 }
 
@@ -179,11 +179,11 @@ fn a_file_of_another_form_than_its_name_says_is_refused_before_its_rows() {
     // The last element of the list would be a line of its own.
     let rows = "[\n{\"one\": \"a\", \"gold\": 1},\n{\"one\": \"b\", \"gold\": 2}\n]\n";
     let (message, hint) = place.fails(SCORES, "train", ("a.jsonl", rows));
-    assert_eq!(message, "`F/a.jsonl` holds JSON, but not one object on each line");
+    assert_eq!(message, "`F/a.jsonl` has JSON, but not one object per line");
     assert_eq!(hint, "name it `a.json`");
     assert_eq!(place.load(SCORES, "train", &[("a.json", rows)], 0).unwrap().examples.len(), 2);
     let (message, hint) = place.fails(SCORES, "train", ("a.csv", "{\"one\":\"a\",\"gold\":1}\n"));
-    assert_eq!(message, "`F/a.csv` line 1: expected the names of columns, found JSON");
+    assert_eq!(message, "`F/a.csv` line 1: expected the column names, found JSON");
     assert_eq!(hint, "JSON lines are named `.jsonl`, other JSON `.json`");
     let (message, hint) = place.fails(SCORES, "train", ("b.csv", "one;gold\na, b;1,5\n"));
     assert_eq!(message, "`F/b.csv` has no column `one`");

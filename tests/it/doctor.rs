@@ -25,7 +25,7 @@ fn a_sound_device_passes_every_check() {
     assert_eq!((&found["device"], &found["ok"]), (&Value::from(device_name()), &Value::Bool(true)));
     assert!(found["libraries"][0].as_str().unwrap().ends_with("libtorch_cpu.so"));
     assert!(found["caches"][0]["free_bytes"].as_u64().unwrap() > 0);
-    assert!(found["hub"].as_str().unwrap().ends_with("not asked, offline"));
+    assert!(found["hub"].as_str().unwrap().ends_with("not contacted (offline)"));
 }
 
 #[test]

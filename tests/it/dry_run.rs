@@ -28,7 +28,7 @@ fn dry(place: &Place, sets: &[&str]) -> String {
     String::from_utf8(place.run(&args, 0).stdout).unwrap()
 }
 
-/// Trained numbers by part of the model.
+/// Trainable parameters by part of the model.
 fn trained(text: &str) -> BTreeMap<&str, u64> {
     let parts = ["base", "adapter", "head"];
     let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -51,15 +51,14 @@ fn a_dry_run_needs_no_number_of_the_base() {
     assert!(!place.path("cache/basis").exists(), "a dry run decomposes nothing");
     let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", &set];
     let refused = errors(&place.run(&args, 1));
-    assert!(refused.contains("holds NaN or infinite numbers"), "the training reads them: {refused}");
+    assert!(refused.contains("has NaN or infinite values"), "the training reads them: {refused}");
     let table: Vec<Vec<&str>> =
         expected.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
     for part in ["adapter", "head"] {
         let row = table.iter().find(|row| row.first() == Some(&part) && row.len() == 4).unwrap();
         assert!(row[2] == "0" && row[1] == row[3], "what is added is trained: {row:?}");
     }
-    for word in
-        ["optimiser steps", "memory of logits", "memory in all", "cache of 1000 generated tokens", "⟦"]
+    for word in ["optimiser steps", "memory of logits", "total memory", "cache of 1000 generated tokens", "⟦"]
     {
         assert!(expected.contains(word), "no `{word}` in {expected}");
     }

@@ -128,7 +128,7 @@ fn an_interrupted_scoring_goes_on_from_its_predictions() {
     fs::write(place.path("cut/predictions/sums.settings.json"), "{").unwrap();
     for more in [&[][..], &["--max-new-tokens", "13"]] {
         let message = eval(&place, "cut", more, 2);
-        assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+        assert!(message.contains("has completions of another model or other settings"), "{message}");
     }
 }
 
@@ -146,16 +146,19 @@ fn answers_are_not_trusted_but_counted_and_judged_again() {
     let verdict = if line.contains("\"correct\":true") { ("true", "false") } else { ("false", "true") };
     let correct = ["\"correct\":".to_owned() + verdict.0, "\"correct\":".to_owned() + verdict.1];
     let cases = [
-        (all, "12 of 24 answers are damaged, doubled"),
+        (all, "left out 12 of 24 completions that are damaged, duplicates"),
         (first(&correct[0], &correct[1]), ""),
         (text.replace(&correct[0], &correct[1]), ""),
-        (first("\"completion\":\"", "\"completion\":\"#### 2 "), "1 of 12 answers are damaged"),
-        (first("\"index\":0", "\"index\":12"), "1 of 12 answers"),
-        (first("\"index\":0", "\"index\":1"), "1 of 12 answers"),
-        (first("What is 0", "What is 9"), "1 of 12 answers"),
-        (first("\"tokens\":", "\"tokens\":7"), "1 of 12 answers"),
-        (first("\"gold\":\"", "\"gold\":\"1"), "1 of 12 answers"),
-        (first("{", "{{"), "1 of 12 answers"),
+        (
+            first("\"completion\":\"", "\"completion\":\"#### 2 "),
+            "left out 1 of 12 completions that are damaged",
+        ),
+        (first("\"index\":0", "\"index\":12"), "left out 1 of 12 completions"),
+        (first("\"index\":0", "\"index\":1"), "left out 1 of 12 completions"),
+        (first("What is 0", "What is 9"), "left out 1 of 12 completions"),
+        (first("\"tokens\":", "\"tokens\":7"), "left out 1 of 12 completions"),
+        (first("\"gold\":\"", "\"gold\":\"1"), "left out 1 of 12 completions"),
+        (first("{", "{{"), "left out 1 of 12 completions"),
     ];
     for (changed, words) in cases {
         fs::write(&path, &changed).unwrap();
@@ -168,7 +171,7 @@ fn answers_are_not_trusted_but_counted_and_judged_again() {
     let mut bytes = text.clone().into_bytes();
     bytes[20] = 0xff;
     fs::write(&path, bytes).unwrap();
-    assert!(eval(&place, "out", &[], 0).contains("1 of 12 answers"));
+    assert!(eval(&place, "out", &[], 0).contains("left out 1 of 12 completions"));
     assert_eq!(predictions(&place, "out"), whole);
 }
 
@@ -201,7 +204,12 @@ fn a_folder_of_results_that_goes_away_ends_the_scoring() {
     }
     fs::rename(place.path("out"), place.path("moved")).unwrap();
     let output = run.wait();
-    check(&["eval"], &output, 1, &["`out` was removed or moved while it was written", "hint: leave it"]);
+    check(
+        &["eval"],
+        &output,
+        1,
+        &["`out` was removed or moved while being written", "hint: run the command again, and leave it"],
+    );
     assert!(!place.path("out").exists());
     fs::rename(place.path("moved"), place.path("out")).unwrap();
     eval(&place, "out", &["--limit", "3"], 2);
@@ -261,7 +269,10 @@ fn the_checkpoint_is_asked_for_penalties_and_the_command_line_overrules_it() {
     let lines: Vec<&str> =
         message.lines().filter(|line| line.contains("generation_config.json`: ")).collect();
     assert_eq!(lines.len(), 1, "{message}");
-    assert!(lines[0].contains("left to the command line and the catalog: `do_sample` true"), "{message}");
+    assert!(
+        lines[0].contains("set by the command line and the catalog instead: `do_sample` true"),
+        "{message}"
+    );
     assert!(lines[0].contains("`num_beams` 2") && lines[0].contains("`top_k` 20"), "{message}");
     assert_ne!(texts("own"), texts("plain"));
     assert!(texts("own").iter().all(|text| !text.contains('e')));
@@ -272,7 +283,7 @@ fn the_checkpoint_is_asked_for_penalties_and_the_command_line_overrules_it() {
     // What the command line decides as the checkpoint does is not told.
     let message =
         eval_of(&own, &place, "beams", &["--beams", "2", "--temperature", "0.5", "--limit", "2"], 0);
-    assert!(message.contains("catalog: `top_k` 20") && !message.contains("`num_beams`"), "{message}");
+    assert!(message.contains("catalog instead: `top_k` 20") && !message.contains("`num_beams`"), "{message}");
     edit(&own.join("generation_config.json"), |config| drop(config.remove("stop_strings")));
     eval_of(&own, &place, "off", &["--repetition-penalty", "1"], 0);
     assert_eq!(texts("off"), texts("plain"));
@@ -281,7 +292,7 @@ fn the_checkpoint_is_asked_for_penalties_and_the_command_line_overrules_it() {
     assert_eq!(texts("on"), texts("same"));
     // Answers without a penalty are not gone on from with one.
     let message = eval_of(&own, &place, "off", &["--repetition-penalty", "1.1"], 2);
-    assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+    assert!(message.contains("has completions of another model or other settings"), "{message}");
     let message = eval_of(&own, &place, "x", &["--repetition-penalty", "0"], 2);
     assert!(message.contains("expected a number above 0"), "{message}");
     edit(&own.join("generation_config.json"), |config| {
@@ -407,5 +418,5 @@ fn answers_under_another_config_are_not_gone_on_with() {
     eval_of(&model, &place, "out", &[], 0);
     edit(&model.join("config.json"), |config| config["rms_norm_eps"] = json!(0.5));
     let message = eval_of(&model, &place, "out", &[], 2);
-    assert!(message.contains("holds answers of another model or of other settings"), "{message}");
+    assert!(message.contains("has completions of another model or other settings"), "{message}");
 }

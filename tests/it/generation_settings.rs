@@ -165,7 +165,7 @@ fn every_setting_of_transformers_has_its_verdict() {
         }
     }
     let [line] = &remarks(&json!({"novel_penalty": 2}))[..] else { panic!("one line") };
-    assert!(line.contains("without effect here") && line.ends_with("`novel_penalty` 2"), "{line}");
+    assert!(line.contains("ignored, so completions") && line.ends_with("`novel_penalty` 2"), "{line}");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn settings_that_do_nothing_are_not_told() {
         panic!("one line")
     };
     for part in [
-        "left to the command line and the catalog: ",
+        "set by the command line and the catalog instead: ",
         "`do_sample` true",
         "`temperature` 0.6",
         "`max_length` 4096",

@@ -147,21 +147,24 @@ fn a_training_says_which_layers_of_a_head_it_draws() {
             let said = errors(&bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0));
             let line = said
                 .lines()
-                .find(|line| line.contains("drawn anew: "))
+                .find(|line| line.contains("initialised at random: "))
                 .unwrap_or_else(|| panic!("{case}: {said}"));
             assert!(line.contains("WARN") && words.iter().all(|word| line.contains(word)), "{case}: {said}");
         }
     }
     // Of another task, and of none.
     let said = train(&bench, "bert-gelu", "tiny/score");
-    assert!(said.contains("drawn anew: `classifier` (the checkpoint's head has 3 outputs, not 1)"), "{said}");
+    assert!(
+        said.contains("initialised at random: `classifier` (the checkpoint's head has 3 outputs, not 1)"),
+        "{said}"
+    );
     let said = train(&bench, "bert-relu-trunk", "tiny/pairs");
     assert!(
-        said.contains("INFO drawn anew: `classifier` (the checkpoint has no classification head)"),
+        said.contains("INFO initialised at random: `classifier` (the checkpoint has no classification head)"),
         "{said}"
     );
     let said = train(&bench, "bert-gelu", "tiny/pairs");
-    assert!(!said.contains("drawn anew"), "{said}");
+    assert!(!said.contains("initialised at random"), "{said}");
 }
 
 /// What is said beside a training.

@@ -275,7 +275,7 @@ fn an_unreachable_hub_leaves_the_cache() {
     let settings = Settings { endpoint: "http://127.0.0.1:9".to_owned(), ..server.settings(cache.path()) };
     assert_eq!(Hub::with(settings.clone()).unwrap().model(MODEL, "main").unwrap(), first);
     let other = Hub::with(settings).unwrap().model("owner/other", "main").unwrap_err();
-    assert!(other.to_string().starts_with("cannot take `owner/other` from `http://127.0.0.1:9`"), "{other}");
+    assert!(other.to_string().starts_with("cannot get `owner/other` from `http://127.0.0.1:9`"), "{other}");
     assert!(hint_of(&other).unwrap().contains(&cache.path().display().to_string()));
 }
 
@@ -300,7 +300,7 @@ fn offline_with_half_a_copy_says_what_is_missing() {
     std::fs::write(root.join("snapshots").join(COMMIT).join("config.json"), "{}").unwrap();
     let error = Server::start().offline(cache.path()).model(MODEL, "main").unwrap_err();
     assert!(error.to_string().starts_with("the cached copy of `owner/tiny` cannot be used"), "{error}");
-    assert!(hint_of(&error).unwrap().starts_with("run once with a network"));
+    assert!(hint_of(&error).unwrap().starts_with("run once online"));
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn a_download_that_always_breaks_leaves_nothing_that_looks_whole() {
     server.trouble("model.safetensors", Trouble::Cut { at: 120_000, times: u32::MAX });
     let error = server.hub(cache.path()).model(MODEL, "main").unwrap_err();
     assert!(error.to_string().contains("`model.safetensors`"), "{error}");
-    assert!(error.to_string().ends_with("120000 of 300000 bytes came"), "{error}");
+    assert!(error.to_string().ends_with("received 120000 of 300000 bytes"), "{error}");
     let snapshot = cache.path().join("models--owner--tiny/snapshots").join(COMMIT);
     assert!(!snapshot.join("model.safetensors").exists());
     assert!(!cache.path().join("models--owner--tiny/refs/main").exists());
@@ -356,7 +356,7 @@ fn wrong_bytes_are_noticed_and_deleted() {
     for file in ["config.json", "model.safetensors"] {
         server.trouble(file, Trouble::Wrong);
         let error = server.hub(cache.path()).model(MODEL, "main").unwrap_err();
-        let words = format!("`{file}` of `owner/tiny` arrived broken");
+        let words = format!("`{file}` of `owner/tiny` was corrupted in transfer");
         assert!(error.to_string().starts_with(&words), "{error}");
         assert!(blobs(cache.path()).iter().all(|blob| blob.metadata().unwrap().len() < 5000));
         server.heal();
@@ -544,7 +544,7 @@ fn files_of_a_data_set_are_taken_by_pattern() {
     assert_eq!(offline.dataset("nyu-mll/glue", "main", "mrpc/train-*.parquet").unwrap(), expected);
     std::fs::remove_file(&expected[0]).unwrap();
     let partial = offline.dataset("nyu-mll/glue", "main", "mrpc/train-*.parquet").unwrap_err();
-    assert!(format!("{partial:#}").contains("has 2 parts, of which 1 are there"), "{partial:#}");
+    assert!(format!("{partial:#}").contains("has 2 parts, but only 1 were found"), "{partial:#}");
 }
 
 #[test]

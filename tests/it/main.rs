@@ -15,21 +15,21 @@ mod checkpoints; // tensors under other names, of other types, or not needed
 mod cli; // help, recipes, options, exit codes
 mod cli_decoders; // one clear message for every wrong input to a language model
 mod cli_inputs; // one clear message for every wrong input to an encoder
-mod cli_runs; // folders of runs: full, shared, finished
-mod config_fields; // every field of config.json, beside what Transformers makes of it
+mod cli_runs; // run folders that are full, shared or finished
+mod config_fields; // every field of config.json, compared with Transformers
 mod contract; // adapters: ΔW, gradients, files, runs trained together
 mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod devices; // attention and caches on any device against plain products
-mod doctor; // what `doctor` says of sound and of broken machines
-mod dry_run; // what `--dry-run` needs, and that it counts what is trained
+mod doctor; // `doctor` on working and broken machines
+mod dry_run; // `--dry-run`: the files it needs and its counts
 mod earlier; // runs and adapters of earlier releases
-mod eval_generation; // answers to prompts: judged, resumed, written
-mod forked; // runs of the command without its start
+mod eval_generation; // completions: scored, resumed, written
+mod forked; // runs of the command in forked processes, without its start-up
 mod fuzz; // inputs changed at random: an answer or one clear message, in bounded time and memory
 mod generation; // completions against Transformers, whatever the slots
-mod generation_settings; // `generation_config.json` against Transformers, and what is said of it
+mod generation_settings; // `generation_config.json` against Transformers, and its warnings
 mod heads; // classification heads that are there in part, or not at all
 mod hostile_templates; // chat templates that never end, fill the memory or overflow the stack
 mod hub; // the hub client against a small server
@@ -38,7 +38,7 @@ mod keys; // docs/keys.md, made from the code
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
-mod quantised; // what is said of quantised checkpoints
+mod quantised; // messages about quantised checkpoints
 mod real_models; // SmolLM2-135M-Instruct against Transformers and PyTorch, killed and resumed
 mod recipes; // shipped recipes, faults and overrides
 mod rendering; // instructions, prompts and conversations against the published code and Transformers
@@ -47,8 +47,8 @@ mod rows; // files of every form: which rows they hold, what of them is text, ho
 mod scheduler; // requests that come, differ and leave while others run
 mod scoring; // verdicts against the published scripts
 mod standin; // copies, launches and memory of a GPU, on a stand-in for one
-mod support; // what the tests share
-mod surroundings; // signals, pipes, terminals, clocks, names, secrets
+mod support; // shared by the tests
+mod surroundings; // signals, pipes, terminals, clocks, file names, secrets
 mod svd; // decompositions against scikit-learn and NumPy
 mod tidy; // the rules of the code that no compiler checks
 mod tokenizers; // folders of tokenizers against Transformers, special tokens around prompts

@@ -128,5 +128,5 @@ fn files_say_which_quantisation_it_is() {
     for name in ["config.json", "tf_model.h5"] {
         fs::write(bench.path("other").join(name), "{}").unwrap();
     }
-    refuses(&bench, "other", &["weights are read from safetensors files alone, and it has `tf_model.h5`"]);
+    refuses(&bench, "other", &["weights are read only from safetensors files, and it has `tf_model.h5`"]);
 }

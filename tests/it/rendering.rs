@@ -277,7 +277,7 @@ fn wrong_conversations_and_templates_are_told() {
         (json!({"messages": [user, {"content": "x"}]}), "'dict object' has no attribute 'role'"),
         (json!({"messages": [user, {"role": "assistant"}]}), "'dict object' has no attribute 'content'"),
         (json!({"messages": [user, {"role": "bot", "content": 3}]}), "for +: 'int' and 'str'"),
-        (json!({"messages": [user]}), "leaves nothing of the assistant's turns to train on"),
+        (json!({"messages": [user]}), "nothing of the assistant's turns is left to train on"),
         (
             json!({"messages": said, "tools": "sum"}),
             "column `tools`: expected a list of objects, found a text",
@@ -295,7 +295,7 @@ fn wrong_conversations_and_templates_are_told() {
     bare["template"] = json!("{% for m in messages %}{{ m.role ~ m.content }}{% endfor %}");
     let row = json!({"messages": [user, {"role": "bot", "content": "x"}]});
     let error = conversation(&chat_tokenizer(&bare), &row).unwrap_err().to_string();
-    assert!(error.contains("column `messages` has no message of the role `assistant`"), "{error}");
+    assert!(error.contains("column `messages` has no message with the role `assistant`"), "{error}");
     let row = json!({ "messages": said });
     for (template, expected) in [
         (json!("{% if %}"), "chat template, line 1: "),
@@ -390,18 +390,18 @@ fn wrong_instructions_are_told() {
     let rows = format!("{{\"q\": \"x\", \"a\": \" \"}}\n{{\"q\": null, \"a\": \"y\"}}\n{long}");
     let (message, _) = fails(ASK, &rows, 30);
     for part in
-        ["line 1: the response is empty", "line 2: column `q` is empty", "line 3: the prompt alone is "]
+        ["line 1: the response is empty", "line 2: column `q` is empty", "line 3: the prompt alone has "]
     {
         assert!(message.contains(part), "no `{part}` in {message}");
     }
     let (message, _) = fails("task = \"instruction\"\nprompt = \"{q\"\nresponse = \"\"", "{}", 8);
-    assert!(message.contains("`mine.prompt`: `{` at character 1 is alone"), "{message}");
+    assert!(message.contains("`mine.prompt`: `{` at character 1 is unmatched"), "{message}");
     assert!(message.contains("`mine.response`: expected a text, found an empty one"), "{message}");
     let (message, _) = fails("task = \"generation\"\nprompt = \"{q}\"", "{\"q\": \"x\"}", 8);
     assert_eq!(message, "data set `mine` is for generation, not for training");
     let place = Place::new(&format!("{ASK}{files}"), &[("i.jsonl", "{\"q\": \"x\", \"a\": \"y\"}")]).unwrap();
     let error = place.examples(&Tokenizer::load(&fixtures()).unwrap(), 64, 0).unwrap_err();
-    assert_eq!(error.to_string(), "no token is known that ends a text");
+    assert_eq!(error.to_string(), "no end-of-text token is known");
     assert!(hint_of(&error).unwrap().contains("`eos_token_id`"));
 }
 
@@ -441,7 +441,7 @@ fn shots_are_the_first_rows_and_never_the_row_itself() {
     assert_eq!((last.index, last.gold.as_str(), &last.columns["a"]), (3, "5", &json!(5)));
     assert_ne!(prompts.hash, place.prompts(&tokenizer, 0, 1, "train").unwrap().hash);
     let error = place.prompts(&tokenizer, 0, 4, "train").unwrap_err().to_string();
-    assert_eq!(error, "4 shots were asked for, `mine` train has 4");
+    assert_eq!(error, "4 shots were requested, but `mine` train has 4");
     let entry = entry.replace("prompt = \"Q", "shot = \"{q}={a}\"\nshot_separator = \"; \"\nprompt = \"Q");
     let place = Place::new(&entry, &[("t.jsonl", &rows)]).unwrap();
     let found = place.prompts(&tokenizer, 0, 2, "train").unwrap().prompts;

@@ -180,7 +180,7 @@ fn resuming_a_finished_run_changes_nothing() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("is finished"));
     assert!(state() == before);
     let output = place.run(&TRAIN, 1);
-    assert!(errors(&output).contains("already holds a run"), "{}", errors(&output));
+    assert!(errors(&output).contains("already has a run"), "{}", errors(&output));
     assert!(state() == before);
 }
 
@@ -264,7 +264,7 @@ fn a_broken_checkpoint_is_passed_over_for_an_older_one() {
         put_back(&kept, &run);
         trouble(&checkpoints(&run)[0].join(file));
         let output = place.run(&resumed(), 0);
-        let warned = errors(&output).matches("passing over the broken checkpoint").count();
+        let warned = errors(&output).matches("skipping the damaged checkpoint").count();
         assert_eq!(warned, 1, "{number}: {}", errors(&output));
         assert!(errors(&output).contains(file), "{number}: {}", errors(&output));
         assert_eq!(outcome(&run), *UNINTERRUPTED, "{number}: {file}");
@@ -346,7 +346,7 @@ fn a_run_folder_that_goes_away_ends_the_training() {
     let run = place.path("run");
     // The whole folder, all that is in it, and the log alone.
     let cases: [(&str, &dyn Fn()); 3] = [
-        ("`run` was removed or moved while it was written", &|| {
+        ("`run` was removed or moved while being written", &|| {
             fs::rename(&run, place.path("moved")).unwrap()
         }),
         ("cannot write `run/metrics.jsonl`: No such file", &|| {
@@ -398,7 +398,7 @@ fn a_finished_run_has_its_results_and_its_adapter() {
     refused("`run/results.json` is damaged: missing field");
     fs::write(&results, text).unwrap();
     fs::remove_file(&adapter).unwrap();
-    refused("is finished, but there is no `run/adapter/adapter_model.safetensors`");
+    refused("is finished, but `run/adapter/adapter_model.safetensors` is missing");
     fs::remove_file(&results).unwrap();
     place.run(&short, 0);
     assert!(adapter.exists());

@@ -40,7 +40,7 @@ fn values_of_parquet_are_the_texts_that_python_prints() {
     let refused = |column: &str| cell(column, rows[0].get(column)).unwrap_err();
     assert_eq!(refused("nan64"), "column `nan64` holds `NaN`, which is no value");
     assert_eq!(refused("list_of_nan"), "column `list_of_nan` holds `NaN`, which is no value");
-    assert_eq!(refused("bytes"), "column `bytes` holds bytes that are no UTF-8 text");
+    assert_eq!(refused("bytes"), "column `bytes` holds bytes that are not UTF-8 text");
     assert_eq!(refused("list"), "column `list`: expected a text, found a list");
 }
 

@@ -224,7 +224,7 @@ fn a_clock_before_1970_is_a_clock() {
         .env("HF_ENDPOINT", "https://127.0.0.1:1")
         .env("HF_HOME", bench.path("hub"));
     let output = command.env("LD_PRELOAD", bench.path("clock.so")).output().unwrap();
-    check(&online, &output, 1, &["the clock of this machine stands before 1970", "hint: "]);
+    check(&online, &output, 1, &["this machine's clock is set before 1970", "hint: "]);
 }
 
 #[test]
@@ -232,16 +232,16 @@ fn a_path_that_is_no_text_is_refused_at_once() {
     let bench = Bench::new();
     let wrong = OsStr::from_bytes(b"folder\xff");
     let output = bench.0.command(&TRAIN[..3]).arg("--out").arg(wrong).output().unwrap();
-    check(&TRAIN, &output, 2, &["expected a path of UTF-8"]);
+    check(&TRAIN, &output, 2, &["expected a path in UTF-8"]);
     assert!(!bench.path(".").join(wrong).exists());
     // Neither may the folder have such a path that a recipe comes to name.
     fs::create_dir(bench.path(".").join(wrong)).unwrap();
     let inside = bench.path(".").join(wrong).join("model");
     crate::bench::copied(&encoders().join("bert-gelu"), &inside);
     std::os::unix::fs::symlink(&inside, bench.path("link")).unwrap();
-    bench.refuses_set("model.name=link", 2, &["the path of `link` is not of UTF-8", "hint: "]);
+    bench.refuses_set("model.name=link", 2, &["the path of `link` is not valid UTF-8", "hint: "]);
     let output = bench.bare(&TRAIN).env("HF_HOME", wrong).output().unwrap();
-    check(&TRAIN, &output, 1, &["`HF_HOME` is not of UTF-8"]);
+    check(&TRAIN, &output, 1, &["`HF_HOME` is not valid UTF-8"]);
 }
 
 #[test]

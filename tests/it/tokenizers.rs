@@ -90,7 +90,7 @@ fn a_token_that_the_model_does_not_embed_is_refused_where_it_stands() {
         tokenizer.encode("a", Some("<tool>"), 20).map(drop),
     ] {
         let message = error.unwrap_err().to_string();
-        assert_eq!(message, "token `<tool>` has the number 287, and the model's vocabulary ends at 287");
+        assert_eq!(message, "token `<tool>` has the id 287, but the model's vocabulary ends at 287");
     }
 }
 
@@ -221,12 +221,12 @@ fn a_row_whose_prompt_has_no_token_or_too_many_is_counted_and_left_out() {
     assert_eq!(found.prompts.iter().map(|prompt| prompt.index).collect::<Vec<_>>(), [1, 3, 5]);
     assert_eq!(found.skipped.count, 3);
     let [empty, long, huge] = &found.skipped.first[..] else { panic!("{:?}", found.skipped.first) };
-    assert!(empty.ends_with("rows.jsonl` line 1: the prompt is empty: it has no token"), "{empty}");
+    assert!(empty.ends_with("rows.jsonl` line 1: the prompt is empty: it has no tokens"), "{empty}");
     assert!(
-        long.contains("line 3: the prompt is ") && long.contains(" more than the 100 that the model"),
+        long.contains("line 3: the prompt has ") && long.contains(" more than the 100 that the model"),
         "{long}"
     );
-    assert!(huge.contains("line 5: the prompt is more than the 100 tokens that the model"), "{huge}");
+    assert!(huge.contains("line 5: the prompt has more than the 100 tokens that the model"), "{huge}");
     let limited = place.prompts("{q}", &rows, 2).unwrap();
     assert_eq!(limited.prompts.iter().map(|prompt| prompt.index).collect::<Vec<_>>(), [1, 3]);
     // Where the tokenizer begins texts with a token, nothing is empty.

@@ -17,7 +17,7 @@ impl Meter {
     /// Converts a value of a conversation.
     ///
     /// # Errors
-    /// When there is no room for it, or it cannot be used.
+    /// When it exceeds the memory limit, or cannot be used.
     pub fn json(self: &Rc<Self>, json: &serde_json::Value) -> Outcome<Value> {
         match odd::of(json) {
             None => {}
@@ -66,7 +66,7 @@ impl Run<'_> {
     /// Writes a value as JSON.
     ///
     /// # Errors
-    /// When JSON has no such value, or the text has no room.
+    /// When JSON has no such value, or the text exceeds the memory limit.
     pub fn json(&self, value: &Value, layout: &Layout) -> Outcome<String> {
         let mut out = String::new();
         self.write_json(value, layout, 0, &mut out)?;

@@ -78,7 +78,7 @@ impl Run<'_> {
     /// Collects all items of a value.
     ///
     /// # Errors
-    /// As [`Run::iterate`], or when there is no room for them.
+    /// As [`Run::iterate`], or when they exceed the memory limit.
     pub fn items(&self, value: &Value) -> Outcome<Vec<Value>> {
         let mut source = self.iterate(value)?;
         let mut items = Vec::new();
@@ -139,7 +139,7 @@ impl Run<'_> {
     }
 
     /// Runs the turns of a loop, and returns whether one reached the end of its body: if none does, because
-    /// each goes on by `continue` or the first one breaks, Jinja2 runs `else`.
+    /// each ends in `continue` or the first one breaks, Jinja2 runs `else`.
     fn turns(&self, of: &ast::For, state: &Loop, value: &Value, scope: &Rc<Scope>) -> Outcome<bool> {
         let mut ran = false;
         while let Some(item) = self.advance(state)? {

@@ -117,7 +117,7 @@ impl Meter {
         self.spend(1 + bytes / 8)
     }
 
-    /// Checks that there is room for `bytes` bytes more than are alive.
+    /// Checks that `bytes` further live bytes stay within the limit.
     pub fn room(&self, bytes: usize) -> Outcome<()> {
         if self.bytes.get().saturating_add(bytes) > self.most_bytes {
             return Err(Failure::limit(&format!("wants more than {} MB of memory", self.most_bytes >> 20)));

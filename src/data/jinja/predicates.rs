@@ -1,4 +1,4 @@
-//! Tests, which stand after `is`.
+//! Tests, which follow `is`.
 
 use std::rc::Rc;
 

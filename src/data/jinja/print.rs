@@ -10,7 +10,7 @@ impl Run<'_> {
     /// `str(value)`.
     ///
     /// # Errors
-    /// When Python would write an address in memory, or the text has no room.
+    /// When Python would write an address in memory, or the text exceeds the memory limit.
     pub fn str(&self, value: &Value) -> Outcome<String> {
         let mut out = String::new();
         match value {

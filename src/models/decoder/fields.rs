@@ -236,7 +236,7 @@ pub fn refuse_foreign(json: &Map<String, Value>, raw: &Raw, family: &Family) -> 
             cut(json.get(*key).unwrap_or(&Value::Null)),
             family.class
         ))
-        .hint("take a checkpoint without it")
+        .hint("use a checkpoint without it")
         .into()),
     }
 }

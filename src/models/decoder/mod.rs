@@ -153,7 +153,7 @@ impl Decoder {
         self.blocks.iter().all(|block| block.attention.in_one_kernel(self.kind, d))
     }
 
-    /// Makes one product of those that share an input, where no adapter stands between.
+    /// Joins layers that share an input into one product, if no adapter is attached.
     pub fn join(&mut self) {
         self.blocks.iter_mut().for_each(Block::join);
     }

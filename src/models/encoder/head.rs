@@ -226,15 +226,17 @@ fn say_drawn(config: &EncoderConfig, classes: i64, checkpoint: &Tensors, drawn: 
     let names = names.join(", ");
     match stored(config, checkpoint) {
         _ if drawn.is_empty() => {}
-        Stored::Nothing => tracing::info!("drawn anew: {names} (the checkpoint has no classification head)"),
+        Stored::Nothing => {
+            tracing::info!("initialised at random: {names} (the checkpoint has no classification head)")
+        }
         Stored::Whole(outputs) => {
             tracing::warn!(
-                "drawn anew: {names} (the checkpoint's head has {outputs} outputs, not {classes})"
+                "initialised at random: {names} (the checkpoint's head has {outputs} outputs, not {classes})"
             );
         }
         Stored::Part(faults) => {
             tracing::warn!(
-                "drawn anew: {names} (of a head, the checkpoint has a part: {})",
+                "initialised at random: {names} (the checkpoint has only part of a head: {})",
                 faults.join(", ")
             );
         }

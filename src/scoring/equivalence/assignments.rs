@@ -2,7 +2,7 @@
 
 use super::expression::{Expression as E, Sign};
 
-/// Names in the order in which their values stand in a tuple, and one tuple or more.
+/// Names in the order of their values in a tuple, and one tuple or more.
 struct Assignments {
     names: Vec<String>,
     tuples: Vec<Vec<E>>,

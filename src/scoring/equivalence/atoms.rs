@@ -83,7 +83,7 @@ impl ExpressionReader {
         Some(E::Group(open, parts, close))
     }
 
-    /// Returns true if a semicolon stands in these brackets, so that a comma between digits is a decimal one.
+    /// Returns true if these brackets contain a semicolon, so that a comma between digits is a decimal one.
     pub(super) fn has_semicolon(&self) -> bool {
         self.beside_brackets().any(|c| c == ';')
     }

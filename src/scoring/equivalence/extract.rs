@@ -13,12 +13,12 @@ use crate::scoring::python::pattern;
 /// Maximum number of clauses of a sentence in which the end of an answer is looked for.
 const MOST_CLAUSES: usize = 16;
 
-/// An answer as it stands in a text.
+/// An answer as found in a text.
 pub struct Found {
     pub text: String,
-    /// True if it stands in a box.
+    /// True if it is in a box.
     pub boxed: bool,
-    /// True if it stands neither in a box nor in a formula.
+    /// True if it is neither in a box nor in a formula.
     pub bare: bool,
 }
 
@@ -41,7 +41,7 @@ static OPENING: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)^(?:[\s:,\x22'“*]|(?:therefore|thus|then|hence|simply|just|exactly|given by|as follows|equal to|the following)\b)*",
     )
 });
-/// Formulas that stand by themselves.
+/// Displayed formulas.
 static DISPLAY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\\(begin|end)\s*\{(?:equation|align|gather|multline|displaymath|math|eqnarray)\*?\}")
 });

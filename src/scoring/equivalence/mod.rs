@@ -1,6 +1,6 @@
 //! Mathematical equivalence of two answers: a reader of LaTeX, exact rational arithmetic, then values at random points.
 //!
-//! Meant to agree with Hugging Face's Math-Verify 0.9, which asks SymPy; `docs/scoring.md` lists where it does not. Length,
+//! Meant to agree with Hugging Face's Math-Verify 0.9, which uses SymPy; `docs/scoring.md` lists where it does not. Length,
 //! depth, the size of exact numbers and of sets are bounded, so the time is too.
 
 mod arithmetic;
@@ -81,7 +81,7 @@ fn loosened(found: &Found) -> &str {
     answer.strip_suffix(['.', '}']).filter(|rest| NUMBER.is_match(rest)).unwrap_or(answer)
 }
 
-/// Returns the number of a whole number or of whole percents, which stand for each other.
+/// Returns the number of a whole number or of whole percents, which are interchangeable.
 fn whole_percent(answer: &str) -> Option<String> {
     let clean = if answer.len() <= LONGEST { clean::with_units(answer) } else { return None };
     WHOLE.captures(&clean).map(|groups| groups[1].trim_start_matches('0').to_owned())

@@ -214,7 +214,7 @@ impl Line {
         }
     }
 
-    /// Returns whether an end stands in this relation to a point.
+    /// Returns true if an end has this relation to a point.
     fn holds(&self, end: &E, sign: Sign, point: Value) -> Option<bool> {
         if !(end.is_scalar() && end.is_constant()) {
             return None;

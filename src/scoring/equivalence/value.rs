@@ -1,7 +1,7 @@
 //! Values of expressions at given points: complex numbers with a wide exponent and a bound of their error.
 //!
 //! The bound tells `e^{-40}` from `e^{-50}` and a sum that cancels from one that does not: two values are the same where
-//! they lie within their errors.
+//! they are within their errors.
 
 use std::collections::BTreeMap;
 

@@ -25,8 +25,8 @@ pub fn decoding(
     let temperature = args.temperature.unwrap_or(task.temperature);
     let (top_k, top_p) = (args.top_k.unwrap_or(task.top_k), args.top_p.unwrap_or(task.top_p));
     if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
-        return Err(usage("`--top-k` and `--top-p` choose among drawn tokens, and none are drawn")
-            .hint("give a `--temperature` above 0")
+        return Err(usage("`--top-k` and `--top-p` have no effect on greedy decoding")
+            .hint("pass a `--temperature` above 0")
             .into());
     }
     let mut penalties = asked.penalties.clone();

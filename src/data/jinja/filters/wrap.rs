@@ -94,7 +94,7 @@ fn cut(word: &[char], left: usize, at_hyphens: bool) -> usize {
     }
 }
 
-/// Splits a text into parts that may stand on different lines.
+/// Splits a text into parts that may be on different lines.
 fn chunks(text: &[char], at_hyphens: bool) -> Vec<&[char]> {
     let (mut chunks, mut start) = (Vec::new(), 0);
     while start < text.len() {
