@@ -16,12 +16,13 @@ use loraxs::data::Example;
 use loraxs::data::tokenize::Tokenizer;
 use loraxs::eval::Evaluation;
 use loraxs::fault::Result;
-use loraxs::generate::{Engine, Prompt, Settings};
+use loraxs::generate::{Engine, GenerationSettings, SamplingParams};
 use loraxs::models::adapt::{self, attach};
 use loraxs::models::{Base, Build, CausalLm, Config};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule};
 use loraxs::train::language::LanguageModelling;
+use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
@@ -70,7 +71,7 @@ fn write_checkpoint(folder: &Path) {
 fn load(folder: &Path, trained: &mut Trained) -> (Base, CausalLm) {
     let base = Base::open(folder).unwrap();
     let build =
-        Build { device: Device::Cpu, kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+        Build { device: Device::Cpu, kind: Kind::Float, outputs: None, seeds: vec![0], train_base: false };
     let model = CausalLm::load(&base, &build, trained).unwrap();
     (base, model)
 }
@@ -161,6 +162,8 @@ fn training_step(criterion: &mut Criterion) {
         validation: &examples,
         eval_batch_tokens: BATCH * LENGTH,
         recompute: false,
+        longest: LENGTH as i64,
+        passes: Passes::default(),
     };
     let mut group = criterion.benchmark_group("training");
     group.throughput(Throughput::Elements(STEPS));
@@ -179,8 +182,9 @@ fn decoding_step(criterion: &mut Criterion) {
     let (_, mut model) = load(folder.path(), &mut Trained::new(1));
     model.pack();
     let tokenizer = Tokenizer::load(folder.path()).unwrap();
-    let settings = Settings::greedy(NEW_TOKENS, &[]);
-    let prompts: Vec<Prompt> = (0..PROMPTS).map(|index| Prompt { index, ids: tokens(4) }).collect();
+    let settings = GenerationSettings::new(SamplingParams::greedy(NEW_TOKENS, &[]));
+    let ids = tokens(4);
+    let prompts: Vec<(usize, &[u32])> = (0..PROMPTS).map(|index| (index, ids.as_slice())).collect();
     let mut group = criterion.benchmark_group("decoding");
     group.throughput(Throughput::Elements(NEW_TOKENS as u64));
     group.sample_size(20).bench_function("steps", |bencher| {

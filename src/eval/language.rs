@@ -9,7 +9,7 @@ use super::{Evaluation, by_length, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
-use crate::nn::layout::{Fill, PackedLayout, Positions, Sequence, PassShape, rounded_up, step};
+use crate::nn::layout::{Fill, PackedLayout, PassShape, Positions, Sequence, rounded_up, step};
 use crate::nn::{Packed, Pass};
 use crate::spec::Metric;
 use crate::torch::fused;

@@ -377,7 +377,9 @@ mod tests {
     fn steps_are_filled_up_to_few_shapes() {
         let mut shapes = std::collections::BTreeMap::new();
         for (tokens, longest) in (300..3000).flat_map(|tokens| [(tokens, 2 + tokens % 130), (tokens, 40)]) {
-            let fill = Fill::Tokens.of(&[tokens - longest, longest]);
+            let mut given = vec![longest; usize::try_from(tokens / longest).unwrap()];
+            given.push(tokens % longest);
+            let fill = Fill::Tokens.of(&given);
             let (rows, length) = (tokens + fill.iter().sum::<i64>(), rounded_length(longest));
             assert!(fill.iter().all(|&own| (1..=length).contains(&own)), "{tokens}, {longest}: {fill:?}");
             assert!(rows - tokens <= 64 + tokens / 8, "{tokens} to {rows}");
