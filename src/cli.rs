@@ -34,7 +34,7 @@ pub struct Global {
     /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Catalog that adds data sets to the built-in ones, or replaces them by name
+    /// TOML file with data sets of your own; an entry replaces the built-in one of the same name
     #[arg(long, global = true, value_name = "FILE", value_parser = path())]
     pub datasets: Option<PathBuf>,
     /// Use cached files only, never the network (also set by `HF_HUB_OFFLINE=1`)
@@ -151,7 +151,7 @@ pub struct TrainArgs {
 /// The model that `eval` and `merge` work on: a run, or a base with or without an adapter.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SubjectArgs {
-    /// Folder of a run: its base and its best adapter
+    /// Folder of a run: use its base model and its best adapter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,
     /// Base model: hub id or folder
@@ -175,7 +175,7 @@ pub struct EvalArgs {
     /// The model to score.
     #[command(flatten)]
     pub subject: SubjectArgs,
-    /// Data set of the catalog; may be repeated [default with `--run`: the run's]
+    /// Data set to score on, by its catalog name; can be repeated [default: the run's]
     #[arg(long, value_name = "T", required_unless_present = "run")]
     pub task: Vec<String>,
     /// Split to score [default: `test` for generation tasks, else the recipe's, else `validation`]
@@ -238,7 +238,7 @@ pub struct MergeArgs {
     pub max_shard_size: u64,
 }
 
-/// Form of the messages on standard error.
+/// Format of the log on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Plain text

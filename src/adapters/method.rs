@@ -83,7 +83,7 @@ impl Method {
         let mismatch = |what: &str, found: &str, wanted: &str| {
             let message =
                 format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
-            usage(message).hint("train with the settings of the adapter that you start from")
+            usage(message).hint("use the settings of the adapter that you start from")
         };
         if start.name() != self.name() {
             return Err(mismatch("method", start.name(), self.name()).into());

@@ -27,7 +27,7 @@ use crate::session::training::Training;
 use crate::train::checkpoint::Loaded;
 use crate::train::{Ending, Trainer, interrupt};
 
-/// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
+/// Trains a recipe, or with `--dry-run` only reports what would be trained.
 /// Fails when recipe, base, data or folder cannot be used, or training fails.
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
@@ -129,7 +129,7 @@ fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Resul
     }
     folder.finish(&state)?;
     let results = Results::new(training, &state, before + start.elapsed().as_secs_f64());
-    results.write(out).context("the run is done, but its results are lost")?;
+    results.write(out).context("training ended, but its results could not be saved")?;
     say(&results.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)

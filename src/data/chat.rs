@@ -47,7 +47,7 @@ impl<'a> ChatEncoder<'a> {
     pub fn new(name: &str, task: &Chat, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
         let source = tokenizer.chat_template().ok_or_else(|| {
             fault(format!("data set `{name}` is for chat, but the tokenizer has no chat template"))
-                .hint("put a `chat_template.jinja` beside tokenizer.json, or take the instruct model's")
+                .hint("put a `chat_template.jinja` beside tokenizer.json, or use the instruct model's")
         })?;
         let parsed = |source: &str| ChatTemplate::new(source, tokenizer.named_tokens());
         let (template, tool_template) = (parsed(source)?, tokenizer.tool_template().map(parsed).transpose()?);

@@ -13,7 +13,7 @@ use crate::fault::{Result, fault, usage, which};
 pub struct Dataset {
     /// Its key in the catalog, such as `glue/mrpc`.
     pub name: String,
-    /// What it asks of a model.
+    /// The kind of task.
     pub task: Task,
     /// Where its files are.
     pub origin: DatasetSource,

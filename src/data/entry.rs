@@ -53,7 +53,7 @@ pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dat
     refuse_foreign_keys(&task, reader);
     reader.refuse_unknown();
     if entry.hub.is_some() && entry.dir.is_some() {
-        reader.fail("dir", "`hub` and `dir` exclude each other");
+        reader.fail("dir", "`hub` and `dir` cannot be combined");
     }
     let origin = match entry.hub {
         Some(repository) => DatasetSource::Hub { repository, revision: entry.revision },
@@ -94,7 +94,7 @@ fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
             check_labels(&task.labels, &task.metrics, reader);
         }
         Task::Generation(task) if task.stop.iter().any(String::is_empty) => {
-            reader.fail("stop", "an empty text would end every answer before it begins");
+            reader.fail("stop", "an empty text would end every completion at once");
         }
         _ => {}
     }
@@ -106,7 +106,7 @@ fn check_labels(labels: &[String], metrics: &[Metric], reader: &mut Reader) {
     }
     for (i, label) in labels.iter().enumerate() {
         if labels.iter().take(i).any(|other| other == label) {
-            reader.fail("labels", format!("`{label}` stands there twice"));
+            reader.fail("labels", format!("`{label}` is listed twice"));
         }
     }
     if labels.len() > 2 && metrics.contains(&Metric::F1) {

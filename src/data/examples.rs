@@ -52,7 +52,7 @@ pub fn load_in(
     let Dataset { name, task, .. } = split.dataset;
     if matches!(task, Task::Generation(_)) {
         let message = format!("data set `{name}` is for generation, not for training");
-        return Err(usage(message).hint("`task` must be another one here, such as `instruction`").into());
+        return Err(usage(message).hint("training needs another `task`, such as `instruction`").into());
     }
     let hash = digest(split, tokenizer, max_length)?;
     let examples = match cache::load(cache, &hash, |number| Label::stored(task, number)) {

@@ -76,13 +76,13 @@ pub fn load(
         text.push_str(&prompt);
         let (ids, cut) = tokenizer.encode_open(&text, longest).map_err(|e| format!("{e:#}"))?;
         match ids.len() {
-            0 => Err("the prompt is empty: it has no token".to_owned().into()),
+            0 => Err("the prompt is empty: it has no tokens".to_owned().into()),
             _ if cut => {
-                let problem = "the prompt is more than the";
+                let problem = "the prompt has more than the";
                 Err(format!("{problem} {longest} tokens that the model has positions for").into())
             }
             found if found > longest => Err(format!(
-                "the prompt is {found} tokens, more than the {longest} that the model has positions for"
+                "the prompt has {found} tokens, more than the {longest} that the model has positions for"
             )
             .into()),
             _ => {
@@ -96,7 +96,7 @@ pub fn load(
     Ok(Prompts { prompts, skipped, hash })
 }
 
-/// Renders one shot more than asked for, because a row is never its own shot.
+/// Renders one shot more than requested, because a row is never its own shot.
 fn solved(shots: &Shots<'_>, task: &Generation) -> Result<Vec<(usize, String)>> {
     let split = Split { limit: shots.count.saturating_add(1), ..shots.split };
     let render = |index, row: &Columns| {
@@ -110,8 +110,9 @@ fn solved(shots: &Shots<'_>, task: &Generation) -> Result<Vec<(usize, String)>> 
     let (found, _) = read(&split, task, render)?;
     if found.len() <= shots.count {
         let (name, split) = (&split.dataset.name, split.name);
-        let message = format!("{} shots were asked for, `{name}` {split} has {}", shots.count, found.len());
-        return Err(usage(message).hint("one row more than shots is needed").into());
+        let message =
+            format!("{} shots were requested, but `{name}` {split} has {}", shots.count, found.len());
+        return Err(usage(message).hint("at least one row more than shots is needed").into());
     }
     Ok(found)
 }
@@ -121,7 +122,7 @@ fn generation(dataset: &Dataset) -> Result<&Generation> {
         return Ok(task);
     }
     let message = format!("data set `{}` is not for generation", dataset.name);
-    Err(usage(message).hint("`task` must be `generation` here").into())
+    Err(usage(message).hint("this needs the task `generation`").into())
 }
 
 /// Renders prompt and gold answer.

@@ -170,8 +170,8 @@ fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path
         let known = files::read_json::<Value>(&beside).ok();
         let known = known.filter(|known| [task.identity, task.earlier].contains(&known));
         let Some(known) = known else {
-            let message = format!("`{}` holds answers of another model or of other settings", path.display());
-            return Err(usage(message).hint("choose another folder by `--out`, or delete it").into());
+            let message = format!("`{}` has completions of another model or other settings", path.display());
+            return Err(usage(message).hint("choose another folder with `--out`, or delete it").into());
         };
         let bytes = files::read_bytes(path)?;
         // A line without its end was torn when the run was interrupted.

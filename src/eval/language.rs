@@ -166,7 +166,7 @@ pub fn evaluate(
             match batch.iter().zip(&sums).find(|(_, sum)| !sum.is_finite()) {
                 Some((Example { index, .. }, _)) => {
                     Err(fault(format!("the loss of example {index} is not finite"))
-                        .hint("evaluate in fp32 or bf16, or train with a smaller learning rate")
+                        .hint("evaluate in fp32 or bf16, or train with a lower learning rate")
                         .into())
                 }
                 None => Ok(sums),

@@ -129,7 +129,7 @@ fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usiz
             match batch.iter().zip(&rows).find(|(_, row)| row.iter().any(|logit| !logit.is_finite())) {
                 Some((Example { index, .. }, row)) => {
                     Err(fault(format!("the logits of example {index} are not finite: {row:?}"))
-                        .hint("train with smaller learning rates; in fp16, evaluate in fp32 or bf16 instead")
+                        .hint("train with lower learning rates; instead of fp16, evaluate in fp32 or bf16")
                         .into())
                 }
                 None => Ok(rows),

@@ -12,8 +12,8 @@ use crate::fault::{Result, fault, renamed};
 /// Fails when `out` exists and holds anything, a folder cannot be made or has gone, or `fill` fails.
 pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let cannot = |error: io::Error| -> anyhow::Error {
-        fault(format!("cannot make the folder `{}`: {error}", out.display()))
-            .hint("choose a folder that can be made and written by `--out`")
+        fault(format!("cannot create the folder `{}`: {error}", out.display()))
+            .hint("choose a writable folder with `--out`")
             .into()
     };
     // An existing folder may be a link or a mount point: it stays, and is filled.
@@ -22,7 +22,7 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
         return Err(is_used(out));
     }
     if !is_there && out.file_name().is_none() {
-        return Err(fault(format!("`{}` names no folder that could be made", out.display())).into());
+        return Err(fault(format!("`{}` is not a folder name", out.display())).into());
     }
     let beside = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let parent = if is_there { out } else { beside };
@@ -65,8 +65,8 @@ fn filled<T>(
 }
 
 fn is_used(out: &Path) -> anyhow::Error {
-    fault(format!("`{}` is there already and no empty folder", out.display()))
-        .hint("choose another folder by `--out`, or remove this one")
+    fault(format!("`{}` already exists and is not an empty folder", out.display()))
+        .hint("choose another folder with `--out`, or remove this one")
         .into()
 }
 

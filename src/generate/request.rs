@@ -34,12 +34,12 @@ impl Request<'_> {
     /// When the prompt is empty or has a token that the model lacks.
     pub fn check(&self, config: &DecoderConfig) -> Result<()> {
         let Some(largest) = self.ids.iter().max() else {
-            return Err(fault(format!("prompt {} is empty: it has no token", self.index)).into());
+            return Err(fault(format!("prompt {} is empty: it has no tokens", self.index)).into());
         };
         if i64::from(*largest) >= config.vocabulary {
             let (index, vocabulary) = (self.index, config.vocabulary);
             let message = format!("prompt {index} has token {largest}, the model's vocabulary {vocabulary}");
-            return Err(fault(message).hint("tokenizer and model do not belong together").into());
+            return Err(fault(message).hint("tokenizer and model do not match").into());
         }
         Ok(())
     }

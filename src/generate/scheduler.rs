@@ -117,7 +117,7 @@ impl<'a> Scheduler<'a> {
         if fewer >= slots {
             let longest = self.queue.iter().map(|entry| entry.request.ids.len()).max().unwrap_or(0);
             return Err(fault(format!("out of memory even for one prompt of {longest} tokens"))
-                .hint("lower `--max-new-tokens`, or use a precision of fewer bytes")
+                .hint("lower `--max-new-tokens`, or use a lower precision")
                 .into());
         }
         tracing::warn!("memory ran out with {slots} sequences at a time: going on with {fewer}");

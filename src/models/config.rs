@@ -47,7 +47,7 @@ impl Config {
                     && let Some((key, how)) = quantised =>
                 {
                     Err(fault(format!(
-                        "by `{key}` the weights are quantised ({how}), which is not supported"
+                        "the weights are quantised ({how}) according to `{key}`, which is not supported"
                     ))
                     .hint(quantised::hint(folder))
                     .into())

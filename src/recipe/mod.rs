@@ -166,7 +166,7 @@ keys! {
 }
 
 keys! {
-    /// `[eval]`: when and how to evaluate.
+    /// `[eval]`: evaluation during and after training.
     #[derive(Debug, Clone, PartialEq, Serialize)]
     pub struct EvalRecipe in "eval." {
         /// Interval of evaluations during training.

@@ -39,8 +39,10 @@ fn known(run: &Path) -> Result<Known> {
         Known::deserialize(Value::Object(fields)).with_context(|| format!("`{}` is damaged", path.display()))
     });
     known.map_err(|error| {
-        let hint =
-            format!("delete `{}`: then `train --resume` goes on from the newest checkpoint", path.display());
+        let hint = format!(
+            "delete `{}`: then `train --resume` continues from the newest checkpoint",
+            path.display()
+        );
         fault(format!("{error:#}")).hint(hint).into()
     })
 }
@@ -51,9 +53,9 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
     for (name, checksum) in &known.adapter {
         let path = folder.join(name);
         if path.exists() && files::checksum(&path)? != *checksum {
-            return Err(fault(format!("`{}` is not as the run wrote it", path.display()))
+            return Err(fault(format!("`{}` has changed since the run wrote it", path.display()))
                 .hint(format!(
-                    "put it back; `--model BASE --adapter {}` takes what is there",
+                    "restore it, or use it as it is with `--model BASE --adapter {}`",
                     folder.display()
                 ))
                 .into());
@@ -67,9 +69,9 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
 /// The error names the file that is damaged, missing or another.
 pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
     let changed = |path: PathBuf, like: &str| {
-        fault(format!("`{}` is not the one that `{}` was trained with", path.display(), run.display())).hint(
+        fault(format!("`{}` is not the one `{}` was trained with", path.display(), run.display())).hint(
             format!(
-                "put it back{like}; `--model BASE --adapter {}` takes what is there",
+                "restore it{like}, or use it as it is with `--model BASE --adapter {}`",
                 run.join(ADAPTER).display()
             ),
         )
@@ -92,14 +94,15 @@ pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
 /// The error names the file that is missing or damaged.
 pub fn refuse_half_done(out: &Path) -> Result<()> {
     let (results, adapter) = (out.join(RESULTS), out.join(ADAPTER).join(WEIGHTS));
-    let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
+    let hint =
+        format!("delete `{}`: then `--resume` continues from the newest checkpoint", results.display());
     if let Err(error) = known(out).and_then(|known| check_adapter(out, &known)) {
         return Err(fault(format!("{error:#}")).hint(hint).into());
     }
     if adapter.exists() {
         return Ok(());
     }
-    Err(fault(format!("`{}` is finished, but there is no `{}`", out.display(), adapter.display()))
+    Err(fault(format!("`{}` is finished, but `{}` is missing", out.display(), adapter.display()))
         .hint(hint)
         .into())
 }

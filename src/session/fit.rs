@@ -49,7 +49,7 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
     dataset.task.outputs().ok_or_else(|| {
         let (name, task) = (&dataset.name, dataset.task.name());
         usage(format!("data set `{name}` is for `{task}`, not for classification"))
-            .hint("an encoder is trained and scored on data sets for `classification` or `regression`")
+            .hint("encoders need a data set for `classification` or `regression`")
             .into()
     })
 }

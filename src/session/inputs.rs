@@ -167,8 +167,8 @@ fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<
             .into());
         }
         if !base.base.config.is_decoder() {
-            return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
-                .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
+            return Err(usage("`eval.tasks` is for generation tasks, which an encoder does not support")
+                .hint("leave `eval.tasks` empty; the run's own data set is always scored")
                 .into());
         }
     }

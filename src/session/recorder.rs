@@ -30,7 +30,7 @@ pub struct RunRecorder<'a> {
 }
 
 impl<'a> RunRecorder<'a> {
-    /// Opens the folder for a fresh run, or for one that goes on from a checkpoint.
+    /// Opens the folder for a new run, or for one that resumes from a checkpoint.
     /// Fails when it cannot be written, or the checkpoint's best adapter is lost.
     pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join(ADAPTER);
@@ -94,8 +94,8 @@ fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
 
 /// Returns the error for a file of the run that was removed.
 fn lost(path: &Path) -> anyhow::Error {
-    fault(format!("`{}` was removed before the run was done", path.display()))
-        .hint("`--resume` goes on from the newest checkpoint, where there is one")
+    fault(format!("`{}` was removed before the run ended", path.display()))
+        .hint("`--resume` continues from the newest checkpoint, if there is one")
         .into()
 }
 

@@ -20,8 +20,8 @@ pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
     files::refuse_file(out)?;
     match used {
         Some(name) if !may_be_used => {
-            Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
-                .hint("go on with it by `--resume`, or choose another folder by `--out`")
+            Err(fault(format!("`{}` already has a run: found `{name}`", out.display()))
+                .hint("resume it with `--resume`, or choose another folder with `--out`")
                 .into())
         }
         _ => Ok(()),

@@ -37,7 +37,7 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
     let results = if base.config.is_decoder() { scorer.language()? } else { scorer.classification()? };
     let ScoreSettings { out, of_run, .. } = &scorer.settings;
     let Some(results) = results else {
-        say("interrupted: the same command goes on with the prompts that are left");
+        say("interrupted: run the same command again to continue");
         return Ok(Ending::Interrupted);
     };
     write_results(&results, out, *of_run)?;

@@ -44,10 +44,10 @@ impl Subject {
             });
         }
         let Some(name) = &args.model else {
-            return Err(usage("neither `--run` nor `--model` is given").into());
+            return Err(usage("expected `--run` or `--model`").into());
         };
         if !sets.is_empty() {
-            let message = "`--set` changes the recipe of a run, and there is none without `--run`";
+            let message = "`--set` changes the recipe of a run and needs `--run`";
             return Err(usage(message).into());
         }
         let adapter = args.adapter.as_deref().map(AdapterFile::open).transpose()?;
@@ -177,7 +177,7 @@ pub fn adapter_basis(
     let basis = match (adapter.stored_basis()?, record) {
         (Some(basis), _) if folder.is_none() || !adapter.layout.knows_basis() => basis,
         (_, Some(record)) => place.basis(base, &adapted(base, modules)?, &record.spec, folder)?.0,
-        _ => return Err(fault("the adapter does not say which basis it was trained in").into()),
+        _ => return Err(fault("the adapter does not record which basis it was trained in").into()),
     };
     if basis.spec.rank != rank && adapter.layout.knows_basis() {
         return Err(fault(format!("the basis has rank {}, the adapter rank {rank}", basis.spec.rank))

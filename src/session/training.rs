@@ -63,14 +63,14 @@ impl Training {
         kept.extend(setup.stored_basis(&recipe.adapter));
         if let Some(start) = &setup.start {
             let head = start.load_into(&trained, true)?;
-            tracing::info!("started from `{}`, {head} tensors of its head kept", recipe.train.init_from);
+            tracing::info!("started from `{}`, with {head} tensors of its head", recipe.train.init_from);
         }
         let mut adapter = setup.config(recipe, base, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
         adapter.labels = dataset.task.labels().to_vec();
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
         if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| setup.knows_basis()) {
-            // The recipe says how the basis was made, also where it was taken from a folder or an adapter.
+            // The recipe records how the basis was made, even if it came from a folder or an adapter.
             let recipe = &mut inputs.recipe.adapter;
             (recipe.svd, recipe.svd_iterations, recipe.svd_seed) = (*method, *iterations, *seed);
         }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// A device to compute on, as the command line names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first CUDA device where there is one, else the CPU.
+    /// The first CUDA device if there is one, else the CPU.
     Auto,
     /// The CPU.
     Cpu,

@@ -14,17 +14,14 @@ use crate::spec::DeviceChoice;
 /// Must precede any other call that queries libtorch about CUDA, since libtorch caches its first answer.
 ///
 /// # Errors
-/// When a GPU was asked for by name and cannot be used.
+/// When a GPU was requested explicitly and cannot be used.
 pub fn open_device(wanted: DeviceChoice) -> Result<Device> {
     if wanted == DeviceChoice::Cpu {
         return Ok(Device::Cpu);
     }
     let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded = if gpu_present || wanted != DeviceChoice::Auto {
-        load_cuda()
-    } else {
-        Err("no GPU was found".into())
-    };
+    let loaded =
+        if gpu_present || wanted != DeviceChoice::Auto { load_cuda() } else { Err("no GPU found".into()) };
     let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
     let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
     let missing = match (&old, loaded) {

@@ -53,7 +53,7 @@ fn settings_of_the_hub_that_cannot_be_used_are_reported() {
     let (output, found) = doctor(&device_name(), &variables.map(|name| (name, "")));
     assert_eq!(output.status.code(), Some(1), "{found}");
     let hub = found["hub"].as_str().unwrap();
-    assert!(hub.starts_with("cannot be used: no folder for the hub's cache"), "{hub}");
+    assert!(hub.starts_with("cannot be used: cannot locate the hub's cache"), "{hub}");
     assert_eq!((found["caches"].as_array().unwrap().len(), &found["ok"]), (1, &Value::Bool(false)));
     assert!(found["self_test"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{found}");
 }

@@ -346,7 +346,7 @@ impl Inputs {
                 let [q, k, v] = *widths;
                 [(0, q), (q, k), (q + k, v)].map(|(start, width)| {
                     let part = all.narrow(1, start, width);
-                    // A GPU's kernels take heads that lie apart.
+                    // A GPU's kernels take heads that are not adjacent.
                     if part.device().is_cuda() { part } else { part.contiguous() }
                 })
             }

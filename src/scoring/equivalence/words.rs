@@ -1,6 +1,6 @@
 //! Letters in a row: a word, a product of names, or the name of a function.
 
-/// Names of functions and constants that may stand without a backslash.
+/// Names of functions and constants that may lack a backslash.
 pub const FUNCTIONS: [&str; 17] = [
     "sqrt", "abs", "sin", "cos", "tan", "cot", "det", "csc", "arcsin", "arccos", "arctan", "ln", "log",
     "exp", "pi", "theta", "infty",
@@ -31,7 +31,7 @@ pub fn is_roman(letters: &str) -> bool {
     letters.bytes().all(|c| b"IVX".contains(&c))
 }
 
-/// Returns true if letters stand for numbers rather than words: `xy`, `abc`, `a - b`.
+/// Returns true if letters denote numbers rather than words: `xy`, `abc`, `a - b`.
 pub fn is_product(text: &str) -> bool {
     let (letters, vowels) = (text.as_bytes(), text.bytes().filter(|c| b"aeiou".contains(c)).count());
     let neighbours = letters.windows(2).all(|pair| pair[0] + 1 == pair[1]);

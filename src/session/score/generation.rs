@@ -34,8 +34,8 @@ impl Scorer<'_> {
         let start = Instant::now();
         let rules: Vec<Rule> = keys.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
         if rules.is_empty() {
-            let message = format!("`{}` has no scorer", dataset.name);
-            return Err(usage(message).hint("name them as `scorers` in its catalog entry").into());
+            let message = format!("`{}` has no scoring rule", dataset.name);
+            return Err(usage(message).hint("list them as `scorers` in its catalog entry").into());
         }
         let split = self.settings.split(dataset);
         let found = self.prompts((dataset, keys), split)?;
@@ -47,7 +47,7 @@ impl Scorer<'_> {
         let params = &generation.params;
         if params.ends.is_empty() {
             tracing::warn!(
-                "no token is known that ends a text: completions go on to a stop text or for {} tokens",
+                "no end-of-text token is known: completions end at a stop text or after {} tokens",
                 params.max_new_tokens
             );
         }

@@ -19,8 +19,8 @@ impl Scorer<'_> {
     pub(super) fn language(&self) -> Result<Results> {
         let Self { place, subject, request, settings, tokenizer } = self;
         if request.predict {
-            return Err(usage("`--predict` writes a GLUE submission, and the base is a language model")
-                .hint("leave it out: answers to prompts are written in any case")
+            return Err(usage("`--predict` writes GLUE submissions, but the base is a language model")
+                .hint("leave it out: completions are always written")
                 .into());
         }
         let datasets: Vec<&Dataset> =
@@ -72,7 +72,7 @@ impl Scorer<'_> {
             Task::Instruction(_) | Task::Chat(_) | Task::Generation(_) => Ok(dataset),
             other => {
                 let found = other.name();
-                Err(usage(format!("data set `{task}` is for `{found}`, and the base is a language model"))
+                Err(usage(format!("data set `{task}` is for `{found}`, but the base is a language model"))
                     .hint("score it on data sets for `instruction`, `chat` or `generation`")
                     .into())
             }
