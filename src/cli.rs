@@ -4,16 +4,14 @@ mod generation;
 mod values;
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::{Result, readable};
 use crate::limits::{BATCH_SIZE, LENGTH};
-use crate::spec::{Precision, Sigma, Spectrum, SvdMethod};
+use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
 use values::{bytes, path, threads, tolerance};
 
@@ -35,7 +33,7 @@ pub struct Cli {
 pub struct Global {
     /// Where to compute: `auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
-    pub device: Device,
+    pub device: DeviceChoice,
     /// Catalog that adds data sets to the built-in ones, or replaces them by name
     #[arg(long, global = true, value_name = "FILE", value_parser = path())]
     pub datasets: Option<PathBuf>,
@@ -237,17 +235,6 @@ pub struct MergeArgs {
     pub max_shard_size: u64,
 }
 
-/// Where to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The first CUDA device where there is one, else the CPU.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
-}
-
 /// Form of the messages on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -275,30 +262,6 @@ pub enum Dtype {
     Fp16,
     /// bfloat16
     Bf16,
-}
-
-impl FromStr for Device {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match (text, text.strip_prefix("cuda:").map(str::parse)) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(0)),
-            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
-            _ => Err("expected `auto`, `cpu`, `cuda` or `cuda:N`".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
-        }
-    }
 }
 
 /// Builds the whole command; `--version` prints `version`, `-V` the crate's version alone.
@@ -393,7 +356,7 @@ mod tests {
     fn global_options_may_follow_the_command() {
         let cli = parse_line("loraxs train --recipe r --set a.b=1 --set c.d=2 --device cuda:3 -vv --offline")
             .unwrap();
-        assert_eq!(cli.global.device, Device::Cuda(3));
+        assert_eq!(cli.global.device, DeviceChoice::Cuda(3));
         assert_eq!((cli.global.verbose, cli.global.offline, cli.global.threads), (2, true, 0));
         let Command::Train(train) = cli.command else { panic!("not train") };
         assert_eq!(train.set, ["a.b=1", "c.d=2"]);
@@ -424,17 +387,6 @@ mod tests {
             let error = last(b"folder\xff").unwrap_err();
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("UTF-8"), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn devices_read_and_print_alike() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:7"] {
-            assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
-        }
-        assert_eq!("cuda".parse(), Ok(Device::Cuda(0)));
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
-            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
     }
 

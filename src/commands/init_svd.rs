@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::environment;
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
 use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
@@ -9,7 +10,6 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::adapt::targeted;
 use crate::report::{say, table};
-use crate::session::workplace::Workplace;
 use crate::spec::Init;
 
 /// Contents of `OUT/report.json`.
@@ -26,7 +26,7 @@ struct Report<'a> {
 /// # Errors
 /// When the base cannot be read, a target names nothing, or the rank is too large for a module.
 pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
-    let place = Workplace::open(global)?;
+    let place = environment(global)?;
     let base = place.base(&args.model, &args.revision)?;
     base.base.check_layers()?;
     let targets = match args.targets.as_slice() {

@@ -2,22 +2,22 @@
 
 use tch::Kind;
 
-use super::rebase;
+use super::{environment, rebase};
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
 use crate::export::{self, Source, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
 use crate::models::{Base, Build, Model};
 use crate::report::say;
+use crate::session::environment::Environment;
 use crate::session::subject::Subject;
-use crate::session::workplace::Workplace;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
 ///
 /// # Errors
 /// When there is nothing to merge, a file cannot be written, or the logits differ by more than the tolerance.
 pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
-    let place = Workplace::open(global)?;
+    let place = environment(global)?;
     let subject = Subject::open(&place, &args.subject, &[])?;
     let Some(adapter) = &subject.adapter else {
         return Err(usage("there is nothing to merge: `--model` came without `--adapter`")
@@ -59,7 +59,7 @@ fn kind(args: &MergeArgs) -> Option<Kind> {
 }
 
 fn merge_hf(
-    place: &Workplace,
+    place: &Environment,
     args: &MergeArgs,
     base: &Base,
     model: Model,

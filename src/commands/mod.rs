@@ -1,10 +1,7 @@
 //! One module for each subcommand, and the code that they share.
 
-mod decoding;
 mod doctor;
 mod eval;
-mod eval_generation;
-mod eval_language;
 mod init_svd;
 mod merge;
 mod rebase;
@@ -14,9 +11,11 @@ use std::any::Any;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::cli::{Cli, Command, LogFormat};
+use crate::cli::{Cli, Command, Global, LogFormat};
 use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
-use crate::{cli, report, torch, train::interrupt};
+use crate::session::environment::Environment;
+use crate::train::{Ending, interrupt};
+use crate::{cli, report, torch};
 
 /// Text that `--version` prints.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.11.0, CUDA 13.0");
@@ -28,6 +27,20 @@ enum Outcome {
     Interrupted,
     /// What is wrong was reported.
     Failed,
+}
+
+impl From<Ending> for Outcome {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Finished => Self::Done,
+            Ending::Interrupted => Self::Interrupted,
+        }
+    }
+}
+
+/// Opens what the global options name.
+fn environment(global: &Global) -> Result<Environment> {
+    Environment::open(global.device, global.threads, global.datasets.as_deref(), global.offline)
 }
 
 /// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.

@@ -12,8 +12,8 @@ use crate::export;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::Layer;
 use crate::report::say;
+use crate::session::environment::Environment;
 use crate::session::subject::{Subject, adapter_basis};
-use crate::session::workplace::Workplace;
 
 /// Default limit of the residual: fp32 factors of one span agree to about 1e-6.
 const TOLERANCE: f64 = 1e-4;
@@ -23,7 +23,7 @@ const TOLERANCE: f64 = 1e-4;
 /// # Errors
 /// When the method has no core, the basis is smaller or of another base, or its span leaves too large a residual.
 pub fn run(
-    place: &Workplace,
+    place: &Environment,
     args: &MergeArgs,
     subject: &Subject,
     trained: &Trained,

@@ -5,27 +5,25 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::{Outcome, eval};
+use super::{Outcome, environment};
 use crate::cli::{self, EvalArgs, Global, TrainArgs};
 use crate::fault::Result;
 use crate::files;
-use crate::models::Model;
 use crate::recipe::{Origin, Recipe};
 use crate::report::say;
-use crate::session::Session;
 use crate::session::counts::from_config;
-use crate::session::opened::Opened;
+use crate::session::environment::Environment;
+use crate::session::inputs::TrainInputs;
 use crate::session::results::Results;
 use crate::session::resume::{
     keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_half_done, refuse_used,
 };
 use crate::session::run_folder::RunFolder;
-use crate::session::workplace::Workplace;
+use crate::session::score::score;
+use crate::session::subject::Subject;
+use crate::session::training::Training;
 use crate::train::checkpoint::Loaded;
-use crate::train::language::LanguageModelling;
-use crate::train::objective::Classification;
-use crate::train::recorded::Passes;
-use crate::train::{Ending, Objective, Trainer, interrupt};
+use crate::train::{Ending, Trainer, interrupt};
 
 /// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
 ///
@@ -45,34 +43,48 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         refuse_another_than_done(&out.join("recipe.toml"), recipe.clone())?;
         refuse_half_done(&out)?;
         say(&format!("{} is finished", out.display()));
-        return score_tasks(global, &recipe.eval.tasks, &out);
+        return score_tasks(&recipe.eval.tasks, &out, || {
+            let place = environment(global)?;
+            let run = cli::Subject { run: Some(out.clone()), ..cli::Subject::default() };
+            let subject = Subject::open(&place, &run, &[])?;
+            Ok((place, subject))
+        });
     }
-    refuse_used(&out, args)?;
+    let may_be_used = args.resume || args.dry_run;
+    refuse_used(&out, may_be_used)?;
     if let Some(counts) = args.dry_run.then(|| from_config(&recipe)).transpose()?.flatten() {
         say(&counts);
         say("the base's weights are not there: counted from its `config.json` alone");
         return Ok(Outcome::Done);
     }
-    let place = Workplace::open(global)?;
-    let recipe_tasks = recipe.eval.tasks.clone();
-    let opened = Opened::open(&place, recipe)?;
+    let place = environment(global)?;
+    let inputs = TrainInputs::open(&place, recipe)?;
     if args.dry_run {
-        say(&opened.forecast(&place, &out)?);
+        say(&inputs.forecast(&place, &out)?);
         return Ok(Outcome::Done);
     }
-    let session = Session::new(&place, opened)?;
-    say(&session.counts().table());
-    say(&session.opened.shown_example()?);
+    let training = Training::new(&place, inputs)?;
+    say(&training.counts().table());
+    say(&training.inputs.shown_example()?);
     let _lock = lock(&out)?;
     // Another process may have begun since.
-    refuse_used(&out, args)?;
-    let outcome = train(&session, &out, args.resume, start)?;
-    drop(session);
-    if outcome == Outcome::Done { score_tasks(global, &recipe_tasks, &out) } else { Ok(outcome) }
+    refuse_used(&out, may_be_used)?;
+    let outcome = train(&training, &out, args.resume, start)?;
+    if outcome != Outcome::Done {
+        return Ok(outcome);
+    }
+    let (base, recipe) = training.into_base();
+    score_tasks(&recipe.eval.tasks.clone(), &out, || {
+        Ok((place, Subject::of_run(&out, recipe, |_| Ok(base))?))
+    })
 }
 
 /// Scores the recipe's generation tasks with the best adapter, unless all were scored before.
-fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome> {
+fn score_tasks(
+    tasks: &[String],
+    out: &Path,
+    open: impl FnOnce() -> Result<(Environment, Subject)>,
+) -> Result<Outcome> {
     let results = out.join("eval/results.json");
     let found: serde_json::Value =
         if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
@@ -83,8 +95,8 @@ fn score_tasks(global: &Global, tasks: &[String], out: &Path) -> Result<Outcome>
         say(&format!("interrupted: `eval --run {}` scores the tasks of the recipe", out.display()));
         return Ok(Outcome::Interrupted);
     }
-    let subject = cli::Subject { run: Some(out.to_owned()), ..cli::Subject::default() };
-    eval::run(global, &EvalArgs { subject, task: tasks.to_vec(), ..EvalArgs::default() })
+    let (place, subject) = open()?;
+    Ok(score(&place, &subject, &EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() })?.into())
 }
 
 /// Returns `runs/` and the recipe's name.
@@ -92,57 +104,33 @@ fn default_folder(origin: &Origin) -> PathBuf {
     Path::new("runs").join(origin.stem())
 }
 
-fn train(session: &Session, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
-    let plan = session.plan(out)?;
+fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
+    let plan = training.plan(out)?;
     let recipe = out.join("recipe.toml");
     if recipe.exists() {
-        refuse_another_recipe(&recipe, &session.opened.recipe)?;
+        refuse_another_recipe(&recipe, &training.inputs.recipe)?;
     } else {
-        files::write_bytes(&recipe, session.opened.recipe.to_toml()?.as_bytes())?;
+        files::write_bytes(&recipe, training.inputs.recipe.to_toml()?.as_bytes())?;
     }
     let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
     if let Some(loaded) = &loaded {
         loaded.check(&plan)?;
         say(&format!("resuming after step {}", loaded.state().step));
     }
-    let objective = objective(session);
+    let objective = training.objective();
     let before = loaded.as_ref().map_or(0.0, |loaded| loaded.state().seconds);
-    let mut folder = RunFolder::open(session, out, loaded.as_ref())?;
+    let mut folder = RunFolder::open(training, out, loaded.as_ref())?;
     let _awaited = interrupt::awaited();
     let (ending, state) =
-        Trainer::new(plan, objective.as_ref(), &session.trained, &mut folder, loaded)?.run()?;
+        Trainer::new(plan, objective.as_ref(), &training.trained, &mut folder, loaded)?.run()?;
     if ending == Ending::Interrupted {
         say(&format!("interrupted after step {}; go on with `--resume`", state.step));
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;
-    let results = Results::new(session, &state, before + start.elapsed().as_secs_f64(), out);
+    let results = Results::new(training, &state, before + start.elapsed().as_secs_f64(), out);
     let written = results.and_then(|results| results.write(out).map(|()| results));
     say(&written.context("the run is done, but its results are lost")?.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
-}
-
-fn objective(session: &Session) -> Box<dyn Objective + '_> {
-    let train = session.opened.train.examples.as_slice();
-    let validation = session.opened.validation.as_ref().map(|v| v.examples.as_slice()).unwrap_or_default();
-    let recompute = session.opened.recipe.train.gradient_checkpointing;
-    match &session.model {
-        Model::Classifier(model) => Box::new(Classification {
-            model,
-            train,
-            validation,
-            metrics: session.opened.metrics.clone(),
-            eval_batch_size: session.eval_batch_size(),
-            recompute,
-            passes: Passes::default(),
-        }),
-        Model::Language(model) => Box::new(LanguageModelling {
-            model,
-            train,
-            validation,
-            eval_batch_tokens: session.eval_batch_size() * session.opened.recipe.data.max_length,
-            recompute,
-        }),
-    }
 }

@@ -1,6 +1,6 @@
 //! A model's answers, example by example: JSON lines to read, and TSV files to submit to GLUE.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +8,6 @@ use crate::data::TaskKind;
 use crate::data::dataset::Dataset;
 use crate::fault::{Result, fault, usage};
 use crate::files::write_atomically;
-use crate::report::say;
 
 /// A class or, in regression, a number; in JSON the bare number.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -119,11 +118,11 @@ pub fn submission_name<'a>(dataset: &'a Dataset, split: &str) -> Result<&'a str>
     })
 }
 
-/// Writes the predictions of a split into `out` in GLUE's format.
+/// Writes the predictions of a split into `out` in GLUE's format; returns the file's path.
 ///
 /// # Errors
 /// As [`submission_name`] and [`write_submission`].
-pub fn submit(dataset: &Dataset, split: &str, predictions: &[Prediction], out: &Path) -> Result<()> {
+pub fn submit(dataset: &Dataset, split: &str, predictions: &[Prediction], out: &Path) -> Result<PathBuf> {
     let name = submission_name(dataset, split)?;
     let style = match dataset.task {
         TaskKind::Regression => Submission::Numbers { low: 0.0, high: 5.0 },
@@ -132,8 +131,7 @@ pub fn submit(dataset: &Dataset, split: &str, predictions: &[Prediction], out: &
     };
     let path = out.join(name);
     write_submission(&path, predictions, style)?;
-    say(&format!("wrote {}", path.display()));
-    Ok(())
+    Ok(path)
 }
 
 /// Writes a GLUE submission: the header `index`, tab, `prediction`, then a line for each example.

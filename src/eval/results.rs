@@ -13,7 +13,7 @@ use crate::data::dataset::Dataset;
 use crate::data::prompts::Prompts;
 use crate::fault::Result;
 use crate::files;
-use crate::report::{say, table};
+use crate::report::table;
 use crate::scoring::Rule;
 use crate::scoring::summary::Summary;
 
@@ -87,7 +87,7 @@ impl TaskResult {
     }
 }
 
-/// Writes and prints the results of these tasks; in a run's own folder, those of other tasks are kept.
+/// Writes the results of these tasks into `out`; in a run's own folder, those of other tasks are kept.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -103,13 +103,11 @@ pub fn write_results(results: &BTreeMap<String, TaskResult>, out: &Path, of_run:
     for (task, result) in results {
         all.insert(task.clone(), serde_json::to_value(result)?);
     }
-    files::write_json(&path, &all)?;
-    say(&results_table(results));
-    say(&format!("wrote {}", out.display()));
-    Ok(())
+    files::write_json(&path, &all)
 }
 
-fn results_table(results: &BTreeMap<String, TaskResult>) -> String {
+/// Formats the results as a table.
+pub fn results_table(results: &BTreeMap<String, TaskResult>) -> String {
     let mut rows = Vec::new();
     for (task, result) in results {
         for (metric, score) in &result.metrics {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::workplace::Workplace;
+use super::environment::Environment;
 use crate::data::TaskKind;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -73,7 +73,7 @@ pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
 /// # Errors
 /// When the head has not as many outputs as the data set needs.
 pub fn fitting<'a>(
-    place: &'a Workplace,
+    place: &'a Environment,
     task: &str,
     outputs: i64,
     labels: &[String],

@@ -7,14 +7,14 @@ use std::time::Duration;
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use crate::cli::{self, Global};
 use crate::fault::{Result, hint_of};
 use crate::files;
 use crate::hub::Settings;
 use crate::models::self_test::{self, Check};
 use crate::report::redacted;
+use crate::spec::DeviceChoice;
+use crate::torch;
 use crate::torch::kernels::packs;
-use crate::torch::{self, Wanted};
 
 /// How long the hub may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,11 +32,11 @@ pub struct Findings {
     pub device: String,
     /// Folders that downloads and results of computations are kept in.
     pub caches: Vec<Cache>,
-    /// Whether the hub answers, in words.
+    /// Whether the hub answers, or why it cannot be asked, in words.
     pub hub: String,
     /// Comparisons of the device with fp64 on the CPU.
     pub self_test: Vec<Check>,
-    /// True if the wanted device is there and computes rightly.
+    /// True if the wanted device is there and computes rightly, and the hub's settings can be used.
     pub ok: bool,
 }
 
@@ -81,19 +81,19 @@ impl Findings {
     /// Looks at the machine, and tests the device that the options want, or the CPU where it is not there.
     ///
     /// # Errors
-    /// When the hub's settings or libtorch's cannot be used.
-    pub fn gather(global: &Global) -> Result<Self> {
+    /// When the arithmetic of the tests cannot be chosen.
+    pub fn gather(wanted: DeviceChoice, offline: bool) -> Result<Self> {
         let driver = torch::driver();
-        let wanted = match global.device {
-            cli::Device::Cpu => Wanted::Cpu,
-            cli::Device::Cuda(index) => Wanted::Cuda(index),
-            cli::Device::Auto if driver.is_some() => Wanted::Cuda(0),
-            cli::Device::Auto => Wanted::Auto,
+        let wanted = match wanted {
+            DeviceChoice::Auto if driver.is_some() => DeviceChoice::Cuda(0),
+            wanted => wanted,
         };
         let opened = torch::open_device(wanted);
         let device = *opened.as_ref().unwrap_or(&Device::Cpu);
         let problem = opened.err();
-        let settings = Settings::from_environment(global.offline)?;
+        let settings = Settings::from_environment(offline);
+        let of_hub = settings.as_ref().ok().map(|settings| settings.cache.clone());
+        let caches = [files::cache_folder()].into_iter().chain(of_hub);
         let self_test = self_test::run(device)?;
         Ok(Self {
             libraries: libraries(),
@@ -109,16 +109,11 @@ impl Findings {
                 problem: problem.as_ref().map(|error| format!("{error:#}")),
                 hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
             },
-            device: match device {
-                Device::Cuda(index) => format!("cuda:{index}"),
-                _ => "cpu".into(),
-            },
-            caches: [files::cache_folder(), settings.cache.clone()]
-                .iter()
-                .map(|folder| cache(folder))
-                .collect(),
-            hub: hub(&settings),
-            ok: problem.is_none() && self_test.iter().all(|check| check.ok),
+            device: torch::name_of(device),
+            caches: caches.map(|folder| cache(&folder)).collect(),
+            ok: settings.is_ok() && problem.is_none() && self_test.iter().all(|check| check.ok),
+            hub: settings
+                .map_or_else(|error| format!("cannot be used: {error:#}"), |settings| hub(&settings)),
             self_test,
         })
     }

@@ -8,13 +8,13 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Session;
-use super::workplace::OpenBase;
+use super::environment::OpenBase;
+use super::training::Training;
 use crate::adapters::Group;
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::recipe::Recipe;
-use crate::torch::{LIBTORCH_VERSION, peak_memory_mib};
+use crate::torch::{self, LIBTORCH_VERSION, peak_memory_mib};
 use crate::train::checkpoint::{EvalRecord, TrainState};
 
 /// Name of the file.
@@ -76,39 +76,39 @@ struct BaseResult {
 }
 
 impl Results {
-    /// Collects the results of a finished session in `out`.
+    /// Collects the results of a finished training in `out`.
     ///
     /// # Errors
     /// When the adapter cannot be read.
-    pub fn new(session: &Session, state: &TrainState, seconds: f64, out: &Path) -> Result<Self> {
+    pub fn new(training: &Training, state: &TrainState, seconds: f64, out: &Path) -> Result<Self> {
         let run = state.runs.first();
-        let count = |group| session.trained.count(group);
+        let count = |group| training.trained.count(group);
         let parameters = [("adapter", Group::Adapter), ("base", Group::Base), ("head", Group::Head)];
         Ok(Self {
-            task: session.opened.dataset.name.clone(),
-            metric: session.opened.metrics[0].name().to_owned(),
+            task: training.inputs.dataset.name.clone(),
+            metric: training.inputs.metrics[0].name().to_owned(),
             best: run.and_then(|run| run.best.clone()),
             last: run.and_then(|run| run.last.clone()),
             steps: state.step,
             skipped_steps: run.map_or(0, |run| run.skipped),
-            seed: session.opened.recipe.train.seed,
+            seed: training.inputs.recipe.train.seed,
             parameters: parameters.into_iter().map(|(name, group)| (name, count(group))).collect(),
-            skipped_rows: session.opened.train.skipped.count,
+            skipped_rows: training.inputs.train.skipped.count,
             train_seconds: state.seconds,
             seconds,
             tokens_per_second: state.tokens as f64 / state.seconds.max(f64::MIN_POSITIVE),
             examples_per_second: state.examples_per_second(),
-            peak_memory_mib: peak_memory_mib(session.model.device()),
-            device: format!("{:?}", session.model.device()).to_lowercase(),
+            peak_memory_mib: peak_memory_mib(training.model.device()),
+            device: torch::name_of(training.model.device()),
             base: BaseResult {
-                name: session.opened.base.name.clone(),
-                revision: session.opened.base.commit.clone(),
-                hash: session.opened.base.hash.clone(),
-                config_hash: session.opened.base.config_hash.clone(),
+                name: training.inputs.base.name.clone(),
+                revision: training.inputs.base.commit.clone(),
+                hash: training.inputs.base.hash.clone(),
+                config_hash: training.inputs.base.config_hash.clone(),
             },
             adapter: checksums(&out.join(ADAPTER))?,
             versions: [("loraxs", env!("CARGO_PKG_VERSION")), ("libtorch", LIBTORCH_VERSION)].into(),
-            recipe: session.opened.recipe.clone(),
+            recipe: training.inputs.recipe.clone(),
         })
     }
 

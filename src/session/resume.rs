@@ -10,22 +10,21 @@ use anyhow::Context as _;
 use super::results::check_finished;
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::WEIGHTS;
-use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::Recipe;
 use crate::spec::Precision;
 
-/// Refuses a folder that holds a run, except with `--resume` or `--dry-run`.
+/// Refuses a folder that holds a run, unless the command goes on with it or writes nothing (`may_be_used`).
 ///
 /// # Errors
 /// Names what the folder holds.
-pub fn refuse_used(out: &Path, args: &TrainArgs) -> Result<()> {
+pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
     let used =
         ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
     files::refuse_file(out)?;
     match used {
-        Some(name) if !args.resume && !args.dry_run => {
+        Some(name) if !may_be_used => {
             Err(fault(format!("`{}` already holds a run: there is a `{name}`", out.display()))
                 .hint("go on with it by `--resume`, or choose another folder by `--out`")
                 .into())

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Session;
+use super::training::Training;
 use crate::adapters::file::{self, CONFIG, NOTES, WEIGHTS};
 use crate::eval::Evaluation;
 use crate::fault::{Result, fault};
@@ -22,7 +22,7 @@ const LOG: &str = "log.json";
 
 /// A run folder, open for writing.
 pub struct RunFolder<'a> {
-    session: &'a Session,
+    training: &'a Training,
     out: PathBuf,
     adapter: PathBuf,
     log: MetricsLog,
@@ -33,9 +33,9 @@ impl<'a> RunFolder<'a> {
     ///
     /// # Errors
     /// When it cannot be written, or the checkpoint's best adapter is lost.
-    pub fn open(session: &'a Session, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
+    pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join("adapter");
-        save_tokenizer(session, &adapter)?;
+        save_tokenizer(training, &adapter)?;
         let mut end = None;
         if let Some(loaded) = resumed {
             // Nothing is looked for there before the next checkpoint, which may never come.
@@ -45,15 +45,15 @@ impl<'a> RunFolder<'a> {
             end = path.exists().then(|| files::read_json(&path)).transpose()?;
         }
         let log = MetricsLog::open(out, resumed.map(|loaded| loaded.state().step), end)?;
-        Ok(Self { session, out: out.to_owned(), adapter, log })
+        Ok(Self { training, out: out.to_owned(), adapter, log })
     }
 
     fn save_adapter(&self) -> Result<()> {
-        let session = self.session;
+        let training = self.training;
         if !self.adapter.exists() {
-            save_tokenizer(session, &self.adapter)?;
+            save_tokenizer(training, &self.adapter)?;
         }
-        file::save(&self.adapter, &session.adapter, &session.trained, 0, &session.kept)
+        file::save(&self.adapter, &training.adapter, &training.trained, 0, &training.kept)
     }
 
     /// Writes the last adapter if no evaluation has picked a best one.
@@ -69,8 +69,8 @@ impl<'a> RunFolder<'a> {
     }
 }
 
-fn save_tokenizer(session: &Session, adapter: &Path) -> Result<()> {
-    for path in session.opened.tokenizer.files() {
+fn save_tokenizer(training: &Training, adapter: &Path) -> Result<()> {
+    for path in training.inputs.tokenizer.files() {
         if let Some(name) = path.file_name() {
             files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
         }
@@ -117,7 +117,7 @@ impl Recorder for RunFolder<'_> {
 
     fn evaluated(&mut self, _run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
         let metrics = evaluation.by_name();
-        let task = self.session.opened.dataset.name.clone();
+        let task = self.training.inputs.dataset.name.clone();
         let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
         tracing::info!("step {step}: {}{}", shown.join(", "), if best { " (best)" } else { "" });
         self.log.eval(&EvalPoint { step, task, metrics })?;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use tch::Kind;
 
+use super::environment::{Environment, OpenBase};
 use super::results::check_subject;
-use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
 use crate::adapters::{Frozen, Method, Trained, witness};
@@ -18,8 +18,8 @@ use crate::recipe::Recipe;
 
 /// A subject, opened.
 pub struct Subject {
-    /// The run's recipe, if it is a run.
-    pub recipe: Option<Recipe>,
+    /// The run's folder and recipe, if it is a run.
+    pub run: Option<(PathBuf, Recipe)>,
     /// The base.
     pub base: OpenBase,
     /// The adapter, if there is one.
@@ -33,43 +33,56 @@ impl Subject {
     ///
     /// # Errors
     /// When a folder or file is missing or wrong, or the adapter belongs to another base.
-    pub fn open(place: &Workplace, args: &cli::Subject, sets: &[String]) -> Result<Self> {
-        let (recipe, name, revision, folder) = match (&args.run, &args.model) {
-            (Some(run), _) => {
-                let recipe = run_recipe(run, sets)?;
-                let (name, revision) = (recipe.model.name.clone(), recipe.model.revision.clone());
-                (Some(recipe), name, Some(revision), Some(run.join("adapter")))
-            }
-            (None, Some(model)) => {
-                if !sets.is_empty() {
-                    return Err(usage(
-                        "`--set` changes the recipe of a run, and there is none without `--run`",
-                    )
-                    .into());
-                }
-                (None, model.clone(), args.revision.clone(), args.adapter.clone())
-            }
-            (None, None) => return Err(usage("neither `--run` nor `--model` is given").into()),
+    pub fn open(place: &Environment, args: &cli::Subject, sets: &[String]) -> Result<Self> {
+        let opened = |name: &str, revision: &str| {
+            place.base(name, if revision.is_empty() { "main" } else { revision })
         };
-        let adapter = folder.as_deref().map(AdapterFile::open).transpose()?;
-        let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
-        let trained_on = trained_on.filter(|config| config.base_model_name_or_path == name);
-        let revision = revision.or(trained_on.map(|config| config.revision.clone())).unwrap_or_default();
-        let base = place.base(&name, if revision.is_empty() { "main" } else { &revision })?;
-        if let Some(adapter) = &adapter {
-            adapter.check_base(&name, &base.hash)?;
-        }
         if let Some(run) = &args.run {
-            check_subject(run, &base)?;
+            let open = |recipe: &Recipe| opened(&recipe.model.name, &recipe.model.revision);
+            return Ok(Self {
+                basis: args.basis.clone(),
+                ..Self::of_run(run, run_recipe(run, sets)?, open)?
+            });
         }
-        Ok(Self { recipe, base, adapter, basis: args.basis.clone() })
+        let Some(name) = &args.model else {
+            return Err(usage("neither `--run` nor `--model` is given").into());
+        };
+        if !sets.is_empty() {
+            let message = "`--set` changes the recipe of a run, and there is none without `--run`";
+            return Err(usage(message).into());
+        }
+        let adapter = args.adapter.as_deref().map(AdapterFile::open).transpose()?;
+        let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
+        let trained_on = trained_on.filter(|config| config.base_model_name_or_path == *name);
+        let revision = args.revision.clone().or(trained_on.map(|config| config.revision.clone()));
+        let base = opened(name, &revision.unwrap_or_default())?;
+        if let Some(adapter) = &adapter {
+            adapter.check_base(name, &base.hash)?;
+        }
+        Ok(Self { run: None, base, adapter, basis: args.basis.clone() })
+    }
+
+    /// Opens the adapter of the run in `folder`, and its base through `base`.
+    ///
+    /// # Errors
+    /// When a file is missing or wrong, or the base is not the run's.
+    pub fn of_run(
+        folder: &Path,
+        recipe: Recipe,
+        base: impl FnOnce(&Recipe) -> Result<OpenBase>,
+    ) -> Result<Self> {
+        let adapter = AdapterFile::open(&folder.join("adapter"))?;
+        let base = base(&recipe)?;
+        adapter.check_base(&recipe.model.name, &base.hash)?;
+        check_subject(folder, &base)?;
+        Ok(Self { run: Some((folder.to_owned(), recipe)), base, adapter: Some(adapter), basis: None })
     }
 
     /// Builds the model with its adapter, in `kind`, with `classes` outputs.
     ///
     /// # Errors
     /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
-    pub fn build(&self, place: &Workplace, kind: Kind, classes: i64) -> Result<(Model, Trained)> {
+    pub fn build(&self, place: &Environment, kind: Kind, classes: i64) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
         let build = Build { device: place.device, kind, classes, seeds: vec![0], train_base };
@@ -131,7 +144,7 @@ fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
 /// # Errors
 /// When the basis cannot be had or differs.
 pub fn attach(
-    place: &Workplace,
+    place: &Environment,
     base: &OpenBase,
     adapter: &AdapterFile,
     basis_folder: Option<&Path>,
@@ -170,7 +183,7 @@ fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
 /// # Errors
 /// When it cannot be had, or its witness differs from the adapter's.
 pub fn adapter_basis(
-    place: &Workplace,
+    place: &Environment,
     base: &OpenBase,
     adapter: &AdapterFile,
     folder: Option<&Path>,

@@ -1,11 +1,13 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
+mod device;
 mod metric;
 pub mod reader;
 
 use std::fmt;
 
 use clap::ValueEnum;
+pub use device::DeviceChoice;
 pub use metric::Metric;
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -7,17 +7,7 @@ use tch::{Cuda, Device};
 
 use super::checked;
 use crate::fault::{Result, fault};
-
-/// Device requested on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// The first GPU, or the CPU if there is none.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// This GPU, or an error.
-    Cuda(usize),
-}
+use crate::spec::DeviceChoice;
 
 /// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
 ///
@@ -25,13 +15,16 @@ pub enum Wanted {
 ///
 /// # Errors
 /// When a GPU was asked for by name and cannot be used.
-pub fn open_device(wanted: Wanted) -> Result<Device> {
-    if wanted == Wanted::Cpu {
+pub fn open_device(wanted: DeviceChoice) -> Result<Device> {
+    if wanted == DeviceChoice::Cpu {
         return Ok(Device::Cpu);
     }
     let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded =
-        if gpu_present || wanted != Wanted::Auto { load_cuda() } else { Err("no GPU was found".into()) };
+    let loaded = if gpu_present || wanted != DeviceChoice::Auto {
+        load_cuda()
+    } else {
+        Err("no GPU was found".into())
+    };
     let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
     let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
     let missing = match (&old, loaded) {
@@ -48,12 +41,14 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
         }
     };
     match wanted {
-        Wanted::Cuda(index) if index < count => {
+        DeviceChoice::Cuda(index) if index < count => {
             // SAFETY: one of libtorch's devices becomes this thread's.
             checked(unsafe { super::lx_use_device(std::ffi::c_int::try_from(index).unwrap_or(0)) })?;
             Ok(Device::Cuda(index))
         }
-        Wanted::Cuda(index) => Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into()),
+        DeviceChoice::Cuda(index) => {
+            Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into())
+        }
         _ if count > 0 => Ok(Device::Cuda(0)),
         _ => {
             if gpu_present {
@@ -63,6 +58,14 @@ pub fn open_device(wanted: Wanted) -> Result<Device> {
             }
             Ok(Device::Cpu)
         }
+    }
+}
+
+/// Returns a device's name, as the command line takes it.
+pub fn name_of(device: Device) -> String {
+    match device {
+        Device::Cuda(index) => DeviceChoice::Cuda(index).to_string(),
+        _ => DeviceChoice::Cpu.to_string(),
     }
 }
 

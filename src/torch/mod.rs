@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-pub use device::{Wanted, driver, open_device};
+pub use device::{driver, name_of, open_device};
 
 use crate::fault::{Fault, Result, fault};
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use loraxs::torch::{Wanted, open_device};
+use loraxs::spec::DeviceChoice;
+use loraxs::torch::open_device;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
@@ -119,8 +120,8 @@ pub fn device() -> Device {
     static OPENED: OnceLock<Device> = OnceLock::new();
     *OPENED.get_or_init(|| {
         let wanted = match device_name().strip_prefix("cuda:") {
-            Some(index) => Wanted::Cuda(index.parse().unwrap()),
-            None => Wanted::Cpu,
+            Some(index) => DeviceChoice::Cuda(index.parse().unwrap()),
+            None => DeviceChoice::Cpu,
         };
         open_device(wanted).unwrap()
     })

@@ -10,14 +10,14 @@ use std::process::Command;
 const MAY_USE: [(&str, &[&str]); 22] = [
     ("main", &["cli", "commands"]),
     ("lib", &[]),
+    ("commands", &["adapters", "cli", "export", "models", "recipe", "report", "session", "train"]),
     (
-        "commands",
+        "session",
         &[
-            "adapters", "cli", "data", "eval", "export", "generate", "models", "recipe", "report", "scoring",
-            "session", "train",
+            "adapters", "cli", "data", "eval", "generate", "hub", "models", "recipe", "report", "scoring",
+            "train",
         ],
     ),
-    ("session", &["adapters", "cli", "data", "eval", "hub", "models", "recipe", "report", "train"]),
     ("cli", &[]),
     ("train", &["adapters", "data", "eval", "models", "nn", "report"]),
     ("export", &["adapters", "data", "eval", "models", "nn", "report"]),

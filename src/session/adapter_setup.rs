@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::environment::{Environment, OpenBase};
 use super::subject::adapter_basis;
-use super::workplace::{OpenBase, Workplace};
 use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
 use crate::adapters::tiny_lora::TinyLoraConfig;
@@ -15,7 +15,7 @@ use crate::recipe::{AdapterRecipe, Recipe};
 use crate::spec::{Init, Tying};
 
 /// The adapter of a training, ready to be put on a model.
-pub struct Prepared {
+pub struct AdapterSetup {
     /// The method with its settings.
     pub method: Method,
     /// The adapted layers.
@@ -26,13 +26,13 @@ pub struct Prepared {
     pub start: Option<AdapterFile>,
 }
 
-impl Prepared {
+impl AdapterSetup {
     /// Prepares the adapter of `recipe` on `base`, with frozen factors from the adapter that training starts
     /// from, from a basis folder, from the cache, or from a decomposition.
     ///
     /// # Errors
     /// When the adapter to start from, or the basis, does not fit the recipe.
-    pub fn new(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
+    pub fn new(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
         let mut method = recipe.adapter.method.clone();
         if method == Method::Head && base.base.config.is_decoder() {
             let message = format!(
@@ -190,7 +190,7 @@ fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value
 
 /// Returns the basis of these layers: of the adapter that training starts from, else the recipe's.
 fn basis(
-    place: &Workplace,
+    place: &Environment,
     recipe: &Recipe,
     base: &OpenBase,
     start: Option<&AdapterFile>,

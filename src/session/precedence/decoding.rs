@@ -58,7 +58,7 @@ pub fn decoding(
 }
 
 /// Returns the settings as lm-evaluation-harness and Transformers name them, without those that do nothing.
-pub(super) fn arguments(settings: &Settings) -> Value {
+pub fn arguments(settings: &Settings) -> Value {
     let mut found = json!({
         "until": settings.stop,
         "max_gen_toks": settings.max_new_tokens,

@@ -1,25 +1,36 @@
-//! The request of an evaluation: data sets, split, arithmetic, sizes, and where results go.
+//! Precedence of the settings of an evaluation: the command line, then the run's recipe or the adapter, then the catalog, then
+//! a default. [`decoding`] adds the checkpoint's `generation_config.json`.
+//!
+//! For a training, `recipe::parse` puts `--set` over the recipe's file, and [`super::inputs`] fills in what the recipe leaves
+//! to base and catalog.
+
+mod decoding;
 
 use std::path::PathBuf;
 
 use tch::Device;
 
-use super::settled;
+use super::environment::settled;
 use super::subject::Subject;
 use crate::cli::EvalArgs;
+use crate::data::TaskKind;
+use crate::data::dataset::Dataset;
 use crate::spec::Precision;
+pub(super) use decoding::{arguments, decoding};
 
 /// Default number of examples in one pass.
 const BATCH_SIZE: usize = 64;
 /// Default number of tokens in a sequence.
 const MAX_LENGTH: usize = 128;
 
-/// Data sets and settings of an evaluation, as the command line, the run or a default decides.
-pub struct Request {
+/// Data sets and settings of an evaluation.
+pub struct ScoreSettings {
     /// The data sets to score.
     pub tasks: Vec<String>,
-    /// Their split.
-    pub split: String,
+    /// Their split, if the command line names one.
+    asked_split: Option<String>,
+    /// Their split otherwise.
+    split: String,
     /// Arithmetic of the base.
     pub precision: Precision,
     /// Examples in one pass.
@@ -32,16 +43,16 @@ pub struct Request {
     pub of_run: bool,
 }
 
-impl Request {
-    /// Creates the request of a command line for a subject.
+impl ScoreSettings {
+    /// Decides the settings of a request for a subject, computed on `device`.
     pub fn new(args: &EvalArgs, subject: &Subject, device: Device) -> Self {
-        let recipe = subject.recipe.as_ref();
+        let recipe = subject.run.as_ref().map(|(_, recipe)| recipe);
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
         let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
         // Each split has its own folder, so that one does not overwrite another.
         let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
-        let own_out = args.subject.run.as_ref().map(|run| match args.split.as_ref().filter(other) {
+        let own_out = subject.run.as_ref().map(|(run, _)| match args.split.as_ref().filter(other) {
             Some(split) => run.join("eval").join(split),
             None => run.join("eval"),
         });
@@ -51,11 +62,8 @@ impl Request {
                 (Some(recipe), []) => vec![recipe.data.dataset.clone()],
                 (_, tasks) => tasks.to_vec(),
             },
-            split: args
-                .split
-                .clone()
-                .or(recipe.map(|recipe| recipe.data.validation.clone()))
-                .unwrap_or_else(|| "validation".into()),
+            asked_split: args.split.clone(),
+            split: recipe.map_or_else(|| "validation".into(), |recipe| recipe.data.validation.clone()),
             precision: settled(
                 args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
                 device,
@@ -69,5 +77,12 @@ impl Request {
                 .unwrap_or(MAX_LENGTH.min(longest)),
             out: args.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from("eval")),
         }
+    }
+
+    /// Returns the split of a data set: prompts are taken from `test` where there is one.
+    pub fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
+        let is_of_prompts = dataset.task == TaskKind::Generation && dataset.files.contains_key("test");
+        let own = if is_of_prompts { "test" } else { &self.split };
+        self.asked_split.as_deref().unwrap_or(own)
     }
 }

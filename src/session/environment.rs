@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tch::Device;
+use tch::{Device, Kind};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
 use crate::adapters::file::short;
-use crate::cli::{self, Global};
 use crate::data::catalog::Catalog;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -19,10 +18,11 @@ use crate::hub::Hub;
 use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
 use crate::report::progress::Progress;
-use crate::torch::{self, Wanted};
+use crate::spec::{DeviceChoice, Precision};
+use crate::torch;
 
-/// Everything that the global options decide.
-pub struct Workplace {
+/// What every command works with.
+pub struct Environment {
     /// The hub.
     pub hub: Hub,
     /// All known data sets.
@@ -45,28 +45,28 @@ pub struct OpenBase {
     pub config_hash: String,
 }
 
-impl Workplace {
-    /// Opens hub, catalog and device.
+impl Environment {
+    /// Opens hub, catalog and device; `threads` 0 leaves the number to libtorch, `datasets` adds to the built-in catalog.
     ///
     /// # Errors
     /// When the catalog is wrong or the device cannot be used.
-    pub fn open(global: &Global) -> Result<Self> {
-        let wanted = match global.device {
-            cli::Device::Auto => Wanted::Auto,
-            cli::Device::Cpu => Wanted::Cpu,
-            cli::Device::Cuda(index) => Wanted::Cuda(index),
-        };
-        let device = torch::open_device(wanted)?;
-        if global.threads > 0 {
-            tch::set_num_threads(i32::try_from(global.threads).unwrap_or(i32::MAX));
+    pub fn open(
+        device: DeviceChoice,
+        threads: usize,
+        datasets: Option<&Path>,
+        offline: bool,
+    ) -> Result<Self> {
+        let device = torch::open_device(device)?;
+        if threads > 0 {
+            tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
             // An error means that the pool runs already, in a test.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(global.threads).build_global();
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
         let mut catalog = Catalog::builtin()?;
-        if let Some(path) = &global.datasets {
+        if let Some(path) = datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self { hub: Hub::new(global.offline)?, catalog, device })
+        Ok(Self { hub: Hub::new(offline)?, catalog, device })
     }
 
     /// Fetches and opens a base.
@@ -150,6 +150,38 @@ impl Workplace {
         })?;
         progress.finish();
         Ok(found)
+    }
+}
+
+/// Returns the arithmetic that `auto` stands for on a device, and says so.
+pub fn settled(precision: Precision, device: Device, config: &Config) -> Precision {
+    if precision != Precision::Auto {
+        return precision;
+    }
+    let (chosen, name) = match config {
+        _ if !torch::has_flash(Kind::BFloat16, device) => return Precision::Fp32,
+        Config::Encoder(_) => (Precision::Tf32, "tf32"),
+        Config::Decoder(_) => (Precision::Bf16, "bf16"),
+    };
+    tracing::info!("precision on this GPU: {name}; `fp32` is slower and exact");
+    chosen
+}
+
+/// Switches libtorch to this arithmetic, and returns the kind in which the base computes.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn use_precision(precision: Precision) -> Result<Kind> {
+    torch::allow_tf32(precision == Precision::Tf32)?;
+    Ok(kind_of(precision))
+}
+
+/// Returns the kind in which a base computes.
+pub fn kind_of(precision: Precision) -> Kind {
+    match precision {
+        Precision::Auto | Precision::Fp32 | Precision::Tf32 => Kind::Float,
+        Precision::Bf16 => Kind::BFloat16,
+        Precision::Fp16 => Kind::Half,
     }
 }
 

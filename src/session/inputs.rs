@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use tch::Kind;
-
 use super::counts::{Counts, adapted};
+use super::environment::{Environment, OpenBase, kind_of, settled};
 use super::fit::{check_fit, classes, metrics};
 use super::forecast::Forecast;
-use super::settled;
-use super::workplace::{OpenBase, Workplace};
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -17,11 +14,11 @@ use crate::fault::{Result, usage};
 use crate::models::Config;
 use crate::models::head::count_of;
 use crate::recipe::Recipe;
-use crate::spec::{Every, Metric, Precision};
+use crate::spec::{Every, Metric};
 use crate::train::order::steps_per_epoch;
 
 /// Everything that a training needs except its model.
-pub struct Opened {
+pub struct TrainInputs {
     /// The resolved recipe.
     pub recipe: Recipe,
     /// The base.
@@ -40,12 +37,12 @@ pub struct Opened {
     pub outputs: i64,
 }
 
-impl Opened {
+impl TrainInputs {
     /// Opens everything that the recipe names, and fills in what it leaves to the base.
     ///
     /// # Errors
     /// When something is missing or does not fit.
-    pub fn open(place: &Workplace, mut recipe: Recipe) -> Result<Self> {
+    pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
         let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         let outputs = outputs(&base, &dataset)?;
@@ -132,11 +129,7 @@ impl Opened {
     ///
     /// # Errors
     /// When a target names no layer.
-    pub fn forecast(&self, place: &Workplace, out: &Path) -> Result<String> {
-        let kind = match self.recipe.train.precision {
-            Precision::Auto | Precision::Fp32 | Precision::Tf32 => Kind::Float,
-            Precision::Bf16 | Precision::Fp16 => Kind::Half,
-        };
+    pub fn forecast(&self, place: &Environment, out: &Path) -> Result<String> {
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
         let counts = self.counts()?;
         let forecast = Forecast {
@@ -145,7 +138,7 @@ impl Opened {
             lengths: &lengths,
             micro_batch_size: self.recipe.train.micro_batch_size,
             micro_batch_tokens: self.recipe.train.micro_batch_tokens,
-            kind,
+            kind: kind_of(self.recipe.train.precision),
             recompute: self.recipe.train.gradient_checkpointing,
             steps: self.steps(),
             free: crate::torch::free_bytes(place.device),
@@ -173,7 +166,7 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
 }
 
 /// Refuses tasks that could not be scored after the training.
-fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()> {
+fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<()> {
     for name in &recipe.eval.tasks {
         let task = place.catalog.get(name)?.task;
         if task != TaskKind::Generation {

@@ -1,0 +1,105 @@
+//! Scores of a subject on data sets of the catalog: for `eval`, and for `train` once its run is done.
+
+mod generation;
+mod language;
+
+use std::collections::BTreeMap;
+
+use super::environment::{Environment, use_precision};
+use super::fit::{check_fit, fitting, metrics};
+use super::precedence::ScoreSettings;
+use super::subject::Subject;
+use crate::cli::EvalArgs;
+use crate::data::Examples;
+use crate::data::dataset::Dataset;
+use crate::data::tokenize::Tokenizer;
+use crate::eval::predictions::{submission_name, submit, write_predictions};
+use crate::eval::results::{TaskResult, results_table, write_results};
+use crate::eval::{Scoring, evaluate};
+use crate::fault::Result;
+use crate::files;
+use crate::models::Config;
+use crate::report::say;
+use crate::train::Ending;
+
+/// Results by the names of the data sets; `None` if interrupted.
+type Results = Option<BTreeMap<String, TaskResult>>;
+
+/// Scores the subject on every data set asked for; writes and prints results and predictions.
+///
+/// # Errors
+/// When a data set or the folder for the results cannot be used, or a data set does not fit the subject.
+pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Result<Ending> {
+    let settings = ScoreSettings::new(request, subject, place.device);
+    files::refuse_file(&settings.out)?;
+    let base = &subject.base.base;
+    let tokenizer = Tokenizer::load(&base.folder)?;
+    check_fit(base, &tokenizer, settings.max_length)?;
+    let scorer = Scorer { place, subject, request, settings, tokenizer };
+    let results = match base.config {
+        Config::Encoder(_) => scorer.classification()?,
+        Config::Decoder(_) => scorer.language()?,
+    };
+    let ScoreSettings { out, of_run, .. } = &scorer.settings;
+    let Some(results) = results else {
+        say("interrupted: the same command goes on with the prompts that are left");
+        return Ok(Ending::Interrupted);
+    };
+    write_results(&results, out, *of_run)?;
+    say(&results_table(&results));
+    say(&format!("wrote {}", out.display()));
+    Ok(Ending::Finished)
+}
+
+/// A subject with everything to score it.
+struct Scorer<'a> {
+    place: &'a Environment,
+    subject: &'a Subject,
+    request: &'a EvalArgs,
+    settings: ScoreSettings,
+    tokenizer: Tokenizer,
+}
+
+impl Scorer<'_> {
+    /// Scores a classifier, with its predictions for every example.
+    fn classification(&self) -> Result<Results> {
+        let Self { place, subject, request, settings, .. } = self;
+        let outputs = subject.classes()?;
+        let labels = subject.labels(outputs);
+        let datasets: Vec<(&Dataset, Vec<usize>)> = settings
+            .tasks
+            .iter()
+            .map(|task| fitting(place, task, outputs, &labels))
+            .collect::<Result<_>>()?;
+        if request.predict {
+            let named =
+                |(dataset, _): &(&Dataset, _)| submission_name(dataset, settings.split(dataset)).map(drop);
+            datasets.iter().try_for_each(named)?;
+        }
+        let (model, _trained) = subject.build(place, use_precision(settings.precision)?, outputs)?;
+        let model = model.classifier()?;
+        let mut results = BTreeMap::new();
+        for (dataset, order) in datasets {
+            let examples = self.examples(dataset)?;
+            let metrics = metrics(dataset)?;
+            let how = Scoring { metrics: &metrics, outputs: &order, batch_size: settings.batch_size };
+            let evaluation = evaluate(model, 0, &examples.examples, how)?;
+            let (out, split) = (&settings.out, settings.split(dataset));
+            files::hold_for_good(out)?;
+            let file = out.join("predictions").join(format!("{}.jsonl", dataset.name));
+            write_predictions(&file, &evaluation.predictions)?;
+            if request.predict {
+                let path = submit(dataset, split, &evaluation.predictions, out)?;
+                say(&format!("wrote {}", path.display()));
+            }
+            results.insert(dataset.name.clone(), TaskResult::new(&evaluation, split, &examples));
+        }
+        Ok(Some(results))
+    }
+
+    /// Reads the examples of a data set.
+    fn examples(&self, dataset: &Dataset) -> Result<Examples> {
+        let Self { place, request, settings, tokenizer, .. } = self;
+        place.split(dataset, settings.split(dataset), tokenizer, settings.max_length, request.limit)
+    }
+}

@@ -1,0 +1,75 @@
+//! Scores of a language model: the loss of responses, and the answers to prompts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Results, Scorer};
+use crate::data::TaskKind;
+use crate::data::dataset::Dataset;
+use crate::eval::language::evaluate;
+use crate::eval::results::TaskResult;
+use crate::fault::{Result, usage};
+use crate::generate::Settings as Generation;
+use crate::generate::config::Asked;
+use crate::session::environment::use_precision;
+use crate::session::precedence::decoding;
+
+impl Scorer<'_> {
+    /// Scores a language model, first on what it only reads.
+    pub(super) fn language(&self) -> Result<Results> {
+        let Self { place, subject, request, settings, tokenizer } = self;
+        if request.predict {
+            return Err(usage("`--predict` writes a GLUE submission, and the base is a language model")
+                .hint("leave it out: answers to prompts are written in any case")
+                .into());
+        }
+        let datasets: Vec<&Dataset> =
+            settings.tasks.iter().map(|task| self.readable(task)).collect::<Result<_>>()?;
+        let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
+            datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
+        let base = &subject.base.base;
+        let of = |dataset: &&Dataset| {
+            let asked = Asked::read(&base.folder, base.config.vocabulary())?;
+            decoding(&request.generation, dataset, tokenizer, &asked)
+        };
+        let (generations, remarks): (Vec<_>, Vec<_>) =
+            continued.iter().map(of).collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        for remark in remarks.into_iter().flatten().collect::<BTreeSet<String>>() {
+            tracing::warn!("{remark}");
+        }
+        let (mut model, _trained) = subject.build(place, use_precision(settings.precision)?, 0)?;
+        let mut results = BTreeMap::new();
+        for dataset in read {
+            let examples = self.examples(dataset)?;
+            let tokens = settings.batch_size * settings.max_length;
+            let evaluation = evaluate(model.language()?, 0, &examples.examples, tokens)?;
+            let result = TaskResult::new(&evaluation, settings.split(dataset), &examples);
+            results.insert(dataset.name.clone(), result);
+        }
+        if !continued.is_empty() {
+            model.merge_adapters();
+            model.pack();
+        }
+        for (dataset, generation) in continued.into_iter().zip(generations) {
+            let generation = Generation { max_slots: request.batch_size.unwrap_or(0), ..generation };
+            let Some(result) = self.generation(dataset, &generation, model.language()?)? else {
+                return Ok(None);
+            };
+            results.insert(dataset.name.clone(), result);
+        }
+        Ok(Some(results))
+    }
+
+    /// Returns the data set of this name, if a language model can be scored on it.
+    fn readable(&self, task: &str) -> Result<&Dataset> {
+        let dataset = self.place.catalog.get(task)?;
+        match dataset.task {
+            TaskKind::Instruction | TaskKind::Chat | TaskKind::Generation => Ok(dataset),
+            other => {
+                let found = format!("{other:?}").to_lowercase();
+                Err(usage(format!("data set `{task}` is for `{found}`, and the base is a language model"))
+                    .hint("score it on data sets for `instruction`, `chat` or `generation`")
+                    .into())
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A training before its first step: the model with its adapter, and the settings of the loop.
+
+use std::path::Path;
+
+use super::adapter_setup::AdapterSetup;
+use super::counts::Counts;
+use super::environment::{Environment, OpenBase, use_precision};
+use super::inputs::TrainInputs;
+use crate::adapters::basis::BasisSpec;
+use crate::adapters::file::{AdapterConfig, WEIGHTS};
+use crate::adapters::{Group, Method, Named, Trained};
+use crate::fault::Result;
+use crate::files;
+use crate::models::adapt::attach;
+use crate::models::{Build, Model};
+use crate::recipe::Recipe;
+use crate::spec::Precision;
+use crate::train::language::LanguageModelling;
+use crate::train::objective::Classification;
+use crate::train::recorded::Passes;
+use crate::train::{Objective, RunPlan, TrainPlan, schedule};
+
+/// Everything that a training needs.
+pub struct Training {
+    /// Recipe, base and data.
+    pub inputs: TrainInputs,
+    /// The model with its adapter.
+    pub model: Model,
+    /// The trainable parameters.
+    pub trained: Trained,
+    /// The frozen tensors that the adapter file holds.
+    pub kept: Named,
+    /// Config of the adapter file.
+    pub adapter: AdapterConfig,
+    /// Words of the seed's stream that PyTorch's way of making head and adapter takes.
+    drawn: usize,
+}
+
+impl Training {
+    /// Loads the model and puts the recipe's adapter on it.
+    ///
+    /// # Errors
+    /// When a tensor, a basis or the adapter to start from does not fit.
+    pub fn new(place: &Environment, mut inputs: TrainInputs) -> Result<Self> {
+        let TrainInputs { recipe, base, dataset, outputs, .. } = &inputs;
+        let seeds = [recipe.train.seed];
+        let build = Build {
+            device: place.device,
+            kind: use_precision(recipe.train.precision)?,
+            classes: *outputs,
+            seeds: seeds.to_vec(),
+            train_base: recipe.adapter.method == Method::Full,
+        };
+        // A basis reads every weight: before the model, so that the device need not hold them twice.
+        let setup = AdapterSetup::new(place, recipe, base)?;
+        let mut trained = Trained::new(1);
+        let mut model = Model::load(&base.base, &build, &mut trained)?;
+        let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
+        let (device, plan) = (model.device(), setup.plan(&recipe.adapter, drawn_by_head));
+        let shapes: Vec<[i64; 2]> = plan.layers.iter().map(|(_, shape)| *shape).collect();
+        let [lora, cores] = plan.method.words_drawn(&shapes, plan.frozen.is_random());
+        let drawn = drawn_by_head + lora + cores;
+        let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
+        kept.extend(setup.stored_basis(&recipe.adapter));
+        if let Some(start) = &setup.start {
+            let head = start.load_into(&trained, true)?;
+            tracing::info!("started from `{}`, {head} tensors of its head kept", recipe.train.init_from);
+        }
+        let mut adapter = setup.config(recipe, base, &trained)?;
+        adapter.dataset.clone_from(&dataset.name);
+        adapter.labels.clone_from(&dataset.labels);
+        let spec = adapter.basis.as_ref().map(|record| &record.spec);
+        if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| setup.knows_basis()) {
+            // The recipe says how the basis was made, also where it was taken from a folder or an adapter.
+            let made = &mut inputs.recipe.adapter.made;
+            (made.method, made.iterations, made.seed) = (*method, *iterations, *seed);
+        }
+        Ok(Self { inputs, model, trained, kept, adapter, drawn })
+    }
+
+    /// Counts the trainable parameters in the store.
+    pub fn counts(&self) -> Counts {
+        let [adapter, full, head] = [Group::Adapter, Group::Base, Group::Head].map(|g| self.trained.count(g));
+        Counts { all: self.inputs.base.base.trunk_numbers(), adapter, full, head }
+    }
+
+    /// Returns the objective of its data set.
+    pub fn objective(&self) -> Box<dyn Objective + '_> {
+        let TrainInputs { recipe, train, validation, metrics, .. } = &self.inputs;
+        let train = train.examples.as_slice();
+        let validation = validation.as_ref().map(|found| found.examples.as_slice()).unwrap_or_default();
+        let recompute = recipe.train.gradient_checkpointing;
+        let eval_batch_size = match recipe.eval.batch_size {
+            0 => 2 * recipe.train.micro_batch_size,
+            given => given,
+        };
+        match &self.model {
+            Model::Classifier(model) => {
+                let metrics = metrics.clone();
+                let passes = Passes::default();
+                Box::new(Classification {
+                    model,
+                    train,
+                    validation,
+                    metrics,
+                    eval_batch_size,
+                    recompute,
+                    passes,
+                })
+            }
+            Model::Language(model) => {
+                let eval_batch_tokens = eval_batch_size * recipe.data.max_length;
+                Box::new(LanguageModelling { model, train, validation, eval_batch_tokens, recompute })
+            }
+        }
+    }
+
+    /// Returns base and recipe, which outlive the model.
+    pub fn into_base(self) -> (OpenBase, Recipe) {
+        (self.inputs.base, self.inputs.recipe)
+    }
+
+    /// Builds the settings of the training loop for a run in `out`.
+    ///
+    /// # Errors
+    /// When the recipe cannot be written as text, or the adapter that it starts from cannot be read.
+    pub fn plan(&self, out: &Path) -> Result<TrainPlan> {
+        let Self { inputs, .. } = self;
+        let train = &inputs.recipe.train;
+        let steps = inputs.steps();
+        let run = RunPlan {
+            seed: train.seed,
+            drawn: self.drawn,
+            learning_rate: train.learning_rate,
+            head_learning_rate: train.head_learning_rate,
+            steps,
+            warmup: match train.warmup_steps {
+                0 => schedule::warmup_steps(train.warmup_ratio, steps),
+                given => given,
+            },
+            schedule: train.schedule,
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+            patience: inputs.recipe.eval.patience,
+        };
+        let [fingerprint, without_config] = self.fingerprints(&inputs.recipe.to_toml()?)?;
+        let mut earlier = vec![without_config];
+        let begun = out.join("recipe.toml");
+        if begun.exists() {
+            earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
+        }
+        Ok(TrainPlan {
+            runs: vec![run],
+            batch_size: train.batch_size,
+            micro_batch_size: train.micro_batch_size,
+            micro_batch_tokens: train.micro_batch_tokens,
+            loss_scaling: train.precision == Precision::Fp16,
+            shuffle: train.shuffle,
+            log_every: train.log_every,
+            evaluate: inputs.recipe.eval.every,
+            metric: inputs.metrics[0],
+            checkpoint: train.checkpoint_every,
+            keep_checkpoints: train.keep_checkpoints,
+            checkpoints: out.join("checkpoints"),
+            fingerprint,
+            earlier,
+        })
+    }
+
+    /// Returns the fingerprint of a run whose recipe was written so, and the one of before the base's
+    /// `config.json` counted.
+    fn fingerprints(&self, recipe: &str) -> Result<[String; 2]> {
+        let Self { inputs, .. } = self;
+        let mut fingerprint = blake3::Hasher::new();
+        fingerprint.update(recipe.as_bytes());
+        fingerprint.update(inputs.base.hash.as_bytes()).update(inputs.train.hash.as_bytes());
+        fingerprint.update(inputs.validation.as_ref().map(|v| v.hash.as_bytes()).unwrap_or_default());
+        let init_from = &inputs.recipe.train.init_from;
+        let start = Path::new(init_from).join(WEIGHTS);
+        if !init_from.is_empty() && start.exists() {
+            fingerprint.update(files::checksum(&start)?.as_bytes());
+        }
+        let without_config = fingerprint.finalize().to_hex().to_string();
+        fingerprint.update(inputs.base.config_hash.as_bytes());
+        Ok([fingerprint.finalize().to_hex().to_string(), without_config])
+    }
+}
