@@ -11,7 +11,7 @@ use super::rules::{Built, Layer, Rules, Start};
 use super::tiny_lora::TinyLoraConfig;
 use super::vera::VeraConfig;
 use super::{Frozen, Site, Trained};
-use crate::fault::Result;
+use crate::fault::{Result, usage};
 use crate::spec::reader::Reader;
 
 /// A method with its settings, as adapter files record them; its [`Rules`] define it.
@@ -54,6 +54,44 @@ impl Method {
             Self::TinyLora(config) => Self::TinyLora(config.read(recipe)),
             Self::Full | Self::Head => self.clone(),
         }
+    }
+}
+
+impl Method {
+    /// Returns the method of a training that starts from an adapter of `start` on the layers `names`, with the settings
+    /// that only the adapter's file records.
+    ///
+    /// # Errors
+    /// Names the setting in which they differ: another scale, rank or tying would turn the same parameters into another
+    /// model.
+    pub fn continues(&self, start: &Self, names: &[&str]) -> Result<Self> {
+        let mismatch = |what: &str, found: &str, wanted: &str| {
+            let message =
+                format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
+            usage(message).hint("train with the settings of the adapter that you start from")
+        };
+        if start.name() != self.name() {
+            return Err(mismatch("method", start.name(), self.name()).into());
+        }
+        for ((key, found), (_, wanted)) in start.keys().into_iter().zip(self.keys()) {
+            if found != wanted && !self.taken_from_start().contains(&key) {
+                let key = key.trim_start_matches("adapter.");
+                return Err(mismatch(key, &found.to_string(), &wanted.to_string()).into());
+            }
+        }
+        let [found, wanted] = [start, self].map(|method| method.groups(names));
+        if found != wanted {
+            let words =
+                |groups: &[usize]| format!("{} groups", groups.iter().max().map_or(0, |last| last + 1));
+            return Err(mismatch("tying of layers (`adapter.tie`)", &words(&found), &words(&wanted)).into());
+        }
+        Ok(match (start.clone(), self) {
+            // Whether the pair is stored concerns the file that is written.
+            (Self::Vera(found), Self::Vera(asked)) => {
+                Self::Vera(VeraConfig { save_projection: asked.save_projection, ..found })
+            }
+            (found, _) => found,
+        })
     }
 }
 
@@ -104,6 +142,52 @@ mod tests {
             let text = serde_json::to_string(&method).unwrap();
             assert_eq!(serde_json::from_str::<Method>(&text).unwrap(), method, "{text}");
             assert!(text.contains(&format!("\"method\":\"{}\"", method.name())), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_training_goes_on_from_an_adapter_that_computes_the_same() {
+        let (xs, vera) =
+            (LoraXsConfig { r: 4, lora_alpha: 6.0 }, VeraConfig { r: 8, ..VeraConfig::default() });
+        let tiny = TinyLoraConfig { untied: 0.5, ..TinyLoraConfig::default() };
+        let names = ["0.query", "0.value", "1.query", "1.value"];
+        let from = |method: &Method, start: &Method| {
+            method.continues(start, &names).map_err(|error| error.to_string())
+        };
+        let refused = |method: Method, start: Method| from(&method, &start).unwrap_err();
+        let start = Method::Vera(VeraConfig { d_initial: 0.5, projection_prng_key: 7, ..vera.clone() });
+        let kept = VeraConfig { save_projection: false, ..vera.clone() };
+        let wanted = VeraConfig { d_initial: 0.5, projection_prng_key: 7, ..kept.clone() };
+        assert_eq!(from(&Method::Vera(kept), &start), Ok(Method::Vera(wanted)));
+        let start = Method::TinyLora(TinyLoraConfig { untied: 0.51, projection_seed: 3, ..tiny.clone() });
+        assert_eq!(from(&Method::TinyLora(tiny.clone()), &start), Ok(start));
+        let others = [
+            (
+                Method::LoraXs(xs.clone()),
+                Method::LoraXs(LoraXsConfig { r: 5, ..xs.clone() }),
+                "rank is 5, the recipe's 4",
+            ),
+            (
+                Method::LoraXs(xs.clone()),
+                Method::LoraXs(LoraXsConfig { lora_alpha: 4.0, ..xs }),
+                "alpha is 4.0,",
+            ),
+            (Method::Head, Method::Full, "method is full, the recipe's head"),
+            (Method::Vera(vera.clone()), Method::Vera(VeraConfig { r: 9, ..vera }), "rank is 9"),
+            (
+                Method::TinyLora(tiny.clone()),
+                Method::TinyLora(TinyLoraConfig { tying: Tying::Kind, ..tiny.clone() }),
+                "tying is \"kind\", the recipe's \"depth\"",
+            ),
+            (
+                Method::TinyLora(tiny.clone()),
+                Method::TinyLora(TinyLoraConfig { untied: 1.0, ..tiny }),
+                "tying of layers (`adapter.tie`) is 4 groups, the recipe's 2 groups",
+            ),
+        ];
+        for (method, start, words) in others {
+            let message = refused(method, start);
+            assert!(message.contains(words), "{message}");
         }
     }
 }

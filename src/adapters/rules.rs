@@ -36,6 +36,12 @@ pub trait Rules {
         Vec::new()
     }
 
+    /// Returns those of the keys that a training from an adapter takes from the adapter's file: they matter at its start
+    /// alone, or in the file alone, or are compared by the groups that they make.
+    fn taken_from_start(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Returns the source of A and B, and the place of their singular values, that a recipe need not give.
     fn basis_defaults(&self) -> (Init, Sigma) {
         (Init::Svd, Sigma::A)

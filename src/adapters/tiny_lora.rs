@@ -68,6 +68,11 @@ impl Rules for TinyLoraConfig {
         ]
     }
 
+    fn taken_from_start(&self) -> &'static [&'static str] {
+        // PEFT rounds its ratio: ties are compared by their groups.
+        &["adapter.tie", "adapter.projection_seed"]
+    }
+
     fn basis_defaults(&self) -> (Init, Sigma) {
         (Init::Svd, Sigma::Split)
     }

@@ -75,6 +75,10 @@ impl Rules for VeraConfig {
         ]
     }
 
+    fn taken_from_start(&self) -> &'static [&'static str] {
+        &["adapter.d_initial", "adapter.projection_seed", "adapter.save_projection"]
+    }
+
     fn count(&self, layers: &[Layer]) -> i64 {
         layers.iter().map(|(_, [out, _])| out + self.r).sum()
     }

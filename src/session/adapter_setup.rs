@@ -6,13 +6,11 @@ use super::environment::{Environment, OpenBase};
 use super::subject::adapter_basis;
 use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
-use crate::adapters::tiny_lora::TinyLoraConfig;
-use crate::adapters::vera::VeraConfig;
 use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
-use crate::fault::{Result, fault, usage};
+use crate::fault::{Result, usage};
 use crate::models::adapt::{Layer, Plan, Start, targeted};
 use crate::recipe::{AdapterRecipe, Recipe};
-use crate::spec::{Init, Tying};
+use crate::spec::Init;
 
 /// The adapter of a training, ready to be put on a model.
 pub struct AdapterSetup {
@@ -134,58 +132,9 @@ fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option
     }
     let file = AdapterFile::open(Path::new(folder))?;
     file.check_base(&base.name, &base.hash)?;
-    let found = &file.config.method;
-    let mismatch = |what: &str, found: String, wanted: String| {
-        let message = format!("`train.init_from`: the adapter's {what} is {found}, the recipe's {wanted}");
-        usage(message).hint("train with the settings of the adapter that you start from")
-    };
-    if found.name() != method.name() {
-        return Err(mismatch("method", found.name().into(), method.name().into()).into());
-    }
-    let (stored, asked) = (settings(found)?, settings(method)?);
-    // Another scale, rank or tying would turn the same parameters into another model.
-    for (key, value) in &stored {
-        if asked.get(key) != Some(value) {
-            let wanted = asked.get(key).map(ToString::to_string).unwrap_or_default();
-            let key = if key == "r" { "rank" } else { key.trim_start_matches("lora_") };
-            return Err(mismatch(key, value.to_string(), wanted).into());
-        }
-    }
-    if let (
-        Method::TinyLora(TinyLoraConfig { tying, .. }),
-        Method::TinyLora(TinyLoraConfig { tying: asked, .. }),
-    ) = (found, &*method)
-    {
-        let names: Vec<&str> = file.config.modules.iter().map(String::as_str).collect();
-        let [groups, wanted] = [found, &*method].map(|method| method.groups(&names));
-        if tying != asked || groups != wanted {
-            let count = |groups: &[usize]| groups.iter().max().map_or(0, |last| last + 1);
-            let words = |tying: &Tying, groups: &[usize]| format!("{} groups by {tying}", count(groups));
-            let (found, wanted) = (words(tying, &groups), words(asked, &wanted));
-            return Err(mismatch("tying of layers (`adapter.tie`, `adapter.tying`)", found, wanted).into());
-        }
-    }
-    *method = match (found.clone(), &*method) {
-        // Of the recipe only `save_projection` matters from here on; the rest is in the file.
-        (Method::Vera(found), Method::Vera(asked)) => {
-            Method::Vera(VeraConfig { save_projection: asked.save_projection, ..found })
-        }
-        (found, _) => found,
-    };
+    let names: Vec<&str> = file.config.modules.iter().map(String::as_str).collect();
+    *method = method.continues(&file.config.method, &names)?;
     Ok(Some(file))
-}
-
-/// Returns the settings that an adapter and the recipe that continues from it must agree on.
-fn settings(method: &Method) -> Result<serde_json::Map<String, serde_json::Value>> {
-    let mut json = match serde_json::to_value(method)? {
-        serde_json::Value::Object(json) => json,
-        _ => return Err(fault("a method has settings").into()),
-    };
-    // Ties are compared by the groups that they make: PEFT rounds its ratio.
-    for key in ["d_initial", "projection_prng_key", "projection_seed", "save_projection", "untied", "tying"] {
-        json.remove(key);
-    }
-    Ok(json)
 }
 
 /// Returns the basis of these layers: of the adapter that training starts from, else the recipe's.
