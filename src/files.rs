@@ -1,5 +1,6 @@
 //! Files that are either whole or absent: each is written under a temporary name and renamed into place.
 
+mod folder;
 mod held;
 mod partial;
 pub mod quantised;
@@ -13,8 +14,10 @@ use anyhow::Context as _;
 use serde_json::{Map, Value};
 
 use crate::fault::{Result, fault};
+pub use folder::{replace_folder, write_folder};
 pub use held::{Held, check as check_held, hold, hold_for_good};
-pub use partial::{Partial, is_partial, remove_all as remove_partial, sweep, uninterrupted};
+use partial::Partial;
+pub use partial::{remove_all as remove_partial, sweep};
 pub use stand_in::check_start;
 
 /// Key of a sealed file's checksum.

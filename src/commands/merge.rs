@@ -5,8 +5,9 @@ use tch::Kind;
 use super::{environment, rebase};
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
-use crate::export::{self, Source, hf, peft, probe, relative_difference};
+use crate::export::{Source, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
+use crate::files;
 use crate::models::{Base, Build, Model};
 use crate::report::say;
 use crate::session::environment::Environment;
@@ -37,7 +38,7 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
             let source = Source { base, model: &model, trained: &trained, labels: &labels };
             let kind = kind(args).unwrap_or(Kind::Float);
             let limit = tolerance(args, kind);
-            let difference = export::write_folder(&args.out, |folder| {
+            let difference = files::write_folder(&args.out, |folder| {
                 let difference = peft::write(folder, &source, &adapter.config, kind)?;
                 check(difference, limit, "weights")
             })?;
@@ -69,7 +70,7 @@ fn merge_hf(
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(base)));
     let expected = probe(&base.config, &model)?;
     let classes = labels.len().max(1) as i64;
-    let (difference, bytes) = export::write_folder(&args.out, |folder| {
+    let (difference, bytes) = files::write_folder(&args.out, |folder| {
         hf::write(folder, &Source { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
         // Two models of 7B in fp32 would not fit where one does.
         drop(model);

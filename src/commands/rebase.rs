@@ -8,8 +8,8 @@ use crate::adapters::lora_xs::{CORE, LoraXsConfig};
 use crate::adapters::rebase::rebased;
 use crate::adapters::{Group, Method, Named, Trained, witness};
 use crate::cli::MergeArgs;
-use crate::export;
 use crate::fault::{Result, fault, usage};
+use crate::files;
 use crate::models::adapt::Layer;
 use crate::report::say;
 use crate::session::environment::Environment;
@@ -75,7 +75,7 @@ pub fn run(
         kept.push((format!("{name}.A"), factors.a.shallow_clone()));
         kept.push((format!("{name}.B"), factors.b.shallow_clone()));
     }
-    export::write_folder(&args.out, |out| file::save(out, &config, &moved, 0, &kept))?;
+    files::write_folder(&args.out, |out| file::save(out, &config, &moved, 0, &kept))?;
     say(&format!("wrote {}: rank {r} to {rank}, largest residual of a ΔW {largest:.2e}", args.out.display()));
     Ok(())
 }

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -12,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainPlan;
 use super::optim::{AdamW, LossScale};
-use crate::fault::{Result, fault, renamed};
-use crate::files::{self, Partial};
+use crate::fault::{Result, fault};
+use crate::files;
 use crate::torch::stream::Stream;
 use crate::torch::tensor_file::{TensorFile, write};
 
@@ -187,30 +186,14 @@ pub fn save(
     keep: usize,
     beside: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<()> {
-    let place = folder.join(format!("step-{}", state.step));
-    files::check_held(folder)?;
-    let make = || -> io::Result<Partial> {
-        fs::create_dir_all(folder)?;
-        Partial::folder(folder)
-    };
-    let partial = make().map_err(|error| files::cannot_write(&place, &error))?;
-    let fill = |partial: &Path| -> Result<()> {
+    files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
         let tensors = optimizer.state();
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         write(&partial.join(TENSORS), &[], &tensors)?;
         beside(partial)?;
         let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
-    };
-    let shown = place.display().to_string();
-    fill(partial.path()).map_err(|error| renamed(error, &partial.path().display().to_string(), &shown))?;
-    let put = || -> io::Result<()> {
-        if place.exists() {
-            fs::remove_dir_all(&place)?;
-        }
-        partial.name(&place)
-    };
-    put().map_err(|error| files::cannot_write(&place, &error))?;
+    })?;
     // Any newer ones were broken when the run resumed: they must not count.
     let (newer, older): (Vec<_>, Vec<_>) =
         found(folder).into_iter().partition(|(step, _)| *step > state.step);
