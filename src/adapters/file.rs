@@ -167,9 +167,21 @@ fn stacked(trained: &Trained, entries: Named) -> Named {
 
 impl AdapterFile {
     /// Returns a hash of settings and tensors.
-    pub fn hash(&self) -> String {
+    ///
+    /// # Errors
+    /// When the settings have no form in JSON, which no file's have.
+    pub fn hash(&self) -> Result<String> {
+        Ok(self.hash_with(&serde_json::to_string(&self.config)?))
+    }
+
+    /// Returns the hash of earlier releases, over the settings as Rust prints them.
+    pub fn earlier_hash(&self) -> String {
+        self.hash_with(&format!("{:?}", self.config))
+    }
+
+    fn hash_with(&self, settings: &str) -> String {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(format!("{:?}\n", self.config).as_bytes());
+        hasher.update(format!("{settings}\n").as_bytes());
         let mut names: Vec<&str> = self.tensors.names().collect();
         names.sort_unstable();
         for name in names {

@@ -57,7 +57,7 @@ pub struct Judged {
 impl Record {
     /// Judges the `completion` of `prompt` by the rules of `task`.
     fn new(
-        task: &Task,
+        task: &PromptSet,
         prompt: &Prompt,
         (completion, finish, tokens): (String, &str, usize),
     ) -> Result<Self> {
@@ -79,26 +79,37 @@ impl Record {
             completion,
             check: String::new(),
         };
-        // Verdicts are not hashed: they are made anew, by rules that may have improved.
-        let Self { index, prompt, completion, gold, finish, tokens, .. } = &record;
-        let hashed = serde_json::to_vec(&(index, prompt, completion, gold, finish, tokens, task.identity))?;
-        record.check = blake3::hash(&hashed).to_hex().chars().take(16).collect();
+        record.check = record.hash(task.identity)?;
         Ok(record)
     }
 
-    /// Rejudges a line of an earlier run; `None` if it is torn, changed, or answers no prompt of the task.
-    fn read(task: &Task, prompts: &BTreeMap<usize, &Prompt>, line: &[u8]) -> Option<Self> {
+    /// Returns the first digits of a hash of the answer and of all it depends on.
+    fn hash(&self, identity: &Value) -> Result<String> {
+        // Verdicts are not hashed: they are made anew, by rules that may have improved.
+        let Self { index, prompt, completion, gold, finish, tokens, .. } = self;
+        let hashed = serde_json::to_vec(&(index, prompt, completion, gold, finish, tokens, identity))?;
+        Ok(blake3::hash(&hashed).to_hex().chars().take(16).collect())
+    }
+
+    /// Rejudges a line that was written under `identity`; `None` if it is torn, changed, or answers no prompt of the
+    /// task.
+    fn read(
+        task: &PromptSet,
+        prompts: &BTreeMap<usize, &Prompt>,
+        identity: &Value,
+        line: &[u8],
+    ) -> Option<Self> {
         let found: Self = serde_json::from_slice(line).ok()?;
         let prompt = prompts.get(&found.index)?;
         let whole = Self::new(task, prompt, (found.completion, &found.finish, found.tokens)).ok()?;
-        let is_known = found.check.is_empty() || found.check == whole.check;
+        let is_known = found.check.is_empty() || found.check == whole.hash(identity).ok()?;
         (is_known && (&found.prompt, &found.gold) == (&whole.prompt, &whole.gold)).then_some(whole)
     }
 }
 
 /// A set of prompts to continue and judge.
 #[derive(Debug)]
-pub struct Task<'a> {
+pub struct PromptSet<'a> {
     /// The data set's name.
     pub name: &'a str,
     /// The rules, the main one first.
@@ -107,6 +118,8 @@ pub struct Task<'a> {
     pub prompts: &'a [Prompt],
     /// Everything that the answers depend on; an interrupted scoring resumes only under the same.
     pub identity: &'a Value,
+    /// The same as earlier releases wrote it.
+    pub earlier: &'a Value,
 }
 
 /// Continues and judges every prompt, except those already answered in the file `path`. Returns the records
@@ -115,7 +128,7 @@ pub struct Task<'a> {
 /// # Errors
 /// When the file belongs to other settings or cannot be written, or generation fails.
 pub fn answer(
-    task: &Task<'_>,
+    task: &PromptSet<'_>,
     (model, tokenizer): (&CausalLm, &Tokenizer),
     settings: &Settings,
     path: &Path,
@@ -184,20 +197,25 @@ fn rewrite(path: &Path, records: &[Record]) -> Result<()> {
 }
 
 /// Reads the records of an earlier, interrupted run under the same settings; leaves a whole file behind.
-fn resumed(task: &Task<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> Result<Vec<Record>> {
+fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> Result<Vec<Record>> {
     let beside = path.with_extension("settings.json");
     let mut records: BTreeMap<usize, Record> = BTreeMap::new();
     if path.exists() {
-        if files::read_json::<Value>(&beside).ok().as_ref() != Some(task.identity) {
+        let known = files::read_json::<Value>(&beside).ok();
+        let known = known.filter(|known| [task.identity, task.earlier].contains(&known));
+        let Some(known) = known else {
             let message = format!("`{}` holds answers of another model or of other settings", path.display());
             return Err(usage(message).hint("choose another folder by `--out`, or delete it").into());
-        }
+        };
         let bytes = files::read_bytes(path)?;
         // A line without its end was torn when the run was interrupted.
         let lines: Vec<&[u8]> =
             bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).collect();
         records.extend(
-            lines.iter().filter_map(|line| Record::read(task, prompts, line)).map(|read| (read.index, read)),
+            lines
+                .iter()
+                .filter_map(|line| Record::read(task, prompts, &known, line))
+                .map(|read| (read.index, read)),
         );
         if records.len() < lines.len() {
             let (name, all, rest) = (path.display(), lines.len(), lines.len() - records.len());

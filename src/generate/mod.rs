@@ -20,7 +20,8 @@ pub use engine::Engine;
 pub use penalties::Penalties;
 
 /// Choice of the next token.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sampling {
     /// The most probable token.
     Greedy,
@@ -50,7 +51,7 @@ pub enum EarlyStopping {
 }
 
 /// Beam search, as in Transformers.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BeamSearch {
     /// Hypotheses kept per prompt; 1 = no search.
     pub beams: usize,

@@ -1,13 +1,14 @@
-//! Files of earlier releases, of `scripts/reference/earlier_run.sh`: they still mean what they meant.
+//! Files of earlier releases, of `scripts/reference/earlier_run.sh` and `earlier_answers.sh`: they still mean what they meant.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use safetensors::SafeTensors;
 
 use crate::bench::copied;
 use crate::forked;
-use crate::support::{Place, encoders, errors, fixture, json};
+use crate::support::{Place, encoders, errors, fixture, json, json_lines};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -83,6 +84,45 @@ fn a_run_that_an_earlier_release_began_ends_as_it_would_have_there() {
             assert!(apart <= 1e-4 * largest, "{method}: `{name}` is {apart} apart of {largest}");
         }
     }
+}
+
+#[test]
+fn answers_that_an_earlier_release_began_are_kept_and_go_on() {
+    let place = place();
+    let begun = fixture("earlier/answers");
+    for (from, to) in [
+        ("sums.jsonl", "sums.jsonl"),
+        ("sums.toml", "sums.toml"),
+        ("answers.jsonl", "out/predictions/sums.jsonl"),
+        ("settings.json", "out/predictions/sums.settings.json"),
+    ] {
+        fs::create_dir_all(place.path(to).parent().unwrap()).unwrap();
+        fs::copy(begun.join(from), place.path(to)).unwrap();
+    }
+    let eval = |temperature: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+        command.args(["eval", "--task", "sums", "--datasets", "sums.toml", "--out", "out", "--top-k", "20"]);
+        command.arg("--model").arg(fixture("decoders/llama-linear"));
+        command.arg("--adapter").arg(fixture("peft/llama-linear/lora"));
+        command.args(["--temperature", temperature, "--device", "cpu", "--threads", "1"]);
+        command.env("LORAXS_CACHE", place.path("cache")).env("HF_HUB_OFFLINE", "1");
+        forked::output(command.current_dir(place.path("")))
+    };
+    let answers = || -> Vec<serde_json::Value> { json_lines(&place.path("out/predictions/sums.jsonl")) };
+    let earlier = answers();
+    for _ in 0..2 {
+        let output = eval("0.5");
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        assert_eq!(answers().len(), 5);
+        for (found, kept) in answers().iter().zip(&earlier) {
+            assert_eq!(found["completion"], kept["completion"]);
+            assert_ne!(found["check"], kept["check"], "it is hashed under the new names");
+        }
+        let settings: serde_json::Value = json(&place.path("out/predictions/sums.settings.json"));
+        assert_eq!(settings["precision"], "fp32");
+        assert_eq!(settings["sampling"]["random"]["top_k"], 20);
+    }
+    assert!(errors(&eval("0.6")).contains("holds answers of another model or of other settings"));
 }
 
 #[test]

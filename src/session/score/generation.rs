@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Scorer;
 use crate::adapters::file::AdapterFile;
 use crate::data::dataset::Dataset;
 use crate::data::examples::Split;
 use crate::data::prompts::{self, Prompts, Shots};
-use crate::eval::generation::{Task, answer};
+use crate::eval::generation::{PromptSet, answer};
 use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
@@ -54,14 +54,21 @@ impl Scorer<'_> {
         let identity = json!({
             "base": self.subject.base.hash,
             "config": self.subject.base.config_hash,
-            "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash),
-            "precision": format!("{:?}", self.settings.precision),
+            "adapter": self.subject.adapter.as_ref().map(AdapterFile::hash).transpose()?,
+            "precision": self.settings.precision,
             "split": split, "prompts": found.hash, "scorers": dataset.scorers,
             "max_new_tokens": generation.max_new_tokens, "stop": generation.stop, "ends": generation.ends,
-            "sampling": format!("{:?}", generation.sampling), "search": format!("{:?}", generation.search),
+            "sampling": generation.sampling, "search": generation.search,
             "penalties": generation.penalties, "seed": generation.seed,
         });
-        let task = Task { name: &dataset.name, rules: &rules, prompts: &found.prompts, identity: &identity };
+        let earlier = self.as_earlier(&identity, generation);
+        let task = PromptSet {
+            name: &dataset.name,
+            rules: &rules,
+            prompts: &found.prompts,
+            identity: &identity,
+            earlier: &earlier,
+        };
         files::hold_for_good(&self.settings.out)?;
         let _awaited = interrupt::awaited();
         let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
@@ -84,6 +91,16 @@ impl Scorer<'_> {
         let mut result = TaskResult::of_answers(dataset, split, (&rules, &found, &records), seconds);
         result.generation = Some(arguments);
         Ok(Some(result))
+    }
+
+    /// Returns the identity of answers as earlier releases wrote it, with values as Rust prints them.
+    fn as_earlier(&self, identity: &Value, generation: &Generation) -> Value {
+        let mut earlier = identity.clone();
+        earlier["adapter"] = self.subject.adapter.as_ref().map(AdapterFile::earlier_hash).into();
+        earlier["precision"] = format!("{:?}", self.settings.precision).into();
+        earlier["sampling"] = format!("{:?}", generation.sampling).into();
+        earlier["search"] = format!("{:?}", generation.search).into();
+        earlier
     }
 
     fn prompts(&self, dataset: &Dataset, name: &str) -> Result<Prompts> {
