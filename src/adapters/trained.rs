@@ -27,7 +27,7 @@ impl Group {
 
 /// One trained tensor.
 #[derive(Debug)]
-pub struct Entry {
+pub struct TrainedTensor {
     /// The tensor's path, as in the checkpoint for base and head.
     pub name: String,
     /// Owner of the tensor.
@@ -40,7 +40,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Trained {
     runs: i64,
-    entries: Vec<Entry>,
+    entries: Vec<TrainedTensor>,
 }
 
 impl Trained {
@@ -58,12 +58,12 @@ impl Trained {
     pub fn add(&mut self, name: impl Into<String>, group: Group, initial: &Tensor) -> Tensor {
         let tensor = no_grad(|| initial.to_kind(Kind::Float).contiguous().copy()).set_requires_grad(true);
         let shared = tensor.shallow_clone();
-        self.entries.push(Entry { name: name.into(), group, tensor });
+        self.entries.push(TrainedTensor { name: name.into(), group, tensor });
         shared
     }
 
     /// Returns the entries, in order.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[TrainedTensor] {
         &self.entries
     }
 

@@ -5,7 +5,7 @@ use crate::cli::{DoctorArgs, Global};
 use crate::fault::Result;
 use crate::models::self_test::Check;
 use crate::report::{say, table};
-use crate::session::machine::{Cache, Findings};
+use crate::session::machine::{CacheFolder, Findings};
 
 /// Looks at the machine and tests the device.
 ///
@@ -57,7 +57,7 @@ fn show(findings: &Findings) {
     if let Some(hint) = &findings.gpu.hint {
         say(&format!("hint       {hint}"));
     }
-    for Cache { folder, bytes, free_bytes } in &findings.caches {
+    for CacheFolder { folder, bytes, free_bytes } in &findings.caches {
         say(&format!("cache      {folder}: {}, {} free on its disk", gib(Some(*bytes)), gib(*free_bytes)));
     }
     say(&format!("hub        {}", findings.hub));

@@ -5,7 +5,7 @@ use tch::Kind;
 use super::{environment, rebase};
 use crate::adapters::Trained;
 use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
-use crate::export::{Source, hf, peft, probe, relative_difference};
+use crate::export::{AdaptedModel, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::models::{Base, Build, Model};
@@ -35,7 +35,7 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels)),
         MergeFormat::Peft => {
-            let source = Source { base, model: &model, trained: &trained, labels: &labels };
+            let source = AdaptedModel { base, model: &model, trained: &trained, labels: &labels };
             let kind = kind(args).unwrap_or(Kind::Float);
             let limit = tolerance(args, kind);
             let difference = files::write_folder(&args.out, |folder| {
@@ -71,7 +71,7 @@ fn merge_hf(
     let expected = probe(&base.config, &model)?;
     let classes = labels.len().max(1) as i64;
     let (difference, bytes) = files::write_folder(&args.out, |folder| {
-        hf::write(folder, &Source { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
+        hf::write(folder, &AdaptedModel { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
         // Two models of 7B in fp32 would not fit where one does.
         drop(model);
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.

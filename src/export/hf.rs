@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor, no_grad};
 
-use super::Source;
+use super::AdaptedModel;
 use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
@@ -23,7 +23,7 @@ const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 ///
 /// # Errors
 /// When a tensor cannot be read or a file cannot be written.
-pub fn write(folder: &Path, source: &Source, kind: Option<Kind>, shard_size: u64) -> Result<()> {
+pub fn write(folder: &Path, source: &AdaptedModel, kind: Option<Kind>, shard_size: u64) -> Result<()> {
     write_shards(folder, source, &entries(source, kind), shard_size)?;
     files::write_json(&folder.join("config.json"), &config(source, kind))?;
     let base = &source.base.folder;
@@ -72,7 +72,7 @@ impl Entry<'_> {
         (self.numbers * self.kind.elt_size_in_bytes()) as u64
     }
 
-    fn compute(&self, source: &Source) -> Result<Tensor> {
+    fn compute(&self, source: &AdaptedModel) -> Result<Tensor> {
         let value = match &self.part {
             Part::Stored(name) => source.base.tensors.tensor(name, None, source.model.device())?,
             Part::Merged(linear) => no_grad(|| match linear.adapter() {
@@ -86,7 +86,7 @@ impl Entry<'_> {
 }
 
 /// Returns trunk and head by canonical name, sorted.
-fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entry<'a>> {
+fn entries<'a>(source: &AdaptedModel<'a>, kind: Option<Kind>) -> BTreeMap<String, Entry<'a>> {
     let tensors = &source.base.tensors;
     let mut found: BTreeMap<String, Entry> = BTreeMap::new();
     let mut head_kind = kind.unwrap_or(Kind::Float);
@@ -122,7 +122,7 @@ fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entr
 /// Writes one file if everything fits, else numbered shards with an index. Holds one shard at a time.
 fn write_shards(
     folder: &Path,
-    source: &Source,
+    source: &AdaptedModel,
     entries: &BTreeMap<String, Entry>,
     shard_size: u64,
 ) -> Result<()> {
@@ -164,7 +164,7 @@ fn write_shards(
 }
 
 /// Returns the base's `config.json`; for a classifier, with its architecture and labels.
-fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
+fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
     let mut config = source.base.config.raw().clone();
     match &source.base.config {
         Config::Encoder(encoder) => describe_classifier(&mut config, &encoder.architecture, source.labels),

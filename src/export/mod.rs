@@ -13,7 +13,7 @@ use crate::nn::{Packed, Pass};
 
 /// A model with its adapter, ready to be written in another form.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub struct AdaptedModel<'a> {
     /// The checkpoint that the model was built from.
     pub base: &'a Base,
     /// The model in fp32, adapter attached.
@@ -24,7 +24,7 @@ pub struct Source<'a> {
     pub labels: &'a [String],
 }
 
-impl Source<'_> {
+impl AdaptedModel<'_> {
     /// Returns the trained tensors of `groups` by name, without the axis of runs, in fp32.
     fn trained_tensors(&self, groups: &[Group]) -> Vec<(String, Tensor)> {
         let entries = self.trained.entries().iter().filter(|entry| groups.contains(&entry.group));

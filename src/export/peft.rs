@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::{Source, relative_difference};
+use super::{AdaptedModel, relative_difference};
 use crate::adapters::file::{AdapterConfig, CONFIG, WEIGHTS};
 use crate::adapters::lora::{FACTORS, LoraConfig};
 use crate::adapters::peft_config::{self, About};
@@ -20,7 +20,7 @@ use crate::torch::tensor_file::{self, TensorFile};
 ///
 /// # Errors
 /// When the method has no low-rank form, or a file cannot be written.
-pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind) -> Result<f64> {
+pub fn write(folder: &Path, source: &AdaptedModel, adapter: &AdapterConfig, kind: Kind) -> Result<f64> {
     let mut tensors = Vec::new();
     let mut plain = None;
     for (name, adapter) in adapted(source) {
@@ -57,13 +57,13 @@ pub fn write(folder: &Path, source: &Source, adapter: &AdapterConfig, kind: Kind
 }
 
 /// Returns the adapted layers.
-fn adapted<'a>(source: &'a Source) -> Vec<(&'a str, &'a dyn Adapter)> {
+fn adapted<'a>(source: &'a AdaptedModel) -> Vec<(&'a str, &'a dyn Adapter)> {
     let linears = source.model.linears();
     linears.into_iter().filter_map(|linear| Some((linear.name(), linear.adapter()?))).collect()
 }
 
 /// Reads the file back and compares each scaled product with the adapter's ΔW.
-fn difference(path: &Path, source: &Source, plain: &Method) -> Result<f64> {
+fn difference(path: &Path, source: &AdaptedModel, plain: &Method) -> Result<f64> {
     let file = TensorFile::open(path)?;
     let mut largest: f64 = 0.0;
     for (name, adapter) in adapted(source) {

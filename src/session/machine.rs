@@ -31,7 +31,7 @@ pub struct Findings {
     /// The device that was tested.
     pub device: String,
     /// Folders that downloads and results of computations are kept in.
-    pub caches: Vec<Cache>,
+    pub caches: Vec<CacheFolder>,
     /// Whether the hub answers, or why it cannot be asked, in words.
     pub hub: String,
     /// Comparisons of the device with fp64 on the CPU.
@@ -68,7 +68,7 @@ pub struct Gpu {
 
 /// A cache.
 #[derive(Debug, Serialize)]
-pub struct Cache {
+pub struct CacheFolder {
     /// Its path.
     pub folder: String,
     /// Size of its files.
@@ -141,10 +141,10 @@ fn gpu_models() -> Vec<String> {
     entries.filter_map(name).collect()
 }
 
-fn cache(folder: &Path) -> Cache {
+fn cache(folder: &Path) -> CacheFolder {
     let existing = folder.ancestors().find(|path| path.exists());
     let free = existing.and_then(|path| rustix::fs::statvfs(path).ok());
-    Cache {
+    CacheFolder {
         folder: folder.display().to_string(),
         bytes: size(folder),
         free_bytes: free.map(|disk| disk.f_bavail * disk.f_frsize),

@@ -131,11 +131,11 @@ impl TensorFile {
     ///
     /// # Errors
     /// Names the file and the tensor that it lacks or whose shape no tensor can have.
-    pub fn about(&self, name: &str) -> Result<About> {
+    pub fn about(&self, name: &str) -> Result<StoredTensor> {
         let path = self.path.display();
         let info = self.header.info(name).ok_or_else(|| fault(format!("`{path}` has no tensor `{name}`")))?;
         if let Some((dtype, shape)) = self.unknown.get(name) {
-            return Ok(About { kind: None, dtype: dtype.clone(), shape: shape.clone() });
+            return Ok(StoredTensor { kind: None, dtype: dtype.clone(), shape: shape.clone() });
         }
         let kind = KINDS.iter().find(|(_, dtype)| *dtype == info.dtype).map(|(kind, _)| *kind);
         let shape: Option<Vec<i64>> = info.shape.iter().map(|&n| i64::try_from(n).ok()).collect();
@@ -145,7 +145,7 @@ impl TensorFile {
                 info.shape
             ))
         })?;
-        Ok(About { kind, dtype: info.dtype.to_string(), shape })
+        Ok(StoredTensor { kind, dtype: info.dtype.to_string(), shape })
     }
 
     /// Returns the bytes of the tensor `name`, of any type.
@@ -159,7 +159,7 @@ impl TensorFile {
     /// # Errors
     /// Names the file and the tensor that it lacks or that has a kind libtorch does not know.
     pub fn view(&self, name: &str) -> Result<View<'_>> {
-        let (path, About { kind, dtype, shape }) = (self.path.display(), self.about(name)?);
+        let (path, StoredTensor { kind, dtype, shape }) = (self.path.display(), self.about(name)?);
         let kind = kind.ok_or_else(|| {
             fault(format!("tensor `{name}` of `{path}` holds {dtype}, which libtorch does not have"))
         })?;
@@ -212,7 +212,7 @@ impl TensorFile {
 
 /// A header's entry of a tensor.
 #[derive(Debug, Clone)]
-pub struct About {
+pub struct StoredTensor {
     /// Kind of its numbers, if libtorch has it.
     pub kind: Option<Kind>,
     /// The file's name of the type.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use super::tensor_file::{About, TensorFile, View};
+use super::tensor_file::{StoredTensor, TensorFile, View};
 use crate::fault::{Result, fault};
 use crate::files::{self, quantised};
 
@@ -23,7 +23,7 @@ struct Slot {
     file: usize,
     /// The name in the file.
     key: String,
-    about: About,
+    about: StoredTensor,
 }
 
 #[derive(Deserialize)]
@@ -148,7 +148,7 @@ impl Tensors {
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
         let (float, (file, name)) = (self.is_float(name), self.place(name)?);
         if !float {
-            let (path, About { kind, dtype, .. }) = (file.path().display(), file.about(name)?);
+            let (path, StoredTensor { kind, dtype, .. }) = (file.path().display(), file.about(name)?);
             let found = kind.map_or(dtype, |kind| format!("{kind:?}"));
             return Err(fault(format!("tensor `{name}` of `{path}` holds {found}, expected floats"))
                 .hint(self.quantised().unwrap_or_else(|| quantised::hint(self.folder())))

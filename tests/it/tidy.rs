@@ -274,6 +274,12 @@ fn nothing_is_printed_past_the_report() {
 }
 
 #[test]
+fn commands_and_their_session_talk_alone() {
+    let faults = lines_with(&["say("], |source| ["commands", "session", "report"].contains(&source.module()));
+    assert_none("return what is to be said", &faults);
+}
+
+#[test]
 fn nothing_is_trained_by_its_name() {
     let faults = lines_with(&["contains(\"lora", "contains(\"head", "contains(\"classifier"], |_| false);
     assert_none("trained means in the trained store", &faults);
@@ -287,6 +293,31 @@ fn every_script_is_valid_for_its_shell() {
         let output = Command::new("bash").arg("-n").arg(&script).output().unwrap();
         assert!(output.status.success(), "{}\n{}", script.display(), String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Types of one name in two places; each is to be renamed.
+const TWICE: [&str; 6] = ["Prompt", "Rules", "Session", "Settings", "Subject", "Verdict"];
+
+#[test]
+fn no_type_is_defined_twice() {
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources() {
+        for (_, line) in source.lines() {
+            let mut words = line.split_whitespace();
+            let is_seen = words.next().is_some_and(|word| ["pub", "pub(crate)"].contains(&word));
+            if is_seen && words.next().is_some_and(|word| ["struct", "enum", "trait"].contains(&word)) {
+                let name = words.next().unwrap_or_default();
+                let name = name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+                found.entry(name.to_owned()).or_default().push(source.path.clone());
+            }
+        }
+    }
+    assert!(found.len() > 150 && found["Adapter"].len() == 1, "{found:?}");
+    let twice: Vec<String> = (found.into_iter())
+        .filter(|(name, places)| places.len() > 1 && !TWICE.contains(&name.as_str()))
+        .map(|(name, places)| format!("`{name}` in {}", places.join(", ")))
+        .collect();
+    assert_none("one name, one type", &twice);
 }
 
 /// Modules that import each other; each is to be taken apart.

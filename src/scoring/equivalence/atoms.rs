@@ -3,7 +3,7 @@
 use super::clean::is_roman;
 use super::expression::{Expression as E, Function};
 use super::functions::FUNCTIONS;
-use super::read::{ROW, Reader};
+use super::read::{ExpressionReader, ROW};
 
 /// Tables of more than one line: their rows may be equations.
 const SYSTEMS: [&str; 8] = ["cases", "array", "aligned", "align", "align*", "gathered", "split", "alignedat"];
@@ -16,7 +16,7 @@ const BRACKETS: [(&str, (&str, Option<Function>)); 4] = [
     ("\\langle", ("\\rangle", None)),
 ];
 
-impl Reader {
+impl ExpressionReader {
     pub(super) fn atom(&mut self) -> Option<E> {
         self.skip_spaces();
         match self.peek()? {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::expression::{Expression as E, Function};
-use super::read::{Reader, product_of};
+use super::read::{ExpressionReader, product_of};
 use crate::scoring::python::pattern;
 
 pub const FUNCTIONS: [(&str, Function); 19] = [
@@ -49,7 +49,7 @@ pub fn is_function(value: &E) -> bool {
     }
 }
 
-impl Reader {
+impl ExpressionReader {
     /// Reads the arguments in brackets after a function of which only the name is known.
     pub(super) fn applied(&mut self, function: E) -> Option<E> {
         let arguments = match self.group('(')? {

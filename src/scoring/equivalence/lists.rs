@@ -1,7 +1,7 @@
 //! Lists, relations, ratios and joined sets: everything above a sum.
 
 use super::expression::{Expression as E, Sign};
-use super::read::{AND, DEEPEST, OR, Reader};
+use super::read::{AND, DEEPEST, ExpressionReader, OR};
 
 /// Separator between two parts of a list.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ enum Joint {
     Or,
 }
 
-impl Reader {
+impl ExpressionReader {
     /// Parts between commas: one alone, more as a set; inequalities joined by `and` or `or` as what both allow.
     pub(super) fn list(&mut self) -> Option<E> {
         let (mut parts, joints) = self.joined_parts()?;

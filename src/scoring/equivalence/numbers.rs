@@ -4,12 +4,12 @@ use num_bigint::BigInt;
 use num_rational::Ratio;
 
 use super::expression::{Expression as E, Rational};
-use super::read::{COMMA, Reader};
+use super::read::{COMMA, ExpressionReader};
 
 /// The largest exponent of `1.5e10`.
 const LARGEST_EXPONENT: i32 = 5_000;
 
-impl Reader {
+impl ExpressionReader {
     fn digits(&mut self) -> String {
         let start = self.place;
         while self.peek().is_some_and(|c| c.is_ascii_digit()) {

@@ -18,7 +18,7 @@ pub const COMMA: char = '\u{4}';
 
 /// Reads a cleaned answer; `None` if it is not one, or if anything is left over.
 pub fn read(text: &str) -> Option<E> {
-    let mut reader = Reader {
+    let mut reader = ExpressionReader {
         text: text.chars().collect(),
         place: 0,
         depth: 0,
@@ -32,8 +32,8 @@ pub fn read(text: &str) -> Option<E> {
     (reader.place == reader.text.len()).then_some(answer)
 }
 
-/// Reader at a place in a text.
-pub struct Reader {
+/// ExpressionReader at a place in a text.
+pub struct ExpressionReader {
     pub(super) text: Vec<char>,
     pub(super) place: usize,
     pub(super) depth: usize,
@@ -45,7 +45,7 @@ pub struct Reader {
     pub(super) radians: bool,
 }
 
-impl Reader {
+impl ExpressionReader {
     pub(super) fn peek(&self) -> Option<char> {
         self.text.get(self.place).copied()
     }
