@@ -14,11 +14,12 @@ use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::environment::Environment;
 use crate::session::inputs::TrainInputs;
+use crate::session::recorder::RunRecorder;
 use crate::session::results::Results;
 use crate::session::resume::{
     keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_half_done, refuse_used,
 };
-use crate::session::run_folder::RunFolder;
+use crate::session::run_folder::{EVAL, RECIPE, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
 use crate::session::training::Training;
@@ -37,10 +38,10 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     }
     let out = args.out.clone().unwrap_or_else(|| default_folder(&origin));
     if args.resume {
-        keep_revision(&mut recipe, &out.join("recipe.toml"))?;
+        keep_revision(&mut recipe, &out.join(RECIPE))?;
     }
-    if out.join("results.json").exists() && args.resume {
-        refuse_another_than_done(&out.join("recipe.toml"), recipe.clone())?;
+    if out.join(RESULTS).exists() && args.resume {
+        refuse_another_than_done(&out.join(RECIPE), recipe.clone())?;
         refuse_half_done(&out)?;
         say(&format!("{} is finished", out.display()));
         return score_tasks(&recipe.eval.tasks, &out, || {
@@ -85,7 +86,7 @@ fn score_tasks(
     out: &Path,
     open: impl FnOnce() -> Result<(Environment, Subject)>,
 ) -> Result<Outcome> {
-    let results = out.join("eval/results.json");
+    let results = out.join(EVAL).join(RESULTS);
     let found: serde_json::Value =
         if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
     if tasks.iter().all(|task| found.get(task).is_some()) {
@@ -106,7 +107,7 @@ fn default_folder(origin: &Origin) -> PathBuf {
 
 fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
     let plan = training.plan(out)?;
-    let recipe = out.join("recipe.toml");
+    let recipe = out.join(RECIPE);
     if recipe.exists() {
         refuse_another_recipe(&recipe, &training.inputs.recipe)?;
     } else {
@@ -119,7 +120,7 @@ fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Resul
     }
     let objective = training.objective();
     let before = loaded.as_ref().map_or(0.0, |loaded| loaded.state().seconds);
-    let mut folder = RunFolder::open(training, out, loaded.as_ref())?;
+    let mut folder = RunRecorder::open(training, out, loaded.as_ref())?;
     let _awaited = interrupt::awaited();
     let (ending, state) =
         Trainer::new(plan, objective.as_ref(), &training.trained, &mut folder, loaded)?.run()?;

@@ -4,7 +4,7 @@
 //! | to find | look in |
 //! |---|---|
 //! | which value wins: command line, recipe, adapter, catalog, checkpoint or default | [`precedence`] |
-//! | the files of a run | [`run_folder`]; `results.json` in [`results`]; who may write there, and when, in [`resume`] |
+//! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
 //! | scores of a subject | [`score`] |
@@ -21,6 +21,7 @@ pub mod forecast;
 pub mod inputs;
 pub mod machine;
 pub mod precedence;
+pub mod recorder;
 pub mod results;
 pub mod resume;
 pub mod run_folder;

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use tch::Device;
 
 use super::environment::settled;
+use super::run_folder::EVAL;
 use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::data::TaskKind;
@@ -53,8 +54,8 @@ impl ScoreSettings {
         // Each split has its own folder, so that one does not overwrite another.
         let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
         let own_out = subject.run.as_ref().map(|(run, _)| match args.split.as_ref().filter(other) {
-            Some(split) => run.join("eval").join(split),
-            None => run.join("eval"),
+            Some(split) => run.join(EVAL).join(split),
+            None => run.join(EVAL),
         });
         Self {
             of_run: args.out.is_none() && own_out.is_some(),
@@ -75,7 +76,7 @@ impl ScoreSettings {
                 .or(recipe.map(|recipe| recipe.data.max_length))
                 .or(trained_length)
                 .unwrap_or(MAX_LENGTH.min(longest)),
-            out: args.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from("eval")),
+            out: args.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from(EVAL)),
         }
     }
 

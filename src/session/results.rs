@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::environment::OpenBase;
+use super::run_folder::{ADAPTER, RESULTS};
 use super::training::Training;
 use crate::adapters::Group;
 use crate::fault::{Result, fault};
@@ -17,10 +18,6 @@ use crate::recipe::Recipe;
 use crate::torch::{self, LIBTORCH_VERSION, peak_memory_mib};
 use crate::train::checkpoint::{EvalRecord, TrainState};
 
-/// Name of the file.
-const RESULTS: &str = "results.json";
-/// Name of the adapter's folder in a run folder.
-const ADAPTER: &str = "adapter";
 /// Name of the file by which tokenizers are compared.
 const TOKENIZER: &str = "tokenizer.json";
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::results::check_finished;
+use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS};
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::WEIGHTS;
 use crate::fault::{Result, fault, usage};
@@ -20,8 +21,7 @@ use crate::spec::Precision;
 /// # Errors
 /// Names what the folder holds.
 pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
-    let used =
-        ["results.json", "recipe.toml", "checkpoints"].into_iter().find(|name| out.join(name).exists());
+    let used = [RESULTS, RECIPE, CHECKPOINTS].into_iter().find(|name| out.join(name).exists());
     files::refuse_file(out)?;
     match used {
         Some(name) if !may_be_used => {
@@ -38,7 +38,7 @@ pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
 /// # Errors
 /// Names the file that is missing or damaged.
 pub fn refuse_half_done(out: &Path) -> Result<()> {
-    let (results, adapter) = (out.join("results.json"), out.join("adapter").join(WEIGHTS));
+    let (results, adapter) = (out.join(RESULTS), out.join(ADAPTER).join(WEIGHTS));
     let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
     if let Err(error) = check_finished(out) {
         return Err(fault(format!("{error:#}")).hint(hint).into());
@@ -56,7 +56,7 @@ pub fn refuse_half_done(out: &Path) -> Result<()> {
 /// # Errors
 /// When another process holds the folder, or it cannot be written.
 pub fn lock(out: &Path) -> Result<(File, Held)> {
-    let path = out.join(".lock");
+    let path = out.join(LOCK);
     let open = || -> io::Result<File> {
         fs::create_dir_all(out)?;
         OpenOptions::new().write(true).create(true).truncate(false).open(&path)

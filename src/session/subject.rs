@@ -7,6 +7,7 @@ use tch::Kind;
 
 use super::environment::{Environment, OpenBase};
 use super::results::check_subject;
+use super::run_folder::{ADAPTER, RECIPE};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
 use crate::adapters::{Frozen, Method, Trained, witness};
@@ -71,7 +72,7 @@ impl Subject {
         recipe: Recipe,
         base: impl FnOnce(&Recipe) -> Result<OpenBase>,
     ) -> Result<Self> {
-        let adapter = AdapterFile::open(&folder.join("adapter"))?;
+        let adapter = AdapterFile::open(&folder.join(ADAPTER))?;
         let base = base(&recipe)?;
         adapter.check_base(&recipe.model.name, &base.hash)?;
         check_subject(folder, &base)?;
@@ -131,7 +132,7 @@ impl Subject {
 }
 
 fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
-    let path = run.join("recipe.toml");
+    let path = run.join(RECIPE);
     if !path.exists() {
         let missing = fault(format!("`{}` is not a run: it holds no `recipe.toml`", run.display()));
         return Err(missing.hint("a run is the folder that `loraxs train --out` wrote").into());

@@ -6,6 +6,7 @@ use super::adapter_setup::AdapterSetup;
 use super::counts::Counts;
 use super::environment::{Environment, OpenBase, use_precision};
 use super::inputs::TrainInputs;
+use super::run_folder::{CHECKPOINTS, RECIPE};
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
 use crate::adapters::{Group, Method, Named, Trained};
@@ -145,7 +146,7 @@ impl Training {
         };
         let [fingerprint, without_config] = self.fingerprints(&inputs.recipe.to_toml()?)?;
         let mut earlier = vec![without_config];
-        let begun = out.join("recipe.toml");
+        let begun = out.join(RECIPE);
         if begun.exists() {
             earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
         }
@@ -161,7 +162,7 @@ impl Training {
             metric: inputs.metrics[0],
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
-            checkpoints: out.join("checkpoints"),
+            checkpoints: out.join(CHECKPOINTS),
             fingerprint,
             earlier,
         })

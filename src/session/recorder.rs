@@ -1,0 +1,127 @@
+//! Records a training in its run's folder: log, best adapter, tokenizer files.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::run_folder::{ADAPTER, CHECKPOINTS, RECIPE};
+use super::training::Training;
+use crate::adapters::file::{self, CONFIG, NOTES, WEIGHTS};
+use crate::eval::Evaluation;
+use crate::fault::{Result, fault};
+use crate::files;
+use crate::report::metrics_log::{EvalPoint, METRICS_FILE, MetricsLog, TrainPoint};
+use crate::train::Recorder;
+use crate::train::checkpoint::{Loaded, TrainState};
+
+/// The files of an adapter that depend on its training.
+const FILES: [&str; 3] = [WEIGHTS, CONFIG, NOTES];
+/// Prefix of their names in a checkpoint, for the best adapter at its step.
+const BEST: &str = "best-";
+/// File in a checkpoint that records where the log ended at its step.
+const LOG: &str = "log.json";
+
+/// A run folder, open for writing.
+pub struct RunRecorder<'a> {
+    training: &'a Training,
+    out: PathBuf,
+    adapter: PathBuf,
+    log: MetricsLog,
+}
+
+impl<'a> RunRecorder<'a> {
+    /// Opens the folder for a fresh run, or for one that goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the checkpoint's best adapter is lost.
+    pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
+        let adapter = out.join(ADAPTER);
+        save_tokenizer(training, &adapter)?;
+        let mut end = None;
+        if let Some(loaded) = resumed {
+            // Nothing is looked for there before the next checkpoint, which may never come.
+            files::sweep(&out.join(CHECKPOINTS));
+            restore(loaded, &adapter)?;
+            let path = loaded.place().join(LOG);
+            end = path.exists().then(|| files::read_json(&path)).transpose()?;
+        }
+        let log = MetricsLog::open(out, resumed.map(|loaded| loaded.state().step), end)?;
+        Ok(Self { training, out: out.to_owned(), adapter, log })
+    }
+
+    fn save_adapter(&self) -> Result<()> {
+        let training = self.training;
+        if !self.adapter.exists() {
+            save_tokenizer(training, &self.adapter)?;
+        }
+        file::save(&self.adapter, &training.adapter, &training.trained, 0, &training.kept)
+    }
+
+    /// Writes the last adapter if no evaluation has picked a best one.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the run is not whole.
+    pub fn finish(&self, state: &TrainState) -> Result<()> {
+        if !state.runs.iter().any(|run| run.best.is_some()) {
+            self.save_adapter()?;
+        }
+        let whole = [self.out.join(RECIPE), self.out.join(METRICS_FILE), self.adapter.join(WEIGHTS)];
+        whole.into_iter().find(|path| !path.exists()).map_or(Ok(()), |path| Err(lost(&path)))
+    }
+}
+
+fn save_tokenizer(training: &Training, adapter: &Path) -> Result<()> {
+    for path in training.inputs.tokenizer.files() {
+        if let Some(name) = path.file_name() {
+            files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Restores the checkpoint's best adapter: the one in `adapter` may be of a step that is done again.
+fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
+    let picked = loaded.state().runs.iter().any(|run| run.best.is_some());
+    for name in FILES.into_iter().filter(|_| picked) {
+        let kept = loaded.place().join(format!("{BEST}{name}"));
+        if kept.exists() {
+            files::write_atomically(&adapter.join(name), |out| {
+                Ok(io::copy(&mut File::open(kept)?, out).map(drop)?)
+            })?;
+        } else if name == WEIGHTS && !adapter.join(name).exists() {
+            // A checkpoint of an older version, which did not store it.
+            return Err(lost(&adapter.join(name)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the error for a file of the run that was removed.
+fn lost(path: &Path) -> anyhow::Error {
+    fault(format!("`{}` was removed before the run was done", path.display()))
+        .hint("`--resume` goes on from the newest checkpoint, where there is one")
+        .into()
+}
+
+impl Recorder for RunRecorder<'_> {
+    fn logged(&mut self, _run: usize, point: &TrainPoint) -> Result<()> {
+        self.log.train(point)
+    }
+
+    fn keep(&self, checkpoint: &Path) -> Result<()> {
+        for name in FILES.into_iter().filter(|name| self.adapter.join(name).exists()) {
+            let to = checkpoint.join(format!("{BEST}{name}"));
+            fs::copy(self.adapter.join(name), &to).map_err(|error| files::cannot_write(&to, &error))?;
+        }
+        files::write_json(&checkpoint.join(LOG), &self.log.end())
+    }
+
+    fn evaluated(&mut self, _run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
+        let metrics = evaluation.by_name();
+        let task = self.training.inputs.dataset.name.clone();
+        let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+        tracing::info!("step {step}: {}{}", shown.join(", "), if best { " (best)" } else { "" });
+        self.log.eval(&EvalPoint { step, task, metrics })?;
+        if best { self.save_adapter() } else { Ok(()) }
+    }
+}
