@@ -129,9 +129,9 @@ fn train(training: &Training, out: &Path, resume: bool, start: Instant) -> Resul
         return Ok(Outcome::Interrupted);
     }
     folder.finish(&state)?;
-    let results = Results::new(training, &state, before + start.elapsed().as_secs_f64(), out);
-    let written = results.and_then(|results| results.write(out).map(|()| results));
-    say(&written.context("the run is done, but its results are lost")?.summary());
+    let results = Results::new(training, &state, before + start.elapsed().as_secs_f64());
+    results.write(out).context("the run is done, but its results are lost")?;
+    say(&results.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
 }

@@ -5,136 +5,103 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::environment::OpenBase;
+use super::inputs::TrainInputs;
 use super::run_folder::{ADAPTER, RESULTS};
 use super::training::Training;
 use crate::adapters::Group;
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::recipe::Recipe;
 use crate::torch::{self, LIBTORCH_VERSION, peak_memory_mib};
 use crate::train::checkpoint::{EvalRecord, TrainState};
 
 /// Name of the file by which tokenizers are compared.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Contents of the file.
-#[derive(Debug, Serialize)]
-pub struct Results {
-    /// The data set.
-    task: String,
-    /// The metric that picked the best step.
-    metric: String,
-    /// The best evaluation.
-    best: Option<EvalRecord>,
-    /// The last evaluation.
-    last: Option<EvalRecord>,
-    /// Optimiser steps done.
-    steps: u64,
-    /// Steps among these that were skipped because a number was not finite.
-    skipped_steps: u64,
-    /// The run's seed.
-    seed: u64,
-    /// Trainable parameters of adapter, base and head.
-    parameters: BTreeMap<&'static str, usize>,
-    /// Rows of the training data that could not be used.
-    skipped_rows: usize,
-    /// Seconds of training, evaluations not counted.
-    train_seconds: f64,
-    /// Seconds from the command's start to its end; of calls that a later one resumed, their training alone.
+/// Results of a finished training.
+pub struct Results<'a> {
+    training: &'a Training,
+    state: &'a TrainState,
+    /// From the command's start to its end; of calls that a later one resumed, their training alone.
     seconds: f64,
-    /// Tokens per second of training.
-    tokens_per_second: f64,
-    /// Examples per second of training.
-    examples_per_second: f64,
-    /// Largest memory: resident on a CPU, allocated on a GPU.
-    peak_memory_mib: f64,
-    /// The device.
-    device: String,
-    /// The base.
-    base: BaseResult,
-    /// BLAKE3 of the files in `adapter/`, by their names.
-    adapter: BTreeMap<String, String>,
-    /// Versions of program and library.
-    versions: BTreeMap<&'static str, &'static str>,
-    /// The resolved recipe.
-    recipe: Recipe,
 }
 
-#[derive(Debug, Serialize)]
-struct BaseResult {
-    name: String,
-    revision: Option<String>,
-    hash: String,
-    config_hash: String,
-}
+impl<'a> Results<'a> {
+    /// Collects the results of a training that took `seconds` with everything around it.
+    pub fn new(training: &'a Training, state: &'a TrainState, seconds: f64) -> Self {
+        Self { training, state, seconds }
+    }
 
-impl Results {
-    /// Collects the results of a finished training in `out`.
-    ///
-    /// # Errors
-    /// When the adapter cannot be read.
-    pub fn new(training: &Training, state: &TrainState, seconds: f64, out: &Path) -> Result<Self> {
-        let run = state.runs.first();
-        let count = |group| training.trained.count(group);
-        let parameters = [("adapter", Group::Adapter), ("base", Group::Base), ("head", Group::Head)];
-        Ok(Self {
-            task: training.inputs.dataset.name.clone(),
-            metric: training.inputs.metrics[0].name().to_owned(),
-            best: run.and_then(|run| run.best.clone()),
-            last: run.and_then(|run| run.last.clone()),
-            steps: state.step,
-            skipped_steps: run.map_or(0, |run| run.skipped),
-            seed: training.inputs.recipe.train.seed,
-            parameters: parameters.into_iter().map(|(name, group)| (name, count(group))).collect(),
-            skipped_rows: training.inputs.train.skipped.count,
-            train_seconds: state.seconds,
-            seconds,
-            tokens_per_second: state.tokens as f64 / state.seconds.max(f64::MIN_POSITIVE),
-            examples_per_second: state.examples_per_second(),
-            peak_memory_mib: peak_memory_mib(training.model.device()),
-            device: torch::name_of(training.model.device()),
-            base: BaseResult {
-                name: training.inputs.base.name.clone(),
-                revision: training.inputs.base.commit.clone(),
-                hash: training.inputs.base.hash.clone(),
-                config_hash: training.inputs.base.config_hash.clone(),
-            },
-            adapter: checksums(&out.join(ADAPTER))?,
-            versions: [("loraxs", env!("CARGO_PKG_VERSION")), ("libtorch", LIBTORCH_VERSION)].into(),
-            recipe: training.inputs.recipe.clone(),
-        })
+    fn tokens_per_second(&self) -> f64 {
+        self.state.tokens as f64 / self.state.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Returns the best and the last evaluation.
+    fn evaluations(&self) -> [Option<&EvalRecord>; 2] {
+        let run = self.state.runs.first();
+        [run.and_then(|run| run.best.as_ref()), run.and_then(|run| run.last.as_ref())]
     }
 
     /// Returns the closing summary of a run.
     pub fn summary(&self) -> String {
-        let value = |record: &Option<EvalRecord>| {
-            let metric = record.as_ref().and_then(|record| record.metrics.get(&self.metric));
-            metric.map_or("none".to_owned(), |value| format!("{value:.4}"))
-        };
-        let step = self.best.as_ref().map_or(0, |best| best.step);
+        let TrainInputs { dataset, metrics, .. } = &self.training.inputs;
+        let (task, metric, records) = (&dataset.name, metrics[0].name(), self.evaluations());
+        let value = |record: &EvalRecord| Some(format!("{:.4}", record.metrics.get(metric)?));
+        let [best, last] = records.map(|found| found.and_then(value).unwrap_or("none".to_owned()));
         format!(
-            "{} {}: best {} (step {step}), last {} (step {}); {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
-            self.task,
-            self.metric,
-            value(&self.best),
-            value(&self.last),
-            self.steps,
-            self.examples_per_second,
-            self.tokens_per_second,
-            self.peak_memory_mib
+            "{task} {metric}: best {best} (step {}), last {last} (step {}); {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
+            records[0].map_or(0, |best| best.step),
+            self.state.step,
+            self.state.examples_per_second(),
+            self.tokens_per_second(),
+            peak_memory_mib(self.training.model.device()),
         )
     }
 
     /// Writes `results.json`, which also marks the run as finished.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the adapter cannot be read, or the file cannot be written.
     pub fn write(&self, out: &Path) -> Result<()> {
-        files::write_json(&out.join(RESULTS), self)
+        let Self { training, state, seconds } = self;
+        let TrainInputs { recipe, base, dataset, train, metrics, .. } = &training.inputs;
+        let [adapter, full, head] =
+            [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
+        let [best, last] = self.evaluations();
+        let device = training.model.device();
+        let results = json!({
+            "task": dataset.name,
+            "metric": metrics[0].name(),
+            "best": best,
+            "last": last,
+            "steps": state.step,
+            "skipped_steps": state.runs.first().map_or(0, |run| run.skipped),
+            "seed": recipe.train.seed,
+            "parameters": {"adapter": adapter, "base": full, "head": head},
+            "skipped_rows": train.skipped.count,
+            // Without evaluations.
+            "train_seconds": state.seconds,
+            "seconds": seconds,
+            "tokens_per_second": self.tokens_per_second(),
+            "examples_per_second": state.examples_per_second(),
+            // Resident on a CPU, allocated on a GPU.
+            "peak_memory_mib": peak_memory_mib(device),
+            "device": torch::name_of(device),
+            "base": {
+                "name": base.name,
+                "revision": base.commit,
+                "hash": base.hash,
+                "config_hash": base.config_hash,
+            },
+            // BLAKE3 of the files, by their names.
+            "adapter": checksums(&out.join(ADAPTER))?,
+            "versions": {"libtorch": LIBTORCH_VERSION, "loraxs": env!("CARGO_PKG_VERSION")},
+            "recipe": recipe,
+        });
+        files::write_json(&out.join(RESULTS), &results)
     }
 }
 
