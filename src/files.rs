@@ -24,9 +24,7 @@ pub use stand_in::check_start;
 const SEAL: &str = "seal";
 
 /// Writes a file through `fill`, beside `path`, then renames it into place.
-///
-/// # Errors
-/// Names `path` when its folder cannot be made or has gone, the disk is full, or `fill` fails.
+/// The error names `path` when its folder cannot be made or has gone, the disk is full, or `fill` fails.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> Result<()> {
@@ -68,9 +66,7 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
 }
 
 /// Writes an object as [`write_json`] does, with a checksum of its content.
-///
-/// # Errors
-/// As [`write_json`].
+/// Fails as [`write_json`].
 pub fn write_sealed(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     let Value::Object(mut object) = serde_json::to_value(value)? else {
         return Err(fault("only an object can be sealed").into());
@@ -81,9 +77,7 @@ pub fn write_sealed(path: &Path, value: &impl serde::Serialize) -> Result<()> {
 }
 
 /// Reads what [`write_sealed`] wrote; the boolean is true if it has a checksum (older versions wrote none).
-///
-/// # Errors
-/// Names the file that cannot be read, is no JSON of this form, or does not say what was written.
+/// The error names the file that cannot be read, is no JSON of this form, or does not say what was written.
 pub fn read_sealed<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, bool)> {
     let mut object: Map<String, Value> = read_json(path)?;
     let found = object.shift_remove(SEAL);
@@ -99,9 +93,7 @@ fn seal(object: &Map<String, Value>) -> Result<String> {
 }
 
 /// Returns the BLAKE3 hash of a file's bytes.
-///
-/// # Errors
-/// Names the file that cannot be read.
+/// The error names the file that cannot be read.
 pub fn checksum(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -119,9 +111,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Rejects a folder path taken by something else, before anything is computed.
-///
-/// # Errors
-/// Names the path.
+/// The error names the path.
 pub fn refuse_file(out: &Path) -> Result<()> {
     if out.exists() && !out.is_dir() {
         return Err(cannot_write(out, &ErrorKind::NotADirectory.into()));
@@ -156,9 +146,7 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Parses JSON; errors name the key of the wrong value, the position, and the expected type in plain words.
-///
-/// # Errors
-/// Where the text is no JSON, or not of this form.
+/// Fails where the text is no JSON, or not of this form.
 pub fn parse_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| {
         let mut message = error.to_string();

@@ -8,9 +8,7 @@ use crate::report::{say, table};
 use crate::session::machine::{CacheFolder, Findings};
 
 /// Looks at the machine and tests the device.
-///
-/// # Errors
-/// When settings cannot be used; what is wrong with the machine is reported, with exit code 1.
+/// Fails when settings cannot be used; what is wrong with the machine is reported, with exit code 1.
 pub fn run(global: &Global, args: &DoctorArgs) -> Result<Outcome> {
     let findings = Findings::gather(global.device, global.offline)?;
     if args.json {

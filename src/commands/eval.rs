@@ -7,9 +7,7 @@ use crate::session::score::score;
 use crate::session::subject::Subject;
 
 /// Scores every task and writes results and predictions.
-///
-/// # Errors
-/// When the subject, a data set or the folder for the results cannot be used.
+/// Fails when the subject, a data set or the folder for the results cannot be used.
 pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let place = environment(global)?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;

@@ -14,9 +14,8 @@ use crate::session::environment::Environment;
 use crate::session::subject::Subject;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
-///
-/// # Errors
-/// When there is nothing to merge, a file cannot be written, or the logits differ by more than the tolerance.
+/// Fails when there is nothing to merge, a file cannot be written, or the logits differ by more than the
+/// tolerance.
 pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     let place = environment(global)?;
     let subject = Subject::open(&place, &args.subject, &[])?;

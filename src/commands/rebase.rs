@@ -19,9 +19,8 @@ use crate::session::subject::{Subject, adapter_basis};
 const TOLERANCE: f64 = 1e-4;
 
 /// Writes the adapter of `subject`, whose trained tensors are `trained`, in the basis stored in `folder`.
-///
-/// # Errors
-/// When the method has no core, the basis is smaller or of another base, or its span leaves too large a residual.
+/// Fails when the method has no core, the basis is smaller or of another base, or its span leaves too large
+/// a residual.
 pub fn run(
     place: &Environment,
     args: &MergeArgs,

@@ -27,9 +27,7 @@ use crate::train::checkpoint::Loaded;
 use crate::train::{Ending, Trainer, interrupt};
 
 /// Trains as the recipe says, or with `--dry-run` only reports what would be trained.
-///
-/// # Errors
-/// When recipe, base, data or folder cannot be used, or training fails.
+/// Fails when recipe, base, data or folder cannot be used, or training fails.
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
     let (mut recipe, origin) = Recipe::load(&args.recipe, &args.set)?;

@@ -20,9 +20,7 @@ use crate::torch::tensor_file;
 const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 
 /// Writes the merged checkpoint into `folder`; `kind`, if given, replaces the base's own.
-///
-/// # Errors
-/// When a tensor cannot be read or a file cannot be written.
+/// Fails when a tensor cannot be read or a file cannot be written.
 pub fn write(folder: &Path, source: &AdaptedModel, kind: Option<Kind>, shard_size: u64) -> Result<()> {
     write_shards(folder, source, &entries(source, kind), shard_size)?;
     files::write_json(&folder.join("config.json"), &config(source, kind))?;
@@ -205,9 +203,7 @@ fn describe_classifier(config: &mut Map<String, Value>, architecture: &str, labe
 }
 
 /// Returns the size in bytes of the weights in a written folder.
-///
-/// # Errors
-/// When the folder cannot be read.
+/// Fails when the folder cannot be read.
 pub fn weight_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder)? {

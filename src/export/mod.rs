@@ -39,9 +39,7 @@ impl AdaptedModel<'_> {
 
 /// Computes logits of eight fixed sequences of mixed lengths, to compare two forms of one model: `[s, c]`, or
 /// for a language model those after every token, `[n, v]`.
-///
-/// # Errors
-/// When libtorch fails.
+/// Fails when libtorch fails.
 pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
     let vocabulary = u32::try_from(config.vocabulary()).unwrap_or(u32::MAX).max(2);
     let longest = usize::try_from(config.longest_sequence()).unwrap_or(1).clamp(1, 48);

@@ -17,9 +17,7 @@ use crate::files;
 use crate::torch::tensor_file::{self, TensorFile};
 
 /// Writes the adapter into `folder` in `kind`; returns the largest relative error of any ΔW.
-///
-/// # Errors
-/// When the method has no low-rank form, or a file cannot be written.
+/// Fails when the method has no low-rank form, or a file cannot be written.
 pub fn write(folder: &Path, source: &AdaptedModel, adapter: &AdapterConfig, kind: Kind) -> Result<f64> {
     let mut tensors = Vec::new();
     let mut plain = None;

@@ -9,9 +9,7 @@ use super::{cannot_write, held};
 use crate::fault::{Result, fault, renamed};
 
 /// Creates the folder `out` through `fill`. Of several processes that write the same folder, the first to finish wins.
-///
-/// # Errors
-/// When `out` exists and holds anything, a folder cannot be made or has gone, or `fill` fails.
+/// Fails when `out` exists and holds anything, a folder cannot be made or has gone, or `fill` fails.
 pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let cannot = |error: io::Error| -> anyhow::Error {
         fault(format!("cannot make the folder `{}`: {error}", out.display()))
@@ -38,9 +36,7 @@ pub fn write_folder<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
 }
 
 /// Creates the folder `place` through `fill`; a folder of that name is replaced.
-///
-/// # Errors
-/// When a folder cannot be made or has gone, or `fill` fails.
+/// Fails when a folder cannot be made or has gone, or `fill` fails.
 pub fn replace_folder(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let cannot = |error: io::Error| cannot_write(place, &error);
     held::check(place)?;

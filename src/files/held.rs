@@ -28,9 +28,7 @@ fn held() -> MutexGuard<'static, Vec<Folder>> {
 pub struct Held(PathBuf);
 
 /// Creates the folder `path` if needed and holds it; messages call it `shown`.
-///
-/// # Errors
-/// When it cannot be made or opened.
+/// Fails when it cannot be made or opened.
 pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
     let open = || {
         fs::create_dir_all(path)?;
@@ -43,9 +41,7 @@ pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
 
 /// Holds a folder until the process ends. Called with the first results, so that a rejected command creates
 /// no folder.
-///
-/// # Errors
-/// As [`hold`].
+/// Fails as [`hold`].
 pub fn hold_for_good(path: &Path) -> Result<()> {
     if !held().iter().any(|folder| folder.path == path) {
         std::mem::forget(hold(path, path)?);
@@ -63,9 +59,7 @@ impl Drop for Held {
 }
 
 /// Checks that the held folders above `path` are still the same.
-///
-/// # Errors
-/// Names the one that was removed or moved.
+/// The error names the one that was removed or moved.
 pub fn check(path: &Path) -> Result<()> {
     let gone = |folder: &&Folder| path.starts_with(&folder.path) && !is_at(&folder.opened, &folder.path);
     match held().iter().find(gone) {

@@ -43,17 +43,13 @@ pub struct Partial {
 
 impl Partial {
     /// Creates an empty file in `folder`.
-    ///
-    /// # Errors
-    /// When it cannot be made.
+    /// Fails when it cannot be made.
     pub fn file(folder: &Path) -> io::Result<Self> {
         Self::make(folder, |path| OpenOptions::new().write(true).create_new(true).open(path))
     }
 
     /// Creates an empty folder in `folder`.
-    ///
-    /// # Errors
-    /// When it cannot be made.
+    /// Fails when it cannot be made.
     pub fn folder(folder: &Path) -> io::Result<Self> {
         Self::make(folder, |path| {
             fs::create_dir(path)?;
@@ -100,9 +96,7 @@ impl Partial {
     }
 
     /// Renames it into place, replacing a file of that name; of folders, only an empty one.
-    ///
-    /// # Errors
-    /// When the system refuses.
+    /// Fails when the system refuses.
     pub fn name(self, path: &Path) -> io::Result<()> {
         let _uninterrupted = uninterrupted();
         fs::rename(&self.path, path)

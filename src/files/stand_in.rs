@@ -12,9 +12,7 @@ const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 const PAGES: [&[u8]; 2] = [b"<!doctype html", b"<html"];
 
 /// Rejects a file whose beginning shows that it is a stand-in.
-///
-/// # Errors
-/// Says what it is, and how to get the file itself.
+/// The error says what it is, and how to get the file itself.
 pub fn check_start(path: &Path, start: &[u8]) -> Result<(), Fault> {
     let start = start.get(..ENOUGH).unwrap_or(start);
     let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();

@@ -27,9 +27,7 @@ pub struct AdapterSetup {
 impl AdapterSetup {
     /// Prepares the adapter of `recipe` on `base`, with frozen factors from the adapter that training starts
     /// from, from a basis folder, from the cache, or from a decomposition.
-    ///
-    /// # Errors
-    /// When the adapter to start from, or the basis, does not fit the recipe.
+    /// Fails when the adapter to start from, or the basis, does not fit the recipe.
     pub fn new(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
         let mut method = recipe.adapter.method.clone();
         if method == Method::Head && base.base.config.is_decoder() {
@@ -62,9 +60,7 @@ impl AdapterSetup {
     }
 
     /// Builds the config of the adapter file, except for the parts that the data decide.
-    ///
-    /// # Errors
-    /// When libtorch fails.
+    /// Fails when libtorch fails.
     pub fn config(&self, recipe: &Recipe, base: &OpenBase, trained: &Trained) -> Result<AdapterConfig> {
         let basis = self.frozen.basis.as_ref().filter(|_| !self.method.is_of_peft());
         let record = |basis: &Basis| -> Result<BasisRecord> {

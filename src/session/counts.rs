@@ -42,9 +42,7 @@ impl Counts {
 }
 
 /// Returns the layers of `all` that `targets` name, each of which takes the method's rank.
-///
-/// # Errors
-/// When a target names no layer, or the rank does not fit one.
+/// Fails when a target names no layer, or the rank does not fit one.
 pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Result<Vec<Layer>> {
     let layers = targeted(all, targets)?;
     if let Some(rank) = adapter.method.basis_rank() {
@@ -55,9 +53,7 @@ pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Re
 
 /// Returns a table of layers, trainable parameters and bytes for a base of which only the folder and its
 /// `config.json` exist; `None` for any other base, and for methods without adapters.
-///
-/// # Errors
-/// When the config cannot be read, a target names no layer, or the rank does not fit one.
+/// Fails when the config cannot be read, a target names no layer, or the rank does not fit one.
 pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let folder = Path::new(&recipe.model.name);
     let weights = ["model.safetensors", "model.safetensors.index.json"];

@@ -47,9 +47,7 @@ pub struct OpenBase {
 
 impl Environment {
     /// Opens hub, catalog and device; `threads` 0 leaves the number to libtorch, `datasets` adds to the built-in catalog.
-    ///
-    /// # Errors
-    /// When the catalog is wrong or the device cannot be used.
+    /// Fails when the catalog is wrong or the device cannot be used.
     pub fn open(
         device: DeviceChoice,
         threads: usize,
@@ -70,9 +68,7 @@ impl Environment {
     }
 
     /// Fetches and opens a base.
-    ///
-    /// # Errors
-    /// When it cannot be had or read.
+    /// Fails when it cannot be had or read.
     pub fn base(&self, name: &str, revision: &str) -> Result<OpenBase> {
         if let Some(folder) = self.hub.config(name, revision)? {
             Config::load(&folder)?;
@@ -89,9 +85,7 @@ impl Environment {
     }
 
     /// Fetches and tokenises a split of a data set.
-    ///
-    /// # Errors
-    /// When it cannot be had, or no row can be used.
+    /// Fails when it cannot be had, or no row can be used.
     pub fn split(
         &self,
         dataset: &Dataset,
@@ -104,9 +98,7 @@ impl Environment {
     }
 
     /// Returns the files of a split of a data set, fetched if they are not local.
-    ///
-    /// # Errors
-    /// When they cannot be had.
+    /// Fails when they cannot be had.
     pub fn files(&self, dataset: &Dataset, split: &str) -> Result<Vec<PathBuf>> {
         let Some(repository) = &dataset.hub else { return dataset.local_files(split) };
         let revision = dataset.revision.as_deref().unwrap_or("main");
@@ -118,9 +110,7 @@ impl Environment {
     }
 
     /// Returns the basis of these layers: from `folder` if given, else from the cache, else computed.
-    ///
-    /// # Errors
-    /// When it does not fit, or cannot be computed.
+    /// Fails when it does not fit, or cannot be computed.
     pub fn basis(
         &self,
         base: &OpenBase,
@@ -168,9 +158,7 @@ pub fn settled(precision: Precision, device: Device, config: &Config) -> Precisi
 }
 
 /// Switches libtorch to this arithmetic, and returns the kind in which the base computes.
-///
-/// # Errors
-/// When libtorch refuses.
+/// Fails when libtorch refuses.
 pub fn use_precision(precision: Precision) -> Result<Kind> {
     torch::allow_tf32(precision == Precision::Tf32)?;
     Ok(kind_of(precision))

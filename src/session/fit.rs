@@ -11,9 +11,7 @@ use crate::models::Base;
 use crate::spec::Metric;
 
 /// Refuses lengths and vocabularies that the base cannot take.
-///
-/// # Errors
-/// Says which and what the limit is.
+/// The error says which and what the limit is.
 pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Result<()> {
     let longest = base.config.longest_sequence();
     if max_length as i64 > longest {
@@ -44,9 +42,7 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
 }
 
 /// Returns the outputs of the head for a data set: its classes, or 1 for a number.
-///
-/// # Errors
-/// When the data set is not for classification or regression.
+/// Fails when the data set is not for classification or regression.
 pub fn classes(dataset: &Dataset) -> Result<i64> {
     match dataset.task {
         TaskKind::Classification => Ok(dataset.labels.len() as i64),
@@ -61,17 +57,13 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
 }
 
 /// Returns the data set's metrics.
-///
-/// # Errors
-/// When a name is unknown.
+/// Fails when a name is unknown.
 pub fn metrics(dataset: &Dataset) -> Result<Vec<Metric>> {
     Ok(dataset.metrics.iter().map(|name| name.parse::<Metric>()).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Returns the data set of this name, and the order that maps a head's outputs with these `labels` to it.
-///
-/// # Errors
-/// When the head has not as many outputs as the data set needs.
+/// Fails when the head has not as many outputs as the data set needs.
 pub fn fitting<'a>(
     place: &'a Environment,
     task: &str,

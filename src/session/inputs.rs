@@ -39,9 +39,7 @@ pub struct TrainInputs {
 
 impl TrainInputs {
     /// Opens everything that the recipe names, and fills in what it leaves to the base.
-    ///
-    /// # Errors
-    /// When something is missing or does not fit.
+    /// Fails when something is missing or does not fit.
     pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
         let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
@@ -83,9 +81,7 @@ impl TrainInputs {
     }
 
     /// Shows the first training example as the model sees it, the trained part between `⟦` and `⟧`.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot decode.
+    /// Fails when the tokenizer cannot decode.
     pub fn shown_example(&self) -> Result<String> {
         let Some(example) = self.train.examples.first() else { return Ok(String::new()) };
         let count = example.ids.len();
@@ -104,9 +100,7 @@ impl TrainInputs {
     }
 
     /// Counts the trainable parameters of adapter, base and head, by the formulas of method and head.
-    ///
-    /// # Errors
-    /// When a target names no layer, or the rank does not fit one.
+    /// Fails when a target names no layer, or the rank does not fit one.
     pub fn counts(&self) -> Result<Counts> {
         let base = &self.base.base;
         let adapter = &self.recipe.adapter;
@@ -126,9 +120,7 @@ impl TrainInputs {
     }
 
     /// Returns the text that `--dry-run` prints for a run in `out`.
-    ///
-    /// # Errors
-    /// When a target names no layer.
+    /// Fails when a target names no layer.
     pub fn forecast(&self, place: &Environment, out: &Path) -> Result<String> {
         let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
         let counts = self.counts()?;

@@ -79,9 +79,7 @@ pub struct CacheFolder {
 
 impl Findings {
     /// Looks at the machine, and tests the device that the options want, or the CPU where it is not there.
-    ///
-    /// # Errors
-    /// When the arithmetic of the tests cannot be chosen.
+    /// Fails when the arithmetic of the tests cannot be chosen.
     pub fn gather(wanted: DeviceChoice, offline: bool) -> Result<Self> {
         let driver = torch::driver();
         let wanted = match wanted {

@@ -31,9 +31,7 @@ pub struct RunRecorder<'a> {
 
 impl<'a> RunRecorder<'a> {
     /// Opens the folder for a fresh run, or for one that goes on from a checkpoint.
-    ///
-    /// # Errors
-    /// When it cannot be written, or the checkpoint's best adapter is lost.
+    /// Fails when it cannot be written, or the checkpoint's best adapter is lost.
     pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join(ADAPTER);
         save_tokenizer(training, &adapter)?;
@@ -58,9 +56,7 @@ impl<'a> RunRecorder<'a> {
     }
 
     /// Writes the last adapter if no evaluation has picked a best one.
-    ///
-    /// # Errors
-    /// When it cannot be written, or the run is not whole.
+    /// Fails when it cannot be written, or the run is not whole.
     pub fn finish(&self, state: &TrainState) -> Result<()> {
         if !state.runs.iter().any(|run| run.best.is_some()) {
             self.save_adapter()?;

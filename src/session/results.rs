@@ -62,9 +62,7 @@ impl<'a> Results<'a> {
     }
 
     /// Writes `results.json`, which also marks the run as finished.
-    ///
-    /// # Errors
-    /// When the adapter cannot be read, or the file cannot be written.
+    /// Fails when the adapter cannot be read, or the file cannot be written.
     pub fn write(&self, out: &Path) -> Result<()> {
         let Self { training, state, seconds } = self;
         let TrainInputs { recipe, base, dataset, train, metrics, .. } = &training.inputs;
@@ -135,9 +133,7 @@ fn known(run: &Path) -> Result<Known> {
 }
 
 /// Checks that the results of a finished run can be read, and that its adapter is the one that it wrote.
-///
-/// # Errors
-/// Names the file that is damaged, missing or another.
+/// The error names the file that is damaged, missing or another.
 pub fn check_finished(run: &Path) -> Result<()> {
     check_adapter(run, &known(run)?)
 }
@@ -160,9 +156,7 @@ fn check_adapter(run: &Path, known: &Known) -> Result<()> {
 
 /// Checks as [`check_finished`] does if the run is finished, and that the base still has the `config.json`
 /// and the tokenizer that it was trained with.
-///
-/// # Errors
-/// As [`check_finished`], or names what has changed.
+/// Fails as [`check_finished`], or names what has changed.
 pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
     let changed = |path: PathBuf, like: &str| {
         fault(format!("`{}` is not the one that `{}` was trained with", path.display(), run.display())).hint(

@@ -17,9 +17,7 @@ use crate::recipe::Recipe;
 use crate::spec::Precision;
 
 /// Refuses a folder that holds a run, unless the command goes on with it or writes nothing (`may_be_used`).
-///
-/// # Errors
-/// Names what the folder holds.
+/// The error names what the folder holds.
 pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
     let used = [RESULTS, RECIPE, CHECKPOINTS].into_iter().find(|name| out.join(name).exists());
     files::refuse_file(out)?;
@@ -34,9 +32,7 @@ pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
 }
 
 /// Refuses a run that is marked as finished without sound results and an adapter.
-///
-/// # Errors
-/// Names the file that is missing or damaged.
+/// The error names the file that is missing or damaged.
 pub fn refuse_half_done(out: &Path) -> Result<()> {
     let (results, adapter) = (out.join(RESULTS), out.join(ADAPTER).join(WEIGHTS));
     let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
@@ -52,9 +48,7 @@ pub fn refuse_half_done(out: &Path) -> Result<()> {
 }
 
 /// Locks the folder against other processes, and keeps it in place, while the returned values live.
-///
-/// # Errors
-/// When another process holds the folder, or it cannot be written.
+/// Fails when another process holds the folder, or it cannot be written.
 pub fn lock(out: &Path) -> Result<(File, Held)> {
     let path = out.join(LOCK);
     let open = || -> io::Result<File> {
@@ -74,9 +68,7 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
 }
 
 /// Pins a run that began with the `main` of a repository to the commit that this was then.
-///
-/// # Errors
-/// When the run's recipe cannot be read.
+/// Fails when the run's recipe cannot be read.
 pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
     let chooses = recipe.train.precision == Precision::Auto;
@@ -93,9 +85,7 @@ pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
 }
 
 /// As [`refuse_another_recipe`], for a recipe whose base was not opened.
-///
-/// # Errors
-/// As [`refuse_another_recipe`].
+/// Fails as [`refuse_another_recipe`].
 pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
     if !path.exists() {
         return Ok(());
@@ -118,9 +108,7 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
 }
 
 /// Refuses to resume a run with another recipe than its own.
-///
-/// # Errors
-/// Names each key that differs, or says that the run's recipe is broken.
+/// The error names each key that differs, or says that the run's recipe is broken.
 pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
     let name = path.display().to_string();
     let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is broken")?;

@@ -26,9 +26,8 @@ use crate::train::Ending;
 type Results = Option<BTreeMap<String, TaskResult>>;
 
 /// Scores the subject on every data set asked for; writes and prints results and predictions.
-///
-/// # Errors
-/// When a data set or the folder for the results cannot be used, or a data set does not fit the subject.
+/// Fails when a data set or the folder for the results cannot be used, or a data set does not fit the
+/// subject.
 pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Result<Ending> {
     let settings = ScoreSettings::new(request, subject, place.device);
     files::refuse_file(&settings.out)?;

@@ -31,9 +31,7 @@ pub struct Subject {
 
 impl Subject {
     /// Opens what the command line names; `sets` change the run's recipe.
-    ///
-    /// # Errors
-    /// When a folder or file is missing or wrong, or the adapter belongs to another base.
+    /// Fails when a folder or file is missing or wrong, or the adapter belongs to another base.
     pub fn open(place: &Environment, args: &cli::Subject, sets: &[String]) -> Result<Self> {
         let opened = |name: &str, revision: &str| {
             place.base(name, if revision.is_empty() { "main" } else { revision })
@@ -64,9 +62,7 @@ impl Subject {
     }
 
     /// Opens the adapter of the run in `folder`, and its base through `base`.
-    ///
-    /// # Errors
-    /// When a file is missing or wrong, or the base is not the run's.
+    /// Fails when a file is missing or wrong, or the base is not the run's.
     pub fn of_run(
         folder: &Path,
         recipe: Recipe,
@@ -80,9 +76,7 @@ impl Subject {
     }
 
     /// Builds the model with its adapter, in `kind`, with `classes` outputs.
-    ///
-    /// # Errors
-    /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
+    /// Fails when a tensor does not fit, or the basis is not the one that the adapter was trained in.
     pub fn build(&self, place: &Environment, kind: Kind, classes: i64) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
@@ -96,9 +90,7 @@ impl Subject {
     }
 
     /// Returns the head's outputs: the adapter's, else the checkpoint's; 1 for a headless language model.
-    ///
-    /// # Errors
-    /// When there is no trained head.
+    /// Fails when there is no trained head.
     pub fn classes(&self) -> Result<i64> {
         if self.base.base.config.is_decoder() {
             return Ok(1);
@@ -141,9 +133,7 @@ fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
 }
 
 /// Puts the adapter's layers on the model, after checking that their basis is the adapter's own.
-///
-/// # Errors
-/// When the basis cannot be had or differs.
+/// Fails when the basis cannot be had or differs.
 pub fn attach(
     place: &Environment,
     base: &OpenBase,
@@ -180,9 +170,7 @@ fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
 }
 
 /// Returns the basis that an adapter was trained in: from its file, `folder` or the cache, or recomputed.
-///
-/// # Errors
-/// When it cannot be had, or its witness differs from the adapter's.
+/// Fails when it cannot be had, or its witness differs from the adapter's.
 pub fn adapter_basis(
     place: &Environment,
     base: &OpenBase,

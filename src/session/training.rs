@@ -39,9 +39,7 @@ pub struct Training {
 
 impl Training {
     /// Loads the model and puts the recipe's adapter on it.
-    ///
-    /// # Errors
-    /// When a tensor, a basis or the adapter to start from does not fit.
+    /// Fails when a tensor, a basis or the adapter to start from does not fit.
     pub fn new(place: &Environment, mut inputs: TrainInputs) -> Result<Self> {
         let TrainInputs { recipe, base, dataset, outputs, .. } = &inputs;
         let seeds = [recipe.train.seed];
@@ -122,9 +120,7 @@ impl Training {
     }
 
     /// Builds the settings of the training loop for a run in `out`.
-    ///
-    /// # Errors
-    /// When the recipe cannot be written as text, or the adapter that it starts from cannot be read.
+    /// Fails when the recipe cannot be written as text, or the adapter that it starts from cannot be read.
     pub fn plan(&self, out: &Path) -> Result<TrainPlan> {
         let Self { inputs, .. } = self;
         let train = &inputs.recipe.train;

@@ -14,9 +14,7 @@ use crate::train::interrupt;
 const MAX_NEW_TOKENS: usize = 256;
 
 /// Returns the settings, and remarks on those of the checkpoint that they overrule or that have no effect.
-///
-/// # Errors
-/// When options contradict each other.
+/// Fails when options contradict each other.
 pub fn decoding(
     args: &GenerationArgs,
     dataset: &Dataset,

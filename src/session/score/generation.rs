@@ -23,9 +23,7 @@ use crate::train::interrupt;
 
 impl Scorer<'_> {
     /// Continues and judges the prompts of a data set, adapters merged; `None` when interrupted.
-    ///
-    /// # Errors
-    /// When the data set or its answers of an earlier run cannot be used, or generation fails.
+    /// Fails when the data set or its answers of an earlier run cannot be used, or generation fails.
     pub(super) fn generation(
         &self,
         dataset: &Dataset,
