@@ -149,7 +149,7 @@ pub struct TrainArgs {
 
 /// What `eval` and `merge` work on: a run, or a base with or without an adapter.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Subject {
+pub struct SubjectArgs {
     /// Folder of a run: its base and its best adapter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,
@@ -173,7 +173,7 @@ pub struct Subject {
 pub struct EvalArgs {
     /// What to score.
     #[command(flatten)]
-    pub subject: Subject,
+    pub subject: SubjectArgs,
     /// Data set of the catalog; may be repeated [default with `--run`: the run's]
     #[arg(long, value_name = "T", required_unless_present = "run")]
     pub task: Vec<String>,
@@ -213,7 +213,7 @@ pub struct EvalArgs {
 pub struct MergeArgs {
     /// What to merge.
     #[command(flatten)]
-    pub subject: Subject,
+    pub subject: SubjectArgs,
     /// Folder to write
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: PathBuf,
@@ -430,9 +430,11 @@ mod tests {
             "loraxs eval --run r --seed=-1",
             "loraxs eval --run r --limit -1",
             "loraxs eval --run r --temperature -0.5",
+            "loraxs eval --run r --temperature -1e-3",
             "loraxs eval --run r --top-p -1",
             "loraxs eval --run r --batch-size -8",
             "loraxs merge --run r --out o --tolerance -1",
+            "loraxs merge --run r --out o --tolerance -2.5e-05",
             "loraxs merge --run r --out o --max-shard-size -5",
             "loraxs merge --run r --out o --threads -1",
             "loraxs init-svd --model m --rank -4",

@@ -7,13 +7,17 @@ use clap::{Arg, Command};
 
 /// Value names of options that take numbers.
 const NUMBERS: [&str; 5] = ["N", "P", "R", "SIZE", "X"];
+/// Those of numbers with a fraction.
+const FRACTIONS: [&str; 2] = ["P", "X"];
 
 /// Lets numbers begin with a minus, so that an option's own error names what it expects instead of `-1`.
 pub(super) fn with_negative_numbers(command: Command) -> Command {
     let of_number = |arg: Arg| {
         let names = arg.get_value_names().unwrap_or_default();
-        let is_number = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
-        arg.allow_negative_numbers(is_number)
+        let is_of = |known: &[&str]| names.iter().any(|name| known.contains(&name.as_str()));
+        let (is_number, is_fraction) = (is_of(&NUMBERS), is_of(&FRACTIONS));
+        // clap takes `-1e-3` for flags.
+        arg.allow_negative_numbers(is_number).allow_hyphen_values(is_fraction)
     };
     command.mut_args(of_number).mut_subcommands(with_negative_numbers)
 }

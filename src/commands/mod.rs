@@ -11,7 +11,7 @@ use std::any::Any;
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::cli::{Cli, Command, Global, LogFormat};
+use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
 use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
 use crate::session::environment::Environment;
 use crate::train::{Ending, interrupt};
@@ -96,7 +96,7 @@ fn opened(command: &Command) -> Option<&Path> {
     }
 }
 
-fn of_subject(subject: &cli::Subject) -> Option<&Path> {
+fn of_subject(subject: &SubjectArgs) -> Option<&Path> {
     subject.run.as_deref().or(subject.model.as_deref().map(Path::new))
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use super::{Outcome, environment};
-use crate::cli::{self, EvalArgs, Global, TrainArgs};
+use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
 use crate::fault::Result;
 use crate::files;
 use crate::recipe::{Origin, Recipe};
@@ -44,7 +44,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         say(&format!("{} is finished", out.display()));
         return score_tasks(&recipe.eval.tasks, &out, || {
             let place = environment(global)?;
-            let run = cli::Subject { run: Some(out.clone()), ..cli::Subject::default() };
+            let run = SubjectArgs { run: Some(out.clone()), ..SubjectArgs::default() };
             let subject = Subject::open(&place, &run, &[])?;
             Ok((place, subject))
         });

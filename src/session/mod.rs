@@ -12,6 +12,8 @@
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | costs before a training | [`counts`], [`forecast`] |
 //! | report of `doctor` | [`machine`] |
+//!
+//! Where options of the command line take precedence, `cli`'s arguments are read as they are: plain values, checked for form.
 
 pub mod adapter_setup;
 pub mod counts;

@@ -11,7 +11,7 @@ use super::run_folder::{ADAPTER, RECIPE};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
 use crate::adapters::{Frozen, Method, Trained, witness};
-use crate::cli;
+use crate::cli::SubjectArgs;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan, Start};
 use crate::models::{Build, Model};
@@ -32,7 +32,7 @@ pub struct Subject {
 impl Subject {
     /// Opens what the command line names; `sets` change the run's recipe.
     /// Fails when a folder or file is missing or wrong, or the adapter belongs to another base.
-    pub fn open(place: &Environment, args: &cli::Subject, sets: &[String]) -> Result<Self> {
+    pub fn open(place: &Environment, args: &SubjectArgs, sets: &[String]) -> Result<Self> {
         let opened = |name: &str, revision: &str| {
             place.base(name, if revision.is_empty() { "main" } else { revision })
         };

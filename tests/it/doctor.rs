@@ -48,6 +48,17 @@ fn a_library_that_cannot_be_loaded_is_named() {
 }
 
 #[test]
+fn settings_of_the_hub_that_cannot_be_used_are_reported() {
+    let variables = ["HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"];
+    let (output, found) = doctor(&device_name(), &variables.map(|name| (name, "")));
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    let hub = found["hub"].as_str().unwrap();
+    assert!(hub.starts_with("cannot be used: no folder for the hub's cache"), "{hub}");
+    assert_eq!((found["caches"].as_array().unwrap().len(), &found["ok"]), (1, &Value::Bool(false)));
+    assert!(found["self_test"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{found}");
+}
+
+#[test]
 fn a_device_that_computes_wrongly_is_found_out() {
     if std::env::var_os("LORAXS_STANDIN").is_none() {
         println!("skipped: scripts/standin.sh runs this");
