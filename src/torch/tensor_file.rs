@@ -282,6 +282,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn kinds_print_as_the_hashes_of_bases_and_adapters_have_them() {
+        let printed = KINDS.map(|(kind, _)| format!("{kind:?}")).join(" ");
+        assert_eq!(printed, "Float BFloat16 Half Double Int64 Int Int16 Int8 Uint8 Bool");
+    }
+
+    #[test]
     fn every_kind_comes_back_in_its_order_with_the_metadata() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/file.safetensors");
