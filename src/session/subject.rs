@@ -95,15 +95,14 @@ impl Subject {
         if self.base.base.config.is_decoder() {
             return Ok(1);
         }
-        match &self.adapter {
-            Some(adapter) if !adapter.config.dataset.is_empty() => {
+        if let Some(adapter) = &self.adapter {
+            if !adapter.config.dataset.is_empty() {
                 return Ok(adapter.config.labels.len().max(1) as i64);
             }
             // From another program: its head tells the number.
-            Some(adapter) if adapter.head_outputs().is_some() => {
-                return Ok(adapter.head_outputs().unwrap_or(1));
+            if let Some(outputs) = adapter.head_outputs() {
+                return Ok(outputs);
             }
-            _ => {}
         }
         self.base.base.head_outputs(&self.base.name)
     }
@@ -134,7 +133,7 @@ fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
 
 /// Puts the adapter's layers on the model, after checking that their basis is the adapter's own.
 /// Fails when the basis cannot be had or differs.
-pub fn attach(
+fn attach(
     place: &Environment,
     base: &OpenBase,
     adapter: &AdapterFile,
@@ -143,9 +142,7 @@ pub fn attach(
     trained: &mut Trained,
 ) -> Result<()> {
     let AdapterConfig { method, modules, .. } = &adapter.config;
-    let mut layers = if modules.is_empty() { Vec::new() } else { adapted(base, modules)? };
-    // Stacked tensors and their witness follow the adapter's own order.
-    layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
+    let layers = adapted(base, modules)?;
     let mut frozen = Frozen { basis: None, tensors: adapter.stored_frozen()? };
     if method.basis_rank().is_some() {
         frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
@@ -156,7 +153,8 @@ pub fn attach(
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }
 
-/// Returns the layers that an adapter names; each must exist.
+/// Returns the layers that an adapter names, in its order, which stacked tensors and witnesses follow.
+/// Fails when one does not exist.
 fn adapted(base: &OpenBase, modules: &[String]) -> Result<Vec<Layer>> {
     let all = base.base.linear_layers();
     let find = |module: &String| {
@@ -181,11 +179,7 @@ pub fn adapter_basis(
     let rank = method.basis_rank().unwrap_or(0);
     let basis = match (adapter.stored_basis()?, record) {
         (Some(basis), _) if folder.is_none() || !adapter.layout.knows_basis() => basis,
-        (_, Some(record)) => {
-            let mut layers = adapted(base, modules)?;
-            layers.sort_by_key(|(name, _)| modules.iter().position(|module| module == name));
-            place.basis(base, &layers, &record.spec, folder)?.0
-        }
+        (_, Some(record)) => place.basis(base, &adapted(base, modules)?, &record.spec, folder)?.0,
         _ => return Err(fault("the adapter does not say which basis it was trained in").into()),
     };
     if basis.spec.rank != rank && adapter.layout.knows_basis() {
