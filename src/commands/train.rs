@@ -13,11 +13,12 @@ use crate::recipe::{Origin, Recipe};
 use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::environment::Environment;
+use crate::session::finished::refuse_half_done;
 use crate::session::inputs::TrainInputs;
 use crate::session::recorder::RunRecorder;
 use crate::session::results::Results;
 use crate::session::resume::{
-    keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_half_done, refuse_used,
+    keep_revision, lock, refuse_another_recipe, refuse_another_than_done, refuse_used,
 };
 use crate::session::run_folder::{EVAL, RECIPE, RESULTS};
 use crate::session::score::score;

@@ -4,7 +4,7 @@
 //! | to find | look in |
 //! |---|---|
 //! | which value wins: command line, recipe, adapter, catalog, checkpoint or default | [`precedence`] |
-//! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] |
+//! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] and [`finished`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
 //! | scores of a subject | [`score`] |
@@ -18,6 +18,7 @@
 pub mod adapter_setup;
 pub mod counts;
 pub mod environment;
+pub mod finished;
 pub mod fit;
 pub mod forecast;
 pub mod inputs;

@@ -5,21 +5,16 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use anyhow::Context as _;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::environment::OpenBase;
 use super::inputs::TrainInputs;
 use super::run_folder::{ADAPTER, RESULTS};
 use super::training::Training;
 use crate::adapters::Group;
-use crate::fault::{Result, fault};
+use crate::fault::Result;
 use crate::files;
 use crate::torch::{self, LIBTORCH_VERSION, peak_memory_mib};
 use crate::train::checkpoint::{EvalRecord, TrainState};
-
-/// Name of the file by which tokenizers are compared.
-const TOKENIZER: &str = "tokenizer.json";
 
 /// Results of a finished training.
 pub struct Results<'a> {
@@ -101,83 +96,6 @@ impl<'a> Results<'a> {
         });
         files::write_json(&out.join(RESULTS), &results)
     }
-}
-
-/// The part of the file that is read again; older versions wrote less.
-#[derive(Debug, Deserialize)]
-struct Known {
-    base: KnownBase,
-    #[serde(default)]
-    adapter: BTreeMap<String, String>,
-    #[expect(dead_code, reason = "what is asked for is that it is there")]
-    steps: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct KnownBase {
-    #[serde(default)]
-    config_hash: Option<String>,
-}
-
-fn known(run: &Path) -> Result<Known> {
-    let path = run.join(RESULTS);
-    let fields: Result<Map<String, Value>> = files::read_json(&path);
-    let known = fields.and_then(|fields| {
-        Known::deserialize(Value::Object(fields)).with_context(|| format!("`{}` is damaged", path.display()))
-    });
-    known.map_err(|error| {
-        let hint =
-            format!("delete `{}`: then `train --resume` goes on from the newest checkpoint", path.display());
-        fault(format!("{error:#}")).hint(hint).into()
-    })
-}
-
-/// Checks that the results of a finished run can be read, and that its adapter is the one that it wrote.
-/// The error names the file that is damaged, missing or another.
-pub fn check_finished(run: &Path) -> Result<()> {
-    check_adapter(run, &known(run)?)
-}
-
-fn check_adapter(run: &Path, known: &Known) -> Result<()> {
-    let folder = run.join(ADAPTER);
-    for (name, checksum) in &known.adapter {
-        let path = folder.join(name);
-        if path.exists() && files::checksum(&path)? != *checksum {
-            return Err(fault(format!("`{}` is not as the run wrote it", path.display()))
-                .hint(format!(
-                    "put it back; `--model BASE --adapter {}` takes what is there",
-                    folder.display()
-                ))
-                .into());
-        }
-    }
-    Ok(())
-}
-
-/// Checks as [`check_finished`] does if the run is finished, and that the base still has the `config.json`
-/// and the tokenizer that it was trained with.
-/// Fails as [`check_finished`], or names what has changed.
-pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
-    let changed = |path: PathBuf, like: &str| {
-        fault(format!("`{}` is not the one that `{}` was trained with", path.display(), run.display())).hint(
-            format!(
-                "put it back{like}; `--model BASE --adapter {}` takes what is there",
-                run.join(ADAPTER).display()
-            ),
-        )
-    };
-    if run.join(RESULTS).exists() {
-        let known = known(run)?;
-        check_adapter(run, &known)?;
-        if known.base.config_hash.is_some_and(|hash| hash != base.config_hash) {
-            return Err(changed(base.base.folder.join("config.json"), "").into());
-        }
-    }
-    let [kept, own] = [&run.join(ADAPTER), &base.base.folder].map(|folder| folder.join(TOKENIZER));
-    if kept.exists() && own.exists() && files::checksum(&kept)? != files::checksum(&own)? {
-        return Err(changed(own, &format!(" (the run kept `{}`)", kept.display())).into());
-    }
-    Ok(())
 }
 
 fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {

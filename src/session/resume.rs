@@ -7,10 +7,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::results::check_finished;
-use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS};
+use super::run_folder::{CHECKPOINTS, LOCK, RECIPE, RESULTS};
 use crate::adapters::basis::BasisSpec;
-use crate::adapters::file::WEIGHTS;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::Recipe;
@@ -29,22 +27,6 @@ pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses a run that is marked as finished without sound results and an adapter.
-/// The error names the file that is missing or damaged.
-pub fn refuse_half_done(out: &Path) -> Result<()> {
-    let (results, adapter) = (out.join(RESULTS), out.join(ADAPTER).join(WEIGHTS));
-    let hint = format!("delete `{}`: then `--resume` goes on from the newest checkpoint", results.display());
-    if let Err(error) = check_finished(out) {
-        return Err(fault(format!("{error:#}")).hint(hint).into());
-    }
-    if adapter.exists() {
-        return Ok(());
-    }
-    Err(fault(format!("`{}` is finished, but there is no `{}`", out.display(), adapter.display()))
-        .hint(hint)
-        .into())
 }
 
 /// Locks the folder against other processes, and keeps it in place, while the returned values live.

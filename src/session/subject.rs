@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tch::Kind;
 
 use super::environment::{Environment, OpenBase};
-use super::results::check_subject;
+use super::finished::check_subject;
 use super::run_folder::{ADAPTER, RECIPE};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile};
