@@ -6,40 +6,22 @@ use std::path::{Path, PathBuf};
 use crate::fault::{Result, usage, which};
 use crate::files::read_text;
 
+/// Pairs each name with the text of its recipe.
+macro_rules! recipes {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../recipes/", $name, ".toml")))),*]
+    };
+}
+
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: [(&str, &str); 31] = [
-    ("commonsense-llama2-7b", include_str!("../../recipes/commonsense-llama2-7b.toml")),
-    ("commonsense-llama3-8b", include_str!("../../recipes/commonsense-llama3-8b.toml")),
-    ("compare-methods", include_str!("../../recipes/compare-methods.toml")),
-    ("glue-cola", include_str!("../../recipes/glue-cola.toml")),
-    ("glue-mnli", include_str!("../../recipes/glue-mnli.toml")),
-    ("glue-mrpc", include_str!("../../recipes/glue-mrpc.toml")),
-    ("glue-qnli", include_str!("../../recipes/glue-qnli.toml")),
-    ("glue-qqp", include_str!("../../recipes/glue-qqp.toml")),
-    ("glue-rte", include_str!("../../recipes/glue-rte.toml")),
-    ("glue-sst2", include_str!("../../recipes/glue-sst2.toml")),
-    ("glue-stsb", include_str!("../../recipes/glue-stsb.toml")),
-    ("glue-wnli", include_str!("../../recipes/glue-wnli.toml")),
-    ("lora-cola", include_str!("../../recipes/lora-cola.toml")),
-    ("lora-mrpc", include_str!("../../recipes/lora-mrpc.toml")),
-    ("lora-qnli", include_str!("../../recipes/lora-qnli.toml")),
-    ("lora-rte", include_str!("../../recipes/lora-rte.toml")),
-    ("lora-sst2", include_str!("../../recipes/lora-sst2.toml")),
-    ("lora-stsb", include_str!("../../recipes/lora-stsb.toml")),
-    ("metamath-gemma-7b", include_str!("../../recipes/metamath-gemma-7b.toml")),
-    ("metamath-llama-3.2-3b", include_str!("../../recipes/metamath-llama-3.2-3b.toml")),
-    ("metamath-mistral-7b", include_str!("../../recipes/metamath-mistral-7b.toml")),
-    ("quickstart-pretrain", include_str!("../../recipes/quickstart-pretrain.toml")),
-    ("quickstart", include_str!("../../recipes/quickstart.toml")),
-    ("smollm2-commonsense", include_str!("../../recipes/smollm2-commonsense.toml")),
-    ("smollm2-metamath", include_str!("../../recipes/smollm2-metamath.toml")),
-    ("vera-cola", include_str!("../../recipes/vera-cola.toml")),
-    ("vera-mrpc", include_str!("../../recipes/vera-mrpc.toml")),
-    ("vera-qnli", include_str!("../../recipes/vera-qnli.toml")),
-    ("vera-rte", include_str!("../../recipes/vera-rte.toml")),
-    ("vera-sst2", include_str!("../../recipes/vera-sst2.toml")),
-    ("vera-stsb", include_str!("../../recipes/vera-stsb.toml")),
-];
+const BUILT_IN: &[(&str, &str)] = recipes! {
+    "commonsense-llama2-7b", "commonsense-llama3-8b", "compare-methods", "glue-cola", "glue-mnli",
+    "glue-mrpc", "glue-qnli", "glue-qqp", "glue-rte", "glue-sst2", "glue-stsb", "glue-wnli", "lora-cola",
+    "lora-mrpc", "lora-qnli", "lora-rte", "lora-sst2", "lora-stsb", "metamath-gemma-7b",
+    "metamath-llama-3.2-3b", "metamath-mistral-7b", "quickstart-pretrain", "quickstart",
+    "smollm2-commonsense", "smollm2-metamath", "vera-cola", "vera-mrpc", "vera-qnli", "vera-rte",
+    "vera-sst2", "vera-stsb",
+};
 
 /// Source that a recipe was found in.
 #[derive(Debug, Clone, PartialEq, Eq)]

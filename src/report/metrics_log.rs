@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::fault::Result;
 use crate::files::{cannot_write, check_held, read_bytes, write_bytes};
@@ -37,20 +38,6 @@ pub struct TrainPoint {
     pub tokens_per_second: f64,
 }
 
-impl TrainPoint {
-    fn scalars(&self) -> Vec<(String, f64)> {
-        let named = [
-            ("epoch", Some(self.epoch)),
-            ("loss", Some(self.loss)),
-            ("learning_rate", Some(self.learning_rate)),
-            ("head_learning_rate", self.head_learning_rate),
-            ("grad_norm", Some(self.grad_norm)),
-            ("tokens_per_second", Some(self.tokens_per_second)),
-        ];
-        named.into_iter().filter_map(|(name, value)| Some((format!("train/{name}"), value?))).collect()
-    }
-}
-
 /// The metrics of one task after some step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EvalPoint {
@@ -60,12 +47,6 @@ pub struct EvalPoint {
     pub task: String,
     /// Metrics by name.
     pub metrics: BTreeMap<String, f64>,
-}
-
-impl EvalPoint {
-    fn scalars(&self) -> Vec<(String, f64)> {
-        self.metrics.iter().map(|(name, &value)| (format!("eval/{}/{name}", self.task), value)).collect()
-    }
 }
 
 #[derive(Serialize)]
@@ -128,7 +109,11 @@ impl MetricsLog {
     /// When the files cannot be written.
     pub fn train(&mut self, point: &TrainPoint) -> Result<()> {
         self.add(&Line::Train(point))?;
-        self.events.scalars(point.step, &point.scalars())
+        let Value::Object(fields) = serde_json::to_value(point)? else { return Ok(()) };
+        let scalars = fields.iter().filter(|(name, _)| *name != "step");
+        let scalars =
+            scalars.map(|(name, value)| (format!("train/{name}"), value.as_f64().unwrap_or(f64::NAN)));
+        self.events.scalars(point.step, &scalars.collect::<Vec<_>>())
     }
 
     /// Adds the metrics of a task.
@@ -137,7 +122,9 @@ impl MetricsLog {
     /// When the files cannot be written.
     pub fn eval(&mut self, point: &EvalPoint) -> Result<()> {
         self.add(&Line::Eval(point))?;
-        self.events.scalars(point.step, &point.scalars())
+        let scalars =
+            point.metrics.iter().map(|(name, value)| (format!("eval/{}/{name}", point.task), *value));
+        self.events.scalars(point.step, &scalars.collect::<Vec<_>>())
     }
 
     /// Appends one line in a single write, so that a killed process tears at most the last one. The file is
