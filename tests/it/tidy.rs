@@ -296,7 +296,7 @@ fn every_script_is_valid_for_its_shell() {
 }
 
 /// Types of one name in two places; each is to be renamed.
-const TWICE: [&str; 5] = ["Prompt", "Rules", "Session", "Settings", "Verdict"];
+const TWICE: [&str; 6] = ["Group", "Layout", "Prompt", "Rules", "Settings", "Verdict"];
 
 #[test]
 fn no_type_is_defined_twice() {
