@@ -14,7 +14,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
 use super::rules::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Scale, Site, Trained, add_product};
+use super::{Adapter, Frozen, Route, Scale, Site, Trained};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -141,9 +141,10 @@ impl Adapter for Lora {
         self.scale.times(&self.b.matmul(&self.a)) // [k, out, in]
     }
 
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        let thin = x.matmul(&cast(&self.a, x.kind()).transpose(1, 2)); // [k, n, r]
-        add_product(y, &self.scale.times(&thin), &self.b)
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
+        let [a, b] = [&self.a, &self.b].map(|factor| cast(factor, x.kind()));
+        let thin = self.scale.times_rows(&route.multiply(x, &a), route); // [m, r]
+        route.add_product(y, &thin, &b)
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

@@ -17,7 +17,7 @@ use toml::Value;
 
 use super::rules::{Built, Layer, Rules, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Scale, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Route, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -163,8 +163,8 @@ impl Adapter for LoraMini {
         self.scale.times(&left.matmul(&self.a).matmul(&self.b.matmul(&right))) // [k, out, in]
     }
 
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.factors())
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
+        add_through_core(y, x, &self.factors(), route)
     }
 
     fn through_core(&self) -> Option<[Tensor; 3]> {

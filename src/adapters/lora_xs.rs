@@ -17,7 +17,7 @@ use toml::Value;
 use super::lora;
 use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Scale, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Route, Scale, Site, Trained, add_through_core};
 use crate::fault::Result;
 use crate::limits::RANK;
 use crate::spec::reader::{POSITIVE, Reader};
@@ -198,8 +198,8 @@ impl Adapter for LoraXs {
         self.scale.times(&b.matmul(&self.core).matmul(&a)) // [k, out, in]
     }
 
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.factors())
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
+        add_through_core(y, x, &self.factors(), route)
     }
 
     fn through_core(&self) -> Option<[Tensor; 3]> {

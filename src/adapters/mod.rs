@@ -15,6 +15,7 @@ pub mod numpy_random;
 mod open;
 pub mod peft_config;
 pub mod rebase;
+pub mod route;
 pub mod rules;
 mod sigma;
 pub mod svd;
@@ -28,9 +29,10 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
 pub use method::Method;
+pub use route::Route;
 pub use trained::{Group, Trained};
 
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims2};
 use basis::Basis;
 
 /// Addition to a linear layer `y = W x`: `y = W x + ΔW x`.
@@ -38,11 +40,11 @@ pub trait Adapter: std::fmt::Debug {
     /// Computes ΔW of every run, its scale included, in fp32: `[k, out, in]`.
     fn delta(&self) -> Tensor;
 
-    /// Computes `y + ΔW x`, in `y`'s memory where k is 1 or the last factor is shared.
+    /// Computes `y + ΔW x` with ΔW of each row's run, in `y`'s memory where possible: `y` is no view.
     ///
     /// # Shapes
-    /// `y` and the result `[k·n, out]`, no views; `x` `[k, n, in]`.
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor;
+    /// `y` and the result `[m, out]`; `x` `[m, in]`.
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor;
 
     /// Returns frozen A `[i, in]`, fp32 M `[k, o, i]` with the scale, and frozen B `[out, o]` of ΔW = B M A.
     fn through_core(&self) -> Option<[Tensor; 3]> {
@@ -76,10 +78,21 @@ impl Scale {
 
     /// Multiplies each run's part of `x` `[k, _, _]` by its factor.
     fn times(&self, x: &Tensor) -> Tensor {
+        self.scaled(x, |each| each.view([-1, 1, 1]))
+    }
+
+    /// Multiplies each row of `x` `[m, _]` by its run's factor.
+    fn times_rows(&self, x: &Tensor, route: &Route) -> Tensor {
+        let [m, _] = dims2(x);
+        self.scaled(x, |each| route.spread(&each.unsqueeze(1), m))
+    }
+
+    /// Multiplies `x` by the common factor, or by `place` of those of all runs, `[k]`.
+    fn scaled(&self, x: &Tensor, place: impl FnOnce(Tensor) -> Tensor) -> Tensor {
         match self.0.as_slice() {
             [1.0] => x.shallow_clone(),
             [one] => x * *one,
-            each => x * Tensor::from_slice(each).to_kind(x.kind()).to_device(x.device()).view([-1, 1, 1]),
+            each => x * place(Tensor::from_slice(each).to_kind(x.kind()).to_device(x.device())),
         }
     }
 }
@@ -132,22 +145,9 @@ impl Site<'_> {
 /// Computes `y + x Aᵀ Mᵀ Bᵀ` with A, B shared by the runs and a core M for each ([`Adapter::through_core`]).
 ///
 /// # Shapes
-/// `y` and the result `[k·n, out]`; `x` `[k, n, in]`.
-fn add_through_core(mut y: Tensor, x: &Tensor, [a, core, b]: &[Tensor; 3]) -> Tensor {
-    let thin = x.matmul(&a.tr()).matmul(&cast(core, x.kind()).transpose(1, 2)); // [k, n, o]
+/// `y` and the result `[m, out]`; `x` `[m, in]`.
+fn add_through_core(mut y: Tensor, x: &Tensor, [a, core, b]: &[Tensor; 3], route: &Route) -> Tensor {
+    let thin = route.multiply(&x.matmul(&a.tr()), &cast(core, x.kind())); // [m, o]
     // One product that adds into the base's result: no separate read and write of y.
-    y.addmm_(&thin.flatten(0, 1), &b.tr())
-}
-
-/// Computes `y + thin Bᵀ` with a factor B for each run.
-///
-/// # Shapes
-/// `y` and the result `[k·n, out]`; `thin` `[k, n, r]`, `b` `[k, out, r]` of any kind.
-fn add_product(mut y: Tensor, thin: &Tensor, b: &Tensor) -> Tensor {
-    let [k, n, _r] = dims3(thin);
-    let b = cast(b, thin.kind());
-    if k == 1 {
-        return y.addmm_(&thin.flatten(0, 1), &b.get(0).tr());
-    }
-    y.view([k, n, -1]).baddbmm(thin, &b.transpose(1, 2), 1.0, 1.0).flatten(0, 1) // [k·n, out]
+    y.addmm_(&thin, &b.tr())
 }

@@ -17,7 +17,7 @@ use toml::Value;
 
 use super::rules::{Built, Layer, Rules, Shapes, Start, each};
 use super::svd::Factors;
-use super::{Adapter, Frozen, Group, Site, Trained, add_through_core};
+use super::{Adapter, Frozen, Group, Route, Site, Trained, add_through_core};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
 use crate::spec::reader::Reader;
@@ -284,8 +284,8 @@ impl Adapter for TinyLora {
         b.matmul(&self.core()).matmul(&a) // [k, out, in]
     }
 
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
-        add_through_core(y, x, &self.factors())
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
+        add_through_core(y, x, &self.factors(), route)
     }
 
     fn through_core(&self) -> Option<[Tensor; 3]> {

@@ -69,7 +69,11 @@ impl Trained {
 
     /// Counts the trainable parameters of one run in `group`.
     pub fn count(&self, group: Group) -> usize {
-        let runs = usize::try_from(self.runs).unwrap_or(1).max(1);
-        self.entries.iter().filter(|e| e.group == group).map(|e| e.tensor.numel()).sum::<usize>() / runs
+        let numbers =
+            self.entries.iter().filter(|e| e.group == group).map(|e| e.tensor.numel()).sum::<usize>();
+        match group {
+            Group::Base => numbers,
+            Group::Adapter | Group::Head => numbers / usize::try_from(self.runs).unwrap_or(1).max(1),
+        }
     }
 }

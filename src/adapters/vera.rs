@@ -16,7 +16,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
 use super::rules::{Built, Layer, Rules, Shapes, Start, each};
-use super::{Adapter, Frozen, Named, Site, Trained, add_product};
+use super::{Adapter, Frozen, Named, Route, Site, Trained};
 use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
 use crate::spec::reader::{NOT_NEGATIVE, Reader};
@@ -186,9 +186,9 @@ impl Adapter for Vera {
         self.scaled_b().matmul(&cast(&self.a, Kind::Float)) // [k, out, in]
     }
 
-    fn add_to(&self, y: Tensor, x: &Tensor) -> Tensor {
+    fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
         // Both scales are applied to B, so that a pass keeps only the thin product for the gradient.
-        add_product(y, &x.matmul(&self.a.tr()), &self.scaled_b())
+        route.add_product(y, &x.matmul(&self.a.tr()), &cast(&self.scaled_b(), x.kind()))
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

@@ -11,7 +11,6 @@ use crate::eval::results::{TaskResult, write_results};
 use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
 use crate::files;
-use crate::models::Config;
 use crate::session::fit::{check_fit, fitting, metrics};
 use crate::session::request::Request;
 use crate::session::subject::Subject;
@@ -27,19 +26,19 @@ pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     let request = Request::new(args, &subject, place.device);
     files::refuse_file(&request.out)?;
-    if matches!(subject.base.base.config, Config::Decoder(_)) {
+    if subject.base.base.config.is_decoder() {
         return eval_language::run(&place, &subject, &request, args);
     }
     let tokenizer = Tokenizer::load(&subject.base.base.folder)?;
     check_fit(&subject.base.base, &tokenizer, request.max_length)?;
-    let outputs = subject.classes()?;
-    let labels = subject.labels(outputs);
+    let outputs = subject.head_outputs()?;
+    let labels = subject.labels(Some(outputs));
     let datasets: Vec<(&Dataset, Vec<usize>)> =
         request.tasks.iter().map(|task| fitting(&place, task, outputs, &labels)).collect::<Result<_>>()?;
     if args.predict {
         datasets.iter().try_for_each(|(dataset, _)| submission_name(dataset, &request.split).map(drop))?;
     }
-    let (model, _trained) = subject.build(&place, use_precision(request.precision)?, outputs)?;
+    let (model, _trained) = subject.build(&place, use_precision(request.precision)?, Some(outputs))?;
     let model = model.classifier()?;
     let mut results = BTreeMap::new();
     for (dataset, order) in datasets {

@@ -39,7 +39,7 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     let (continued, read): (Vec<&Dataset>, Vec<&Dataset>) =
         datasets.into_iter().partition(|dataset| dataset.task == TaskKind::Generation);
     let of = |dataset: &&Dataset| {
-        let asked = Asked::read(&base.folder, base.config.vocabulary())?;
+        let asked = Asked::read(&base.folder, base.config.vocabulary)?;
         decoding(&args.generation, dataset, &tokenizer, &asked)
     };
     let (generations, remarks): (Vec<_>, Vec<_>) =
@@ -47,7 +47,7 @@ pub fn run(place: &Workplace, subject: &Subject, request: &Request, args: &EvalA
     for remark in remarks.into_iter().flatten().collect::<BTreeSet<String>>() {
         tracing::warn!("{remark}");
     }
-    let (mut model, _trained) = subject.build(place, use_precision(request.precision)?, 0)?;
+    let (mut model, _trained) = subject.build(place, use_precision(request.precision)?, None)?;
     let mut results = BTreeMap::new();
     for dataset in read {
         let examples = place.split(dataset, &request.split, &tokenizer, request.max_length, args.limit)?;

@@ -23,7 +23,7 @@ const MOST_LOGITS: i64 = 1 << 24;
 pub struct Batch {
     /// The tokens.
     pub packed: Packed,
-    /// Index of the token before each target in the flat `[k·n]`: int64 `[T]`.
+    /// Row of the token before each target: int64 `[T]`.
     pub before: Tensor,
     /// The targets: int64 `[T]`.
     pub targets: Tensor,
@@ -37,13 +37,12 @@ impl Batch {
         let sequences: Vec<Vec<Sequence>> =
             runs.iter().map(|run| run.iter().map(|example| sequence(example)).collect()).collect();
         let packed = Packed::new(&sequences, Positions::FromZero, device);
-        let [_k, n] = [packed.ids.size()[0], packed.ids.size()[1]];
         let (mut before, mut targets, mut owners) = (Vec::new(), Vec::new(), Vec::new());
         let mut owner = 0;
-        for ((run, examples), places) in (0i64..).zip(runs).zip(packed.places.iter()) {
+        for (examples, places) in runs.iter().zip(packed.places.iter()) {
             for (example, place) in examples.iter().zip(places) {
                 for at in target_places(example) {
-                    before.push(run * n + (place.start + at) as i64 - 1);
+                    before.push((place.start + at) as i64 - 1);
                     targets.push(i64::from(example.ids[at]));
                     owners.push(owner);
                 }
@@ -157,10 +156,11 @@ pub fn evaluate(
 /// Returns each example's summed loss.
 fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64>> {
     no_grad(|| {
-        let batch = Batch::new(&vec![examples.to_vec(); model.runs()], model.device());
-        let hidden = model.hidden(&batch.packed, &Pass::evaluation())?.flatten(0, 1);
-        let all = model.runs() * examples.len();
-        let sums = Tensor::zeros([all as i64], (Kind::Double, model.device()));
+        let mut runs = vec![Vec::new(); model.runs()];
+        runs[run] = examples.to_vec();
+        let batch = Batch::new(&runs, model.device());
+        let hidden = model.hidden(&batch.packed, &Pass::evaluation().over(&batch.packed))?;
+        let sums = Tensor::zeros([examples.len() as i64], (Kind::Double, model.device()));
         let rows = batch.before.size()[0];
         in_chunks(rows, model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
@@ -168,7 +168,6 @@ fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64
             let _ = sums.shallow_clone().index_add_(0, &part(&batch.sequences), &found.to_kind(Kind::Double));
             Ok(())
         })?;
-        let of_run = sums.narrow(0, (run * examples.len()) as i64, examples.len() as i64);
-        Ok(Vec::try_from(of_run.to_device(Device::Cpu))?)
+        Ok(Vec::try_from(sums.to_device(Device::Cpu))?)
     })
 }

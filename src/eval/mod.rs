@@ -132,10 +132,12 @@ fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usiz
 }
 
 fn batch_logits(model: &Classifier, run: usize, sequences: Vec<Sequence>) -> Result<Vec<Vec<f32>>> {
-    let runs = vec![sequences; model.runs()];
+    let mut runs = vec![Vec::new(); model.runs()];
+    runs[run] = sequences;
     let batch = Packed::new(&runs, model.config.position_rule, model.device());
-    let logits = no_grad(|| model.forward(&batch, &Pass::evaluation()))?; // [k, s, c]
-    let logits: Tensor = logits.get(run as i64).to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
+    let pass = Pass::evaluation().over(&batch);
+    let logits = no_grad(|| model.forward(&batch, &pass))?; // [s, c]
+    let logits: Tensor = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
     let classes = logits.size().last().copied().unwrap_or(1);
     let flat: Vec<f32> = Vec::try_from(logits.flatten(0, -1))?;
     Ok(flat.chunks(usize::try_from(classes)?).map(<[f32]>::to_vec).collect())

@@ -5,16 +5,16 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use super::Source;
 use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
 use crate::models::Config;
-use crate::models::config::HeadKind;
+use crate::models::encoder::config::HeadKind;
 use crate::nn::Linear;
-use crate::torch::tensor_file;
+use crate::torch::{tensor_file, unforeseen};
 
 /// Name prefixes of other files that are copied unchanged.
 const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
@@ -75,10 +75,9 @@ impl Entry<'_> {
     fn compute(&self, source: &Source) -> Result<Tensor> {
         let value = match &self.part {
             Part::Stored(name) => source.base.tensors.tensor(name, None, source.model.device())?,
-            Part::Merged(linear) => no_grad(|| match linear.adapter() {
-                Some(adapter) => linear.weight().to_kind(Kind::Float) + adapter.delta().get(0),
-                None => linear.weight().shallow_clone(),
-            }),
+            Part::Merged(linear) => {
+                linear.merged().ok_or_else(|| unforeseen(&format!("`{}` cannot be merged", linear.name())))?
+            }
             Part::Trained(tensor) => tensor.shallow_clone(),
         };
         Ok(value.to_kind(self.kind))
@@ -109,7 +108,8 @@ fn entries<'a>(source: &Source<'a>, kind: Option<Kind>) -> BTreeMap<String, Entr
     let kind_of = |found: &BTreeMap<String, Entry>, name: &str| found.get(name).map_or(head_kind, |e| e.kind);
     for linear in source.model.linears().into_iter().filter(|linear| linear.adapter().is_some()) {
         let name = format!("{}.weight", linear.name());
-        let (kind, numbers) = (kind_of(&found, &name), linear.weight().numel());
+        let (kind, numbers) =
+            (kind_of(&found, &name), usize::try_from(linear.shape().iter().product::<i64>()).unwrap_or(0));
         found.insert(name, Entry { kind, numbers, part: Part::Merged(linear) });
     }
     for (name, tensor) in source.trained_tensors(&[Group::Base, Group::Head]) {
@@ -165,7 +165,7 @@ fn write_shards(
 
 /// Returns the base's `config.json`; for a classifier, with its architecture and labels.
 fn config(source: &Source, kind: Option<Kind>) -> Map<String, Value> {
-    let mut config = source.base.config.raw().clone();
+    let mut config = source.base.config.raw.clone();
     match &source.base.config {
         Config::Encoder(encoder) => describe_classifier(&mut config, &encoder.architecture, source.labels),
         Config::Decoder(decoder) => {

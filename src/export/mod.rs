@@ -113,7 +113,7 @@ fn fill_from(out: &Path, partial: &Path) -> io::Result<()> {
 /// # Errors
 /// When libtorch fails.
 pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
-    let vocabulary = u32::try_from(config.vocabulary()).unwrap_or(u32::MAX).max(2);
+    let vocabulary = u32::try_from(config.vocabulary).unwrap_or(u32::MAX).max(2);
     let longest = usize::try_from(config.longest_sequence()).unwrap_or(1).clamp(1, 48);
     let rows: Vec<Vec<u32>> = (0..8u32)
         .map(|row| {
@@ -123,12 +123,12 @@ pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
         })
         .collect();
     let sequences = rows.iter().map(|ids| Sequence { ids, types: &[] }).collect();
-    let batch = Packed::new(&[sequences], config.position_rule(), model.device());
-    let logits = no_grad(|| match model {
+    let batch = Packed::new(&[sequences], config.position_rule, model.device());
+    let logits: Result<Tensor> = no_grad(|| match model {
         Model::Classifier(model) => model.forward(&batch, &Pass::evaluation()),
         Model::Language(model) => Ok(model.logits(&model.hidden(&batch, &Pass::evaluation())?)),
-    })?;
-    Ok(logits.get(0).to_kind(Kind::Double))
+    });
+    Ok(logits?.to_kind(Kind::Double))
 }
 
 /// Returns the largest difference, relative to the largest expected value.

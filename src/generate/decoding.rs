@@ -103,6 +103,5 @@ impl<'a> Decoding<'a> {
 
 /// Returns the logits `[s, v]` after one more token of each row.
 fn pass(model: &CausalLm, ids: &Tensor, sight: &Decode<'_>) -> Result<Tensor> {
-    let hidden = model.decoder.forward(&ids.unsqueeze(0), &sight.positions(), sight, &Pass::evaluation())?;
-    Ok(model.logits(&hidden.squeeze_dim(0)))
+    Ok(model.logits(&model.decoder.forward(ids, sight.positions(), sight, &Pass::evaluation())?))
 }

@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
         let hidden = model.decoder.forward(&batch.ids, &positions, &sight, &Pass::evaluation())?;
         let last: Vec<i64> = places.iter().map(|[start, length, ..]| start + length - 1).collect();
         let last = Tensor::from_slice(&last).to_device(model.device());
-        Ok(model.logits(&hidden.squeeze_dim(0).index_select(0, &last)))
+        Ok(model.logits(&hidden.index_select(0, &last)))
     }
 
     /// Gives every running prompt its next token.

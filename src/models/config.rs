@@ -1,349 +1,138 @@
-//! `config.json` of an encoder, read into the values that layers need. Nothing past here knows family names.
+//! `config.json` of a checkpoint: an encoder's or a decoder's. Whoever asks which asks here.
 
+use std::ops::Deref;
+use std::path::Path;
+
+use anyhow::Context as _;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::decoder_fields::cut;
-use crate::fault::{Result, fault};
-use crate::files;
-use crate::nn::layout::Positions;
+use super::decoder::config::DecoderConfig;
+use super::decoder::fields::FAMILIES as DECODERS;
+use super::encoder::config::{EncoderConfig, FAMILIES as ENCODERS, TARGETS};
+use super::trunk_config::TrunkConfig;
+use crate::adapters::rules::Layer;
+use crate::fault::{Result, fault, reading};
+use crate::files::{self, quantised};
 
-/// An activation between the two feed-forward layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// Exact GELU.
-    Gelu,
-    /// Tanh approximation of GELU.
-    GeluTanh,
-    /// max(x, 0).
-    Relu,
-    /// x · sigmoid(x).
-    Silu,
-    /// Hyperbolic tangent.
-    Tanh,
-}
-
-/// Layout of the head that turns the sequence vector into logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadKind {
-    /// BERT: a pooler (dense, tanh) in the trunk, then dropout and one layer.
-    Pooled,
-    /// RoBERTa: dropout, dense, tanh, dropout, one layer, all in the head.
-    TwoLayer,
-}
-
-/// The shape and switches of an encoder.
+/// `config.json` of a checkpoint.
 #[derive(Debug, Clone)]
-pub struct EncoderConfig {
-    /// Prefix of the trunk's tensors in a saved classifier, such as `bert`.
-    pub prefix: &'static str,
-    /// Architecture that Transformers loads a merged checkpoint as.
-    pub architecture: String,
-    /// d.
-    pub width: i64,
-    /// Number of layers.
-    pub layers: usize,
-    /// h.
-    pub heads: i64,
-    /// Width between the two feed-forward layers.
-    pub intermediate: i64,
-    /// v.
-    pub vocabulary: i64,
-    /// Rows of the position embedding.
-    pub positions: i64,
-    /// Rows of the token-type embedding.
-    pub token_types: i64,
-    /// Activation of the feed-forward layers.
-    pub activation: Activation,
-    /// Epsilon of every layer norm.
-    pub norm_eps: f64,
-    /// Dropout on embeddings and on the outputs of attention and feed-forward layers.
-    pub dropout: f64,
-    /// Dropout on attention probabilities.
-    pub attention_dropout: f64,
-    /// Dropout before the head.
-    pub head_dropout: f64,
-    /// Standard deviation with which Transformers draws new weights.
-    pub initializer_range: f64,
-    /// Id of the padding token, if any; its embedding gets no gradient.
-    pub padding: Option<u32>,
-    /// Numbering of positions.
-    pub position_rule: Positions,
-    /// The head.
-    pub head: HeadKind,
-    /// Names of the classes, in order, if the file has them.
-    pub labels: Vec<String>,
-    /// Number of the head's outputs, if the file gives it.
-    pub outputs: Option<i64>,
-    /// The whole file, for writing it back.
-    pub raw: serde_json::Map<String, Value>,
+pub enum Config {
+    /// BERT and its relatives.
+    Encoder(EncoderConfig),
+    /// Llama and its relatives.
+    Decoder(DecoderConfig),
 }
 
-/// The `model_type`s of encoders.
-pub const FAMILIES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "camembert"];
-
-/// The layers that the published LoRA-XS code adapts.
-pub const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
-
-/// More layers than any model has: a larger number is a mistake, better reported once than layer by layer.
-const MOST_LAYERS: i64 = 1000;
-/// A longer side than any weight has; products of two sides and the number of layers do not overflow.
-pub(super) const MOST_SIDE: i64 = 1 << 24;
-
-/// Rejects sizes that no model has. A decoder's positions have no tensor, so any number of them is fine.
-pub(super) fn check_positive(sizes: &[(&str, i64)]) -> Result<()> {
-    for &(name, found) in sizes {
-        let most = match name {
-            "num_hidden_layers" => MOST_LAYERS,
-            "max_position_embeddings" | "sliding_window" => i64::MAX,
-            _ => MOST_SIDE,
-        };
-        if found <= 0 {
-            return Err(fault(format!("`{name}` must be positive, found {found}")).into());
-        }
-        if found > most {
-            return Err(fault(format!("`{name}` must be at most {most}, found {found}")).into());
-        }
-    }
-    Ok(())
-}
-
-/// Fields of `config.json`; absent ones get the default of Transformers' configuration class.
 #[derive(Deserialize)]
-struct Raw {
+struct ModelType {
     model_type: String,
-    hidden_size: i64,
-    num_hidden_layers: i64,
-    num_attention_heads: i64,
-    intermediate_size: i64,
-    vocab_size: i64,
-    max_position_embeddings: i64,
-    #[serde(default = "two")]
-    type_vocab_size: i64,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "tiny")]
-    layer_norm_eps: f64,
-    #[serde(default = "tenth")]
-    hidden_dropout_prob: f64,
-    #[serde(default = "tenth")]
-    attention_probs_dropout_prob: f64,
-    classifier_dropout: Option<f64>,
-    #[serde(default = "fiftieth")]
-    initializer_range: f64,
-    pad_token_id: Option<u32>,
-    position_embedding_type: Option<String>,
-    #[serde(default)]
-    is_decoder: bool,
-    #[serde(default)]
-    add_cross_attention: bool,
-    problem_type: Option<String>,
-    id2label: Option<Value>,
-    num_labels: Option<i64>,
 }
 
-fn two() -> i64 {
-    2
-}
-fn gelu() -> String {
-    "gelu".into()
-}
-fn tiny() -> f64 {
-    1e-12
-}
-fn tenth() -> f64 {
-    0.1
-}
-fn fiftieth() -> f64 {
-    0.02
-}
-
-impl EncoderConfig {
-    /// Reads the text of a `config.json`.
+impl Config {
+    /// Reads `config.json` of a checkpoint folder.
     ///
     /// # Errors
     /// Names the field that is missing, of the wrong type, or of a value that this program does not compute with.
-    pub fn from_json(text: &str) -> Result<Self> {
-        let json: serde_json::Map<String, Value> = files::parse_json(text)?;
-        let raw: Raw = files::parse_json(text)?;
-        let (prefix, class, head, padded) = match raw.model_type.as_str() {
-            "bert" => ("bert", "Bert", HeadKind::Pooled, false),
-            "roberta" => ("roberta", "Roberta", HeadKind::TwoLayer, true),
-            "xlm-roberta" => ("roberta", "XLMRoberta", HeadKind::TwoLayer, true),
-            "camembert" => ("roberta", "Camembert", HeadKind::TwoLayer, true),
-            other => {
-                return Err(fault(format!("the model type `{other}` is not supported")).into());
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("config.json");
+        let _reading = reading(&path);
+        let text = files::read_json_text(&path)?;
+        let read = || -> Result<Self> {
+            let json: Map<String, Value> = files::parse_json(&text)?;
+            let ModelType { model_type } = files::parse_json(&text)?;
+            let quantised = quantised::of_config(&json);
+            match model_type.as_str() {
+                name if DECODERS.iter().chain(&ENCODERS).any(|known| *known == name)
+                    && let Some((key, how)) = quantised =>
+                {
+                    Err(fault(format!(
+                        "by `{key}` the weights are quantised ({how}), which is not supported"
+                    ))
+                    .hint(quantised::hint(folder))
+                    .into())
+                }
+                name if DECODERS.contains(&name) => Ok(Self::Decoder(DecoderConfig::from_json(name, &text)?)),
+                name if ENCODERS.contains(&name) => Ok(Self::Encoder(EncoderConfig::from_json(&text)?)),
+                other => {
+                    let known: Vec<String> =
+                        ENCODERS.iter().chain(&DECODERS).map(|name| format!("`{name}`")).collect();
+                    Err(fault(format!("the model type `{other}` is not supported"))
+                        .hint(format!("supported are {}", known.join(", ")))
+                        .into())
+                }
             }
         };
-        refuse_unsupported(&raw)?;
-        let per_layer = json.get("per_layer_config").and_then(Value::as_object);
-        if per_layer.is_some_and(|layers| !layers.is_empty()) {
-            return Err(fault("`per_layer_config` is not supported: all layers are alike").into());
-        }
-        if padded && json.get("pad_token_id").is_some_and(Value::is_null) {
-            return Err(fault("`pad_token_id` is null, but positions are counted from it").into());
-        }
-        let pad = raw.pad_token_id.unwrap_or(u32::from(padded));
-        let first = if padded { i64::from(pad) + 1 } else { 0 };
-        if raw.max_position_embeddings <= first {
-            let (found, pad) = (raw.max_position_embeddings, first - 1);
-            return Err(fault(format!(
-                "`max_position_embeddings` is {found}, expected more than `pad_token_id` = {pad}, \
-                 after which positions are counted"
-            ))
-            .into());
-        }
-        let labels = labels(raw.id2label)?;
-        Ok(Self {
-            prefix,
-            architecture: format!("{class}ForSequenceClassification"),
-            width: raw.hidden_size,
-            layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
-            heads: raw.num_attention_heads,
-            intermediate: raw.intermediate_size,
-            vocabulary: raw.vocab_size,
-            positions: raw.max_position_embeddings,
-            token_types: raw.type_vocab_size,
-            activation: activation(&raw.hidden_act)?,
-            norm_eps: raw.layer_norm_eps,
-            dropout: raw.hidden_dropout_prob,
-            attention_dropout: raw.attention_probs_dropout_prob,
-            head_dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
-            initializer_range: raw.initializer_range,
-            padding: Some(pad).filter(|_| !json.get("pad_token_id").is_some_and(Value::is_null)),
-            position_rule: if padded { Positions::AfterPadding(pad) } else { Positions::FromZero },
-            head,
-            outputs: raw.num_labels.or(Some(labels.len() as i64).filter(|&count| count > 0)),
-            labels,
-            raw: json,
-        })
+        read().with_context(|| format!("cannot use `{}`", path.display()))
     }
 
-    /// Returns the length of the longest sequence that the position embedding can number.
-    pub fn longest_sequence(&self) -> i64 {
-        match self.position_rule {
-            Positions::FromZero => self.positions,
-            Positions::AfterPadding(pad) => self.positions - i64::from(pad) - 1,
+    /// Returns the config of an encoder.
+    ///
+    /// # Errors
+    /// When it is a decoder's.
+    pub fn encoder(&self) -> Result<&EncoderConfig> {
+        match self {
+            Self::Encoder(config) => Ok(config),
+            Self::Decoder(config) => Err(config.not_an_encoder()),
         }
     }
 
-    /// Returns the trunk's linear layers, path and shape `[out, in]`, in the order of the layers.
-    pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
-        let (d, wide) = (self.width, self.intermediate);
-        let ends = [
-            ("attention.self.query", [d, d]),
-            ("attention.self.key", [d, d]),
-            ("attention.self.value", [d, d]),
-            ("attention.output.dense", [d, d]),
-            ("intermediate.dense", [wide, d]),
-            ("output.dense", [d, wide]),
-        ];
-        let at =
-            |i: usize| ends.map(|(end, shape)| (format!("{}.encoder.layer.{i}.{end}", self.prefix), shape));
-        (0..self.layers).flat_map(at).collect()
+    /// Returns the config of a decoder.
+    ///
+    /// # Errors
+    /// When it is an encoder's.
+    pub fn decoder(&self) -> Result<&DecoderConfig> {
+        match self {
+            Self::Decoder(config) => Ok(config),
+            Self::Encoder(config) => Err(config.not_a_decoder()),
+        }
+    }
+
+    /// Returns true for a language model, without a classification head.
+    pub fn is_decoder(&self) -> bool {
+        matches!(self, Self::Decoder(_))
+    }
+
+    /// Returns the linear layers that a checkpoint of this config must hold: path and shape `[out, in]`.
+    pub fn linear_shapes(&self) -> Vec<Layer> {
+        match self {
+            Self::Encoder(config) => config.linear_shapes(),
+            Self::Decoder(config) => config.linear_shapes(),
+        }
+    }
+
+    /// Returns the layers adapted by default, as in the published LoRA-XS code.
+    pub fn default_targets(&self) -> Vec<String> {
+        match self {
+            Self::Encoder(_) => TARGETS.map(str::to_owned).into(),
+            Self::Decoder(decoder) => {
+                let first =
+                    |name: String| Some(name.strip_prefix("model.layers.0.")?.rsplit('.').next()?.to_owned());
+                decoder.linear_shapes().into_iter().filter_map(|(name, _)| first(name)).collect()
+            }
+        }
     }
 
     /// Replaces every dropout.
     pub fn set_dropout(&mut self, p: f64) {
-        (self.dropout, self.attention_dropout, self.head_dropout) = (p, p, p);
-    }
-}
-
-/// Rejects fields whose values would change the numbers in ways that the layers do not compute.
-fn refuse_unsupported(raw: &Raw) -> Result<()> {
-    let positive = [
-        ("hidden_size", raw.hidden_size),
-        ("num_hidden_layers", raw.num_hidden_layers),
-        ("num_attention_heads", raw.num_attention_heads),
-        ("intermediate_size", raw.intermediate_size),
-        ("vocab_size", raw.vocab_size),
-        ("max_position_embeddings", raw.max_position_embeddings),
-        ("type_vocab_size", raw.type_vocab_size),
-    ];
-    check_positive(&positive)?;
-    if raw.layer_norm_eps < 0.0 {
-        return Err(
-            fault(format!("`layer_norm_eps` must not be negative, found {}", raw.layer_norm_eps)).into()
-        );
-    }
-    if raw.initializer_range < 0.0 {
-        let found = raw.initializer_range;
-        return Err(fault(format!("`initializer_range` must not be negative, found {found}")).into());
-    }
-    if raw.hidden_size % raw.num_attention_heads != 0 {
-        let (d, h) = (raw.hidden_size, raw.num_attention_heads);
-        return Err(fault(format!("`hidden_size` {d} is not a multiple of `num_attention_heads` {h}")).into());
-    }
-    if let Some(pad) = raw.pad_token_id.filter(|&pad| i64::from(pad) >= raw.vocab_size) {
-        let v = raw.vocab_size;
-        return Err(fault(format!("`pad_token_id` is {pad}, but `vocab_size` is {v}")).into());
-    }
-    match raw.position_embedding_type.as_deref() {
-        None | Some("absolute") => {}
-        Some(other) => {
-            return Err(fault(format!(
-                "`position_embedding_type` `{other}` is not supported, only `absolute`"
-            ))
-            .into());
-        }
-    }
-    if raw.is_decoder || raw.add_cross_attention {
-        return Err(fault("`is_decoder` and `add_cross_attention` are not supported for an encoder").into());
-    }
-    if raw.problem_type.as_deref() == Some("multi_label_classification") {
-        return Err(fault("`problem_type` `multi_label_classification` is not supported").into());
-    }
-    for (name, p) in [
-        ("hidden_dropout_prob", raw.hidden_dropout_prob),
-        ("attention_probs_dropout_prob", raw.attention_probs_dropout_prob),
-        ("classifier_dropout", raw.classifier_dropout.unwrap_or(0.0)),
-    ] {
-        if !(0.0..1.0).contains(&p) {
-            return Err(fault(format!("`{name}` must be at least 0 and below 1, found {p}")).into());
-        }
-    }
-    Ok(())
-}
-
-/// Returns the activation that Transformers calls `name`.
-pub(super) fn activation(name: &str) -> Result<Activation> {
-    Ok(match name {
-        "gelu" | "gelu_python" => Activation::Gelu,
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
-        "relu" => Activation::Relu,
-        "silu" | "swish" => Activation::Silu,
-        "tanh" => Activation::Tanh,
-        other => {
-            return Err(fault(format!("`hidden_act` `{other}` is not supported"))
-                .hint("supported are gelu, gelu_new, gelu_pytorch_tanh, relu, silu and tanh")
-                .into());
-        }
-    })
-}
-
-/// Returns class names in the order of their ids. Numbers and booleans are names too, as in Transformers.
-fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
-    let named = match id2label {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Object(named)) => named,
-        Some(other) => {
-            return Err(fault(format!("`id2label` must be an object, found {}", cut(&other))).into());
-        }
-    };
-    let mut numbered = Vec::with_capacity(named.len());
-    for (id, name) in named {
-        let Ok(number) = id.trim().parse::<i64>() else {
-            return Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into());
-        };
-        let name = match name {
-            Value::String(name) => name,
-            Value::Number(_) | Value::Bool(_) => name.to_string(),
-            other => {
-                return Err(fault(format!("`id2label.{id}` must be a name, found {}", cut(&other))).into());
+        let trunk = match self {
+            Self::Encoder(config) => {
+                config.head_dropout = p;
+                &mut config.trunk
             }
+            Self::Decoder(config) => &mut config.trunk,
         };
-        numbered.push((number, name));
+        (trunk.dropout, trunk.attention_dropout) = (p, p);
     }
-    numbered.sort();
-    Ok(numbered.into_iter().map(|(_, name)| name).collect())
+}
+
+impl Deref for Config {
+    type Target = TrunkConfig;
+
+    fn deref(&self) -> &TrunkConfig {
+        match self {
+            Self::Encoder(config) => config,
+            Self::Decoder(config) => config,
+        }
+    }
 }

@@ -4,7 +4,7 @@ use tch::Device;
 
 use super::{Base, Build, CausalLm, Classifier, Config};
 use crate::adapters::Trained;
-use crate::fault::{Result, fault};
+use crate::fault::Result;
 use crate::nn::Linear;
 
 /// A model of either kind.
@@ -71,10 +71,7 @@ impl Model {
     pub fn classifier(&self) -> Result<&Classifier> {
         match self {
             Self::Classifier(model) => Ok(model),
-            Self::Language(model) => {
-                let name = &model.config.architecture;
-                Err(fault(format!("the base is a decoder (`{name}`), expected an encoder")).into())
-            }
+            Self::Language(model) => Err(model.config.not_an_encoder()),
         }
     }
 
@@ -85,10 +82,7 @@ impl Model {
     pub fn language(&self) -> Result<&CausalLm> {
         match self {
             Self::Language(model) => Ok(model),
-            Self::Classifier(model) => {
-                let name = &model.config.prefix;
-                Err(fault(format!("the base is an encoder (`{name}`), expected a decoder")).into())
-            }
+            Self::Classifier(model) => Err(model.config.not_a_decoder()),
         }
     }
 }

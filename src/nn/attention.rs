@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::packed::Padded;
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Bounds, Kernel, dims2, dims3, dims4, fused, has_flash, packed_attention};
+use crate::torch::{Bounds, Kernel, dims3, dims4, fused, has_flash, joined, packed_attention};
 
 /// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -111,23 +111,19 @@ impl Attention {
         // Each run draws from its own stream.
         let of_run = |run: usize| {
             pass.enter(run);
-            let [_k, n] = dims2(&batch.ids);
-            let first = run as i64 * n;
-            // The masks depend on the lengths, which must not be those of what fills a run up to the others.
-            let attended = if bounded {
-                let [q, k, v] = qkv.map(|x| x.narrow(0, first, batch.tokens_of(run)));
-                over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel)?
-            } else {
-                let parts = batch.padded()[run].iter().map(|padded| {
-                    let [q, k, v] = qkv.map(|x| x.narrow(0, first + padded.start, padded.tokens));
-                    self.over_padding([&q, &k, &v], padded, kernel)
-                });
-                joined(parts.collect::<Result<_>>()?)
-            };
-            let [own, ..] = dims3(&attended);
-            Ok(if own == n { attended } else { attended.constant_pad_nd([0, 0, 0, 0, 0, n - own]) })
+            let [first, count] = batch.rows_of(run);
+            if bounded {
+                let [q, k, v] = qkv.map(|x| x.narrow(0, first, count));
+                return over_bounds([&q, &k, &v], &batch.bounds_of(run), kernel);
+            }
+            let parts = batch.padded()[run].iter().map(|padded| {
+                let [q, k, v] = qkv.map(|x| x.narrow(0, first + padded.start, padded.tokens));
+                self.over_padding([&q, &k, &v], padded, kernel)
+            });
+            Ok(joined(parts.collect::<Result<_>>()?))
         };
-        Ok(joined((0..runs).map(of_run).collect::<Result<_>>()?))
+        let filled = (0..runs).filter(|&run| !batch.places[run].is_empty());
+        Ok(joined(filled.map(of_run).collect::<Result<_>>()?))
     }
 
     /// Attends in one run's sequences, padded to the longest; `q` `[n, h, d]` to the same, `k` and `v` `[n, kv, d]`.
@@ -200,11 +196,6 @@ fn over_bounds([q, k, v]: [&Tensor; 3], bounds: &Tensor, kernel: Kernel) -> Resu
     let heads = |x: &Tensor| if flash { x.shallow_clone() } else { repeated(x, h, 1) };
     let bounds = Bounds { queries: bounds, keys: bounds, used: None, longest: [kernel.longest; 2], flash };
     packed_attention([q, &heads(k), &heads(v)], bounds, kernel)
-}
-
-/// Returns the rows of all parts, one after another.
-fn joined(mut parts: Vec<Tensor>) -> Tensor {
-    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
 }
 
 /// Repeats each head along `axis`, copies side by side, until there are `heads`.

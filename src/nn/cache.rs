@@ -121,7 +121,7 @@ pub struct Prefill<'a> {
     batch: &'a Packed,
     /// For each prompt: first token in the batch, number of tokens, slot, and tokens already in the slot.
     places: &'a [[i64; 4]],
-    /// Flat places of the batch's tokens in a cache on a GPU, int64 `[n]`.
+    /// Flat places of the batch's tokens in a cache on a GPU, int64 `[m]`.
     at: Option<Tensor>,
 }
 
@@ -215,9 +215,9 @@ impl<'a> Decode<'a> {
         Self { cache, places: Vec::new(), positions, layout }
     }
 
-    /// Returns the positions of the new tokens, int64 `[1, s]`.
-    pub fn positions(&self) -> Tensor {
-        self.positions.unsqueeze(0)
+    /// Returns the positions of the new tokens, int64 `[s]`.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
     }
 
     /// Returns a mask `[s, 1, 1, used]` that is true where a position is not after the row's own, and not before its window.

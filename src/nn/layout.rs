@@ -24,7 +24,7 @@ pub enum Positions {
 /// Sequences of equal length that lie side by side in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stretch {
-    /// Index along k.
+    /// Index of the run.
     pub run: usize,
     /// Number of sequences.
     pub count: i64,
@@ -32,10 +32,10 @@ pub struct Stretch {
     pub length: i64,
 }
 
-/// Location of a sequence in its run.
+/// Location of a sequence in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Place {
-    /// Index of its first token.
+    /// Index of its first token among those of all runs.
     pub start: usize,
     /// Tokens.
     pub length: usize,
@@ -49,10 +49,6 @@ pub type Places = Arc<Vec<Vec<Place>>>;
 /// A batch before it is on a device: what is known of it there, and its columns.
 #[derive(Debug)]
 pub struct Layout {
-    /// Number of runs, tokens and given sequences of each.
-    pub(super) k: i64,
-    pub(super) n: i64,
-    pub(super) s: i64,
     pub(super) longest: i64,
     pub(super) tokens: usize,
     pub(super) places: Places,
@@ -175,7 +171,7 @@ impl Columns {
 }
 
 impl Layout {
-    /// Packs the sequences of each run. Every run holds the same number of sequences, none of them empty.
+    /// Packs the sequences of each run, none of them empty. Runs may hold different numbers of sequences.
     ///
     /// `rounded` fills up a single run so that steps of a training have few shapes, and lets the masks of several be those.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, rounded: bool) -> Self {
@@ -203,13 +199,6 @@ impl Layout {
         if let [column] = columns.as_mut_slice() {
             alone.iter().flatten().for_each(|&length| column.fill(length));
         }
-        let n = columns.iter().map(Columns::tokens).max().unwrap_or(0);
-        for column in &mut columns {
-            let missing = n - column.tokens();
-            if missing > 0 {
-                column.fill(missing);
-            }
-        }
         let places = places(&columns, &orders);
         let flat = |pick: fn(&Columns) -> &Vec<i64>| -> Vec<i64> {
             columns.iter().flat_map(|c| pick(c).iter().copied()).collect()
@@ -217,9 +206,6 @@ impl Layout {
         let starts: Vec<i64> = places.iter().flatten().map(|place| place.start as i64).collect();
         let longest = columns.iter().map(longest).max().unwrap_or(0);
         Self {
-            k: runs.len() as i64,
-            n,
-            s: runs.first().map_or(0, Vec::len) as i64,
             longest: if rounded { rounded_length(longest) } else { longest },
             tokens,
             places: Arc::new(places),
@@ -249,7 +235,8 @@ impl Layout {
     /// most tokens of a sequence.
     pub fn shape(&self) -> Option<[i64; 3]> {
         let single = self.rounded && matches!(self.groups.as_slice(), [groups] if groups.len() == 1);
-        single.then_some([self.s, self.n, self.longest])
+        let [rows, .., starts, _to, _lengths] = self.columns.each_ref().map(|column| column.len() as i64);
+        single.then_some([starts, rows, self.longest])
     }
 
     /// Returns the number of tokens, filling excluded.
@@ -283,10 +270,9 @@ fn padding(columns: &[Columns], alone: &[Vec<i64>]) -> (Vec<Vec<Group>>, Vec<i64
 
 /// Places the sequences; `orders` lists, per run, their given indices from left to right, before the filling.
 fn places(columns: &[Columns], orders: &[Vec<usize>]) -> Vec<Vec<Place>> {
-    let mut squares = 0;
+    let (mut start, mut squares) = (0, 0);
     let run = |(column, order): (&Columns, &Vec<usize>)| {
         let mut places = vec![Place::default(); order.len()];
-        let mut start = 0;
         for (i, &length) in column.lengths.iter().enumerate() {
             let length = usize::try_from(length).unwrap_or(0);
             if let Some(&given) = order.get(i) {

@@ -2,21 +2,19 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::Pass;
+use super::{Pass, Weight};
 use crate::adapters::Adapter;
 use crate::torch::fused::{self, Adapted};
-use crate::torch::kernels::Panels;
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims2};
 
 /// `y = W x + b + ΔW x`.
 #[derive(Debug)]
 pub struct Linear {
     name: String,
-    weight: Tensor,
+    weight: Weight,
+    /// `None` also if the weight holds it.
     bias: Option<Tensor>,
     adapter: Option<Attached>,
-    /// The weight packed for our own products, if no gradients are needed.
-    panels: Option<Panels>,
 }
 
 #[derive(Debug)]
@@ -29,7 +27,7 @@ struct Attached {
 impl Linear {
     /// `name` is the layer's path as in the checkpoint; `weight` is `[out, in]`, `bias` `[out]`.
     pub fn new(name: String, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { name, weight, bias, adapter: None, panels: None }
+        Self { name, weight: Weight::Dense(weight), bias, adapter: None }
     }
 
     /// Returns the layer's path as in the checkpoint, without `.weight`.
@@ -37,15 +35,14 @@ impl Linear {
         &self.name
     }
 
-    /// Returns the base weight, `[out, in]`.
-    pub fn weight(&self) -> &Tensor {
+    /// Returns the base weight.
+    pub fn weight(&self) -> &Weight {
         &self.weight
     }
 
     /// Returns `[out, in]`.
     pub fn shape(&self) -> [i64; 2] {
-        let size = self.weight.size();
-        [size[0], size[1]]
+        self.weight.shape()
     }
 
     /// Puts an adapter on this layer, with dropout probability `dropout` on its input.
@@ -58,75 +55,77 @@ impl Linear {
         self.adapter.as_ref().map(|attached| attached.adapter.as_ref())
     }
 
-    /// Replaces the weight by the first run's `W + ΔW`, summed in fp32 and rounded once.
+    /// Returns the first run's `W + ΔW` in fp32; `None` without an adapter or on a packed weight.
+    pub fn merged(&self) -> Option<Tensor> {
+        let (weight, adapter) = (self.weight.dense()?, self.adapter()?);
+        Some(no_grad(|| cast(weight, Kind::Float) + adapter.delta().get(0)))
+    }
+
+    /// Replaces the weight by [`Linear::merged`], rounded once.
     pub fn merge(&mut self) {
-        if let Some(attached) = self.adapter.take() {
-            let merged = no_grad(|| cast(&self.weight, Kind::Float) + attached.adapter.delta().get(0));
-            self.weight = cast(&merged, self.weight.kind()).detach();
+        if let Some(merged) = self.merged() {
+            self.weight = Weight::Dense(cast(&merged, self.weight.kind()).detach());
+            self.adapter = None;
         }
     }
 
     /// Returns one layer with the outputs of these, one after another; `None` if one has an adapter, or only some a bias.
     pub fn joined<const N: usize>(layers: [&Self; N]) -> Option<Self> {
         let biases: Vec<&Tensor> = layers.iter().filter_map(|layer| layer.bias.as_ref()).collect();
-        let plain = layers.iter().all(|layer| layer.adapter.is_none() && !layer.weight.requires_grad());
-        (plain && [0, N].contains(&biases.len())).then(|| {
-            let weight = Tensor::cat(&layers.map(|layer| &layer.weight), 0);
+        let plain = layers.iter().filter(|layer| layer.adapter.is_none());
+        let weights: Vec<&Tensor> = plain.filter_map(|layer| layer.weight.frozen()).collect();
+        (weights.len() == N && [0, N].contains(&biases.len())).then(|| {
+            let weight = Tensor::cat(&weights, 0);
             let bias = (!biases.is_empty()).then(|| Tensor::cat(&biases, 0));
             Self::new(layers[0].name.clone(), weight, bias)
         })
     }
 
-    /// Speeds up products without gradients; the weight is on the CPU and must not change after this.
+    /// Packs the weight, which is on the CPU, for faster products without gradients.
     pub fn pack(&mut self) {
-        self.panels = Some(Panels::new(&self.weight, self.bias.as_ref()));
+        self.weight.pack(self.bias.take());
+    }
+
+    /// # Shapes
+    /// `[m, in]` to `[m, out]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        if let Some([y]) = Self::through_cores([self], x, pass) {
+            return y;
+        }
+        let y = self.weight.multiply(x, self.bias.as_ref());
+        match &self.adapter {
+            Some(Attached { adapter, dropout }) => {
+                adapter.add_to(y, &pass.dropout(x, *dropout), pass.route())
+            }
+            None => y,
+        }
     }
 
     /// Like [`Linear::forward`], for layers that share one input; common work is done once.
     pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor, pass: &Pass) -> [Tensor; N] {
-        let [k, n, _in] = dims3(x);
-        let adapted = layers.iter().any(|layer| layer.adapter.is_some());
-        let found: Option<Vec<Adapted>> = layers.iter().map(|layer| layer.through_core(x, pass)).collect();
-        match found.filter(|_| adapted).map(<[Adapted; N]>::try_from) {
-            Some(Ok(adapted)) => fused::adapted(&x.flatten(0, 1), &adapted).map(|y| y.view([k, n, -1])),
-            _ => layers.map(|layer| layer.forward(x, pass)),
+        Self::through_cores(layers, x, pass).unwrap_or_else(|| layers.map(|layer| layer.forward(x, pass)))
+    }
+
+    /// Applies layers by [`fused::adapted`], if that serves all of them and one has an adapter.
+    fn through_cores<const N: usize>(layers: [&Self; N], x: &Tensor, pass: &Pass) -> Option<[Tensor; N]> {
+        if layers.iter().all(|layer| layer.adapter.is_none()) {
+            return None;
         }
+        let adapted: Option<Vec<Adapted>> = layers.iter().map(|layer| layer.through_core(x, pass)).collect();
+        let adapted: [Adapted; N] = adapted?.try_into().ok()?;
+        let [m, _in] = dims2(x);
+        Some(fused::adapted(x, &adapted, &pass.route().blocks(m)?))
     }
 
     /// Returns the layer for [`fused::adapted`], if it qualifies: with an adapter through a core, or with none.
     fn through_core(&self, x: &Tensor, pass: &Pass) -> Option<Adapted<'_>> {
-        let frozen = self.panels.is_none() && !self.weight.requires_grad();
-        if !(frozen && fused::serves_products(x) && self.weight.kind() == x.kind()) {
-            return None;
-        }
+        let serves = fused::serves_products(x) && self.weight.kind() == x.kind();
+        let weight = self.weight.frozen().filter(|_| serves)?;
         let factors = match &self.adapter {
             None => None,
             Some(attached) if pass.drops(attached.dropout) => return None,
             Some(attached) => Some(attached.adapter.through_core()?),
         };
-        Some(Adapted { weight: &self.weight, bias: self.bias.as_ref(), factors })
-    }
-
-    /// # Shapes
-    /// `[k, n, in]` to `[k, n, out]`.
-    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let [k, n, _in] = dims3(x);
-        if let Some(adapted) = self.through_core(x, pass).filter(|_| self.adapter.is_some()) {
-            let [y] = fused::adapted(&x.flatten(0, 1), &[adapted]);
-            return y.view([k, n, -1]);
-        }
-        // Flat, so that `y` is no view and an adapter can add to it in place.
-        let flat = x.flatten(0, 1);
-        let mut y = match &self.panels {
-            Some(panels) => panels.multiply(&flat),
-            None => {
-                let bias = self.bias.as_ref().map(|bias| cast(bias, x.kind()));
-                flat.linear(&cast(&self.weight, x.kind()), bias.as_ref())
-            }
-        }; // [k·n, out]
-        if let Some(attached) = &self.adapter {
-            y = attached.adapter.add_to(y, &pass.dropout(x, attached.dropout));
-        }
-        y.view([k, n, -1])
+        Some(Adapted { weight, bias: self.bias.as_ref(), factors })
     }
 }

@@ -1,7 +1,8 @@
 //! Layers over packed batches.
 //!
-//! Axes, everywhere: `k` runs trained together, `n` tokens packed in one run's batch, `m` = k·n, `s` sequences, `t`
+//! Axes, everywhere: `m` tokens packed in a batch, those of all runs; `k` runs trained together, `s` sequences, `t`
 //! positions in a sequence, `h` heads, `d` width (of a head inside attention), `r` rank, `v` vocabulary, `c` classes.
+//! Hidden states are `[m, d]`: a pass's [`crate::adapters::Route`] says which run a row belongs to.
 
 pub mod attention;
 pub mod cache;
@@ -11,11 +12,13 @@ pub mod norm;
 pub mod packed;
 pub mod pass;
 pub mod rope;
+pub mod weight;
 
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use packed::Packed;
 pub use pass::{Noise, Pass};
+pub use weight::Weight;
 
 use tch::Tensor;
 

@@ -5,25 +5,29 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{Group, Layout, Places, Positions, Sequence, Stretch};
-use crate::torch::{dims2, dims3};
+use super::layout::{Group, Layout, Place, Places, Positions, Sequence, Stretch};
+use crate::adapters::Route;
+use crate::torch::dims3;
 
-/// A batch of k runs with n tokens each; shorter runs are filled up with sequences of zeros at their end.
+/// A batch of m tokens: those of all sequences of the first run, then those of the next. A single run may be filled up with
+/// sequences of zeros at its end.
 #[derive(Debug)]
 pub struct Packed {
-    /// Token ids, int64 `[k, n]`.
+    /// Token ids, int64 `[m]`.
     pub ids: Tensor,
-    /// Position of each token in its sequence by the family's rule, int64 `[k, n]`.
+    /// Position of each token in its sequence by the family's rule, int64 `[m]`.
     pub positions: Tensor,
-    /// Token types, int64 `[k, n]`.
+    /// Token types, int64 `[m]`.
     pub types: Tensor,
-    /// Index of each sequence's first token in its run, int64 `[k, s]`.
+    /// Index of each sequence's first token, in the order in which the sequences were given, int64 `[s]`.
     pub first: Tensor,
+    /// The run of each token.
+    pub route: Route,
     /// The sequences of each run, in the order in which they were given.
     pub places: Places,
     /// The sequences from left to right, run after run.
     pub stretches: Vec<Stretch>,
-    /// Start of each sequence in the flat `[k·n]`, and the end of the last: int32 `[s + 1]`, on the device.
+    /// Start of each sequence from left to right, and the end of the last: int32 `[s + 1]`, on the device.
     pub bounds: Tensor,
     /// Tokens in the longest sequence, or more.
     pub longest: i64,
@@ -102,12 +106,12 @@ impl Packed {
             start += length;
             table.narrow(0, start - length, length)
         });
-        let [ids, positions, types] = [ids, positions, types].map(|column| column.view([layout.k, layout.n]));
         Self {
             ids,
             positions,
             types,
-            first: first.view([layout.k, -1]),
+            first,
+            route: Route::Blocks(layout.places.iter().map(|places| tokens_of(places)).collect()),
             longest: layout.longest,
             stretches: layout.stretches.clone(),
             bounds: bounds.to_kind(Kind::Int),
@@ -127,23 +131,21 @@ impl Packed {
         Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
     }
 
-    /// Returns the tokens of a run without its filling.
-    pub fn tokens_of(&self, run: usize) -> i64 {
-        self.places[run].iter().map(|place| place.length as i64).sum()
+    /// Returns the first row of a run, and the number of its tokens, filling excluded.
+    pub fn rows_of(&self, run: usize) -> [i64; 2] {
+        [self.places[..run].iter().map(|places| tokens_of(places)).sum(), tokens_of(&self.places[run])]
     }
 
-    /// Returns [`Packed::bounds`] of one run of several, counted from its own first token: without what fills it up to
-    /// the others, and with an empty sequence for each that fills it up alone.
+    /// Returns [`Packed::bounds`] of one run of several, counted from its own first token, with an empty sequence for each
+    /// that fills it up alone.
     pub fn bounds_of(&self, run: usize) -> Tensor {
-        let sequences = |run: usize| self.stretches.iter().filter(move |s| s.run == run).map(|s| s.count);
-        let before: i64 = (0..run).flat_map(sequences).sum();
-        let [_k, n] = dims2(&self.ids);
+        let before: usize = self.places[..run].iter().map(Vec::len).sum();
         let own = self.places[run].len() as i64 + 1;
-        let bounds = self.bounds.narrow(0, before, own) - run as i64 * n;
+        let bounds = self.bounds.narrow(0, before as i64, own) - self.rows_of(run)[0];
         Tensor::cat(&[&bounds, &bounds.narrow(0, own - 1, 1).expand([self.fillers[run]], false)], 0)
     }
 
-    /// Returns the sequences of each run padded, in one or several groups: those of several runs without filling.
+    /// Returns the sequences of each run padded, in one or several groups.
     pub fn padded(&self) -> &[Vec<Padded>] {
         let [to, lengths] = &self.padding;
         let (mut token, mut sequence) = (0, 0);
@@ -160,4 +162,8 @@ impl Packed {
         let mut of_run = |groups: &Vec<Group>| groups.iter().map(&mut of_group).collect();
         self.padded.get_or_init(|| self.groups.iter().map(&mut of_run).collect())
     }
+}
+
+fn tokens_of(places: &[Place]) -> i64 {
+    places.iter().map(|place| place.length as i64).sum()
 }

@@ -8,9 +8,10 @@ use tch::{Device, Tensor};
 
 use super::Packed;
 use super::layout::{Place, Places};
-use crate::torch::dims3;
+use crate::adapters::Route;
 use crate::torch::draw::{generator_state, restore_generator, seed_torch};
 use crate::torch::stream::{Stream, filled};
+use crate::torch::{dims2, joined};
 
 /// The noise of k runs trained together: one stream per run, continued from pass to pass.
 #[derive(Debug, Clone)]
@@ -91,15 +92,17 @@ pub struct Pass {
     noise: Option<Noise>,
     /// On a GPU, what draws from there.
     generator: Option<Rc<RefCell<Generator>>>,
-    /// Places of the tokens of `[k, n, ..]` in the padded batch, and the rows that masks are drawn for on a GPU; `None` for
+    /// Places of the tokens of `[m, d]` in the padded batch, and the rows that masks are drawn for on a GPU; `None` for
     /// tensors without padding.
     tokens: Option<(Places, Arc<Vec<i64>>)>,
+    /// The run of each row.
+    route: Route,
 }
 
 impl Pass {
-    /// Creates a pass without dropout.
+    /// Creates a pass without dropout over rows of one run.
     pub fn evaluation() -> Self {
-        Self { noise: None, generator: None, tokens: None }
+        Self { noise: None, generator: None, tokens: None, route: Route::one_run() }
     }
 
     /// Creates a training pass over the tokens of `batch`. On a GPU, it takes a seed from each run's stream.
@@ -114,6 +117,7 @@ impl Pass {
             noise: Some(noise.clone()),
             generator: generator.map(|g| Rc::new(RefCell::new(g))),
             tokens: None,
+            route: Route::one_run(),
         };
         pass.enter(0);
         pass
@@ -122,12 +126,22 @@ impl Pass {
     /// Returns the same pass for the tokens of `batch`.
     pub fn over(&self, batch: &Packed) -> Self {
         let tokens = Some((Arc::clone(&batch.places), Arc::clone(&batch.drawn)));
-        Self { tokens, ..self.per_sequence() }
+        Self { tokens, ..self.along(batch.route.clone()) }
     }
 
-    /// Returns the same pass for tensors with one row per sequence, in the order in which these were given.
-    pub fn per_sequence(&self) -> Self {
-        Self { noise: self.noise.clone(), generator: self.generator.clone(), tokens: None }
+    /// Returns the same pass for tensors with one row per sequence of `batch`, in the order in which these were given.
+    pub fn per_sequence(&self, batch: &Packed) -> Self {
+        self.along(Route::Blocks(batch.places.iter().map(|places| places.len() as i64).collect()))
+    }
+
+    /// Returns the same pass for rows of these runs, without padding.
+    pub fn along(&self, route: Route) -> Self {
+        Self { noise: self.noise.clone(), generator: self.generator.clone(), tokens: None, route }
+    }
+
+    /// Returns the run of each row.
+    pub fn route(&self) -> &Route {
+        &self.route
     }
 
     /// Returns a pass that draws, once, what this one draws next, for recomputation.
@@ -135,7 +149,7 @@ impl Pass {
         let noise = self.noise.as_ref().map(|noise| Noise::new(noise.streams()));
         let generator =
             self.generator.as_ref().map(|generator| Rc::new(RefCell::new(generator.borrow().again())));
-        Self { noise, generator, tokens: self.tokens.clone() }
+        Self { noise, generator, tokens: self.tokens.clone(), route: self.route.clone() }
     }
 
     /// On a GPU, lets an operator that draws internally draw for run `run`.
@@ -153,23 +167,24 @@ impl Pass {
     /// Applies dropout with probability `p`; run j's mask comes from run j's stream.
     ///
     /// # Shapes
-    /// `[k, ..]` to the same: `[k, n, ..]` tokens, or one row for each sequence ([`Pass::per_sequence`]).
+    /// `[m, d]` to the same: the tokens of a batch, or one row for each sequence ([`Pass::per_sequence`]).
     pub fn dropout(&self, x: &Tensor, p: f64) -> Tensor {
         let Some(noise) = self.noise.as_ref().filter(|_| p > 0.0) else { return x.shallow_clone() };
+        let [m, width] = dims2(x);
+        let blocks = self.route.blocks(m).unwrap_or_default();
         if x.device().is_cuda() {
-            let runs = noise.0.borrow().len();
             self.enter(0);
-            return if runs == 1 { x.dropout(p, true) } else { self.dropout_of_each(x, p, runs) };
+            return if blocks.len() == 1 { x.dropout(p, true) } else { self.dropout_of_each(x, p, &blocks) };
         }
-        let mut streams = noise.0.borrow_mut();
-        let per_run = x.numel() / streams.len().max(1);
-        let tokens = x.size().get(1).map_or(1, |&n| n as usize);
-        let mask = filled(&x.size(), |mask| {
-            for (run, stream) in streams.iter_mut().enumerate() {
-                let mask = &mut mask[run * per_run..(run + 1) * per_run];
+        let mask = filled(&x.size(), |mut mask| {
+            for (run, stream) in noise.0.borrow_mut().iter_mut().enumerate() {
                 match &self.tokens {
-                    Some((places, _)) => tokens_mask(stream, &places[run], mask, per_run / tokens, p),
-                    None => stream.fill_mask(mask, p),
+                    Some((places, _)) => tokens_mask(stream, &places[run], mask, width as usize, p),
+                    None => {
+                        let (of_run, rest) = mask.split_at_mut((blocks[run] * width) as usize);
+                        stream.fill_mask(of_run, p);
+                        mask = rest;
+                    }
                 }
             }
         });
@@ -193,22 +208,20 @@ impl Pass {
     }
 
     /// Applies dropout on a GPU, run by run.
-    fn dropout_of_each(&self, x: &Tensor, p: f64, runs: usize) -> Tensor {
-        let dropped = |run| {
+    fn dropout_of_each(&self, x: &Tensor, p: f64, blocks: &[i64]) -> Tensor {
+        let dropped = |(run, block): (usize, &Tensor)| {
             self.enter(run);
-            let x = x.narrow(0, run as i64, 1);
-            let Some((places, drawn)) = &self.tokens else { return x.dropout(p, true) };
+            let Some((_, drawn)) = &self.tokens else { return block.dropout(p, true) };
             // A mask depends on its size, which must be that of the run alone.
-            let own: i64 = places[run].iter().map(|place| place.length as i64).sum();
-            let [_, n, d] = dims3(&x);
-            let mask = Tensor::ones([1, drawn[run], d], (x.kind(), x.device())).dropout(p, true);
-            Tensor::cat(&[x.narrow(1, 0, own) * mask.narrow(1, 0, own), x.narrow(1, own, n - own)], 1)
+            let [own, d] = dims2(block);
+            let mask = Tensor::ones([drawn[run], d], (x.kind(), x.device())).dropout(p, true);
+            block * mask.narrow(0, 0, own)
         };
-        Tensor::cat(&(0..runs).map(dropped).collect::<Vec<_>>(), 0)
+        joined((0..).zip(&x.split_with_sizes(blocks, 0)).map(dropped).collect())
     }
 }
 
-/// Fills the mask of one run's tokens, `width` numbers each, from the padded batch's `[s, longest, width]`.
+/// Fills one run's part of the mask of all tokens, `width` numbers each, from the padded batch's `[s, longest, width]`.
 fn tokens_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], width: usize, p: f64) {
     let longest = longest(places);
     for place in places {

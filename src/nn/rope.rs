@@ -78,9 +78,9 @@ impl Rope {
     /// Returns the angles of these positions, cast to `kind`.
     ///
     /// # Shapes
-    /// `positions` int64 of m numbers; `frequencies` as [`Rope::frequencies`] gives them.
+    /// `positions` int64 `[m]`; `frequencies` as [`Rope::frequencies`] gives them.
     pub fn angles(positions: &Tensor, frequencies: &Tensor, kind: Kind) -> Angles {
-        let angles = positions.flatten(0, -1).to_kind(Kind::Float).outer(frequencies).unsqueeze(1); // [m, 1, d/2]
+        let angles = positions.to_kind(Kind::Float).outer(frequencies).unsqueeze(1); // [m, 1, d/2]
         Angles { cos: angles.cos().to_kind(kind), sin: angles.sin().to_kind(kind) }
     }
 }

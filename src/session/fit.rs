@@ -23,7 +23,7 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
         .hint(format!("set `data.max_length={longest}` or less"))
         .into());
     }
-    let (tokens, rows) = (tokenizer.own_size(), base.config.vocabulary());
+    let (tokens, rows) = (tokenizer.own_size(), base.config.vocabulary);
     if tokens as i64 > rows {
         return Err(usage(format!("the tokenizer knows {tokens} tokens, the base embeds only {rows}"))
             .hint("tokenizer.json and config.json belong to different models")

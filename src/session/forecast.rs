@@ -71,9 +71,9 @@ impl Forecast<'_> {
     /// and the attention probabilities twice; of a decoder's layer with frozen weights the inputs of both norms (in fp32,
     /// twice), queries, keys, values and attention's output, and 3 values of the feed-forward width.
     fn memory(&self) -> Memory {
-        let extent = self.config.extent();
         let size = self.kind.elt_size_in_bytes() as f64;
-        let (d, wide, layers) = (extent.width as f64, extent.intermediate as f64, extent.layers as f64);
+        let config = self.config;
+        let (d, wide, layers) = (config.width as f64, config.intermediate as f64, config.layers as f64);
         let (tokens, squares) = self.longest_micro_batch();
         let (layer, logits) = match self.config {
             Config::Encoder(c) => {

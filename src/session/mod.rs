@@ -61,7 +61,7 @@ impl Session {
         let build = Build {
             device: place.device,
             kind: use_precision(recipe.train.precision)?,
-            classes: *outputs,
+            outputs: *outputs,
             seeds: seeds.to_vec(),
             train_base: recipe.adapter.method == Method::Full,
         };

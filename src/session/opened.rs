@@ -15,7 +15,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, TaskKind};
 use crate::fault::{Result, usage};
 use crate::models::Config;
-use crate::models::head::count_of;
+use crate::models::encoder::head::count_of;
 use crate::recipe::Recipe;
 use crate::spec::{Every, Metric, Precision};
 use crate::train::order::steps_per_epoch;
@@ -37,7 +37,7 @@ pub struct Opened {
     /// The data set's metrics, the one that picks the best checkpoint first.
     pub metrics: Vec<Metric>,
     /// Outputs of the head; 0 for a language model.
-    pub outputs: i64,
+    pub outputs: Option<i64>,
 }
 
 impl Opened {
@@ -121,9 +121,9 @@ impl Opened {
                 (usize::try_from(adapter.method.count(&layers))?, 0)
             }
         };
-        let head = match &base.config {
-            Config::Encoder(config) => count_of(config, self.outputs, &base.tensors),
-            Config::Decoder(_) => 0,
+        let head = match self.outputs {
+            Some(outputs) => count_of(base.config.encoder()?, outputs, &base.tensors),
+            None => 0,
         };
         Ok(Counts { all: base.trunk_numbers(), adapter: trained, full, head })
     }
@@ -155,11 +155,11 @@ impl Opened {
 }
 
 /// Returns the outputs of the head: none for a decoder, which is trained on responses and conversations.
-fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<i64> {
+fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
     let language = matches!(dataset.task, TaskKind::Instruction | TaskKind::Chat);
     match (&base.base.config, language) {
-        (Config::Encoder(_), _) => classes(dataset),
-        (Config::Decoder(_), true) => Ok(0),
+        (Config::Encoder(_), _) => classes(dataset).map(Some),
+        (Config::Decoder(_), true) => Ok(None),
         (Config::Decoder(config), false) => {
             let task = format!("{:?}", dataset.task).to_lowercase();
             let (name, model) = (&dataset.name, &config.architecture);
@@ -184,7 +184,7 @@ fn check_tasks(place: &Workplace, recipe: &Recipe, base: &OpenBase) -> Result<()
             .hint("the data set of the run is scored in any case")
             .into());
         }
-        if matches!(base.base.config, Config::Encoder(_)) {
+        if !base.base.config.is_decoder() {
             return Err(usage("`eval.tasks` names generation tasks, which an encoder cannot do")
                 .hint("leave `eval.tasks` empty; the data set of the run is scored in any case")
                 .into());

@@ -76,7 +76,7 @@ impl Prepared {
         let heads = trained.entries().iter().filter(|entry| entry.group == Group::Head);
         let heads: Vec<&str> = heads.filter_map(|entry| entry.name.strip_suffix(".weight")).collect();
         Ok(AdapterConfig {
-            task_type: base.base.config.task_type().into(),
+            task_type: base.base.config.task_type.into(),
             method: self.method.clone(),
             base_model_name_or_path: base.name.clone(),
             revision: base.commit.clone().unwrap_or_else(|| recipe.model.revision.clone()),

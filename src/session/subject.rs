@@ -65,14 +65,14 @@ impl Subject {
         Ok(Self { recipe, base, adapter, basis: args.basis.clone() })
     }
 
-    /// Builds the model with its adapter, in `kind`, with `classes` outputs.
+    /// Builds the model with its adapter, in `kind`, with a head of `outputs` outputs.
     ///
     /// # Errors
     /// When a tensor does not fit, or the basis is not the one that the adapter was trained in.
-    pub fn build(&self, place: &Workplace, kind: Kind, classes: i64) -> Result<(Model, Trained)> {
+    pub fn build(&self, place: &Workplace, kind: Kind, outputs: Option<i64>) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
-        let build = Build { device: place.device, kind, classes, seeds: vec![0], train_base };
+        let build = Build { device: place.device, kind, outputs, seeds: vec![0], train_base };
         let mut model = Model::load(&self.base.base, &build, &mut trained)?;
         if let Some(adapter) = &self.adapter {
             attach(place, &self.base, adapter, self.basis.as_deref(), &mut model, &mut trained)?;
@@ -81,34 +81,32 @@ impl Subject {
         Ok((model, trained))
     }
 
-    /// Returns the head's outputs: the adapter's, else the checkpoint's; 1 for a headless language model.
+    /// Returns the outputs of the classification head; `None` for a language model.
+    ///
+    /// # Errors
+    /// As [`Subject::head_outputs`].
+    pub fn outputs(&self) -> Result<Option<i64>> {
+        if self.base.base.config.is_decoder() { Ok(None) } else { self.head_outputs().map(Some) }
+    }
+
+    /// Returns the outputs of the classification head: the adapter's, else the checkpoint's.
     ///
     /// # Errors
     /// When there is no trained head.
-    pub fn classes(&self) -> Result<i64> {
-        if self.base.base.config.is_decoder() {
-            return Ok(1);
-        }
-        match &self.adapter {
-            Some(adapter) if !adapter.config.dataset.is_empty() => {
-                return Ok(adapter.config.labels.len().max(1) as i64);
-            }
-            // From another program: its head tells the number.
-            Some(adapter) if adapter.head_outputs().is_some() => {
-                return Ok(adapter.head_outputs().unwrap_or(1));
-            }
-            _ => {}
-        }
-        self.base.base.head_outputs(&self.base.name)
+    pub fn head_outputs(&self) -> Result<i64> {
+        // From another program, the head of an adapter tells the number.
+        let of_adapter = self.adapter.as_ref().and_then(|adapter| match adapter.config.dataset.is_empty() {
+            false => Some(adapter.config.labels.len().max(1) as i64),
+            true => adapter.head_outputs(),
+        });
+        of_adapter.map_or_else(|| self.base.base.head_outputs(&self.base.name), Ok)
     }
 
-    /// Returns the names of the head's `classes` outputs: the adapter's, else those of the base's
-    /// `config.json` if they are as many, else numbered; none for a regression.
-    pub fn labels(&self, classes: i64) -> Vec<String> {
+    /// Returns the names of the head's `outputs`: the adapter's, else those of the base's `config.json` if they are
+    /// as many, else numbered; none for a regression.
+    pub fn labels(&self, outputs: Option<i64>) -> Vec<String> {
         let known = self.adapter.as_ref().map(|adapter| adapter.config.labels.clone()).unwrap_or_default();
-        if !known.is_empty() || classes == 1 {
-            return known;
-        }
+        let Some(classes) = outputs.filter(|&outputs| known.is_empty() && outputs != 1) else { return known };
         let names = self.base.base.config.encoder().map(|config| config.labels.clone()).unwrap_or_default();
         if names.len() as i64 == classes {
             return names;

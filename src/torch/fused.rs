@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{Kernel, checked, dims3, kernels};
+use super::{Kernel, checked, dims2, dims3, kernels};
 use crate::fault::Result;
 
 unsafe extern "C" {
@@ -33,6 +33,8 @@ unsafe extern "C" {
         x: *const C_tensor,
         layers: *const *const C_tensor,
         count: i64,
+        blocks: *const i64,
+        runs: i64,
     ) -> c_int;
     fn lx_padded_attention(
         out: *mut *mut C_tensor,
@@ -200,10 +202,14 @@ pub struct Adapted<'a> {
 }
 
 /// Computes `W x + b + B M A x` for layers that share one input, at least one of them with an adapter; on any device.
+/// `blocks` counts the rows of each run, which lie one run after another.
 ///
 /// # Shapes
-/// `x` `[k·n, in]` of the kind of the frozen tensors to `[k·n, out]` of each.
-pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N]) -> [Tensor; N] {
+/// `x` `[m, in]` of the kind of the frozen tensors to `[m, out]` of each.
+pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N], blocks: &[i64]) -> [Tensor; N] {
+    let (runs, [m, _in]) = (blocks.len() as i64, dims2(x));
+    let cores = layers.iter().filter_map(|layer| layer.factors.as_ref().map(|[_, core, _]| dims3(core)[0]));
+    assert!(cores.chain([runs]).all(|k| k == runs) && blocks.iter().sum::<i64>() == m, "runs of the rows");
     let pointers = |layer: &Adapted<'_>| -> [*const C_tensor; 5] {
         let none = [std::ptr::null(); 3];
         let [a, core, b] = layer.factors.as_ref().map_or(none, |all| all.each_ref().map(Tensor::as_ptr));
@@ -211,8 +217,8 @@ pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N]) -> [Tensor
         [layer.weight.as_ptr(), bias, a, core, b]
     };
     let all: Vec<*const C_tensor> = layers.iter().flat_map(pointers).collect();
-    // SAFETY: five pointers a layer, to live tensors or null where the layer has none.
-    made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64) })
+    // SAFETY: five pointers a layer, to live tensors or null where the layer has none; as many blocks as told.
+    made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64, blocks.as_ptr(), runs) })
 }
 
 /// Returns negative log-likelihoods of `targets`; `logits` become the gradient of their weighted sum.
@@ -375,12 +381,15 @@ mod tests {
                 (weight.shallow_clone(), bias, [a.shallow_clone(), core.shallow_clone(), b.shallow_clone()])
             };
             let [first, second] = [0, 1].map(layer);
-            let biased = |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]),
-                          biased: bool|
-             -> [Tensor; 1] {
-                let factors = factors.each_ref().map(Tensor::shallow_clone);
-                adapted(&x[0], &[Adapted { weight, bias: biased.then_some(bias), factors: Some(factors) }])
-            };
+            let biased =
+                |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]), biased: bool| -> [Tensor; 1] {
+                    let factors = factors.each_ref().map(Tensor::shallow_clone);
+                    adapted(
+                        &x[0],
+                        &[Adapted { weight, bias: biased.then_some(bias), factors: Some(factors) }],
+                        &[13],
+                    )
+                };
             let alone = [biased(&first, true), biased(&second, false)];
             let (a, b) = (&first, &second);
             let copies = |factors: &[Tensor; 3]| factors.each_ref().map(Tensor::shallow_clone);
@@ -390,6 +399,7 @@ mod tests {
                     Adapted { weight: &a.0, bias: Some(&a.1), factors: Some(copies(&a.2)) },
                     Adapted { weight: &b.0, bias: None, factors: Some(copies(&b.2)) },
                 ],
+                &[13],
             );
             for (one, of_two) in alone.iter().flatten().zip(&both) {
                 close(one, of_two, 1e-6);

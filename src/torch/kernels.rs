@@ -77,13 +77,13 @@ pub struct Panels {
     /// `[n]`, rounded up to 16.
     bias: Tensor,
     n: i64,
+    k: i64,
 }
 
 impl Panels {
     /// Copies `weight` `[n, k]` and `bias` `[n]`, both on the CPU and of a kind that [`packs`].
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Self {
-        let size = weight.size();
-        let (n, k) = (size[0], size[1]);
+        let [n, k] = dims2(weight);
         let missing = (LANES - n % LANES) % LANES;
         let panels = weight.detach().constant_pad_nd([0, 0, 0, missing]);
         let panels = if weight.kind() == Kind::BFloat16 {
@@ -96,7 +96,17 @@ impl Panels {
             Some(bias) => cast(&bias.detach(), Kind::Float).constant_pad_nd([0, missing]),
             None => Tensor::zeros([n + missing], (Kind::Float, Device::Cpu)),
         };
-        Self { panels, bias, n }
+        Self { panels, bias, n, k }
+    }
+
+    /// Returns the weight's shape, `[n, k]`.
+    pub fn shape(&self) -> [i64; 2] {
+        [self.n, self.k]
+    }
+
+    /// Returns the weight's kind.
+    pub fn kind(&self) -> Kind {
+        self.panels.kind()
     }
 
     /// Computes `x Wᵀ + bias`: `[m, k]` to `[m, n]`.
@@ -104,14 +114,14 @@ impl Panels {
         if x.kind() == Kind::BFloat16 {
             return self.multiply_narrow(x);
         }
-        let (x, size) = (x.contiguous(), x.size());
-        assert_eq!(size[1], self.panels.size()[1], "width of the input");
-        let y = Tensor::empty([size[0], self.n], (Kind::Float, Device::Cpu));
+        let (x, [m, k]) = (x.contiguous(), dims2(x));
+        assert_eq!(k, self.k, "width of the input");
+        let y = Tensor::empty([m, self.n], (Kind::Float, Device::Cpu));
         let threads = i64::from(tch::get_num_threads());
         // SAFETY: x is [m, k], y [m, n], the panels and the bias of this k and n: all contiguous fp32 on the CPU.
         unsafe {
             let [panels, bias] = [&self.panels, &self.bias].map(numbers);
-            lx_multiply(numbers(&x), panels, bias, numbers(&y), size[0], size[1], self.n, threads);
+            lx_multiply(numbers(&x), panels, bias, numbers(&y), m, k, self.n, threads);
         }
         y
     }
@@ -119,7 +129,7 @@ impl Panels {
     fn multiply_narrow(&self, x: &Tensor) -> Tensor {
         let [m, k] = dims2(x);
         let pairs = self.panels.size()[1];
-        assert!(self.panels.kind() == Kind::BFloat16 && (k + 1) / 2 == pairs, "width of the input");
+        assert!(self.kind() == Kind::BFloat16 && k == self.k, "kind and width of the input");
         let x = if k % 2 == 1 { x.constant_pad_nd([0, 1]) } else { x.contiguous() };
         let y = Tensor::empty([m, self.n], (Kind::BFloat16, Device::Cpu));
         let threads = i64::from(tch::get_num_threads());

@@ -256,6 +256,11 @@ pub fn upload<const N: usize>(columns: [&[i64]; N], device: Device) -> [Tensor; 
     })
 }
 
+/// Returns the rows of all parts, one after another.
+pub fn joined(mut parts: Vec<Tensor>) -> Tensor {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
+}
+
 /// Converts `tensor` to `kind`; returns the same tensor if it already has it.
 pub fn cast(tensor: &Tensor, kind: Kind) -> Tensor {
     if tensor.kind() == kind { tensor.shallow_clone() } else { tensor.to_kind(kind) }

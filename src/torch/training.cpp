@@ -200,15 +200,42 @@ struct Attention : Function<Attention> {
 // What is frozen of layers that read one input; without an adapter, A and B are undefined.
 struct Layers {
   variable_list weights, biases, a, b;
+  std::vector<int64_t> blocks;  // rows of each of the k runs, one after another
 };
 
-// x Mᵀ for each of the k runs: x is [k·n, i], m [k, o, i].
-Tensor through_each(const Tensor& x, const Tensor& m) {
-  if (m.size(0) == 1) return at::mm(x, m[0].t());
-  return at::bmm(x.reshape({m.size(0), -1, m.size(2)}), m.transpose(1, 2)).flatten(0, 1);
+using Blocks = std::vector<int64_t>;
+
+bool are_even(const Blocks& blocks) {
+  return std::all_of(blocks.begin(), blocks.end(), [&](int64_t length) { return length == blocks[0]; });
 }
 
-// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [k·n, in]; the cores M [k, o, i] are those of the adapters alone.
+// x Mᵀ, of each run's rows with its M: x is [m, i], the matrices M are [k, o, i].
+Tensor through_each(const Tensor& x, const Tensor& matrices, const Blocks& blocks) {
+  const int64_t k = matrices.size(0);
+  if (k == 1) return at::mm(x, matrices[0].t());
+  if (are_even(blocks)) return at::bmm(x.reshape({k, blocks[0], x.size(1)}), matrices.transpose(1, 2)).flatten(0, 1);
+  const variable_list parts = x.split_with_sizes(blocks);
+  variable_list found;
+  for (int64_t run = 0; run < k; ++run) {
+    if (blocks[run] > 0) found.push_back(at::mm(parts[run], matrices[run].t()));
+  }
+  return at::cat(found, 0);
+}
+
+// yᵀ x of each run's rows: y is [m, o], x [m, i], the result [k, o, i].
+Tensor products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) {
+  const int64_t k = blocks.size();
+  if (k == 1) return at::mm(y.t(), x).unsqueeze(0);
+  if (are_even(blocks)) {
+    return at::bmm(y.view({k, blocks[0], y.size(1)}).transpose(1, 2), x.reshape({k, blocks[0], x.size(1)}));
+  }
+  const variable_list ys = y.split_with_sizes(blocks), xs = x.split_with_sizes(blocks);
+  variable_list found;
+  for (int64_t run = 0; run < k; ++run) found.push_back(at::mm(ys[run].t(), xs[run]));
+  return at::stack(found, 0);
+}
+
+// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [m, in]; the cores M [k, o, i] are those of the adapters alone.
 //
 // The layers' thin products with x are one, and so are the sums of their gradients of x: each is added to where it is computed.
 struct Adapted : Function<Adapted> {
@@ -218,7 +245,7 @@ struct Adapted : Function<Adapted> {
       if (a.defined()) thins.push_back(a);
     }
     const Tensor a = thins.size() == 1 ? thins[0] : at::cat(thins, 0);  // [Σ i, in]
-    const Tensor thin = at::mm(x, a.t());                               // [k·n, Σ i]
+    const Tensor thin = at::mm(x, a.t());                               // [m, Σ i]
     variable_list outputs, saved{thin, a};
     int64_t from = 0, adapter = 0;
     for (size_t i = 0; i < layers.weights.size(); ++i) {
@@ -227,13 +254,14 @@ struct Adapted : Function<Adapted> {
       if (layers.a[i].defined()) {
         core = cores[adapter++].to(x.scalar_type());
         const Tensor own = thin.narrow(1, from, core.size(2));
-        y.addmm_(through_each(own, core), layers.b[i].t());
+        y.addmm_(through_each(own, core, layers.blocks), layers.b[i].t());
         from += own.size(1);
       }
       outputs.push_back(y);
       saved.insert(saved.end(), {core, layers.weights[i], layers.b[i]});
     }
     ctx->save_for_backward(saved);
+    ctx->saved_data["blocks"] = layers.blocks;
     ctx->set_materialize_grads(false);
     return outputs;
   }
@@ -241,6 +269,7 @@ struct Adapted : Function<Adapted> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &thin = saved[0], &a = saved[1];
+    const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
     const bool wants_x = ctx->needs_input_grad(0);
     variable_list of_cores, of_thin;
     Tensor dx;
@@ -258,12 +287,9 @@ struct Adapted : Function<Adapted> {
       }
       const Tensor dy = grads[i].contiguous();
       if (core.defined()) {
-        const int64_t k = core.size(0);
-        const Tensor through = at::mm(dy, b);  // [k·n, o]
-        of_cores.back() = k == 1 ? at::mm(through.t(), own).unsqueeze(0)
-                                 : at::bmm(through.view({k, -1, core.size(1)}).transpose(1, 2), own.reshape({k, -1, core.size(2)}));
-        of_cores.back() = of_cores.back().to(at::kFloat);
-        if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2)));
+        const Tensor through = at::mm(dy, b);  // [m, o]
+        of_cores.back() = products_of_each(through, own, blocks).to(at::kFloat);
+        if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2), blocks));
       }
       if (!wants_x) continue;
       if (dx.defined()) {
@@ -348,11 +374,12 @@ int lx_attention(Tensor** out, Tensor* const* qkv, Tensor* bounds, int64_t longe
   });
 }
 
-// layers: weight, bias, a, core, b of each; without a bias or an adapter, null.
-int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count) {
+// layers: weight, bias, a, core, b of each; without a bias or an adapter, null. blocks: rows of each run.
+int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count, const int64_t* blocks, int64_t runs) {
   return guarded([&] {
     const auto given = [](const Tensor* tensor) { return tensor ? *tensor : Tensor(); };
     Layers frozen;
+    frozen.blocks.assign(blocks, blocks + runs);
     variable_list cores;
     for (int64_t i = 0; i < count; ++i, layers += 5) {
       frozen.weights.push_back(*layers[0]);

@@ -74,7 +74,7 @@ impl Objective for LanguageModelling<'_> {
         } else {
             (self.model.hidden(&batch.packed, &pass)?, None)
         };
-        let before_targets = hidden.flatten(0, 1).index_select(0, &batch.before); // [T, d]
+        let before_targets = hidden.index_select(0, &batch.before); // [T, d]
         let (losses, gradient) = self.output_layer(&before_targets, &batch, &divisors, scale)?;
         if before_targets.requires_grad() {
             // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.

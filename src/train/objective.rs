@@ -10,7 +10,7 @@ use crate::models::Classifier;
 use crate::nn::layout::{Layout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::Metric;
-use crate::torch::{dims2, dims3, unforeseen};
+use crate::torch::unforeseen;
 
 /// Loss and metrics of a task: all that the loop knows of it.
 pub trait Objective {
@@ -66,21 +66,20 @@ pub struct Classification<'a> {
 }
 
 impl Classification<'_> {
-    /// Returns the summed loss of each run: logits `[k, s, c]` and labels `[k·s]` to `[k]`.
-    fn losses(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
-        let [runs, ..] = dims3(logits);
+    /// Returns the summed loss of each of k runs with as many sequences: logits `[s, c]` and labels `[s]` to `[k]`.
+    fn losses(&self, logits: &Tensor, labels: &Tensor, runs: i64) -> Tensor {
         let each = if self.metrics.iter().any(|metric| metric.is_regression()) {
             logits.flatten(0, -1).mse_loss(labels, Reduction::None)
         } else {
             let labels = labels.to_kind(Kind::Int64);
-            logits.flatten(0, 1).cross_entropy_loss(&labels, None::<&Tensor>, Reduction::None, -100, 0.0)
+            logits.cross_entropy_loss(&labels, None::<&Tensor>, Reduction::None, -100, 0.0)
         };
         each.view([runs, -1]).sum_dim_intlist(1, false, Kind::Float)
     }
 
-    /// Runs forward and backward; `numbers` holds the labels `[k·s]`, the divisors `[k]` and the scale. Returns losses `[k]`.
+    /// Runs forward and backward; `numbers` holds the labels `[s]`, the divisors `[k]` and the scale. Returns losses `[k]`.
     fn forward_and_backward(&self, batch: &Packed, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let [k, _n] = dims2(&batch.ids);
+        let k = batch.places.len() as i64;
         let labels = numbers.numel() as i64 - k - 1;
         let mut parts = numbers.split_with_sizes([labels, k, 1], 0).into_iter();
         let [Some(labels), Some(divisors), Some(scale)] = [(); 3].map(|()| parts.next()) else {
@@ -92,7 +91,7 @@ impl Classification<'_> {
         } else {
             (self.model.forward(batch, pass)?, None)
         };
-        let losses = self.losses(&logits, &labels) / divisors;
+        let losses = self.losses(&logits, &labels, k) / divisors;
         (losses.sum(Kind::Float) * scale).sum(Kind::Float).f_backward()?;
         if let Some(tape) = tape {
             tape.backward()?;

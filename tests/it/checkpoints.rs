@@ -229,7 +229,7 @@ fn sizes_of_a_config_are_refused_by_name_before_anything_of_them_is_made() {
 /// Builds the model.
 fn load(base: &Base) -> loraxs::fault::Result<()> {
     let build =
-        Build { device: Device::Cpu, kind: Kind::Float, classes: 3, seeds: vec![0], train_base: false };
+        Build { device: Device::Cpu, kind: Kind::Float, outputs: Some(3), seeds: vec![0], train_base: false };
     Model::load(base, &build, &mut Trained::new(1)).map(drop)
 }
 

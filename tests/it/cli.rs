@@ -88,7 +88,7 @@ fn wrong_values_in_a_recipe_are_usage_errors() {
         ("train.learning_rate=nan", &["expected a number of at least 0, found `NaN`"]),
         ("train.learning_rate", &["expected `key.path=value`"]),
         ("train.micro_batch_size=9", &["expected at most `train.batch_size` = 8, found 9"]),
-        ("train.precision=int8", &["expected one of `fp32`, `tf32`, `bf16`, `fp16`"]),
+        ("train.precision=int8", &["expected one of `auto`, `fp32`, `tf32`, `bf16`, `fp16`"]),
         ("adapter.u=9", &["belongs to `tiny-lora`, not to"]),
         ("adapter.targets=q_proj", &["`q_proj` names no layer", "attention.self.query", "output.dense"]),
         ("data.dataset=tiny/pair", &["no data set `tiny/pair`", "did you mean `tiny/pairs`?"]),

@@ -211,26 +211,24 @@ fn found(folder: &Path, ids: &[u32]) -> Found {
         let base = Base::open(folder)?;
         let shown = match base.config.clone() {
             Config::Encoder(mut config) => {
-                config.raw.clear();
+                config.trunk.raw.clear();
                 format!("{config:?}")
             }
             Config::Decoder(mut config) => {
-                config.raw.clear();
+                config.trunk.raw.clear();
                 format!("{config:?}")
             }
         };
-        let classes = if base.config.is_decoder() { 0 } else { base.head_outputs("model")? };
+        let outputs = if base.config.is_decoder() { None } else { Some(base.head_outputs("model")?) };
         let build =
-            Build { device: Device::Cpu, kind: Kind::Float, classes, seeds: vec![0], train_base: false };
+            Build { device: Device::Cpu, kind: Kind::Float, outputs, seeds: vec![0], train_base: false };
         let batch = |rule: Positions| Packed::new(&[vec![Sequence { ids, types: &[] }]], rule, Device::Cpu);
         let pass = Pass::evaluation();
         let logits = match Model::load(&base, &build, &mut Trained::new(1))? {
-            Model::Classifier(model) => {
-                no_grad(|| model.forward(&batch(base.config.position_rule()), &pass))?
-            }
+            Model::Classifier(model) => no_grad(|| model.forward(&batch(base.config.position_rule), &pass))?,
             Model::Language(model) => {
                 no_grad(|| Ok(model.logits(&model.hidden(&batch(Positions::FromZero), &pass)?)))
-                    .map(|logits: tch::Tensor| logits.narrow(1, ids.len() as i64 - 1, 1).narrow(2, 0, 16))
+                    .map(|logits: tch::Tensor| logits.narrow(0, ids.len() as i64 - 1, 1).narrow(1, 0, 16))
                     .map_err(|error: anyhow::Error| error)?
             }
         };

@@ -14,7 +14,7 @@ use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::adapters::rules::Layer;
 use loraxs::adapters::tiny_lora::TinyLoraConfig;
 use loraxs::adapters::vera::VeraConfig;
-use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Site, Trained, witness};
+use loraxs::adapters::{Adapter, Frozen, Group, Method, Named, Route, Site, Trained, witness};
 use loraxs::data::Example;
 use loraxs::eval::Evaluation;
 use loraxs::fault::Result;
@@ -26,6 +26,7 @@ use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
 use loraxs::train::objective::{Classification, Objective as _};
+use loraxs::train::order::Order;
 use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde::Deserialize;
@@ -146,7 +147,7 @@ fn put(
     kind: Kind,
     (seeds, (init_std, dropout), alphas): (&[u64], Start, &[f64]),
 ) -> Adapted {
-    let build = Build { device: device(), kind, classes: 3, seeds: seeds.to_vec(), train_base: false };
+    let build = Build { device: device(), kind, outputs: Some(3), seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
@@ -255,11 +256,13 @@ fn what_is_drawn_is_drawn_from_each_runs_own_seed() {
     }
 }
 
-/// One layer whose adapter holds random factors for k runs.
-fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
+/// One layer whose adapter holds random factors for k runs, and these factors. The runs may have an α each.
+fn layer(method: &Method, kind: Kind, runs: u64, alphas: &[f64]) -> (Linear, Trained) {
+    tch::manual_seed(3);
     let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, device()));
     let (out, inputs) = (22, 14);
-    let weight = draw(&[out, inputs]);
+    // Before the factors, of which there are as many as runs.
+    let (weight, bias) = (draw(&[out, inputs]), draw(&[out]));
     let layers = [("layer".to_owned(), [out, inputs])];
     let drawn = std::sync::Mutex::new(weight.shallow_clone());
     let read = |_: &str| Ok(drawn.lock().unwrap().shallow_clone());
@@ -270,44 +273,94 @@ fn layer(method: &Method, kind: Kind, runs: u64) -> Linear {
     });
     let frozen = Frozen { basis, ..Frozen::default() };
     let seeds: Vec<u64> = (0..runs).collect();
-    let site = Site {
-        name: "layer",
-        shape: [out, inputs],
-        place: 0,
-        kind,
-        device: device(),
-        seeds: &seeds,
-        alphas: &[],
-    };
+    let site =
+        Site { name: "layer", shape: [out, inputs], place: 0, kind, device: device(), seeds: &seeds, alphas };
     let mut trained = Trained::new(runs as i64);
     let (mut adapters, _) = method.build(&[site], &frozen, adapt::Start::default(), &mut trained).unwrap();
     randomise(&trained, 23);
-    let mut linear = Linear::new("layer".into(), weight.to_kind(kind), Some(draw(&[out]).to_kind(kind)));
+    let mut linear = Linear::new("layer".into(), weight.to_kind(kind), Some(bias.to_kind(kind)));
     linear.attach(adapters.pop().unwrap(), 0.0);
-    linear
+    (linear, trained)
 }
 
 #[test]
 fn a_layer_with_its_adapter_is_the_merged_layer() {
     let _alone = alone();
-    tch::manual_seed(3);
     // bf16 rounds the result of a product to 2⁻⁹, and here there are up to four before the sum.
     let cases = [(Kind::Float, 2e-6), (Kind::BFloat16, 2e-2)];
     for method in methods() {
         for ((kind, tolerance), runs) in cases.into_iter().flat_map(|case| [(case, 1), (case, 3)]) {
-            let linear = layer(&method, kind, runs);
+            let (linear, _) = layer(&method, kind, runs, &[]);
             let x = Tensor::randn([runs as i64, 9, 14], (Kind::Float, device())).to_kind(kind);
-            let bias =
-                linear.forward(&x.zeros_like(), &Pass::evaluation()).get(0).get(0).to_kind(Kind::Float);
-            let merged = linear.weight().to_kind(Kind::Float) + linear.adapter().unwrap().delta(); // [k, out, in]
+            let pass = Pass::evaluation().along(Route::Blocks(vec![9; runs as usize]));
+            let flat = x.flatten(0, 1);
+            let bias = linear.forward(&flat.zeros_like(), &pass).get(0).to_kind(Kind::Float);
+            let weight = linear.weight().dense().unwrap().to_kind(Kind::Float);
+            let merged = &weight + linear.adapter().unwrap().delta(); // [k, out, in]
             let expected = x.to_kind(Kind::Float).matmul(&merged.transpose(1, 2)) + bias; // [k, n, out]
-            let found = linear.forward(&x, &Pass::evaluation());
+            let found = linear.forward(&flat, &pass);
             assert_eq!(found.kind(), kind);
             let distance = distance(&numbers(&found), &numbers(&expected));
             assert!(distance < tolerance, "{method:?}, {kind:?}, k = {runs}: {distance:e}");
-            let plain = x.to_kind(Kind::Float).matmul(&linear.weight().to_kind(Kind::Float).tr());
+            let plain = x.to_kind(Kind::Float).matmul(&weight.tr());
             let moved = crate::support::distance(&numbers(&plain), &numbers(&expected));
             assert!(moved > 0.1, "{method:?}: the adapter does nothing");
+        }
+    }
+}
+
+/// Output of a layer, and gradients of its input and of its factors, if `gradient` is that of the output.
+fn outcome((linear, trained): &(Linear, Trained), [x, gradient]: [&Tensor; 2], route: &Route) -> Vec<Tensor> {
+    trained.entries().iter().for_each(|entry| entry.tensor.shallow_clone().zero_grad());
+    let x = x.detach().set_requires_grad(true);
+    let y = linear.forward(&x, &Pass::evaluation().along(route.clone()));
+    (&y * gradient).sum(Kind::Float).backward();
+    let factors = trained.entries().iter().map(|entry| entry.tensor.grad().copy());
+    [y.detach(), x.grad()].into_iter().chain(factors).collect()
+}
+
+#[test]
+fn a_row_gets_what_its_run_alone_gives_it_wherever_it_lies() {
+    let _alone = alone();
+    let alphas = [6.0, 2.0, 9.0];
+    let blocks = [[4, 9, 2], [5, 5, 5], [0, 7, 3]];
+    for (method, lengths) in methods().into_iter().flat_map(|method| blocks.map(|b| (method.clone(), b))) {
+        let together = layer(&method, Kind::Float, 3, &alphas);
+        let m = lengths.iter().sum::<i64>();
+        let [x, gradient] = [14, 22].map(|width| Tensor::randn([m, width], (Kind::Float, device())));
+        let of_blocks = outcome(&together, [&x, &gradient], &Route::Blocks(lengths.to_vec()));
+
+        // Each run alone.
+        let mut alone: Vec<Vec<Tensor>> = of_blocks.iter().map(|_| Vec::new()).collect();
+        let mut start = 0;
+        for (run, length) in (0..).zip(lengths) {
+            let one = layer(&method, Kind::Float, 1, &alphas[run as usize..=run as usize]);
+            for (own, all) in one.1.entries().iter().zip(together.1.entries()) {
+                no_grad(|| own.tensor.shallow_clone().copy_(&all.tensor.narrow(0, run, 1)));
+            }
+            let rows = [&x, &gradient].map(|x| x.narrow(0, start, length));
+            let found = outcome(&one, rows.each_ref(), &Route::one_run());
+            alone.iter_mut().zip(found).for_each(|(parts, part)| parts.push(part));
+            start += length;
+        }
+        let alone: Vec<Tensor> = alone.iter().map(|parts| Tensor::cat(parts, 0)).collect();
+
+        // All rows in another order.
+        let order = Tensor::randperm(m, (Kind::Int64, device()));
+        let runs: Vec<i64> =
+            (0..).zip(lengths).flat_map(|(run, length)| std::iter::repeat_n(run, length as usize)).collect();
+        let moved = |x: &Tensor| x.index_select(0, &order);
+        let route = Route::Rows(moved(&Tensor::from_slice(&runs).to_device(device())));
+        let mut of_rows = outcome(&together, [&moved(&x), &moved(&gradient)], &route);
+        for rows in &mut of_rows[..2] {
+            *rows = rows.zeros_like().index_copy(0, &order, rows);
+        }
+
+        for (i, expected) in alone.iter().enumerate() {
+            for (way, found) in [("blocks", &of_blocks[i]), ("rows", &of_rows[i])] {
+                let off = distance(&numbers(found), &numbers(expected));
+                assert!(off < room(1e-6), "{method:?}, {lengths:?}, {way}, {i}: {off:e}");
+            }
         }
     }
 }
@@ -370,7 +423,7 @@ fn gradients_reach_exactly_what_is_in_the_store() {
             }
             for linear in model.encoder.linears() {
                 assert_eq!(linear.weight().kind(), kind);
-                let frozen = !linear.weight().requires_grad() && !linear.weight().grad().defined();
+                let frozen = linear.weight().frozen().is_some_and(|weight| !weight.grad().defined());
                 assert!(frozen, "{checkpoint}, {}", linear.name());
             }
         }
@@ -389,11 +442,11 @@ fn dropout_on_a_cpu_is_that_of_libtorch_over_the_padded_batch() {
     let padded = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu)).dropout(p, true);
     let row = |mask: &Tensor, at: &[i64]| at.iter().fold(mask.shallow_clone(), |x, &i| x.get(i));
     for _ in 0..2 {
-        let tokens = pass.dropout(&Tensor::ones([1, 15, width], (Kind::Float, Device::Cpu)), p);
+        let tokens = pass.dropout(&Tensor::ones([15, width], (Kind::Float, Device::Cpu)), p);
         let expected = padded(&[4, 5, width]);
         for (sequence, place) in (0i64..).zip(&batch.places[0]) {
             for i in 0..place.length {
-                let found = row(&tokens, &[0, (place.start + i) as i64]);
+                let found = tokens.get((place.start + i) as i64);
                 assert_eq!(found, row(&expected, &[sequence, i as i64]), "token {i} of {sequence}");
             }
         }
@@ -404,8 +457,8 @@ fn dropout_on_a_cpu_is_that_of_libtorch_over_the_padded_batch() {
             let expected = expected.get(sequence).narrow(1, 0, t).narrow(2, 0, t);
             assert_eq!(row(&found[stretch], &[within]), expected, "attention of {sequence}");
         }
-        let vectors = Tensor::ones([1, 4, width], (Kind::Float, Device::Cpu));
-        assert_eq!(pass.per_sequence().dropout(&vectors, p).get(0), padded(&[4, width]));
+        let vectors = Tensor::ones([4, width], (Kind::Float, Device::Cpu));
+        assert_eq!(pass.per_sequence(&batch).dropout(&vectors, p), padded(&[4, width]));
     }
 }
 
@@ -449,16 +502,23 @@ fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() 
     let _alone = alone();
     for checkpoint in ["bert-gelu", "roberta-gelu"] {
         let base = Base::open(&encoders().join(checkpoint)).unwrap();
-        let build =
-            Build { device: device(), kind: Kind::Float, classes: 3, seeds: vec![1], train_base: true };
-        let mut trained = Trained::new(1);
+        let build = Build {
+            device: device(),
+            kind: Kind::Float,
+            outputs: Some(3),
+            seeds: vec![1, 2],
+            train_base: true,
+        };
+        let mut trained = Trained::new(2);
         let model = Classifier::load(&base, &build, &mut trained).unwrap();
-        backward(&model, 1, &examples(checkpoint));
+        backward(&model, 2, &examples(checkpoint));
         let of_base: Vec<&str> =
             trained.entries().iter().filter(|e| e.group == Group::Base).map(|e| e.name.as_str()).collect();
         let trunk = base.trunk_tensors();
         assert_eq!(of_base.len(), trunk.len(), "{checkpoint}");
         assert!(trunk.iter().all(|(name, _)| of_base.contains(&name.as_str())), "{checkpoint}");
+        // The base has no axis of runs.
+        assert_eq!(trained.count(Group::Base), base.trunk_numbers(), "{checkpoint}");
         for entry in trained.entries() {
             assert!(moved(&entry.tensor), "{checkpoint}, {}", entry.name);
         }
@@ -537,12 +597,17 @@ fn what_is_saved_loads_bit_for_bit() {
     }
 }
 
-/// Logits of all examples, `[k, s, c]`, the same for each of k runs.
+/// Logits of all examples by each of k runs, `[k, s, c]`.
 fn logits(model: &Classifier, runs: usize, examples: &[Example]) -> Tensor {
     let pack = || examples.iter().map(|e| Sequence { ids: &e.ids, types: &e.types }).collect();
     let batches: Vec<Vec<Sequence>> = (0..runs).map(|_| pack()).collect();
-    let batch = Packed::new(&batches, model.config.position_rule, device());
-    no_grad(|| model.forward(&batch, &Pass::evaluation()).unwrap())
+    logits_of(model, &batches).view([runs as i64, examples.len() as i64, -1])
+}
+
+/// Logits of the sequences of each run, `[s, c]`.
+fn logits_of(model: &Classifier, runs: &[Vec<Sequence>]) -> Tensor {
+    let batch = Packed::new(runs, model.config.position_rule, device());
+    no_grad(|| model.forward(&batch, &Pass::evaluation().over(&batch)).unwrap())
 }
 
 #[test]
@@ -705,6 +770,13 @@ fn runs_of_other_lengths_and_settings_train_together_as_alone_and_hurt_no_neighb
     let still = RunPlan { patience: 2, ..run_plan(3, 0.0, 0.0) };
     let runs = [long, diverging, short, still];
     let alphas = [1.0, 2.0, 16.0, 4.0];
+    // In every step, the runs have different numbers of tokens.
+    let lengths: Vec<usize> = examples("bert-gelu").iter().map(|example| example.ids.len()).collect();
+    let mut orders = [0, 2, 1, 3].map(|seed| Order::new(lengths.len(), seed, true));
+    for step in 0..12 {
+        let tokens = |order: &mut Order| order.batch(step, 6).iter().map(|&i| lengths[i]).sum::<usize>();
+        assert!(BTreeSet::from(orders.each_mut().map(tokens)).len() > 1, "step {step}");
+    }
     let mini = Method::LoraMini(LoraMiniConfig { rank_a: 6, rank_b: 5, r: 3, lora_alpha: ALPHA });
     let lora = Method::Lora(LoraConfig { r: RANK, lora_alpha: ALPHA, use_rslora: true });
     // It ends when it is evaluated, else after ten steps.
@@ -737,15 +809,15 @@ fn a_batch_of_several_runs_gives_each_run_its_own_logits() {
     let pack = |from: usize, to: usize| -> Vec<Sequence> {
         examples[from..to].iter().map(|e| Sequence { ids: &e.ids, types: &e.types }).collect()
     };
-    let logits = |runs: &[Vec<Sequence>]| {
-        let batch = Packed::new(runs, model.config.position_rule, device());
-        no_grad(|| model.forward(&batch, &Pass::evaluation()).unwrap())
-    };
-    // Runs of different lengths: the shorter ones are filled up, which nobody may notice.
-    let together = logits(&[pack(0, 5), pack(5, 10), pack(20, 25)]);
-    for (run, (from, to)) in (0i64..).zip([(0, 5), (5, 10), (20, 25)]) {
-        let same = logits(&[pack(from, to), pack(from, to), pack(from, to)]);
-        let found = distance(&numbers(&together.get(run)), &numbers(&same.get(run)));
-        assert!(found < 1e-6, "run {run}: {found:e}");
+    // Different numbers of sequences and of tokens, or none at all; then one run's sequences in every run.
+    for ranges in [[(0, 5), (5, 10), (20, 25)], [(0, 3), (5, 5), (20, 26)]] {
+        let together = logits_of(&model, &ranges.map(|(from, to)| pack(from, to)));
+        let counts = ranges.map(|(from, to)| (to - from) as i64);
+        let parts = together.split_with_sizes(counts, 0);
+        for ((run, (from, to)), part) in (0i64..).zip(ranges).zip(parts).filter(|(_, part)| part.numel() > 0)
+        {
+            let same = logits(&model, 3, &examples[from..to]).get(run);
+            assert!(distance(&numbers(&part), &numbers(&same)) < 1e-6, "{ranges:?}, run {run}");
+        }
     }
 }

@@ -51,7 +51,7 @@ pub fn model(folder: &std::path::Path) -> CausalLm {
 
 pub fn model_of(folder: &std::path::Path, kind: Kind) -> CausalLm {
     let base = Base::open(folder).unwrap();
-    let build = Build { device: device(), kind, classes: 0, seeds: vec![0], train_base: false };
+    let build = Build { device: device(), kind, outputs: None, seeds: vec![0], train_base: false };
     CausalLm::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 
@@ -59,8 +59,8 @@ pub fn model_of(folder: &std::path::Path, kind: Kind) -> CausalLm {
 pub fn logits(model: &CausalLm, sequences: &[&[u32]]) -> Vec<Tensor> {
     let packed = sequences.iter().map(|ids| Sequence { ids, types: &[] }).collect();
     let batch = Packed::new(&[packed], Positions::FromZero, device());
-    let all = model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()).squeeze_dim(0);
-    let starts = Vec::<i64>::try_from(batch.first.squeeze_dim(0)).unwrap();
+    let all = model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap());
+    let starts = Vec::<i64>::try_from(&batch.first).unwrap();
     starts.iter().zip(sequences).map(|(&start, ids)| all.narrow(0, start, ids.len() as i64)).collect()
 }
 

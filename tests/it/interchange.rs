@@ -267,7 +267,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
     let base = Base::open(&self::fixture("decoders").join("llama-linear")).unwrap();
     for (name, case) in fixture.cases {
         let build =
-            Build { device: device(), kind: Kind::Float, classes: 0, seeds: vec![0], train_base: false };
+            Build { device: device(), kind: Kind::Float, outputs: None, seeds: vec![0], train_base: false };
         let mut trained = Trained::new(1);
         let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
         let file = AdapterFile::open(&adapter("llama-linear", &name)).unwrap();
@@ -303,7 +303,7 @@ fn last_logits(model: &CausalLm, rows: &[Row], expected: &[Vec<f64>]) -> f64 {
         let batch = vec![vec![Sequence { ids: &row.input_ids, types: &[] }]];
         let batch = Packed::new(&batch, Positions::FromZero, device());
         let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
-        numbers(&logits.get(0).get(row.input_ids.len() as i64 - 1))
+        numbers(&logits.get(row.input_ids.len() as i64 - 1))
     };
     rows.iter().zip(expected).map(|(row, expected)| distance(&of_row(row), expected)).fold(0.0, f64::max)
 }

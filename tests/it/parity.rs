@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use loraxs::adapters::Trained;
-use loraxs::models::head::{Head, HeadSource};
+use loraxs::models::encoder::head::{Head, HeadSource};
 use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::layout::Sequence;
 use loraxs::nn::{Packed, Pass};
@@ -131,7 +131,8 @@ fn logits_in_bf16_are_near_but_not_equal() {
 
 fn trunk(folder: &Path) -> Classifier {
     let base = Base::open(folder).unwrap();
-    let build = Build { device: device(), kind: Kind::Float, classes: 3, seeds: vec![0], train_base: false };
+    let build =
+        Build { device: device(), kind: Kind::Float, outputs: Some(3), seeds: vec![0], train_base: false };
     Classifier::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 
@@ -147,10 +148,10 @@ fn hidden_states_of_saved_trunks_are_those_of_transformers() {
             rows.iter().map(|row| Sequence { ids: &row.input_ids, types: &row.token_type_ids }).collect();
         let batch = Packed::new(&[sequences], model.config.position_rule, device());
         let (first, pooled) = no_grad(|| {
-            let hidden = model.encoder.forward(&batch, &Pass::evaluation()).unwrap().squeeze_dim(0); // [n, d]
-            let first = hidden.index_select(0, &batch.first.flatten(0, 1)); // [s, d]
+            let hidden = model.encoder.forward(&batch, &Pass::evaluation()).unwrap(); // [m, d]
+            let first = hidden.index_select(0, &batch.first); // [s, d]
             let pooler = model.encoder.pooler.as_ref();
-            let pooled = pooler.map(|p| p.forward(&first.unsqueeze(0), &Pass::evaluation()).tanh());
+            let pooled = pooler.map(|p| p.forward(&first, &Pass::evaluation()).tanh());
             (numbers(&first), pooled.map(|pooled| numbers(&pooled)))
         });
         let column = |pick: fn(&Row) -> &Vec<f64>| -> Vec<f64> {

@@ -1,15 +1,20 @@
 //! BERT and RoBERTa: embeddings, layers with norms after the sums, and BERT's pooler.
 
+pub mod classifier;
+pub mod config;
+pub mod head;
+
 use tch::Tensor;
 
-use super::config::{Activation, EncoderConfig};
 use super::loader::Loader;
-use super::recompute::Trunk;
+use super::trunk::Trunk;
+use super::trunk_config::Activation;
 use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::layout::Positions;
 use crate::nn::{LayerNorm, Linear, Packed, Pass};
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims2};
+use config::EncoderConfig;
 
 /// The trunk of an encoder.
 ///
@@ -86,7 +91,7 @@ impl Encoder {
     }
 
     /// # Shapes
-    /// `batch` of `[k, n]` tokens to hidden states `[k, n, d]`.
+    /// `batch` of m tokens to hidden states `[m, d]`.
     pub fn forward(&self, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let mut x = self.embed(batch, pass);
         for block in &self.blocks {
@@ -155,12 +160,12 @@ impl Block {
     }
 
     /// # Shapes
-    /// `x` `[k, n, d]` to the same.
+    /// `x` `[m, d]` to the same.
     fn forward(&self, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
-        let [k, n, d] = dims3(x);
+        let [m, d] = dims2(x);
         let inputs = Linear::forward_all([&self.query, &self.key, &self.value], x, pass);
-        let [q, key, v] = inputs.map(|y| y.view([k * n, self.heads, d / self.heads])); // [m, h, d]
-        let attended = self.attention.forward([&q, &key, &v], batch, pass)?.view([k, n, d]);
+        let [q, key, v] = inputs.map(|y| y.view([m, self.heads, d / self.heads])); // [m, h, d]
+        let attended = self.attention.forward([&q, &key, &v], batch, pass)?.view([m, d]);
         let attended = pass.dropout(&self.attention_output.forward(&attended, pass), self.dropout);
         let x = self.attention_norm.forward(&(attended + x));
         let wide = self.activation.apply(&self.intermediate.forward(&x, pass));
@@ -181,18 +186,5 @@ impl Block {
             &mut self.intermediate,
             &mut self.output,
         ]
-    }
-}
-
-impl Activation {
-    /// Applies the activation to every element.
-    pub fn apply(self, x: &Tensor) -> Tensor {
-        match self {
-            Self::Gelu => x.gelu("none"),
-            Self::GeluTanh => x.gelu("tanh"),
-            Self::Relu => x.relu(),
-            Self::Silu => x.silu(),
-            Self::Tanh => x.tanh(),
-        }
     }
 }

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::config::{MOST_SIDE, check_positive};
 use crate::fault::{Result, fault};
+use crate::models::trunk_config::{MOST_SIDE, check_positive, cut};
 
 /// The fields that several families share.
 #[derive(Deserialize)]
@@ -307,15 +307,6 @@ fn listed_windows(types: &[String], layers: usize) -> Result<Vec<bool>> {
     (0..layers).map(slides).collect()
 }
 
-/// Returns the beginning of a config value, for an error message.
-pub fn cut(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(100) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
 /// Returns the id whose embedding gets no gradient; a negative one counts from the end.
 pub fn padding(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<Option<i64>> {
     let v = raw.vocab_size;
@@ -325,12 +316,4 @@ pub fn padding(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<
         Some(id) if (-v..v).contains(&id) => Ok(Some(id.rem_euclid(v))),
         Some(id) => Err(fault(format!("`pad_token_id` is {id}, but `vocab_size` is {v}")).into()),
     }
-}
-
-pub fn probability(name: &str, value: Option<f64>) -> Result<f64> {
-    let p = value.unwrap_or(0.0);
-    if (0.0..1.0).contains(&p) {
-        return Ok(p);
-    }
-    Err(fault(format!("`{name}` must be at least 0 and below 1, found {p}")).into())
 }

@@ -1,4 +1,4 @@
-//! Gradient checkpointing: keep each layer's input, compute the layer again in the backward pass.
+//! Trunks layer by layer, for gradient checkpointing: each layer's input is kept, and the layer computed again in the backward pass.
 //!
 //! A layer redraws its noise from the same start ([`Pass::repetition`]), so both computations are equal.
 
@@ -12,10 +12,10 @@ pub trait Trunk: std::fmt::Debug {
     /// Returns the number of layers.
     fn depth(&self) -> usize;
 
-    /// Returns the input of the first layer, `[k, n, d]`.
+    /// Returns the input of the first layer, `[m, d]`.
     fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor;
 
-    /// Applies layer `index` alone: hidden states `[k, n, d]` to the same.
+    /// Applies layer `index` alone: hidden states `[m, d]` to the same.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -29,7 +29,7 @@ pub struct Tape<'a> {
     batch: &'a Packed,
     /// The pass of the embeddings, good for one use.
     start: Pass,
-    /// Input of each layer, `[k, n, d]`, and its pass, good for one use.
+    /// Input of each layer, `[m, d]`, and its pass, good for one use.
     layers: Vec<(Tensor, Pass)>,
     /// Output of the last layer: a leaf, which receives the loss's gradient.
     hidden: Tensor,
@@ -52,7 +52,7 @@ impl<'a> Tape<'a> {
         Ok(Self { trunk, batch, start, layers, hidden: hidden.detach().set_requires_grad(true) })
     }
 
-    /// Returns hidden states `[k, n, d]`.
+    /// Returns hidden states `[m, d]`.
     pub fn hidden(&self) -> &Tensor {
         &self.hidden
     }

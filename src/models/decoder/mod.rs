@@ -3,17 +3,22 @@
 //! All families share one wiring; [`DecoderConfig`] holds the differences. Source: the `modeling_*.py` of
 //! Llama, Mistral, Gemma, Gemma 2, Qwen2, Qwen3 and Phi-3 in Transformers 5.
 
+pub mod causal;
+pub mod config;
+pub(super) mod fields;
+mod rope_fields;
+
 use tch::{Kind, Tensor};
 
-use super::config::Activation;
-use super::decoder_config::DecoderConfig;
 use super::loader::Loader;
-use super::recompute::Trunk;
+use super::trunk::Trunk;
+use super::trunk_config::Activation;
 use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::rope::{Angles, Rope};
 use crate::nn::{Linear, Packed, Pass, RmsNorm, Sight};
-use crate::torch::{cast, dims3, fused, kernels};
+use crate::torch::{cast, dims2, fused, kernels};
+use config::DecoderConfig;
 
 /// The trunk of a decoder.
 #[derive(Debug)]
@@ -101,7 +106,7 @@ impl Decoder {
     /// Returns hidden states after the last norm.
     ///
     /// # Shapes
-    /// `ids` and `positions` int64 `[k, n]` to `[k, n, d]`.
+    /// `ids` and `positions` int64 `[m]` to `[m, d]`.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -246,7 +251,7 @@ impl Block {
     }
 
     /// # Shapes
-    /// `x` `[k, n, d]` to the same.
+    /// `x` `[m, d]` to the same.
     fn forward(
         &self,
         x: &Tensor,
@@ -254,9 +259,9 @@ impl Block {
         sight: (usize, &dyn Sight),
         pass: &Pass,
     ) -> Result<Tensor> {
-        let [k, n, _d] = dims3(x);
+        let [m, _d] = dims2(x);
         let normed = self.attention_norm.forward(x);
-        let [q, key, v] = self.inputs.forward(&normed, pass).map(|y| y.view([k * n, -1, self.head_width]));
+        let [q, key, v] = self.inputs.forward(&normed, pass).map(|y| y.view([m, -1, self.head_width]));
         let [q, key] = match &self.head_norms {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
             None => [q, key],
@@ -264,7 +269,7 @@ impl Block {
         let [q, key] =
             [q, key].map(|x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) });
         let (layer, sight) = sight;
-        let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([k, n, -1]);
+        let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([m, -1]);
         let attended = self.after(0, self.output.forward(&attended, pass), pass);
         let (x, normed) = self.feed_forward_norm.add_forward(x, &attended);
         let wide = self.gate.forward(&normed, self.activation, (pass, self.packed));
@@ -332,7 +337,7 @@ impl Block {
 }
 
 impl Inputs {
-    /// Maps `[k, n, d]` to queries, keys and values `[k, n, ..]`.
+    /// Maps `[m, d]` to queries, keys and values `[m, ..]`.
     fn forward(&self, x: &Tensor, pass: &Pass) -> [Tensor; 3] {
         match self {
             Self::Apart(apart) => Linear::forward_all(apart.each_ref(), x, pass),
@@ -340,7 +345,7 @@ impl Inputs {
                 let all = fused.forward(x, pass);
                 let [q, k, v] = *widths;
                 [(0, q), (q, k), (q + k, v)].map(|(start, width)| {
-                    let part = all.narrow(2, start, width);
+                    let part = all.narrow(1, start, width);
                     // A GPU's kernels take heads that lie apart.
                     if part.device().is_cuda() { part } else { part.contiguous() }
                 })
@@ -350,7 +355,7 @@ impl Inputs {
 }
 
 impl Gate {
-    /// Maps `[k, n, d]` to the gated `[k, n, intermediate]`.
+    /// Maps `[m, d]` to the gated `[m, intermediate]`.
     fn forward(&self, x: &Tensor, activation: Activation, (pass, packed): (&Pass, bool)) -> Tensor {
         match self {
             Self::Apart([gate, up]) => {
@@ -365,8 +370,8 @@ impl Gate {
             }
             Self::Fused(fused) => {
                 let both = fused.forward(x, pass);
-                let [_, _, width] = dims3(&both);
-                let [gate, up] = [0, width / 2].map(|start| both.narrow(2, start, width / 2));
+                let [_m, width] = dims2(&both);
+                let [gate, up] = [0, width / 2].map(|start| both.narrow(1, start, width / 2));
                 match activation {
                     Activation::Silu if both.device().is_cuda() => fused::swiglu(&gate, &up),
                     _ => activation.apply(&gate) * up,

@@ -2,21 +2,21 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::decoder::Decoder;
-use super::decoder_config::DecoderConfig;
-use super::loader::Loader;
-use super::recompute::Tape;
-use super::{Base, Build, OUTPUT, WORDS};
+use super::Decoder;
+use super::config::DecoderConfig;
 use crate::adapters::Trained;
 use crate::fault::{Result, reading};
-use crate::nn::{Packed, Pass};
-use crate::torch::kernels::{Panels, packs};
+use crate::models::checkpoint::{Base, Build, OUTPUT, WORDS};
+use crate::models::loader::Loader;
+use crate::models::trunk::Tape;
+use crate::nn::{Packed, Pass, Weight};
+use crate::torch::kernels::packs;
 use crate::torch::{cast, fused, has_flash};
 
 /// Largest weights that stay in a CPU's caches: for these, threads work best on separate prompts.
 pub const MOST_PACKED_BYTES: i64 = 64 << 20;
 
-/// Largest bf16 weights to be packed, which keeps a second copy of them.
+/// Largest bf16 weights to be packed.
 pub const MOST_NARROW_BYTES: i64 = 4 << 30;
 
 /// A decoder with its output layer.
@@ -27,9 +27,7 @@ pub struct CausalLm {
     /// The trunk.
     pub decoder: Decoder,
     /// `[v, d]`; the embedding itself where they are tied.
-    head: Tensor,
-    /// The packed head, if [`CausalLm::pack`] was called.
-    panels: Option<Panels>,
+    head: Weight,
     device: Device,
     runs: usize,
 }
@@ -53,7 +51,7 @@ impl CausalLm {
         };
         // A copy of the tied embedding, and a buffer of old versions.
         loader.finish(|name| name == OUTPUT || name.ends_with("rotary_emb.inv_freq"))?;
-        Ok(Self { config, decoder, head, panels: None, device: build.device, runs: build.seeds.len() })
+        Ok(Self { config, decoder, head: Weight::Dense(head), device: build.device, runs: build.seeds.len() })
     }
 
     /// Returns the device that the model computes on.
@@ -68,7 +66,7 @@ impl CausalLm {
 
     /// Prepares for passes without gradients of one run; adapters are best merged first. On a GPU, layers that share an input are joined.
     /// Weights are packed for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
-    /// multiplies bf16, [`MOST_NARROW_BYTES`] in it. Rules out training.
+    /// multiplies bf16, [`MOST_NARROW_BYTES`] in it.
     pub fn pack(&mut self) {
         if self.device.is_cuda() {
             self.decoder.join();
@@ -77,7 +75,7 @@ impl CausalLm {
         let most = if kind == Kind::Float { MOST_PACKED_BYTES } else { MOST_NARROW_BYTES };
         if self.device == Device::Cpu && packs(kind) && self.bytes() <= most {
             self.decoder.pack();
-            self.panels = Some(Panels::new(&self.head, None));
+            self.head.pack(None);
         }
     }
 
@@ -102,7 +100,7 @@ impl CausalLm {
     /// Returns hidden states after the last norm, for [`CausalLm::logits`].
     ///
     /// # Shapes
-    /// `batch` of `[k, n]` tokens to `[k, n, d]`.
+    /// `batch` of m tokens to `[m, d]`.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -121,24 +119,16 @@ impl CausalLm {
 
     /// Returns the output layer's weight `[v, d]` if it is frozen, alone makes logits and suits [`fused`].
     pub fn plain_head(&self, kind: Kind) -> Option<Tensor> {
-        let plain = self.config.logit_cap.is_none() && self.panels.is_none() && !self.head.requires_grad();
-        Some(cast(&self.head, kind)).filter(|head| plain && fused::serves_row(head))
+        let head = self.head.frozen().filter(|_| self.config.logit_cap.is_none());
+        head.map(|head| cast(head, kind)).filter(fused::serves_row)
     }
 
     /// Returns logits in fp32.
     ///
     /// # Shapes
-    /// `hidden` `[.., d]` to `[.., v]`.
+    /// `hidden` `[m, d]` to `[m, v]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = match &self.panels {
-            Some(panels) => {
-                let mut size = hidden.size();
-                let width = size.pop().unwrap_or(1);
-                size.push(-1);
-                panels.multiply(&hidden.reshape([-1, width])).view(size.as_slice())
-            }
-            None => hidden.linear(&cast(&self.head, hidden.kind()), None::<&Tensor>),
-        };
+        let logits = self.head.multiply(hidden, None);
         let logits = match self.config.logit_cap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

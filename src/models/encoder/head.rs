@@ -2,10 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::Base;
 use super::config::{EncoderConfig, HeadKind};
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
+use crate::models::checkpoint::Base;
 use crate::nn::Pass;
 use crate::torch::cast;
 use crate::torch::stream::words_of_normal;
@@ -206,7 +206,7 @@ impl Head {
     /// Applies the layers: dropout before each, tanh between two.
     ///
     /// # Shapes
-    /// `[k, s, d]` of any kind to logits `[k, s, c]` in fp32.
+    /// `[s, d]` of any kind to logits `[s, c]` in fp32.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let mut x = cast(x, Kind::Float);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -214,7 +214,7 @@ impl Head {
                 x = x.tanh();
             }
             let dropout = if i > 0 || self.drop_first { self.dropout } else { 0.0 };
-            x = layer.forward(&pass.dropout(&x, dropout));
+            x = pass.route().affine(&pass.dropout(&x, dropout), &layer.weight, &layer.bias);
         }
         x
     }
@@ -268,11 +268,5 @@ impl HeadSource<'_> {
         let runs: Vec<Vec<Tensor>> = self.seeds.iter().map(run).collect();
         let stacked = |i| Tensor::stack(&runs.iter().map(|run| &run[i]).collect::<Vec<_>>(), 0);
         (0..layers.len()).map(|i| stacked(i).to_device(self.device)).collect()
-    }
-}
-
-impl Dense {
-    fn forward(&self, x: &Tensor) -> Tensor {
-        self.bias.unsqueeze(1).baddbmm(x, &self.weight.transpose(1, 2), 1.0, 1.0) // [k, s, out]
     }
 }

@@ -2,16 +2,15 @@
 
 use tch::{Device, Tensor};
 
+use super::Encoder;
 use super::config::{EncoderConfig, HeadKind};
-use super::encoder::Encoder;
 use super::head::{Head, HeadSource, layer_shapes};
-use super::loader::Loader;
-use super::recompute::Tape;
-use super::{Base, Build};
 use crate::adapters::Trained;
-use crate::fault::{Result, reading};
+use crate::fault::{Result, fault, reading};
+use crate::models::checkpoint::{Base, Build};
+use crate::models::loader::Loader;
+use crate::models::trunk::Tape;
 use crate::nn::{Packed, Pass};
-use crate::torch::{dims2, dims3};
 
 /// A trunk and a classification head.
 #[derive(Debug)]
@@ -30,11 +29,13 @@ impl Classifier {
     /// Loads the trunk and the head; their trained tensors go into `trained`.
     ///
     /// # Errors
-    /// Names every missing and mis-shaped tensor at once.
+    /// Names every missing and mis-shaped tensor at once, or says that no head was asked for.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
         let Build { device, kind, .. } = *build;
         let _reading = reading(&base.folder);
         let config = base.config.encoder()?.clone();
+        let outputs =
+            build.outputs.ok_or_else(|| fault("a classifier needs a head with a number of outputs"))?;
         let mut loader = Loader::new(
             &base.tensors,
             config.prefix,
@@ -45,8 +46,7 @@ impl Classifier {
         let pooled = config.head == HeadKind::Pooled;
         let pooler_stored = loader.contains(&format!("{}.pooler.dense.weight", config.prefix));
         let encoder = Encoder::load(&config, &mut loader, pooled && pooler_stored)?;
-        let own: Vec<String> =
-            layer_shapes(&config, build.classes).into_iter().map(|(name, ..)| name).collect();
+        let own: Vec<String> = layer_shapes(&config, outputs).into_iter().map(|(name, ..)| name).collect();
         loader.finish(|name| {
             // Heads of other tasks, a pooler that this head does not use, and a buffer of old versions.
             name.contains("pooler.")
@@ -59,7 +59,7 @@ impl Classifier {
                 })
         })?;
         let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
-        let head = Head::load(&config, build.classes, pooled && !pooler_stored, source, trained)?;
+        let head = Head::load(&config, outputs, pooled && !pooler_stored, source, trained)?;
         Ok(Self { config, encoder, head, device, runs: build.seeds.len() })
     }
 
@@ -76,7 +76,7 @@ impl Classifier {
     /// Returns fp32 logits of every sequence, in the order in which they were packed.
     ///
     /// # Shapes
-    /// `batch` of `[k, n]` tokens and s sequences a run to `[k, s, c]`.
+    /// `batch` of s sequences to `[s, c]`.
     ///
     /// # Errors
     /// When libtorch refuses an operation.
@@ -90,13 +90,10 @@ impl Classifier {
         Ok((self.logits(tape.hidden(), batch, pass), tape))
     }
 
-    /// Applies the head to the first token of each sequence: `[k, n, d]` to `[k, s, c]`.
+    /// Applies the head to the first token of each sequence: `[m, d]` to `[s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
-        let [_k, _n, d] = dims3(hidden);
-        let [k, s] = dims2(&batch.first);
-        let index = batch.first.unsqueeze(-1).expand([k, s, d], false);
-        let mut first = hidden.gather(1, &index, false); // [k, s, d]
-        let after = pass.per_sequence();
+        let mut first = hidden.index_select(0, &batch.first); // [s, d]
+        let after = pass.per_sequence(batch);
         if let Some(pooler) = &self.encoder.pooler {
             first = pooler.forward(&first, &after).tanh();
         }

@@ -4,42 +4,27 @@
 //! Transformers 5 (`models/{llama,mistral,gemma,gemma2,qwen2,qwen3,phi3}`). A field that would change the
 //! numbers in a way that the layers do not compute is rejected, whatever its name.
 
+use std::ops::Deref;
+
 use serde_json::{Map, Value};
 
-use super::config::{Activation, activation};
-use super::decoder_fields::{
-    FAMILIES, Family, Raw, check_sizes, family, padding, probability, refuse_foreign, windows,
-};
+use super::fields::{FAMILIES, Family, Raw, check_sizes, family, padding, refuse_foreign, windows};
 use super::rope_fields::rope;
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::models::trunk_config::{Activation, TrunkConfig, activation, probability};
+use crate::nn::layout::Positions;
 use crate::nn::rope::Rope;
 
 /// The shape and switches of a decoder.
 #[derive(Debug, Clone)]
 pub struct DecoderConfig {
-    /// Architecture that Transformers loads a merged checkpoint as.
-    pub architecture: String,
-    /// d.
-    pub width: i64,
-    /// Number of layers.
-    pub layers: usize,
-    /// h.
-    pub heads: i64,
+    /// What encoders have, too.
+    pub trunk: TrunkConfig,
     /// kv, heads of keys and values; a divisor of h.
     pub kv_heads: i64,
     /// Width of a head; h times this need not be d.
     pub head_width: i64,
-    /// Width between the feed-forward layers.
-    pub intermediate: i64,
-    /// v.
-    pub vocabulary: i64,
-    /// Positions that the model was made for (`max_position_embeddings`).
-    pub positions: i64,
-    /// Activation of the gate.
-    pub activation: Activation,
-    /// Epsilon of every norm.
-    pub norm_eps: f64,
     /// Offset added to every norm's stored weight.
     pub norm_offset: f64,
     /// True if attention and feed-forward have a second norm, on their output.
@@ -70,12 +55,6 @@ pub struct DecoderConfig {
     pub tied: bool,
     /// Id whose embedding gets no gradient.
     pub padding: Option<i64>,
-    /// Dropout on attention probabilities.
-    pub attention_dropout: f64,
-    /// Dropout on the outputs of attention and feed-forward.
-    pub dropout: f64,
-    /// The whole file, for writing it back.
-    pub raw: Map<String, Value>,
 }
 
 impl DecoderConfig {
@@ -114,37 +93,39 @@ impl DecoderConfig {
         };
         let query_scalar =
             if family.output_norms { raw.query_pre_attn_scalar.unwrap_or(256.0) } else { head_width as f64 };
+        let activation = gate(&raw, &json, &family)?;
+        let windows = windows(&raw, &json, family.windows)?;
+        let rope = rope(&raw, &json, head_width, family.fused)?;
+        let padding = padding(&raw, &json, &family)?;
+        let [score_cap, logit_cap] = [
+            cap("attn_logit_softcapping", raw.attn_logit_softcapping, 50.0),
+            cap("final_logit_softcapping", raw.final_logit_softcapping, 30.0),
+        ];
         Ok(Self {
-            architecture: format!("{}ForCausalLM", family.class),
-            width: raw.hidden_size,
-            layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
-            heads,
+            trunk: trunk(&raw, json, &family, activation)?,
             kv_heads,
             head_width,
-            intermediate: raw.intermediate_size,
-            vocabulary: raw.vocab_size,
-            positions: raw.max_position_embeddings,
-            activation: gate(&raw, &json, &family)?,
-            norm_eps: raw.rms_norm_eps.unwrap_or(family.norm_eps),
             norm_offset: if family.gemma { 1.0 } else { 0.0 },
             output_norms: family.output_norms,
             head_norms: family.head_norms,
             embedding_scale: family.gemma.then(|| (raw.hidden_size as f64).sqrt()),
             score_scale: query_scalar.sqrt().recip(),
-            score_cap: cap("attn_logit_softcapping", raw.attn_logit_softcapping, 50.0),
-            logit_cap: cap("final_logit_softcapping", raw.final_logit_softcapping, 30.0),
-            windows: windows(&raw, &json, family.windows)?,
+            score_cap,
+            logit_cap,
+            windows,
             qkv_bias: family.qkv_bias.unwrap_or(raw.attention_bias),
             output_bias: family.attention_bias && raw.attention_bias,
             mlp_bias: family.mlp_bias && raw.mlp_bias,
             fused: family.fused,
-            rope: rope(&raw, &json, head_width, family.fused)?,
+            rope,
             tied: raw.tie_word_embeddings.unwrap_or(family.tied),
-            padding: padding(&raw, &json, &family)?,
-            attention_dropout: probability("attention_dropout", raw.attention_dropout)?,
-            dropout: if family.fused { probability("resid_pdrop", raw.resid_pdrop)? } else { 0.0 },
-            raw: json,
+            padding,
         })
+    }
+
+    /// Returns the error of a command that needs an encoder.
+    pub fn not_an_encoder(&self) -> anyhow::Error {
+        fault(format!("the base is a decoder (`{}`), expected an encoder", self.architecture)).into()
     }
 
     /// Returns every linear layer that can take an adapter: path and shape `[out, in]`, in layer order.
@@ -172,11 +153,40 @@ impl DecoderConfig {
         let at = |i: usize| ends.iter().map(move |(end, shape)| (format!("model.layers.{i}.{end}"), *shape));
         (0..self.layers).flat_map(at).collect()
     }
+}
 
-    /// Replaces every dropout.
-    pub fn set_dropout(&mut self, p: f64) {
-        (self.dropout, self.attention_dropout) = (p, p);
+impl Deref for DecoderConfig {
+    type Target = TrunkConfig;
+
+    fn deref(&self) -> &TrunkConfig {
+        &self.trunk
     }
+}
+
+fn trunk(
+    raw: &Raw,
+    json: Map<String, Value>,
+    family: &Family,
+    activation: Activation,
+) -> Result<TrunkConfig> {
+    Ok(TrunkConfig {
+        prefix: "model",
+        parts: ["embed_tokens.", "layers.", "norm."],
+        architecture: format!("{}ForCausalLM", family.class),
+        task_type: "CAUSAL_LM",
+        width: raw.hidden_size,
+        layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
+        heads: raw.num_attention_heads,
+        intermediate: raw.intermediate_size,
+        vocabulary: raw.vocab_size,
+        positions: raw.max_position_embeddings,
+        position_rule: Positions::FromZero,
+        activation,
+        norm_eps: raw.rms_norm_eps.unwrap_or(family.norm_eps),
+        attention_dropout: probability("attention_dropout", raw.attention_dropout)?,
+        dropout: if family.fused { probability("resid_pdrop", raw.resid_pdrop)? } else { 0.0 },
+        raw: json,
+    })
 }
 
 fn gate(raw: &Raw, json: &Map<String, Value>, family: &Family) -> Result<Activation> {

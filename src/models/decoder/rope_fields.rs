@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Value};
 
-use super::decoder_fields::{Raw, cut};
+use super::fields::Raw;
 use crate::fault::{Result, fault};
+use crate::models::trunk_config::cut;
 use crate::nn::rope::{Rope, Scaling};
 
 /// The settings, and the key that holds them.
