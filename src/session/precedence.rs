@@ -1,5 +1,5 @@
 //! Precedence of the settings of an evaluation: the command line, then the run's recipe or the adapter, then the catalog, then
-//! a default. [`decoding`] adds the checkpoint's `generation_config.json`.
+//! a default. [`decoding()`] adds the checkpoint's `generation_config.json`.
 //!
 //! For a training, `recipe::parse` puts `--set` over the recipe's file, and [`super::inputs`] fills in what the recipe leaves
 //! to base and catalog.
