@@ -328,10 +328,10 @@ class Bench:
 
     def small(self):
         self.data()
-        folder, steps = self.small_decoder(), 24 if self.options.tiny else 240
+        folder, steps = self.small_decoder(), 24 if self.options.tiny else 480
         settings = dict(rank=8, max_length=512, batch_size=8, micro_batch_tokens=8192, precision="bf16", schedule="constant", warmup_ratio=0.0)
         tokens, _, losses, results, _ = self.train("small", folder, DECODER_TARGETS, "gpu/metamath", limit=60, max_steps=steps, **settings)
-        short = dict(max_steps=steps // 6, graphs=False)
+        short = dict(max_steps=steps // 12, graphs=False)
         plain, _, others, _, _ = self.train("small-plain", folder, DECODER_TARGETS, "gpu/metamath", limit=60, **short, **settings)
         apart = max(abs(a - b) / b for a, b in zip(losses, others))
         share = 4 * self.decoder_parameters(folder) * tokens / self.warm["bf16"] if "bf16" in self.warm else float("nan")

@@ -280,7 +280,7 @@ fn wrong_prompts_are_refused() {
             Engine::new(&model, &tokenizer, &settings).run(&[(3, ids)], &mut |_, _| Ok(())).unwrap_err();
         format!("{error:#}")
     };
-    assert_eq!(refused(&[]), "prompt 3 is empty: it has no token");
+    assert_eq!(refused(&[]), "prompt 3 is empty: it has no tokens");
     assert_eq!(refused(&[5, 101]), "prompt 3 has token 101, the model's vocabulary 101");
 }
 
