@@ -241,10 +241,10 @@ mod tests {
             "line 4: unknown key `a.file`; did you mean `a.files`?",
             "line 7: `b.files.train`: expected a file name or a list of them, found `4`",
             "line 8: `b.text`: expected a text or a list of texts, found the list `[\"x\", 1]`",
-            "line 10: `b.labels`: `n` stands there twice",
+            "line 10: `b.labels`: `n` is listed twice",
             "line 11: `b.metrics`: unknown metric `pearson`",
             "line 12: `b.submission.test`: no such split in `files`",
-            "line 14: `b.dir`: `hub` and `dir` exclude each other",
+            "line 14: `b.dir`: `hub` and `dir` cannot be combined",
         ] {
             assert!(message.contains(part), "no `{part}` in {message}");
         }

@@ -245,17 +245,6 @@ pub fn plain(error: anyhow::Error) -> anyhow::Error {
     before.into_iter().rev().fold(failure.into(), anyhow::Error::context)
 }
 
-/// Copies columns of numbers to a device in one go.
-pub fn upload<const N: usize>(columns: [&[i64]; N], device: Device) -> [Tensor; N] {
-    let together = Tensor::from_slice(&columns.concat()).to_device(device);
-    let mut start = 0;
-    columns.map(|column| {
-        let length = column.len() as i64;
-        start += length;
-        together.narrow(0, start - length, length)
-    })
-}
-
 /// Returns the rows of all parts, one after another.
 pub fn joined(mut parts: Vec<Tensor>) -> Tensor {
     if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 0) }
