@@ -62,6 +62,11 @@ impl TrainInputs {
         let data = recipe.data.clone();
         check_fit(&base.base, &tokenizer, data.max_length)?;
         let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
+        if outputs.is_some() && train.examples.iter().any(|example| example.label.is_none()) {
+            let message =
+                format!("data set `{}`: split `{}` has rows without a label", dataset.name, data.train);
+            return Err(usage(message).hint("train on a labelled split: set `data.train`").into());
+        }
         let validation = match recipe.eval.every {
             Every::Never => None,
             _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),

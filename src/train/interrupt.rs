@@ -1,12 +1,12 @@
-//! Ctrl-C and SIGTERM: if a command polls for them, the first asks it to stop where it can resume; otherwise,
-//! and the second time, it ends at once. Both have the same exit code and leave no temporary files.
+//! Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, which batch systems send ahead of a time limit: if a command polls for them, the first asks it to stop where it can resume; otherwise,
+//! and the second time, it ends at once. All have the same exit code and leave no temporary files.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use anyhow::Context as _;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::fault::Result;
@@ -37,7 +37,8 @@ pub fn handle() -> Result<()> {
         return Ok(());
     }
     let ignored = ignored();
-    let signals = [SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
+    let signals =
+        [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
     let mut signals = Signals::new(signals).context("cannot handle signals")?;
     torch::leave_signals();
     let listen = move || signals.forever().for_each(|_| received());

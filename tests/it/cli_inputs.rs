@@ -287,3 +287,10 @@ fn a_basis_that_does_not_fit_is_refused() {
     cut(&bench.path("rank/basis.safetensors"), |all| all - 10);
     bench.refuses_set("adapter.basis=rank", 1, &["rank/basis.safetensors` is truncated"]);
 }
+
+#[test]
+fn a_split_without_labels_is_not_trained_on() {
+    let bench = Bench::new();
+    let words = ["split `test` has rows without a label", "hint: train on a labelled split"];
+    bench.refuses_set("data.train=test", 2, &words);
+}

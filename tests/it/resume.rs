@@ -150,10 +150,10 @@ fn interrupted(place: &Place, signal: i32, step: u64) -> Option<i32> {
 }
 
 #[test]
-fn sigterm_and_ctrl_c_leave_a_checkpoint_and_exit_code_130() {
+fn signals_that_end_a_run_leave_a_checkpoint_and_exit_code_130() {
     let place = place();
     let run = place.path("run");
-    for (signal, step) in [(libc::SIGTERM, 7), (libc::SIGINT, 19), (libc::SIGTERM, 31)] {
+    for (signal, step) in [(libc::SIGTERM, 7), (libc::SIGINT, 15), (libc::SIGHUP, 23), (libc::SIGUSR1, 31)] {
         assert_eq!(interrupted(&place, signal, step), Some(130));
         let newest = checkpoints(&run).first().cloned().unwrap();
         assert!(newest.join("state.json").exists());
