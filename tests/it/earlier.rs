@@ -122,7 +122,7 @@ fn answers_that_an_earlier_release_began_are_kept_and_go_on() {
         assert_eq!(settings["precision"], "fp32");
         assert_eq!(settings["sampling"]["random"]["top_k"], 20);
     }
-    assert!(errors(&eval("0.6")).contains("holds answers of another model or of other settings"));
+    assert!(errors(&eval("0.6")).contains("has completions of another model or other settings"));
 }
 
 #[test]
