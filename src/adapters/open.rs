@@ -132,7 +132,9 @@ impl AdapterFile {
 fn open_own(folder: &Path) -> Result<AdapterFile> {
     let path = folder.join(CONFIG);
     let json: Json = files::read_json(&path)?;
-    let known = ["lora-xs", "lora-mini", "full", "head"];
+    let methods = Method::all();
+    let known: Vec<&str> =
+        methods.iter().filter(|method| !method.is_of_peft()).map(|method| method.name()).collect();
     let method = json.get("method").and_then(Value::as_str).unwrap_or_default();
     if !known.contains(&method) {
         return Err(fault(format!("the unknown `method` `{method}`"))
