@@ -9,7 +9,7 @@ use crate::session::subject::Subject;
 /// Scores every task and writes results and predictions.
 /// Fails when the subject, a data set or the folder for the results cannot be used.
 pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
-    let place = environment(global)?;
+    let place = environment(global, args.subject.run.as_deref())?;
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     Ok(score(&place, &subject, args)?.into())
 }

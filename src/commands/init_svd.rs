@@ -24,7 +24,7 @@ struct Report<'a> {
 /// Computes the basis, or finds it in the cache, and reports each module.
 /// Fails when the base cannot be read, a target names nothing, or the rank is too large for a module.
 pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
-    let place = environment(global)?;
+    let place = environment(global, None)?;
     let base = place.base(&args.model, &args.revision)?;
     base.base.check_layers()?;
     let targets = match args.targets.as_slice() {

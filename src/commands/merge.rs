@@ -17,7 +17,7 @@ use crate::session::subject::Subject;
 /// Fails when there is nothing to merge, a file cannot be written, or the logits differ by more than the
 /// tolerance.
 pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
-    let place = environment(global)?;
+    let place = environment(global, args.subject.run.as_deref())?;
     let subject = Subject::open(&place, &args.subject, &[])?;
     let Some(adapter) = &subject.adapter else {
         return Err(usage("nothing to merge: `--model` needs an `--adapter`")

@@ -14,6 +14,7 @@ use std::path::Path;
 use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
 use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
 use crate::session::environment::Environment;
+use crate::session::run_folder::DATASETS;
 use crate::train::{Ending, interrupt};
 use crate::{cli, report, torch};
 
@@ -38,9 +39,11 @@ impl From<Ending> for Outcome {
     }
 }
 
-/// Opens what the global options name.
-fn environment(global: &Global) -> Result<Environment> {
-    Environment::open(global.device, global.threads, global.datasets.as_deref(), global.offline)
+/// Opens what the global options name; the data sets of `run` are known, unless `--datasets` replaces them.
+fn environment(global: &Global, run: Option<&Path>) -> Result<Environment> {
+    let of_run = run.map(|run| run.join(DATASETS)).filter(|path| path.exists());
+    let datasets: Vec<&Path> = of_run.as_deref().into_iter().chain(global.datasets.as_deref()).collect();
+    Environment::open(global.device, global.threads, &datasets, global.offline)
 }
 
 /// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.

@@ -44,7 +44,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         refuse_half_done(&out)?;
         say(&format!("{} is finished", out.display()));
         return score_tasks(&recipe.eval.tasks, &out, || {
-            let place = environment(global)?;
+            let place = environment(global, Some(&out))?;
             let run = SubjectArgs { run: Some(out.clone()), ..SubjectArgs::default() };
             let subject = Subject::open(&place, &run, &[])?;
             Ok((place, subject))
@@ -57,7 +57,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         say("the base has no weights here: counting from its `config.json`");
         return Ok(Outcome::Done);
     }
-    let place = environment(global)?;
+    let place = environment(global, args.resume.then_some(&*out))?;
     let inputs = TrainInputs::open(&place, recipe)?;
     if args.dry_run {
         say(&inputs.forecast(&place, &out)?);

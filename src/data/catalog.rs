@@ -26,7 +26,7 @@ const EXAMPLE: &str = "  [NAME]
 /// All known data sets by name.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// Each with its keys as written, for entries that say `like`, or the faults of its file where it has one.
+    /// Each with its keys as written, for entries that say `like`, or its faults.
     entries: BTreeMap<String, (Table, std::result::Result<Dataset, Fault>)>,
 }
 
@@ -55,19 +55,13 @@ impl Catalog {
     /// Adds the entries of `text`, read from `path`. Local files are relative to `folder`.
     fn with_text(mut self, text: &str, path: &Path, folder: &Path) -> Result<Self> {
         let file = path.display().to_string();
-        let (mut faults, mut faulty) = (Vec::new(), Vec::new());
         for (name, mut reader) in Reader::open_entries(text, &file)? {
             let dataset = self.inherit(&mut reader).and_then(|()| entry::read(&name, &mut reader, folder));
             let keys = reader.given().map(|(key, value)| (key.clone(), value.clone())).collect();
-            let found = reader.faults();
-            match dataset.filter(|_| found.is_empty()) {
-                Some(dataset) => _ = self.entries.insert(name, (keys, Ok(dataset))),
-                None => faulty.push((name, keys)),
-            }
-            faults.extend(found);
-        }
-        if let Err(fault) = refuse(&format!("`{file}`"), &faults) {
-            self.entries.extend(faulty.into_iter().map(|(name, keys)| (name, (keys, Err(fault.clone())))));
+            let faults = refuse(&format!("`{file}`"), &reader.faults());
+            let missing = || usage(format!("`{file}`: `{name}` is no data set"));
+            let dataset = faults.and_then(|()| dataset.ok_or_else(missing));
+            self.entries.insert(name, (keys, dataset));
         }
         Ok(self)
     }
@@ -103,7 +97,7 @@ impl Catalog {
     /// Returns the data set of this name.
     ///
     /// # Errors
-    /// Names the nearest and all names that exist, or every fault of the file of this one.
+    /// Names the nearest and all names that exist, or every fault of its entry.
     pub fn get(&self, name: &str) -> Result<&Dataset> {
         let Some((_, dataset)) = self.entries.get(name) else {
             let hint = which("data sets", name, self.names());
@@ -224,21 +218,27 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_of_a_file_are_reported_at_once() {
+    fn all_faults_of_an_entry_are_reported_at_once() {
         let text = "name = 3\n[a]\ntask = \"clasification\"\nfile = {}\n[b]\ntask = \"classification\"\n\
                     files = { train = 4 }\ntext = [\"x\", 1]\nlabel = \"y\"\nlabels = [\"n\", \"n\"]\n\
                     metrics = [\"pearson\"]\nsubmission = { test = \"x\" }\nhub = \"a/b\"\ndir = \"c\"\n";
         let catalog = Catalog::builtin().unwrap();
         let catalog = catalog.with_text(text, Path::new("d.toml"), Path::new("/f")).unwrap();
-        let error = catalog.get("b").unwrap_err();
-        let message = error.to_string();
+        let message = |name: &str| catalog.get(name).unwrap_err().to_string();
+        assert_eq!(message("name"), "`d.toml`: line 1: `name`: expected a table, found `3`");
         for part in [
-            "`d.toml` has 10 faults:",
-            "line 1: `name`: expected a table, found `3`",
+            "`d.toml` has 3 faults:",
             "line 2: missing key `a.files`",
             "line 3: `a.task`: expected one of `classification`, `regression`, `instruction`, `chat`, `generation`, \
              found the string `clasification`",
             "line 4: unknown key `a.file`; did you mean `a.files`?",
+        ] {
+            assert!(message("a").contains(part), "no `{part}` in {}", message("a"));
+        }
+        let error = catalog.get("b").unwrap_err();
+        let message = error.to_string();
+        for part in [
+            "`d.toml` has 6 faults:",
             "line 7: `b.files.train`: expected a file name or a list of them, found `4`",
             "line 8: `b.text`: expected a text or a list of texts, found the list `[\"x\", 1]`",
             "line 10: `b.labels`: `n` is listed twice",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use toml::{Table, Value};
 
 use super::task::Task;
 use crate::fault::{Result, fault, usage, which};
@@ -21,6 +22,8 @@ pub struct Dataset {
     pub files: BTreeMap<String, Vec<String>>,
     /// Key of a JSON object that holds its rows, as `field` of Hugging Face's `datasets`.
     pub field: Option<String>,
+    /// The keys of its entry, those of the entry that it is like included.
+    pub keys: Table,
 }
 
 /// Place of a data set's files.
@@ -43,6 +46,23 @@ pub enum DatasetSource {
 }
 
 impl Dataset {
+    /// Returns its keys with the place of local files absolute, for a file in any folder.
+    ///
+    /// # Errors
+    /// When that place cannot be resolved, or is not valid UTF-8.
+    pub fn settled(&self) -> Result<Table> {
+        let mut keys = self.keys.clone();
+        if let DatasetSource::Folder { folder, .. } = &self.origin {
+            let whole = std::env::current_dir().context("cannot resolve the current folder")?.join(folder);
+            let whole = whole.to_str().ok_or_else(|| {
+                usage(format!("the path of `{}` is not valid UTF-8", whole.display()))
+                    .hint("catalogs name it as text: move it, or rename its folders")
+            })?;
+            keys.insert("dir".to_owned(), Value::from(whole));
+        }
+        Ok(keys)
+    }
+
     /// Returns the file names or patterns of a split.
     ///
     /// # Errors

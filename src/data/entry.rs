@@ -63,7 +63,9 @@ pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dat
             DatasetSource::Folder { folder, source: entry.source }
         }
     };
-    Some(Dataset { name: name.to_owned(), task, origin, files: entry.files, field: entry.field })
+    let own = reader.given().filter(|(key, _)| *key != "like" && reader.known().contains_key(key.as_str()));
+    let keys = own.map(|(key, value)| (key.clone(), value.clone())).collect();
+    Some(Dataset { name: name.to_owned(), task, origin, files: entry.files, field: entry.field, keys })
 }
 
 /// Refuses keys of another kind of task, unless they come from the entry that this one is like.

@@ -46,14 +46,10 @@ pub struct OpenBase {
 }
 
 impl Environment {
-    /// Opens hub, catalog and device; `threads` 0 leaves the number to libtorch, `datasets` adds to the built-in catalog.
+    /// Opens hub, catalog and device; `threads` 0 leaves the number to libtorch, each of `datasets` adds to the built-in
+    /// catalog and to those before it.
     /// Fails when the catalog is wrong or the device cannot be used.
-    pub fn open(
-        device: DeviceChoice,
-        threads: usize,
-        datasets: Option<&Path>,
-        offline: bool,
-    ) -> Result<Self> {
+    pub fn open(device: DeviceChoice, threads: usize, datasets: &[&Path], offline: bool) -> Result<Self> {
         let device = torch::open_device(device)?;
         if threads > 0 {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
@@ -61,7 +57,7 @@ impl Environment {
             let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
         }
         let mut catalog = Catalog::builtin()?;
-        if let Some(path) = datasets {
+        for path in datasets {
             catalog = catalog.with_file(path)?;
         }
         Ok(Self { hub: Hub::new(offline)?, catalog, device })

@@ -35,6 +35,8 @@ pub struct TrainInputs {
     pub metrics: Vec<Metric>,
     /// Outputs of the head; 0 for a language model.
     pub outputs: Option<i64>,
+    /// A catalog of its data sets, which the run keeps.
+    pub catalog: String,
 }
 
 impl TrainInputs {
@@ -46,6 +48,7 @@ impl TrainInputs {
         let outputs = outputs(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
         check_tasks(place, &recipe, &base)?;
+        let catalog = kept(place, &recipe, &dataset)?;
         recipe.settle_folders()?;
         // A branch moves; the saved recipe must name the weights that the run was trained on.
         if let Some(commit) = &base.commit {
@@ -71,7 +74,7 @@ impl TrainInputs {
             Every::Never => None,
             _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
         };
-        Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs })
+        Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs, catalog })
     }
 
     /// Returns the optimiser steps of the whole training.
@@ -157,6 +160,16 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
             .into())
         }
     }
+}
+
+/// Returns a catalog of the recipe's data sets as TOML.
+fn kept(place: &Environment, recipe: &Recipe, dataset: &Dataset) -> Result<String> {
+    let mut entries = toml::Table::new();
+    entries.insert(recipe.data.dataset.clone(), dataset.settled()?.into());
+    for name in &recipe.eval.tasks {
+        entries.insert(name.clone(), place.catalog.get(name)?.settled()?.into());
+    }
+    Ok(toml::to_string(&entries)?)
 }
 
 /// Refuses tasks that could not be scored after the training.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::run_folder::{ADAPTER, CHECKPOINTS, RECIPE};
+use super::run_folder::{ADAPTER, CHECKPOINTS, DATASETS, RECIPE};
 use super::training::Training;
 use crate::adapters::file::{self, CONFIG, NOTES, WEIGHTS};
 use crate::eval::Evaluation;
@@ -35,6 +35,7 @@ impl<'a> RunRecorder<'a> {
     pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join(ADAPTER);
         save_tokenizer(training, &adapter)?;
+        files::write_bytes(&out.join(DATASETS), training.inputs.catalog.as_bytes())?;
         let mut end = None;
         if let Some(loaded) = resumed {
             // Nothing is looked for there before the next checkpoint, which may never come.

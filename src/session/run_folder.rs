@@ -3,6 +3,7 @@
 //! | name | content | written |
 //! |---|---|---|
 //! | `recipe.toml` | the recipe with every default | at the start |
+//! | `datasets.toml` | the catalog entries of its data sets, which whatever opens the run knows | at the start |
 //! | `metrics.jsonl`, `events.out.tfevents.*` | log points and evaluations ([`crate::report::metrics_log`]) | as they come |
 //! | `adapter/` | the best adapter so far, and the tokenizer ([`super::recorder`]) | after a better evaluation |
 //! | `checkpoints/step-N/` | what a training resumes from ([`crate::train::checkpoint`]) | at `train.checkpoint_every` |
@@ -12,6 +13,8 @@
 
 /// The recipe with every default.
 pub const RECIPE: &str = "recipe.toml";
+/// The catalog entries of its data sets.
+pub const DATASETS: &str = "datasets.toml";
 /// The results of a finished run.
 pub const RESULTS: &str = "results.json";
 /// The folder of the best adapter.
