@@ -11,6 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::Example;
+use super::chat_prompt::NO_TEMPLATE;
 use super::jinja::{ChatTemplate, Conversation, Rendered, with_stack};
 use super::odd;
 use super::row::{Columns, Refusal, kind};
@@ -47,7 +48,7 @@ impl<'a> ChatEncoder<'a> {
     pub fn new(name: &str, task: &Chat, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
         let source = tokenizer.chat_template().ok_or_else(|| {
             fault(format!("data set `{name}` is for chat, but the tokenizer has no chat template"))
-                .hint("put a `chat_template.jinja` beside tokenizer.json, or use the instruct model's")
+                .hint(NO_TEMPLATE)
         })?;
         let parsed = |source: &str| ChatTemplate::new(source, tokenizer.named_tokens());
         let (template, tool_template) = (parsed(source)?, tokenizer.tool_template().map(parsed).transpose()?);
@@ -184,12 +185,12 @@ fn opening(
     Ok(header.and_then(|header| Some(text.find(header)? + header.len())).unwrap_or(0))
 }
 
-fn role(message: &Value) -> &str {
+pub(super) fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Returns the tools of a row: as in Transformers, a list of their schemas, or nothing.
-fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
+pub(super) fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
     let Some(tools) = value.filter(|value| !value.is_null()) else { return Ok(None) };
     let wrong = match tools {
         Value::Array(list) => list.iter().find(|tool| !tool.is_object()),
@@ -211,7 +212,7 @@ fn is_json(text: &str) -> bool {
 
 /// Returns the messages of a row as Transformers gives them to a template: without keys that hold nothing,
 /// and with the reasoning under every name that templates know.
-fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Value>, String> {
+pub(super) fn messages(column: &str, value: Option<&Value>) -> std::result::Result<Vec<Value>, String> {
     let list = match value {
         None | Some(Value::Null) => return Err(format!("column `{column}` is empty")),
         Some(Value::Array(list)) if list.is_empty() => {

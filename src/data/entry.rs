@@ -95,6 +95,12 @@ fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
         Task::Classification(task) if reader.gives("labels") && reader.sound(&["labels"]) => {
             check_labels(&task.labels, &task.metrics, reader);
         }
+        Task::Generation(task) if task.messages.is_some() && reader.sets("prompt") => {
+            reader.fail("prompt", "`prompt` and `messages` cannot be combined");
+        }
+        Task::Generation(task) if task.is_chat() && reader.sets("shot") => {
+            reader.fail("shot", "has no effect in a chat, where shots are turns of prompt and answer");
+        }
         Task::Generation(task) if task.stop.iter().any(String::is_empty) => {
             reader.fail("stop", "an empty text would end every completion at once");
         }
@@ -122,6 +128,14 @@ impl Reader {
     pub(super) fn prompt(&mut self, key: &'static str) -> Template {
         let text = self.given_text(key);
         self.parsed(key, &text)
+    }
+
+    /// Reads a template that may be empty, and must be given unless `other` is.
+    pub(super) fn prompt_or(&mut self, key: &'static str, other: &Option<String>) -> Template {
+        if other.is_some() {
+            return self.optional_template(key).unwrap_or_default();
+        }
+        self.prompt(key)
     }
 
     /// Reads a template that must be given.

@@ -4,6 +4,7 @@ mod added_tokens;
 mod cache;
 pub mod catalog;
 mod chat;
+pub mod chat_prompt;
 pub mod dataset;
 pub mod entry;
 pub mod examples;

@@ -1,8 +1,10 @@
 //! Prompts of generation data: what a model is to continue, and what its continuation is scored against.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Skipped;
+use super::chat::{self, TOOLS};
+use super::chat_prompt::{ChatPrompt, NO_TEMPLATE};
 use super::dataset::Dataset;
 use super::odd;
 use super::row::{Columns, Refusal};
@@ -10,7 +12,7 @@ use super::split::{Need, Split};
 use super::task::{Generation, Task};
 use super::template::Template;
 use super::tokenize::Tokenizer;
-use crate::fault::{Result, usage};
+use crate::fault::{Result, fault, usage};
 
 /// One row of a generation data set, ready to be continued.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,34 +49,108 @@ pub struct Shots<'a> {
     pub split: Split<'a>,
 }
 
+/// What reads prompts: a tokenizer, and the number of tokens that its model has positions for.
+pub type PromptReader<'a> = (&'a Tokenizer, usize);
+
 /// Reads and renders the files of a split; `split.limit` is the number of usable rows to keep from the start
-/// (0 = all). A row whose prompt has no token, or more than `longest`, cannot be used.
+/// (0 = all). A row whose prompt has no token, or more than there are positions, cannot be used. Without a reader, prompts have
+/// no tokens, and those of a chat are the text of its last turn.
 ///
 /// A shot is the template `shot`, or if there is none the prompt, a space unless the prompt ends in one, and the
-/// answer. Shots and prompt are joined by `shot_separator`. A row is never its own shot.
+/// answer. Shots and prompt are joined by `shot_separator`; in a chat, they are turns. A row is never its own shot.
 ///
 /// # Errors
 /// When the data set is not for generation, a template is wrong, a file cannot be read, a column does not exist,
-/// there are fewer usable rows than shots, or no row can be used.
+/// there are fewer usable rows than shots, no row can be used, or the tokenizer has no chat template where one is needed.
 pub fn load(
     split: &Split<'_>,
     shots: Option<&Shots<'_>>,
-    tokenizer: &Tokenizer,
-    longest: usize,
+    reader: Option<PromptReader<'_>>,
 ) -> Result<Prompts> {
     let task = generation(split.dataset)?;
     let shots = shots.filter(|shots| shots.count > 0);
     let solved = shots.map(|shots| solved(shots, task)).transpose()?.unwrap_or_default();
-    let hash = digest(split, task, shots, tokenizer)?;
+    let hash = digest(split, task, shots, reader.map(|(tokenizer, _)| tokenizer))?;
     let same = shots.is_some_and(|shots| shots.split.name == split.name);
-    let separator = &task.shot_separator;
     let count = shots.map_or(0, |shots| shots.count);
+    let form = Form::new(split.dataset, task, reader)?;
     let render = |index: usize, row: &Columns| {
-        let (prompt, gold) = ask(task, row)?;
+        let (question, gold) = ask(task, row)?;
         let others = solved.iter().filter(|(solved, _)| !same || *solved != index).take(count);
-        let mut text: String = others.flat_map(|(_, shot)| [shot.as_str(), separator]).collect();
-        text.push_str(&prompt);
-        let (ids, cut) = tokenizer.encode_open(&text, longest).map_err(|e| format!("{e:#}"))?;
+        let others: Vec<&Question> = others.map(|(_, shot)| shot).collect();
+        let (text, ids) = form.prompt(&others, question, row)?;
+        let mut columns = row.clone();
+        columns.values_mut().for_each(odd::plain);
+        Ok(Prompt { index, text, ids, gold, columns })
+    };
+    let (prompts, skipped) = read(split, task, render)?;
+    Ok(Prompts { prompts, skipped, hash })
+}
+
+/// What a row asks, or asks and answers.
+enum Question {
+    Text(String),
+    /// Turns of a chat.
+    Turns(Vec<Value>),
+}
+
+/// What makes texts and tokens of questions.
+struct Form<'a> {
+    task: &'a Generation,
+    reader: Option<PromptReader<'a>>,
+    chat: Option<ChatPrompt<'a>>,
+}
+
+impl<'a> Form<'a> {
+    fn new(dataset: &Dataset, task: &'a Generation, reader: Option<PromptReader<'a>>) -> Result<Self> {
+        let mut chat = None;
+        if let Some((tokenizer, _)) = reader.filter(|_| task.is_chat()) {
+            chat = ChatPrompt::new(tokenizer)?;
+            if chat.is_none() {
+                let message = format!(
+                    "the prompts of `{}` are a chat, but the tokenizer has no chat template",
+                    dataset.name
+                );
+                return Err(fault(message).hint(NO_TEMPLATE).into());
+            }
+        }
+        Ok(Self { task, reader, chat })
+    }
+
+    /// Returns the text of a question after the shots, and its tokens.
+    fn prompt(
+        &self,
+        shots: &[&Question],
+        question: Question,
+        row: &Columns,
+    ) -> std::result::Result<(String, Vec<u32>), Refusal> {
+        let text = match question {
+            Question::Text(text) => {
+                let before = shots.iter().filter_map(|shot| match shot {
+                    Question::Text(text) => Some([text, self.task.shot_separator.as_str()]),
+                    Question::Turns(_) => None,
+                });
+                before.flatten().chain([text.as_str()]).collect()
+            }
+            Question::Turns(mut turns) => {
+                let shots = shots.iter().flat_map(|shot| match shot {
+                    Question::Turns(turns) => without_system(turns),
+                    Question::Text(_) => &[],
+                });
+                let start = turns.len() - without_system(&turns).len();
+                turns.splice(start..start, shots.cloned().collect::<Vec<_>>());
+                match &self.chat {
+                    Some(chat) => chat.text(&turns, chat::tools(row.get(TOOLS))?)?,
+                    None => turns.last().map(content).unwrap_or_default(),
+                }
+            }
+        };
+        let Some((tokenizer, longest)) = self.reader else { return Ok((text, Vec::new())) };
+        let tokens = match &self.chat {
+            Some(chat) => chat.tokens(&text, longest),
+            None => tokenizer.encode_open(&text, longest),
+        };
+        let (ids, cut) = tokens.map_err(|e| format!("{e:#}"))?;
         match ids.len() {
             0 => Err("the prompt is empty: it has no tokens".to_owned().into()),
             _ if cut => {
@@ -85,27 +161,40 @@ pub fn load(
                 "the prompt has {found} tokens, more than the {longest} that the model has positions for"
             )
             .into()),
-            _ => {
-                let mut columns = row.clone();
-                columns.values_mut().for_each(odd::plain);
-                Ok(Prompt { index, text, ids, gold, columns })
-            }
+            _ => Ok((text, ids)),
         }
-    };
-    let (prompts, skipped) = read(split, task, render)?;
-    Ok(Prompts { prompts, skipped, hash })
+    }
+}
+
+/// Returns the turns after the system's at the start.
+fn without_system(turns: &[Value]) -> &[Value] {
+    let start = turns.iter().take_while(|turn| chat::role(turn) == "system").count();
+    turns.get(start..).unwrap_or_default()
+}
+
+/// Returns what a turn says, if that is a text.
+fn content(turn: &Value) -> String {
+    turn.get("content").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Renders one shot more than requested, because a row is never its own shot.
-fn solved(shots: &Shots<'_>, task: &Generation) -> Result<Vec<(usize, String)>> {
+fn solved(shots: &Shots<'_>, task: &Generation) -> Result<Vec<(usize, Question)>> {
     let split = Split { limit: shots.count.saturating_add(1), ..shots.split };
     let render = |index, row: &Columns| {
-        if let Some(shot) = &task.shot {
-            return Ok((index, shot.render(row)?));
+        if let Some(shot) = task.shot.as_ref().filter(|_| !task.is_chat()) {
+            return Ok((index, Question::Text(shot.render(row)?)));
         }
-        let (prompt, gold) = ask(task, row)?;
-        let space = if prompt.ends_with(char::is_whitespace) { "" } else { " " };
-        Ok((index, format!("{prompt}{space}{gold}")))
+        let solved = match ask(task, row)? {
+            (Question::Text(prompt), gold) => {
+                let space = if prompt.ends_with(char::is_whitespace) { "" } else { " " };
+                Question::Text(format!("{prompt}{space}{gold}"))
+            }
+            (Question::Turns(mut turns), gold) => {
+                turns.push(json!({"role": "assistant", "content": gold}));
+                Question::Turns(turns)
+            }
+        };
+        Ok((index, solved))
     };
     let (found, _) = read(&split, task, render)?;
     if found.len() <= shots.count {
@@ -125,10 +214,23 @@ fn generation(dataset: &Dataset) -> Result<&Generation> {
     Err(usage(message).hint("this needs the task `generation`").into())
 }
 
-/// Renders prompt and gold answer.
-fn ask(task: &Generation, row: &Columns) -> std::result::Result<(String, String), String> {
+/// Renders question and gold answer.
+fn ask(task: &Generation, row: &Columns) -> std::result::Result<(Question, String), String> {
     let gold = task.answer.as_ref().map(|answer| answer.render(row)).transpose()?;
-    Ok((task.prompt.render(row)?, gold.unwrap_or_default()))
+    let Some(column) = &task.messages else {
+        let prompt = task.prompt.render(row)?;
+        let question = match task.chat {
+            true => Question::Turns(vec![json!({"role": "user", "content": prompt})]),
+            false => Question::Text(prompt),
+        };
+        return Ok((question, gold.unwrap_or_default()));
+    };
+    let mut turns = chat::messages(column, row.get(column))?;
+    let answer = turns.pop_if(|turn| chat::role(turn) == "assistant");
+    if turns.is_empty() {
+        return Err(format!("column `{column}` has no message before the assistant's"));
+    }
+    Ok((Question::Turns(turns), gold.or(answer.as_ref().map(content)).unwrap_or_default()))
 }
 
 /// Renders the usable rows of a split; `render` gets their numbers, too.
@@ -137,9 +239,11 @@ fn read<T: Send>(
     task: &Generation,
     render: impl Fn(usize, &Columns) -> std::result::Result<T, Refusal> + Sync,
 ) -> Result<(Vec<T>, Skipped)> {
-    let templates = [Some(&task.prompt), task.answer.as_ref(), task.shot.as_ref()];
-    let columns: Vec<&str> = templates.into_iter().flatten().flat_map(Template::columns).collect();
-    let hint = "see `prompt` and `answer` of its catalog entry";
+    let templates =
+        [Some(&task.prompt), task.answer.as_ref(), task.shot.as_ref().filter(|_| !task.is_chat())];
+    let columns = templates.into_iter().flatten().flat_map(Template::columns);
+    let columns: Vec<&str> = columns.chain(task.messages.as_deref()).collect();
+    let hint = "see `prompt`, `messages` and `answer` of its catalog entry";
     let (found, skipped) = split.convert(&Need { columns: &columns, kept: None, hint }, render)?;
     split.warn_of(&skipped, found.len());
     Ok((found, skipped))
@@ -149,12 +253,17 @@ fn digest(
     split: &Split<'_>,
     task: &Generation,
     shots: Option<&Shots<'_>>,
-    tokenizer: &Tokenizer,
+    tokenizer: Option<&Tokenizer>,
 ) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let count = shots.map_or(0, |shots| shots.count);
     let templates = json!([task.prompt, task.answer, task.shot, task.shot_separator]);
-    hasher.update(json!([templates, tokenizer.hash(), split.limit, count]).to_string().as_bytes());
+    let hash = tokenizer.map(Tokenizer::hash);
+    hasher.update(json!([templates, hash, split.limit, count]).to_string().as_bytes());
+    if task.is_chat() {
+        let templates = tokenizer.map(|own| (own.chat_template(), own.tool_template(), own.named_tokens()));
+        hasher.update(json!([task.messages, templates]).to_string().as_bytes());
+    }
     split.hash_into(&mut hasher)?;
     if let Some(shots) = shots {
         shots.split.hash_into(&mut hasher)?;

@@ -81,8 +81,13 @@ keys! {
     /// The keys of `task = "generation"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Generation in "" {
-        /// Template of the prompt: `{column}` stands for a column, `{{` and `}}` for braces.
-        prompt: Template = prompt();
+        /// Column of the messages that stand for the prompt, by the tokenizer's chat template; if the assistant's turn ends them,
+        /// that is the answer, unless there is an `answer`.
+        messages: Option<String> = optional();
+        /// Template of the prompt: `{column}` stands for a column, `{{` and `}}` for braces; not with `messages`.
+        prompt: Template = prompt_or(&messages);
+        /// True if the prompt is a user's turn in the tokenizer's chat template, and shots are turns before it.
+        chat: bool = flag(false);
         /// Template of the answer that a completion is scored against.
         answer: Option<Template> = optional_template();
         /// Names of the scoring rules.
@@ -107,6 +112,13 @@ keys! {
         shot_separator: String = text("\n\n");
         /// Split whose first usable rows are the shots.
         shot_split: String = text("train");
+    }
+}
+
+impl Generation {
+    /// Returns true if prompts are conversations in the tokenizer's chat template.
+    pub fn is_chat(&self) -> bool {
+        self.chat || self.messages.is_some()
     }
 }
 

@@ -32,14 +32,17 @@ pub struct Record {
     pub extracted: Option<String>,
     /// The row's reference answer.
     pub gold: String,
-    /// True if the first rule accepts the answer.
-    pub correct: bool,
+    /// True if the first rule accepts the answer; absent if there is no rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correct: Option<bool>,
     /// The verdicts of all rules by their names.
     pub verdicts: BTreeMap<String, Verdict>,
-    /// Why the completion ended.
-    pub finish: Finish,
-    /// Its number of tokens.
-    pub tokens: usize,
+    /// Why the completion ended; unknown of one that was made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<Finish>,
+    /// Its number of tokens; unknown likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
     /// First digits of a hash of the answer and all it depends on; absent in lines of older versions.
     #[serde(default)]
     pub check: String,
@@ -47,10 +50,13 @@ pub struct Record {
 
 impl Record {
     /// Judges the `completion` of `prompt` by the rules of `task`.
-    fn new(
+    ///
+    /// # Errors
+    /// When it cannot be hashed.
+    pub fn new(
         task: &PromptSet,
         prompt: &Prompt,
-        (completion, finish, tokens): (String, Finish, usize),
+        (completion, finish, tokens): (String, Option<Finish>, Option<usize>),
     ) -> Result<Self> {
         let judge = |rule: &Rule| (rule.name().to_owned(), rule.judge(&completion, &prompt.gold));
         let verdicts: BTreeMap<String, Verdict> = task.rules.iter().map(judge).collect();
@@ -60,7 +66,7 @@ impl Record {
             prompt: prompt.text.clone(),
             extracted: first.and_then(|judged| judged.extracted.clone()),
             gold: prompt.gold.clone(),
-            correct: first.is_some_and(|judged| judged.correct),
+            correct: first.map(|judged| judged.correct),
             verdicts,
             finish,
             tokens,
@@ -100,7 +106,7 @@ impl Record {
 pub struct PromptSet<'a> {
     /// The data set's name.
     pub name: &'a str,
-    /// The rules, the main one first.
+    /// The rules, the main one first; none to write completions alone.
     pub rules: &'a [Rule],
     /// The prompts.
     pub prompts: &'a [Prompt],
@@ -130,17 +136,19 @@ pub fn answer(
     let mut file = OpenOptions::new().append(true).open(path).with_context(|| cannot_write(path))?;
     let progress =
         Progress::new(task.prompts.len() as u64, task.name, "prompts").starting_at(known.len() as u64);
-    let mut right = records.iter().filter(|record| record.correct).count();
+    let is_right = |record: &Record| record.correct == Some(true);
+    let mut right = records.iter().filter(|record| is_right(record)).count();
     let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
         if let Some(prompt) = by_index.get(&index) {
-            let answered = (completion.text, completion.finish, completion.ids.len());
+            let answered = (completion.text, Some(completion.finish), Some(completion.ids.len()));
             let record = Record::new(task, prompt, answered)?;
             files::check_held(path)?;
             append(&mut file, &record).with_context(|| cannot_write(path))?;
-            right += usize::from(record.correct);
+            right += usize::from(is_right(&record));
             records.push(record);
             let accuracy = right as f64 / records.len() as f64;
-            progress.tick(records.len() as u64, &format!("accuracy {accuracy:.4}"));
+            let told = if task.rules.is_empty() { String::new() } else { format!("accuracy {accuracy:.4}") };
+            progress.tick(records.len() as u64, &told);
         }
         Ok(())
     })?;

@@ -41,7 +41,9 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
         return Ok(Ending::Interrupted);
     };
     write_results(&results, out, *of_run)?;
-    say(&results_table(&results));
+    if results.values().any(|result| !result.metrics.is_empty()) {
+        say(&results_table(&results));
+    }
     say(&format!("wrote {}", out.display()));
     Ok(Ending::Finished)
 }

@@ -380,7 +380,19 @@ fn generation_without_rules_or_columns_is_refused() {
         bench.refuses_eval(&model, more, code, words);
     };
     let whole = format!("{GENERATION}{SCORERS}");
-    refuses(GENERATION, &[], 2, &["`my/data` has no scoring rule", "hint: list them as `scorers`"]);
+    let chat = format!("{GENERATION}chat = true\n");
+    refuses(
+        &chat,
+        &[],
+        1,
+        &[
+            "the prompts of `my/data` are a chat, but the tokenizer has no chat template",
+            "hint: put a `chat_template.jinja`",
+        ],
+    );
+    let both = format!("{GENERATION}messages = \"m\"\n");
+    refuses(&both, &[], 2, &["`my/data.prompt`: `prompt` and `messages` cannot be combined"]);
+    refuses(&format!("{chat}shot = \"{{q}}\"\n"), &[], 2, &["`my/data.shot`: has no effect in a chat"]);
     refuses(
         &whole.replace("ible", "ibel"),
         &[],

@@ -108,6 +108,53 @@ fn every_prompt_is_answered_once_and_judged_by_every_rule() {
 }
 
 #[test]
+fn without_rules_completions_are_written_and_not_scored() {
+    let place = place();
+    let catalog = fs::read_to_string(place.path("sums.toml")).unwrap();
+    eval(&place, "scored", &[], 0);
+    fs::write(
+        place.path("sums.toml"),
+        catalog.lines().filter(|l| !l.contains("scorers")).collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap();
+    let output = forked::output(&command(&place, &model(), "plain", &[]));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && said.contains("not scored: its catalog entry has no `scorers`"),
+        "{said}"
+    );
+    assert!(!said.contains("metric") && said.contains("wrote plain"), "{said}");
+    let texts = |out: &str| {
+        predictions(&place, out).iter().map(|row| row["completion"].to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(texts("plain"), texts("scored"));
+    let row = &predictions(&place, "plain")[0];
+    assert!(row.get("correct").is_none() && row["verdicts"] == json!({}), "{row}");
+    assert_eq!(json::<Value>(&place.path("plain/results.json"))["sums"]["metrics"], json!({}));
+    // An interrupted one goes on as well.
+    eval(&place, "plain", &[], 0);
+}
+
+#[test]
+fn a_base_with_a_chat_template_is_asked_in_it_or_the_user_is_told() {
+    let place = place();
+    let own = copied(&model(), &place.path("model"));
+    let fixture: Value = json(&fixture("chat.json"));
+    fs::write(own.join("chat_template.jinja"), fixture["template"].as_str().unwrap()).unwrap();
+    let words = "the base has a chat template, but the prompts of `sums` are plain text: `chat = true`";
+    assert!(eval_of(&own, &place, "plain", &[], 0).contains(words));
+    let catalog = fs::read_to_string(place.path("sums.toml")).unwrap();
+    fs::write(place.path("sums.toml"), format!("{catalog}chat = true\n")).unwrap();
+    let said = eval_of(&own, &place, "chat", &["--shots", "1"], 0);
+    assert!(!said.contains("chat template"), "{said}");
+    assert_eq!(
+        predictions(&place, "chat")[1]["prompt"],
+        "<s>user: Question: What is 0 + 2?\nAnswer:\nassistant: It is #### 2\n\
+         user: Question: What is 1 + 2?\nAnswer:\nassistant:"
+    );
+}
+
+#[test]
 fn an_interrupted_scoring_goes_on_from_its_predictions() {
     let place = place();
     eval(&place, "whole", &[], 0);

@@ -27,6 +27,10 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_else(|| panic!("no text `{key}` in {value}"))
 }
 
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("no list: {value}"))
+}
+
 /// The tokenizer of a folder with settings on top of those that lie there.
 fn tokenizer(folder: &Path, settings: &Value, config: &Value) -> Result<Tokenizer> {
     let place = tempfile::tempdir().unwrap();
@@ -75,7 +79,7 @@ impl Place {
         let (files, others) = (dataset.local_files("test")?, dataset.local_files(from)?);
         let split = Split { dataset, name: "test", files: &files, limit };
         let solved = Split { dataset, name: from, files: &others, limit: 0 };
-        prompts::load(&split, Some(&Shots { count: shots, split: solved }), tokenizer, 1000)
+        prompts::load(&split, Some(&Shots { count: shots, split: solved }), Some((tokenizer, 1000)))
     }
 }
 
@@ -203,6 +207,71 @@ fn conversations_are_rendered_and_masked_as_by_transformers() {
         }
     }
     assert!(compared > 18, "{compared}");
+}
+
+#[test]
+fn prompts_of_a_chat_are_those_of_transformers() {
+    let fixture = reference("chat.json");
+    let expected: Value = crate::support::json(&crate::support::fixture("chat.json"));
+    let mut compared = 0;
+    for (template, expected) in
+        fixture["templates"].as_array().unwrap().iter().zip(list(&expected["prompts"]))
+    {
+        let tokenizer = chat_tokenizer(template);
+        for (row, expected) in fixture["conversations"].as_array().unwrap().iter().zip(list(expected)) {
+            let entry = "task = \"generation\"\nmessages = \"messages\"\nfiles = { test = \"c.jsonl\" }";
+            let place = Place::new(entry, &[("c.jsonl", &row.to_string())]).unwrap();
+            let found = place.prompts(&tokenizer, 0, 0, "test");
+            if expected.is_null() {
+                assert!(found.is_err(), "{row}");
+                continue;
+            }
+            let prompt = found.unwrap().prompts.remove(0);
+            assert_eq!(json!([prompt.text, prompt.ids]), json!([expected["text"], expected["ids"]]), "{row}");
+            let last = list(&row["messages"]).last().unwrap();
+            let gold = last["content"].as_str().filter(|_| last["role"] == "assistant").unwrap_or_default();
+            assert_eq!(prompt.gold, gold);
+            compared += 1;
+        }
+    }
+    assert!(compared > 20, "{compared}");
+}
+
+#[test]
+fn shots_of_a_chat_are_turns_after_the_systems() {
+    let template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[answer]";
+    let tokenizer = chat_tokenizer(
+        &json!({"template": template, "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}),
+    );
+    let texts = |entry: &str, rows: &[Value]| -> Vec<String> {
+        let rows: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        let entry = format!("task = \"generation\"\nfiles = {{ test = \"c.jsonl\" }}\n{entry}");
+        let place = Place::new(&entry, &[("c.jsonl", &rows)]).unwrap();
+        let found = place.prompts(&tokenizer, 0, 1, "test").unwrap().prompts;
+        assert!(found.iter().all(|p| tokenizer.decode(&p.ids, false).unwrap() == p.text));
+        found.into_iter().map(|prompt| prompt.text).collect()
+    };
+    let said = |who: &str, q: &str, a: &str| {
+        json!(
+            [["system", who], ["user", q], ["assistant", a]]
+                .map(|[role, content]| json!({"role": role, "content": content}))
+        )
+    };
+    let rows = [
+        json!({"m": said("A", "1", "2"), "q": 1, "a": 2}),
+        json!({"m": said("B", "3", "4"), "q": 3, "a": 4}),
+    ];
+    assert_eq!(
+        texts("messages = \"m\"", &rows),
+        [
+            "<|im_start|>[system]A[user]3[assistant]4[user]1[answer]",
+            "<|im_start|>[system]B[user]1[assistant]2[user]3[answer]"
+        ]
+    );
+    assert_eq!(
+        texts("prompt = \"{q}?\"\nchat = true\nanswer = \"{a}\"", &rows)[1],
+        "<|im_start|>[user]1?[assistant]2[user]3?[answer]"
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Place {
         let dataset = catalog.get("mine")?;
         let files = dataset.local_files("test")?;
         let split = Split { dataset, name: "test", files: &files, limit };
-        prompts::load(&split, None, &self.tokenizer, 100)
+        prompts::load(&split, None, Some((&self.tokenizer, 100)))
     }
 
     fn trained(&self, prompt: &str, response: &str, rows: &str) -> Result<Examples> {

@@ -33,9 +33,12 @@ impl Scorer<'_> {
     ) -> Result<Option<TaskResult>> {
         let start = Instant::now();
         let rules: Vec<Rule> = keys.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
-        if rules.is_empty() {
-            let message = format!("`{}` has no scoring rule", dataset.name);
-            return Err(usage(message).hint("list them as `scorers` in its catalog entry").into());
+        if self.tokenizer.chat_template().is_some() && !keys.is_chat() && self.subject.adapter.is_none() {
+            tracing::warn!(
+                "the base has a chat template, but the prompts of `{0}` are plain text: `chat = true` in an entry with \
+                 `like = \"{0}\"` makes each a user's turn",
+                dataset.name
+            );
         }
         let split = self.settings.split(dataset);
         let found = self.prompts((dataset, keys), split)?;
@@ -79,9 +82,13 @@ impl Scorer<'_> {
         let arguments = arguments(generation);
         let shots = self.request.generation.shots;
         let scored = Scored { task: &task, records: &records, shots, arguments: &arguments, seconds };
-        harness::write(&self.settings.out, &self.subject.base.name, &scored)?;
-        let tokens: usize = records.iter().map(|record| record.tokens).sum();
-        say(&format!("{}: {} completions of {tokens} tokens in {seconds:.1} s", dataset.name, records.len()));
+        let scoring = match rules.is_empty() {
+            true => ", not scored: its catalog entry has no `scorers`",
+            false => harness::write(&self.settings.out, &self.subject.base.name, &scored).map(|_| "")?,
+        };
+        let tokens: usize = records.iter().filter_map(|record| record.tokens).sum();
+        let (name, count) = (&dataset.name, records.len());
+        say(&format!("{name}: {count} completions of {tokens} tokens in {seconds:.1} s{scoring}"));
         let mut result = TaskResult::of_answers(&keys.group_by, split, (&rules, &found, &records), seconds);
         result.generation = Some(arguments);
         Ok(Some(result))
@@ -103,10 +110,11 @@ impl Scorer<'_> {
         let count = self.request.generation.shots;
         let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         if count == 0 {
-            return prompts::load(&split, None, &self.tokenizer, longest);
+            return prompts::load(&split, None, Some((&self.tokenizer, longest)));
         }
         let files = self.place.files(dataset, &keys.shot_split)?;
         let split_of_shots = Split { dataset, name: &keys.shot_split, files: &files, limit: 0 };
-        prompts::load(&split, Some(&Shots { count, split: split_of_shots }), &self.tokenizer, longest)
+        let shots = Shots { count, split: split_of_shots };
+        prompts::load(&split, Some(&shots), Some((&self.tokenizer, longest)))
     }
 }

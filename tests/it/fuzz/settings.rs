@@ -46,7 +46,7 @@ pub fn recipe(dice: &mut Dice, folder: &Path) -> Vec<String> {
 
 pub const CATALOG_KEYS: &str = "like¦task¦hub¦revision¦dir¦files¦text¦label¦labels¦metrics¦prompt¦response¦answer¦scorers¦\
     max_new_tokens¦stop¦beams¦temperature¦top_p¦top_k¦group_by¦shot¦shot_separator¦shot_split¦\
-    messages¦source¦submission¦submission_names";
+    messages¦chat¦source¦submission¦submission_names";
 
 pub fn catalog(dice: &mut Dice, folder: &Path) -> Vec<String> {
     edit(&folder.join("datasets.toml"), |bytes| {
