@@ -1,7 +1,7 @@
 //! The cache of tokenised splits: one file each, named by the digest of everything that it depends on.
 //!
-//! Layout, little-endian: magic, length and JSON of the header, then per example its index (u32), length (u32) and
-//! label (f32, NaN = none), then all token ids (u32), then all token types (u8) if any is not 0, then for each token
+//! Layout, little-endian: magic, length and JSON of the header, then per example its index (u32), length (u32) and the
+//! count of the numbers of its label (u32, the largest = no label), then all these numbers (f32), all token ids (u32), then all token types (u8) if any is not 0, then for each token
 //! whether it is trained on (u8) where that is known, and at the end the BLAKE3 digest of the file's name and everything
 //! before it. A file that is not exactly that is made again.
 
@@ -16,12 +16,16 @@ use super::{Example, Examples, Skipped};
 use crate::fault::Result;
 use crate::files;
 
-const MAGIC: &[u8; 8] = b"lxstok03";
+const MAGIC: &[u8; 8] = b"lxstok04";
+
+/// Count of the numbers of a label that is not there.
+const NO_LABEL: u32 = u32::MAX;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     count: usize,
     tokens: usize,
+    numbers: usize,
     has_types: bool,
     has_targets: bool,
     truncated: usize,
@@ -32,7 +36,8 @@ impl Header {
     /// Bytes between the header and the digest.
     fn body(&self) -> Option<usize> {
         let of_a_token = 4 + usize::from(self.has_types) + usize::from(self.has_targets);
-        self.count.checked_mul(12)?.checked_add(self.tokens.checked_mul(of_a_token)?)
+        let numbers = self.count.checked_mul(3)?.checked_add(self.numbers)?;
+        numbers.checked_mul(4)?.checked_add(self.tokens.checked_mul(of_a_token)?)
     }
 }
 
@@ -41,8 +46,8 @@ pub fn path(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!("{hash}.tokens"))
 }
 
-/// Returns the cached examples of a digest, whose labels `label` makes of numbers, or `None` if there are none or the file is damaged.
-pub fn load(folder: &Path, hash: &str, label: impl Fn(f32) -> Label) -> Option<Examples> {
+/// Returns the cached examples of a digest, whose labels `label` makes of their numbers, or `None` if there are none or the file is damaged.
+pub fn load(folder: &Path, hash: &str, label: impl Fn(&[f32]) -> Option<Label>) -> Option<Examples> {
     let path = path(folder, hash);
     let file = File::open(&path).ok()?;
     let size = file.metadata().map_or(0, |metadata| metadata.len());
@@ -104,6 +109,7 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
     let header = Header {
         count: list.len(),
         tokens: list.iter().map(|e| e.ids.len()).sum(),
+        numbers: list.iter().filter_map(|e| Some(e.label.as_ref()?.numbers().len())).sum(),
         has_types: list.iter().any(|e| !e.types.is_empty()),
         has_targets: list.iter().any(|e| !e.trained.is_empty()),
         truncated: examples.truncated,
@@ -117,9 +123,11 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
     for example in list {
         out.write_all(&u32::try_from(example.index)?.to_le_bytes())?;
         out.write_all(&u32::try_from(example.ids.len())?.to_le_bytes())?;
-        #[expect(clippy::cast_possible_truncation, reason = "a class is a small number")]
-        let label = example.label.map_or(f32::NAN, |label| label.number() as f32);
-        out.write_all(&label.to_le_bytes())?;
+        let numbers = example.label.as_ref().map(|label| label.numbers().len());
+        out.write_all(&numbers.map_or(Ok(NO_LABEL), u32::try_from)?.to_le_bytes())?;
+    }
+    for number in list.iter().filter_map(|example| example.label.as_ref()).flat_map(Label::numbers) {
+        out.write_all(&number.to_le_bytes())?;
     }
     for id in list.iter().flat_map(|example| &example.ids) {
         out.write_all(&id.to_le_bytes())?;
@@ -136,7 +144,12 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
 }
 
 /// Decodes the `size` bytes written by [`encode`]. Sizes that they claim are checked before any allocation.
-fn decode(input: impl Read, size: u64, hash: &str, as_label: impl Fn(f32) -> Label) -> Option<Examples> {
+fn decode(
+    input: impl Read,
+    size: u64,
+    hash: &str,
+    as_label: impl Fn(&[f32]) -> Option<Label>,
+) -> Option<Examples> {
     let size = size.checked_sub(blake3::OUT_LEN as u64)?;
     let digested = Digested::new(input.take(size), hash);
     let mut input = BufReader::with_capacity(Digested::<()>::PIECE, digested);
@@ -150,16 +163,23 @@ fn decode(input: impl Read, size: u64, hash: &str, as_label: impl Fn(f32) -> Lab
         return None;
     }
     let mut examples = Vec::with_capacity(header.count);
-    let mut lengths = Vec::with_capacity(header.count);
+    let (mut lengths, mut counts) = (Vec::with_capacity(header.count), Vec::with_capacity(header.count));
     for _ in 0..header.count {
-        let [index, length, label] = numbers(&take(&mut input, 12)?).try_into().ok()?;
-        let label = Some(f32::from_bits(label)).filter(|x| !x.is_nan()).map(&as_label);
+        let [index, length, count] = numbers(&take(&mut input, 12)?).try_into().ok()?;
         let [types, trained] = [Vec::new(), Vec::new()];
-        examples.push(Example { index: index as usize, ids: Vec::new(), types, trained, label });
+        examples.push(Example { index: index as usize, ids: Vec::new(), types, trained, label: None });
         lengths.push(length as usize);
+        counts.push(Some(count as usize).filter(|_| count != NO_LABEL));
     }
-    if lengths.iter().sum::<usize>() != header.tokens {
+    let all: usize = counts.iter().flatten().sum();
+    if lengths.iter().sum::<usize>() != header.tokens || all != header.numbers {
         return None;
+    }
+    for (example, count) in examples.iter_mut().zip(&counts) {
+        let Some(count) = count else { continue };
+        let found: Vec<f32> =
+            numbers(&take(&mut input, count * 4)?).into_iter().map(f32::from_bits).collect();
+        example.label = Some(as_label(&found)?);
     }
     for (example, length) in examples.iter_mut().zip(&lengths) {
         example.ids = numbers(&take(&mut input, length * 4)?);
@@ -193,6 +213,10 @@ fn numbers(bytes: &[u8]) -> Vec<u32> {
 mod tests {
     use super::*;
 
+    fn value(numbers: &[f32]) -> Option<Label> {
+        numbers.first().map(|number| Label::Value(*number))
+    }
+
     fn some() -> Examples {
         let example = |index, ids: &[u32], types: &[u8], label| Example {
             index,
@@ -218,23 +242,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut examples = some();
         store(folder.path(), &examples).unwrap();
-        assert_eq!(load(folder.path(), "abc", Label::Value), Some(examples.clone()));
-        assert_eq!(load(folder.path(), "abd", Label::Value), None);
+        assert_eq!(load(folder.path(), "abc", value), Some(examples.clone()));
+        assert_eq!(load(folder.path(), "abd", value), None);
         examples.examples[0].types = Vec::new();
         examples.examples.iter_mut().for_each(|e| e.trained = vec![0; e.ids.len()]);
         examples.examples[0].trained[1] = 1;
         store(folder.path(), &examples).unwrap();
-        assert_eq!(load(folder.path(), "abc", Label::Value), Some(examples));
+        assert_eq!(load(folder.path(), "abc", value), Some(examples));
     }
 
     #[test]
     fn any_damage_is_noticed() {
         let mut whole = Vec::new();
         encode(&some(), &mut whole).unwrap();
-        let decode = |bytes: &[u8]| decode(bytes, bytes.len() as u64, "abc", Label::Value);
+        let decode = |bytes: &[u8]| decode(bytes, bytes.len() as u64, "abc", value);
         assert!(decode(&whole).is_some());
         assert!(
-            super::decode(&whole[..], whole.len() as u64, "abd", Label::Value).is_none(),
+            super::decode(&whole[..], whole.len() as u64, "abd", value).is_none(),
             "a file under another name"
         );
         for i in 0..whole.len() {

@@ -229,7 +229,7 @@ mod tests {
         for part in [
             "`d.toml` has 3 faults:",
             "line 2: missing key `a.files`",
-            "line 3: `a.task`: expected one of `classification`, `regression`, `instruction`, `chat`, `generation`, \
+            "line 3: `a.task`: expected one of `classification`, `regression`, `multi-label`, `token-classification`, `instruction`, `chat`, `generation`, \
              found the string `clasification`",
             "line 4: unknown key `a.file`; did you mean `a.files`?",
         ] {
@@ -294,7 +294,7 @@ mod tests {
             .collect();
         assert_eq!(names, ["b-1.csv", "b-2.csv", "c.jsonl"]);
         assert!(one.local_files("test").unwrap_err().to_string().starts_with("no file `no*` in `/"));
-        assert_eq!(one.task.metrics(), [Metric::Pearson, Metric::Spearmanr]);
+        assert_eq!(one.task.metrics(), [Metric::Pearson, Metric::Spearmanr, Metric::Loss]);
         let replaced = catalog.get("glue/rte").unwrap();
         assert_eq!(replaced.task.name(), "regression");
         assert_eq!(replaced.origin, DatasetSource::Folder { folder: folder.path().into(), source: None });

@@ -82,18 +82,33 @@ fn refuse_foreign_keys(task: &Task, reader: &mut Reader) {
 
 /// Refuses keys that are valid one by one but not together.
 fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
-    if let Some((columns, _)) = task.labelled()
-        && !(1..=2).contains(&columns.len())
-        && reader.gives("text")
-        && reader.sound(&["text"])
-    {
-        reader.fail("text", format!("expected one or two columns, found {}", columns.len()));
+    if let Some((columns, label)) = task.labelled() {
+        if label.is_empty() && reader.gives("label") && reader.sound(&["label"]) {
+            reader.fail("label", "expected at least one column, found none");
+        }
+        check_texts(columns, reader);
     }
     let splits = task.submission().map(|(split, _)| split).filter(|split| !entry.files.contains_key(*split));
     splits.for_each(|split| reader.fail(&format!("submission.{split}"), "no such split in `files`"));
     match task {
-        Task::Classification(task) if reader.gives("labels") && reader.sound(&["labels"]) => {
-            check_labels(&task.labels, &task.metrics, reader);
+        Task::MultiLabel(task) if task.label.len() == 1 && !reader.gives("labels") => {
+            reader.missing("labels")
+        }
+        Task::MultiLabel(task)
+            if task.label.len() > 1 && task.labels.len() != task.label.len() && reader.sound(&["labels"]) =>
+        {
+            let (columns, labels) = (task.label.len(), task.labels.len());
+            reader.fail(
+                "labels",
+                format!("expected a name for each of the {columns} columns of `label`, found {labels}"),
+            );
+        }
+        Task::Classification(task) if task.labels.len() > 2 && reader.sound(&["labels"]) => {
+            for metric in task.metrics.iter().filter(|metric| Metric::OF_TWO.contains(metric)) {
+                let (name, found) = (metric.name(), task.labels.len());
+                reader
+                    .fail("metrics", format!("`{name}` needs two labels, found {found}; use `{name}_macro`"));
+            }
         }
         Task::Generation(task) if task.messages.is_some() && reader.sets("prompt") => {
             reader.fail("prompt", "`prompt` and `messages` cannot be combined");
@@ -106,19 +121,26 @@ fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
         }
         _ => {}
     }
+    if reader.gives("labels") && reader.sound(&["labels"]) {
+        check_labels(task.labels(), if matches!(task, Task::MultiLabel(_)) { 1 } else { 2 }, reader);
+    }
 }
 
-fn check_labels(labels: &[String], metrics: &[Metric], reader: &mut Reader) {
-    if labels.len() < 2 {
-        reader.fail("labels", format!("expected at least two labels, found {}", labels.len()));
+fn check_texts(columns: &[String], reader: &mut Reader) {
+    if !(1..=2).contains(&columns.len()) && reader.gives("text") && reader.sound(&["text"]) {
+        reader.fail("text", format!("expected one or two columns, found {}", columns.len()));
+    }
+}
+
+fn check_labels(labels: &[String], least: usize, reader: &mut Reader) {
+    if labels.len() < least {
+        let least = if least == 1 { "one label" } else { "two labels" };
+        reader.fail("labels", format!("expected at least {least}, found {}", labels.len()));
     }
     for (i, label) in labels.iter().enumerate() {
         if labels.iter().take(i).any(|other| other == label) {
             reader.fail("labels", format!("`{label}` is listed twice"));
         }
-    }
-    if labels.len() > 2 && metrics.contains(&Metric::F1) {
-        reader.fail("metrics", format!("`f1` needs two labels, found {}", labels.len()));
     }
 }
 

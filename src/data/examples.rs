@@ -13,12 +13,12 @@ use super::split::{Need, Split};
 use super::task::Task;
 use super::template::cell;
 use super::tokenize::Tokenizer;
-use super::{Example, Examples, cache};
+use super::{Example, Examples, cache, words};
 use crate::fault::{Result, usage};
 use crate::files;
 
 /// Version of the tokenisation, to be raised with any change to what the same files give.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 
 /// Tokenises the files of a split, or takes the result from the cache.
 ///
@@ -55,7 +55,7 @@ pub fn load_in(
         return Err(usage(message).hint("training needs another `task`, such as `instruction`").into());
     }
     let hash = digest(split, tokenizer, max_length)?;
-    let examples = match cache::load(cache, &hash, |number| Label::stored(task, number)) {
+    let examples = match cache::load(cache, &hash, |numbers| Label::stored(task, numbers)) {
         Some(examples) => examples,
         None => {
             let examples = tokenise(split, tokenizer, max_length, hash)?;
@@ -115,14 +115,14 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     let mut columns = form.columns();
     // A label is used where there is one, and so are the tools of a chat.
     let used = [&columns[..], &[TOOLS]].concat();
-    if may_miss_labels(split.name) && matches!(form, Form::Labelled { .. }) {
-        columns.pop();
+    if may_miss_labels(split.name) {
+        columns.truncate(columns.len() - form.labels());
     }
     let need = Need { columns: &columns, kept: Some(&used), hint: form.hint() };
     let (found, skipped) = split.convert(&need, |index, row| {
         let label = form.label(row, split.name)?;
-        let (mut example, is_cut) = form.encode(row)?;
-        (example.index, example.label) = (index, label);
+        let (mut example, is_cut) = form.encode(row, label)?;
+        example.index = index;
         if example.types.iter().all(|of| *of == 0) {
             example.types = Vec::new();
         }
@@ -134,7 +134,7 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     let truncated = found.iter().filter(|(_, is_cut)| *is_cut).count();
     let mut examples: Vec<Example> = found.into_iter().map(|(example, _)| example).collect();
     // The hub marks a test split without scores by -1 throughout
-    let is_none = |example: &Example| example.label.is_none_or(|label| label == Label::Value(-1.0));
+    let is_none = |example: &Example| example.label.as_ref().is_none_or(|label| *label == Label::Value(-1.0));
     if may_miss_labels(split.name) && examples.iter().all(is_none) {
         examples.iter_mut().for_each(|example| example.label = None);
     }
@@ -146,9 +146,13 @@ enum Form<'a> {
     /// One or two texts and a label.
     Labelled {
         task: &'a Task,
-        text: &'a [String],
-        label: &'a str,
         tokenizer: &'a Tokenizer,
+        max_length: usize,
+    },
+    /// Words and their tags.
+    Words {
+        task: &'a Task,
+        tokenizer: Tokenizer,
         max_length: usize,
     },
     Instruction(InstructionEncoder<'a>),
@@ -163,20 +167,38 @@ impl<'a> Form<'a> {
                 Self::Instruction(InstructionEncoder::new(task, tokenizer, max_length)?)
             }
             Task::Chat(task) => Self::Chat(Box::new(ChatEncoder::new(name, task, tokenizer, max_length)?)),
+            Task::TokenClassification(_) => {
+                let tokenizer = tokenizer.of_words()?;
+                tokenizer.encode_words(&[], max_length)?;
+                Self::Words { task, tokenizer, max_length }
+            }
             _ => {
-                let (text, label) = task.labelled().unwrap_or_default();
+                let (text, _) = task.labelled().unwrap_or_default();
                 tokenizer.encode("", text.get(1).map(|_| ""), max_length)?;
-                Self::Labelled { task, text, label, tokenizer, max_length }
+                Self::Labelled { task, tokenizer, max_length }
             }
         })
     }
 
-    /// Returns the columns that it reads, that of the label last.
+    /// Returns the columns that it reads, those of the label last.
     fn columns(&self) -> Vec<&str> {
         match self {
-            Self::Labelled { text, label, .. } => text.iter().map(String::as_str).chain([*label]).collect(),
+            Self::Labelled { task, .. } | Self::Words { task, .. } => {
+                let (text, label) = task.labelled().unwrap_or_default();
+                text.iter().chain(label).map(String::as_str).collect()
+            }
             Self::Instruction(instruction) => instruction.columns().collect(),
             Self::Chat(chat) => vec![chat.column()],
+        }
+    }
+
+    /// Returns the number of columns of the label.
+    fn labels(&self) -> usize {
+        match self {
+            Self::Labelled { task, .. } | Self::Words { task, .. } => {
+                task.labelled().map_or(0, |(_, label)| label.len())
+            }
+            Self::Instruction(_) | Self::Chat(_) => 0,
         }
     }
 
@@ -184,6 +206,9 @@ impl<'a> Form<'a> {
     fn hint(&self) -> &'static str {
         match self {
             Self::Labelled { .. } => "see `text`, `label` and `labels` of its catalog entry",
+            Self::Words { .. } => {
+                "each row has a list of words and one of tags, as long; see `text`, `label` and `labels` of its catalog entry"
+            }
             Self::Instruction(_) => "see `prompt` and `response` of its catalog entry",
             Self::Chat(_) => {
                 "messages are a list of objects with `role` and `content`; \
@@ -193,24 +218,33 @@ impl<'a> Form<'a> {
     }
 
     fn label(&self, row: &Columns, split: &str) -> std::result::Result<Option<Label>, Refusal> {
-        let Self::Labelled { task, label, .. } = self else { return Ok(None) };
-        match label::read(task, row.get(*label))? {
-            None if !may_miss_labels(split) => Err(format!("column `{label}` holds no label").into()),
+        let (Self::Labelled { task, .. } | Self::Words { task, .. }) = self else { return Ok(None) };
+        match label::read(task, row)? {
+            None if !may_miss_labels(split) => {
+                let columns = task.labelled().map(|(_, label)| label.join("`, `")).unwrap_or_default();
+                Err(format!("column `{columns}` holds no label").into())
+            }
             found => Ok(found),
         }
     }
 
-    fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), Refusal> {
+    /// Returns the example of a row with this label, and whether it was cut.
+    fn encode(&self, row: &Columns, label: Option<Label>) -> std::result::Result<(Example, bool), Refusal> {
         match self {
-            Self::Labelled { text, tokenizer, max_length, .. } => {
+            Self::Labelled { task, tokenizer, max_length } => {
+                let (text, _) = task.labelled().unwrap_or_default();
                 let texts = text.iter().map(|column| cell(column, row.get(column)));
                 let texts: Vec<String> = texts.collect::<std::result::Result<_, _>>()?;
                 let first = texts.first().map(String::as_str).unwrap_or_default();
                 let second = texts.get(1).map(String::as_str);
                 let encoded = tokenizer.encode(first, second, *max_length).map_err(|e| format!("{e:#}"))?;
                 let (ids, types) = (encoded.ids, encoded.types);
-                let example = Example { index: 0, ids, types, trained: Vec::new(), label: None };
+                let example = Example { index: 0, ids, types, trained: Vec::new(), label };
                 Ok((example, encoded.truncated))
+            }
+            Self::Words { task, tokenizer, max_length } => {
+                let column = task.labelled().and_then(|(text, _)| text.first()).map_or("", String::as_str);
+                Ok(words::encode(column, row.get(column), label, (tokenizer, *max_length))?)
             }
             Self::Instruction(instruction) => Ok(instruction.encode(row)?),
             Self::Chat(chat) => chat.encode(row),

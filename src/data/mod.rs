@@ -29,6 +29,7 @@ mod text_file;
 pub mod tokenize;
 mod tokenizer_class;
 mod tokenizer_file;
+mod words;
 
 pub use label::Label;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,8 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// Token type of each id: 0, or 1 in the second sentence where the tokenizer makes a difference; empty where all are 0.
     pub types: Vec<u8>,
-    /// 1 for each id that is a target, predicted from those before it; empty where a label is the target.
+    /// 1 for each id that is a target, predicted from those before it, or that is the first of a word with a tag; empty where
+    /// the whole example has one label.
     pub trained: Vec<u8>,
     /// Target of a labelled example; absent in test splits only.
     pub label: Option<Label>,

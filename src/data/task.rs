@@ -6,7 +6,7 @@ use super::template::Template;
 use crate::limits::{BEAMS, NEW_TOKENS, TOP_K};
 use crate::spec::reader::Reader;
 use crate::spec::values::{NOT_NEGATIVE, SHARE};
-use crate::spec::{Metric, keys};
+use crate::spec::{Metric, Problem, keys};
 
 /// What a data set asks of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +15,10 @@ pub enum Task {
     Classification(Classification),
     /// A sentence, or a pair, to a number.
     Regression(Regression),
+    /// A sentence, or a pair, to any number of labels.
+    MultiLabel(MultiLabel),
+    /// The words of a sentence, each to one of n labels.
+    TokenClassification(TokenClassification),
     /// A prompt that is not trained on, and a response that is.
     Instruction(Instruction),
     /// A conversation of several turns.
@@ -54,6 +58,36 @@ keys! {
         metrics: Vec<Metric> = metrics(&Metric::OF_NUMBERS, 2);
         /// File name of the GLUE submission for each test split.
         submission: BTreeMap<String, String> = submission();
+    }
+}
+
+keys! {
+    /// The keys of `task = "multi-label"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct MultiLabel in "" {
+        /// One text column, or two for pairs.
+        text: Vec<String> = given_texts();
+        /// Column of a list of labels, each 0..n-1 or one of `labels`; or a column of 0 and 1 for each label.
+        label: Vec<String> = given_texts();
+        /// Names of the labels 0..n-1; with a column for each, the names of the columns by default.
+        labels: Vec<String> = texts(&label.iter().map(String::as_str).collect::<Vec<_>>());
+        /// Metrics; the first picks the best checkpoint unless the recipe says otherwise.
+        metrics: Vec<Metric> = metrics(&Metric::OF_SETS, 3);
+    }
+}
+
+keys! {
+    /// The keys of `task = "token-classification"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct TokenClassification in "" {
+        /// Column of the words, a list.
+        text: String = required();
+        /// Column of their tags, a list as long: 0..n-1, or one of `labels`.
+        label: String = required();
+        /// Names of the tags 0..n-1, such as `O`, `B-PER`, `I-PER`.
+        labels: Vec<String> = given_texts();
+        /// Metrics, of entities but for the accuracy; the first picks the best checkpoint unless the recipe says otherwise.
+        metrics: Vec<Metric> = metrics(&Metric::OF_TAGS, 4);
     }
 }
 
@@ -123,9 +157,11 @@ impl Generation {
 }
 
 /// Every kind of task, with its keys and their meanings.
-pub const KINDS: [(&str, &[(&str, &str)]); 5] = [
+pub const KINDS: [(&str, &[(&str, &str)]); 7] = [
     ("classification", Classification::KEYS),
     ("regression", Regression::KEYS),
+    ("multi-label", MultiLabel::KEYS),
+    ("token-classification", TokenClassification::KEYS),
     ("instruction", Instruction::KEYS),
     ("chat", Chat::KEYS),
     ("generation", Generation::KEYS),
@@ -137,6 +173,8 @@ impl Task {
         match kind {
             "classification" => Self::Classification(Classification::read(reader)),
             "regression" => Self::Regression(Regression::read(reader)),
+            "multi-label" => Self::MultiLabel(MultiLabel::read(reader)),
+            "token-classification" => Self::TokenClassification(TokenClassification::read(reader)),
             "instruction" => Self::Instruction(Instruction::read(reader)),
             "chat" => Self::Chat(Chat::read(reader)),
             _ => Self::Generation(Generation::read(reader)),
@@ -145,45 +183,63 @@ impl Task {
 
     /// Returns the name of its kind.
     pub fn name(&self) -> &'static str {
-        let [(classes, _), (number, _), (instruction, _), (chat, _), (generation, _)] = KINDS;
         match self {
-            Self::Classification(_) => classes,
-            Self::Regression(_) => number,
-            Self::Instruction(_) => instruction,
-            Self::Chat(_) => chat,
-            Self::Generation(_) => generation,
+            Self::Classification(_) => "classification",
+            Self::Regression(_) => "regression",
+            Self::MultiLabel(_) => "multi-label",
+            Self::TokenClassification(_) => "token-classification",
+            Self::Instruction(_) => "instruction",
+            Self::Chat(_) => "chat",
+            Self::Generation(_) => "generation",
         }
     }
 
-    /// Returns the outputs of a head for it: its classes, or 1 for a number; `None` for a language model's task.
-    pub fn outputs(&self) -> Option<i64> {
+    /// Returns what a head for it answers; `None` for a language model's task.
+    pub fn problem(&self) -> Option<Problem> {
         match self {
-            Self::Classification(task) => Some(task.labels.len() as i64),
-            Self::Regression(_) => Some(1),
+            Self::Classification(_) => Some(Problem::SingleLabel),
+            Self::Regression(_) => Some(Problem::Regression),
+            Self::MultiLabel(_) => Some(Problem::MultiLabel),
+            Self::TokenClassification(_) => Some(Problem::Tokens),
             Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
         }
     }
 
-    /// Returns the names of the classes; none unless this is classification.
+    /// Returns the names of the classes, labels or tags; none for a number and for a language model's task.
     pub fn labels(&self) -> &[String] {
-        if let Self::Classification(task) = self { &task.labels } else { &[] }
-    }
-
-    /// Returns the metrics that a model is scored by during training, the one that picks the best checkpoint first.
-    pub fn metrics(&self) -> &[Metric] {
         match self {
-            Self::Classification(task) => &task.metrics,
-            Self::Regression(task) => &task.metrics,
-            Self::Instruction(_) | Self::Chat(_) => &[Metric::Loss],
-            Self::Generation(_) => &[],
+            Self::Classification(task) => &task.labels,
+            Self::MultiLabel(task) => &task.labels,
+            Self::TokenClassification(task) => &task.labels,
+            Self::Regression(_) | Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => &[],
         }
     }
 
-    /// Returns the columns of the texts and of the label; `None` for a language model's task.
-    pub(super) fn labelled(&self) -> Option<(&[String], &str)> {
+    /// Returns the metrics that a model is scored by, the one that picks the best checkpoint first. The loss is always
+    /// one of them, but for generation.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = match self {
+            Self::Classification(task) => task.metrics.clone(),
+            Self::Regression(task) => task.metrics.clone(),
+            Self::MultiLabel(task) => task.metrics.clone(),
+            Self::TokenClassification(task) => task.metrics.clone(),
+            Self::Instruction(_) | Self::Chat(_) => Vec::new(),
+            Self::Generation(_) => return Vec::new(),
+        };
+        if !metrics.contains(&Metric::Loss) {
+            metrics.push(Metric::Loss);
+        }
+        metrics
+    }
+
+    /// Returns the columns of the texts, or of the words, and those of the label; `None` for a language model's task.
+    pub(super) fn labelled(&self) -> Option<(&[String], &[String])> {
+        use std::slice::from_ref;
         match self {
-            Self::Classification(task) => Some((&task.text, &task.label)),
-            Self::Regression(task) => Some((&task.text, &task.label)),
+            Self::Classification(task) => Some((&task.text, from_ref(&task.label))),
+            Self::Regression(task) => Some((&task.text, from_ref(&task.label))),
+            Self::MultiLabel(task) => Some((&task.text, &task.label)),
+            Self::TokenClassification(task) => Some((from_ref(&task.text), from_ref(&task.label))),
             Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
         }
     }
@@ -193,7 +249,7 @@ impl Task {
         let names = match self {
             Self::Classification(task) => Some(&task.submission),
             Self::Regression(task) => Some(&task.submission),
-            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+            _ => None,
         };
         names.into_iter().flatten().map(|(split, name)| (split.as_str(), name.as_str()))
     }

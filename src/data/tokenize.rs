@@ -18,7 +18,7 @@ use tokenizers::{
 
 use super::Example;
 use super::special::Special;
-use super::tokenizer_class::{Class, class_of, configure, enclose, fitting};
+use super::tokenizer_class::{Class, class_of, configure, enclose, fitting, with_space};
 use super::tokenizer_file::{failed, guarded, optional_json, parse};
 use super::{added_tokens, long_texts};
 use crate::fault::{Fault, Result, fault, reading, usage};
@@ -51,6 +51,7 @@ pub struct Tokenizer {
     /// Number of tokens that the model embeds, if the tokenizer knows more.
     embedded: Option<u32>,
     special: Special,
+    is_roberta: bool,
     hash: String,
     files: Vec<PathBuf>,
 }
@@ -119,7 +120,9 @@ impl Tokenizer {
         }
         let files = FILES.iter().map(|name| folder.join(name)).filter(|p| p.is_file()).collect();
         let hash = hasher.finalize().to_hex().to_string();
-        let mut read = Self { inner, direction, types, before, embedded: None, special, hash, files };
+        let is_roberta = config.get("model_type").is_some_and(|name| name == "roberta");
+        let mut read =
+            Self { inner, direction, types, before, embedded: None, special, is_roberta, hash, files };
         let embedded =
             config.get("vocab_size").and_then(Value::as_u64).and_then(|size| u32::try_from(size).ok());
         read.embedded = embedded.filter(|size| read.vocab_size() > *size as usize);
@@ -163,6 +166,43 @@ impl Tokenizer {
         let types = self.types_of(&encoding)?;
         let ids = self.embeddable(encoding.get_ids().to_vec())?;
         Ok(Encoding { ids, types, truncated: cut || cut_too || whole > max_length })
+    }
+
+    /// Returns the same tokenizer for texts that are split into words: RoBERTa's needs a space before each, which
+    /// `run_ner.py` of Transformers asks of it, too (`add_prefix_space=True`).
+    ///
+    /// # Errors
+    /// When the tokenizer refuses the change.
+    pub fn of_words(&self) -> Result<Self> {
+        let mut of_words = self.clone();
+        if self.is_roberta {
+            with_space(&mut of_words.inner, &Value::Bool(true))?;
+        }
+        Ok(of_words)
+    }
+
+    /// Encodes words, with special tokens; also returns, for each token that is the first of a word, the word's place.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_words(&self, words: &[&str], max_length: usize) -> Result<(Encoding, Vec<Option<usize>>)> {
+        let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
+        if max_length < added {
+            let message = format!("`max_length` is {max_length}, but the special tokens alone are {added}");
+            return Err(usage(message).into());
+        }
+        let mut encoding = guarded(|| self.inner.encode_fast(words, false)).map_err(failed)?;
+        let truncated = encoding.len() > max_length - added;
+        encoding.truncate(max_length - added, 0, self.direction);
+        let encoding = guarded(|| self.inner.post_process(encoding, None, true)).map_err(failed)?;
+        let types = self.types_of(&encoding)?;
+        let ids = self.embeddable(encoding.get_ids().to_vec())?;
+        let mut before = None;
+        let first = |word: &Option<u32>| {
+            let is_first = *word != std::mem::replace(&mut before, *word);
+            word.filter(|_| is_first).map(|word| word as usize)
+        };
+        Ok((Encoding { ids, types, truncated }, encoding.get_word_ids().iter().map(first).collect()))
     }
 
     /// Returns the tokens of a text without special ones, and whether some of a very long text are left out

@@ -143,8 +143,15 @@ pub(super) fn enclose(
 
 /// Turns the space before texts on or off, if the settings say so.
 fn spaced(inner: &mut tokenizers::Tokenizer, settings: &Value) -> Result<String> {
-    let prefix = settings.get("add_prefix_space").filter(|prefix| prefix.is_boolean());
-    let (Some(prefix), Some(own)) = (prefix, inner.get_pre_tokenizer()) else { return Ok(String::new()) };
+    match settings.get("add_prefix_space").filter(|prefix| prefix.is_boolean()) {
+        Some(prefix) => with_space(inner, prefix),
+        None => Ok(String::new()),
+    }
+}
+
+/// Turns the space before texts of a byte-level tokenizer on or off, and returns that in writing.
+pub(super) fn with_space(inner: &mut tokenizers::Tokenizer, prefix: &Value) -> Result<String> {
+    let Some(own) = inner.get_pre_tokenizer() else { return Ok(String::new()) };
     let mut made = serde_json::to_value(own)?;
     let parts = match made.get_mut("pretokenizers") {
         Some(Value::Array(parts)) => parts.iter_mut().collect(),

@@ -2,6 +2,7 @@
 
 pub mod generation;
 pub mod harness;
+pub mod label_loss;
 pub mod language;
 pub mod metrics;
 pub mod predictions;
@@ -19,7 +20,8 @@ use crate::nn::layout::Sequence;
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;
-use metrics::{Score, combined, score};
+use label_loss::label_loss;
+use metrics::{Score, combined, mean_loss, score};
 use predictions::Prediction;
 
 /// A scored split.
@@ -38,7 +40,8 @@ impl Evaluation {
     pub fn by_name(&self) -> BTreeMap<String, f64> {
         let mut named: BTreeMap<String, f64> =
             self.scores.iter().map(|(metric, score)| (metric.name().to_owned(), score.value)).collect();
-        let scores: Vec<Score> = self.scores.iter().map(|(_, score)| *score).collect();
+        let of_glue = self.scores.iter().filter(|(metric, _)| Metric::OF_GLUE.contains(metric));
+        let scores: Vec<Score> = of_glue.map(|(_, score)| *score).collect();
         if let Some(mean) = combined(&scores) {
             named.insert("combined_score".into(), mean);
         }
@@ -83,12 +86,20 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
     let predictions: Vec<Prediction> = examples
         .iter()
         .zip(logits)
-        .map(|(example, logits)| Prediction::new(example.index, logits, example.label))
+        .map(|(example, logits)| Prediction::new(example.index, logits, example.label.clone()))
         .collect();
-    let labelled = predictions.iter().filter_map(|p| Some((p.prediction.number(), p.label?.number())));
+    let number = |label: &crate::data::Label| label.numbers().first().map(|number| f64::from(*number));
+    let labelled =
+        predictions.iter().filter_map(|p| Some((number(&p.prediction)?, number(p.label.as_ref()?)?)));
     let (given, gold): (Vec<f64>, Vec<f64>) = labelled.unzip();
+    let losses: (Vec<f64>, Vec<f64>) =
+        predictions.iter().filter_map(|p| label_loss(&p.logits, p.label.as_ref()?)).unzip();
     let scored = if gold.is_empty() { &[] } else { metrics };
-    let scores = scored.iter().map(|&metric| (metric, score(metric, &given, &gold))).collect();
+    let of = |metric| match metric {
+        Metric::Loss => mean_loss(&losses.0, &losses.1),
+        metric => score(metric, &given, &gold),
+    };
+    let scores = scored.iter().map(|&metric| (metric, of(metric))).collect();
     Ok(Evaluation { predictions, scores, seconds: start.elapsed().as_secs_f64() })
 }
 

@@ -112,10 +112,10 @@ pub fn write_submission(path: &Path, predictions: &[Prediction], style: Submissi
 
 fn submitted(prediction: &Prediction, style: Submission<'_>) -> Result<String> {
     let row = prediction.index;
-    Ok(match (style, prediction.prediction) {
+    Ok(match (style, &prediction.prediction) {
         (Submission::Classes, Label::Class(class)) => class.to_string(),
         (Submission::Names(names), Label::Class(class)) => names
-            .get(class as usize)
+            .get(*class as usize)
             .ok_or_else(|| {
                 fault(format!("row {row}: expected a class below {}, found {class}", names.len()))
             })?
@@ -125,10 +125,13 @@ fn submitted(prediction: &Prediction, style: Submission<'_>) -> Result<String> {
         }
         (Submission::Numbers { low, high }, Label::Value(number)) => {
             // Adding zero turns -0 into 0.
-            format!("{:.3}", f64::from(number).max(low).min(high) + 0.0)
+            format!("{:.3}", f64::from(*number).max(low).min(high) + 0.0)
         }
         (Submission::Numbers { .. }, Label::Class(class)) => {
             return Err(fault(format!("row {row}: expected a number, found class {class}")).into());
+        }
+        (_, Label::Set(_) | Label::Tags(_)) => {
+            return Err(fault(format!("row {row}: expected one answer, found several")).into());
         }
         (Submission::Classes | Submission::Names(_), Label::Value(number)) => {
             return Err(fault(format!("row {row}: expected a class, found the number {number}")).into());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::environment::Environment;
+use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
@@ -46,7 +47,12 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
 /// Returns the outputs of the head for a data set: its classes, or 1 for a number.
 /// Fails when the data set is not for classification or regression.
 pub fn classes(dataset: &Dataset) -> Result<i64> {
-    dataset.task.outputs().ok_or_else(|| {
+    let outputs = match &dataset.task {
+        Task::Classification(task) => Some(task.labels.len() as i64),
+        Task::Regression(_) => Some(1),
+        _ => None,
+    };
+    outputs.ok_or_else(|| {
         let (name, task) = (&dataset.name, dataset.task.name());
         usage(format!("data set `{name}` is for `{task}`, not for classification"))
             .hint("encoders need a data set for `classification` or `regression`")

@@ -91,17 +91,26 @@ impl TrainInputs {
     pub fn shown_example(&self) -> Result<String> {
         let Some(example) = self.train.examples.first() else { return Ok(String::new()) };
         let count = example.ids.len();
-        if !example.trained.is_empty() {
+        if self.dataset.task.problem().is_none() {
             let text = self.tokenizer.show(example)?;
             return Ok(format!("first example, {count} tokens, trained on the part in ⟦⟧:\n{text}"));
         }
         let text = self.tokenizer.decode(&example.ids, false)?;
-        let label = match example.label {
+        let named = |classes: &[u32]| {
+            let names: Vec<&str> = classes.iter().filter_map(|class| self.label_name(*class)).collect();
+            names.join(" ")
+        };
+        let label = match &example.label {
             Some(Label::Value(value)) => value.to_string(),
-            Some(Label::Class(class)) => self.dataset.task.labels()[class as usize].clone(),
+            Some(Label::Class(class)) => named(&[*class]),
+            Some(Label::Set(classes) | Label::Tags(classes)) => named(classes),
             None => "none".into(),
         };
         Ok(format!("first example, {count} tokens, label {label}: {text}"))
+    }
+
+    fn label_name(&self, class: u32) -> Option<&str> {
+        self.dataset.task.labels().get(class as usize).map(String::as_str)
     }
 
     /// Counts the trainable parameters of adapter, base and head, by the formulas of method and head.
@@ -195,7 +204,7 @@ fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<
 
 /// Returns the data set's metrics, with the recipe's choice first.
 fn chosen_metrics(recipe: &Recipe, dataset: &Dataset) -> Result<Vec<Metric>> {
-    let mut metrics = dataset.task.metrics().to_vec();
+    let mut metrics = dataset.task.metrics();
     if !recipe.eval.metric.is_empty() {
         let chosen: Metric = recipe.eval.metric.parse()?;
         let Some(place) = metrics.iter().position(|&metric| metric == chosen) else {

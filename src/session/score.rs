@@ -78,8 +78,11 @@ impl Scorer<'_> {
         let mut results = BTreeMap::new();
         for (dataset, order) in datasets {
             let examples = self.examples(dataset)?;
-            let how =
-                Scoring { metrics: dataset.task.metrics(), outputs: &order, batch_size: settings.batch_size };
+            let how = Scoring {
+                metrics: &dataset.task.metrics(),
+                outputs: &order,
+                batch_size: settings.batch_size,
+            };
             let evaluation = evaluate(model, 0, &examples.examples, how)?;
             let (out, split) = (&settings.out, settings.split(dataset));
             files::hold_for_good(out)?;

@@ -3,6 +3,7 @@
 mod device;
 mod keys;
 mod metric;
+mod problem;
 pub mod reader;
 pub mod values;
 
@@ -12,6 +13,7 @@ use clap::ValueEnum;
 pub use device::DeviceChoice;
 pub(crate) use keys::keys;
 pub use metric::Metric;
+pub use problem::Problem;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// Source of the frozen factors A and B.

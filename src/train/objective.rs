@@ -68,7 +68,7 @@ pub struct SequenceClassification<'a> {
 impl SequenceClassification<'_> {
     /// Returns the summed loss of each of k runs with as many sequences: logits `[s, c]` and labels `[s]` to `[k]`.
     fn losses(&self, logits: &Tensor, labels: &Tensor, runs: i64) -> Tensor {
-        let each = match self.train.first().and_then(|example| example.label) {
+        let each = match self.train.first().and_then(|example| example.label.as_ref()) {
             Some(Label::Value(_)) => logits.flatten(0, -1).mse_loss(labels, Reduction::None),
             _ => {
                 let classes = labels.to_kind(Kind::Int64);
@@ -118,9 +118,9 @@ impl Objective for SequenceClassification<'_> {
         let fill = if device.is_cuda() { Fill::Tokens } else { Fill::None };
         let layout = PackedLayout::new(&runs, self.model.config.position_rule, fill);
         let pass = Pass::seeded(noise, device);
-        let labels = batches.iter().flatten().map(|&i| self.train[i].label.map_or(0.0, Label::number));
-        let others = divisors.iter().copied().chain([scale]);
-        let numbers: Vec<f32> = labels.chain(others).map(|number| number as f32).collect();
+        let labels = batches.iter().flatten().filter_map(|&i| self.train[i].label.as_ref());
+        let others = divisors.iter().chain([&scale]).map(|number| *number as f32);
+        let numbers: Vec<f32> = labels.flat_map(Label::numbers).chain(others).collect();
         let shape = layout.shape().filter(|_| !self.recompute);
         let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = Packed::over(&layout, table);

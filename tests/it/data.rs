@@ -84,7 +84,7 @@ fn files_of_a_split_follow_each_other_and_unusable_rows_keep_their_index() {
     let files = [("a.jsonl", lines), ("b.csv", table)];
     let found = place.load(PAIRS, "train", &files, 0).unwrap();
     let rows: Vec<(usize, &[u32], Option<Label>)> =
-        found.examples.iter().map(|e| (e.index, e.ids.as_slice(), e.label)).collect();
+        found.examples.iter().map(|e| (e.index, e.ids.as_slice(), e.label.clone())).collect();
     assert_eq!(
         rows,
         [
@@ -213,7 +213,7 @@ fn test_splits_need_no_labels() {
     let place = Workplace::new();
     let labels = |entry: &str, text: &str| -> Vec<Option<Label>> {
         let found = place.load(entry, "test_matched", &[("t.csv", text)], 0).unwrap();
-        found.examples.iter().map(|e| e.label).collect()
+        found.examples.iter().map(|e| e.label.clone()).collect()
     };
     assert_eq!(labels(PAIRS, "one,two,gold\na,b,-1\na,b,1\n"), [None, Some(Label::Class(1))]);
     assert_eq!(labels(PAIRS, "one,two\na,b\n"), [None]);

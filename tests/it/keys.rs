@@ -6,7 +6,9 @@ use std::path::Path;
 
 use loraxs::adapters::Method;
 use loraxs::data::entry::Entry;
-use loraxs::data::task::{Chat, Classification, Generation, Instruction, Regression};
+use loraxs::data::task::{
+    Chat, Classification, Generation, Instruction, MultiLabel, Regression, TokenClassification,
+};
 use loraxs::recipe::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, TrainRecipe};
 use loraxs::spec::reader::Reader;
 
@@ -92,6 +94,10 @@ fn reference() -> String {
     text += &of_entry(Classification::KEYS, &|reader| _ = Classification::read(reader));
     text += "\n### `task = \"regression\"`\n";
     text += &of_entry(Regression::KEYS, &|reader| _ = Regression::read(reader));
+    text += "\n### `task = \"multi-label\"`\n";
+    text += &of_entry(MultiLabel::KEYS, &|reader| _ = MultiLabel::read(reader));
+    text += "\n### `task = \"token-classification\"`\n";
+    text += &of_entry(TokenClassification::KEYS, &|reader| _ = TokenClassification::read(reader));
     text += "\n### `task = \"instruction\"`\n";
     text += &of_entry(Instruction::KEYS, &|reader| _ = Instruction::read(reader));
     text += "\n### `task = \"chat\"`\n";
