@@ -1,6 +1,7 @@
 //! The command line: arguments are checked for form only; the commands act on them.
 
 mod generation;
+mod predict;
 mod values;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use crate::fault::{Result, readable};
 use crate::limits::{BATCH_SIZE, LENGTH};
 use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
+pub use predict::{AnswerFormat, PredictArgs};
 use values::{bytes, path, threads, tolerance};
 
 /// Fine-tune, score and export language models with very small adapters.
@@ -63,6 +65,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Score a run, or a base model with or without an adapter
     Eval(EvalArgs),
+    /// Answer new rows or texts: labels with probabilities, numbers, or completions
+    Predict(PredictArgs),
     /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
     /// Report on this machine and test its device
@@ -148,7 +152,7 @@ pub struct TrainArgs {
     pub dry_run: bool,
 }
 
-/// The model that `eval` and `merge` work on: a run, or a base with or without an adapter.
+/// The model that `eval`, `predict` and `merge` work on: a run, or a base with or without an adapter.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SubjectArgs {
     /// Folder of a run: use its base model and its best adapter
@@ -304,6 +308,7 @@ const EXAMPLES: &str = "\
 Examples:
   loraxs train --recipe glue-qnli --out runs/qnli   train a built-in recipe
   loraxs eval --run runs/qnli                       score the best adapter of the run
+  loraxs predict --run runs/qnli --input new.csv    answer new rows
   loraxs merge --run runs/qnli --out qnli-merged    write a checkpoint that Transformers loads";
 
 const DOCTOR_EXAMPLES: &str = "\
@@ -377,6 +382,8 @@ mod tests {
             "loraxs eval --model m --task t --adapter",
             "loraxs eval --run r --basis",
             "loraxs eval --run r --out",
+            "loraxs predict --run r --input",
+            "loraxs predict --run r --out",
             "loraxs merge --run r --out",
             "loraxs merge --run r --out o --rebase",
             "loraxs init-svd --model m --rank 4 --out",
@@ -491,7 +498,7 @@ mod tests {
         let mut script = Vec::new();
         write_completions(clap_complete::Shell::Bash, &mut script).unwrap();
         let script = String::from_utf8(script).unwrap();
-        for name in ["init-svd", "train", "eval", "merge"] {
+        for name in ["init-svd", "train", "eval", "predict", "merge"] {
             assert!(script.contains(name), "{name}");
         }
     }

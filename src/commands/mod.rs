@@ -4,6 +4,7 @@ mod doctor;
 mod eval;
 mod init_svd;
 mod merge;
+mod predict;
 mod rebase;
 mod train;
 
@@ -80,6 +81,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
         Command::Eval(args) => eval::run(&cli.global, args),
+        Command::Predict(args) => predict::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&cli.global, args),
         Command::Completions { shell } => {
@@ -94,6 +96,7 @@ fn opened(command: &Command) -> Option<&Path> {
         Command::InitSvd(args) => Some(Path::new(&args.model)),
         Command::Train(args) => Some(Path::new(&args.recipe)),
         Command::Eval(args) => of_subject(&args.subject),
+        Command::Predict(args) => of_subject(&args.subject),
         Command::Merge(args) => of_subject(&args.subject),
         Command::Doctor(_) | Command::Completions { .. } => None,
     }

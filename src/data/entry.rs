@@ -28,8 +28,8 @@ keys! {
         revision: String = text("main");
         /// Folder of local files, relative to this file; excludes `hub`.
         dir: Option<String> = optional();
-        /// Names of the files of each split, or patterns with `*` and `?`: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or
-        /// `.parquet`, each also `.gz`.
+        /// Names of the files of each split, or patterns with `*` and `?`: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`,
+        /// `.parquet` or `.txt` (each line a `text`), each also `.gz`.
         files: BTreeMap<String, Vec<String>> = files();
         /// Key of a `.json` file's one object under which its rows stand; without it, the object is a row where it has the
         /// columns, else its only key, `data` or the split's name holds the rows.

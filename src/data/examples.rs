@@ -141,6 +141,25 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
     Ok(Examples { examples, skipped, truncated, hash })
 }
 
+/// Returns the example of the text, or the pair, in these columns of a row, and whether it was cut.
+///
+/// # Errors
+/// The reason why the row cannot be used: an empty column, or text that the model has no tokens for.
+pub fn encode_texts(
+    columns: &[String],
+    row: &Columns,
+    tokenizer: &Tokenizer,
+    max_length: usize,
+) -> std::result::Result<(Example, bool), String> {
+    let texts = columns.iter().map(|column| cell(column, row.get(column)));
+    let texts: Vec<String> = texts.collect::<std::result::Result<_, _>>()?;
+    let first = texts.first().map(String::as_str).unwrap_or_default();
+    let second = texts.get(1).map(String::as_str);
+    let encoded = tokenizer.encode(first, second, max_length).map_err(|e| format!("{e:#}"))?;
+    let (ids, types) = (encoded.ids, encoded.types);
+    Ok((Example { index: 0, ids, types, trained: Vec::new(), label: None }, encoded.truncated))
+}
+
 /// Conversion of rows to tokens.
 enum Form<'a> {
     /// One or two texts and a label.
@@ -233,14 +252,8 @@ impl<'a> Form<'a> {
         match self {
             Self::Labelled { task, tokenizer, max_length } => {
                 let (text, _) = task.labelled().unwrap_or_default();
-                let texts = text.iter().map(|column| cell(column, row.get(column)));
-                let texts: Vec<String> = texts.collect::<std::result::Result<_, _>>()?;
-                let first = texts.first().map(String::as_str).unwrap_or_default();
-                let second = texts.get(1).map(String::as_str);
-                let encoded = tokenizer.encode(first, second, *max_length).map_err(|e| format!("{e:#}"))?;
-                let (ids, types) = (encoded.ids, encoded.types);
-                let example = Example { index: 0, ids, types, trained: Vec::new(), label };
-                Ok((example, encoded.truncated))
+                let (example, is_cut) = encode_texts(text, row, tokenizer, *max_length)?;
+                Ok((Example { label, ..example }, is_cut))
             }
             Self::Words { task, tokenizer, max_length } => {
                 let column = task.labelled().and_then(|(text, _)| text.first()).map_or("", String::as_str);

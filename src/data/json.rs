@@ -35,19 +35,8 @@ pub(super) struct Document {
 
 /// Returns the rows of a file of JSON lines, skipping empty lines.
 pub(super) fn lines(mut text: TextFile) -> Source {
-    Box::new(std::iter::from_fn(move || {
-        loop {
-            match text.next_line() {
-                Ok(Some((_, line))) if line.trim_ascii().is_empty() => {}
-                Ok(Some((number, line))) => {
-                    let line = text.utf8(number, line);
-                    return Some(line.map(|line| Raw::new(number, line.len(), Body::Json(line, false))));
-                }
-                Ok(None) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }))
+    let row = |(number, line): (usize, String)| Raw::new(number, line.len(), Body::Json(line, false));
+    Box::new(std::iter::from_fn(move || text.next_filled().transpose().map(|line| line.map(row))))
 }
 
 /// Reads the rows of a `.json` file: a list of objects, or objects one after another, as on lines. A single

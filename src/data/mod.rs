@@ -26,6 +26,7 @@ pub mod split;
 pub mod task;
 pub mod template;
 mod text_file;
+pub mod texts;
 pub mod tokenize;
 mod tokenizer_class;
 mod tokenizer_file;

@@ -6,8 +6,7 @@ use super::Skipped;
 use super::chat::{self, TOOLS};
 use super::chat_prompt::{ChatPrompt, NO_TEMPLATE};
 use super::dataset::Dataset;
-use super::odd;
-use super::row::{Columns, Refusal};
+use super::row::{Columns, Refusal, plain};
 use super::split::{Need, Split};
 use super::task::{Generation, Task};
 use super::template::Template;
@@ -79,9 +78,7 @@ pub fn load(
         let others = solved.iter().filter(|(solved, _)| !same || *solved != index).take(count);
         let others: Vec<&Question> = others.map(|(_, shot)| shot).collect();
         let (text, ids) = form.prompt(&others, question, row)?;
-        let mut columns = row.clone();
-        columns.values_mut().for_each(odd::plain);
-        Ok(Prompt { index, text, ids, gold, columns })
+        Ok(Prompt { index, text, ids, gold, columns: plain(row.clone()) })
     };
     let (prompts, skipped) = read(split, task, render)?;
     Ok(Prompts { prompts, skipped, hash })

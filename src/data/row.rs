@@ -18,6 +18,12 @@ pub struct Row {
     pub columns: std::result::Result<Columns, String>,
 }
 
+/// Reduces the columns of a row to plain JSON: long digits become a text, what cannot be used becomes null.
+pub fn plain(mut columns: Columns) -> Columns {
+    columns.values_mut().for_each(odd::plain);
+    columns
+}
+
 /// Reason why a row cannot be used.
 #[derive(Debug)]
 pub enum Refusal {

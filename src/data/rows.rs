@@ -1,12 +1,13 @@
-//! Rows of a local file: JSON lines, JSON, CSV, TSV or Parquet, each also gzipped. They come in pieces: no file is in
-//! memory as a whole, and nothing is read beyond the requested rows.
+//! Rows of a local file: JSON lines, JSON, CSV, TSV, Parquet or plain lines, each also gzipped. They come in pieces: no file
+//! is in memory as a whole, and nothing is read beyond the requested rows.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rayon::prelude::*;
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::json::{self, Source};
 use super::row::{Body, Raw, Row, Wanted};
@@ -18,6 +19,8 @@ use crate::fault::{Result, fault, which};
 const PIECE: usize = 1 << 21;
 /// Number of rows that tell the form of a file.
 const ENOUGH: usize = 100;
+/// The column of plain lines.
+pub const TEXT: &str = "text";
 
 /// The rows of a file in its order, those that cannot be read included.
 pub struct Rows {
@@ -35,6 +38,8 @@ pub struct Rows {
     read: usize,
     /// True if the first row cannot be read.
     is_broken: bool,
+    /// True if there may be no row at all.
+    may_be_empty: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +49,8 @@ enum Format {
     Csv,
     Tsv,
     Parquet,
+    /// Lines of nothing but a text.
+    Text,
 }
 
 impl Rows {
@@ -72,11 +79,75 @@ impl Rows {
                 columns = names;
                 ("row", source)
             }
+            Format::Text => {
+                columns = vec![TEXT.to_owned()];
+                ("line", texts(text()?))
+            }
         };
         let columns = columns.into_iter().collect();
         let kept = wanted.kept.map(|kept| kept.iter().map(|name| (*name).to_owned()).collect());
         let path = path.to_owned();
-        Ok(Self { unit, path, format, is_packed, source, kept, columns, lists, read: 0, is_broken: false })
+        let (is_broken, may_be_empty) = (false, false);
+        Ok(Self {
+            unit,
+            path,
+            format,
+            is_packed,
+            source,
+            kept,
+            columns,
+            lists,
+            read: 0,
+            is_broken,
+            may_be_empty,
+        })
+    }
+
+    /// Reads a stream, which messages call `name`: JSON lines if it begins as an object does, else plain lines. Rows come as
+    /// they are written.
+    ///
+    /// # Errors
+    /// When it cannot be read, or does not begin as UTF-8 text.
+    pub fn of_stream(name: &str, stream: Box<dyn Read>) -> Result<Self> {
+        let path = PathBuf::from(name);
+        let mut text = TextFile::over(&path, false, stream)?;
+        while text.bytes()?.first().is_some_and(u8::is_ascii_whitespace) {
+            text.pass(1);
+        }
+        let start = text.bytes()?;
+        let begins = |with: u8, next: &[u8]| {
+            let rest = start.strip_prefix(&[with]).unwrap_or_default().trim_ascii_start();
+            rest.first().is_some_and(|byte| next.contains(byte))
+        };
+        if begins(b'[', b"{") {
+            let message =
+                format!("`{name}` holds a list of JSON, where JSON lines or plain lines were expected");
+            return Err(fault(message).hint("save it to a file named `.json`, and pass its name").into());
+        }
+        let (format, source) = match begins(b'{', b"\"}") {
+            true => (Format::JsonLines, json::lines(text)),
+            false => (Format::Text, texts(text)),
+        };
+        let (unit, columns, lists) = ("line", BTreeSet::new(), Vec::new());
+        let (kept, is_packed, is_broken, may_be_empty) = (None, false, false, true);
+        Ok(Self {
+            unit,
+            path,
+            format,
+            is_packed,
+            source,
+            kept,
+            columns,
+            lists,
+            read: 0,
+            is_broken,
+            may_be_empty,
+        })
+    }
+
+    /// Returns true if the rows are plain lines, in the column [`TEXT`].
+    pub fn is_plain(&self) -> bool {
+        self.format == Format::Text
     }
 
     /// Returns the next rows, at most `at_most`; none at the end.
@@ -99,7 +170,7 @@ impl Rows {
             self.check_lines()?;
         }
         self.read += rows.len();
-        if self.read == 0 {
+        if self.read == 0 && !self.may_be_empty {
             return Err(fault(format!("`{}` holds no row", path.display())).into());
         }
         for name in rows.iter().filter_map(|row| row.columns.as_ref().ok()).flat_map(Map::keys) {
@@ -164,6 +235,15 @@ impl Format {
     }
 }
 
+/// Returns plain lines as rows, skipping empty ones.
+fn texts(mut text: TextFile) -> Source {
+    let row = |(number, line): (usize, String)| {
+        let size = line.len();
+        Raw::new(number, size, Body::Read(Ok(Map::from_iter([(TEXT.to_owned(), Value::String(line))]))))
+    };
+    Box::new(std::iter::from_fn(move || text.next_filled().transpose().map(|line| line.map(row))))
+}
+
 fn parsed(path: &Path, raw: Raw, kept: Option<&[String]>) -> Result<Row> {
     let columns = match raw.body {
         Body::Read(columns) => columns,
@@ -188,10 +268,10 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
         Some("csv") => Format::Csv,
         Some("tsv") => Format::Tsv,
         Some("parquet") => Format::Parquet,
+        Some("txt") => Format::Text,
         _ => {
             let message = format!("cannot tell the format of `{}` from its name", path.display());
-            let hint =
-                "known extensions: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, each also `.gz`";
+            let hint = "known extensions: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, each also `.gz`";
             return Err(fault(message).hint(hint).into());
         }
     };
@@ -321,7 +401,7 @@ mod tests {
     fn wrong_files_are_refused_with_a_reason() {
         let packed = gzip("{\"a\": \"some text that does not end\"}\n".repeat(50).as_bytes());
         let cases: [(&str, &[u8], &str); 26] = [
-            ("f.txt", b"x", "cannot tell the format of"),
+            ("f.text", b"x", "cannot tell the format of"),
             ("f", b"x", "cannot tell the format of"),
             ("f.jsonl.gz", &packed[..packed.len() / 2], "is not a complete gzip file"),
             ("f.csv.gz", b"\x1f", "is not a complete gzip file"),

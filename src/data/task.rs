@@ -233,7 +233,7 @@ impl Task {
     }
 
     /// Returns the columns of the texts, or of the words, and those of the label; `None` for a language model's task.
-    pub(super) fn labelled(&self) -> Option<(&[String], &[String])> {
+    pub fn labelled(&self) -> Option<(&[String], &[String])> {
         use std::slice::from_ref;
         match self {
             Self::Classification(task) => Some((&task.text, from_ref(&task.label))),

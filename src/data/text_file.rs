@@ -64,6 +64,14 @@ impl TextFile {
         let file = packed::open(path, is_packed)?;
         let bytes: Box<dyn Read> =
             if is_packed { Box::new(packed::Members::new(file)) } else { Box::new(file) };
+        Self::over(path, is_packed, bytes)
+    }
+
+    /// Reads `bytes`, which messages call `path`, skipping a byte order mark.
+    ///
+    /// # Errors
+    /// When they cannot be read, or do not begin as UTF-8 text.
+    pub fn over(path: &Path, is_packed: bool, bytes: Box<dyn Read>) -> Result<Self> {
         let input = BufReader::with_capacity(1 << 18, bytes);
         let mut text = Self { path: path.to_owned(), is_packed, input, line: 1, returned: false };
         let start = text.bytes()?;
@@ -127,6 +135,19 @@ impl TextFile {
             }
             self.check_length(number, line.len(), "write one row per line")?;
         }
+    }
+
+    /// Reads the next line that is not empty, as [`Self::next_line`] does.
+    ///
+    /// # Errors
+    /// As [`Self::next_line`], and when it is not UTF-8.
+    pub fn next_filled(&mut self) -> Result<Option<(usize, String)>> {
+        while let Some((number, line)) = self.next_line()? {
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some((number, self.utf8(number, line)?)));
+            }
+        }
+        Ok(None)
     }
 
     /// Refuses a row of `bytes` bytes, beginning on this line, if it is too long.

@@ -11,6 +11,7 @@ use crate::fault::{Result, fault};
 use crate::models::CausalLm;
 use crate::nn::layout::{Fill, PackedLayout, PassShape, Positions, Sequence, rounded_up, step};
 use crate::nn::{Packed, Pass};
+use crate::report::progress::Progress;
 use crate::spec::Metric;
 use crate::torch::fused;
 
@@ -158,6 +159,7 @@ pub fn evaluate(
     batch_tokens: usize,
 ) -> Result<Evaluation> {
     let start = Instant::now();
+    let progress = Progress::new(examples.len() as u64, "eval", "examples");
     let sums = by_length(
         examples,
         |_, tokens| tokens <= batch_tokens,
@@ -172,7 +174,9 @@ pub fn evaluate(
                 None => Ok(sums),
             }
         },
+        |done| progress.tick(done as u64, ""),
     )?;
+    progress.finish();
     let counts: Vec<f64> = examples.iter().map(|example| target_count(example) as f64).collect();
     let scores = vec![(Metric::Loss, mean_loss(&sums, &counts))];
     Ok(Evaluation { predictions: Vec::new(), scores, seconds: start.elapsed().as_secs_f64() })

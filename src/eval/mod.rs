@@ -77,7 +77,16 @@ pub struct Scoring<'a> {
 pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scoring) -> Result<Evaluation> {
     let start = Instant::now();
     let Scoring { metrics, outputs, batch_size } = how;
-    let mut logits = logits(model, run, examples, batch_size)?;
+    let progress = Progress::new(examples.len() as u64, "eval", "examples");
+    let mut logits = logits(model, run, examples, batch_size, |done| progress.tick(done as u64, ""))?;
+    progress.finish();
+    if let Some((example, row)) =
+        examples.iter().zip(&logits).find(|(_, row)| row.iter().any(|logit| !logit.is_finite()))
+    {
+        return Err(fault(format!("the logits of example {} are not finite: {row:?}", example.index))
+            .hint("train with lower learning rates; instead of fp16, evaluate in fp32 or bf16")
+            .into());
+    }
     if !outputs.is_empty() {
         for row in &mut logits {
             *row = outputs.iter().filter_map(|&output| row.get(output).copied()).collect();
@@ -104,16 +113,16 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
 }
 
 /// Calls `pass` with batches of examples of similar length, as many as `fits` says of their number and tokens, and at least
-/// one. Returns what it finds for each example, in the order of `examples`.
+/// one; `tick` gets the number of those done. Returns what it finds for each example, in the order of `examples`.
 fn by_length<T: Clone + Default>(
     examples: &[Example],
     fits: impl Fn(usize, usize) -> bool,
     mut pass: impl FnMut(&[&Example]) -> Result<Vec<T>>,
+    tick: impl Fn(usize),
 ) -> Result<Vec<T>> {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| examples[i].ids.len());
     let mut found = vec![T::default(); examples.len()];
-    let progress = Progress::new(examples.len() as u64, "eval", "examples");
     let mut rest = order.as_slice();
     while !rest.is_empty() {
         let (mut count, mut tokens) = (0, 0);
@@ -125,28 +134,27 @@ fn by_length<T: Clone + Default>(
         rest = left;
         let of_batch = pass(&batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
         batch.iter().zip(of_batch).for_each(|(&i, one)| found[i] = one);
-        progress.tick((examples.len() - rest.len()) as u64, "");
+        tick(examples.len() - rest.len());
     }
-    progress.finish();
     Ok(found)
 }
 
-fn logits(model: &Classifier, run: usize, examples: &[Example], batch_size: usize) -> Result<Vec<Vec<f32>>> {
-    by_length(
-        examples,
-        |count, _| count <= batch_size,
-        |batch| {
-            let rows = batch_logits(model, run, batch.iter().map(|example| sequence(example)).collect())?;
-            match batch.iter().zip(&rows).find(|(_, row)| row.iter().any(|logit| !logit.is_finite())) {
-                Some((Example { index, .. }, row)) => {
-                    Err(fault(format!("the logits of example {index} are not finite: {row:?}"))
-                        .hint("train with lower learning rates; instead of fp16, evaluate in fp32 or bf16")
-                        .into())
-                }
-                None => Ok(rows),
-            }
-        },
-    )
+/// Returns what run `run` of `model` makes of each example, finite or not, `batch_size` of similar length in one pass;
+/// `tick` gets the number of examples done.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn logits(
+    model: &Classifier,
+    run: usize,
+    examples: &[Example],
+    batch_size: usize,
+    tick: impl Fn(usize),
+) -> Result<Vec<Vec<f32>>> {
+    let pass = |batch: &[&Example]| {
+        batch_logits(model, run, batch.iter().map(|example| sequence(example)).collect())
+    };
+    by_length(examples, |count, _| count <= batch_size, pass, tick)
 }
 
 fn batch_logits(model: &Classifier, run: usize, sequences: Vec<Sequence>) -> Result<Vec<Vec<f32>>> {

@@ -8,6 +8,7 @@
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
 //! | scores of a subject | [`score`] |
+//! | answers to new rows | [`predict`] |
 //! | hub, catalog and device | [`environment`] |
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | costs before a training | [`counts`], [`forecast`] |
@@ -24,6 +25,7 @@ pub mod forecast;
 pub mod inputs;
 pub mod machine;
 pub mod precedence;
+pub mod predict;
 pub mod recorder;
 pub mod results;
 pub mod resume;

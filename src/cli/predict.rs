@@ -1,0 +1,73 @@
+//! Arguments of `loraxs predict`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::SubjectArgs;
+use super::generation::GenerationArgs;
+use super::values::path;
+use crate::limits::{BATCH_SIZE, LENGTH};
+use crate::spec::Precision;
+
+/// `loraxs predict`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct PredictArgs {
+    /// The model that answers.
+    #[command(flatten)]
+    pub subject: SubjectArgs,
+    /// Rows to answer: JSON lines, JSON, CSV, TSV, Parquet or plain lines (`.txt`), each also as `.gz` [default: JSON
+    /// lines or plain lines on standard input]
+    #[arg(long, value_name = "FILE", value_parser = path(), conflicts_with = "text")]
+    pub input: Option<PathBuf>,
+    /// Text to answer; can be repeated
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub text: Vec<String>,
+    /// Second text of a pair; can be repeated, once for each `--text`
+    #[arg(long, value_name = "TEXT", requires = "text", allow_hyphen_values = true)]
+    pub text_pair: Vec<String>,
+    /// Columns of the text, or of the pair [default: those of the data set, else by their usual names]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// Data set of the catalog whose columns, label names or template are used [default: the run's]
+    #[arg(long, value_name = "T")]
+    pub task: Option<String>,
+    /// File to write [default: standard output]
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub out: Option<PathBuf>,
+    /// Format of the answers [default: by the ending of `--out`, else `jsonl`]
+    #[arg(long)]
+    pub format: Option<AnswerFormat>,
+    /// Precision to compute in [default: the recipe's, else `fp32`]
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// Rows in one forward pass, or prompts continued at a time [default: 64; prompts as memory allows]
+    #[arg(long, value_name = "N", value_parser = |text: &str| BATCH_SIZE.read(text, 1))]
+    pub batch_size: Option<usize>,
+    /// Tokens that longer texts are truncated to, for classifiers [default: the recipe's]
+    #[arg(long, value_name = "N", value_parser = |text: &str| LENGTH.read(text, 1))]
+    pub max_length: Option<usize>,
+    /// Settings of language models.
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+}
+
+/// Format of the answers of `predict`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AnswerFormat {
+    /// One JSON object a line
+    Jsonl,
+    /// Comma-separated values
+    Csv,
+    /// Tab-separated values without quotes; tabs and line ends inside become spaces
+    Tsv,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  loraxs predict --run runs/reviews --text 'A fine film.'
+  loraxs predict --run runs/reviews --input new.csv --out answers.csv
+  cat new.txt | loraxs predict --run runs/reviews | jq -r .prediction
+  loraxs predict --model ./qnli-merged --columns question,sentence --input pairs.jsonl
+  loraxs predict --run runs/metamath --text 'What is 3 + 4?' --max-new-tokens 200";

@@ -1,0 +1,216 @@
+//! Answers to new rows: for `predict`.
+
+mod answer;
+mod classes;
+mod input;
+mod output;
+
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use answer::Kind;
+use input::{Form, Input, Source};
+
+use super::environment::Environment;
+use super::fit::check_fit;
+use super::precedence::ScoreSettings;
+use super::subject::Subject;
+use crate::cli::{AnswerFormat, EvalArgs, PredictArgs};
+use crate::data::dataset::Dataset;
+use crate::data::rows::TEXT;
+use crate::data::tokenize::Tokenizer;
+use crate::fault::{Result, fault, usage};
+use crate::files;
+use crate::report::say;
+use crate::train::{Ending, interrupt};
+
+/// Time between two looks whether a signal came, while nothing else does.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// The column of the second text of a pair.
+const PAIR: &str = "text_pair";
+
+/// Answers every row of the input, in order.
+/// Fails when subject, input or output cannot be used, or some rows could not be answered.
+pub fn predict(place: &Environment, args: &PredictArgs) -> Result<Ending> {
+    check(args)?;
+    let subject = Subject::open(place, &args.subject, &[])?;
+    let request = EvalArgs {
+        precision: args.precision,
+        batch_size: args.batch_size,
+        max_length: args.max_length,
+        ..EvalArgs::default()
+    };
+    let settings = ScoreSettings::new(&request, &subject, place.device);
+    let base = &subject.base.base;
+    let tokenizer = Tokenizer::load(&base.folder)?;
+    check_fit(base, &tokenizer, settings.max_length)?;
+    let predictor = Predictor { place, subject: &subject, args, settings, tokenizer };
+    let _awaited = interrupt::awaited();
+    let told = match &args.out {
+        Some(path) => predictor.write_file(path)?,
+        None => predictor.write(&mut io::stdout())?,
+    };
+    match told.end {
+        End::Interrupted => return Ok(Ending::Interrupted),
+        // Whoever read the answers wants no more of them.
+        End::Unwritten(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(Ending::Finished),
+        End::Unwritten(error) => {
+            return Err(fault(format!("cannot write the answers: {error}"))
+                .hint("free some disk space, or write to another place")
+                .into());
+        }
+        End::Finished => {}
+    }
+    let Told { rows, bad: (bad, first), .. } = told;
+    if let Some(path) = &args.out {
+        say(&format!("wrote {}: {rows} rows", path.display()));
+    }
+    match bad {
+        0 => Ok(Ending::Finished),
+        _ => Err(fault(format!("{bad} of {rows} rows have no answer; the first is {first}")).into()),
+    }
+}
+
+/// A subject with everything to answer rows.
+struct Predictor<'a> {
+    place: &'a Environment,
+    subject: &'a Subject,
+    args: &'a PredictArgs,
+    settings: ScoreSettings,
+    tokenizer: Tokenizer,
+}
+
+/// What came of the rows.
+struct Told {
+    rows: usize,
+    /// Number of rows without an answer, and the first one's place and reason.
+    bad: (usize, String),
+    end: End,
+}
+
+/// Why there are no more answers.
+enum End {
+    Finished,
+    Interrupted,
+    Unwritten(io::Error),
+}
+
+impl Predictor<'_> {
+    /// Writes the answers to a file, which gets its name when it is whole.
+    fn write_file(&self, path: &Path) -> Result<Told> {
+        let mut told = None;
+        let written = files::write_atomically(path, |out| {
+            let mut found = self.write(out);
+            let unfinished = match &mut found {
+                Ok(Told { end: End::Finished, .. }) => None,
+                Ok(Told { end: End::Unwritten(error), .. }) => {
+                    Some(io::Error::new(error.kind(), error.to_string()).into())
+                }
+                _ => Some(fault("it is not whole").into()),
+            };
+            told = Some(found);
+            unfinished.map_or(Ok(()), Err)
+        });
+        match (told, written) {
+            (Some(Ok(Told { end: End::Finished | End::Unwritten(_), .. })) | None, Err(error)) => Err(error),
+            (Some(found), _) => found,
+            (None, Ok(())) => Err(fault("nothing was written").into()),
+        }
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<Told> {
+        self.classes(out)
+    }
+
+    /// Returns the data set that columns, names and templates come from, if one is known.
+    /// Fails when the command line names one that does not exist.
+    fn dataset(&self) -> Result<Option<&Dataset>> {
+        if let Some(task) = &self.args.task {
+            return self.place.catalog.get(task).map(Some);
+        }
+        let of_run = self.subject.run.as_ref().map(|(_, recipe)| &recipe.data.dataset);
+        let name = of_run.or(self.subject.adapter.as_ref().map(|adapter| &adapter.config.dataset));
+        let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+        let found = self.place.catalog.get(name).ok();
+        if found.is_none() {
+            tracing::info!(
+                "the data set `{name}` is not in the catalog: columns are recognised by their names"
+            );
+        }
+        Ok(found)
+    }
+
+    /// Begins to read the rows.
+    fn input(&self, dataset: Option<&Dataset>, kind: &Kind) -> Result<Input> {
+        let args = self.args;
+        let named = dataset.and_then(|dataset| dataset.task.labelled()).unwrap_or_default().0;
+        let columns = if args.columns.is_empty() { named.to_vec() } else { args.columns.clone() };
+        let plain = match columns.is_empty() {
+            true => [TEXT, PAIR].map(str::to_owned).to_vec(),
+            false => columns.clone(),
+        };
+        let field = dataset.and_then(|dataset| dataset.field.clone());
+        let is_given = !args.columns.is_empty();
+        let mut form = Form { columns, is_given, plain, field, taken: kind.columns() };
+        let source = match &args.input {
+            Some(path) => Source::File(path.clone()),
+            None if args.text.is_empty() => Source::Stream,
+            None => {
+                let width = if args.text_pair.is_empty() { 1 } else { 2 };
+                check_width(&form, width)?;
+                form.plain.truncate(width);
+                let pair = |i: usize| args.text_pair.get(i).cloned();
+                let texts = args.text.iter().enumerate();
+                Source::Texts(
+                    texts.map(|(i, text)| std::iter::once(text.clone()).chain(pair(i)).collect()).collect(),
+                )
+            }
+        };
+        Input::open(source, form)
+    }
+
+    fn format(&self) -> AnswerFormat {
+        let of_name = self.args.out.as_ref().and_then(|path| path.extension()?.to_str());
+        self.args.format.unwrap_or(match of_name {
+            Some("csv") => AnswerFormat::Csv,
+            Some("tsv") => AnswerFormat::Tsv,
+            _ => AnswerFormat::Jsonl,
+        })
+    }
+}
+
+/// Refuses options that do not go together, and files that cannot be replaced.
+fn check(args: &PredictArgs) -> Result<()> {
+    let (texts, pairs) = (args.text.len(), args.text_pair.len());
+    if pairs != 0 && pairs != texts {
+        let message = format!("there are {texts} `--text`, but {pairs} `--text-pair`");
+        return Err(usage(message).hint("give one second text for each text").into());
+    }
+    if args.columns.len() > 2 {
+        let message = format!("expected one or two `--columns`, found {}", args.columns.len());
+        return Err(usage(message).hint("name the column of the text, or those of the pair").into());
+    }
+    if let Some(out) = args.out.as_ref().filter(|out| out.exists() && !out.is_file()) {
+        let message = format!("`{}` is not a file that can be replaced", out.display());
+        return Err(usage(message).hint("leave `--out` out to write to standard output").into());
+    }
+    Ok(())
+}
+
+/// Refuses a text where a pair is expected, and the other way round.
+fn check_width(form: &Form, width: usize) -> Result<()> {
+    let wanted = form.columns.len();
+    if wanted == 0 || wanted == width {
+        return Ok(());
+    }
+    let names = form.columns.join("`, `");
+    Err(match wanted {
+        1 => {
+            usage(format!("the model reads one text, `{names}`, not a pair")).hint("leave out `--text-pair`")
+        }
+        2 => usage(format!("the model reads pairs, `{names}`")).hint("give the second text as `--text-pair`"),
+        _ => usage(format!("the model reads the columns `{names}`")).hint("give them as rows, in JSON lines"),
+    }
+    .into())
+}

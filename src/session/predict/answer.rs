@@ -1,0 +1,109 @@
+//! What is told of a row: the columns that an answer adds to it, for each kind of answer.
+
+use serde_json::{Number, Value};
+
+use crate::data::row::Columns;
+use crate::eval::predictions::argmax;
+
+/// The main column of a classifier's answer.
+const PREDICTION: &str = "prediction";
+/// Probabilities by label; in flat formats, a column `p_LABEL` for each.
+const PROBABILITIES: &str = "probabilities";
+/// Why a row has no answer.
+pub const ERROR: &str = "error";
+
+/// Kinds of answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// One of these labels.
+    Class(Vec<String>),
+    /// A number.
+    Number,
+}
+
+impl Kind {
+    /// Returns the columns of an answer.
+    pub fn columns(&self) -> &'static [&'static str] {
+        match self {
+            Self::Class(_) => &[PREDICTION, PROBABILITIES, ERROR],
+            Self::Number => &[PREDICTION, ERROR],
+        }
+    }
+
+    /// Returns the columns of an answer in a flat format, that of errors last.
+    pub fn flat_columns(&self) -> Vec<String> {
+        let mut columns = vec![PREDICTION.to_owned()];
+        if let Self::Class(labels) = self {
+            columns.extend(labels.iter().map(|label| format!("p_{label}")));
+        }
+        columns.push(ERROR.to_owned());
+        columns
+    }
+
+    /// Returns the answer that the outputs of a head stand for.
+    ///
+    /// # Errors
+    /// When they are not finite.
+    pub fn of_logits(&self, logits: &[f32]) -> std::result::Result<Columns, String> {
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(format!("the logits are not finite: {logits:?}"));
+        }
+        let mut answer = Columns::new();
+        match self {
+            Self::Class(labels) => {
+                let best = labels.get(argmax(logits) as usize).cloned();
+                let probabilities = softmax(logits).into_iter().map(number);
+                let named: Columns = labels.iter().cloned().zip(probabilities).collect();
+                answer.insert(PREDICTION.into(), best.into());
+                answer.insert(PROBABILITIES.into(), named.into());
+            }
+            Self::Number => {
+                let value = logits.first().map(|&value| number(value.into()));
+                answer.insert(PREDICTION.into(), value.into());
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// Returns an answer with its probabilities as columns of their own, as [`Kind::flat_columns`] names them.
+pub fn flattened(mut answer: Columns) -> Columns {
+    if let Some(Value::Object(named)) = answer.shift_remove(PROBABILITIES) {
+        answer.extend(named.into_iter().map(|(label, p)| (format!("p_{label}"), p)));
+    }
+    answer
+}
+
+/// Returns the probabilities of classes with these logits.
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+/// Returns a number with the digits that an `f32` needs.
+fn number(value: f64) -> Value {
+    let short = (value as f32).to_string().parse().ok();
+    short.and_then(Number::from_f64).map_or(Value::Null, Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn logits_become_a_label_and_probabilities() {
+        let kind = Kind::Class(vec!["no".into(), "yes".into()]);
+        let answer = kind.of_logits(&[0.0, 3.0f32.ln()]).unwrap();
+        let expected = json!({"prediction": "yes", "probabilities": {"no": 0.25, "yes": 0.75}});
+        assert_eq!(Value::from(answer.clone()), expected);
+        assert_eq!(Value::from(flattened(answer)), json!({"prediction": "yes", "p_no": 0.25, "p_yes": 0.75}));
+        let far = kind.of_logits(&[-200.0, 700.0]).unwrap();
+        assert_eq!(far["probabilities"], json!({"no": 0.0, "yes": 1.0}));
+        assert_eq!(Value::from(Kind::Number.of_logits(&[0.1]).unwrap()), json!({"prediction": 0.1}));
+        assert!(kind.of_logits(&[f32::NAN, 1.0]).unwrap_err().contains("not finite"));
+    }
+}

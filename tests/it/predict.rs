@@ -1,0 +1,442 @@
+//! `loraxs predict`: answers equal to those of `eval` and of Transformers' pipelines, as they come, and why there is none.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::bench::{Bench, check, text};
+use crate::support::{Place, encoders, errors, fixture, json, json_lines, real, room};
+
+/// A checkpoint of the fixtures.
+fn encoder(name: &str) -> String {
+    encoders().join(name).to_str().unwrap().to_owned()
+}
+
+/// The lines of JSON that a command prints.
+fn lines(output: &Output) -> Vec<Value> {
+    text(output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Starts the command with pipes.
+fn piped(command: &mut Command) -> (Child, ChildStdin, BufReader<std::process::ChildStdout>) {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    (child, input, output)
+}
+
+/// What the command answers to a text on standard input.
+fn fed(command: &mut Command, input: &str) -> Output {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    let bytes = input.as_bytes().to_vec();
+    let writer = std::thread::spawn(move || {
+        let _ = pipe.write_all(&bytes);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+/// One row of `predictions.json`.
+#[derive(Deserialize)]
+struct Classified {
+    text: String,
+    text_pair: Option<String>,
+    answer: Vec<Scored>,
+}
+
+#[derive(Deserialize)]
+struct Scored {
+    label: String,
+    score: f64,
+}
+
+#[test]
+fn answers_are_those_of_the_pipeline_of_transformers() {
+    let place = Place::new();
+    let expected: Value = json(&fixture("predictions.json"));
+    for (model, rows) in expected["classes"].as_object().unwrap() {
+        let rows: Vec<Classified> = serde_json::from_value(rows.clone()).unwrap();
+        assert!(rows.len() > 10, "{model}");
+        for is_pair in [true, false] {
+            let rows: Vec<&Classified> =
+                rows.iter().filter(|row| row.text_pair.is_some() == is_pair).collect();
+            let line =
+                |row: &&Classified| format!("{}\n", json!({"text": row.text, "text_pair": row.text_pair}));
+            let columns = if is_pair { "text,text_pair" } else { "text" };
+            fs::write(place.path("rows.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
+            let model = encoder(model);
+            let args = ["predict", "--model", &model, "--input", "rows.jsonl", "--columns", columns];
+            let answers = lines(&place.run(&args, 0));
+            assert_eq!(answers.len(), rows.len());
+            for (row, answer) in rows.iter().zip(&answers) {
+                assert_eq!(
+                    (&answer["text"], &answer["text_pair"]),
+                    (&json!(row.text), &json!(row.text_pair))
+                );
+                if let [Scored { score, .. }] = row.answer[..] {
+                    assert!((answer["prediction"].as_f64().unwrap() - score).abs() < room(1e-5), "{answer}");
+                    continue;
+                }
+                assert_eq!(answer["prediction"], row.answer[0].label);
+                for Scored { label, score } in &row.answer {
+                    let found = answer["probabilities"][label].as_f64().unwrap();
+                    assert!((found - score).abs() < room(1e-6), "{answer}: {label} {score}");
+                }
+            }
+        }
+    }
+}
+
+/// The largest difference between the probabilities of answers and of predictions by `eval`; labels must be the same.
+fn distance_to_eval(answers: &[Value], predictions: &Path, labels: &[&str]) -> f64 {
+    let predictions: Vec<Value> = json_lines(predictions);
+    assert_eq!(answers.len(), predictions.len());
+    let mut largest = 0.0_f64;
+    for (answer, prediction) in answers.iter().zip(&predictions) {
+        assert_eq!(answer["prediction"], labels[prediction["prediction"].as_u64().unwrap() as usize]);
+        let powers: Vec<f64> =
+            prediction["logits"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap().exp()).collect();
+        for (label, power) in labels.iter().zip(&powers) {
+            let found = answer["probabilities"][label].as_f64().unwrap();
+            largest = largest.max((found - power / powers.iter().sum::<f64>()).abs());
+        }
+    }
+    largest
+}
+
+#[test]
+fn a_run_answers_as_eval_scores_in_every_format() {
+    let bench = Bench::new();
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    bench.0.run(&["eval", "--run", "run", "--out", "scored"], 0);
+    let predictions = bench.path("scored/predictions/tiny/pairs.jsonl");
+    let labels = ["same", "other", "reversed"];
+    let rows = fs::read_to_string(encoders().join("data/validation.jsonl")).unwrap();
+    let told: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let list = format!("[{}]", rows.trim_end().replace('\n', ","));
+    let table = |delimiter: u8| {
+        let mut writer = csv::WriterBuilder::new().delimiter(delimiter).from_writer(Vec::new());
+        writer.write_record(["sentence1", "sentence2"]).unwrap();
+        told.iter().for_each(|row| {
+            writer.write_record(["sentence1", "sentence2"].map(|name| row[name].as_str().unwrap())).unwrap();
+        });
+        String::from_utf8(writer.into_inner().unwrap()).unwrap()
+    };
+    for (name, content) in [("a.jsonl", rows.clone()), ("a.json", list), ("a.csv", table(b','))] {
+        fs::write(bench.path(name), content).unwrap();
+        let output = bench.0.run(&["predict", "--run", "run", "--input", name], 0);
+        let answers = lines(&output);
+        assert!(distance_to_eval(&answers, &predictions, &labels) < room(1e-6), "{name}");
+        for (answer, row) in answers.iter().zip(&told) {
+            assert_eq!((&answer["sentence1"], &answer["sentence2"]), (&row["sentence1"], &row["sentence2"]));
+            // The label is an input column as any other.
+            assert!(name == "a.csv" || answer["label"] == row["label"], "{answer}");
+        }
+    }
+    let streamed = fed(&mut bench.0.command(&["predict", "--run", "run"]), &rows);
+    assert!(distance_to_eval(&lines(&streamed), &predictions, &labels) < room(1e-6));
+    // Texts of the command line, and other columns than the data set's.
+    let args = ["predict", "--run", "run", "--text", "rain", "--text-pair", "snow"];
+    let one = lines(&bench.0.run(&args, 0));
+    assert_eq!(one[0]["prediction"], lines(&streamed)[0]["prediction"]);
+    let other = rows.replace("sentence1", "a").replace("sentence2", "b");
+    fs::write(bench.path("other.jsonl"), other).unwrap();
+    let args = ["predict", "--run", "run", "--input", "other.jsonl", "--columns", "a,b", "--out", "o.csv"];
+    assert_eq!(text(&bench.0.run(&args, 0)), "wrote o.csv: 13 rows\n");
+    let mut reader = csv::Reader::from_path(bench.path("o.csv")).unwrap();
+    let header: Vec<String> = reader.headers().unwrap().iter().map(str::to_owned).collect();
+    let names = ["a", "b", "label", "score", "prediction", "p_same", "p_other", "p_reversed", "error"];
+    assert_eq!(header, names);
+    let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    for (record, answer) in records.iter().zip(lines(&streamed)) {
+        assert_eq!(
+            (&record[0], &record[4]),
+            (answer["sentence1"].as_str().unwrap(), answer["prediction"].as_str().unwrap())
+        );
+        let p: f64 = record[5].parse().unwrap();
+        assert!((p - answer["probabilities"]["same"].as_f64().unwrap()).abs() < room(1e-6));
+    }
+    let args = ["predict", "--run", "run", "--input", "a.jsonl", "--format", "tsv"];
+    let table = text(&bench.0.run(&args, 0));
+    assert_eq!(table.lines().next(), Some(names.join("\t").replace("a\tb", "sentence1\tsentence2").as_str()));
+    assert!(table.lines().all(|line| line.matches('\t').count() == 8));
+}
+
+#[test]
+fn a_number_is_answered_by_a_regression_of_another_names_columns() {
+    let bench = Bench::new();
+    bench.0.run(
+        &["eval", "--model", &encoder("roberta-regression"), "--task", "tiny/score", "--out", "scored"],
+        0,
+    );
+    let predictions: Vec<Value> = json_lines(&bench.path("scored/predictions/tiny/score.jsonl"));
+    let input = encoders().join("data/validation.jsonl");
+    let args = ["predict", "--model", &encoder("roberta-regression"), "--input", input.to_str().unwrap()];
+    let answers = lines(&bench.0.run(&args, 0));
+    for (answer, prediction) in answers.iter().zip(&predictions) {
+        let difference = answer["prediction"].as_f64().unwrap() - prediction["prediction"].as_f64().unwrap();
+        assert!(difference.abs() < room(1e-6), "{answer}");
+        assert!(answer.get("probabilities").is_none());
+    }
+}
+
+#[test]
+fn a_line_is_answered_before_the_next_one_is_written() {
+    let place = Place::new();
+    let model = encoder("roberta-gelu");
+    let (mut child, mut input, mut output) = piped(&mut place.command(&["predict", "--model", &model]));
+    for words in ["rain", "{ snow", " ice ", "r\u{e4}in\r"] {
+        // Nothing follows the line, not even the end.
+        input.write_all(format!("{words}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(answer["text"], words.trim_end_matches('\r'));
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn whoever_stops_reading_ends_it_quietly_even_while_the_input_goes_on() {
+    let place = Place::new();
+    let (mut child, mut input, output) =
+        piped(&mut place.command(&["predict", "--model", &encoder("roberta-gelu")]));
+    let mut lines = output.lines();
+    input.write_all(b"rain\n").unwrap();
+    assert!(lines.next().unwrap().unwrap().starts_with("{\"text\":\"rain\""));
+    drop(lines);
+    input.write_all(b"snow\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut told = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut told).unwrap();
+    assert_eq!(told, "");
+}
+
+#[test]
+fn a_signal_ends_it_after_whole_lines_and_a_full_disk_is_told() {
+    let place = Place::new();
+    let model = encoder("roberta-gelu");
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let (mut child, mut input, mut output) = piped(&mut place.command(&["predict", "--model", &model]));
+        input.write_all(b"rain\nsnow\n").unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        // SAFETY: the child was not waited for, so its number is its own.
+        unsafe { libc::kill(child.id() as i32, signal) };
+        let rest: Vec<String> = output.lines().map(Result::unwrap).collect();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        for line in std::iter::once(&line).chain(&rest) {
+            assert!(serde_json::from_str::<Value>(line).unwrap()["prediction"].is_string(), "{line}");
+        }
+        drop(input);
+    }
+    let args = ["predict", "--model", &model, "--text", "rain"];
+    let full = place.command(&args).stdout(File::create("/dev/full").unwrap()).output().unwrap();
+    check(&args, &full, 1, &["cannot write the answers: No space left", "hint: free some disk space"]);
+    // A file that may not grow is as one on a full disk; nothing is left of it.
+    let many = format!("{}\n", "rain ".repeat(6)).repeat(5_000);
+    fs::write(place.path("many.txt"), many).unwrap();
+    let command = place.command(&["predict", "--model", &model, "--input", "many.txt", "--out", "o.jsonl"]);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 100; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    limited
+        .envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))))
+        .current_dir(place.path(""));
+    check(
+        &["--out o.jsonl"],
+        &limited.output().unwrap(),
+        1,
+        &["cannot write `o.jsonl`", "hint: free some disk"],
+    );
+    let left: Vec<String> = fs::read_dir(place.path(""))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(!left.iter().any(|name| name.contains("o.jsonl") || name.contains("partial")), "{left:?}");
+}
+
+#[test]
+fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
+    let place = Place::new();
+    let model = encoder("roberta-gelu");
+    let input = "{\"text\": \"rain\", \"id\": 12345678901234567890123}\n{\"text\": \n{\"text\": null}\n[1]\n\
+                 {\"other\": 1}\n{\"text\": \"snow\", \"prediction\": 3}\n{\"text\": 7}\n";
+    let output = fed(&mut place.command(&["predict", "--model", &model]), input);
+    let words = ["error: 5 of 7 rows have no answer; the first is line 2: not valid JSON: "];
+    check(&["predict"], &output, 1, &words);
+    let answers = lines(&output);
+    let told: Vec<&str> = answers.iter().map(|answer| answer["error"].as_str().unwrap_or_default()).collect();
+    assert_eq!(told[0], "");
+    assert_eq!(answers[0]["id"], "12345678901234567890123");
+    assert!(told[1].starts_with("not valid JSON"), "{told:?}");
+    assert_eq!(told[2], "column `text` is empty");
+    assert!(told[3].contains("expected an object of columns, found a list"), "{told:?}");
+    assert_eq!(told[4], "column `text` is empty");
+    assert_eq!(told[5], "column `prediction` is named as a column of the answers");
+    assert_eq!((told[6], &answers[6]["text"]), ("", &json!(7)));
+    assert_eq!((&answers[4]["other"], &answers[4]["line"]), (&json!(1), &json!(5)));
+    // In a flat format, an error has a column of its own.
+    fs::write(place.path("rows.jsonl"), input).unwrap();
+    let args = ["predict", "--model", &model, "--input", "rows.jsonl", "--out", "o.csv"];
+    let output = place.run(&args, 1);
+    assert!(
+        errors(&output).contains("line 5 has a column `other` that the first row lacks"),
+        "{}",
+        errors(&output)
+    );
+    let mut reader = csv::Reader::from_path(place.path("o.csv")).unwrap();
+    let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    assert_eq!((records.len(), records[2].iter().last()), (7, Some("column `text` is empty")));
+    // Long texts are cut, and that is told.
+    let long = format!("{}\n", "rain ".repeat(100));
+    let output = fed(&mut place.command(&["predict", "--model", &model, "--max-length", "12"]), &long);
+    assert!(errors(&output).contains("1 of 1 rows have more than 12 tokens"), "{}", errors(&output));
+    // No row is no failure where rows come by a pipe.
+    let none = fed(&mut place.command(&["predict", "--model", &model]), "");
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(0), 0));
+}
+
+#[test]
+fn wrong_inputs_get_one_clear_message_each() {
+    let bench = Bench::new();
+    let model = encoder("roberta-gelu");
+    let with = |more: &[&str]| -> Vec<String> {
+        ["predict", "--model", &model].iter().chain(more).map(|&arg| arg.to_owned()).collect()
+    };
+    fs::write(bench.path("two.csv"), "title,body\na,b\n").unwrap();
+    fs::write(bench.path("semi.csv"), "title;body\na;b\n").unwrap();
+    fs::write(bench.path("taken.csv"), "text,prediction\na,b\n").unwrap();
+    fs::write(bench.path("lines.txt"), "rain\n").unwrap();
+    fs::write(bench.path("empty.jsonl"), "").unwrap();
+    fs::write(bench.path("rows.dat"), "x").unwrap();
+    fs::create_dir(bench.path("folder")).unwrap();
+    let cases: [(&[&str], i32, &[&str]); 19] = [
+        (&["--input", "none.csv"], 1, &["cannot read `none.csv`", "No such file"]),
+        (&["--input", "rows.dat"], 1, &["cannot tell the format of `rows.dat`", "`.txt`"]),
+        (&["--input", "empty.jsonl"], 1, &["`empty.jsonl` holds no row"]),
+        (
+            &["--input", "two.csv"],
+            2,
+            &["cannot tell which columns of `two.csv` are the text", "`--columns`; columns: `title`, `body`"],
+        ),
+        (
+            &["--input", "two.csv", "--columns", "titel"],
+            2,
+            &["`two.csv` has no column `titel`", "did you mean `title`? columns: `body`, `title`"],
+        ),
+        (&["--input", "semi.csv", "--columns", "title"], 2, &["no column `title`", "separated by commas"]),
+        (&["--input", "two.csv", "--task", "tiny/pairs"], 2, &["no column `sentence1`", "`--columns`"]),
+        (&["--input", "taken.csv"], 2, &["has a column `prediction`", "rename it"]),
+        (
+            &["--input", "lines.txt", "--task", "tiny/pairs"],
+            2,
+            &[
+                "plain lines, but the columns `sentence1`, `sentence2`",
+                "`{\"sentence1\":\"…\",\"sentence2\":\"…\"}`",
+            ],
+        ),
+        (&["--input", "lines.txt", "--text", "a"], 2, &["--input", "cannot be used with"]),
+        (&["--text-pair", "a"], 2, &["--text"]),
+        (&["--text", "a", "--text", "b", "--text-pair", "c"], 2, &["2 `--text`, but 1 `--text-pair`"]),
+        (
+            &["--text", "a", "--task", "tiny/pairs"],
+            2,
+            &["reads pairs, `sentence1`, `sentence2`", "`--text-pair`"],
+        ),
+        (
+            &["--text", "a", "--text-pair", "b", "--task", "tiny/sentences"],
+            2,
+            &["reads one text, `sentence1`", "leave out"],
+        ),
+        (&["--text", "a", "--columns", "a,b,c"], 2, &["expected one or two `--columns`, found 3"]),
+        (&["--text", "a", "--task", "tiny/score"], 2, &["has 1 classes, but the model's head has 3 outputs"]),
+        (&["--text", "a", "--task", "tiny/pears"], 2, &["tiny/pears", "did you mean `tiny/pairs`?"]),
+        (&["--text", "a", "--out", "folder"], 2, &["`folder` is not a file that can be replaced"]),
+        (&["--text", "a", "--max-length", "1000"], 2, &["`data.max_length` is 1000", "38"]),
+    ];
+    for (more, code, words) in cases {
+        let args = with(more);
+        bench.refuses(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, words);
+    }
+    bench.refuses(&["predict", "--text", "a"], 2, &["--run"]);
+    bench.refuses(&["predict", "--run", "folder", "--text", "a"], 1, &["`folder` is not a run"]);
+    for (input, words) in [
+        (
+            "[{\"text\": \"a\"}]",
+            &["`standard input` holds a list of JSON", "hint: save it to a file named `.json`"][..],
+        ),
+        ("{\"titel\": 1}\n", &["cannot tell which columns of `standard input`", "columns: `titel`"]),
+    ] {
+        let output = fed(&mut bench.0.command(&["predict", "--model", &model]), input);
+        check(&[input], &output, if input.starts_with('[') { 1 } else { 2 }, words);
+    }
+}
+
+#[test]
+fn memory_does_not_grow_with_the_number_of_lines() {
+    let place = Place::new();
+    let peak = |lines: usize| {
+        let mut child = place
+            .command(&["predict", "--model", &encoder("roberta-gelu")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut pipe, status) = (child.stdin.take().unwrap(), format!("/proc/{}/status", child.id()));
+        let writer = std::thread::spawn(move || {
+            let line = "rain and snow, and whatever else the sky may hold\n".repeat(100);
+            (0..lines / 100).for_each(|_| pipe.write_all(line.as_bytes()).unwrap());
+        });
+        let (mut answered, mut peak) = (0, 0);
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            answered += 1;
+            assert!(line.unwrap().ends_with("}}"));
+            if answered % 1000 == 0 {
+                let text = fs::read_to_string(&status).unwrap_or_default();
+                let kib =
+                    text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+                peak = peak.max(kib.map_or(0, |kib| kib.parse::<usize>().unwrap()));
+            }
+        }
+        writer.join().unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(answered, lines);
+        peak
+    };
+    let (few, many) = (peak(4_000), peak(40_000));
+    assert!(many < few + (12 << 10), "{few} and {many} KiB");
+}
+
+/// With `LORAXS_TEST_DATA`: a thousand sentences of SST-2 through MiniLM, whose head is drawn.
+#[test]
+fn a_thousand_real_sentences_are_answered_as_eval_scores_them() {
+    let (Some(data), Some(model)) = (real("glue/sst2"), real("models/minilm-l6")) else { return };
+    let place = Place::with_own(&format!(
+        "[sst2]\ntask = \"classification\"\ndir = {data:?}\nfiles = {{ train = \"train.jsonl\" }}\n\
+         text = [\"sentence\"]\nlabel = \"label\"\nlabels = [\"negative\", \"positive\"]\n"
+    ));
+    let recipe = format!(
+        "[model]\nname = {model:?}\n[adapter]\nmethod = \"head\"\n[data]\ndataset = \"sst2\"\nlimit = 16\n\
+         [train]\nmax_steps = 1\nbatch_size = 16\n[eval]\nevery = \"never\"\n"
+    );
+    place.train(&recipe, "run", &[]);
+    place.run(&["eval", "--run", "run", "--split", "train", "--limit", "1000", "--out", "scored"], 0);
+    let rows = fs::read_to_string(data.join("train.jsonl")).unwrap();
+    let rows: String = rows.split_inclusive('\n').take(1000).collect();
+    fs::write(place.path("rows.jsonl"), rows).unwrap();
+    let answers = lines(&place.run(&["predict", "--run", "run", "--input", "rows.jsonl"], 0));
+    let predictions = place.path("scored/predictions/sst2.jsonl");
+    let distance = distance_to_eval(&answers, &predictions, &["negative", "positive"]);
+    assert!(distance < room(1e-6), "{distance}");
+}
