@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::label::Label;
-use super::{Example, Examples, Skipped};
+use super::{Example, Examples, Skipped, Truncation};
 use crate::fault::Result;
 use crate::files;
 
@@ -28,7 +28,7 @@ struct Header {
     numbers: usize,
     has_types: bool,
     has_targets: bool,
-    truncated: usize,
+    truncation: Truncation,
     skipped: Skipped,
 }
 
@@ -112,7 +112,7 @@ fn encode(examples: &Examples, out: &mut dyn Write) -> Result<()> {
         numbers: list.iter().filter_map(|e| Some(e.label.as_ref()?.numbers().len())).sum(),
         has_types: list.iter().any(|e| !e.types.is_empty()),
         has_targets: list.iter().any(|e| !e.trained.is_empty()),
-        truncated: examples.truncated,
+        truncation: examples.truncation,
         skipped: examples.skipped.clone(),
     };
     let json = serde_json::to_vec(&header)?;
@@ -195,7 +195,7 @@ fn decode(
     let mut digest = [0; blake3::OUT_LEN];
     digested.inner.into_inner().read_exact(&mut digest).ok()?;
     let found =
-        Examples { examples, skipped: header.skipped, truncated: header.truncated, hash: hash.to_owned() };
+        Examples { examples, skipped: header.skipped, truncation: header.truncation, hash: hash.to_owned() };
     (digested.hasher.finalize() == digest).then_some(found)
 }
 
@@ -232,7 +232,7 @@ mod tests {
                 example(4, &[7], &[], Some(Label::Value(0.0))),
             ],
             skipped: Skipped { count: 2, first: vec!["`f` line 2: é".to_owned()] },
-            truncated: 1,
+            truncation: Truncation { rows: 1, longest: 9, without_end: 1 },
             hash: "abc".to_owned(),
         }
     }

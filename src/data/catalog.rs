@@ -1,7 +1,7 @@
 //! `datasets.toml`: every data set, where it comes from, its columns, labels and metrics.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use toml::{Table, Value};
@@ -26,8 +26,19 @@ const EXAMPLE: &str = "  [NAME]
 /// All known data sets by name.
 #[derive(Debug, Clone)]
 pub struct Catalog {
-    /// Each with its keys as written, for entries that say `like`, or its faults.
-    entries: BTreeMap<String, (Table, std::result::Result<Dataset, Fault>)>,
+    /// Each with its keys as written, for entries that say `like`.
+    entries: BTreeMap<String, (Table, State)>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone)]
+enum State {
+    /// A data set.
+    Whole(Box<Dataset>),
+    /// Without a task, which its rows tell; the folder of its file.
+    Open(PathBuf),
+    /// Faulty.
+    Faulty(Fault),
 }
 
 impl Catalog {
@@ -58,10 +69,12 @@ impl Catalog {
         for (name, mut reader) in Reader::open_entries(text, &file)? {
             let dataset = self.inherit(&mut reader).and_then(|()| entry::read(&name, &mut reader, folder));
             let keys = reader.given().map(|(key, value)| (key.clone(), value.clone())).collect();
-            let faults = refuse(&format!("`{file}`"), &reader.faults());
-            let missing = || usage(format!("`{file}`: `{name}` is no data set"));
-            let dataset = faults.and_then(|()| dataset.ok_or_else(missing));
-            self.entries.insert(name, (keys, dataset));
+            let state = match (refuse(&format!("`{file}`"), &reader.faults()), dataset) {
+                (Err(fault), _) => State::Faulty(fault),
+                (Ok(()), Some(dataset)) => State::Whole(Box::new(dataset)),
+                (Ok(()), None) => State::Open(folder.to_owned()),
+            };
+            self.entries.insert(name, (keys, state));
         }
         Ok(self)
     }
@@ -99,14 +112,31 @@ impl Catalog {
     /// # Errors
     /// Names the nearest and all names that exist, or every fault of its entry.
     pub fn get(&self, name: &str) -> Result<&Dataset> {
-        let Some((_, dataset)) = self.entries.get(name) else {
+        let Some((_, state)) = self.entries.get(name) else {
             let hint = which("data sets", name, self.names());
             let toml = Value::from(name);
             return Err(usage(format!("no data set `{name}` in the catalog"))
                 .hint(format!("{hint}; {ADD}, such as\n{}", EXAMPLE.replace("NAME", &toml.to_string())))
                 .into());
         };
-        Ok(dataset.as_ref().map_err(Fault::clone)?)
+        match state {
+            State::Whole(dataset) => Ok(dataset),
+            State::Faulty(fault) => Err(fault.clone().into()),
+            State::Open(_) => Err(usage(format!("`{name}` does not say its `task`")).into()),
+        }
+    }
+
+    /// Returns the keys of the entry of this name, and the folder that its files are relative to. `None` if there is none,
+    /// or a faulty one.
+    pub fn entry(&self, name: &str) -> Option<(Table, PathBuf)> {
+        match self.entries.get(name)? {
+            (_, State::Whole(dataset)) => Some((dataset.keys.clone(), dataset.folder.clone())),
+            (keys, State::Open(folder)) => {
+                let own = keys.iter().filter(|(key, _)| *key != "like");
+                Some((own.map(|(key, value)| (key.clone(), value.clone())).collect(), folder.clone()))
+            }
+            (_, State::Faulty(_)) => None,
+        }
     }
 
     /// Returns all names, sorted.

@@ -5,18 +5,19 @@
 //! written; the token that ends the turn is included, white space after it is not. If a template rewrites
 //! earlier turns once others follow, only turns that are unchanged in the whole text are trained on.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::Example;
 use super::chat_prompt::NO_TEMPLATE;
 use super::jinja::{ChatTemplate, Conversation, Rendered, with_stack};
 use super::odd;
 use super::row::{Columns, Refusal, kind};
 use super::task::Chat;
 use super::tokenize::Tokenizer;
+use super::{Example, Whole};
 use crate::fault::{Result, fault, short};
 
 /// Names under which a message may hold its reasoning; templates read the first, and some the second.
@@ -33,6 +34,8 @@ pub(super) const TOOLS: &str = "tools";
 #[derive(Debug)]
 pub struct ChatEncoder<'a> {
     column: String,
+    /// Column of messages before them, of which none is trained on.
+    prompt: Option<String>,
     template: ChatTemplate,
     /// Template of conversations with tools, if they have their own.
     tool_template: Option<ChatTemplate>,
@@ -52,23 +55,27 @@ impl<'a> ChatEncoder<'a> {
         })?;
         let parsed = |source: &str| ChatTemplate::new(source, tokenizer.named_tokens());
         let (template, tool_template) = (parsed(source)?, tokenizer.tool_template().map(parsed).transpose()?);
-        Ok(Self { column: task.messages.clone(), template, tool_template, tokenizer, max_length })
+        let (column, prompt) = (task.messages.clone(), task.prompt.clone());
+        Ok(Self { column, prompt, template, tool_template, tokenizer, max_length })
     }
 
-    /// Returns the column of the messages.
-    pub fn column(&self) -> &str {
-        &self.column
+    /// Returns the columns of the messages.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.prompt.iter().chain([&self.column]).map(String::as_str)
     }
 
-    /// Returns the example of one conversation, and whether it was cut.
+    /// Returns the example of one conversation, and its length before it was cut.
     ///
     /// # Errors
     /// Why the row cannot be used: not a list of messages, no turn of an assistant, refused by the template, or no
     /// room for any of the assistant's words; and what is wrong with the template, whatever the row.
-    pub(super) fn encode(&self, row: &Columns) -> std::result::Result<(Example, bool), Refusal> {
-        let messages = messages(&self.column, row.get(&self.column))?;
+    pub(super) fn encode(&self, row: &Columns) -> std::result::Result<(Example, Whole), Refusal> {
+        let before = self.prompt.as_ref().map(|prompt| messages(prompt, row.get(prompt))).transpose()?;
+        let asked = before.as_ref().map(Vec::len);
+        let own = messages(&self.column, row.get(&self.column))?;
+        let messages: Vec<Value> = before.into_iter().flatten().chain(own).collect();
         let tools = tools(row.get(TOOLS))?;
-        let rendered = with_stack(|| self.render(&messages, tools));
+        let rendered = with_stack(|| self.render(&messages, asked, tools.as_deref()));
         let (text, spans) = rendered.map_err(|refusal| self.explained(refusal, &messages))?;
         let encoded = self.tokenizer.encode_plain(&text, self.max_length).map_err(|e| format!("{e:#}"))?;
         let (mut ids, places, cut) = encoded;
@@ -77,7 +84,9 @@ impl<'a> ChatEncoder<'a> {
             u8::from(spans.iter().any(meets))
         };
         let mut trained: Vec<u8> = places.iter().map(overlaps).collect();
-        let whole = ids.len();
+        let tokens = ids.len();
+        let is_cut = cut || tokens > self.max_length;
+        let lost_end = cut || trained.iter().skip(self.max_length).any(|t| *t == 1);
         ids.truncate(self.max_length);
         trained.truncate(self.max_length);
         // The first token has no predecessor to be predicted from
@@ -89,14 +98,26 @@ impl<'a> ChatEncoder<'a> {
             return Err((message + &self.max_length.to_string()).into());
         }
         let types = vec![0; ids.len()];
-        Ok((Example { index: 0, types, trained, label: None, ids }, cut || whole > self.max_length))
+        Ok((Example { index: 0, types, trained, label: None, ids }, Whole { tokens, is_cut, lost_end }))
     }
 
-    /// Returns the text of a conversation, and the byte ranges of it that are the assistant's.
-    fn render(&self, messages: &[Value], tools: Option<&Value>) -> std::result::Result<Rendered, Refusal> {
+    /// Returns the text of a conversation, and the byte ranges of it that are trained on: what the assistant writes, or
+    /// all after the first `asked` messages.
+    fn render(
+        &self,
+        messages: &[Value],
+        asked: Option<usize>,
+        tools: Option<&Value>,
+    ) -> std::result::Result<Rendered, Refusal> {
         let template = self.tool_template.as_ref().filter(|_| tools.is_some()).unwrap_or(&self.template);
         let mut conversation = template.open(messages, tools)?;
         let (text, marked) = conversation.render(messages.len(), false)?;
+        if let Some(asked) = asked {
+            let (prompt, _) = conversation.render(asked, true)?;
+            let start = agreement(&text, &prompt);
+            let end = text.len();
+            return trained((text, std::iter::once(start..end).collect()));
+        }
         if template.has_marks() {
             return trained((text, marked));
         }
@@ -168,9 +189,13 @@ fn start(
 ) -> std::result::Result<Option<usize>, Refusal> {
     let (history, _) = conversation.render(before, false)?;
     let (asked, _) = conversation.render(before, true)?;
-    let same = text.chars().zip(asked.chars()).take_while(|(a, b)| a == b);
-    let start = same.map(|(c, _)| c.len_utf8()).sum();
+    let start = agreement(text, &asked);
     Ok(Some(start).filter(|start| text.starts_with(&history) && *start >= history.len()))
+}
+
+/// Returns the number of bytes up to which two texts agree.
+fn agreement(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
 }
 
 /// Returns where the words of an assistant that opens the conversation begin. Few templates accept no
@@ -189,14 +214,27 @@ pub(super) fn role(message: &Value) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Returns the tools of a row: as in Transformers, a list of their schemas, or nothing.
-pub(super) fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>, String> {
-    let Some(tools) = value.filter(|value| !value.is_null()) else { return Ok(None) };
-    let wrong = match tools {
+/// Returns the tools of a row: as in Transformers, a list of their schemas, or nothing; also as JSON text.
+pub(super) fn tools(value: Option<&Value>) -> std::result::Result<Option<Cow<'_, Value>>, String> {
+    let tools = match value {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) if text.trim().is_empty() => return Ok(None),
+        Some(Value::String(text)) => {
+            let read = serde_json::from_str(&odd::kept(text));
+            Cow::Owned(
+                read.map_err(|error| format!("column `tools` holds a text that is not JSON: {error}"))?,
+            )
+        }
+        Some(tools) => Cow::Borrowed(tools),
+    };
+    if tools.is_null() {
+        return Ok(None);
+    }
+    let wrong = match &*tools {
         Value::Array(list) => list.iter().find(|tool| !tool.is_object()),
         other => Some(other),
     };
-    match (wrong, odd::unusable_inside(tools)) {
+    match (wrong, odd::unusable_inside(&tools)) {
         (_, Some(odd)) => Err(format!("column `tools` holds {}", odd.words())),
         (Some(other), None) => {
             Err(format!("column `tools`: expected a list of objects, found {}", kind(other)))
@@ -208,6 +246,35 @@ pub(super) fn tools(value: Option<&Value>) -> std::result::Result<Option<&Value>
 /// Returns true if a text is a JSON list or object.
 fn is_json(text: &str) -> bool {
     text.trim_start().starts_with(['[', '{']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// Names of roles in ShareGPT's messages, as Axolotl reads them, with those of its function calls.
+const ROLES: [(&str, &str); 9] = [
+    ("human", "user"),
+    ("user", "user"),
+    ("gpt", "assistant"),
+    ("assistant", "assistant"),
+    ("model", "assistant"),
+    ("system", "system"),
+    ("tool", "tool"),
+    ("function_response", "tool"),
+    ("observation", "tool"),
+];
+
+/// Returns the keys of a message, with `role` and `content` as well where it has ShareGPT's `from` and `value`.
+fn shared(keys: &Map<String, Value>) -> std::result::Result<Map<String, Value>, String> {
+    let Some(from) = keys.get("from").filter(|_| !keys.contains_key("role")) else { return Ok(keys.clone()) };
+    let from = from.as_str().ok_or_else(|| format!("`from`: expected a text, found {}", kind(from)))?;
+    let Some((_, role)) = ROLES.iter().find(|(name, _)| *name == from) else {
+        let known = ROLES.map(|(name, _)| name).join("`, `");
+        return Err(format!("unknown `from`: `{}`; known are `{known}`", short(from)));
+    };
+    let mut both = keys.clone();
+    both.insert("role".to_owned(), Value::from(*role));
+    if let Some(value) = keys.get("value").filter(|_| !keys.contains_key("content")) {
+        both.insert("content".to_owned(), value.clone());
+    }
+    Ok(both)
 }
 
 /// Returns the messages of a row as Transformers gives them to a template: without keys that hold nothing,
@@ -234,8 +301,9 @@ pub(super) fn messages(column: &str, value: Option<&Value>) -> std::result::Resu
         if let Some(odd) = keys.values().find_map(odd::unusable_inside) {
             return Err(format!("column `{column}`, message {}: holds {}", i + 1, odd.words()));
         }
-        let held = keys.iter().filter(|(_, value)| !value.is_null());
-        let held = held.map(|(key, value)| (key.clone(), value.clone()));
+        let shared =
+            shared(keys).map_err(|reason| format!("column `{column}`, message {}: {reason}", i + 1))?;
+        let held = shared.into_iter().filter(|(_, value)| !value.is_null());
         let thought = REASONING.iter().find_map(|name| keys.get(*name).filter(|value| !value.is_null()));
         messages.push(match thought {
             None => held.collect(),

@@ -22,6 +22,8 @@ pub struct Dataset {
     pub files: BTreeMap<String, Vec<String>>,
     /// Key of a JSON object that holds its rows, as `field` of Hugging Face's `datasets`.
     pub field: Option<String>,
+    /// Folder of its catalog, which local files are relative to.
+    pub folder: PathBuf,
     /// The keys of its entry, those of the entry that it is like included.
     pub keys: Table,
 }

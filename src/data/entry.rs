@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use toml::Value;
+use toml::{Table, Value};
 
 use super::dataset::{Dataset, DatasetSource};
 use super::task::{KINDS, Task};
 use super::template::Template;
-use crate::fault::which;
-use crate::spec::reader::Reader;
+use crate::fault::{Fault, usage, which};
+use crate::spec::reader::{Reader, refuse};
 use crate::spec::values::texts_of;
 use crate::spec::{Metric, keys};
 
@@ -20,8 +20,8 @@ keys! {
         /// Name of an entry above whose keys hold where this one does not set them; with `hub`, `dir` or `files` of its own,
         /// it does not take the other's `hub`, `revision` or `dir`.
         like: Option<String> = optional();
-        /// Kind of task.
-        task: &'static str = given_name(&KINDS.map(|(name, _)| name));
+        /// Kind of task; without it, the columns of the rows tell it, and what else is missing.
+        task: Option<&'static str> = optional_name(&KINDS.map(|(name, _)| name));
         /// Repository on the hub.
         hub: Option<String> = optional();
         /// Branch, tag or commit of the repository.
@@ -39,22 +39,24 @@ keys! {
     }
 }
 
-/// Reads the data set of this name, whose local files are relative to `folder`; faults are recorded.
+/// Reads the data set of this name, whose local files are relative to `folder`; faults are recorded. `None` if it does not
+/// say its task.
 pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dataset> {
     let entry = Entry::read(reader);
-    if !reader.sound(&["task"]) {
+    let Some(kind) = entry.task.filter(|_| reader.sound(&["task"])) else {
         // Any kind may be meant.
         KINDS.iter().flat_map(|(_, keys)| *keys).for_each(|(key, _)| reader.know(key));
         reader.refuse_unknown();
         return None;
-    }
-    let task = Task::read(entry.task, reader);
+    };
+    let task = Task::read(kind, reader);
     check(&task, &entry, reader);
     refuse_foreign_keys(&task, reader);
     reader.refuse_unknown();
     if entry.hub.is_some() && entry.dir.is_some() {
         reader.fail("dir", "`hub` and `dir` cannot be combined");
     }
+    let catalog = folder;
     let origin = match entry.hub {
         Some(repository) => DatasetSource::Hub { repository, revision: entry.revision },
         None => {
@@ -65,7 +67,31 @@ pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dat
     };
     let own = reader.given().filter(|(key, _)| *key != "like" && reader.known().contains_key(key.as_str()));
     let keys = own.map(|(key, value)| (key.clone(), value.clone())).collect();
-    Some(Dataset { name: name.to_owned(), task, origin, files: entry.files, field: entry.field, keys })
+    let (name, folder) = (name.to_owned(), catalog.to_owned());
+    Some(Dataset { name, task, origin, files: entry.files, field: entry.field, folder, keys })
+}
+
+/// Returns the files of an entry that does not say its task, as a data set of some task.
+///
+/// # Errors
+/// When the keys of its place are wrong.
+pub fn place(name: &str, keys: &Table, folder: &Path) -> Result<Dataset, Fault> {
+    let known = |key: &String| key != "task" && Entry::KEYS.iter().any(|(known, _)| known == key);
+    let mut own: Table =
+        keys.iter().filter(|(key, _)| known(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    own.insert("task".to_owned(), "text".into());
+    complete(name, own, folder)
+}
+
+/// Returns the data set of an entry with these keys.
+///
+/// # Errors
+/// Lists the faults of the keys.
+pub fn complete(name: &str, keys: Table, folder: &Path) -> Result<Dataset, Fault> {
+    let mut reader = Reader::of_entry(name, keys);
+    let dataset = read(name, &mut reader, folder);
+    refuse("data set", &reader.faults())?;
+    dataset.ok_or_else(|| usage(format!("data set `{name}` does not say its `task`")))
 }
 
 /// Refuses keys of another kind of task, unless they come from the entry that this one is like.
@@ -82,11 +108,11 @@ fn refuse_foreign_keys(task: &Task, reader: &mut Reader) {
 
 /// Refuses keys that are valid one by one but not together.
 fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
-    if let Some((columns, label)) = task.labelled() {
+    if let Some((texts, label)) = task.labelled() {
         if label.is_empty() && reader.gives("label") && reader.sound(&["label"]) {
             reader.fail("label", "expected at least one column, found none");
         }
-        check_texts(columns, reader);
+        check_texts(texts, reader);
     }
     let splits = task.submission().map(|(split, _)| split).filter(|split| !entry.files.contains_key(*split));
     splits.for_each(|split| reader.fail(&format!("submission.{split}"), "no such split in `files`"));
@@ -126,9 +152,9 @@ fn check(task: &Task, entry: &Entry, reader: &mut Reader) {
     }
 }
 
-fn check_texts(columns: &[String], reader: &mut Reader) {
-    if !(1..=2).contains(&columns.len()) && reader.gives("text") && reader.sound(&["text"]) {
-        reader.fail("text", format!("expected one or two columns, found {}", columns.len()));
+fn check_texts(texts: &[Template], reader: &mut Reader) {
+    if !(1..=2).contains(&texts.len()) && reader.gives("text") && reader.sound(&["text"]) {
+        reader.fail("text", format!("expected one or two texts, found {}", texts.len()));
     }
 }
 
@@ -149,7 +175,7 @@ impl Reader {
     /// Reads a template that may be empty.
     pub(super) fn prompt(&mut self, key: &'static str) -> Template {
         let text = self.given_text(key);
-        self.parsed(key, &text)
+        self.read_as(key, &text, Template::parse)
     }
 
     /// Reads a template that may be empty, and must be given unless `other` is.
@@ -163,16 +189,33 @@ impl Reader {
     /// Reads a template that must be given.
     pub(super) fn template(&mut self, key: &'static str) -> Template {
         let text = self.required(key);
-        self.parsed(key, &text)
+        self.read_as(key, &text, Template::parse)
+    }
+
+    /// Reads a column or template with a default.
+    pub(super) fn column(&mut self, key: &'static str, default: &str) -> Template {
+        let text = self.text(key, default);
+        self.read_as(key, &text, Template::of_column)
+    }
+
+    /// Reads a column that must be given.
+    pub(super) fn words(&mut self, key: &'static str) -> Template {
+        Template::column(&self.required(key))
+    }
+
+    /// Reads one column or template or a list of them, which must be given.
+    pub(super) fn given_templates(&mut self, key: &'static str) -> Vec<Template> {
+        let texts = self.given_texts(key);
+        texts.iter().map(|text| self.read_as(key, text, Template::of_column)).collect()
     }
 
     /// Reads a template that has no default.
     pub(super) fn optional_template(&mut self, key: &'static str) -> Option<Template> {
-        self.optional(key).map(|text| self.parsed(key, &text))
+        self.optional(key).map(|text| self.read_as(key, &text, Template::parse))
     }
 
-    fn parsed(&mut self, key: &str, text: &str) -> Template {
-        Template::parse(text).unwrap_or_else(|reason| {
+    fn read_as(&mut self, key: &str, text: &str, parse: fn(&str) -> Result<Template, String>) -> Template {
+        parse(text).unwrap_or_else(|reason| {
             self.fail(key, reason);
             Template::default()
         })

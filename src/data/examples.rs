@@ -10,10 +10,10 @@ use super::instruction::InstructionEncoder;
 use super::label::{self, Label};
 use super::row::{Columns, Refusal};
 use super::split::{Need, Split};
-use super::task::Task;
-use super::template::cell;
+use super::task::{Chat, Task};
+use super::template::Template;
 use super::tokenize::Tokenizer;
-use super::{Example, Examples, cache, words};
+use super::{Example, Examples, Truncation, Whole, cache, words};
 use crate::fault::{Result, usage};
 use crate::files;
 
@@ -67,10 +67,16 @@ pub fn load_in(
     };
     let all = examples.examples.len();
     split.warn_of(&examples.skipped, all);
-    if examples.truncated > 0 {
-        let (cut, split) = (examples.truncated, split.name);
+    let Truncation { rows, longest, without_end } = examples.truncation;
+    if rows > 0 {
+        let ends = match without_end {
+            0 => String::new(),
+            lost => format!(", and {lost} lost the token that ends them"),
+        };
         tracing::warn!(
-            "`{name}` {split}: {cut} of {all} examples have more than {max_length} tokens and are truncated"
+            "`{name}` {}: {rows} of {all} rows have more than {max_length} tokens (`data.max_length`) and are truncated; \
+             the longest has {longest}{ends}",
+            split.name
         );
     }
     Ok(examples)
@@ -82,7 +88,9 @@ fn digest(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result
     let (text, label) = task.labelled().unzip();
     let own = match task {
         Task::Instruction(task) => json!([task.prompt, task.response, "messages"]),
-        Task::Chat(task) => json!([null, null, task.messages]),
+        Task::Text(task) => json!([null, task.text, null]),
+        Task::Chat(Chat { messages, prompt: None }) => json!([null, null, messages]),
+        Task::Chat(Chat { messages, prompt }) => json!([prompt, null, messages]),
         _ => json!([null, null, "messages"]),
     };
     let settings = json!([
@@ -112,16 +120,14 @@ fn may_miss_labels(split: &str) -> bool {
 
 fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: String) -> Result<Examples> {
     let form = Form::new(split.dataset, tokenizer, max_length)?;
-    let mut columns = form.columns();
-    // A label is used where there is one, and so are the tools of a chat.
-    let used = [&columns[..], &[TOOLS]].concat();
+    let (mut columns, used) = form.columns();
     if may_miss_labels(split.name) {
         columns.truncate(columns.len() - form.labels());
     }
     let need = Need { columns: &columns, kept: Some(&used), hint: form.hint() };
     let (found, skipped) = split.convert(&need, |index, row| {
         let label = form.label(row, split.name)?;
-        let (mut example, is_cut) = form.encode(row, label)?;
+        let (mut example, whole) = form.encode(row, label)?;
         example.index = index;
         if example.types.iter().all(|of| *of == 0) {
             example.types = Vec::new();
@@ -129,35 +135,43 @@ fn tokenise(split: &Split<'_>, tokenizer: &Tokenizer, max_length: usize, hash: S
         // A text that was cut still holds memory for its rest.
         example.ids.shrink_to_fit();
         example.trained.shrink_to_fit();
-        Ok((example, is_cut))
+        Ok((example, whole))
     })?;
-    let truncated = found.iter().filter(|(_, is_cut)| *is_cut).count();
+    let truncation = Truncation::of(found.iter().map(|(_, whole)| *whole));
     let mut examples: Vec<Example> = found.into_iter().map(|(example, _)| example).collect();
     // The hub marks a test split without scores by -1 throughout
     let is_none = |example: &Example| example.label.as_ref().is_none_or(|label| *label == Label::Value(-1.0));
     if may_miss_labels(split.name) && examples.iter().all(is_none) {
         examples.iter_mut().for_each(|example| example.label = None);
     }
-    Ok(Examples { examples, skipped, truncated, hash })
+    Ok(Examples { examples, skipped, truncation, hash })
 }
 
-/// Returns the example of the text, or the pair, in these columns of a row, and whether it was cut.
+/// Returns the example of the text, or the pair, of a row, and its length before it was cut. Of several columns, those that
+/// are empty count as empty texts.
 ///
 /// # Errors
-/// The reason why the row cannot be used: an empty column, or text that the model has no tokens for.
+/// The reason why the row cannot be used: nothing but empty columns, or text that the model has no tokens for.
 pub fn encode_texts(
-    columns: &[String],
+    text: &[Template],
     row: &Columns,
     tokenizer: &Tokenizer,
     max_length: usize,
-) -> std::result::Result<(Example, bool), String> {
-    let texts = columns.iter().map(|column| cell(column, row.get(column)));
-    let texts: Vec<String> = texts.collect::<std::result::Result<_, _>>()?;
+) -> std::result::Result<(Example, Whole), String> {
+    let texts = text.iter().map(|text| text.render_what_is_there(row));
+    let texts: Vec<Option<String>> = texts.collect::<std::result::Result<_, _>>()?;
+    if texts.iter().all(Option::is_none) {
+        let columns: Vec<&str> = text.iter().flat_map(Template::columns).collect();
+        let (s, are) = if columns.len() > 1 { ("s", "are") } else { ("", "is") };
+        return Err(format!("column{s} `{}` {are} empty", columns.join("`, `")));
+    }
+    let texts: Vec<String> = texts.into_iter().map(Option::unwrap_or_default).collect();
     let first = texts.first().map(String::as_str).unwrap_or_default();
     let second = texts.get(1).map(String::as_str);
     let encoded = tokenizer.encode(first, second, max_length).map_err(|e| format!("{e:#}"))?;
     let (ids, types) = (encoded.ids, encoded.types);
-    Ok((Example { index: 0, ids, types, trained: Vec::new(), label: None }, encoded.truncated))
+    let whole = Whole { tokens: encoded.whole, is_cut: encoded.truncated, lost_end: false };
+    Ok((Example { index: 0, ids, types, trained: Vec::new(), label: None }, whole))
 }
 
 /// Conversion of rows to tokens.
@@ -182,8 +196,14 @@ impl<'a> Form<'a> {
     fn new(dataset: &'a Dataset, tokenizer: &'a Tokenizer, max_length: usize) -> Result<Self> {
         let Dataset { name, task, .. } = dataset;
         Ok(match task {
-            Task::Instruction(task) => {
-                Self::Instruction(InstructionEncoder::new(task, tokenizer, max_length)?)
+            Task::Instruction(task) => Self::Instruction(InstructionEncoder::new(
+                Some(&task.prompt),
+                &task.response,
+                tokenizer,
+                max_length,
+            )?),
+            Task::Text(task) => {
+                Self::Instruction(InstructionEncoder::new(None, &task.text, tokenizer, max_length)?)
             }
             Task::Chat(task) => Self::Chat(Box::new(ChatEncoder::new(name, task, tokenizer, max_length)?)),
             Task::TokenClassification(_) => {
@@ -199,15 +219,21 @@ impl<'a> Form<'a> {
         })
     }
 
-    /// Returns the columns that it reads, those of the label last.
-    fn columns(&self) -> Vec<&str> {
+    /// Returns the columns that must exist, those of the label last, and all that it reads.
+    fn columns(&self) -> (Vec<&str>, Vec<&str>) {
         match self {
             Self::Labelled { task, .. } | Self::Words { task, .. } => {
                 let (text, label) = task.labelled().unwrap_or_default();
-                text.iter().chain(label).map(String::as_str).collect()
+                let label = || label.iter().map(String::as_str);
+                let (needed, used) =
+                    (text.iter().flat_map(Template::needed), text.iter().flat_map(Template::columns));
+                (needed.chain(label()).collect(), used.chain(label()).collect())
             }
-            Self::Instruction(instruction) => instruction.columns().collect(),
-            Self::Chat(chat) => vec![chat.column()],
+            Self::Instruction(own) => {
+                let (needed, used) = (own.templates(), own.templates());
+                (needed.flat_map(Template::needed).collect(), used.flat_map(Template::columns).collect())
+            }
+            Self::Chat(chat) => (chat.columns().collect(), chat.columns().chain([TOOLS]).collect()),
         }
     }
 
@@ -228,7 +254,7 @@ impl<'a> Form<'a> {
             Self::Words { .. } => {
                 "each row has a list of words and one of tags, as long; see `text`, `label` and `labels` of its catalog entry"
             }
-            Self::Instruction(_) => "see `prompt` and `response` of its catalog entry",
+            Self::Instruction(_) => "see `prompt` and `response`, or `text`, of its catalog entry",
             Self::Chat(_) => {
                 "messages are a list of objects with `role` and `content`; \
                  see the tokenizer's chat template, and `messages` of its catalog entry"
@@ -247,16 +273,17 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// Returns the example of a row with this label, and whether it was cut.
-    fn encode(&self, row: &Columns, label: Option<Label>) -> std::result::Result<(Example, bool), Refusal> {
+    /// Returns the example of a row with this label, and its length before it was cut.
+    fn encode(&self, row: &Columns, label: Option<Label>) -> std::result::Result<(Example, Whole), Refusal> {
         match self {
             Self::Labelled { task, tokenizer, max_length } => {
                 let (text, _) = task.labelled().unwrap_or_default();
-                let (example, is_cut) = encode_texts(text, row, tokenizer, *max_length)?;
-                Ok((Example { label, ..example }, is_cut))
+                let (example, whole) = encode_texts(text, row, tokenizer, *max_length)?;
+                Ok((Example { label, ..example }, whole))
             }
             Self::Words { task, tokenizer, max_length } => {
-                let column = task.labelled().and_then(|(text, _)| text.first()).map_or("", String::as_str);
+                let column =
+                    task.labelled().and_then(|(text, _)| text.first()?.columns().next()).unwrap_or_default();
                 Ok(words::encode(column, row.get(column), label, (tokenizer, *max_length))?)
             }
             Self::Instruction(instruction) => Ok(instruction.encode(row)?),

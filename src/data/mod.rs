@@ -17,6 +17,7 @@ mod odd;
 mod packed;
 mod parquet;
 pub mod prompts;
+pub mod recognise;
 pub mod row;
 pub mod rows;
 mod scan;
@@ -61,6 +62,38 @@ pub struct Skipped {
     pub first: Vec<String>,
 }
 
+/// Length of a row before it was cut to `max_length`.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole {
+    /// Its tokens; of a text of more than 64 KiB, those that were read.
+    tokens: usize,
+    /// True if some of them were cut off.
+    pub is_cut: bool,
+    /// True if the last token that would be trained on is among those.
+    lost_end: bool,
+}
+
+/// What was cut off the rows of a split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Truncation {
+    /// Number of rows cut to `max_length`.
+    pub rows: usize,
+    /// Tokens of the longest row before it was cut; of a text of more than 64 KiB, those that were read.
+    pub longest: usize,
+    /// Number of rows that lost the token that ends what is trained on.
+    pub without_end: usize,
+}
+
+impl Truncation {
+    fn of(rows: impl Iterator<Item = Whole>) -> Self {
+        rows.fold(Self::default(), |all, row| Self {
+            rows: all.rows + usize::from(row.is_cut),
+            longest: all.longest.max(row.tokens),
+            without_end: all.without_end + usize::from(row.lost_end),
+        })
+    }
+}
+
 /// A tokenised split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Examples {
@@ -68,8 +101,8 @@ pub struct Examples {
     pub examples: Vec<Example>,
     /// Rows that could not be used.
     pub skipped: Skipped,
-    /// Number of examples cut to `max_length`.
-    pub truncated: usize,
+    /// What was cut off them.
+    pub truncation: Truncation,
     /// Hex digest of everything that these depend on: file contents, tokenizer, columns, labels, lengths.
     pub hash: String,
 }

@@ -39,6 +39,13 @@ pub struct Prompts {
     pub hash: String,
 }
 
+impl Prompts {
+    /// Returns the tokens of the longest prompt.
+    pub fn longest(&self) -> usize {
+        self.prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0)
+    }
+}
+
 /// Solved rows that are put before every prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct Shots<'a> {
@@ -137,7 +144,7 @@ impl<'a> Form<'a> {
                 let start = turns.len() - without_system(&turns).len();
                 turns.splice(start..start, shots.cloned().collect::<Vec<_>>());
                 match &self.chat {
-                    Some(chat) => chat.text(&turns, chat::tools(row.get(TOOLS))?)?,
+                    Some(chat) => chat.text(&turns, chat::tools(row.get(TOOLS))?.as_deref())?,
                     None => turns.last().map(content).unwrap_or_default(),
                 }
             }
@@ -238,7 +245,7 @@ fn read<T: Send>(
 ) -> Result<(Vec<T>, Skipped)> {
     let templates =
         [Some(&task.prompt), task.answer.as_ref(), task.shot.as_ref().filter(|_| !task.is_chat())];
-    let columns = templates.into_iter().flatten().flat_map(Template::columns);
+    let columns = templates.into_iter().flatten().flat_map(Template::needed);
     let columns: Vec<&str> = columns.chain(task.messages.as_deref()).collect();
     let hint = "see `prompt`, `messages` and `answer` of its catalog entry";
     let (found, skipped) = split.convert(&Need { columns: &columns, kept: None, hint }, render)?;

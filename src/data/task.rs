@@ -21,6 +21,8 @@ pub enum Task {
     TokenClassification(TokenClassification),
     /// A prompt that is not trained on, and a response that is.
     Instruction(Instruction),
+    /// A text, all of which is trained on.
+    Text(PlainText),
     /// A conversation of several turns.
     Chat(Chat),
     /// A prompt to be continued and scored against an answer.
@@ -31,8 +33,9 @@ keys! {
     /// The keys of `task = "classification"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Classification in "" {
-        /// One text column, or two for pairs.
-        text: Vec<String> = given_texts();
+        /// One text, or two for pairs: each a column, or a template such as `"{title} {body}"`. Of several, those that are empty
+        /// count as empty texts.
+        text: Vec<Template> = given_templates();
         /// Column of the label: 0..n-1, or one of `labels` (these alone if one of them is a number).
         label: String = required();
         /// Names of the classes 0..n-1.
@@ -50,8 +53,9 @@ keys! {
     /// The keys of `task = "regression"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Regression in "" {
-        /// One text column, or two for pairs.
-        text: Vec<String> = given_texts();
+        /// One text, or two for pairs: each a column, or a template such as `"{title} {body}"`. Of several, those that are empty
+        /// count as empty texts.
+        text: Vec<Template> = given_templates();
         /// Column of the number to predict.
         label: String = required();
         /// Metrics; the first picks the best checkpoint unless the recipe says otherwise.
@@ -65,8 +69,8 @@ keys! {
     /// The keys of `task = "multi-label"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct MultiLabel in "" {
-        /// One text column, or two for pairs.
-        text: Vec<String> = given_texts();
+        /// One text, or two for pairs, each a column or a template.
+        text: Vec<Template> = given_templates();
         /// Column of a list of labels, each 0..n-1 or one of `labels`; or a column of 0 and 1 for each label.
         label: Vec<String> = given_texts();
         /// Names of the labels 0..n-1; with a column for each, the names of the columns by default.
@@ -81,7 +85,7 @@ keys! {
     #[derive(Debug, Clone, PartialEq)]
     pub struct TokenClassification in "" {
         /// Column of the words, a list.
-        text: String = required();
+        text: Template = words();
         /// Column of their tags, a list as long: 0..n-1, or one of `labels`.
         label: String = required();
         /// Names of the tags 0..n-1, such as `O`, `B-PER`, `I-PER`.
@@ -95,7 +99,8 @@ keys! {
     /// The keys of `task = "instruction"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Instruction in "" {
-        /// Template of the prompt, not trained on: `{column}` stands for a column, `{{` and `}}` for braces.
+        /// Template of the prompt, not trained on: `{column}` stands for a column, `{{` and `}}` for braces, `{[column: … ]}`
+        /// for a part that is left out where the column is empty.
         prompt: Template = prompt();
         /// Template of the response, trained on with the token that ends a text after it.
         response: Template = template();
@@ -103,11 +108,22 @@ keys! {
 }
 
 keys! {
+    /// The keys of `task = "text"`.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct PlainText in "" {
+        /// Column of the text, or a template; the token that ends a text is added.
+        text: Template = column("text");
+    }
+}
+
+keys! {
     /// The keys of `task = "chat"`.
     #[derive(Debug, Clone, PartialEq)]
     pub struct Chat in "" {
-        /// Column of the messages, each row a list of objects with `role` and `content`.
+        /// Column of the messages, each row a list of objects with `role` and `content`, or `from` and `value`.
         messages: String = text("messages");
+        /// Column of messages that come before them and are not trained on; then all of the others are.
+        prompt: Option<String> = optional();
     }
 }
 
@@ -157,12 +173,13 @@ impl Generation {
 }
 
 /// Every kind of task, with its keys and their meanings.
-pub const KINDS: [(&str, &[(&str, &str)]); 7] = [
+pub const KINDS: [(&str, &[(&str, &str)]); 8] = [
     ("classification", Classification::KEYS),
     ("regression", Regression::KEYS),
     ("multi-label", MultiLabel::KEYS),
     ("token-classification", TokenClassification::KEYS),
     ("instruction", Instruction::KEYS),
+    ("text", PlainText::KEYS),
     ("chat", Chat::KEYS),
     ("generation", Generation::KEYS),
 ];
@@ -176,6 +193,7 @@ impl Task {
             "multi-label" => Self::MultiLabel(MultiLabel::read(reader)),
             "token-classification" => Self::TokenClassification(TokenClassification::read(reader)),
             "instruction" => Self::Instruction(Instruction::read(reader)),
+            "text" => Self::Text(PlainText::read(reader)),
             "chat" => Self::Chat(Chat::read(reader)),
             _ => Self::Generation(Generation::read(reader)),
         }
@@ -189,6 +207,7 @@ impl Task {
             Self::MultiLabel(_) => "multi-label",
             Self::TokenClassification(_) => "token-classification",
             Self::Instruction(_) => "instruction",
+            Self::Text(_) => "text",
             Self::Chat(_) => "chat",
             Self::Generation(_) => "generation",
         }
@@ -201,7 +220,7 @@ impl Task {
             Self::Regression(_) => Some(Problem::Regression),
             Self::MultiLabel(_) => Some(Problem::MultiLabel),
             Self::TokenClassification(_) => Some(Problem::Tokens),
-            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+            Self::Instruction(_) | Self::Text(_) | Self::Chat(_) | Self::Generation(_) => None,
         }
     }
 
@@ -211,7 +230,11 @@ impl Task {
             Self::Classification(task) => &task.labels,
             Self::MultiLabel(task) => &task.labels,
             Self::TokenClassification(task) => &task.labels,
-            Self::Regression(_) | Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => &[],
+            Self::Regression(_)
+            | Self::Instruction(_)
+            | Self::Text(_)
+            | Self::Chat(_)
+            | Self::Generation(_) => &[],
         }
     }
 
@@ -223,7 +246,7 @@ impl Task {
             Self::Regression(task) => task.metrics.clone(),
             Self::MultiLabel(task) => task.metrics.clone(),
             Self::TokenClassification(task) => task.metrics.clone(),
-            Self::Instruction(_) | Self::Chat(_) => Vec::new(),
+            Self::Instruction(_) | Self::Text(_) | Self::Chat(_) => Vec::new(),
             Self::Generation(_) => return Vec::new(),
         };
         if !metrics.contains(&Metric::Loss) {
@@ -233,14 +256,14 @@ impl Task {
     }
 
     /// Returns the columns of the texts, or of the words, and those of the label; `None` for a language model's task.
-    pub fn labelled(&self) -> Option<(&[String], &[String])> {
+    pub fn labelled(&self) -> Option<(&[Template], &[String])> {
         use std::slice::from_ref;
         match self {
             Self::Classification(task) => Some((&task.text, from_ref(&task.label))),
             Self::Regression(task) => Some((&task.text, from_ref(&task.label))),
             Self::MultiLabel(task) => Some((&task.text, &task.label)),
             Self::TokenClassification(task) => Some((from_ref(&task.text), from_ref(&task.label))),
-            Self::Instruction(_) | Self::Chat(_) | Self::Generation(_) => None,
+            Self::Instruction(_) | Self::Text(_) | Self::Chat(_) | Self::Generation(_) => None,
         }
     }
 

@@ -63,7 +63,9 @@ pub struct Encoding {
     pub ids: Vec<u32>,
     /// Token type of each id.
     pub types: Vec<u8>,
-    /// True if tokens were cut off to fit.
+    /// Number of them before any were cut off to fit.
+    pub whole: usize,
+    /// True if tokens were cut off.
     pub truncated: bool,
 }
 
@@ -165,7 +167,7 @@ impl Tokenizer {
         let encoding = encoding.map_err(failed)?;
         let types = self.types_of(&encoding)?;
         let ids = self.embeddable(encoding.get_ids().to_vec())?;
-        Ok(Encoding { ids, types, truncated: cut || cut_too || whole > max_length })
+        Ok(Encoding { ids, types, whole: whole + added, truncated: cut || cut_too || whole > max_length })
     }
 
     /// Returns the same tokenizer for texts that are split into words: RoBERTa's needs a space before each, which
@@ -192,7 +194,8 @@ impl Tokenizer {
             return Err(usage(message).into());
         }
         let mut encoding = guarded(|| self.inner.encode_fast(words, false)).map_err(failed)?;
-        let truncated = encoding.len() > max_length - added;
+        let whole = encoding.len() + added;
+        let truncated = whole > max_length;
         encoding.truncate(max_length - added, 0, self.direction);
         let encoding = guarded(|| self.inner.post_process(encoding, None, true)).map_err(failed)?;
         let types = self.types_of(&encoding)?;
@@ -202,7 +205,7 @@ impl Tokenizer {
             let is_first = *word != std::mem::replace(&mut before, *word);
             word.filter(|_| is_first).map(|word| word as usize)
         };
-        Ok((Encoding { ids, types, truncated }, encoding.get_word_ids().iter().map(first).collect()))
+        Ok((Encoding { ids, types, whole, truncated }, encoding.get_word_ids().iter().map(first).collect()))
     }
 
     /// Returns the tokens of a text without special ones, and whether some of a very long text are left out

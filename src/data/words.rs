@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::Example;
 use super::label::{self, Label};
 use super::template::cell;
 use super::tokenize::Tokenizer;
+use super::{Example, Whole};
 
 /// Tokenises the words of a column, with the tags of all of them or none; returns the example, and whether it was cut.
 ///
@@ -18,7 +18,7 @@ pub(super) fn encode(
     value: Option<&Value>,
     label: Option<Label>,
     (tokenizer, max_length): (&Tokenizer, usize),
-) -> Result<(Example, bool), String> {
+) -> Result<(Example, Whole), String> {
     let value =
         value.filter(|value| !value.is_null()).ok_or_else(|| format!("column `{column}` is empty"))?;
     let list = label::list(value).map_err(|reason| format!("column `{column}`: {reason}"))?;
@@ -39,7 +39,8 @@ pub(super) fn encode(
         return Err(format!("column `{column}` holds no word of which the model sees a token"));
     }
     let trained = firsts.iter().map(|first| u8::from(first.is_some())).collect();
-    Ok((Example { index: 0, ids: encoded.ids, types: encoded.types, trained, label }, encoded.truncated))
+    let whole = Whole { tokens: encoded.whole, is_cut: encoded.truncated, lost_end: false };
+    Ok((Example { index: 0, ids: encoded.ids, types: encoded.types, trained, label }, whole))
 }
 
 fn unequal(column: &str, words: usize, tags: usize) -> String {

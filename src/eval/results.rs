@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::Evaluation;
 use super::generation::{Record, grouped, scores};
 use super::metrics::Score;
-use crate::data::Examples;
 use crate::data::prompts::Prompts;
+use crate::data::{Examples, Truncation};
 use crate::fault::Result;
 use crate::files;
 use crate::report::table;
@@ -35,6 +35,8 @@ pub struct TaskResult {
     pub count: usize,
     /// Number of unusable rows.
     pub skipped: usize,
+    /// What was cut off the rows; nothing off prompts.
+    pub truncation: Truncation,
     /// Duration.
     pub seconds: f64,
 }
@@ -50,6 +52,7 @@ impl TaskResult {
             generation: None,
             count: examples.examples.len(),
             skipped: examples.skipped.count,
+            truncation: examples.truncation,
             seconds: evaluation.seconds,
         }
     }
@@ -78,6 +81,7 @@ impl TaskResult {
             generation: None,
             count: records.len(),
             skipped: found.skipped.count,
+            truncation: Truncation { longest: found.longest(), ..Truncation::default() },
             seconds,
         }
     }

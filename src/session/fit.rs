@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::environment::Environment;
 use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -60,16 +59,11 @@ pub fn classes(dataset: &Dataset) -> Result<i64> {
     })
 }
 
-/// Returns the data set of this name, and the order that maps a head's outputs with these `labels` to it.
+/// Returns the data set, and the order that maps a head's outputs with these `labels` to it.
 /// Fails when the head has not as many outputs as the data set needs.
-pub fn fitting<'a>(
-    place: &'a Environment,
-    task: &str,
-    outputs: i64,
-    labels: &[String],
-) -> Result<(&'a Dataset, Vec<usize>)> {
-    let dataset = place.catalog.get(task)?;
-    let wanted = classes(dataset)?;
+pub fn fitting(dataset: Dataset, outputs: i64, labels: &[String]) -> Result<(Dataset, Vec<usize>)> {
+    let task = dataset.name.clone();
+    let wanted = classes(&dataset)?;
     if wanted != outputs {
         return Err(usage(format!(
             "`{task}` has {wanted} classes, but the model's head has {outputs} outputs"

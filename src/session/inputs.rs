@@ -6,6 +6,7 @@ use super::counts::{Counts, adapted};
 use super::environment::{Environment, OpenBase, kind_of, settled};
 use super::fit::{check_fit, classes};
 use super::forecast::Forecast;
+use super::sources;
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -43,7 +44,7 @@ impl TrainInputs {
     /// Opens everything that the recipe names, and fills in what it leaves to the base.
     /// Fails when something is missing or does not fit.
     pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
-        let dataset = place.catalog.get(&recipe.data.dataset)?.clone();
+        let dataset = sources::open(place, &recipe.data.dataset)?;
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         let outputs = outputs(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
@@ -64,6 +65,7 @@ impl TrainInputs {
         let tokenizer = Tokenizer::load(&base.base.folder)?;
         let data = recipe.data.clone();
         check_fit(&base.base, &tokenizer, data.max_length)?;
+        warn_of_template(&dataset, &tokenizer);
         let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
         if outputs.is_some() && train.examples.iter().any(|example| example.label.is_none()) {
             let message =
@@ -155,7 +157,7 @@ impl TrainInputs {
 
 /// Returns the outputs of the head: none for a decoder, which is trained on responses and conversations.
 fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
-    let language = matches!(dataset.task, Task::Instruction(_) | Task::Chat(_));
+    let language = matches!(dataset.task, Task::Instruction(_) | Task::Text(_) | Task::Chat(_));
     match (&base.base.config, language) {
         (Config::Encoder(_), _) => classes(dataset).map(Some),
         (Config::Decoder(_), true) => Ok(None),
@@ -165,7 +167,7 @@ fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
             Err(usage(format!(
                 "data set `{name}` is for `{task}`, but the base is a language model (`{model}`)"
             ))
-            .hint("train it on a data set for `instruction` or `chat`; those for `generation` are for `eval`")
+            .hint("train it on a data set for `instruction`, `text` or `chat`; those for `generation` are for `eval`")
             .into())
         }
     }
@@ -176,15 +178,26 @@ fn kept(place: &Environment, recipe: &Recipe, dataset: &Dataset) -> Result<Strin
     let mut entries = toml::Table::new();
     entries.insert(recipe.data.dataset.clone(), dataset.settled()?.into());
     for name in &recipe.eval.tasks {
-        entries.insert(name.clone(), place.catalog.get(name)?.settled()?.into());
+        entries.insert(name.clone(), sources::open(place, name)?.settled()?.into());
     }
     Ok(toml::to_string(&entries)?)
+}
+
+/// Warns of a base that was taught a chat format and is trained without it.
+fn warn_of_template(dataset: &Dataset, tokenizer: &Tokenizer) {
+    if matches!(dataset.task, Task::Instruction(_) | Task::Text(_)) && tokenizer.chat_template().is_some() {
+        tracing::warn!(
+            "the base has a chat template, which `{}` (`{}`) does not use: `task = \"chat\"` trains on conversations in it",
+            dataset.name,
+            dataset.task.name()
+        );
+    }
 }
 
 /// Refuses tasks that could not be scored after the training.
 fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<()> {
     for name in &recipe.eval.tasks {
-        let task = &place.catalog.get(name)?.task;
+        let task = sources::open(place, name)?.task;
         if !matches!(task, Task::Generation(_)) {
             let found = task.name();
             return Err(usage(format!(

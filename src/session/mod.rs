@@ -7,6 +7,7 @@
 //! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] and [`finished`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
+//! | a data set by its name | [`sources`] |
 //! | scores of a subject | [`score`] |
 //! | answers to new rows | [`predict`] |
 //! | hub, catalog and device | [`environment`] |
@@ -31,5 +32,6 @@ pub mod results;
 pub mod resume;
 pub mod run_folder;
 pub mod score;
+pub mod sources;
 pub mod subject;
 pub mod training;

@@ -15,10 +15,12 @@ use input::{Form, Input, Source};
 use super::environment::Environment;
 use super::fit::check_fit;
 use super::precedence::ScoreSettings;
+use super::sources;
 use super::subject::Subject;
 use crate::cli::{AnswerFormat, EvalArgs, PredictArgs};
 use crate::data::dataset::Dataset;
 use crate::data::rows::TEXT;
+use crate::data::template::Template;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault, usage};
 use crate::files;
@@ -125,14 +127,14 @@ impl Predictor<'_> {
 
     /// Returns the data set that columns, names and templates come from, if one is known.
     /// Fails when the command line names one that does not exist.
-    fn dataset(&self) -> Result<Option<&Dataset>> {
+    fn dataset(&self) -> Result<Option<Dataset>> {
         if let Some(task) = &self.args.task {
-            return self.place.catalog.get(task).map(Some);
+            return sources::open(self.place, task).map(Some);
         }
         let of_run = self.subject.run.as_ref().map(|(_, recipe)| &recipe.data.dataset);
         let name = of_run.or(self.subject.adapter.as_ref().map(|adapter| &adapter.config.dataset));
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
-        let found = self.place.catalog.get(name).ok();
+        let found = sources::open(self.place, name).ok();
         if found.is_none() {
             tracing::info!(
                 "the data set `{name}` is not in the catalog: columns are recognised by their names"
@@ -145,7 +147,8 @@ impl Predictor<'_> {
     fn input(&self, dataset: Option<&Dataset>, kind: &Kind) -> Result<Input> {
         let args = self.args;
         let named = dataset.and_then(|dataset| dataset.task.labelled()).unwrap_or_default().0;
-        let columns = if args.columns.is_empty() { named.to_vec() } else { args.columns.clone() };
+        let named = named.iter().flat_map(Template::columns).map(str::to_owned);
+        let columns = if args.columns.is_empty() { named.collect() } else { args.columns.clone() };
         let plain = match columns.is_empty() {
             true => [TEXT, PAIR].map(str::to_owned).to_vec(),
             false => columns.clone(),

@@ -60,7 +60,7 @@ impl<'a> Results<'a> {
     /// Fails when the adapter cannot be read, or the file cannot be written.
     pub fn write(&self, out: &Path) -> Result<()> {
         let Self { training, state, seconds } = self;
-        let TrainInputs { recipe, base, dataset, train, metrics, .. } = &training.inputs;
+        let TrainInputs { recipe, base, dataset, train, validation, metrics, .. } = &training.inputs;
         let [adapter, full, head] =
             [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
         let [best, last] = self.evaluations();
@@ -75,6 +75,10 @@ impl<'a> Results<'a> {
             "seed": recipe.train.seed,
             "parameters": {"adapter": adapter, "base": full, "head": head},
             "skipped_rows": train.skipped.count,
+            "truncation": {
+                "train": train.truncation,
+                "validation": validation.as_ref().map(|found| found.truncation),
+            },
             // Without evaluations.
             "train_seconds": state.seconds,
             "seconds": seconds,

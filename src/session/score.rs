@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::environment::{Environment, use_precision};
 use super::fit::{check_fit, fitting};
 use super::precedence::ScoreSettings;
+use super::sources;
 use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::data::Examples;
@@ -63,26 +64,23 @@ impl Scorer<'_> {
         let Self { place, subject, request, settings, .. } = self;
         let outputs = subject.head_outputs()?;
         let labels = subject.labels(Some(outputs));
-        let datasets: Vec<(&Dataset, Vec<usize>)> = settings
+        let datasets: Vec<(Dataset, Vec<usize>)> = settings
             .tasks
             .iter()
-            .map(|task| fitting(place, task, outputs, &labels))
+            .map(|task| fitting(sources::open(place, task)?, outputs, &labels))
             .collect::<Result<_>>()?;
         if request.predict {
             let named =
-                |(dataset, _): &(&Dataset, _)| submission_name(dataset, settings.split(dataset)).map(drop);
+                |(dataset, _): &(Dataset, _)| submission_name(dataset, settings.split(dataset)).map(drop);
             datasets.iter().try_for_each(named)?;
         }
         let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(outputs))?;
         let model = model.classifier()?;
         let mut results = BTreeMap::new();
-        for (dataset, order) in datasets {
+        for (dataset, order) in &datasets {
             let examples = self.examples(dataset)?;
-            let how = Scoring {
-                metrics: &dataset.task.metrics(),
-                outputs: &order,
-                batch_size: settings.batch_size,
-            };
+            let how =
+                Scoring { metrics: &dataset.task.metrics(), outputs: order, batch_size: settings.batch_size };
             let evaluation = evaluate(model, 0, &examples.examples, how)?;
             let (out, split) = (&settings.out, settings.split(dataset));
             files::hold_for_good(out)?;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize as _;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
-use toml::{Spanned, Value};
+use toml::{Spanned, Table, Value};
 
 use crate::fault::{Fault, nearest, usage};
 
@@ -92,6 +92,13 @@ impl Reader {
             (name.0, reader)
         };
         Ok(table.iter().map(entry).collect())
+    }
+
+    /// Opens the entry `name`, with keys of no file.
+    pub fn of_entry(name: &str, keys: Table) -> Self {
+        let entry = |(key, value)| (key, Entry { value, place: Place::Nowhere });
+        let entries = keys.into_iter().map(entry).collect();
+        Self { prefix: format!("{name}."), entries, ..Self::default() }
     }
 
     fn insert(&mut self, key: String, place: Place, value: &Spanned<DeValue<'_>>) {
@@ -183,8 +190,9 @@ impl Reader {
         let whole = || key.split_once('.').and_then(|(whole, _)| self.entries.get(whole));
         let place = self.entries.get(key).or_else(whole).map_or(&self.head, |entry| &entry.place).clone();
         let text = match place {
-            Place::Line(_) | Place::Taken(_) => format!("`{}{key}`: {problem}", self.prefix),
-            Place::Set(_) | Place::Nowhere => problem.to_string(),
+            Place::Nowhere if self.prefix.is_empty() => problem.to_string(),
+            Place::Set(_) => problem.to_string(),
+            Place::Line(_) | Place::Taken(_) | Place::Nowhere => format!("`{}{key}`: {problem}", self.prefix),
         };
         self.faults.push((place, text));
         self.faulty.extend([key, key.split_once('.').map_or(key, |(whole, _)| whole)].map(str::to_owned));

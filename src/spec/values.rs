@@ -164,13 +164,9 @@ impl Reader {
         self.read(key, default, Value::from(default), |value, _| name_of(value, names))
     }
 
-    /// Reads one of `names`, which must be given.
-    pub fn given_name(&mut self, key: &'static str, names: &[&'static str]) -> &'static str {
-        let found = self.read(key, "", None, |value, _| name_of(value, names));
-        if !self.gives(key) {
-            self.missing(key);
-        }
-        found
+    /// Reads one of `names`; it has no default.
+    pub fn optional_name(&mut self, key: &'static str, names: &[&'static str]) -> Option<&'static str> {
+        self.read(key, None, None, |value, _| name_of(value, names).map(Some))
     }
 
     /// Reads `"epoch"`, `"never"`, or a number of steps.

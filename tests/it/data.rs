@@ -89,17 +89,20 @@ fn files_of_a_split_follow_each_other_and_unusable_rows_keep_their_index() {
         rows,
         [
             (0, &[2, 4, 3, 5, 3][..], Some(Label::Class(1))),
+            // Of a pair with one empty cell, the other text is used.
+            (1, &[2, 3, 5, 3][..], Some(Label::Class(1))),
             (3, &[2, 4, 5, 3, 6, 3][..], Some(Label::Class(0))),
             (5, &[2, 7, 3, 4, 1, 5, 3][..], Some(Label::Class(1))),
+            (7, &[2, 1, 3, 3][..], Some(Label::Class(0))),
         ]
     );
     assert_eq!(found.examples[0].types, [0, 0, 0, 1, 1]);
-    assert_eq!((found.skipped.count, found.skipped.first.len(), found.truncated), (5, 3, 0));
+    assert_eq!((found.skipped.count, found.skipped.first.len(), found.truncation.rows), (3, 3, 0));
     let first = found.skipped.first.join("|").replace(&place.folder.path().display().to_string(), "F");
     assert_eq!(
         first,
-        "`F/a.jsonl` line 2: column `one` is empty|`F/a.jsonl` line 3: not valid JSON: expected ident at column 2|\
-         `F/a.jsonl` line 5: column `gold` holds no label"
+        "`F/a.jsonl` line 3: not valid JSON: expected ident at column 2|`F/a.jsonl` line 5: column `gold` holds no label|\
+         `F/b.csv` line 3: expected 3 columns, found 2"
     );
     let two = place.load(PAIRS, "train", &files, 2).unwrap();
     assert_eq!(two.examples, found.examples[..2]);

@@ -7,7 +7,7 @@ use std::path::Path;
 use loraxs::adapters::Method;
 use loraxs::data::entry::Entry;
 use loraxs::data::task::{
-    Chat, Classification, Generation, Instruction, MultiLabel, Regression, TokenClassification,
+    Chat, Classification, Generation, Instruction, MultiLabel, PlainText, Regression, TokenClassification,
 };
 use loraxs::recipe::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, TrainRecipe};
 use loraxs::spec::reader::Reader;
@@ -100,6 +100,8 @@ fn reference() -> String {
     text += &of_entry(TokenClassification::KEYS, &|reader| _ = TokenClassification::read(reader));
     text += "\n### `task = \"instruction\"`\n";
     text += &of_entry(Instruction::KEYS, &|reader| _ = Instruction::read(reader));
+    text += "\n### `task = \"text\"`\n";
+    text += &of_entry(PlainText::KEYS, &|reader| _ = PlainText::read(reader));
     text += "\n### `task = \"chat\"`\n";
     text += &of_entry(Chat::KEYS, &|reader| _ = Chat::read(reader));
     text += "\n### `task = \"generation\"`\n";

@@ -47,6 +47,7 @@ mod resume; // killed, interrupted and damaged runs go on to the same bits
 mod rows; // files of every form: which rows they hold, what of them is text, how much memory they take
 mod scheduler; // requests that come, differ and leave while others run
 mod scoring; // verdicts against the published scripts
+mod shapes; // rows of every shape against TRL
 mod sources; // data as people hold them: a run's own entry, files and folders without one, shares, mixtures
 mod standin; // copies, launches and memory of a GPU, on a stand-in for one
 mod support; // shared by the tests

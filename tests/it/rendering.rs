@@ -349,7 +349,7 @@ fn wrong_conversations_and_templates_are_told() {
         (json!({"messages": [user]}), "nothing of the assistant's turns is left to train on"),
         (
             json!({"messages": said, "tools": "sum"}),
-            "column `tools`: expected a list of objects, found a text",
+            "column `tools` holds a text that is not JSON: expected value",
         ),
         (
             json!({"messages": said, "tools": ["sum"]}),
@@ -397,7 +397,14 @@ fn messages_of_another_form_are_told_with_the_form_that_is_expected() {
     let said = json!([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]);
     let of_json = "column `messages`: expected a list of messages, found a text that holds JSON";
     for (messages, expected) in [
-        (said.clone(), "column `messages`: a message has no `role`; found `from`, `value` (chat template, "),
+        (
+            json!([{"from": "narrator", "value": "a"}]),
+            "column `messages`, message 1: unknown `from`: `narrator`; known are `human`, ",
+        ),
+        (
+            json!([{"who": "a", "what": "b"}]),
+            "column `messages`: a message has no `role`; found `who`, `what` (chat template, ",
+        ),
         (json!(said.to_string()), of_json),
         (json!("[hello]"), "column `messages`: expected a list of messages, found a text"),
     ] {
@@ -486,7 +493,10 @@ fn the_end_is_trained_unless_it_was_cut_off() {
     assert_eq!(example.trained.iter().position(|t| *t == 1), Some(prompt));
     assert_eq!(tokenizer.show(example).unwrap(), "Q: x\nA:⟦ y<|im_end|>⟧");
     let cut = place.examples(&tokenizer, example.ids.len() - 1, 0).unwrap();
-    assert_eq!((cut.examples[0].ids.as_slice(), cut.truncated), (&example.ids[..example.ids.len() - 1], 1));
+    assert_eq!(
+        (cut.examples[0].ids.as_slice(), cut.truncation.rows),
+        (&example.ids[..example.ids.len() - 1], 1)
+    );
 }
 
 #[test]

@@ -8,9 +8,10 @@ use super::answer::Kind;
 use super::input::Next;
 use super::output::Output;
 use super::{End, PATIENCE, Predictor, Told};
-use crate::data::Example;
 use crate::data::examples::encode_texts;
 use crate::data::row::{Columns, Row};
+use crate::data::template::Template;
+use crate::data::{Example, Whole};
 use crate::eval::logits;
 use crate::fault::Result;
 use crate::models::Classifier;
@@ -27,13 +28,15 @@ impl Predictor<'_> {
         let Self { place, subject, settings, .. } = self;
         let outputs = subject.head_outputs()?;
         let labels = subject.labels(Some(outputs));
-        let fitted = self.dataset()?.map(|dataset| fitting(place, &dataset.name, outputs, &labels));
+        let fitted = self.dataset()?.map(|dataset| fitting(dataset, outputs, &labels));
         let (dataset, order) = fitted.transpose()?.unzip();
-        let kind = match dataset.map_or(labels, |dataset| dataset.task.labels().to_vec()) {
+        let kind = match dataset.as_ref().map_or(labels, |dataset| dataset.task.labels().to_vec()) {
             _ if outputs == 1 => Kind::Number,
             labels => Kind::Class(labels),
         };
-        let mut input = self.input(dataset, &kind)?;
+        let mut input = self.input(dataset.as_ref(), &kind)?;
+        let texts =
+            dataset.as_ref().filter(|_| self.args.columns.is_empty()).and_then(|own| own.task.labelled());
         let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(outputs))?;
         let model = model.classifier()?;
         let mut output = Output::new(out, self.format(), &kind);
@@ -45,8 +48,12 @@ impl Predictor<'_> {
                 Next::Later => continue,
                 Next::End => break End::Finished,
             };
-            let examples = self.examples(&rows, &input.columns);
-            cut += examples.iter().flatten().filter(|(_, is_cut)| *is_cut).count();
+            let texts = match texts {
+                Some((texts, _)) => texts.to_vec(),
+                None => input.columns.iter().map(|column| Template::column(column)).collect(),
+            };
+            let examples = self.examples(&rows, &texts);
+            cut += examples.iter().flatten().filter(|(_, whole)| whole.is_cut).count();
             let answers = self.answers(model, examples, (&kind, &order.clone().unwrap_or_default()))?;
             if let Err(error) = output.write(rows.into_iter().zip(answers), input.unit) {
                 break End::Unwritten(output.failure.take().ok_or(error)?);
@@ -59,15 +66,15 @@ impl Predictor<'_> {
         Ok(Told { rows: output.rows, bad: output.bad, end })
     }
 
-    /// Returns the tokens of each row, and whether they were cut.
+    /// Returns the tokens of each row, and its length before they were cut.
     fn examples(
         &self,
         rows: &[Row],
-        columns: &[String],
-    ) -> Vec<std::result::Result<(Example, bool), String>> {
+        texts: &[Template],
+    ) -> Vec<std::result::Result<(Example, Whole), String>> {
         let encode = |row: &Row| {
             let row = row.columns.as_ref().map_err(Clone::clone)?;
-            encode_texts(columns, row, &self.tokenizer, self.settings.max_length)
+            encode_texts(texts, row, &self.tokenizer, self.settings.max_length)
         };
         rows.par_iter().map(encode).collect()
     }
@@ -76,7 +83,7 @@ impl Predictor<'_> {
     fn answers(
         &self,
         model: &Classifier,
-        examples: Vec<std::result::Result<(Example, bool), String>>,
+        examples: Vec<std::result::Result<(Example, Whole), String>>,
         (kind, order): (&Kind, &[usize]),
     ) -> Result<Vec<std::result::Result<Columns, String>>> {
         let (mut usable, mut refused) = (Vec::new(), Vec::new());

@@ -13,6 +13,7 @@ use crate::generate::GenerationSettings;
 use crate::generate::config::Asked;
 use crate::session::environment::use_precision;
 use crate::session::precedence::decoding;
+use crate::session::sources;
 
 impl Scorer<'_> {
     /// Scores a language model, first on what it only reads.
@@ -23,10 +24,10 @@ impl Scorer<'_> {
                 .hint("leave it out: completions are always written")
                 .into());
         }
-        let datasets: Vec<&Dataset> =
+        let datasets: Vec<Dataset> =
             settings.tasks.iter().map(|task| self.readable(task)).collect::<Result<_>>()?;
         let (mut continued, mut read) = (Vec::new(), Vec::new());
-        for dataset in datasets {
+        for dataset in &datasets {
             match &dataset.task {
                 Task::Generation(task) => continued.push((dataset, task)),
                 _ => read.push(dataset),
@@ -66,14 +67,14 @@ impl Scorer<'_> {
     }
 
     /// Returns the data set of this name, if a language model can be scored on it.
-    fn readable(&self, task: &str) -> Result<&Dataset> {
-        let dataset = self.place.catalog.get(task)?;
+    fn readable(&self, task: &str) -> Result<Dataset> {
+        let dataset = sources::open(self.place, task)?;
         match &dataset.task {
-            Task::Instruction(_) | Task::Chat(_) | Task::Generation(_) => Ok(dataset),
+            Task::Instruction(_) | Task::Text(_) | Task::Chat(_) | Task::Generation(_) => Ok(dataset),
             other => {
                 let found = other.name();
                 Err(usage(format!("data set `{task}` is for `{found}`, but the base is a language model"))
-                    .hint("score it on data sets for `instruction`, `chat` or `generation`")
+                    .hint("score it on data sets for `instruction`, `text`, `chat` or `generation`")
                     .into())
             }
         }
