@@ -98,7 +98,7 @@ impl<'a> ChatEncoder<'a> {
             return Err((message + &self.max_length.to_string()).into());
         }
         let types = vec![0; ids.len()];
-        Ok((Example { index: 0, types, trained, label: None, ids }, Whole { tokens, is_cut, lost_end }))
+        Ok((Example { index: 0, types, trained, label: None, ids }, Whole::new(tokens, is_cut, lost_end)))
     }
 
     /// Returns the text of a conversation, and the byte ranges of it that are trained on: what the assistant writes, or

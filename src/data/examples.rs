@@ -170,7 +170,7 @@ pub fn encode_texts(
     let second = texts.get(1).map(String::as_str);
     let encoded = tokenizer.encode(first, second, max_length).map_err(|e| format!("{e:#}"))?;
     let (ids, types) = (encoded.ids, encoded.types);
-    let whole = Whole { tokens: encoded.whole, is_cut: encoded.truncated, lost_end: false };
+    let whole = Whole::new(encoded.whole, encoded.truncated, false);
     Ok((Example { index: 0, ids, types, trained: Vec::new(), label: None }, whole))
 }
 

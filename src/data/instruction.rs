@@ -72,9 +72,6 @@ impl<'a> InstructionEncoder<'a> {
             ));
         }
         let types = vec![0; ids.len()];
-        Ok((
-            Example { index: 0, types, trained, label: None, ids },
-            Whole { tokens, is_cut: lost_end, lost_end },
-        ))
+        Ok((Example { index: 0, types, trained, label: None, ids }, Whole::new(tokens, lost_end, lost_end)))
     }
 }

@@ -66,7 +66,7 @@ pub struct Skipped {
 #[derive(Debug, Clone, Copy)]
 pub struct Whole {
     /// Its tokens; of a text of more than 64 KiB, those that were read.
-    tokens: usize,
+    tokens: u32,
     /// True if some of them were cut off.
     pub is_cut: bool,
     /// True if the last token that would be trained on is among those.
@@ -84,11 +84,17 @@ pub struct Truncation {
     pub without_end: usize,
 }
 
+impl Whole {
+    fn new(tokens: usize, is_cut: bool, lost_end: bool) -> Self {
+        Self { tokens: u32::try_from(tokens).unwrap_or(u32::MAX), is_cut, lost_end }
+    }
+}
+
 impl Truncation {
     fn of(rows: impl Iterator<Item = Whole>) -> Self {
         rows.fold(Self::default(), |all, row| Self {
             rows: all.rows + usize::from(row.is_cut),
-            longest: all.longest.max(row.tokens),
+            longest: all.longest.max(row.tokens as usize),
             without_end: all.without_end + usize::from(row.lost_end),
         })
     }

@@ -39,7 +39,7 @@ pub(super) fn encode(
         return Err(format!("column `{column}` holds no word of which the model sees a token"));
     }
     let trained = firsts.iter().map(|first| u8::from(first.is_some())).collect();
-    let whole = Whole { tokens: encoded.whole, is_cut: encoded.truncated, lost_end: false };
+    let whole = Whole::new(encoded.whole, encoded.truncated, false);
     Ok((Example { index: 0, ids: encoded.ids, types: encoded.types, trained, label }, whole))
 }
 
