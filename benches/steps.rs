@@ -71,7 +71,7 @@ fn write_checkpoint(folder: &Path) {
 fn load(folder: &Path, trained: &mut Trained) -> (Base, CausalLm) {
     let base = Base::open(folder).unwrap();
     let build =
-        Build { device: Device::Cpu, kind: Kind::Float, outputs: None, seeds: vec![0], train_base: false };
+        Build { device: Device::Cpu, kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
     let model = CausalLm::load(&base, &build, trained).unwrap();
     (base, model)
 }

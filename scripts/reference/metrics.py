@@ -2,7 +2,7 @@
 
     python scripts/reference/metrics.py
 
-Values come from scikit-learn, SciPy and Transformers (their versions are written into the file); standard errors
+Values come from scikit-learn, SciPy, seqeval and Transformers (their versions are written into the file); standard errors
 from a bootstrap (20,000 draws, for correlations 4,000), and for accuracy from NumPy's sample standard deviation. Everything is seeded.
 """
 
@@ -13,11 +13,24 @@ from pathlib import Path
 
 import numpy as np
 import scipy
+import seqeval.metrics
 import sklearn
 import torch
 import transformers
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    mean_absolute_error,
+    mean_squared_error,
+    precision_recall_fscore_support,
+    precision_score,
+    r2_score,
+    recall_score,
+)
 
 SEED = 20240527
 DRAWS = 20_000
@@ -26,7 +39,23 @@ OUT = Path(__file__).parents[2] / "tests/it/fixtures/metrics.json"
 warnings.filterwarnings("ignore")
 
 
+RATIOS = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
+PLAIN = {
+    "balanced_accuracy": balanced_accuracy_score,
+    "mse": mean_squared_error,
+    "mae": mean_absolute_error,
+    "r2": r2_score,
+}
+
+
 def value(metric, predictions, golds):
+    if metric in PLAIN:
+        return PLAIN[metric](golds, predictions)
+    ratio, _, average = metric.partition("_")
+    if ratio in RATIOS and average:
+        return RATIOS[ratio](golds, predictions, average=average, zero_division=0)
+    if metric in ("precision", "recall"):
+        return RATIOS[metric](golds, predictions, zero_division=0)
     if metric == "accuracy":
         return accuracy_score(golds, predictions)
     if metric == "f1":
@@ -38,6 +67,18 @@ def value(metric, predictions, golds):
 
 def bootstrap_error(metric, predictions, golds, random, draws=DRAWS):
     n = len(golds)
+    ratio, _, average = metric.partition("_")
+    if average in ("macro", "micro", "weighted") or metric == "balanced_accuracy":
+        cells, counts = np.unique(np.stack([predictions, golds]), axis=1, return_counts=True)
+        drawn = random.multinomial(n, counts / n, size=draws)
+        labels = np.unique(cells)
+        predicted, gold = (drawn @ (cells[row][:, None] == labels) for row in (0, 1))
+        right = drawn @ ((cells[0] == cells[1])[:, None] & (cells[0][:, None] == labels))
+        over, under = {"f1": (2 * right, predicted + gold), "precision": (right, predicted)}.get(ratio, (right, gold))
+        if average == "micro":
+            return float(np.std(over.sum(1) / under.sum(1), ddof=1))
+        weights = gold / n if average == "weighted" else 1 / len(labels)
+        return float(np.std((weights * over / np.maximum(under, 1)).sum(1), ddof=1))
     if metric in ("f1", "matthews_correlation"):  # the counts decide: draw them at once
         cells, counts = np.unique(np.stack([predictions, golds]), axis=1, return_counts=True)
         drawn = random.multinomial(n, counts / n, size=draws)
@@ -120,6 +161,86 @@ def number_cases(random):
     return cases
 
 
+def averages(random):
+    """Averages over classes, with errors by a bootstrap for the larger cases; per class and as a confusion matrix."""
+    several = ["f1_macro", "f1_micro", "f1_weighted", "precision_macro", "recall_macro", "balanced_accuracy"]
+    cases = []
+    for n, classes, share in [(9, 2, 0.5), (70, 2, 0.6), (50, 7, 0.8), (600, 3, 0.4), (900, 5, 0.7)]:
+        # Rare classes among frequent ones.
+        golds = (classes * random.random(n) ** 1.7).astype(int)
+        metrics = several + (["precision", "recall"] if classes == 2 else [])
+        found = case(f"{classes} classes of {n}", metrics, noisy(golds, classes, share, random), golds, random if n > 200 else None)
+        predictions, labels = np.array(found["predictions"]), list(range(classes))
+        found["confusion_matrix"] = confusion_matrix(golds, predictions, labels=labels).tolist()
+        each = precision_recall_fscore_support(golds, predictions, labels=labels, zero_division=0)
+        found["classes"] = [[float(number) for number in row] for row in zip(*each)]
+        cases.append(found)
+    golds = random.integers(0, 3, 40)
+    cases += [
+        case("a class that is only predicted", several, np.where(golds == 0, 3, golds), golds),
+        case("a class that is only a label", several, np.minimum(golds, 1), golds),
+        case("nothing right", several, (golds + 1) % 3, golds),
+        case("class 1 never predicted", ["precision", "recall"], np.zeros(20, int), np.arange(20) % 2),
+        case("class 1 never labelled", ["precision", "recall"], np.arange(20) % 2, np.zeros(20, int)),
+    ]
+    return cases
+
+
+def errors_of_numbers(random):
+    cases = []
+    for n, noise in [(2, 0.5), (30, 1.0), (400, 0.4)]:
+        golds = random.random(n) * 5
+        predictions = golds + noise * random.standard_normal(n)
+        cases.append(case(f"errors of {n}", ["mse", "mae", "r2"], predictions, golds, random if n > 200 else None))
+    cases.append(case("errors at constant labels", ["mse", "mae", "r2"], random.random(20), np.full(20, 0.5)))
+    cases.append(case("no errors at constant labels", ["r2"], np.full(5, 0.5), np.full(5, 0.5)))
+    return cases
+
+
+def sets_of_labels(random):
+    metrics = ["accuracy", "f1_micro", "f1_macro", "f1_weighted", "precision_macro", "recall_macro"]
+    cases = []
+    for name, n, classes, share in [("several", 40, 3, 0.4), ("a label that is never there", 60, 4, 0.3), ("one label", 30, 1, 0.5)]:
+        golds = random.random((n, classes)) < np.linspace(0.6, 0.1, classes)
+        if "never" in name:
+            golds[:, -1] = False
+        predictions = np.where(random.random((n, classes)) < share, random.random((n, classes)) < 0.3, golds)
+        if "never" in name:
+            predictions[:, -1] = False
+        golds, predictions = golds.astype(int), predictions.astype(int)
+        scores = {metric: {"value": float(value(metric, predictions, golds))} for metric in metrics} if classes > 1 else {}
+        if classes == 1:  # scikit-learn takes one column for two classes
+            scores["f1_micro"] = {"value": float(f1_score(golds[:, 0], predictions[:, 0]))}
+        as_lists = [[np.flatnonzero(row).tolist() for row in rows] for rows in (predictions, golds)]
+        cases.append({"name": name, "classes": classes, "predictions": as_lists[0], "golds": as_lists[1], "scores": scores})
+    return cases
+
+
+def tags_of_words(random):
+    """Tags drawn at random, so that every odd sequence of parts occurs; seqeval without a scheme."""
+    cases = []
+    for name, tags in {
+        "IOB2": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
+        "IOBES": ["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC"],
+        "odd": ["O", "B", "I", "I-a-b", "B-a-b", "PER", "B-PER", "X-LOC", ".-X"],
+    }.items():
+        golds = [random.integers(0, len(tags), random.integers(1, 12)).tolist() for _ in range(60)]
+        predictions = [[tag if random.random() < 0.6 else int(random.integers(0, len(tags))) for tag in row] for row in golds]
+        named = [[[tags[tag] for tag in row] for row in rows] for rows in (golds, predictions)]
+        m, zero = seqeval.metrics, {"zero_division": 0}
+        scores = {
+            "accuracy": m.accuracy_score(*named),
+            "precision": m.precision_score(*named, **zero),
+            "recall": m.recall_score(*named, **zero),
+            "f1": m.f1_score(*named, **zero),
+            "f1_macro": m.f1_score(*named, average="macro", **zero),
+            "f1_weighted": m.f1_score(*named, average="weighted", **zero),
+        }
+        scores = {metric: {"value": float(value)} for metric, value in scores.items()}
+        cases.append({"name": name, "tags": tags, "predictions": predictions, "golds": golds, "scores": scores})
+    return cases
+
+
 def schedules():
     """Factors that `LambdaLR` applies before each optimiser step."""
     makers = {
@@ -147,11 +268,15 @@ def main():
         "versions": {m.__name__: m.__version__ for m in (np, scipy, sklearn, torch, transformers)},
         "seed": SEED,
         "cases": class_cases(random) + number_cases(random),
+        "averages": averages(np.random.default_rng(SEED + 1)),
+        "numbers": errors_of_numbers(np.random.default_rng(SEED + 2)),
+        "sets": sets_of_labels(np.random.default_rng(SEED + 3)),
+        "tags": tags_of_words(np.random.default_rng(SEED + 4)),
         "schedules": schedules(),
     }
     # One case per line keeps the file readable in a diff.
     lines = [f'"{key}": {json.dumps(found[key])}' for key in ("versions", "seed")]
-    for key in ("cases", "schedules"):
+    for key in ("cases", "averages", "numbers", "sets", "tags", "schedules"):
         rows = ",\n".join(json.dumps(row, separators=(",", ":")) for row in found[key])
         lines.append(f'"{key}": [\n{rows}\n]')
     OUT.parent.mkdir(parents=True, exist_ok=True)

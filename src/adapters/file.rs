@@ -19,7 +19,7 @@ use super::tiny_lora::{self, TinyLoraConfig};
 use super::{Group, Method, Named, Trained};
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::spec::Tying;
+use crate::spec::{Problem, Tying};
 use crate::torch::tensor_file::write;
 use crate::torch::tensors::Tensors;
 
@@ -36,8 +36,11 @@ pub(super) const OWN: &str = "LORAXS";
 /// Description of an adapter, as in `adapter_config.json` of this program's own layout.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct AdapterConfig {
-    /// `SEQ_CLS` or `CAUSAL_LM`.
+    /// `SEQ_CLS`, `TOKEN_CLS` or `CAUSAL_LM`.
     pub task_type: String,
+    /// What the head answers; earlier releases did not record it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem_type: Option<Problem>,
     /// The method with its settings.
     #[serde(flatten)]
     pub method: Method,
@@ -52,7 +55,7 @@ pub struct AdapterConfig {
     /// Data set that it was trained on; empty if unknown.
     #[serde(default)]
     pub dataset: String,
-    /// Names of the classes; empty for a regression, or if unknown.
+    /// Names of the classes, labels or tags; empty for a regression, or if unknown.
     #[serde(default)]
     pub labels: Vec<String>,
     /// Longest sequence in tokens that it was trained on; 0 if unknown.
@@ -165,6 +168,20 @@ fn stacked(trained: &Trained, entries: Named) -> Named {
     found
 }
 
+impl AdapterConfig {
+    /// Returns what the head answers; `None` for a language model, and if it is unknown.
+    pub fn problem(&self) -> Option<Problem> {
+        match (self.problem_type, self.task_type.as_str()) {
+            (Some(problem), _) => Some(problem),
+            (None, "CAUSAL_LM") => None,
+            (None, "TOKEN_CLS") => Some(Problem::Tokens),
+            _ if self.dataset.is_empty() => None,
+            _ if self.labels.is_empty() => Some(Problem::Regression),
+            _ => Some(Problem::SingleLabel),
+        }
+    }
+}
+
 impl AdapterFile {
     /// Returns a hash of settings and tensors.
     ///
@@ -176,7 +193,8 @@ impl AdapterFile {
 
     /// Returns the hash of earlier releases, over the settings as Rust prints them.
     pub fn earlier_hash(&self) -> String {
-        self.hash_with(&format!("{:?}", self.config))
+        // They did not know this field.
+        self.hash_with(&format!("{:?}", self.config).replacen("problem_type: None, ", "", 1))
     }
 
     fn hash_with(&self, settings: &str) -> String {

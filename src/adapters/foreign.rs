@@ -38,6 +38,7 @@ pub(super) fn open(folder: &Path, json: &Json) -> Result<AdapterFile> {
     }
     let mut config = AdapterConfig {
         task_type: json.get("task_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        problem_type: None,
         base_model_name_or_path: text(json, "base_model_name_or_path"),
         revision: text(json, "revision"),
         base_hash: String::new(),

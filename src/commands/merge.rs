@@ -24,12 +24,12 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
             .hint("pass the folder of an adapter as `--adapter`, or a run as `--run`")
             .into());
     };
-    let outputs = subject.outputs()?;
-    let (model, trained) = subject.build(&place, Kind::Float, outputs)?;
+    let head = subject.head()?;
+    let (model, trained) = subject.build(&place, Kind::Float, head)?;
     if let Some(folder) = &args.rebase {
         return rebase::run(&place, args, &subject, &trained, folder);
     }
-    let labels = subject.labels(outputs);
+    let labels = subject.labels(head);
     let base = &subject.base.base;
     match args.format {
         MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels)),
@@ -68,14 +68,14 @@ fn merge_hf(
     let kind = kind(args);
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(base)));
     let expected = probe(&base.config, &model)?;
-    let outputs = (!base.config.is_decoder()).then_some(labels.len().max(1) as i64);
+    let head = model.classifier().ok().map(|model| model.shape);
     let (difference, bytes) = files::write_folder(&args.out, |folder| {
         hf::write(folder, &AdaptedModel { base, model: &model, trained, labels }, kind, args.max_shard_size)?;
         // Two models of 7B in fp32 would not fit where one does.
         drop(model);
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.
         let build =
-            Build { device: place.device, kind: Kind::Float, outputs, seeds: vec![0], train_base: false };
+            Build { device: place.device, kind: Kind::Float, head, seeds: vec![0], train_base: false };
         let written = Model::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
         let difference =
             check(relative_difference(&expected, &probe(&base.config, &written)?), limit, "logits")?;

@@ -18,7 +18,7 @@ use tokenizers::{
 
 use super::Example;
 use super::special::Special;
-use super::tokenizer_class::{Class, class_of, configure, enclose, fitting, with_space};
+use super::tokenizer_class::{Class, class_of, configure, enclose, fitting};
 use super::tokenizer_file::{failed, guarded, optional_json, parse};
 use super::{added_tokens, long_texts};
 use crate::fault::{Fault, Result, fault, reading, usage};
@@ -42,8 +42,8 @@ pub const FILES: [&str; 12] = [
 /// A tokenizer with the settings that its folder gives it.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    direction: TruncationDirection,
+    pub(super) inner: tokenizers::Tokenizer,
+    pub(super) direction: TruncationDirection,
     /// Number of token types that the model knows; `None` if it always gets type 0.
     types: Option<u64>,
     /// Tokens that the template of special tokens puts before a text.
@@ -51,7 +51,7 @@ pub struct Tokenizer {
     /// Number of tokens that the model embeds, if the tokenizer knows more.
     embedded: Option<u32>,
     special: Special,
-    is_roberta: bool,
+    pub(super) is_roberta: bool,
     hash: String,
     files: Vec<PathBuf>,
 }
@@ -170,44 +170,6 @@ impl Tokenizer {
         Ok(Encoding { ids, types, whole: whole + added, truncated: cut || cut_too || whole > max_length })
     }
 
-    /// Returns the same tokenizer for texts that are split into words: RoBERTa's needs a space before each, which
-    /// `run_ner.py` of Transformers asks of it, too (`add_prefix_space=True`).
-    ///
-    /// # Errors
-    /// When the tokenizer refuses the change.
-    pub fn of_words(&self) -> Result<Self> {
-        let mut of_words = self.clone();
-        if self.is_roberta {
-            with_space(&mut of_words.inner, &Value::Bool(true))?;
-        }
-        Ok(of_words)
-    }
-
-    /// Encodes words, with special tokens; also returns, for each token that is the first of a word, the word's place.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode_words(&self, words: &[&str], max_length: usize) -> Result<(Encoding, Vec<Option<usize>>)> {
-        let added = self.inner.get_post_processor().map_or(0, |p| p.added_tokens(false));
-        if max_length < added {
-            let message = format!("`max_length` is {max_length}, but the special tokens alone are {added}");
-            return Err(usage(message).into());
-        }
-        let mut encoding = guarded(|| self.inner.encode_fast(words, false)).map_err(failed)?;
-        let whole = encoding.len() + added;
-        let truncated = whole > max_length;
-        encoding.truncate(max_length - added, 0, self.direction);
-        let encoding = guarded(|| self.inner.post_process(encoding, None, true)).map_err(failed)?;
-        let types = self.types_of(&encoding)?;
-        let ids = self.embeddable(encoding.get_ids().to_vec())?;
-        let mut before = None;
-        let first = |word: &Option<u32>| {
-            let is_first = *word != std::mem::replace(&mut before, *word);
-            word.filter(|_| is_first).map(|word| word as usize)
-        };
-        Ok((Encoding { ids, types, whole, truncated }, encoding.get_word_ids().iter().map(first).collect()))
-    }
-
     /// Returns the tokens of a text without special ones, and whether some of a very long text are left out
     /// beyond `enough`, which are counted from the side that truncation keeps.
     fn part(&self, text: &str, enough: usize) -> Result<(tokenizers::Encoding, bool)> {
@@ -217,7 +179,7 @@ impl Tokenizer {
     }
 
     /// Refuses tokens that the model does not embed.
-    fn embeddable(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+    pub(super) fn embeddable(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
         let Some(beyond) = self.embedded.and_then(|size| ids.iter().find(|id| **id >= size)) else {
             return Ok(ids);
         };
@@ -228,7 +190,7 @@ impl Tokenizer {
             .into())
     }
 
-    fn types_of(&self, encoding: &tokenizers::Encoding) -> Result<Vec<u8>> {
+    pub(super) fn types_of(&self, encoding: &tokenizers::Encoding) -> Result<Vec<u8>> {
         let Some(known) = self.types else { return Ok(vec![0; encoding.len()]) };
         let types = encoding.get_type_ids();
         match types.iter().find(|&&t| u64::from(t) >= known || t > u32::from(u8::MAX)) {
@@ -315,6 +277,12 @@ impl Tokenizer {
     /// Returns special tokens by their names in chat templates, such as `bos_token`.
     pub fn named_tokens(&self) -> &[(&'static str, String)] {
         &self.special.tokens
+    }
+
+    /// Returns the id of a special token by its name in chat templates, if the vocabulary has it.
+    pub fn token_id(&self, name: &str) -> Option<u32> {
+        let (_, text) = self.special.tokens.iter().find(|(known, _)| *known == name)?;
+        self.inner.token_to_id(text)
     }
 
     /// Returns the texts of all special tokens, such as `<s>`.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
 
-use super::metrics::mean_loss;
+use super::metrics::pooled_mean;
 use super::{Evaluation, by_length, sequence};
 use crate::data::Example;
 use crate::fault::{Result, fault};
@@ -178,8 +178,8 @@ pub fn evaluate(
     )?;
     progress.finish();
     let counts: Vec<f64> = examples.iter().map(|example| target_count(example) as f64).collect();
-    let scores = vec![(Metric::Loss, mean_loss(&sums, &counts))];
-    Ok(Evaluation { predictions: Vec::new(), scores, seconds: start.elapsed().as_secs_f64() })
+    let scores = vec![(Metric::Loss, pooled_mean(&sums, &counts))];
+    Ok(Evaluation { predictions: Vec::new(), scores, report: None, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Returns each example's summed loss.

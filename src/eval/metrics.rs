@@ -1,6 +1,5 @@
-//! Accuracy, F1, Matthews, Pearson and Spearman as the standard GLUE script computes them, each with its error.
-//!
-//! Values follow scikit-learn (F1, Matthews) and SciPy (Pearson, Spearman), which that script calls.
+//! Accuracy, Matthews, Pearson, Spearman and the errors of a regression as scikit-learn and SciPy compute them, each with its
+//! standard error; F1 and its kin are in [`super::averages`].
 //!
 //! Standard errors are those of a mean: the sample standard deviation (n - 1) of one number per example, over
 //! √n. For accuracy that number is 1 or 0, so the error is the one that lm-evaluation-harness reports. For the
@@ -40,7 +39,8 @@ impl Score {
     }
 }
 
-/// Scores predictions against labels, pair by pair; classes are given as whole numbers.
+/// Scores predictions against labels, pair by pair; classes are given as whole numbers. Metrics of counts of classes are undefined
+/// here: [`super::outcomes`] computes them.
 ///
 /// # Panics
 /// If there is not exactly one prediction per label.
@@ -57,12 +57,14 @@ pub fn score(metric: Metric, predictions: &[f64], golds: &[f64]) -> Score {
         return Score::UNDEFINED;
     }
     match metric {
-        Metric::Accuracy => accuracy(predictions, golds),
-        Metric::F1 => f1(predictions, golds),
+        Metric::Accuracy => mean_of(predictions, golds, |p, g| f64::from(u8::from(p == g))),
         Metric::MatthewsCorrelation => matthews(predictions, golds),
         Metric::Pearson => pearson(predictions, golds),
         Metric::Spearmanr => spearman(predictions, golds),
-        // Computed from likelihoods, not predictions: see [`mean_loss`].
+        Metric::Mse => mean_of(predictions, golds, |p, g| (p - g) * (p - g)),
+        Metric::Mae => mean_of(predictions, golds, |p, g| (p - g).abs()),
+        Metric::R2 => r2(predictions, golds),
+        // Computed from counts or likelihoods: see `outcomes`.
         _ => Score::UNDEFINED,
     }
 }
@@ -72,28 +74,28 @@ pub fn combined(scores: &[Score]) -> Option<f64> {
     (scores.len() > 1).then(|| mean(&scores.iter().map(|score| score.value).collect::<Vec<_>>()))
 }
 
-fn accuracy(predictions: &[f64], golds: &[f64]) -> Score {
-    let hits: Vec<f64> = predictions.iter().zip(golds).map(|(p, g)| f64::from(u8::from(p == g))).collect();
-    Score { value: mean(&hits), stderr: error_of_mean(&hits) }
+/// Scores the mean of `f(prediction, label)`.
+fn mean_of(predictions: &[f64], golds: &[f64], f: impl Fn(f64, f64) -> f64) -> Score {
+    let each: Vec<f64> = predictions.iter().zip(golds).map(|(&p, &g)| f(p, g)).collect();
+    Score { value: mean(&each), stderr: error_of_mean(&each) }
 }
 
-fn f1(predictions: &[f64], golds: &[f64]) -> Score {
-    // F1 is a ratio of sums, Σ both / Σ either, over 2·[p = g = 1] and [p = 1] + [g = 1].
-    let counts: Vec<(f64, f64)> = predictions
-        .iter()
-        .zip(golds)
-        .map(|(&p, &g)| (f64::from(u8::from(p == 1.0)), f64::from(u8::from(g == 1.0))))
-        .map(|(p, g)| (2.0 * p * g, p + g))
-        .collect();
-    let both: f64 = counts.iter().map(|(both, _)| both).sum();
-    let either: f64 = counts.iter().map(|(_, either)| either).sum();
-    if either == 0.0 {
-        return Score { value: 0.0, stderr: f64::NAN };
+/// 1 - Σ(p - g)² / Σ(g - ḡ)²; 1 or 0 for labels that are all alike, as in scikit-learn.
+fn r2(predictions: &[f64], golds: &[f64]) -> Score {
+    if golds.len() < 2 {
+        return Score::UNDEFINED;
     }
-    let value = both / either;
-    let scale = counts.len() as f64 / either;
-    let influences: Vec<f64> = counts.iter().map(|(both, either)| scale * (both - value * either)).collect();
-    Score { value, stderr: error_of_mean(&influences) }
+    let middle = mean(golds);
+    let squares = |x: f64| x * x;
+    let errors: Vec<f64> = predictions.iter().zip(golds).map(|(p, g)| squares(p - g)).collect();
+    let spreads: Vec<f64> = golds.iter().map(|g| squares(g - middle)).collect();
+    let (error, spread) = (mean(&errors), mean(&spreads));
+    if spread == 0.0 {
+        return Score { value: if error == 0.0 { 1.0 } else { 0.0 }, stderr: f64::NAN };
+    }
+    let influences: Vec<f64> =
+        errors.iter().zip(&spreads).map(|(e, s)| -(e / spread - error / spread * (s / spread))).collect();
+    Score { value: 1.0 - error / spread, stderr: error_of_mean(&influences) }
 }
 
 /// Correlates the one-hot vectors of predictions and labels (Gorodkin 2004), as scikit-learn does.
@@ -237,9 +239,9 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Computes the mean loss of a target token from each example's summed loss and number of targets; its error
+/// Computes the mean of all terms, such as the losses of target tokens, from each example's sum and number of terms; its error
 /// is that of the ratio of the two sums, from the influence of each example on it.
-pub fn mean_loss(sums: &[f64], targets: &[f64]) -> Score {
+pub fn pooled_mean(sums: &[f64], targets: &[f64]) -> Score {
     let per_example = mean(targets);
     let value = mean(sums) / per_example;
     let influences: Vec<f64> =
@@ -248,7 +250,7 @@ pub fn mean_loss(sums: &[f64], targets: &[f64]) -> Score {
 }
 
 /// Returns the sample standard deviation (n - 1) over √n; NaN for fewer than two values.
-fn error_of_mean(values: &[f64]) -> f64 {
+pub fn error_of_mean(values: &[f64]) -> f64 {
     let middle = mean(values);
     let squares: f64 = values.iter().map(|x| (x - middle) * (x - middle)).sum();
     (squares / (values.len() as f64 - 1.0) / values.len() as f64).sqrt()
@@ -290,7 +292,6 @@ mod tests {
         let golds = [0.0, 1.0, 1.0, 0.0];
         let predictions = [f64::NAN, 1.0, f64::INFINITY, f64::NEG_INFINITY];
         assert_eq!(score(Metric::Accuracy, &predictions, &golds).value, 0.25);
-        assert_eq!(score(Metric::F1, &predictions, &golds).value, 2.0 / 3.0);
         assert!(score(Metric::MatthewsCorrelation, &predictions, &golds).value.is_finite());
         assert!(score(Metric::Pearson, &predictions, &golds).value.is_nan());
         assert!(score(Metric::Spearmanr, &predictions, &golds).value.is_nan());
@@ -305,7 +306,6 @@ mod tests {
             assert!(score(metric, &[1.0], &[1.0]).stderr.is_nan());
         }
         assert!(score(Metric::Pearson, &[0.1; 3], &[1.0, 2.0, 4.0]).value.is_nan());
-        assert_eq!(score(Metric::F1, &[0.0, 0.0], &[0.0, 0.0]).value, 0.0);
         assert_eq!(score(Metric::MatthewsCorrelation, &[1.0, 1.0], &[0.0, 1.0]).value, 0.0);
     }
 

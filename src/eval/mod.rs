@@ -1,10 +1,13 @@
 //! Scoring without generation: logits of every example, predictions, metrics; the loss of a language model.
 
+pub mod averages;
+pub mod entities;
 pub mod generation;
 pub mod harness;
 pub mod label_loss;
 pub mod language;
 pub mod metrics;
+pub mod outcomes;
 pub mod predictions;
 pub mod results;
 
@@ -16,12 +19,12 @@ use tch::{Kind, Tensor, no_grad};
 use crate::data::Example;
 use crate::fault::{Result, fault};
 use crate::models::Classifier;
-use crate::nn::layout::Sequence;
+use crate::nn::layout::{Place, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
-use crate::spec::Metric;
-use label_loss::label_loss;
-use metrics::{Score, combined, mean_loss, score};
+use crate::spec::{Metric, Problem};
+use metrics::{Score, combined};
+use outcomes::{ClassReport, Outcomes};
 use predictions::Prediction;
 
 /// A scored split.
@@ -31,6 +34,8 @@ pub struct Evaluation {
     pub predictions: Vec<Prediction>,
     /// The requested metrics, in that order; empty if the split has no labels.
     pub scores: Vec<(Metric, Score)>,
+    /// The scores of each class; none for numbers and without labels.
+    pub report: Option<ClassReport>,
     /// Time of the forward passes and the metrics.
     pub seconds: f64,
 }
@@ -64,6 +69,8 @@ pub fn sequence(example: &Example) -> Sequence<'_> {
 pub struct Scoring<'a> {
     /// Metrics to compute.
     pub metrics: &'a [Metric],
+    /// Names of the task's classes.
+    pub labels: &'a [String],
     /// The head's output for each class of the task; empty if they agree.
     pub outputs: &'a [usize],
     /// Examples in one pass.
@@ -76,40 +83,37 @@ pub struct Scoring<'a> {
 /// When a logit is not finite, or libtorch fails.
 pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scoring) -> Result<Evaluation> {
     let start = Instant::now();
-    let Scoring { metrics, outputs, batch_size } = how;
+    let Scoring { metrics, labels, outputs, batch_size } = how;
     let progress = Progress::new(examples.len() as u64, "eval", "examples");
-    let mut logits = logits(model, run, examples, batch_size, |done| progress.tick(done as u64, ""))?;
+    let logits = logits(model, run, examples, batch_size, |done| progress.tick(done as u64, ""))?;
     progress.finish();
     if let Some((example, row)) =
         examples.iter().zip(&logits).find(|(_, row)| row.iter().any(|logit| !logit.is_finite()))
     {
+        let row: Vec<&f32> = row.iter().take(8).collect();
         return Err(fault(format!("the logits of example {} are not finite: {row:?}", example.index))
             .hint("train with lower learning rates; instead of fp16, evaluate in fp32 or bf16")
             .into());
     }
-    if !outputs.is_empty() {
-        for row in &mut logits {
-            *row = outputs.iter().filter_map(|&output| row.get(output).copied()).collect();
+    let ordered = |row: Vec<f32>| match outputs {
+        [] => row,
+        _ => {
+            let words = row.chunks(outputs.len());
+            words.flat_map(|word| outputs.iter().filter_map(|&output| word.get(output).copied())).collect()
         }
-    }
+    };
     let predictions: Vec<Prediction> = examples
         .iter()
         .zip(logits)
-        .map(|(example, logits)| Prediction::new(example.index, logits, example.label.clone()))
+        .map(|(example, row)| {
+            Prediction::new(model.shape, example.index, ordered(row), example.label.clone())
+        })
         .collect();
-    let number = |label: &crate::data::Label| label.numbers().first().map(|number| f64::from(*number));
-    let labelled =
-        predictions.iter().filter_map(|p| Some((number(&p.prediction)?, number(p.label.as_ref()?)?)));
-    let (given, gold): (Vec<f64>, Vec<f64>) = labelled.unzip();
-    let losses: (Vec<f64>, Vec<f64>) =
-        predictions.iter().filter_map(|p| label_loss(&p.logits, p.label.as_ref()?)).unzip();
-    let scored = if gold.is_empty() { &[] } else { metrics };
-    let of = |metric| match metric {
-        Metric::Loss => mean_loss(&losses.0, &losses.1),
-        metric => score(metric, &given, &gold),
-    };
-    let scores = scored.iter().map(|&metric| (metric, of(metric))).collect();
-    Ok(Evaluation { predictions, scores, seconds: start.elapsed().as_secs_f64() })
+    let outcomes = Outcomes::new(model.shape.problem, labels, &predictions);
+    let scored = if outcomes.is_empty() { &[] } else { metrics };
+    let scores = scored.iter().map(|&metric| (metric, outcomes.score(metric))).collect();
+    let report = outcomes.report();
+    Ok(Evaluation { predictions, scores, report, seconds: start.elapsed().as_secs_f64() })
 }
 
 /// Calls `pass` with batches of examples of similar length, as many as `fits` says of their number and tokens, and at least
@@ -139,8 +143,8 @@ fn by_length<T: Clone + Default>(
     Ok(found)
 }
 
-/// Returns what run `run` of `model` makes of each example, finite or not, `batch_size` of similar length in one pass;
-/// `tick` gets the number of examples done.
+/// Returns what run `run` of `model` makes of each example, finite or not, `batch_size` of similar length in one pass; with a
+/// head for tokens the logits of the first token of each word; `tick` gets the number of examples done.
 ///
 /// # Errors
 /// When libtorch fails.
@@ -151,20 +155,26 @@ pub fn logits(
     batch_size: usize,
     tick: impl Fn(usize),
 ) -> Result<Vec<Vec<f32>>> {
-    let pass = |batch: &[&Example]| {
-        batch_logits(model, run, batch.iter().map(|example| sequence(example)).collect())
-    };
-    by_length(examples, |count, _| count <= batch_size, pass, tick)
+    by_length(examples, |count, _| count <= batch_size, |batch| batch_logits(model, run, batch), tick)
 }
 
-fn batch_logits(model: &Classifier, run: usize, sequences: Vec<Sequence>) -> Result<Vec<Vec<f32>>> {
+/// Returns the logits of each example, with a head for tokens those of the first token of each word.
+fn batch_logits(model: &Classifier, run: usize, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
     let mut runs = vec![Vec::new(); model.runs()];
-    runs[run] = sequences;
+    runs[run] = examples.iter().map(|example| sequence(example)).collect();
     let batch = Packed::new(&runs, model.config.position_rule, model.device());
     let pass = Pass::evaluation().over(&batch);
-    let logits = no_grad(|| model.forward(&batch, &pass))?; // [s, c]
+    let logits = no_grad(|| model.forward(&batch, &pass))?; // [s, c] or [m, c]
     let logits: Tensor = logits.to_kind(Kind::Float).to_device(tch::Device::Cpu).contiguous();
-    let classes = logits.size().last().copied().unwrap_or(1);
+    let classes = usize::try_from(model.shape.outputs)?;
     let flat: Vec<f32> = Vec::try_from(logits.flatten(0, -1))?;
-    Ok(flat.chunks(usize::try_from(classes)?).map(<[f32]>::to_vec).collect())
+    let rows: Vec<&[f32]> = flat.chunks(classes).collect();
+    if model.shape.problem != Problem::Tokens {
+        return Ok(rows.into_iter().map(<[f32]>::to_vec).collect());
+    }
+    let of_words = |(example, place): (&&Example, &Place)| {
+        let firsts = example.trained.iter().enumerate().filter(|(_, trained)| **trained != 0);
+        firsts.filter_map(|(at, _)| rows.get(place.start + at)).flat_map(|row| row.iter().copied()).collect()
+    };
+    Ok(examples.iter().zip(&batch.places[run]).map(of_words).collect())
 }

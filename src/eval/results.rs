@@ -6,8 +6,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Evaluation;
+use super::averages::ClassScores;
 use super::generation::{Record, grouped, scores};
 use super::metrics::Score;
+use super::outcomes::ClassReport;
 use crate::data::prompts::Prompts;
 use crate::data::{Examples, Truncation};
 use crate::fault::Result;
@@ -25,6 +27,9 @@ pub struct TaskResult {
     /// The mean of several metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub combined_score: Option<f64>,
+    /// Scores class by class.
+    #[serde(flatten)]
+    pub report: Option<ClassReport>,
     /// Column, its value, rule, score.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<String, BTreeMap<String, BTreeMap<String, Score>>>,
@@ -48,6 +53,7 @@ impl TaskResult {
             split: split.to_owned(),
             metrics: evaluation.scores.iter().map(|(m, score)| (m.name().to_owned(), *score)).collect(),
             combined_score: evaluation.by_name().get("combined_score").copied(),
+            report: evaluation.report.clone(),
             groups: BTreeMap::new(),
             generation: None,
             count: examples.examples.len(),
@@ -77,6 +83,7 @@ impl TaskResult {
             split: split.to_owned(),
             metrics: named(&records.iter().collect::<Vec<_>>()),
             combined_score: None,
+            report: None,
             groups: group_by.iter().map(group).collect(),
             generation: None,
             count: records.len(),
@@ -122,4 +129,34 @@ pub fn results_table(results: &BTreeMap<String, TaskResult>) -> String {
         }
     }
     table(&["task", "split", "metric", "value", "stderr", "count", "seconds"], &rows)
+}
+
+/// Most classes that are shown one by one.
+const MOST_CLASSES: usize = 10;
+
+/// Formats the scores of the classes of each task that has few, with what is predicted instead of each.
+pub fn classes_table(results: &BTreeMap<String, TaskResult>) -> Option<String> {
+    let mut tables = Vec::new();
+    for (task, result) in results {
+        let Some(report) = result.report.as_ref().filter(|report| report.classes.len() <= MOST_CLASSES)
+        else {
+            continue;
+        };
+        let mut head = vec![task.as_str(), "precision", "recall", "f1", "support"];
+        let predicted: Vec<String> =
+            report.classes.iter().map(|class| format!("as {}", class.label)).collect();
+        if report.confusion_matrix.is_some() {
+            head.extend(predicted.iter().map(String::as_str));
+        }
+        let row = |(place, class): (usize, &ClassScores)| {
+            let scores = [class.precision, class.recall, class.f1].map(|score| format!("{score:.4}"));
+            let counts = report.confusion_matrix.as_ref().and_then(|rows| rows.get(place));
+            let counts = counts.into_iter().flatten().map(u64::to_string);
+            let own = [class.label.clone()].into_iter().chain(scores).chain([class.support.to_string()]);
+            own.chain(counts).collect()
+        };
+        let rows: Vec<Vec<String>> = report.classes.iter().enumerate().map(row).collect();
+        tables.push(table(&head, &rows));
+    }
+    (!tables.is_empty()).then(|| tables.join("\n"))
 }

@@ -9,11 +9,13 @@ use tch::{Kind, Tensor};
 
 use super::AdaptedModel;
 use crate::adapters::Group;
-use crate::fault::Result;
+use crate::data::tokenize::Tokenizer;
+use crate::fault::{Result, fault};
 use crate::files;
-use crate::models::Config;
-use crate::models::encoder::config::HeadKind;
+use crate::models::checkpoint::OUTPUT;
+use crate::models::{Base, Config, Model};
 use crate::nn::Linear;
+use crate::spec::Problem;
 use crate::torch::{tensor_file, unforeseen};
 
 /// Name prefixes of other files that are copied unchanged.
@@ -23,7 +25,7 @@ const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 /// Fails when a tensor cannot be read or a file cannot be written.
 pub fn write(folder: &Path, source: &AdaptedModel, kind: Option<Kind>, shard_size: u64) -> Result<()> {
     write_shards(folder, source, &entries(source, kind), shard_size)?;
-    files::write_json(&folder.join("config.json"), &config(source, kind))?;
+    files::write_json(&folder.join("config.json"), &config(source, kind)?)?;
     let base = &source.base.folder;
     for name in names(base, "")?.into_iter().chain(names(base, files::TEMPLATES)?) {
         if files::is_companion(&name) || COPIED.iter().any(|begin| name.starts_with(begin)) {
@@ -88,10 +90,16 @@ fn entries<'a>(source: &AdaptedModel<'a>, kind: Option<Kind>) -> BTreeMap<String
     let mut found: BTreeMap<String, Entry> = BTreeMap::new();
     let mut head_kind = kind.unwrap_or(Kind::Float);
     for (canonical, name) in source.base.trunk_tensors() {
-        // RoBERTa's classifier has no pooler in the trunk; Transformers would call it unexpected.
-        let two_layer = matches!(&source.base.config, Config::Encoder(c) if c.head == HeadKind::TwoLayer);
+        // A head without a pooler has none in the trunk, and no head is a language model's; Transformers would call them unexpected.
+        let superfluous = match source.model {
+            Model::Classifier(model) => {
+                canonical == OUTPUT
+                    || canonical.contains(".pooler.") && !model.config.pools(model.shape.problem)
+            }
+            Model::Language(_) => false,
+        };
         // Nor does any layer read integers or types that libtorch lacks: loading the model warned about them.
-        if two_layer && canonical.contains(".pooler.") || !tensors.is_float(&name) {
+        if superfluous || !tensors.is_float(&name) {
             continue;
         }
         let shape = tensors.shape(&name).unwrap_or_default();
@@ -162,17 +170,26 @@ fn write_shards(
 }
 
 /// Returns the base's `config.json`; for a classifier, with its architecture and labels.
-fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
-    let mut config = source.base.config.raw.clone();
-    match &source.base.config {
-        Config::Encoder(encoder) => describe_classifier(&mut config, &encoder.architecture, source.labels),
-        Config::Decoder(decoder) => {
-            config.insert("architectures".into(), json!([decoder.architecture]));
-            if source.base.has_output_layer() && decoder.tied {
-                // As the weights have it: readers that trust the config would leave out the output layer.
-                config.insert("tie_word_embeddings".into(), json!(false));
+fn config(source: &AdaptedModel, kind: Option<Kind>) -> Result<Map<String, Value>> {
+    let Base { config: of_base, .. } = source.base;
+    let mut config = of_base.raw.clone();
+    let problem = match source.model {
+        Model::Classifier(model) => Some(model.shape.problem),
+        Model::Language(_) => None,
+    };
+    config.insert("architectures".into(), json!([format!("{}{}", of_base.class, Problem::class(problem))]));
+    match (problem, of_base) {
+        (Some(problem), _) => {
+            describe_classifier(&mut config, problem, source.labels);
+            if of_base.is_decoder() && of_base.padding().is_none() {
+                config.insert("pad_token_id".into(), json!(padding(source.base)?));
             }
         }
+        (None, Config::Decoder(decoder)) if source.base.has_output_layer() && decoder.tied => {
+            // As the weights have it: readers that trust the config would leave out the output layer.
+            config.insert("tie_word_embeddings".into(), json!(false));
+        }
+        (None, _) => {}
     }
     if let Some(kind) = kind {
         let name = match kind {
@@ -184,13 +201,30 @@ fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), json!(name));
     }
-    config
+    Ok(config)
 }
 
-fn describe_classifier(config: &mut Map<String, Value>, architecture: &str, labels: &[String]) {
-    config.insert("architectures".into(), json!([architecture]));
-    let regression = labels.is_empty();
-    let names: Vec<String> = if regression { vec!["LABEL_0".into()] } else { labels.to_vec() };
+/// Returns the padding token of a decoder whose config has none, for Transformers to find the ends of padded texts by: the
+/// tokenizer's, else a special token that does not end every text.
+fn padding(base: &Base) -> Result<u32> {
+    let tokenizer = Tokenizer::load(&base.folder)?;
+    let last = tokenizer.encode_whole("")?.last().copied();
+    let named = |wanted: &str| tokenizer.token_id(wanted);
+    let candidates = [named("pad_token"), tokenizer.eos().ok(), named("unk_token"), named("bos_token")];
+    let found = candidates
+        .into_iter()
+        .flatten()
+        .find(|id| Some(*id) != last && i64::from(*id) < base.config.vocabulary);
+    found.ok_or_else(|| {
+        fault("the base has no token that could be the padding of a batch")
+            .hint("set `pad_token_id` in its config.json")
+            .into()
+    })
+}
+
+fn describe_classifier(config: &mut Map<String, Value>, problem: Problem, labels: &[String]) {
+    let names: Vec<String> =
+        if problem == Problem::Regression { vec!["LABEL_0".into()] } else { labels.to_vec() };
     let id2label: Map<String, Value> =
         names.iter().enumerate().map(|(id, name)| (id.to_string(), json!(name))).collect();
     let label2id: Map<String, Value> =
@@ -198,8 +232,10 @@ fn describe_classifier(config: &mut Map<String, Value>, architecture: &str, labe
     config.insert("id2label".into(), id2label.into());
     config.insert("label2id".into(), label2id.into());
     config.remove("num_labels");
-    let problem = if regression { "regression" } else { "single_label_classification" };
-    config.insert("problem_type".into(), json!(problem));
+    match problem {
+        Problem::Tokens => drop(config.remove("problem_type")),
+        _ => drop(config.insert("problem_type".into(), json!(problem))),
+    }
 }
 
 /// Returns the size in bytes of the weights in a written folder.

@@ -38,7 +38,7 @@ impl AdaptedModel<'_> {
 }
 
 /// Computes logits of eight fixed sequences of mixed lengths, to compare two forms of one model: `[s, c]`, or
-/// for a language model those after every token, `[n, v]`.
+/// for a language model and with a head for tokens those of every token, `[n, v]`.
 /// Fails when libtorch fails.
 pub fn probe(config: &Config, model: &Model) -> Result<Tensor> {
     let vocabulary = u32::try_from(config.vocabulary).unwrap_or(u32::MAX).max(2);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::config::Config;
+use super::head_layer::HeadShape;
 use crate::adapters::rules::Layer;
 use crate::fault::{Result, fault, reading};
 use crate::torch::tensors::Tensors;
@@ -13,7 +14,7 @@ use crate::torch::tensors::Tensors;
 /// Canonical name of a decoder's embedding.
 pub(super) const WORDS: &str = "model.embed_tokens.weight";
 /// Canonical name of a decoder's output layer.
-pub(super) const OUTPUT: &str = "lm_head.weight";
+pub const OUTPUT: &str = "lm_head.weight";
 
 /// A checkpoint folder, opened but not loaded.
 #[derive(Debug)]
@@ -33,8 +34,8 @@ pub struct Build {
     pub device: Device,
     /// Kind of the frozen weights and of the hidden states.
     pub kind: Kind,
-    /// Outputs of the classification head; `None` for a language model.
-    pub outputs: Option<i64>,
+    /// The head; `None` for a language model.
+    pub head: Option<HeadShape>,
     /// One seed per run trained together.
     pub seeds: Vec<u64>,
     /// True if every weight of the base is trained.

@@ -9,11 +9,13 @@ use serde_json::{Map, Value};
 
 use super::decoder::config::DecoderConfig;
 use super::decoder::fields::FAMILIES as DECODERS;
-use super::encoder::config::{EncoderConfig, FAMILIES as ENCODERS, TARGETS};
+use super::encoder::config::{EncoderConfig, FAMILIES as ENCODERS, HeadKind, TARGETS};
+use super::head_layer::{HeadLayer, HeadShape};
 use super::trunk_config::TrunkConfig;
 use crate::adapters::rules::Layer;
 use crate::fault::{Result, fault, reading};
 use crate::files::{self, quantised};
+use crate::spec::Problem;
 
 /// `config.json` of a checkpoint.
 #[derive(Debug, Clone)]
@@ -66,17 +68,6 @@ impl Config {
         read().with_context(|| format!("cannot use `{}`", path.display()))
     }
 
-    /// Returns the config of an encoder.
-    ///
-    /// # Errors
-    /// When it is a decoder's.
-    pub fn encoder(&self) -> Result<&EncoderConfig> {
-        match self {
-            Self::Encoder(config) => Ok(config),
-            Self::Decoder(config) => Err(config.not_an_encoder()),
-        }
-    }
-
     /// Returns the config of a decoder.
     ///
     /// # Errors
@@ -88,7 +79,7 @@ impl Config {
         }
     }
 
-    /// Returns true for a language model, without a classification head.
+    /// Returns true for a decoder: a language model, unless a classification head is put on it.
     pub fn is_decoder(&self) -> bool {
         matches!(self, Self::Decoder(_))
     }
@@ -113,16 +104,51 @@ impl Config {
         }
     }
 
+    /// Returns the layers of a head, after an encoder's pooler, as Transformers names and shapes them.
+    pub fn head_layers(&self, HeadShape { problem, outputs }: HeadShape) -> Vec<HeadLayer> {
+        let d = self.width;
+        match (self, problem) {
+            (Self::Encoder(EncoderConfig { head: HeadKind::TwoLayer, .. }), problem)
+                if problem != Problem::Tokens =>
+            {
+                vec![
+                    HeadLayer::new("classifier.dense", [d, d], true),
+                    HeadLayer::new("classifier.out_proj", [outputs, d], true),
+                ]
+            }
+            (Self::Encoder(_), _) => vec![HeadLayer::new("classifier", [outputs, d], true)],
+            (Self::Decoder(_), problem) => {
+                vec![HeadLayer::new("score", [outputs, d], problem == Problem::Tokens)]
+            }
+        }
+    }
+
+    /// Returns true if a head's layers come after a pooler.
+    pub fn pools(&self, problem: Problem) -> bool {
+        let pooled = matches!(self, Self::Encoder(config) if config.head == HeadKind::Pooled);
+        pooled && problem != Problem::Tokens
+    }
+
+    /// Returns the dropout before each layer of a head; a decoder's has none for sequences.
+    pub fn dropout_before_head(&self, problem: Problem) -> f64 {
+        if self.is_decoder() && problem != Problem::Tokens { 0.0 } else { self.head_dropout }
+    }
+
+    /// Returns the id of the padding token by which a decoder's head finds the end of a text.
+    pub fn padding(&self) -> Option<i64> {
+        let Self::Decoder(config) = self else { return None };
+        // An id below 0 is no token's, though it counts embeddings from the last.
+        let is_negative = |id: &Value| id.as_i64().is_some_and(|id| id < 0);
+        config.padding.filter(|_| !self.raw.get("pad_token_id").is_some_and(is_negative))
+    }
+
     /// Replaces every dropout.
     pub fn set_dropout(&mut self, p: f64) {
         let trunk = match self {
-            Self::Encoder(config) => {
-                config.head_dropout = p;
-                &mut config.trunk
-            }
+            Self::Encoder(config) => &mut config.trunk,
             Self::Decoder(config) => &mut config.trunk,
         };
-        (trunk.dropout, trunk.attention_dropout) = (p, p);
+        (trunk.dropout, trunk.attention_dropout, trunk.head_dropout) = (p, p, p);
     }
 }
 

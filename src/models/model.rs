@@ -2,9 +2,9 @@
 
 use tch::Device;
 
-use super::{Base, Build, CausalLm, Classifier, Config};
+use super::{Base, Build, CausalLm, Classifier};
 use crate::adapters::Trained;
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::nn::Linear;
 
 /// A model of either kind.
@@ -17,21 +17,21 @@ pub enum Model {
 }
 
 impl Model {
-    /// Builds a classifier from an encoder, or a language model from a decoder.
+    /// Builds a classifier with the head that `build` asks for, or a language model from a decoder.
     ///
     /// # Errors
     /// Names every missing and mis-shaped tensor at once.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
-        Ok(match &base.config {
-            Config::Encoder(_) => Self::Classifier(Classifier::load(base, build, trained)?),
-            Config::Decoder(_) => Self::Language(CausalLm::load(base, build, trained)?),
+        Ok(match build.head {
+            Some(_) => Self::Classifier(Classifier::load(base, build, trained)?),
+            None => Self::Language(CausalLm::load(base, build, trained)?),
         })
     }
 
     /// Returns every linear layer that can take an adapter, in the order of the checkpoint's layers.
     pub fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Classifier(model) => model.encoder.linears_mut(),
+            Self::Classifier(model) => model.trunk.linears_mut(),
             Self::Language(model) => model.decoder.linears_mut(),
         }
     }
@@ -39,7 +39,7 @@ impl Model {
     /// Returns the layers of [`Self::linears_mut`], shared.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {
-            Self::Classifier(model) => model.encoder.linears(),
+            Self::Classifier(model) => model.trunk.linears(),
             Self::Language(model) => model.decoder.linears(),
         }
     }
@@ -71,7 +71,7 @@ impl Model {
     pub fn classifier(&self) -> Result<&Classifier> {
         match self {
             Self::Classifier(model) => Ok(model),
-            Self::Language(model) => Err(model.config.not_an_encoder()),
+            Self::Language(_) => Err(fault("the model is a language model, expected a classifier").into()),
         }
     }
 
@@ -82,7 +82,7 @@ impl Model {
     pub fn language(&self) -> Result<&CausalLm> {
         match self {
             Self::Language(model) => Ok(model),
-            Self::Classifier(model) => Err(model.config.not_a_decoder()),
+            Self::Classifier(_) => Err(fault("the model is a classifier, expected a language model").into()),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The shape and switches that every trunk has, and checks of the fields of `config.json` that they are read from.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::fault::{Result, fault};
 use crate::nn::layout::Positions;
+use crate::spec::Problem;
 
 /// The part of a config that does not depend on the architecture.
 #[derive(Debug, Clone)]
@@ -13,10 +15,8 @@ pub struct TrunkConfig {
     pub prefix: &'static str,
     /// Beginnings of their names after the prefix.
     pub parts: [&'static str; 3],
-    /// Architecture that Transformers loads a merged checkpoint as.
-    pub architecture: String,
-    /// PEFT's name of the model's task.
-    pub task_type: &'static str,
+    /// Beginning of the names of the family's classes in Transformers, such as `Bert`.
+    pub class: &'static str,
     /// d.
     pub width: i64,
     /// Number of layers.
@@ -39,11 +39,28 @@ pub struct TrunkConfig {
     pub dropout: f64,
     /// Dropout on attention probabilities.
     pub attention_dropout: f64,
+    /// Dropout before a head.
+    pub head_dropout: f64,
+    /// Standard deviation with which Transformers draws new weights.
+    pub initializer_range: f64,
+    /// Names of the classes, in order, if the file has them.
+    pub labels: Vec<String>,
+    /// Number of the head's outputs, if the file gives it.
+    pub outputs: Option<i64>,
     /// The whole file, for writing it back.
     pub raw: Map<String, Value>,
 }
 
 impl TrunkConfig {
+    /// Returns what the checkpoint's head answers, by its architecture or `problem_type`, if the file says either.
+    pub fn stated_problem(&self) -> Option<Problem> {
+        let first = self.raw.get("architectures").and_then(|names| names.get(0)).and_then(Value::as_str);
+        if first.is_some_and(|name| name.ends_with(Problem::class(Some(Problem::Tokens)))) {
+            return Some(Problem::Tokens);
+        }
+        self.raw.get("problem_type").and_then(|stated| Problem::deserialize(stated).ok())
+    }
+
     /// Returns the longest sequence that the model can number or was made for.
     pub fn longest_sequence(&self) -> i64 {
         match self.position_rule {
@@ -139,4 +156,31 @@ pub fn probability(name: &str, value: Option<f64>) -> Result<f64> {
         return Ok(p);
     }
     Err(fault(format!("`{name}` must be at least 0 and below 1, found {p}")).into())
+}
+
+/// Returns class names in the order of their ids. Numbers and booleans are names too, as in Transformers.
+pub fn labels(id2label: Option<&Value>) -> Result<Vec<String>> {
+    let named = match id2label {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(named)) => named,
+        Some(other) => {
+            return Err(fault(format!("`id2label` must be an object, found {}", cut(other))).into());
+        }
+    };
+    let mut numbered = Vec::with_capacity(named.len());
+    for (id, name) in named {
+        let Ok(number) = id.trim().parse::<i64>() else {
+            return Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into());
+        };
+        let name = match name {
+            Value::String(name) => name.clone(),
+            Value::Number(_) | Value::Bool(_) => name.to_string(),
+            other => {
+                return Err(fault(format!("`id2label.{id}` must be a name, found {}", cut(other))).into());
+            }
+        };
+        numbered.push((number, name));
+    }
+    numbered.sort();
+    Ok(numbered.into_iter().map(|(_, name)| name).collect())
 }

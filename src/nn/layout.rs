@@ -288,6 +288,11 @@ impl PackedLayout {
         &self.places
     }
 
+    /// Returns the number of tokens, filling included.
+    pub fn rows(&self) -> usize {
+        self.columns[0].len()
+    }
+
     /// Returns the number of tokens, filling excluded.
     pub fn tokens(&self) -> usize {
         self.tokens

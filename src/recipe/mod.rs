@@ -15,7 +15,7 @@ use crate::adapters::basis::BasisSpec;
 use crate::fault::{Result, usage};
 use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, SEED, STEPS, TOKENS};
 use crate::spec::values::{FRACTION, NOT_NEGATIVE};
-use crate::spec::{Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, keys};
+use crate::spec::{ClassWeights, Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, keys};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -145,6 +145,10 @@ keys! {
         weight_decay: f64 = number(0.01, NOT_NEGATIVE);
         /// Largest gradient norm over all trainable parameters; 0 = no clipping.
         max_grad_norm: f64 = number(1.0, NOT_NEGATIVE);
+        /// Weight of each class in the loss of classification and of token classification, in the order of the data set's
+        /// `labels`; `balanced` = by how rare each is, as in scikit-learn; empty = all alike.
+        #[serde(skip_serializing_if = "ClassWeights::is_none")]
+        class_weights: ClassWeights = class_weights();
         /// Arithmetic of the base; `auto` is `tf32` for an encoder and `bf16` for a decoder on a GPU with tensor cores for it,
         /// else `fp32`.
         precision: Precision = choice(Precision::Auto);

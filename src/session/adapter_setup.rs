@@ -8,9 +8,10 @@ use crate::adapters::basis::{Basis, BasisSpec};
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
 use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
 use crate::fault::{Result, usage};
+use crate::models::HeadShape;
 use crate::models::adapt::{Layer, Plan, Start, targeted};
 use crate::recipe::{AdapterRecipe, Recipe};
-use crate::spec::Init;
+use crate::spec::{Init, Problem};
 
 /// The adapter of a training, ready to be put on a model.
 pub struct AdapterSetup {
@@ -28,9 +29,14 @@ impl AdapterSetup {
     /// Prepares the adapter of `recipe` on `base`, with frozen factors from the adapter that training starts
     /// from, from a basis folder, from the cache, or from a decomposition.
     /// Fails when the adapter to start from, or the basis, does not fit the recipe.
-    pub fn new(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<Self> {
+    pub fn new(
+        place: &Environment,
+        recipe: &Recipe,
+        base: &OpenBase,
+        head: Option<HeadShape>,
+    ) -> Result<Self> {
         let mut method = recipe.adapter.method.clone();
-        if method == Method::Head && base.base.config.is_decoder() {
+        if method == Method::Head && head.is_none() {
             let message = format!(
                 "`adapter.method`: `head` trains a classification head, and `{}` has none",
                 base.name
@@ -61,7 +67,14 @@ impl AdapterSetup {
 
     /// Builds the config of the adapter file, except for the parts that the data decide.
     /// Fails when libtorch fails.
-    pub fn config(&self, recipe: &Recipe, base: &OpenBase, trained: &Trained) -> Result<AdapterConfig> {
+    pub fn config(
+        &self,
+        recipe: &Recipe,
+        base: &OpenBase,
+        head: Option<HeadShape>,
+        trained: &Trained,
+    ) -> Result<AdapterConfig> {
+        let problem = head.map(|head| head.problem);
         let basis = self.frozen.basis.as_ref().filter(|_| !self.method.is_of_peft());
         let record = |basis: &Basis| -> Result<BasisRecord> {
             let with_basis = self.stores_basis(&recipe.adapter);
@@ -70,7 +83,8 @@ impl AdapterSetup {
         let heads = trained.entries().iter().filter(|entry| entry.group == Group::Head);
         let heads: Vec<&str> = heads.filter_map(|entry| entry.name.strip_suffix(".weight")).collect();
         Ok(AdapterConfig {
-            task_type: base.base.config.task_type.into(),
+            task_type: Problem::task_type(problem).into(),
+            problem_type: problem,
             method: self.method.clone(),
             base_model_name_or_path: base.name.clone(),
             revision: base.commit.clone().unwrap_or_else(|| recipe.model.revision.clone()),

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
-use crate::models::Base;
+use crate::models::{Base, HeadShape};
 
 /// Refuses lengths and vocabularies that the base cannot take.
 /// The error says which and what the limit is.
@@ -43,33 +42,40 @@ pub fn check_fit(base: &Base, tokenizer: &Tokenizer, max_length: usize) -> Resul
     Ok(())
 }
 
-/// Returns the outputs of the head for a data set: its classes, or 1 for a number.
-/// Fails when the data set is not for classification or regression.
-pub fn classes(dataset: &Dataset) -> Result<i64> {
-    let outputs = match &dataset.task {
-        Task::Classification(task) => Some(task.labels.len() as i64),
-        Task::Regression(_) => Some(1),
-        _ => None,
+/// Returns the head that a data set needs: an output for each of its classes, or 1 for a number.
+/// Fails when the data set is for a language model.
+pub fn head_for(dataset: &Dataset) -> Result<HeadShape> {
+    let of = |problem| {
+        let outputs = (dataset.task.labels().len() as i64).max(1);
+        HeadShape { problem, outputs }
     };
-    outputs.ok_or_else(|| {
+    dataset.task.problem().map(of).ok_or_else(|| {
         let (name, task) = (&dataset.name, dataset.task.name());
         usage(format!("data set `{name}` is for `{task}`, not for classification"))
-            .hint("encoders need a data set for `classification` or `regression`")
+            .hint("encoders need a data set for `classification`, `regression`, `multi-label` or `token-classification`")
             .into()
     })
 }
 
-/// Returns the data set, and the order that maps a head's outputs with these `labels` to it.
-/// Fails when the head has not as many outputs as the data set needs.
-pub fn fitting(dataset: Dataset, outputs: i64, labels: &[String]) -> Result<(Dataset, Vec<usize>)> {
+/// Returns the data set, and the order that maps the outputs of `head` with these `labels` to it.
+/// Fails when the head has not as many outputs as the data set needs, or answers something else.
+pub fn fitting(dataset: Dataset, head: HeadShape, labels: &[String]) -> Result<(Dataset, Vec<usize>)> {
     let task = dataset.name.clone();
-    let wanted = classes(&dataset)?;
-    if wanted != outputs {
+    let wanted = head_for(&dataset)?;
+    let hint = "score the task that the head was trained on";
+    if wanted.outputs != head.outputs {
+        let (wanted, outputs) = (wanted.outputs, head.outputs);
         return Err(usage(format!(
             "`{task}` has {wanted} classes, but the model's head has {outputs} outputs"
         ))
-        .hint("score the task that the head was trained on")
+        .hint(hint)
         .into());
+    }
+    if wanted.problem != head.problem {
+        let (wanted, found) = (wanted.problem.words(), head.problem.words());
+        return Err(usage(format!("`{task}` needs a head for {wanted}, but the model's is for {found}"))
+            .hint(hint)
+            .into());
     }
     let order = output_order(labels, dataset.task.labels());
     if order.as_ref().is_some_and(|order| !order.is_sorted()) {

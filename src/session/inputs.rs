@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use super::class_weights::class_weights;
 use super::counts::{Counts, adapted};
 use super::environment::{Environment, OpenBase, kind_of, settled};
-use super::fit::{check_fit, classes};
+use super::fit::{check_fit, head_for};
 use super::forecast::Forecast;
 use super::sources;
 use crate::adapters::Method;
@@ -12,8 +13,8 @@ use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, Label, Task};
 use crate::fault::{Result, usage};
-use crate::models::Config;
-use crate::models::encoder::head::count_of;
+use crate::models::HeadShape;
+use crate::models::head::count_of;
 use crate::recipe::Recipe;
 use crate::spec::{Every, Metric};
 use crate::train::order::steps_per_epoch;
@@ -34,8 +35,10 @@ pub struct TrainInputs {
     pub validation: Option<Examples>,
     /// The data set's metrics, the one that picks the best checkpoint first.
     pub metrics: Vec<Metric>,
-    /// Outputs of the head; 0 for a language model.
-    pub outputs: Option<i64>,
+    /// The head; `None` for a language model.
+    pub head: Option<HeadShape>,
+    /// The weight of each class in the loss; empty = all alike.
+    pub class_weights: Vec<f64>,
     /// A catalog of its data sets, which the run keeps.
     pub catalog: String,
 }
@@ -46,9 +49,9 @@ impl TrainInputs {
     pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
         let dataset = sources::open(place, &recipe.data.dataset)?;
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
-        let outputs = outputs(&base, &dataset)?;
+        let head = head(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
-        check_tasks(place, &recipe, &base)?;
+        check_tasks(place, &recipe, head)?;
         let catalog = kept(place, &recipe, &dataset)?;
         recipe.settle_folders()?;
         // A branch moves; the saved recipe must name the weights that the run was trained on.
@@ -67,7 +70,7 @@ impl TrainInputs {
         check_fit(&base.base, &tokenizer, data.max_length)?;
         warn_of_template(&dataset, &tokenizer);
         let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
-        if outputs.is_some() && train.examples.iter().any(|example| example.label.is_none()) {
+        if head.is_some() && train.examples.iter().any(|example| example.label.is_none()) {
             let message =
                 format!("data set `{}`: split `{}` has rows without a label", dataset.name, data.train);
             return Err(usage(message).hint("train on a labelled split: set `data.train`").into());
@@ -76,7 +79,19 @@ impl TrainInputs {
             Every::Never => None,
             _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
         };
-        Ok(Self { recipe, base, dataset, tokenizer, train, validation, metrics, outputs, catalog })
+        let class_weights = class_weights(&recipe.train.class_weights, &dataset, &train.examples)?;
+        Ok(Self {
+            recipe,
+            base,
+            dataset,
+            tokenizer,
+            train,
+            validation,
+            metrics,
+            head,
+            class_weights,
+            catalog,
+        })
     }
 
     /// Returns the optimiser steps of the whole training.
@@ -128,10 +143,7 @@ impl TrainInputs {
                 (usize::try_from(adapter.method.count(&layers))?, 0)
             }
         };
-        let head = match self.outputs {
-            Some(outputs) => count_of(base.config.encoder()?, outputs, &base.tensors),
-            None => 0,
-        };
+        let head = self.head.map_or(0, |head| count_of(&base.config, head, &base.tensors));
         Ok(Counts { all: base.trunk_numbers(), adapter: trained, full, head })
     }
 
@@ -155,21 +167,20 @@ impl TrainInputs {
     }
 }
 
-/// Returns the outputs of the head: none for a decoder, which is trained on responses and conversations.
-fn outputs(base: &OpenBase, dataset: &Dataset) -> Result<Option<i64>> {
-    let language = matches!(dataset.task, Task::Instruction(_) | Task::Text(_) | Task::Chat(_));
-    match (&base.base.config, language) {
-        (Config::Encoder(_), _) => classes(dataset).map(Some),
-        (Config::Decoder(_), true) => Ok(None),
-        (Config::Decoder(config), false) => {
-            let task = dataset.task.name();
-            let (name, model) = (&dataset.name, &config.architecture);
+/// Returns the head that the data set needs; none for a decoder that is trained on responses or conversations.
+fn head(base: &OpenBase, dataset: &Dataset) -> Result<Option<HeadShape>> {
+    let config = &base.base.config;
+    match dataset.task {
+        Task::Instruction(_) | Task::Text(_) | Task::Chat(_) if config.is_decoder() => Ok(None),
+        Task::Generation(_) if config.is_decoder() => {
+            let (name, class) = (&dataset.name, config.class);
             Err(usage(format!(
-                "data set `{name}` is for `{task}`, but the base is a language model (`{model}`)"
+                "data set `{name}` is for `generation`, but the base is a language model (`{class}ForCausalLM`)"
             ))
             .hint("train it on a data set for `instruction`, `text` or `chat`; those for `generation` are for `eval`")
             .into())
         }
+        _ => head_for(dataset).map(Some),
     }
 }
 
@@ -195,7 +206,7 @@ fn warn_of_template(dataset: &Dataset, tokenizer: &Tokenizer) {
 }
 
 /// Refuses tasks that could not be scored after the training.
-fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<()> {
+fn check_tasks(place: &Environment, recipe: &Recipe, head: Option<HeadShape>) -> Result<()> {
     for name in &recipe.eval.tasks {
         let task = sources::open(place, name)?.task;
         if !matches!(task, Task::Generation(_)) {
@@ -206,8 +217,8 @@ fn check_tasks(place: &Environment, recipe: &Recipe, base: &OpenBase) -> Result<
             .hint("the run's own data set is always scored")
             .into());
         }
-        if !base.base.config.is_decoder() {
-            return Err(usage("`eval.tasks` is for generation tasks, which an encoder does not support")
+        if head.is_some() {
+            return Err(usage("`eval.tasks` is for generation tasks, which a classifier does not support")
                 .hint("leave `eval.tasks` empty; the run's own data set is always scored")
                 .into());
         }

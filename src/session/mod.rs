@@ -12,12 +12,14 @@
 //! | answers to new rows | [`predict`] |
 //! | hub, catalog and device | [`environment`] |
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
+//! | weights of classes in the loss | [`class_weights`] |
 //! | costs before a training | [`counts`], [`forecast`] |
 //! | report of `doctor` | [`machine`] |
 //!
 //! Where options of the command line take precedence, `cli`'s arguments are read as they are: plain values, checked for form.
 
 pub mod adapter_setup;
+pub mod class_weights;
 pub mod counts;
 pub mod environment;
 pub mod finished;

@@ -15,10 +15,11 @@ use crate::data::Examples;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::predictions::{submission_name, submit};
-use crate::eval::results::{TaskResult, results_table, write_results};
+use crate::eval::results::{TaskResult, classes_table, results_table, write_results};
 use crate::eval::{Scoring, evaluate};
 use crate::fault::Result;
 use crate::files;
+use crate::models::HeadShape;
 use crate::report::say;
 use crate::train::Ending;
 
@@ -35,7 +36,10 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;
     let scorer = Scorer { place, subject, request, settings, tokenizer };
-    let results = if base.config.is_decoder() { scorer.language()? } else { scorer.classification()? };
+    let results = match subject.head()? {
+        Some(head) => scorer.classification(head)?,
+        None => scorer.language()?,
+    };
     let ScoreSettings { out, of_run, .. } = &scorer.settings;
     let Some(results) = results else {
         say("interrupted: run the same command again to continue");
@@ -44,6 +48,7 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
     write_results(&results, out, *of_run)?;
     if results.values().any(|result| !result.metrics.is_empty()) {
         say(&results_table(&results));
+        classes_table(&results).iter().for_each(|table| say(table));
     }
     say(&format!("wrote {}", out.display()));
     Ok(Ending::Finished)
@@ -60,27 +65,30 @@ struct Scorer<'a> {
 
 impl Scorer<'_> {
     /// Scores a classifier, with its predictions for every example.
-    fn classification(&self) -> Result<Results> {
+    fn classification(&self, head: HeadShape) -> Result<Results> {
         let Self { place, subject, request, settings, .. } = self;
-        let outputs = subject.head_outputs()?;
-        let labels = subject.labels(Some(outputs));
+        let labels = subject.labels(Some(head));
         let datasets: Vec<(Dataset, Vec<usize>)> = settings
             .tasks
             .iter()
-            .map(|task| fitting(sources::open(place, task)?, outputs, &labels))
+            .map(|task| fitting(sources::open(place, task)?, head, &labels))
             .collect::<Result<_>>()?;
         if request.predict {
             let named =
                 |(dataset, _): &(Dataset, _)| submission_name(dataset, settings.split(dataset)).map(drop);
             datasets.iter().try_for_each(named)?;
         }
-        let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(outputs))?;
+        let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(head))?;
         let model = model.classifier()?;
         let mut results = BTreeMap::new();
         for (dataset, order) in &datasets {
             let examples = self.examples(dataset)?;
-            let how =
-                Scoring { metrics: &dataset.task.metrics(), outputs: order, batch_size: settings.batch_size };
+            let how = Scoring {
+                metrics: &dataset.task.metrics(),
+                labels: dataset.task.labels(),
+                outputs: order,
+                batch_size: settings.batch_size,
+            };
             let evaluation = evaluate(model, 0, &examples.examples, how)?;
             let (out, split) = (&settings.out, settings.split(dataset));
             files::hold_for_good(out)?;

@@ -14,8 +14,9 @@ use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli::SubjectArgs;
 use crate::fault::{Result, fault, usage};
 use crate::models::adapt::{self, Layer, Plan, Start};
-use crate::models::{Build, Model};
+use crate::models::{Build, HeadShape, Model};
 use crate::recipe::Recipe;
+use crate::spec::Problem;
 
 /// A subject, opened.
 pub struct Subject {
@@ -75,12 +76,17 @@ impl Subject {
         Ok(Self { run: Some((folder.to_owned(), recipe)), base, adapter: Some(adapter), basis: None })
     }
 
-    /// Builds the model with its adapter, in `kind`, with a head of `outputs` outputs.
+    /// Builds the model with its adapter, in `kind`, with this head; without one, a language model.
     /// Fails when a tensor does not fit, or the basis is not the one that the adapter was trained in.
-    pub fn build(&self, place: &Environment, kind: Kind, outputs: Option<i64>) -> Result<(Model, Trained)> {
+    pub fn build(
+        &self,
+        place: &Environment,
+        kind: Kind,
+        head: Option<HeadShape>,
+    ) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
-        let build = Build { device: place.device, kind, outputs, seeds: vec![0], train_base };
+        let build = Build { device: place.device, kind, head, seeds: vec![0], train_base };
         let mut model = Model::load(&self.base.base, &build, &mut trained)?;
         if let Some(adapter) = &self.adapter {
             attach(place, &self.base, adapter, self.basis.as_deref(), &mut model, &mut trained)?;
@@ -89,33 +95,36 @@ impl Subject {
         Ok((model, trained))
     }
 
-    /// Returns the outputs of the classification head; `None` for a language model.
-    /// Fails as [`Subject::head_outputs`].
-    pub fn outputs(&self) -> Result<Option<i64>> {
-        if self.base.base.config.is_decoder() { Ok(None) } else { self.head_outputs().map(Some) }
-    }
-
-    /// Returns the outputs of the classification head: the adapter's, else the checkpoint's.
-    /// Fails when there is no trained head.
-    pub fn head_outputs(&self) -> Result<i64> {
-        // From another program, the head of an adapter tells the number.
-        let of_adapter = self.adapter.as_ref().and_then(|adapter| match adapter.config.dataset.is_empty() {
-            false => Some(adapter.config.labels.len().max(1) as i64),
-            true => adapter.head_outputs(),
+    /// Returns the head: the adapter's, else the checkpoint's; `None` for a language model.
+    /// Fails when an encoder has no trained head.
+    pub fn head(&self) -> Result<Option<HeadShape>> {
+        let of_adapter = self.adapter.as_ref().and_then(|adapter| {
+            let config = &adapter.config;
+            // From another program, the head of an adapter tells the number.
+            let outputs = match config.problem().filter(|_| !config.dataset.is_empty()) {
+                Some(_) => config.labels.len().max(1) as i64,
+                None => adapter.head_outputs()?,
+            };
+            let other = if outputs == 1 { Problem::Regression } else { Problem::SingleLabel };
+            Some(HeadShape { problem: config.problem().unwrap_or(other), outputs })
         });
-        of_adapter.map_or_else(|| self.base.base.head_outputs(&self.base.name), Ok)
+        match of_adapter {
+            None if self.base.base.has_head() => self.base.base.head(&self.base.name).map(Some),
+            of_adapter => Ok(of_adapter),
+        }
     }
 
-    /// Returns the names of the head's `outputs`: the adapter's, else those of the base's `config.json` if they are
-    /// as many, else numbered; none for a regression.
-    pub fn labels(&self, outputs: Option<i64>) -> Vec<String> {
+    /// Returns the names of the outputs of `head`: the adapter's, else those of the base's `config.json` if they are
+    /// as many, else numbered; none for a regression and a language model.
+    pub fn labels(&self, head: Option<HeadShape>) -> Vec<String> {
         let known = self.adapter.as_ref().map(|adapter| adapter.config.labels.clone()).unwrap_or_default();
-        let Some(classes) = outputs.filter(|&outputs| known.is_empty() && outputs != 1) else { return known };
-        let names = self.base.base.config.encoder().map(|config| config.labels.clone()).unwrap_or_default();
-        if names.len() as i64 == classes {
-            return names;
+        let unnamed = head.filter(|head| known.is_empty() && head.problem != Problem::Regression);
+        let Some(HeadShape { outputs, .. }) = unnamed else { return known };
+        let names = &self.base.base.config.labels;
+        if names.len() as i64 == outputs {
+            return names.clone();
         }
-        (0..classes).map(|id| format!("LABEL_{id}")).collect()
+        (0..outputs).map(|id| format!("LABEL_{id}")).collect()
     }
 }
 

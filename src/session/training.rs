@@ -17,7 +17,7 @@ use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 use crate::spec::Precision;
 use crate::train::language::LanguageModelling;
-use crate::train::objective::SequenceClassification;
+use crate::train::objective::LabelPrediction;
 use crate::train::recorded::Passes;
 use crate::train::{Objective, RunPlan, TrainPlan, schedule};
 
@@ -41,17 +41,17 @@ impl Training {
     /// Loads the model and puts the recipe's adapter on it.
     /// Fails when a tensor, a basis or the adapter to start from does not fit.
     pub fn new(place: &Environment, mut inputs: TrainInputs) -> Result<Self> {
-        let TrainInputs { recipe, base, dataset, outputs, .. } = &inputs;
+        let TrainInputs { recipe, base, dataset, head, .. } = &inputs;
         let seeds = [recipe.train.seed];
         let build = Build {
             device: place.device,
             kind: use_precision(recipe.train.precision)?,
-            outputs: *outputs,
+            head: *head,
             seeds: seeds.to_vec(),
             train_base: recipe.adapter.method == Method::Full,
         };
         // A basis reads every weight: before the model, so that the device need not hold them twice.
-        let setup = AdapterSetup::new(place, recipe, base)?;
+        let setup = AdapterSetup::new(place, recipe, base, *head)?;
         let mut trained = Trained::new(1);
         let mut model = Model::load(&base.base, &build, &mut trained)?;
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
@@ -62,10 +62,10 @@ impl Training {
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(setup.stored_basis(&recipe.adapter));
         if let Some(start) = &setup.start {
-            let head = start.load_into(&trained, true)?;
-            tracing::info!("started from `{}`, with {head} tensors of its head", recipe.train.init_from);
+            let loaded = start.load_into(&trained, true)?;
+            tracing::info!("started from `{}`, with {loaded} tensors of its head", recipe.train.init_from);
         }
-        let mut adapter = setup.config(recipe, base, &trained)?;
+        let mut adapter = setup.config(recipe, base, *head, &trained)?;
         adapter.dataset.clone_from(&dataset.name);
         adapter.labels = dataset.task.labels().to_vec();
         let spec = adapter.basis.as_ref().map(|record| &record.spec);
@@ -85,7 +85,7 @@ impl Training {
 
     /// Returns the objective of its data set.
     pub fn objective(&self) -> Box<dyn Objective + '_> {
-        let TrainInputs { recipe, train, validation, metrics, .. } = &self.inputs;
+        let TrainInputs { recipe, dataset, train, validation, metrics, class_weights, .. } = &self.inputs;
         let train = train.examples.as_slice();
         let validation = validation.as_ref().map(|found| found.examples.as_slice()).unwrap_or_default();
         let recompute = recipe.train.gradient_checkpointing;
@@ -94,19 +94,17 @@ impl Training {
             given => given,
         };
         match &self.model {
-            Model::Classifier(model) => {
-                let metrics = metrics.clone();
-                let passes = Passes::default();
-                Box::new(SequenceClassification {
-                    model,
-                    train,
-                    validation,
-                    metrics,
-                    eval_batch_size,
-                    recompute,
-                    passes,
-                })
-            }
+            Model::Classifier(model) => Box::new(LabelPrediction {
+                model,
+                train,
+                validation,
+                labels: dataset.task.labels(),
+                metrics: metrics.clone(),
+                class_weights: class_weights.clone(),
+                eval_batch_size,
+                recompute,
+                passes: Passes::default(),
+            }),
             Model::Language(model) => {
                 let eval_batch_tokens = eval_batch_size * recipe.data.max_length;
                 let longest = recipe.data.max_length as i64;

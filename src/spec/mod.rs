@@ -128,6 +128,31 @@ impl Serialize for Every {
     }
 }
 
+/// The weights of classes in the loss: `"balanced"`, or a list.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClassWeights {
+    /// One for each class; empty = all alike.
+    Listed(Vec<f64>),
+    /// Examples over classes times examples of the class, as scikit-learn's `balanced`.
+    Balanced,
+}
+
+impl ClassWeights {
+    /// Returns true if all classes are alike.
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::Listed(weights) if weights.is_empty())
+    }
+}
+
+impl Serialize for ClassWeights {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Listed(weights) => weights.serialize(serializer),
+            Self::Balanced => serializer.serialize_str("balanced"),
+        }
+    }
+}
+
 /// Prints a word as recipes and files write it.
 macro_rules! display {
     ($($word:ty),*) => {

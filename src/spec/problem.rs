@@ -29,6 +29,16 @@ impl Problem {
         }
     }
 
+    /// Returns it in words, for messages.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::SingleLabel => "one class",
+            Self::Regression => "a number",
+            Self::MultiLabel => "any number of labels",
+            Self::Tokens => "the classes of words",
+        }
+    }
+
     /// Returns the end of the name of Transformers' class for such a model, after the family.
     pub fn class(problem: Option<Self>) -> &'static str {
         match problem {

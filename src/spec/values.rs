@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use clap::ValueEnum;
 use toml::{Table, Value};
 
-use super::Every;
 use super::reader::{Reader, describe};
+use super::{ClassWeights, Every};
 use crate::limits::{Most, STEPS};
 
 /// A condition on a number, and the words for it.
@@ -167,6 +167,20 @@ impl Reader {
     /// Reads one of `names`; it has no default.
     pub fn optional_name(&mut self, key: &'static str, names: &[&'static str]) -> Option<&'static str> {
         self.read(key, None, None, |value, _| name_of(value, names).map(Some))
+    }
+
+    /// Reads `"balanced"` or a list of numbers of at least 0, of which there are none by default.
+    pub fn class_weights(&mut self, key: &'static str) -> ClassWeights {
+        let none = ClassWeights::Listed(Vec::new());
+        self.read(key, none, Value::Array(Vec::new()), |value, _| {
+            let weight = |item: &Value| number(item, &NOT_NEGATIVE).ok();
+            let listed = value.as_array().and_then(|list| list.iter().map(weight).collect());
+            match (value.as_str(), listed) {
+                (Some("balanced"), _) => Ok(ClassWeights::Balanced),
+                (_, Some(weights)) => Ok(ClassWeights::Listed(weights)),
+                _ => Err("`balanced` or a list of numbers of at least 0".to_owned()),
+            }
+        })
     }
 
     /// Reads `"epoch"`, `"never"`, or a number of steps.

@@ -1,4 +1,4 @@
-//! Training objectives: the loop's interface to them, and the one of classifying sequences.
+//! Training objectives: the loop's interface to them, and the one of predicting labels.
 
 use tch::{Kind, Reduction, Tensor};
 
@@ -6,10 +6,10 @@ use super::recorded::Passes;
 use crate::data::{Example, Label};
 use crate::eval::{Evaluation, Scoring, evaluate, sequence};
 use crate::fault::Result;
-use crate::models::Classifier;
+use crate::models::{Backbone, Classifier, HeadShape};
 use crate::nn::layout::{Fill, PackedLayout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
-use crate::spec::Metric;
+use crate::spec::{Metric, Problem};
 use crate::torch::unforeseen;
 
 /// Loss and metrics of a task: all that the loop knows of it.
@@ -17,8 +17,8 @@ pub trait Objective {
     /// Returns the tokens of each training example.
     fn lengths(&self) -> Vec<usize>;
 
-    /// Returns the number of terms in the loss of these examples, which a step divides by: examples in
-    /// classification, target tokens in a language model.
+    /// Returns the number of terms in the loss of these examples, which a step divides by: examples with one label each,
+    /// words with tags, target tokens in a language model; each class by its weight.
     fn weight(&self, batch: &[usize]) -> f64;
 
     /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
@@ -46,17 +46,22 @@ pub struct Micro {
     pub tokens: usize,
 }
 
-/// SequenceClassification of sequences (cross-entropy), or regression (squared error).
+/// Prediction of labels by a head: of classes and of tags (cross-entropy), of a number (squared error), or of sets of labels
+/// (binary cross-entropy, the mean over all labels).
 #[derive(Debug)]
-pub struct SequenceClassification<'a> {
+pub struct LabelPrediction<'a> {
     /// The model.
     pub model: &'a Classifier,
     /// Examples to train on.
     pub train: &'a [Example],
     /// Examples to score.
     pub validation: &'a [Example],
+    /// Names of the classes.
+    pub labels: &'a [String],
     /// The task's metrics.
     pub metrics: Vec<Metric>,
+    /// The weight of each class in the loss; empty = all alike.
+    pub class_weights: Vec<f64>,
     /// Examples in one evaluation pass.
     pub eval_batch_size: usize,
     /// True if activations are recomputed in the backward pass.
@@ -65,26 +70,74 @@ pub struct SequenceClassification<'a> {
     pub passes: Passes,
 }
 
-impl SequenceClassification<'_> {
-    /// Returns the summed loss of each of k runs with as many sequences: logits `[s, c]` and labels `[s]` to `[k]`.
-    fn losses(&self, logits: &Tensor, labels: &Tensor, runs: i64) -> Tensor {
-        let each = match self.train.first().and_then(|example| example.label.as_ref()) {
-            Some(Label::Value(_)) => logits.flatten(0, -1).mse_loss(labels, Reduction::None),
-            _ => {
-                let classes = labels.to_kind(Kind::Int64);
-                logits.cross_entropy_loss(&classes, None::<&Tensor>, Reduction::None, -100, 0.0)
+/// Target of a token that is no word's first.
+const NO_TAG: f32 = -100.0;
+
+impl LabelPrediction<'_> {
+    /// Returns the summed loss of each of k runs: logits `[n, c]` of sequences, or of tokens, and targets `[n]`, of sets `[n·c]`, to
+    /// `[k]`. Runs have as many sequences each.
+    fn losses(&self, logits: &Tensor, targets: &Tensor, batch: &Packed, weights: Option<&Tensor>) -> Tensor {
+        let k = batch.places.len() as i64;
+        let problem = self.model.shape.problem;
+        let each = match problem {
+            Problem::Regression => logits.flatten(0, -1).mse_loss(targets, Reduction::None),
+            Problem::MultiLabel => {
+                let none = None::<&Tensor>;
+                let targets = targets.view_as(logits);
+                let all = logits.binary_cross_entropy_with_logits(&targets, none, none, Reduction::None);
+                all.mean_dim(1, false, Kind::Float)
+            }
+            Problem::SingleLabel | Problem::Tokens => {
+                let classes = targets.to_kind(Kind::Int64);
+                logits.cross_entropy_loss(&classes, weights, Reduction::None, NO_TAG as i64, 0.0)
             }
         };
-        each.view([runs, -1]).sum_dim_intlist(1, false, Kind::Float)
+        if problem != Problem::Tokens || k == 1 {
+            return each.view([k, -1]).sum_dim_intlist(1, false, Kind::Float);
+        }
+        let blocks = batch.route.blocks(each.numel() as i64).unwrap_or_default();
+        let sums: Vec<Tensor> =
+            each.split_with_sizes(&blocks, 0).iter().map(|block| block.sum(Kind::Float)).collect();
+        Tensor::stack(&sums, 0)
     }
 
-    /// Runs forward and backward; `numbers` holds the labels `[s]`, the divisors `[k]` and the scale. Returns losses `[k]`.
+    /// Returns the targets of a batch in the order of the logits.
+    fn targets(&self, batches: &[Vec<usize>], layout: &PackedLayout) -> Vec<f32> {
+        let HeadShape { problem, outputs } = self.model.shape;
+        let examples = || batches.iter().flatten().map(|&i| &self.train[i]);
+        let labels = || examples().filter_map(|example| example.label.as_ref());
+        match problem {
+            Problem::SingleLabel | Problem::Regression => labels().flat_map(Label::numbers).collect(),
+            Problem::MultiLabel => {
+                let flag = |set: &[f32], class: i64| f32::from(u8::from(set.contains(&(class as f32))));
+                let flags =
+                    |set: Vec<f32>| (0..outputs).map(move |class| flag(&set, class)).collect::<Vec<_>>();
+                labels().map(Label::numbers).flat_map(flags).collect()
+            }
+            Problem::Tokens => {
+                let mut targets = vec![NO_TAG; layout.rows()];
+                for (example, place) in examples().zip(layout.places().iter().flatten()) {
+                    let tags = example.label.as_ref().map(Label::numbers).unwrap_or_default();
+                    let firsts = (0..).zip(&example.trained).filter(|(_, trained)| **trained != 0);
+                    for ((at, _), tag) in firsts.zip(tags) {
+                        targets[place.start + at] = tag;
+                    }
+                }
+                targets
+            }
+        }
+    }
+
+    /// Runs forward and backward; `numbers` holds the targets, the divisors `[k]`, the weights of classes, and the scale. Returns
+    /// losses `[k]`.
     fn forward_and_backward(&self, batch: &Packed, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
         let k = batch.places.len() as i64;
-        let labels = numbers.numel() as i64 - k - 1;
-        let mut parts = numbers.split_with_sizes([labels, k, 1], 0).into_iter();
-        let [Some(labels), Some(divisors), Some(scale)] = [(); 3].map(|()| parts.next()) else {
-            return Err(unforeseen("labels, divisors and a scale").into());
+        let classes = self.class_weights.len() as i64;
+        let targets = numbers.numel() as i64 - k - classes - 1;
+        let mut parts = numbers.split_with_sizes([targets, k, classes, 1], 0).into_iter();
+        let [Some(targets), Some(divisors), Some(weights), Some(scale)] = [(); 4].map(|()| parts.next())
+        else {
+            return Err(unforeseen("targets, divisors, weights and a scale").into());
         };
         let (logits, tape) = if self.recompute {
             let (logits, tape) = self.model.forward_recomputed(batch, pass)?;
@@ -92,7 +145,8 @@ impl SequenceClassification<'_> {
         } else {
             (self.model.forward(batch, pass)?, None)
         };
-        let losses = self.losses(&logits, &labels, k) / divisors;
+        let weights = Some(&weights).filter(|_| classes > 0);
+        let losses = self.losses(&logits, &targets, batch, weights) / divisors;
         (losses.sum(Kind::Float) * scale).sum(Kind::Float).f_backward()?;
         if let Some(tape) = tape {
             tape.backward()?;
@@ -101,13 +155,20 @@ impl SequenceClassification<'_> {
     }
 }
 
-impl Objective for SequenceClassification<'_> {
+impl Objective for LabelPrediction<'_> {
     fn lengths(&self) -> Vec<usize> {
         self.train.iter().map(|example| example.ids.len()).collect()
     }
 
     fn weight(&self, batch: &[usize]) -> f64 {
-        batch.len() as f64
+        let labels = batch.iter().filter_map(|&i| self.train[i].label.as_ref());
+        let of_class = |class: &u32| self.class_weights.get(*class as usize).copied().unwrap_or(1.0);
+        let of = |label: &Label| match label {
+            Label::Class(class) => of_class(class),
+            Label::Tags(tags) => tags.iter().map(of_class).sum(),
+            Label::Value(_) | Label::Set(_) => 1.0,
+        };
+        labels.map(of).sum()
     }
 
     fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
@@ -115,12 +176,14 @@ impl Objective for SequenceClassification<'_> {
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
         let device = self.model.device();
         // Recording pays where launches are slow, and what is recorded must have one of few shapes.
-        let fill = if device.is_cuda() { Fill::Tokens } else { Fill::None };
+        let fill = match self.model.trunk {
+            Backbone::Encoder(_) if device.is_cuda() => Fill::Tokens,
+            _ => Fill::None,
+        };
         let layout = PackedLayout::new(&runs, self.model.config.position_rule, fill);
         let pass = Pass::seeded(noise, device);
-        let labels = batches.iter().flatten().filter_map(|&i| self.train[i].label.as_ref());
-        let others = divisors.iter().chain([&scale]).map(|number| *number as f32);
-        let numbers: Vec<f32> = labels.flat_map(Label::numbers).chain(others).collect();
+        let others = divisors.iter().chain(&self.class_weights).chain([&scale]).map(|number| *number as f32);
+        let numbers: Vec<f32> = self.targets(batches, &layout).into_iter().chain(others).collect();
         let shape = layout.shape().filter(|_| !self.recompute);
         let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = Packed::over(&layout, table);
@@ -130,7 +193,12 @@ impl Objective for SequenceClassification<'_> {
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {
-        let how = Scoring { metrics: &self.metrics, outputs: &[], batch_size: self.eval_batch_size };
+        let how = Scoring {
+            metrics: &self.metrics,
+            labels: self.labels,
+            outputs: &[],
+            batch_size: self.eval_batch_size,
+        };
         evaluate(self.model, run, self.validation, how)
     }
 }

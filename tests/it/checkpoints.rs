@@ -14,7 +14,7 @@ use crate::bench::{Bench, QUERY, check, copied, edit, rewrite};
 
 use crate::decoders::{checkpoints, logits, model};
 use crate::forked;
-use crate::support::{Place, alone, errors, fixture, json, numbers};
+use crate::support::{Place, alone, classes, errors, fixture, json, numbers};
 
 const WORDS: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
@@ -231,8 +231,13 @@ fn sizes_of_a_config_are_refused_by_name_before_anything_of_them_is_made() {
 
 /// Builds the model.
 fn load(base: &Base) -> loraxs::fault::Result<()> {
-    let build =
-        Build { device: Device::Cpu, kind: Kind::Float, outputs: Some(3), seeds: vec![0], train_base: false };
+    let build = Build {
+        device: Device::Cpu,
+        kind: Kind::Float,
+        head: Some(classes(3)),
+        seeds: vec![0],
+        train_base: false,
+    };
     Model::load(base, &build, &mut Trained::new(1)).map(drop)
 }
 

@@ -67,10 +67,8 @@ const VERDICTS: &str = "
     hidden_dropout_prob: Read encoders
     hidden_dropout_prob: Ignored decoders
     hidden_size: Fits decoders encoders
-    id2label: Read encoders
-    id2label: Ignored decoders
-    initializer_range: Read encoders
-    initializer_range: Ignored decoders
+    id2label: Read decoders encoders
+    initializer_range: Read decoders encoders
     intermediate_size: Fits decoders encoders
     is_causal: Refused decoders
     is_causal: Ignored encoders
@@ -97,7 +95,7 @@ const VERDICTS: &str = "
     num_hidden_layers: Fits gemma2 qwen3
     num_key_value_heads: Ignored gemma phi3
     num_key_value_heads: Fits gemma2 llama mistral qwen2 qwen3
-    num_labels: Ignored decoders
+    num_labels: Read decoders
     num_labels: Fits encoders
     original_max_position_embeddings: Ignored decoders
     output_attentions: Ignored decoders encoders
@@ -109,8 +107,7 @@ const VERDICTS: &str = "
     per_layer_config: Ignored decoders encoders
     position_embedding_type: Refused encoders
     pretraining_tp: Ignored decoders
-    problem_type: Refused encoders
-    problem_type: Ignored decoders
+    problem_type: Ignored decoders encoders
     pruned_heads: Ignored decoders encoders
     query_pre_attn_scalar: Computed gemma2
     query_pre_attn_scalar: Ignored gemma llama mistral phi3 qwen2 qwen3
@@ -219,9 +216,8 @@ fn found(folder: &Path, ids: &[u32]) -> Found {
                 format!("{config:?}")
             }
         };
-        let outputs = if base.config.is_decoder() { None } else { Some(base.head_outputs("model")?) };
-        let build =
-            Build { device: Device::Cpu, kind: Kind::Float, outputs, seeds: vec![0], train_base: false };
+        let head = if base.config.is_decoder() { None } else { Some(base.head("model")?) };
+        let build = Build { device: Device::Cpu, kind: Kind::Float, head, seeds: vec![0], train_base: false };
         let batch = |rule: Positions| Packed::new(&[vec![Sequence { ids, types: &[] }]], rule, Device::Cpu);
         let pass = Pass::evaluation();
         let logits = match Model::load(&base, &build, &mut Trained::new(1))? {

@@ -23,16 +23,16 @@ use loraxs::models::{Base, Build, Classifier};
 use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
-use loraxs::spec::{Every, Init, Metric, Schedule, Sigma, Tying};
+use loraxs::spec::{Every, Init, Metric, Problem, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
-use loraxs::train::objective::{Objective as _, SequenceClassification};
+use loraxs::train::objective::{LabelPrediction, Objective as _};
 use loraxs::train::order::Order;
 use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::support::{alone, device, distance, encoders, json, numbers, room};
+use crate::support::{alone, classes, device, distance, encoders, json, numbers, room};
 
 const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 const RANK: i64 = 4;
@@ -147,12 +147,13 @@ fn put(
     kind: Kind,
     (seeds, (init_std, dropout), alphas): (&[u64], Start, &[f64]),
 ) -> Adapted {
-    let build = Build { device: device(), kind, outputs: Some(3), seeds: seeds.to_vec(), train_base: false };
+    let build =
+        Build { device: device(), kind, head: Some(classes(3)), seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
     let plan = Plan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
-    let kept = attach(model.encoder.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
+    let kept = attach(model.trunk.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
 
@@ -183,12 +184,14 @@ fn examples(checkpoint: &str) -> Vec<Example> {
     .collect()
 }
 
-fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> SequenceClassification<'a> {
-    SequenceClassification {
+fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> LabelPrediction<'a> {
+    LabelPrediction {
         model,
         train: examples,
         validation: examples,
+        labels: &[],
         metrics: vec![Metric::Accuracy],
+        class_weights: Vec::new(),
         eval_batch_size: 7,
         recompute: false,
         passes: Passes::default(),
@@ -204,7 +207,7 @@ fn randomise(trained: &Trained, seed: i64) {
 }
 
 fn adapted_layers(model: &Classifier) -> Vec<(&Linear, &dyn Adapter)> {
-    model.encoder.linears().into_iter().filter_map(|linear| Some((linear, linear.adapter()?))).collect()
+    model.trunk.linears().into_iter().filter_map(|linear| Some((linear, linear.adapter()?))).collect()
 }
 
 /// Trained tensors of the adapters.
@@ -421,7 +424,7 @@ fn gradients_reach_exactly_what_is_in_the_store() {
             for (name, tensor) in &kept {
                 assert!(!tensor.requires_grad() && !tensor.grad().defined(), "{method:?}, {name}");
             }
-            for linear in model.encoder.linears() {
+            for linear in model.trunk.linears() {
                 assert_eq!(linear.weight().kind(), kind);
                 let frozen = linear.weight().frozen().is_some_and(|weight| !weight.grad().defined());
                 assert!(frozen, "{checkpoint}, {}", linear.name());
@@ -505,7 +508,7 @@ fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() 
         let build = Build {
             device: device(),
             kind: Kind::Float,
-            outputs: Some(3),
+            head: Some(classes(3)),
             seeds: vec![1, 2],
             train_base: true,
         };
@@ -529,6 +532,7 @@ fn config(adapted: &Adapted, with_basis: bool) -> AdapterConfig {
     let basis = adapted.frozen.basis.as_ref().filter(|_| !adapted.method.is_of_peft());
     AdapterConfig {
         task_type: "SEQ_CLS".into(),
+        problem_type: Some(Problem::SingleLabel),
         method: adapted.method.clone(),
         base_model_name_or_path: adapted.base.folder.display().to_string(),
         revision: "main".into(),

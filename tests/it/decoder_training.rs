@@ -183,8 +183,7 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
     let basis = Basis::compute(&spec, &base.hash(), weights, &|_, _| ()).unwrap().0;
     let frozen = Frozen { basis: Some(basis), ..Frozen::default() };
     let method = Method::LoraXs(LoraXsConfig { r: settings.rank, lora_alpha: settings.alpha });
-    let build =
-        Build { device: device(), kind: Kind::Float, outputs: None, seeds: vec![0], train_base: false };
+    let build = Build { device: device(), kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
     let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
     let plan = Plan {

@@ -267,7 +267,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
     let base = Base::open(&self::fixture("decoders").join("llama-linear")).unwrap();
     for (name, case) in fixture.cases {
         let build =
-            Build { device: device(), kind: Kind::Float, outputs: None, seeds: vec![0], train_base: false };
+            Build { device: device(), kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
         let mut trained = Trained::new(1);
         let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
         let file = AdapterFile::open(&adapter("llama-linear", &name)).unwrap();

@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use loraxs::adapters::Trained;
-use loraxs::models::encoder::head::{Head, HeadSource};
-use loraxs::models::{Base, Build, Classifier};
+use loraxs::models::head::{Head, HeadSource};
+use loraxs::models::{Backbone, Base, Build, Classifier};
 use loraxs::nn::layout::Sequence;
 use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use tch::{Kind, no_grad};
 
-use crate::support::{Place, alone, device, distance, encoders, fixture, json, json_lines, numbers};
+use crate::support::{Place, alone, classes, device, distance, encoders, fixture, json, json_lines, numbers};
 
 /// Relative to the largest expected value.
 const TOLERANCE: f64 = 1e-5;
@@ -127,8 +127,13 @@ fn logits_in_bf16_are_near_but_not_equal() {
 
 fn trunk(folder: &Path) -> Classifier {
     let base = Base::open(folder).unwrap();
-    let build =
-        Build { device: device(), kind: Kind::Float, outputs: Some(3), seeds: vec![0], train_base: false };
+    let build = Build {
+        device: device(),
+        kind: Kind::Float,
+        head: Some(classes(3)),
+        seeds: vec![0],
+        train_base: false,
+    };
     Classifier::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 
@@ -144,9 +149,10 @@ fn hidden_states_of_saved_trunks_are_those_of_transformers() {
             rows.iter().map(|row| Sequence { ids: &row.input_ids, types: &row.token_type_ids }).collect();
         let batch = Packed::new(&[sequences], model.config.position_rule, device());
         let (first, pooled) = no_grad(|| {
-            let hidden = model.encoder.forward(&batch, &Pass::evaluation()).unwrap(); // [m, d]
+            let Backbone::Encoder(encoder) = &model.trunk else { panic!("{checkpoint} is no encoder") };
+            let hidden = encoder.forward(&batch, &Pass::evaluation()).unwrap(); // [m, d]
             let first = hidden.index_select(0, &batch.first); // [s, d]
-            let pooler = model.encoder.pooler.as_ref();
+            let pooler = encoder.pooler.as_ref();
             let pooled = pooler.map(|p| p.forward(&first, &Pass::evaluation()).tanh());
             (numbers(&first), pooled.map(|pooled| numbers(&pooled)))
         });
@@ -210,8 +216,7 @@ fn a_drawn_head_is_the_one_that_transformers_draws_after_the_same_seed() {
         let source =
             HeadSource { checkpoint: &base.tensors, seeds: &[case.seed + 1, case.seed], device: device() };
         let mut trained = Trained::new(2);
-        Head::load(base.config.encoder().unwrap(), case.classes, case.without_pooler, source, &mut trained)
-            .unwrap();
+        Head::load(&base.config, classes(case.classes), case.without_pooler, source, &mut trained).unwrap();
         assert_eq!(trained.entries().len(), case.tensors.len());
         for entry in trained.entries() {
             let (expected, found) = (&case.tensors[&entry.name], entry.tensor.get(1));

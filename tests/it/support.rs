@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use loraxs::spec::DeviceChoice;
+use loraxs::models::HeadShape;
+use loraxs::spec::{DeviceChoice, Problem};
 use loraxs::torch::open_device;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -155,6 +156,11 @@ pub fn encoders() -> PathBuf {
 /// A path among the fixtures.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name)
+}
+
+/// A head for so many classes.
+pub fn classes(outputs: i64) -> HeadShape {
+    HeadShape { problem: Problem::SingleLabel, outputs }
 }
 
 /// Reads a JSON file.

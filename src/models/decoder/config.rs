@@ -12,7 +12,7 @@ use super::fields::{FAMILIES, Family, Raw, check_sizes, family, padding, refuse_
 use super::rope_fields::rope;
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::models::trunk_config::{Activation, TrunkConfig, activation, probability};
+use crate::models::trunk_config::{Activation, TrunkConfig, activation, labels, probability};
 use crate::nn::layout::Positions;
 use crate::nn::rope::Rope;
 
@@ -123,11 +123,6 @@ impl DecoderConfig {
         })
     }
 
-    /// Returns the error of a command that needs an encoder.
-    pub fn not_an_encoder(&self) -> anyhow::Error {
-        fault(format!("the base is a decoder (`{}`), expected an encoder", self.architecture)).into()
-    }
-
     /// Returns every linear layer that can take an adapter: path and shape `[out, in]`, in layer order.
     pub fn linear_shapes(&self) -> Vec<(String, [i64; 2])> {
         let (d, wide) = (self.width, self.intermediate);
@@ -169,11 +164,11 @@ fn trunk(
     family: &Family,
     activation: Activation,
 ) -> Result<TrunkConfig> {
+    let labels = labels(json.get("id2label"))?;
     Ok(TrunkConfig {
         prefix: "model",
         parts: ["embed_tokens.", "layers.", "norm."],
-        architecture: format!("{}ForCausalLM", family.class),
-        task_type: "CAUSAL_LM",
+        class: family.class,
         width: raw.hidden_size,
         layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
         heads: raw.num_attention_heads,
@@ -185,6 +180,13 @@ fn trunk(
         norm_eps: raw.rms_norm_eps.unwrap_or(family.norm_eps),
         attention_dropout: probability("attention_dropout", raw.attention_dropout)?,
         dropout: if family.fused { probability("resid_pdrop", raw.resid_pdrop)? } else { 0.0 },
+        head_dropout: probability(
+            "classifier_dropout",
+            raw.classifier_dropout.or(raw.hidden_dropout).or(Some(0.1)),
+        )?,
+        initializer_range: raw.initializer_range.unwrap_or(0.02),
+        outputs: raw.num_labels.or(Some(labels.len() as i64).filter(|&count| count > 0)),
+        labels,
         raw: json,
     })
 }

@@ -27,6 +27,10 @@ pub struct Raw {
     #[serde(default)]
     pub mlp_bias: bool,
     pub attention_dropout: Option<f64>,
+    pub classifier_dropout: Option<f64>,
+    pub hidden_dropout: Option<f64>,
+    pub initializer_range: Option<f64>,
+    pub num_labels: Option<i64>,
     pub resid_pdrop: Option<f64>,
     pub sliding_window: Option<i64>,
     pub use_sliding_window: Option<bool>,

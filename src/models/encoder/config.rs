@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::models::trunk_config::{TrunkConfig, activation, check_positive, cut, probability};
+use crate::models::trunk_config::{TrunkConfig, activation, check_positive, labels, probability};
 use crate::nn::layout::Positions;
 
 /// Layout of the head that turns the sequence vector into logits.
@@ -26,18 +26,10 @@ pub struct EncoderConfig {
     pub trunk: TrunkConfig,
     /// Rows of the token-type embedding.
     pub token_types: i64,
-    /// Dropout before the head.
-    pub head_dropout: f64,
-    /// Standard deviation with which Transformers draws new weights.
-    pub initializer_range: f64,
     /// Id of the padding token, if any; its embedding gets no gradient.
     pub padding: Option<u32>,
     /// The head.
     pub head: HeadKind,
-    /// Names of the classes, in order, if the file has them.
-    pub labels: Vec<String>,
-    /// Number of the head's outputs, if the file gives it.
-    pub outputs: Option<i64>,
 }
 
 /// The `model_type`s of encoders.
@@ -75,8 +67,6 @@ struct Raw {
     is_decoder: bool,
     #[serde(default)]
     add_cross_attention: bool,
-    problem_type: Option<String>,
-    id2label: Option<Value>,
     num_labels: Option<i64>,
 }
 
@@ -131,12 +121,11 @@ impl EncoderConfig {
             ))
             .into());
         }
-        let labels = labels(raw.id2label)?;
+        let labels = labels(json.get("id2label"))?;
         let trunk = TrunkConfig {
             prefix,
             parts: ["embeddings.", "encoder.", "pooler."],
-            architecture: format!("{class}ForSequenceClassification"),
-            task_type: "SEQ_CLS",
+            class,
             width: raw.hidden_size,
             layers: usize::try_from(raw.num_hidden_layers).unwrap_or_default(),
             heads: raw.num_attention_heads,
@@ -148,16 +137,16 @@ impl EncoderConfig {
             norm_eps: raw.layer_norm_eps,
             dropout: raw.hidden_dropout_prob,
             attention_dropout: raw.attention_probs_dropout_prob,
+            head_dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
+            initializer_range: raw.initializer_range,
+            outputs: raw.num_labels.or(Some(labels.len() as i64).filter(|&count| count > 0)),
+            labels,
             raw: json,
         };
         Ok(Self {
             token_types: raw.type_vocab_size,
-            head_dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
-            initializer_range: raw.initializer_range,
             padding: Some(pad).filter(|_| !trunk.raw.get("pad_token_id").is_some_and(Value::is_null)),
             head,
-            outputs: raw.num_labels.or(Some(labels.len() as i64).filter(|&count| count > 0)),
-            labels,
             trunk,
         })
     }
@@ -233,38 +222,8 @@ fn refuse_unsupported(raw: &Raw) -> Result<()> {
     if raw.is_decoder || raw.add_cross_attention {
         return Err(fault("`is_decoder` and `add_cross_attention` are not supported for an encoder").into());
     }
-    if raw.problem_type.as_deref() == Some("multi_label_classification") {
-        return Err(fault("`problem_type` `multi_label_classification` is not supported").into());
-    }
     probability("hidden_dropout_prob", Some(raw.hidden_dropout_prob))?;
     probability("attention_probs_dropout_prob", Some(raw.attention_probs_dropout_prob))?;
     probability("classifier_dropout", raw.classifier_dropout)?;
     Ok(())
-}
-
-/// Returns class names in the order of their ids. Numbers and booleans are names too, as in Transformers.
-fn labels(id2label: Option<Value>) -> Result<Vec<String>> {
-    let named = match id2label {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Object(named)) => named,
-        Some(other) => {
-            return Err(fault(format!("`id2label` must be an object, found {}", cut(&other))).into());
-        }
-    };
-    let mut numbered = Vec::with_capacity(named.len());
-    for (id, name) in named {
-        let Ok(number) = id.trim().parse::<i64>() else {
-            return Err(fault(format!("`id2label` has the key `{id}`, expected numbers from 0")).into());
-        };
-        let name = match name {
-            Value::String(name) => name,
-            Value::Number(_) | Value::Bool(_) => name.to_string(),
-            other => {
-                return Err(fault(format!("`id2label.{id}` must be a name, found {}", cut(&other))).into());
-            }
-        };
-        numbered.push((number, name));
-    }
-    numbered.sort();
-    Ok(numbered.into_iter().map(|(_, name)| name).collect())
 }

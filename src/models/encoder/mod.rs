@@ -1,8 +1,6 @@
 //! BERT and RoBERTa: embeddings, layers with norms after the sums, and BERT's pooler.
 
-pub mod classifier;
 pub mod config;
-pub mod head;
 
 use tch::Tensor;
 

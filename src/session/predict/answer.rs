@@ -17,6 +17,8 @@ pub const ERROR: &str = "error";
 pub enum Kind {
     /// One of these labels.
     Class(Vec<String>),
+    /// Any number of these labels.
+    Set(Vec<String>),
     /// A number.
     Number,
 }
@@ -25,7 +27,7 @@ impl Kind {
     /// Returns the columns of an answer.
     pub fn columns(&self) -> &'static [&'static str] {
         match self {
-            Self::Class(_) => &[PREDICTION, PROBABILITIES, ERROR],
+            Self::Class(_) | Self::Set(_) => &[PREDICTION, PROBABILITIES, ERROR],
             Self::Number => &[PREDICTION, ERROR],
         }
     }
@@ -33,7 +35,7 @@ impl Kind {
     /// Returns the columns of an answer in a flat format, that of errors last.
     pub fn flat_columns(&self) -> Vec<String> {
         let mut columns = vec![PREDICTION.to_owned()];
-        if let Self::Class(labels) = self {
+        if let Self::Class(labels) | Self::Set(labels) = self {
             columns.extend(labels.iter().map(|label| format!("p_{label}")));
         }
         columns.push(ERROR.to_owned());
@@ -55,6 +57,15 @@ impl Kind {
                 let probabilities = softmax(logits).into_iter().map(number);
                 let named: Columns = labels.iter().cloned().zip(probabilities).collect();
                 answer.insert(PREDICTION.into(), best.into());
+                answer.insert(PROBABILITIES.into(), named.into());
+            }
+            Self::Set(labels) => {
+                // Of probability one half or more.
+                let held = labels.iter().zip(logits).filter(|(_, logit)| **logit >= 0.0);
+                let held: Vec<Value> = held.map(|(label, _)| label.as_str().into()).collect();
+                let probability = |logit: &f32| number(1.0 / (1.0 + f64::from(-logit).exp()));
+                let named: Columns = labels.iter().cloned().zip(logits.iter().map(probability)).collect();
+                answer.insert(PREDICTION.into(), held.into());
                 answer.insert(PROBABILITIES.into(), named.into());
             }
             Self::Number => {
@@ -104,6 +115,9 @@ mod tests {
         let far = kind.of_logits(&[-200.0, 700.0]).unwrap();
         assert_eq!(far["probabilities"], json!({"no": 0.0, "yes": 1.0}));
         assert_eq!(Value::from(Kind::Number.of_logits(&[0.1]).unwrap()), json!({"prediction": 0.1}));
+        let kind = Kind::Set(vec!["no".into(), "yes".into()]);
+        let expected = json!({"prediction": ["no"], "probabilities": {"no": 0.5, "yes": 0.25}});
+        assert_eq!(Value::from(kind.of_logits(&[0.0, -(3.0f32.ln())]).unwrap()), expected);
         assert!(kind.of_logits(&[f32::NAN, 1.0]).unwrap_err().contains("not finite"));
     }
 }

@@ -13,10 +13,11 @@ use crate::data::row::{Columns, Row};
 use crate::data::template::Template;
 use crate::data::{Example, Whole};
 use crate::eval::logits;
-use crate::fault::Result;
+use crate::fault::{Result, usage};
 use crate::models::Classifier;
 use crate::session::environment::use_precision;
 use crate::session::fit::fitting;
+use crate::spec::Problem;
 use crate::train::interrupt;
 
 /// Least rows that are taken at once, to be sorted by length.
@@ -26,18 +27,22 @@ impl Predictor<'_> {
     /// Answers all rows.
     pub(super) fn classes(&self, out: &mut dyn Write) -> Result<Told> {
         let Self { place, subject, settings, .. } = self;
-        let outputs = subject.head_outputs()?;
-        let labels = subject.labels(Some(outputs));
-        let fitted = self.dataset()?.map(|dataset| fitting(dataset, outputs, &labels));
+        let head = subject.head()?.filter(|head| head.problem != Problem::Tokens).ok_or_else(|| {
+            usage("`predict` answers classes, labels and numbers of texts, which this model does not tell")
+                .hint("score it with `eval`, which writes its predictions")
+        })?;
+        let labels = subject.labels(Some(head));
+        let fitted = self.dataset()?.map(|dataset| fitting(dataset, head, &labels));
         let (dataset, order) = fitted.transpose()?.unzip();
         let kind = match dataset.as_ref().map_or(labels, |dataset| dataset.task.labels().to_vec()) {
-            _ if outputs == 1 => Kind::Number,
+            _ if head.problem == Problem::Regression => Kind::Number,
+            labels if head.problem == Problem::MultiLabel => Kind::Set(labels),
             labels => Kind::Class(labels),
         };
         let mut input = self.input(dataset.as_ref(), &kind)?;
         let texts =
             dataset.as_ref().filter(|_| self.args.columns.is_empty()).and_then(|own| own.task.labelled());
-        let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(outputs))?;
+        let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(head))?;
         let model = model.classifier()?;
         let mut output = Output::new(out, self.format(), &kind);
         let (mut cut, chunk) = (0, settings.batch_size.max(CHUNK));

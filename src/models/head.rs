@@ -1,17 +1,19 @@
-//! The classification head: trained, in fp32, one per run.
+//! The head on a trunk: trained, in fp32, one per run.
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::{EncoderConfig, HeadKind};
+use super::checkpoint::Base;
+use super::config::Config;
+use super::head_layer::{HeadLayer, HeadShape};
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
-use crate::models::checkpoint::Base;
 use crate::nn::Pass;
+use crate::spec::Problem;
 use crate::torch::cast;
 use crate::torch::stream::words_of_normal;
 use crate::torch::tensors::Tensors;
 
-/// Turns sequence vectors into logits.
+/// Turns vectors into logits.
 #[derive(Debug)]
 pub struct Head {
     layers: Vec<Dense>,
@@ -22,13 +24,13 @@ pub struct Head {
     pub drawn: usize,
 }
 
-/// `y = x Wᵀ + b` with one W and b per run.
+/// `y = x Wᵀ + b` with one W and b per run; b may be absent.
 #[derive(Debug)]
 struct Dense {
     /// `[k, out, in]`.
     weight: Tensor,
     /// `[k, out]`.
-    bias: Tensor,
+    bias: Option<Tensor>,
 }
 
 /// Source of a head's tensors.
@@ -42,20 +44,6 @@ pub struct HeadSource<'a> {
     pub device: Device,
 }
 
-/// A layer of a head: path in the checkpoint, outputs, inputs.
-type Layer = (String, i64, i64);
-
-/// Returns the head's layers after the pooler.
-pub fn layer_shapes(config: &EncoderConfig, classes: i64) -> Vec<Layer> {
-    let d = config.width;
-    match config.head {
-        HeadKind::Pooled => vec![("classifier".into(), classes, d)],
-        HeadKind::TwoLayer => {
-            vec![("classifier.dense".into(), d, d), ("classifier.out_proj".into(), classes, d)]
-        }
-    }
-}
-
 /// The part of its family's head that a checkpoint holds, a pooler included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stored {
@@ -67,32 +55,33 @@ enum Stored {
     Part(Vec<String>),
 }
 
-/// Prefix of all tensors of a head except its pooler.
-const HEAD: &str = "classifier.";
+/// Prefixes of the heads of other tasks, and of other families.
+const OTHER_HEADS: [&str; 7] =
+    ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classifier.", "classification_head."];
 
-/// Prefixes of the heads of other tasks.
-const OTHER_HEADS: [&str; 6] =
-    ["cls.", "lm_head.", "qa_outputs.", "seq_relationship.", "score.", "classification_head."];
-
-/// Returns how much of a head `checkpoint` holds.
-fn stored(config: &EncoderConfig, checkpoint: &Tensors) -> Stored {
-    let other = || checkpoint.names().filter(|name| name.starts_with(HEAD));
+/// Returns how much of a head for `problem` `checkpoint` holds.
+fn stored(config: &Config, problem: Problem, checkpoint: &Tensors) -> Stored {
+    let mut layers = config.head_layers(HeadShape { problem, outputs: 0 });
+    let last = layers.last().map(|layer| layer.name.clone()).unwrap_or_default();
+    // Prefix of all tensors of the head except its pooler.
+    let own = format!("{}.", last.split('.').next().unwrap_or_default());
+    let other = || checkpoint.names().filter(|name| name.starts_with(&own));
     if other().next().is_none() {
         return Stored::Nothing;
     }
-    let mut layers = layer_shapes(config, 0);
-    let last = layers.last().map(|(name, ..)| name.clone()).unwrap_or_default();
     let rows = |part: &str| checkpoint.shape(&format!("{last}.{part}"))?.first().copied();
     let outputs = rows("weight").or(rows("bias"));
-    if config.head == HeadKind::Pooled {
-        layers.insert(0, (pooler(config, checkpoint), config.width, config.width));
+    if config.pools(problem) {
+        layers.insert(0, pooler(config, checkpoint));
     }
     let mut known = Vec::new();
     let mut faults = Vec::new();
-    for (name, out, inputs) in &layers {
-        let out = if *name == last { outputs } else { Some(*out) };
-        for (part, sides) in [("weight", vec![out, Some(*inputs)]), ("bias", vec![out])] {
-            let name = format!("{name}.{part}");
+    for layer in &layers {
+        for (name, sides) in layer.tensors() {
+            let mut sides: Vec<Option<i64>> = sides.into_iter().map(Some).collect();
+            if layer.name == last {
+                sides[0] = outputs;
+            }
             faults.extend(fault_of(&name, &sides, checkpoint.shape(&name)));
             known.push(name);
         }
@@ -118,33 +107,43 @@ fn fault_of(name: &str, sides: &[Option<i64>], found: Option<&[i64]>) -> Option<
     }
 }
 
-/// Returns the pooler's path in this checkpoint: with the family's prefix if any tensor has it.
-fn pooler(config: &EncoderConfig, checkpoint: &Tensors) -> String {
+/// Returns the pooler as this checkpoint names it: with the family's prefix if any tensor has it.
+fn pooler(config: &Config, checkpoint: &Tensors) -> HeadLayer {
     let prefix = format!("{}.", config.prefix);
     let prefixed = checkpoint.names().any(|name| name.starts_with(&prefix));
-    if prefixed { format!("{prefix}pooler.dense") } else { "pooler.dense".to_owned() }
+    let name = if prefixed { format!("{prefix}pooler.dense") } else { "pooler.dense".to_owned() };
+    HeadLayer::new(name, [config.width; 2], true)
 }
 
-/// Returns the number of trained parameters of a head of `classes` outputs, plus a pooler if not stored.
-pub fn count_of(config: &EncoderConfig, classes: i64, checkpoint: &Tensors) -> usize {
-    let mut layers = layer_shapes(config, classes);
-    let path = pooler(config, checkpoint);
-    if config.head == HeadKind::Pooled && !checkpoint.contains(&format!("{path}.weight")) {
-        layers.push((path, config.width, config.width));
+/// Returns the number of trained parameters of a head, plus a pooler if not stored.
+pub fn count_of(config: &Config, head: HeadShape, checkpoint: &Tensors) -> usize {
+    let mut layers = config.head_layers(head);
+    let pooler = pooler(config, checkpoint);
+    if config.pools(head.problem) && !checkpoint.contains(&format!("{}.weight", pooler.name)) {
+        layers.push(pooler);
     }
-    usize::try_from(layers.iter().map(|(_, out, inputs)| out * (inputs + 1)).sum::<i64>()).unwrap_or(0)
+    usize::try_from(layers.iter().map(HeadLayer::numbers).sum::<i64>()).unwrap_or(0)
 }
 
 impl Base {
-    /// Returns the outputs of the checkpoint's complete classification head; the user calls it `name`.
+    /// Returns true if the checkpoint holds a head: a decoder without one is a language model.
+    pub fn has_head(&self) -> bool {
+        !self.config.is_decoder() || self.tensors.names().any(|name| name.starts_with("score."))
+    }
+
+    /// Returns the checkpoint's complete head, whose kind its `config.json` says; the user calls it `name`.
     ///
     /// # Errors
     /// Names what is missing of the head, or the number of classes in `config.json` that is another.
-    pub fn head_outputs(&self, name: &str) -> Result<i64> {
-        let config = self.config.encoder()?;
-        let message = match stored(config, &self.tensors) {
+    pub fn head(&self, name: &str) -> Result<HeadShape> {
+        let config = &self.config;
+        let problem = config.stated_problem().unwrap_or(Problem::SingleLabel);
+        let message = match stored(config, problem, &self.tensors) {
             Stored::Whole(outputs) => match config.outputs.filter(|said| *said != outputs) {
-                None => return Ok(outputs),
+                None if outputs == 1 && config.stated_problem().is_none() => {
+                    return Ok(HeadShape { problem: Problem::Regression, outputs });
+                }
+                None => return Ok(HeadShape { problem, outputs }),
                 Some(said) => format!(
                     "the head of `{name}` has {outputs} outputs, but by `id2label` and `num_labels` in its \
                      config.json {said}"
@@ -155,8 +154,12 @@ impl Base {
                 format!("`{name}` has only a part of a classification head:\n  {}", faults.join("\n  "))
             }
         };
-        let holds = |prefix: &&str| self.tensors.names().any(|name| name.starts_with(prefix));
-        let others: Vec<&str> = OTHER_HEADS.into_iter().filter(|prefix| holds(prefix)).collect();
+        let layers = config.head_layers(HeadShape { problem, outputs: 0 });
+        let own = |prefix: &str| {
+            layers.iter().any(|layer| layer.name.starts_with(prefix) || *prefix == format!("{}.", layer.name))
+        };
+        let holds = |prefix: &&str| !own(prefix) && self.tensors.names().any(|name| name.starts_with(prefix));
+        let others: Vec<&str> = OTHER_HEADS.into_iter().filter(holds).collect();
         let others =
             if others.is_empty() { String::new() } else { format!("; it has `{}`", others.join("`, `")) };
         Err(fault(format!("{message}{others}"))
@@ -175,38 +178,48 @@ impl Head {
     /// # Errors
     /// When a tensor of the checkpoint cannot be read.
     pub fn load(
-        config: &EncoderConfig,
-        classes: i64,
+        config: &Config,
+        head: HeadShape,
         draw_pooler: bool,
         source: HeadSource,
         trained: &mut Trained,
     ) -> Result<Self> {
-        let mut shapes = layer_shapes(config, classes);
-        let stored = shapes.iter().all(|layer| source.holds(layer));
+        let mut layers = config.head_layers(head);
+        let stored = layers.iter().all(|layer| source.holds(layer));
         if draw_pooler {
-            shapes.insert(0, (format!("{}.pooler.dense", config.prefix), config.width, config.width));
+            let name = format!("{}.pooler.dense", config.prefix);
+            layers.insert(0, HeadLayer::new(name, [config.width; 2], true));
         }
-        let drawn_layers = if stored { usize::from(draw_pooler) } else { shapes.len() };
-        say_drawn(config, classes, source.checkpoint, &shapes[..drawn_layers]);
-        let numbers = |(_, out, inputs): &Layer| usize::try_from(out * inputs).unwrap_or(0);
-        let drawn = shapes[..drawn_layers].iter().map(numbers).map(words_of_normal).sum();
-        let mut weights = source.draw(&shapes[..drawn_layers], config.initializer_range).into_iter();
-        let mut layers = Vec::with_capacity(shapes.len());
-        for (name, out, _) in &shapes {
-            let [weight, bias] = match weights.next() {
-                Some(weight) => [weight, Tensor::zeros([source.runs(), *out], (Kind::Float, source.device))],
-                None => [source.read(&format!("{name}.weight"))?, source.read(&format!("{name}.bias"))?],
-            };
-            let mut add = |part, start| trained.add(format!("{name}.{part}"), Group::Head, start);
-            layers.push(Dense { weight: add("weight", &weight), bias: add("bias", &bias) });
+        let (drawn_layers, _) = layers.split_at(if stored { usize::from(draw_pooler) } else { layers.len() });
+        say_drawn(config, head, source.checkpoint, drawn_layers);
+        let numbers = |layer: &HeadLayer| usize::try_from(layer.shape.iter().product::<i64>()).unwrap_or(0);
+        let drawn = drawn_layers.iter().map(numbers).map(words_of_normal).sum();
+        let mut weights = source.draw(drawn_layers, config.initializer_range).into_iter();
+        let mut made = Vec::with_capacity(layers.len());
+        for layer in &layers {
+            let drawn = weights.next();
+            let mut start = drawn.map(|weight| {
+                [weight, Tensor::zeros([source.runs(), layer.shape[0]], (Kind::Float, source.device))]
+                    .into_iter()
+            });
+            let mut tensors = Vec::new();
+            for (name, _) in layer.tensors() {
+                let value = start.as_mut().and_then(Iterator::next).map_or_else(|| source.read(&name), Ok)?;
+                tensors.push(trained.add(name, Group::Head, &value));
+            }
+            let mut tensors = tensors.into_iter();
+            if let Some(weight) = tensors.next() {
+                made.push(Dense { weight, bias: tensors.next() });
+            }
         }
-        Ok(Self { layers, dropout: config.head_dropout, drop_first: !draw_pooler, drawn })
+        let dropout = config.dropout_before_head(head.problem);
+        Ok(Self { layers: made, dropout, drop_first: !draw_pooler, drawn })
     }
 
     /// Applies the layers: dropout before each, tanh between two.
     ///
     /// # Shapes
-    /// `[s, d]` of any kind to logits `[s, c]` in fp32.
+    /// `[n, d]` of any kind to logits `[n, c]` in fp32.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let mut x = cast(x, Kind::Float);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -214,17 +227,21 @@ impl Head {
                 x = x.tanh();
             }
             let dropout = if i > 0 || self.drop_first { self.dropout } else { 0.0 };
-            x = pass.route().affine(&pass.dropout(&x, dropout), &layer.weight, &layer.bias);
+            x = pass.dropout(&x, dropout);
+            x = match &layer.bias {
+                Some(bias) => pass.route().affine(&x, &layer.weight, bias),
+                None => pass.route().multiply(&x, &layer.weight),
+            };
         }
         x
     }
 }
 
 /// Logs the layers that are drawn: a warning if the checkpoint holds a head, expected if it has none.
-fn say_drawn(config: &EncoderConfig, classes: i64, checkpoint: &Tensors, drawn: &[Layer]) {
-    let names: Vec<String> = drawn.iter().map(|(name, ..)| format!("`{name}`")).collect();
-    let names = names.join(", ");
-    match stored(config, checkpoint) {
+fn say_drawn(config: &Config, head: HeadShape, checkpoint: &Tensors, drawn: &[HeadLayer]) {
+    let names: Vec<String> = drawn.iter().map(|layer| format!("`{}`", layer.name)).collect();
+    let (names, classes) = (names.join(", "), head.outputs);
+    match stored(config, head.problem, checkpoint) {
         _ if drawn.is_empty() => {}
         Stored::Nothing => {
             tracing::info!("initialised at random: {names} (the checkpoint has no classification head)")
@@ -244,9 +261,8 @@ fn say_drawn(config: &EncoderConfig, classes: i64, checkpoint: &Tensors, drawn: 
 }
 
 impl HeadSource<'_> {
-    fn holds(&self, (name, out, inputs): &Layer) -> bool {
-        self.checkpoint.shape(&format!("{name}.weight")) == Some(&[*out, *inputs])
-            && self.checkpoint.shape(&format!("{name}.bias")) == Some(&[*out])
+    fn holds(&self, layer: &HeadLayer) -> bool {
+        layer.tensors().all(|(name, shape)| self.checkpoint.shape(&name) == Some(&shape))
     }
 
     fn runs(&self) -> i64 {
@@ -260,12 +276,12 @@ impl HeadSource<'_> {
     }
 
     /// Draws the weights `[k, out, in]` of these layers, one after the other, from each run's seed.
-    fn draw(&self, layers: &[Layer], std: f64) -> Vec<Tensor> {
+    fn draw(&self, layers: &[HeadLayer], std: f64) -> Vec<Tensor> {
         let run = |&seed: &u64| -> Vec<Tensor> {
             tch::manual_seed(seed.cast_signed());
             // On the CPU, so that every device starts with the same numbers.
-            let empty = |out, inputs| Tensor::empty([out, inputs], (Kind::Float, Device::Cpu));
-            layers.iter().map(|&(_, out, inputs)| empty(out, inputs).normal_(0.0, std)).collect()
+            let empty = |shape: [i64; 2]| Tensor::empty(shape, (Kind::Float, Device::Cpu));
+            layers.iter().map(|layer| empty(layer.shape).normal_(0.0, std)).collect()
         };
         let runs: Vec<Vec<Tensor>> = self.seeds.iter().map(run).collect();
         let stacked = |i| Tensor::stack(&runs.iter().map(|run| &run[i]).collect::<Vec<_>>(), 0);
