@@ -165,7 +165,10 @@ def read(folder, split):
 
 
 def tokenizer_of(folder, task):
-    spaced = task == "heads/words" and AutoConfig.from_pretrained(folder).model_type == "roberta"
+    family = AutoConfig.from_pretrained(folder).model_type
+    if family == "qwen2":  # for this family, AutoTokenizer does not take the class that the folder names
+        return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    spaced = task == "heads/words" and family == "roberta"
     return AutoTokenizer.from_pretrained(folder, **({"add_prefix_space": True} if spaced else {}))
 
 

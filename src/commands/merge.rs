@@ -62,11 +62,14 @@ fn merge_hf(
     place: &Environment,
     args: &MergeArgs,
     base: &Base,
-    model: Model,
+    mut model: Model,
     (trained, labels): (&Trained, &[String]),
 ) -> Result<()> {
     let kind = kind(args);
     let limit = tolerance(args, kind.unwrap_or_else(|| stored_kind(base)));
+    if let Model::Classifier(classifier) = &mut model {
+        hf::settle_padding(base, classifier)?;
+    }
     let expected = probe(&base.config, &model)?;
     let head = model.classifier().ok().map(|model| model.shape);
     let (difference, bytes) = files::write_folder(&args.out, |folder| {

@@ -8,6 +8,7 @@ use super::template::cell;
 use super::tokenize::{Encoding, Tokenizer};
 use super::tokenizer_class::with_space;
 use super::tokenizer_file::{failed, guarded};
+use super::{Example, Whole};
 use crate::fault::{Result, usage};
 
 impl Tokenizer {

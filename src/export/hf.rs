@@ -13,7 +13,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::checkpoint::OUTPUT;
-use crate::models::{Base, Config, Model};
+use crate::models::{Base, Classifier, Config, Model};
 use crate::nn::Linear;
 use crate::spec::Problem;
 use crate::torch::{tensor_file, unforeseen};
@@ -25,7 +25,7 @@ const COPIED: [&str; 4] = ["LICENSE", "NOTICE", "README.md", "USE_POLICY"];
 /// Fails when a tensor cannot be read or a file cannot be written.
 pub fn write(folder: &Path, source: &AdaptedModel, kind: Option<Kind>, shard_size: u64) -> Result<()> {
     write_shards(folder, source, &entries(source, kind), shard_size)?;
-    files::write_json(&folder.join("config.json"), &config(source, kind)?)?;
+    files::write_json(&folder.join("config.json"), &config(source, kind))?;
     let base = &source.base.folder;
     for name in names(base, "")?.into_iter().chain(names(base, files::TEMPLATES)?) {
         if files::is_companion(&name) || COPIED.iter().any(|begin| name.starts_with(begin)) {
@@ -170,21 +170,15 @@ fn write_shards(
 }
 
 /// Returns the base's `config.json`; for a classifier, with its architecture and labels.
-fn config(source: &AdaptedModel, kind: Option<Kind>) -> Result<Map<String, Value>> {
-    let Base { config: of_base, .. } = source.base;
-    let mut config = of_base.raw.clone();
-    let problem = match source.model {
-        Model::Classifier(model) => Some(model.shape.problem),
-        Model::Language(_) => None,
+fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
+    let (of_base, problem) = match source.model {
+        Model::Classifier(model) => (&model.config, Some(model.shape.problem)),
+        Model::Language(_) => (&source.base.config, None),
     };
+    let mut config = of_base.raw.clone();
     config.insert("architectures".into(), json!([format!("{}{}", of_base.class, Problem::class(problem))]));
     match (problem, of_base) {
-        (Some(problem), _) => {
-            describe_classifier(&mut config, problem, source.labels);
-            if of_base.is_decoder() && of_base.padding().is_none() {
-                config.insert("pad_token_id".into(), json!(padding(source.base)?));
-            }
-        }
+        (Some(problem), _) => describe_classifier(&mut config, problem, source.labels),
         (None, Config::Decoder(decoder)) if source.base.has_output_layer() && decoder.tied => {
             // As the weights have it: readers that trust the config would leave out the output layer.
             config.insert("tie_word_embeddings".into(), json!(false));
@@ -201,25 +195,27 @@ fn config(source: &AdaptedModel, kind: Option<Kind>) -> Result<Map<String, Value
         let key = if config.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
         config.insert(key.into(), json!(name));
     }
-    Ok(config)
+    config
 }
 
-/// Returns the padding token of a decoder whose config has none, for Transformers to find the ends of padded texts by: the
+/// Gives a classifier on a decoder whose config has none a padding token, by which Transformers finds the ends of padded texts: the
 /// tokenizer's, else a special token that does not end every text.
-fn padding(base: &Base) -> Result<u32> {
+/// Fails when there is no such token.
+pub fn settle_padding(base: &Base, model: &mut Classifier) -> Result<()> {
+    if !base.config.is_decoder() || base.config.padding().is_some() {
+        return Ok(());
+    }
     let tokenizer = Tokenizer::load(&base.folder)?;
     let last = tokenizer.encode_whole("")?.last().copied();
     let named = |wanted: &str| tokenizer.token_id(wanted);
     let candidates = [named("pad_token"), tokenizer.eos().ok(), named("unk_token"), named("bos_token")];
-    let found = candidates
-        .into_iter()
-        .flatten()
-        .find(|id| Some(*id) != last && i64::from(*id) < base.config.vocabulary);
-    found.ok_or_else(|| {
+    let fits = |id: &u32| Some(*id) != last && i64::from(*id) < base.config.vocabulary;
+    let found = candidates.into_iter().flatten().find(fits).ok_or_else(|| {
         fault("the base has no token that could be the padding of a batch")
             .hint("set `pad_token_id` in its config.json")
-            .into()
-    })
+    })?;
+    model.config.set_padding(found);
+    Ok(())
 }
 
 fn describe_classifier(config: &mut Map<String, Value>, problem: Problem, labels: &[String]) {

@@ -192,3 +192,22 @@ fn last_tokens(batch: &Packed, padding: Option<i64>) -> Tensor {
     let last = candidates.cummax(0).0.index_select(0, &(ends - 1));
     last.index_select(0, &sequences.index_select(0, &batch.first))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::layout::{Positions, Sequence};
+
+    #[test]
+    fn a_text_ends_at_its_last_token_that_is_not_padding() {
+        let texts: [&[u32]; 5] = [&[5, 9, 0, 7], &[4, 0, 0], &[0, 0], &[3], &[0, 6, 8, 0, 0]];
+        let sequences = texts.iter().map(|ids| Sequence { ids, types: &[] }).collect();
+        let batch = Packed::new(&[sequences], Positions::FromZero, Device::Cpu);
+        let ends = |padding| -> Vec<usize> {
+            let rows: Vec<i64> = Vec::try_from(last_tokens(&batch, padding)).unwrap();
+            rows.iter().zip(&batch.places[0]).map(|(row, place)| *row as usize - place.start).collect()
+        };
+        assert_eq!(ends(Some(0)), [3, 0, 0, 0, 2]);
+        assert_eq!(ends(None), [3, 2, 1, 0, 4]);
+    }
+}

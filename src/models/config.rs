@@ -142,6 +142,14 @@ impl Config {
         config.padding.filter(|_| !self.raw.get("pad_token_id").is_some_and(is_negative))
     }
 
+    /// Sets the padding token of a decoder.
+    pub fn set_padding(&mut self, id: u32) {
+        if let Self::Decoder(config) = self {
+            config.padding = Some(i64::from(id));
+            config.trunk.raw.insert("pad_token_id".into(), id.into());
+        }
+    }
+
     /// Replaces every dropout.
     pub fn set_dropout(&mut self, p: f64) {
         let trunk = match self {

@@ -115,7 +115,7 @@ impl TrainInputs {
         let text = self.tokenizer.decode(&example.ids, false)?;
         let named = |classes: &[u32]| {
             let names: Vec<&str> = classes.iter().filter_map(|class| self.label_name(*class)).collect();
-            names.join(" ")
+            if names.is_empty() { "none".to_owned() } else { names.join(" ") }
         };
         let label = match &example.label {
             Some(Label::Value(value)) => value.to_string(),

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, edit};
+use crate::bench::{Bench, copied, edit};
 use crate::support::{Place, distance, fixture, json, json_lines, log, losses, room, strays};
 
 #[derive(Deserialize)]
@@ -202,6 +203,24 @@ fn a_head_of_a_decoder_is_trained_by_every_method_and_exported_for_peft() {
             assert!(distance(&peft, &own) < 1e-5);
         }
     }
+}
+
+#[test]
+fn a_decoder_without_padding_gets_some_when_it_is_merged() {
+    let bench = bench("decoders/llama-biased", "heads/classes");
+    let model = copied(&fixture("decoders/llama-biased"), &bench.path("model"));
+    edit(&model.join("config.json"), |config| drop(config.insert("pad_token_id".into(), Value::Null)));
+    edit(&model.join("tokenizer_config.json"), |config| drop(config.remove("pad_token")));
+    bench.recipe(&model, "heads/classes");
+    bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run"], 0);
+    bench.0.run(&["merge", "--run", "run", "--out", "merged"], 0);
+    let [before, after] =
+        [&model, &bench.path("merged")].map(|folder| json::<Value>(&folder.join("config.json")));
+    assert!(before["pad_token_id"].is_null() && after["pad_token_id"].is_number(), "{after}");
+    assert_eq!(after["architectures"], json!(["LlamaForSequenceClassification"]));
+    let stored = fs::read(bench.path("merged/model.safetensors")).unwrap();
+    let names = SafeTensors::deserialize(&stored).unwrap().names().join(" ");
+    assert!(names.contains("score.weight") && !names.contains("lm_head"), "{names}");
 }
 
 #[test]

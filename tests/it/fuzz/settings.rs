@@ -10,7 +10,7 @@ use super::{JUDGE, place, text, words};
 pub const RECIPE_KEYS: &str = "name¦revision¦dropout¦method¦rank¦alpha¦targets¦init¦svd¦spectrum¦sigma¦svd_iterations¦svd_seed¦\
     basis¦with_basis¦init_std¦rslora¦d_initial¦projection_seed¦save_projection¦rank_a¦rank_b¦u¦tie¦\
     tying¦dataset¦train¦validation¦max_length¦limit¦eval_limit¦epochs¦max_steps¦batch_size¦\
-    micro_batch_size¦micro_batch_tokens¦learning_rate¦head_learning_rate¦schedule¦warmup_ratio¦\
+    micro_batch_size¦micro_batch_tokens¦learning_rate¦head_learning_rate¦class_weights¦schedule¦warmup_ratio¦\
     warmup_steps¦weight_decay¦max_grad_norm¦precision¦seed¦shuffle¦log_every¦checkpoint_every¦\
     keep_checkpoints¦gradient_checkpointing¦init_from¦every¦metric¦patience¦eval.batch_size¦tasks";
 
