@@ -5,12 +5,12 @@ mod predict;
 mod values;
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
-use crate::fault::{Result, readable};
+use crate::fault::readable;
 use crate::limits::{BATCH_SIZE, LENGTH};
 use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
 pub use generation::GenerationArgs;
@@ -69,9 +69,11 @@ pub enum Command {
     Predict(PredictArgs),
     /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
+    /// List the built-in recipes, print one, or explain every key
+    Recipe(RecipeArgs),
     /// Report on this machine and test its device
     Doctor(DoctorArgs),
-    /// Print a shell completion script
+    /// Print a shell completion script, which knows recipes and keys, too
     #[command(
         after_help = "Example:\n  loraxs completions bash > ~/.local/share/bash-completion/completions/loraxs"
     )]
@@ -79,6 +81,21 @@ pub enum Command {
         /// Shell to complete for
         shell: clap_complete::Shell,
     },
+}
+
+/// `loraxs recipe`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = RECIPE_EXAMPLES)]
+pub struct RecipeArgs {
+    /// Recipe to print: a file, a file in `recipes/`, or the name of a built-in recipe [default: a list of the
+    /// built-in ones]
+    pub name: Option<String>,
+    /// Print every key that the recipe may have, with its default, the values that it takes and its meaning
+    #[arg(long, requires = "name")]
+    pub all: bool,
+    /// Print the reference of all keys, of recipes and of catalog entries, as in `docs/keys.md`
+    #[arg(long, conflicts_with = "name")]
+    pub keys: bool,
 }
 
 /// `loraxs doctor`.
@@ -131,9 +148,9 @@ pub struct InitSvdArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
-    /// Recipe: a file, a file in `recipes/`, or the name of a built-in recipe
-    #[arg(long, value_name = "FILE")]
-    pub recipe: String,
+    /// Recipe: a file, a file in `recipes/`, or the name of a built-in recipe [default with `--resume`: the run's]
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub recipe: Option<String>,
     /// Override a recipe key; can be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
@@ -143,11 +160,12 @@ pub struct TrainArgs {
     /// Basis written by `init-svd --out`; short for `--set adapter.basis=DIR`
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub basis: Option<PathBuf>,
-    /// Resume from the newest checkpoint of the run, or start if there is none
-    #[arg(long)]
-    pub resume: bool,
-    /// Open the base and the data, print what would be trained and written, and stop; a base without weights
-    /// (`config.json` alone) gives the parameter counts
+    /// Go on from the newest checkpoint of the run in DIR [default: in `--out`], or start if there is none. `--set`
+    /// may change keys that change no result, such as `train.log_every`, and with a constant schedule prolong it
+    #[arg(long, value_name = "DIR", num_args = 0..=1, value_parser = path())]
+    pub resume: Option<Option<PathBuf>>,
+    /// Make every check of the training but those of the base's numbers, print what would be trained and written,
+    /// and stop; `config.json` alone, without weights, will do
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -156,9 +174,13 @@ pub struct TrainArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub struct SubjectArgs {
     /// Folder of a run: use its base model and its best adapter
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["model", "adapter", "revision"], required_unless_present = "model", value_parser = path())]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,
-    /// Base model: hub id or folder
+    /// Checkpoint of the run to use instead of its best adapter, such as `step-40` [default for a run without an
+    /// adapter yet: the newest]
+    #[arg(long, value_name = "STEP", requires = "run")]
+    pub checkpoint: Option<String>,
+    /// Base model: hub id or folder; with `--run`, the place where the run's base is now
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id [default: the adapter's, else main]
@@ -291,25 +313,19 @@ pub fn parse(args: impl IntoIterator<Item = impl Into<OsString> + Clone>, versio
     })
 }
 
-/// Writes the completion script of `shell` to `out`; a closed pipe is no error.
-///
-/// # Errors
-/// When `out` cannot be written.
-pub fn write_completions(shell: clap_complete::Shell, out: &mut dyn Write) -> Result<()> {
-    let mut script = Vec::new(); // the generator panics where writing fails, a vector cannot
-    clap_complete::generate(shell, &mut Cli::command(), "loraxs", &mut script);
-    match out.write_all(&script).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
 const EXAMPLES: &str = "\
 Examples:
   loraxs train --recipe glue-qnli --out runs/qnli   train a built-in recipe
   loraxs eval --run runs/qnli                       score the best adapter of the run
   loraxs predict --run runs/qnli --input new.csv    answer new rows
   loraxs merge --run runs/qnli --out qnli-merged    write a checkpoint that Transformers loads";
+
+const RECIPE_EXAMPLES: &str = "\
+Examples:
+  loraxs recipe                            list the built-in recipes
+  loraxs recipe glue-qnli > mine.toml      start your own recipe from one
+  loraxs recipe glue-qnli --all            the same with every key and what it means
+  loraxs recipe --keys | grep -i learning  look for a key";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -327,7 +343,8 @@ Examples:
   loraxs train --recipe glue-qnli.toml
   loraxs train --recipe glue-cola --set adapter.rank=25 --set train.seed=3 --out runs/cola-25-3
   loraxs train --recipe mine.toml --datasets mine-datasets.toml --dry-run
-  loraxs train --recipe glue-qnli --out runs/qnli --resume";
+  loraxs train --resume runs/qnli
+  loraxs train --resume runs/qnli --set train.micro_batch_size=8";
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
@@ -401,13 +418,30 @@ mod tests {
     }
 
     #[test]
+    fn resume_takes_the_folder_or_leaves_it_to_out() {
+        let resumed = |line: &str| match parse_line(line).unwrap().command {
+            Command::Train(args) => {
+                (args.recipe, args.resume.map(|folder| folder.map(|f| f.display().to_string())))
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(resumed("loraxs train --resume runs/x"), (None, Some(Some("runs/x".into()))));
+        assert_eq!(resumed("loraxs train --resume --out o --recipe r"), (Some("r".into()), Some(None)));
+        assert_eq!(kind("loraxs train --out o"), ErrorKind::MissingRequiredArgument);
+    }
+
+    #[test]
     fn eval_and_merge_work_on_a_run_or_a_base_but_not_both() {
         assert!(parse_line("loraxs eval --run r").is_ok());
         assert!(parse_line("loraxs eval --model m --adapter a --task glue/rte --task glue/wnli").is_ok());
         assert!(parse_line("loraxs merge --model m --adapter a --out o --format peft").is_ok());
         assert_eq!(kind("loraxs eval"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("loraxs eval --model m"), ErrorKind::MissingRequiredArgument);
-        assert_eq!(kind("loraxs eval --run r --model m"), ErrorKind::ArgumentConflict);
+        assert!(parse_line("loraxs eval --run r --model m --checkpoint step-3").is_ok());
+        assert_eq!(
+            kind("loraxs eval --model m --task t --checkpoint step-3"),
+            ErrorKind::MissingRequiredArgument
+        );
         assert_eq!(kind("loraxs eval --run r --adapter a"), ErrorKind::ArgumentConflict);
         assert_eq!(kind("loraxs merge --run r"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("loraxs merge --adapter a --out o"), ErrorKind::MissingRequiredArgument);
@@ -490,16 +524,6 @@ mod tests {
     fn every_command_but_completions_shows_examples() {
         for command in Cli::command().get_subcommands() {
             assert!(command.get_after_help().is_some(), "{}", command.get_name());
-        }
-    }
-
-    #[test]
-    fn completions_name_every_command() {
-        let mut script = Vec::new();
-        write_completions(clap_complete::Shell::Bash, &mut script).unwrap();
-        let script = String::from_utf8(script).unwrap();
-        for name in ["init-svd", "train", "eval", "predict", "merge"] {
-            assert!(script.contains(name), "{name}");
         }
     }
 }

@@ -117,13 +117,23 @@ pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-/// Rejects a folder path taken by something else, before anything is computed.
+/// Rejects a folder path taken by something else, or in a folder where nothing can be written, before anything is computed.
 /// The error names the path.
 pub fn refuse_file(out: &Path) -> Result<()> {
-    if out.exists() && !out.is_dir() {
+    let whole = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
+    let Some(existing) = whole.ancestors().find(|path| path.exists()) else { return Ok(()) };
+    if !existing.is_dir() {
         return Err(cannot_write(out, &ErrorKind::NotADirectory.into()));
     }
-    Ok(())
+    rustix::fs::access(existing, rustix::fs::Access::WRITE_OK)
+        .map_err(|error| cannot_write(out, &error.into()))
+}
+
+/// Returns the free bytes on the disk of a folder, which need not exist yet; `None` if the system does not tell.
+pub fn free_on_disk(folder: &Path) -> Option<u64> {
+    let whole = std::path::absolute(folder).ok()?;
+    let existing = whole.ancestors().find(|path| path.exists())?;
+    rustix::fs::statvfs(existing).ok().map(|disk| disk.f_bavail * disk.f_frsize)
 }
 
 /// More bytes than any JSON file of settings has; parsing takes several times as many.

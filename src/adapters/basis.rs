@@ -15,6 +15,7 @@ use crate::adapters::rules::Layer;
 use crate::adapters::svd::{self, Factors};
 use crate::fault::{Result, fault, usage};
 use crate::spec::{Init, Sigma, Spectrum, SvdMethod};
+use crate::torch::tensors::zeros;
 
 /// Everything besides the weights that a basis depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +107,22 @@ pub struct Weights<'a> {
 }
 
 impl Basis {
+    /// Returns factors of the right shapes without numbers, for what does not compute with them.
+    ///
+    /// # Errors
+    /// As [`check_layer`].
+    pub fn imagined(spec: &BasisSpec, layers: &[Layer]) -> Result<Self> {
+        let zeros = |shape: &[i64]| zeros(shape, Kind::Float, Device::Cpu);
+        let module = |(name, shape): &Layer| -> Result<_> {
+            check_layer(name, shape, spec.rank)?;
+            let [out, inputs] = *shape;
+            let (a, b) = (zeros(&[spec.rank, inputs]), zeros(&[out, spec.rank]));
+            Ok((name.clone(), Factors { a, b, s: zeros(&[spec.rank]), captured_energy: 0.0 }))
+        };
+        let modules = layers.iter().map(module).collect::<Result<_>>()?;
+        Ok(Self { spec: spec.clone(), base_hash: String::new(), modules })
+    }
+
     /// Computes the factors of these layers, which stay on its device. `progress` receives the number of
     /// modules done and the name of the last one.
     ///

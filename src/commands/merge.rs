@@ -11,6 +11,7 @@ use crate::files;
 use crate::models::{Base, Build, Model};
 use crate::report::say;
 use crate::session::environment::Environment;
+use crate::session::next::after_merge;
 use crate::session::subject::Subject;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
@@ -32,7 +33,7 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
     let labels = subject.labels(head);
     let base = &subject.base.base;
     match args.format {
-        MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels)),
+        MergeFormat::Hf => merge_hf(&place, args, base, model, (&trained, &labels))?,
         MergeFormat::Peft => {
             let source = AdaptedModel { base, model: &model, trained: &trained, labels: &labels };
             let kind = kind(args).unwrap_or(Kind::Float);
@@ -45,9 +46,10 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
                 "wrote {}: largest relative difference of a ΔW {difference:.2e}",
                 args.out.display()
             ));
-            Ok(())
         }
     }
+    say(&after_merge(args, &subject, head));
+    Ok(())
 }
 
 fn kind(args: &MergeArgs) -> Option<Kind> {

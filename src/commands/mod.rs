@@ -1,11 +1,13 @@
 //! One module for each subcommand, and the code that they share.
 
+pub mod completions;
 mod doctor;
 mod eval;
 mod init_svd;
 mod merge;
 mod predict;
 mod rebase;
+mod recipe;
 mod train;
 
 use std::any::Any;
@@ -17,7 +19,7 @@ use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading
 use crate::session::environment::Environment;
 use crate::session::run_folder::DATASETS;
 use crate::train::{Ending, interrupt};
-use crate::{cli, report, torch};
+use crate::{report, torch};
 
 /// Text that `--version` prints.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.11.0, CUDA 13.0");
@@ -83,10 +85,9 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         Command::Eval(args) => eval::run(&cli.global, args),
         Command::Predict(args) => predict::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
+        Command::Recipe(args) => recipe::run(args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&cli.global, args),
-        Command::Completions { shell } => {
-            cli::write_completions(*shell, &mut std::io::stdout().lock()).map(|()| Outcome::Done)
-        }
+        Command::Completions { shell } => completions::run(Some(*shell)).map(|_| Outcome::Done),
     }
 }
 
@@ -94,11 +95,11 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
 fn opened(command: &Command) -> Option<&Path> {
     match command {
         Command::InitSvd(args) => Some(Path::new(&args.model)),
-        Command::Train(args) => Some(Path::new(&args.recipe)),
+        Command::Train(args) => args.recipe.as_deref().map(Path::new),
         Command::Eval(args) => of_subject(&args.subject),
         Command::Predict(args) => of_subject(&args.subject),
         Command::Merge(args) => of_subject(&args.subject),
-        Command::Doctor(_) | Command::Completions { .. } => None,
+        Command::Recipe(_) | Command::Doctor(_) | Command::Completions { .. } => None,
     }
 }
 

@@ -186,7 +186,7 @@ pub const KINDS: [(&str, &[(&str, &str)]); 8] = [
 
 impl Task {
     /// Reads the keys of one of [`KINDS`]; faults are recorded.
-    pub(super) fn read(kind: &str, reader: &mut Reader) -> Self {
+    pub fn read(kind: &str, reader: &mut Reader) -> Self {
         match kind {
             "classification" => Self::Classification(Classification::read(reader)),
             "regression" => Self::Regression(Regression::read(reader)),

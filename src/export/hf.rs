@@ -170,7 +170,7 @@ fn write_shards(
 }
 
 /// Returns the base's `config.json`; for a classifier, with its architecture and labels.
-fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
+pub(super) fn config(source: &AdaptedModel, kind: Option<Kind>) -> Map<String, Value> {
     let (of_base, problem) = match source.model {
         Model::Classifier(model) => (&model.config, Some(model.shape.problem)),
         Model::Language(_) => (&source.base.config, None),

@@ -7,13 +7,14 @@ use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::{AdaptedModel, relative_difference};
-use crate::adapters::file::{AdapterConfig, CONFIG, WEIGHTS};
+use super::{AdaptedModel, hf, relative_difference};
+use crate::adapters::file::{AdapterConfig, CONFIG, NOTES, WEIGHTS};
 use crate::adapters::lora::{FACTORS, LoraConfig};
 use crate::adapters::peft_config::{self, About};
 use crate::adapters::{Adapter, Group, Method, layout};
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::models::Model;
 use crate::torch::tensor_file::{self, TensorFile};
 
 /// Writes the adapter into `folder` in `kind`; returns the largest relative error of any ΔW.
@@ -47,6 +48,14 @@ pub fn write(folder: &Path, source: &AdaptedModel, adapter: &AdapterConfig, kind
         layers: adapter.modules.len(),
     };
     files::write_json(&folder.join(CONFIG), &peft_config::write(&plain, &about)?)?;
+    // PEFT's config has no place for labels: this program reads its notes, Transformers the base's config with labels.
+    files::write_json(
+        &folder.join(NOTES),
+        &AdapterConfig { method: plain.clone(), basis: None, ..adapter.clone() },
+    )?;
+    if matches!(source.model, Model::Classifier(_)) {
+        files::write_json(&folder.join("config.json"), &hf::config(source, None))?;
+    }
     tensors.extend(head.into_iter().map(|(name, tensor)| (layout::peft_key(&name), tensor)));
     tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(kind));
     let views: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();

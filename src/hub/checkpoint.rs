@@ -31,6 +31,23 @@ pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Returns true for a folder with `config.json` and no file of weights, of any program.
+pub(super) fn is_without_weights(folder: &Path) -> bool {
+    let names: BTreeSet<String> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let of_weights = |name: &String| {
+        name.ends_with(".safetensors")
+            || name == INDEX
+            || is_pickle(name)
+            || FOREIGN.iter().any(|end| name.ends_with(end))
+    };
+    names.contains(CONFIG) && quantised_files(&names, "").is_none() && !names.iter().any(of_weights)
+}
+
 /// Rejects a listing without `config.json`; `shown` describes its owner, `name` is the user's name for it.
 pub(super) fn check_config(names: &BTreeSet<String>, shown: &str, name: &str) -> Result<()> {
     if names.contains(CONFIG) {

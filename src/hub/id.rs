@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, nearest};
 use crate::files::quantised;
 
 /// Returns true for `name` or `owner/name`, in the characters that the hub allows.
@@ -39,9 +39,30 @@ pub(super) fn check_model_name(name: &str) -> Result<()> {
         return Ok(());
     }
     let place = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Err(fault(format!("no model `{name}`: there is no folder `{}`, and it is not a hub id", place.display()))
-        .hint("a hub id is `name` or `owner/name`")
+    let is_path = ["./", "../", "/", "~"].iter().any(|begin| name.starts_with(begin));
+    let no_id = if is_path { "" } else { ", and it is not a hub id" };
+    let hint = near(path).map(|near| format!("did you mean the folder `{near}`?"));
+    Err(fault(format!("no model `{name}`: no such folder here (`{}`){no_id}", place.display()))
+        .hint(hint.unwrap_or("a hub id is `name` or `owner/name`".to_owned()))
         .into())
+}
+
+/// Warns of a name that may be a mistyped folder, since the folder before its slash is here: the hub is asked next.
+pub(super) fn warn_of_folder(name: &str) {
+    let path = Path::new(name);
+    if path.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir()) {
+        let near = near(path).map(|near| format!(" (did you mean `{near}`?)")).unwrap_or_default();
+        tracing::warn!("no such folder here: `{name}`{near}; looking for it on the hub");
+    }
+}
+
+/// Returns the folder that a mistyped path may mean, beside where it would be.
+fn near(path: &Path) -> Option<String> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folders = std::fs::read_dir(parent).ok()?.flatten().filter(|entry| entry.path().is_dir());
+    let names: Vec<String> = folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let near = nearest(&path.file_name()?.to_string_lossy(), names.iter().map(String::as_str))?;
+    Some(path.with_file_name(near).display().to_string())
 }
 
 /// Rejects a name that no data set repository can have.
@@ -120,6 +141,23 @@ fn part_of(name: &str) -> Option<(&str, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::hint_of;
+
+    #[test]
+    fn a_mistyped_folder_is_no_hub_id_and_the_nearest_is_named() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("base")).unwrap();
+        let wrong = place.path().join("bsae").display().to_string();
+        let error = check_model_name(&wrong).unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("no model `{wrong}`: no such folder here")),
+            "{error}"
+        );
+        assert!(!error.to_string().contains("hub id"), "{error}");
+        assert!(hint_of(&error).unwrap().ends_with("/base`?"), "{error:?}");
+        assert!(check_model_name("./no/where").unwrap_err().to_string().contains("no such folder here"));
+        assert!(check_model_name("a/b/c").unwrap_err().to_string().ends_with("and it is not a hub id"));
+    }
 
     fn glob(pattern: &str, name: &str) -> bool {
         matches(pattern.as_bytes(), name.as_bytes())

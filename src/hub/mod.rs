@@ -42,6 +42,11 @@ pub struct Snapshot {
     pub commit: Option<String>,
 }
 
+/// Returns true for a folder with `config.json` and no file of weights, of any program.
+pub fn is_without_weights(folder: &Path) -> bool {
+    checkpoint::is_without_weights(folder)
+}
+
 impl Hub {
     /// Creates the hub that the environment describes, see [`Settings::from_environment`].
     ///
@@ -93,6 +98,7 @@ impl Hub {
             return Ok(None);
         }
         id::check_model_name(name)?;
+        id::warn_of_folder(name);
         let target = self.target(name, RepoType::Model, revision)?;
         let Some(info) = self.listing(&target)? else { return Ok(None) };
         checkpoint::check_config(&names_of(&info)?, &format!("the repository `{}`", target.id), &target.id)?;

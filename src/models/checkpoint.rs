@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::config::Config;
+use super::decoder::Decoder;
+use super::encoder::Encoder;
+use super::encoder::config::HeadKind;
 use super::head_layer::HeadShape;
+use super::loader::Loader;
 use crate::adapters::rules::Layer;
 use crate::fault::{Result, fault, reading};
 use crate::torch::tensors::Tensors;
@@ -51,6 +55,36 @@ impl Base {
         let config = Config::load(folder)?;
         let _reading = reading(folder);
         Ok(Self { folder: folder.to_owned(), config, tensors: Tensors::open_checkpoint(folder)? })
+    }
+
+    /// Opens `config.json` alone: the tensors that a model of it has, without numbers.
+    ///
+    /// # Errors
+    /// Names the field that is wrong.
+    pub fn of_config(folder: &Path) -> Result<Self> {
+        let config = Config::load(folder)?;
+        let kind = config.raw.get("torch_dtype").or(config.raw.get("dtype")).and_then(|kind| kind.as_str());
+        let kind = match kind {
+            Some("float16") => Kind::Half,
+            Some("bfloat16") => Kind::BFloat16,
+            _ => Kind::Float,
+        };
+        let tensors = Tensors::imagined();
+        let loader = |prefix| Loader::new(&tensors, prefix, kind, Device::Cpu, None);
+        match &config {
+            Config::Encoder(encoder) => {
+                let pooled = encoder.head == HeadKind::Pooled;
+                Encoder::load(encoder, &mut loader(encoder.prefix), pooled)?;
+            }
+            Config::Decoder(decoder) => {
+                let mut loader = loader("model");
+                Decoder::load(decoder, &mut loader)?;
+                if !decoder.tied {
+                    let _ = loader.tensor(OUTPUT, &[decoder.vocabulary, decoder.width])?;
+                }
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), config, tensors: tensors.asked_for(kind) })
     }
 
     /// Returns the trunk's tensors, sorted: canonical name, name in the checkpoint.

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
 use crate::nn::{LayerNorm, Linear, RmsNorm};
-use crate::torch::tensors::Tensors;
+use crate::torch::tensors::{Tensors, zeros};
 
 /// Reads tensors for a trunk; canonical names carry the family's prefix (`bert.encoder.layer.0…`).
 #[derive(Debug)]
@@ -36,7 +36,8 @@ impl<'a> Loader<'a> {
         device: Device,
         trained: Option<&'a mut Trained>,
     ) -> Self {
-        let prefixed = tensors.names().any(|name| name.starts_with(&format!("{prefix}.")));
+        let prefixed =
+            tensors.names().any(|name| name.starts_with(&format!("{prefix}."))) || tensors.contains(prefix);
         let (aliases, used, faults) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
         Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, aliases, used, faults }
     }
@@ -84,6 +85,9 @@ impl<'a> Loader<'a> {
     pub fn tensor(&mut self, canonical: &str, shape: &[i64]) -> Result<Tensor> {
         let name = self.stored_name(canonical);
         self.used.insert(name.clone());
+        if self.tensors.imagine(&name, shape) {
+            return Ok(zeros(shape, self.kind, self.device));
+        }
         match self.tensors.shape(&name) {
             None => {
                 self.faults.push(format!("missing tensor `{name}` {shape:?}"));

@@ -14,7 +14,7 @@ macro_rules! recipes {
 }
 
 /// The recipes compiled into the binary, by name. A test holds this list against the folder `recipes/`.
-const BUILT_IN: &[(&str, &str)] = recipes! {
+pub(super) const BUILT_IN: &[(&str, &str)] = recipes! {
     "commonsense-llama2-7b", "commonsense-llama3-8b", "compare-methods", "glue-cola", "glue-mnli",
     "glue-mrpc", "glue-qnli", "glue-qqp", "glue-rte", "glue-sst2", "glue-stsb", "glue-wnli", "lora-cola",
     "lora-mrpc", "lora-qnli", "lora-rte", "lora-sst2", "lora-stsb", "metamath-gemma-7b",
@@ -49,6 +49,13 @@ impl fmt::Display for Origin {
             Self::BuiltIn(name) => write!(f, "built-in {name}.toml"),
         }
     }
+}
+
+/// Returns the first sentence of a recipe's header.
+pub(super) fn about(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map_while(|line| line.strip_prefix('#')).map(str::trim).collect();
+    let header = lines.join(" ");
+    header.split(". ").next().unwrap_or_default().trim().trim_end_matches('.').to_owned()
 }
 
 /// Returns the text of the recipe `name` and its origin.
@@ -101,6 +108,14 @@ mod tests {
         names.sort();
         let listed: Vec<String> = BUILT_IN.iter().map(|(name, _)| format!("{name}.toml")).collect();
         assert_eq!(listed, names);
+    }
+
+    #[test]
+    fn every_built_in_recipe_says_in_a_sentence_what_it_is() {
+        for (name, text) in BUILT_IN {
+            let about = about(text);
+            assert!((15..140).contains(&about.len()) && !about.contains('#'), "{name}: {about}");
+        }
     }
 
     #[test]

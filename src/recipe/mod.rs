@@ -195,6 +195,19 @@ impl TryFrom<toml::Table> for Recipe {
 }
 
 impl Recipe {
+    /// Returns the text of a recipe, found as by [`Recipe::load`], and its origin.
+    ///
+    /// # Errors
+    /// When there is no such recipe (names those that exist).
+    pub fn text(name: &str) -> Result<(String, Origin)> {
+        find::find(name)
+    }
+
+    /// Returns the names of the built-in recipes, each with the first sentence of its header.
+    pub fn built_in() -> impl Iterator<Item = (String, String)> {
+        find::BUILT_IN.iter().map(|(name, text)| ((*name).to_owned(), find::about(text)))
+    }
+
     /// Finds a recipe by path, in `recipes/` of the current folder or among the built-in ones, with or without
     /// `.toml`, and applies `sets` (`key.path=value`) to it.
     ///

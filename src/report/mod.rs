@@ -1,5 +1,6 @@
 //! User-facing output of a run: log lines, progress, tables, and files for plotting tools.
 
+mod json_lines;
 pub mod metrics_log;
 pub mod progress;
 mod redacted;
@@ -18,6 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
 use crate::fault::shortened;
+use json_lines::JsonLines;
 pub use redacted::{hide, redacted};
 
 /// Columns separated by spaces, a rule under the headers, nothing else.
@@ -26,7 +28,10 @@ const PLAIN: TableStyle = TableStyle::new()
     .header_separator(LineStyle::none().fill('-').junction('-'))
     .content_lines(ContentLineStyle::none().junction(' '));
 
-/// True if only warnings and errors are printed.
+/// Target of the log points of a training, which a terminal shows as progress instead.
+pub const POINTS: &str = "loraxs::points";
+
+/// True if only errors are printed.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// All progress bars; hidden if standard error is not a terminal with escape codes, in quiet mode, and with
@@ -35,8 +40,8 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Sends log lines to standard error without tearing the progress bars.
 ///
-/// `verbosity` is the count of `-v`, or -1 for `-q`: warnings and errors at -1, all of `loraxs` at 2;
-/// `RUST_LOG`, if set, decides instead. `json` writes one object per line. A second call only changes the
+/// `verbosity` is the count of `-v`, or -1 for `-q`: errors alone at -1, all of `loraxs` at 2; `RUST_LOG`, if set, decides
+/// instead. `json` writes one object per line, with the fields of an event; without it, only its sentence is shown. A second call only changes the
 /// visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
@@ -49,17 +54,22 @@ pub fn init_logging(verbosity: i8, json: bool) {
     }
     // Log lines of libraries are shown only at the highest verbosity.
     let levels = match verbosity {
-        ..0 => "warn",
-        0 => "warn,loraxs=info",
+        ..0 => "error",
+        0 if json => "warn,loraxs=info",
+        0 => "warn,loraxs=info,loraxs::points=warn",
         1 => "warn,loraxs=debug",
         2.. => "debug,loraxs=trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     let terminal = io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(move || BesideBars { json });
-    let lines = lines.with_target(false).with_ansi(terminal && escapes);
+    let sentence = fmt::format::debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        _ => Ok(()),
+    });
+    let lines = lines.with_target(false).with_ansi(terminal && escapes).fmt_fields(sentence);
     let lines = match (json, terminal) {
-        (true, _) => lines.json().flatten_event(true).boxed(),
+        (true, _) => lines.event_format(JsonLines).boxed(),
         (false, true) => lines.compact().without_time().boxed(),
         (false, false) => lines.compact().boxed(),
     };
@@ -89,6 +99,11 @@ impl Write for BesideBars {
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// Removes the progress line from the terminal, for a process that ends at once.
+pub fn clear_progress() {
+    let _ = BARS.clear();
 }
 
 /// Returns the current local time, even before 1970, where `chrono::Local::now` panics.

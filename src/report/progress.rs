@@ -1,5 +1,6 @@
-//! Progress of long work: a bar on a terminal, a log line every ten seconds elsewhere.
+//! Progress of long work: one line on a terminal, as wide as that, and a log line every ten seconds elsewhere.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,11 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 /// Shorter work ends without a line (with one at `-v`).
 const WORTH_A_LINE: Duration = Duration::from_secs(1);
 
-/// Templates of the bar with a known and an unknown total.
-const WITH_TOTAL: &str = "{prefix} {bar:24} {msg}";
-const WITHOUT_TOTAL: &str = "{prefix} {spinner} {msg}";
+/// Widest bar in columns, and the narrowest that is worth showing.
+const BAR: (usize, usize) = (24, 8);
+
+/// Width of a terminal that does not tell its own.
+const WIDTH: usize = 80;
 
 /// Unit whose counts are shown as sizes.
 pub const BYTES: &str = "bytes";
@@ -39,8 +42,9 @@ impl Progress {
     /// 0 means that the total is unknown.
     pub fn new(total: u64, label: &str, unit: &str) -> Self {
         let bar = (!BARS.is_hidden()).then(|| {
-            let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::no_length() };
-            BARS.add(bar.with_style(style(total)).with_prefix(label.to_owned()))
+            let style =
+                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            BARS.add(ProgressBar::no_length().with_style(style).with_message(label.to_owned()))
         });
         let now = Instant::now();
         Self {
@@ -59,24 +63,25 @@ impl Progress {
     pub fn starting_at(mut self, done: u64) -> Self {
         self.first = done;
         self.done = Mutex::new(done);
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-        }
         self
     }
 
     /// Reports `done` finished pieces, and a `message` (the loss, the memory); cheap enough for every step.
     pub fn tick(&self, done: u64, message: &str) {
         *self.done.lock().unwrap_or_else(PoisonError::into_inner) = done;
+        let elapsed = self.began.elapsed();
         if let Some(bar) = &self.bar {
-            bar.set_position(done);
-            bar.set_message(self.state(done, self.began.elapsed(), message));
+            bar.set_message(self.line(done, elapsed, message, width()));
+            bar.tick();
             return;
         }
         let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last_line.elapsed() >= BETWEEN_LINES {
             *last_line = Instant::now();
-            tracing::info!("{}: {}", self.label, self.state(done, self.began.elapsed(), message));
+            let Self { label, unit, total, .. } = self;
+            let (per_second, state) =
+                (self.rate(done, elapsed), self.state(done, elapsed, message).join(", "));
+            tracing::info!(work = label, done, total, unit, per_second, "{label}: {state}");
         }
     }
 
@@ -84,32 +89,57 @@ impl Progress {
     pub fn finish(self) {
         let elapsed = self.began.elapsed();
         let done = *self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let (work, seconds, summary) = (&self.label, elapsed.as_secs_f64(), self.summary(done, elapsed));
         if elapsed >= WORTH_A_LINE {
-            tracing::info!("{}", self.summary(done, elapsed));
+            tracing::info!(work, done, unit = self.unit, seconds, "{summary}");
         } else {
-            tracing::debug!("{}", self.summary(done, elapsed));
+            tracing::debug!(work, done, unit = self.unit, seconds, "{summary}");
         }
     }
 
-    /// `120 of 1000 steps, 12.0 steps/s, 1m 13s left, loss 0.31`
-    fn state(&self, done: u64, elapsed: Duration, message: &str) -> String {
+    /// Returns the parts of `120 of 1000 steps, 1m 13s left, loss 0.31, 12.0 steps/s`, the most important first.
+    fn state(&self, done: u64, elapsed: Duration, message: &str) -> Vec<String> {
         let mut parts = vec![if self.total > 0 {
             format!("{} of {}", self.count(done), self.counted(self.total))
         } else {
             self.counted(done)
         }];
         let rate = self.rate(done, elapsed);
+        let left = self.total.saturating_sub(done) as f64 / rate;
+        if self.total > 0 && left < 1e9 {
+            parts.push(format!("{} left", duration(Duration::from_secs_f64(left))));
+        }
+        let mut words = message.split(", ").filter(|words| !words.is_empty()).map(str::to_owned);
+        parts.extend(words.next());
         if rate > 0.0 {
             parts.push(self.speed(rate));
-            let left = self.total.saturating_sub(done) as f64 / rate;
-            if self.total > 0 && left < 1e9 {
-                parts.push(format!("{} left", duration(Duration::from_secs_f64(left))));
+        }
+        parts.extend(words);
+        parts
+    }
+
+    /// Returns `train ######------ 120 of 1000 steps, 1m 13s left`, with as many parts as fit into `width` columns, and the bar if it
+    /// fits beside them.
+    fn line(&self, done: u64, elapsed: Duration, message: &str, width: usize) -> String {
+        let Self { label, total, .. } = self;
+        // A terminal wraps what ends in its last column.
+        let width = width.saturating_sub(1);
+        let mut parts = self.state(done, elapsed, message);
+        let columns = |parts: &[String]| label.chars().count() + 1 + parts.join(", ").chars().count();
+        while parts.len() > 1 && columns(&parts) > width {
+            parts.pop();
+        }
+        let (widest, narrowest) = BAR;
+        let room = width.saturating_sub(columns(&parts) + 1).min(widest);
+        let bar = match room {
+            room if *total > 0 && room >= narrowest => {
+                let full = (room as u64).saturating_mul(done.min(*total)) / total;
+                let full = usize::try_from(full).unwrap_or(room);
+                format!("{}{} ", "█".repeat(full), "░".repeat(room - full))
             }
-        }
-        if !message.is_empty() {
-            parts.push(message.to_owned());
-        }
-        parts.join(", ")
+            _ => String::new(),
+        };
+        format!("{label} {bar}{}", parts.join(", ")).chars().take(width).collect()
     }
 
     /// `train: 1000 steps in 5m 3s, 3.3 steps/s`
@@ -152,10 +182,10 @@ impl Drop for Progress {
     }
 }
 
-/// Shows the label and the bar; the rest is the message, so that both kinds of output agree.
-fn style(total: u64) -> ProgressStyle {
-    let template = if total > 0 { WITH_TOTAL } else { WITHOUT_TOTAL };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+/// Returns the columns of the terminal behind standard error.
+fn width() -> usize {
+    let found = rustix::termios::tcgetwinsize(io::stderr()).map(|size| usize::from(size.ws_col));
+    found.ok().filter(|columns| *columns > 0).unwrap_or(WIDTH)
 }
 
 /// `1h 2m`, `3m 4s`, `5.6s`
@@ -175,9 +205,9 @@ mod tests {
     #[test]
     fn a_line_says_rate_time_left_and_message() {
         let progress = Progress::new(1000, "train", "steps");
-        let state = progress.state(120, Duration::from_secs(10), "loss 0.31");
-        assert_eq!(state, "120 of 1000 steps, 12.0 steps/s, 1m 13s left, loss 0.31");
-        assert_eq!(progress.state(0, Duration::ZERO, ""), "0 of 1000 steps");
+        let state = progress.state(120, Duration::from_secs(10), "loss 0.31, 9 MiB").join(", ");
+        assert_eq!(state, "120 of 1000 steps, 1m 13s left, loss 0.31, 12.0 steps/s, 9 MiB");
+        assert_eq!(progress.state(0, Duration::ZERO, ""), ["0 of 1000 steps"]);
         assert_eq!(
             progress.summary(1000, Duration::from_secs(303)),
             "train: 1000 steps in 5m 3s, 3.3 steps/s"
@@ -187,18 +217,18 @@ mod tests {
     #[test]
     fn what_was_done_before_counts_for_no_rate() {
         let progress = Progress::new(1000, "train", "steps").starting_at(900);
-        let state = progress.state(950, Duration::from_secs(10), "");
-        assert_eq!(state, "950 of 1000 steps, 5.0 steps/s, 10.0s left");
+        let state = progress.state(950, Duration::from_secs(10), "").join(", ");
+        assert_eq!(state, "950 of 1000 steps, 10.0s left, 5.0 steps/s");
         assert_eq!(progress.summary(1000, Duration::from_secs(20)), "train: 100 steps in 20.0s, 5.0 steps/s");
     }
 
     #[test]
     fn bytes_are_shown_as_sizes_and_an_unknown_total_is_left_out() {
         let known = Progress::new(4 << 20, "download", BYTES);
-        let state = known.state(1 << 20, Duration::from_secs(1), "");
-        assert_eq!(state, "1.00 MiB of 4.00 MiB, 1.00 MiB/s, 3.0s left");
+        let state = known.state(1 << 20, Duration::from_secs(1), "").join(", ");
+        assert_eq!(state, "1.00 MiB of 4.00 MiB, 3.0s left, 1.00 MiB/s");
         let unknown = Progress::new(0, "read", "rows");
-        assert_eq!(unknown.state(7, Duration::from_secs(1), ""), "7 rows, 7.0 rows/s");
+        assert_eq!(unknown.state(7, Duration::from_secs(1), ""), ["7 rows", "7.0 rows/s"]);
     }
 
     #[test]
@@ -208,9 +238,25 @@ mod tests {
     }
 
     #[test]
-    fn both_templates_are_well_formed() {
-        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
-            assert!(ProgressStyle::with_template(template).is_ok());
+    fn the_line_fits_any_width_and_loses_its_least_part_first() {
+        let progress = Progress::new(1000, "train", "steps");
+        let line = |width| {
+            progress.line(250, Duration::from_secs(25), "loss 0.3125, 300 examples/s, 540 MiB", width)
+        };
+        let whole = "train ██████░░░░░░░░░░░░░░░░░░ 250 of 1000 steps, 1m 15s left, loss 0.3125, 10.0 steps/s, \
+                     300 examples/s, 540 MiB";
+        assert_eq!(line(200), whole);
+        assert_eq!(
+            line(100),
+            "train ██░░░░░░░░ 250 of 1000 steps, 1m 15s left, loss 0.3125, 10.0 steps/s, 300 examples/s, 540 MiB"
+        );
+        assert_eq!(
+            line(80),
+            "train 250 of 1000 steps, 1m 15s left, loss 0.3125, 10.0 steps/s, 300 examples/s"
+        );
+        assert_eq!(line(40), "train 250 of 1000 steps, 1m 15s left");
+        for width in 1..=200 {
+            assert!(line(width).chars().count() < width.max(1) + usize::from(width == 0), "{width}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::adapters::Method;
 use crate::adapters::basis::check_layer;
 use crate::fault::Result;
+use crate::hub::is_without_weights;
 use crate::models::Config;
 use crate::models::adapt::{Layer, targeted};
 use crate::recipe::{AdapterRecipe, Recipe};
@@ -56,8 +57,7 @@ pub fn adapted(adapter: &AdapterRecipe, targets: &[String], all: &[Layer]) -> Re
 /// Fails when the config cannot be read, a target names no layer, or the rank does not fit one.
 pub fn from_config(recipe: &Recipe) -> Result<Option<String>> {
     let folder = Path::new(&recipe.model.name);
-    let weights = ["model.safetensors", "model.safetensors.index.json"];
-    if !folder.join("config.json").exists() || weights.iter().any(|name| folder.join(name).exists()) {
+    if !is_without_weights(folder) {
         return Ok(None);
     }
     if matches!(recipe.adapter.method, Method::Full | Method::Head) {

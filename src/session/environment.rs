@@ -14,7 +14,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, examples};
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::hub::Hub;
+use crate::hub::{self, Hub, Snapshot};
 use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
 use crate::report::progress::Progress;
@@ -29,6 +29,8 @@ pub struct Environment {
     pub catalog: Catalog,
     /// Device to compute on.
     pub device: Device,
+    /// True if no number of a base is read and nothing is computed from it, but all else is as for a training.
+    pub rehearsal: bool,
 }
 
 /// A base that was fetched and opened.
@@ -60,17 +62,26 @@ impl Environment {
         for path in datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self { hub: Hub::new(offline)?, catalog, device })
+        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false })
     }
 
-    /// Fetches and opens a base.
+    /// Fetches and opens a base. For a rehearsal, a folder with `config.json` but no weights will do.
     /// Fails when it cannot be had or read.
     pub fn base(&self, name: &str, revision: &str) -> Result<OpenBase> {
         if let Some(folder) = self.hub.config(name, revision)? {
             Config::load(&folder)?;
         }
-        let snapshot = self.hub.model(name, revision)?;
-        let base = Base::open(&snapshot.folder)?;
+        let snapshot = match self.rehearsal && hub::is_without_weights(Path::new(name)) {
+            true => Snapshot { folder: name.into(), commit: None },
+            false => self.hub.model(name, revision)?,
+        };
+        let mut base = match snapshot.commit.is_none() && hub::is_without_weights(&snapshot.folder) {
+            true => Base::of_config(&snapshot.folder)?,
+            false => Base::open(&snapshot.folder)?,
+        };
+        if self.rehearsal {
+            base.tensors.without_numbers();
+        }
         let (hash, config_hash) = (base.hash(), config_hash(&snapshot.folder)?);
         // A folder is recorded by its absolute path, so that a run can be used from any other folder.
         let name = match Path::new(name).canonicalize() {
@@ -106,6 +117,17 @@ impl Environment {
         Ok(files)
     }
 
+    /// Returns false for a basis that would have to be computed, where nothing is.
+    pub fn knows_basis(
+        &self,
+        base: &OpenBase,
+        layers: &[Layer],
+        spec: &BasisSpec,
+        folder: Option<&Path>,
+    ) -> bool {
+        !self.rehearsal || folder.is_some() || Basis::is_cached(spec, &base.hash, layers)
+    }
+
     /// Returns the basis of these layers: from `folder` if given, else from the cache, else computed.
     /// Fails when it does not fit, or cannot be computed.
     pub fn basis(
@@ -128,6 +150,9 @@ impl Environment {
                     .into());
             }
             return Ok((basis.select(layers)?, Vec::new()));
+        }
+        if !self.knows_basis(base, layers, spec, None) {
+            return Ok((Basis::imagined(spec, layers)?, Vec::new()));
         }
         let read = |layer: &str| base.base.weight(layer, self.device);
         let weights = Weights { layers, device: self.device, read: &read };

@@ -13,8 +13,8 @@ use crate::adapters::file::WEIGHTS;
 use crate::fault::{Result, fault};
 use crate::files;
 
-/// Name of the file by which tokenizers are compared.
-const TOKENIZER: &str = "tokenizer.json";
+/// Name of the file by which tokenizers are compared; earlier releases kept a copy of it beside the adapter.
+pub const TOKENIZER: &str = "tokenizer.json";
 
 /// The part of the file that is read again; older versions wrote less.
 #[derive(Debug, Deserialize)]
@@ -30,6 +30,8 @@ struct Known {
 struct KnownBase {
     #[serde(default)]
     config_hash: Option<String>,
+    #[serde(default)]
+    tokenizer_hash: Option<String>,
 }
 
 fn known(run: &Path) -> Result<Known> {
@@ -76,15 +78,19 @@ pub fn check_subject(run: &Path, base: &OpenBase) -> Result<()> {
             ),
         )
     };
+    let [kept, own] = [&run.join(ADAPTER), &base.base.folder].map(|folder| folder.join(TOKENIZER));
+    let found = own.exists().then(|| files::checksum(&own)).transpose()?;
     if run.join(RESULTS).exists() {
         let known = known(run)?;
         check_adapter(run, &known)?;
         if known.base.config_hash.is_some_and(|hash| hash != base.config_hash) {
             return Err(changed(base.base.folder.join("config.json"), "").into());
         }
+        if found.is_some() && known.base.tokenizer_hash.is_some_and(|hash| Some(hash) != found) {
+            return Err(changed(own, "").into());
+        }
     }
-    let [kept, own] = [&run.join(ADAPTER), &base.base.folder].map(|folder| folder.join(TOKENIZER));
-    if kept.exists() && own.exists() && files::checksum(&kept)? != files::checksum(&own)? {
+    if kept.exists() && found.is_some() && Some(files::checksum(&kept)?) != found {
         return Err(changed(own, &format!(" (the run kept `{}`)", kept.display())).into());
     }
     Ok(())

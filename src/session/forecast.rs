@@ -30,6 +30,10 @@ pub struct Forecast<'a> {
     pub steps: u64,
     /// Free bytes on the device, if known.
     pub free: Option<usize>,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// Free bytes on the disk of the run, if known.
+    pub free_on_disk: Option<u64>,
 }
 
 /// Bytes by purpose.
@@ -92,6 +96,14 @@ impl Forecast<'_> {
         Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
     }
 
+    /// Estimates the bytes of the adapter and of the checkpoints, one of which is being written: value and two moments, the adapter
+    /// of its step and the best one.
+    fn bytes_of_files(&self) -> f64 {
+        let Counts { adapter, full, head, .. } = self.counts;
+        let adapter = 4.0 * (adapter + full + head) as f64;
+        adapter + (self.keep_checkpoints + 1) as f64 * 5.0 * adapter
+    }
+
     /// Suggests what to change if the memory does not suffice.
     fn advice(&self, memory: &Memory, free: f64) -> String {
         let mut advice = Vec::new();
@@ -145,6 +157,14 @@ impl Forecast<'_> {
                 verdict = format!("\n{}", self.advice(&memory, free));
             }
         }
+        let files = self.bytes_of_files();
+        rows.push(("files of the run at most (MiB, estimated)", mib(files)));
+        if let Some(free) = self.free_on_disk.map(|free| free as f64) {
+            rows.push(("free on the disk (MiB)", mib(free)));
+            if files > free {
+                verdict += "\nthe disk has too little space: keep fewer checkpoints, or choose another folder with `--out`";
+            }
+        }
         let rows: Vec<Vec<String>> =
             rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         let files = [
@@ -179,6 +199,8 @@ mod tests {
             recompute: false,
             steps: 3,
             free: Some(free as usize),
+            keep_checkpoints: 1,
+            free_on_disk: Some(8_800),
         }
     }
 
@@ -198,6 +220,13 @@ mod tests {
         let changed = forecast(&config, tokens.parse().unwrap(), third);
         assert!(changed.memory().all() <= third, "{tokens} tokens do not fit either");
         assert!(!changed.text(Path::new("run")).contains("does not fit"));
+        // 200 trained numbers: an adapter of 800 bytes, and two checkpoints of five times that.
+        let disk =
+            |free| Forecast { free_on_disk: Some(free), ..forecast(&config, 0, 1e12) }.text(Path::new("run"));
+        assert!(
+            disk(8_799).contains("the disk has too little space")
+                && !disk(8_800).contains("too little space")
+        );
         // If not even one example fits, no number of tokens is named.
         let none = text(memory.all() - memory.activations);
         assert!(none.contains("does not fit") && !none.contains("micro_batch_tokens"), "{none}");

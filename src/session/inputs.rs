@@ -7,15 +7,17 @@ use super::counts::{Counts, adapted};
 use super::environment::{Environment, OpenBase, kind_of, settled};
 use super::fit::{check_fit, head_for};
 use super::forecast::Forecast;
+use super::precedence::prompt_split;
 use super::sources;
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, Label, Task};
 use crate::fault::{Result, usage};
+use crate::files;
 use crate::models::HeadShape;
 use crate::models::head::count_of;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, TrainRecipe};
 use crate::spec::{Every, Metric};
 use crate::train::order::steps_per_epoch;
 
@@ -96,7 +98,11 @@ impl TrainInputs {
 
     /// Returns the optimiser steps of the whole training.
     pub fn steps(&self) -> u64 {
-        let train = &self.recipe.train;
+        self.steps_of(&self.recipe.train)
+    }
+
+    /// Returns the optimiser steps of a training with other settings.
+    pub fn steps_of(&self, train: &TrainRecipe) -> u64 {
         match train.max_steps {
             0 => train.epochs.saturating_mul(steps_per_epoch(self.train.examples.len(), train.batch_size)),
             given => given,
@@ -162,6 +168,8 @@ impl TrainInputs {
             recompute: self.recipe.train.gradient_checkpointing,
             steps: self.steps(),
             free: crate::torch::free_bytes(place.device),
+            keep_checkpoints: self.recipe.train.keep_checkpoints,
+            free_on_disk: files::free_on_disk(out),
         };
         Ok(format!("{}\n{}\n{}", counts.table(), self.shown_example()?, forecast.text(out)))
     }
@@ -208,7 +216,8 @@ fn warn_of_template(dataset: &Dataset, tokenizer: &Tokenizer) {
 /// Refuses tasks that could not be scored after the training.
 fn check_tasks(place: &Environment, recipe: &Recipe, head: Option<HeadShape>) -> Result<()> {
     for name in &recipe.eval.tasks {
-        let task = sources::open(place, name)?.task;
+        let dataset = sources::open(place, name)?;
+        let task = &dataset.task;
         if !matches!(task, Task::Generation(_)) {
             let found = task.name();
             return Err(usage(format!(
@@ -222,6 +231,8 @@ fn check_tasks(place: &Environment, recipe: &Recipe, head: Option<HeadShape>) ->
                 .hint("leave `eval.tasks` empty; the run's own data set is always scored")
                 .into());
         }
+        // After days of training is no time to miss a file.
+        place.files(&dataset, prompt_split(&dataset).unwrap_or(&recipe.data.validation))?;
     }
     Ok(())
 }

@@ -140,12 +140,10 @@ fn gpu_models() -> Vec<String> {
 }
 
 fn cache(folder: &Path) -> CacheFolder {
-    let existing = folder.ancestors().find(|path| path.exists());
-    let free = existing.and_then(|path| rustix::fs::statvfs(path).ok());
     CacheFolder {
         folder: folder.display().to_string(),
         bytes: size(folder),
-        free_bytes: free.map(|disk| disk.f_bavail * disk.f_frsize),
+        free_bytes: files::free_on_disk(folder),
     }
 }
 

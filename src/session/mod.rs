@@ -4,7 +4,7 @@
 //! | to find | look in |
 //! |---|---|
 //! | which value wins: command line, recipe, adapter, catalog, checkpoint or default | [`precedence`] |
-//! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] and [`finished`] |
+//! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] (with [`lasting`]) and [`finished`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
 //! | a data set by its name | [`sources`] |
@@ -13,6 +13,8 @@
 //! | hub, catalog and device | [`environment`] |
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | weights of classes in the loss | [`class_weights`] |
+//! | what to do after a command | [`next`] |
+//! | every key, for `recipe` | [`reference`] |
 //! | costs before a training | [`counts`], [`forecast`] |
 //! | report of `doctor` | [`machine`] |
 //!
@@ -26,10 +28,13 @@ pub mod finished;
 pub mod fit;
 pub mod forecast;
 pub mod inputs;
+pub mod lasting;
 pub mod machine;
+pub mod next;
 pub mod precedence;
 pub mod predict;
 pub mod recorder;
+pub mod reference;
 pub mod results;
 pub mod resume;
 pub mod run_folder;

@@ -53,9 +53,10 @@ impl ScoreSettings {
         let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
         // Each split has its own folder, so that one does not overwrite another.
         let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
-        let own_out = subject.run.as_ref().map(|(run, _)| match args.split.as_ref().filter(other) {
-            Some(split) => run.join(EVAL).join(split),
-            None => run.join(EVAL),
+        let own_out = subject.run.as_ref().map(|(run, _)| {
+            let checkpoint = subject.checkpoint.as_ref();
+            let parts = checkpoint.into_iter().chain(args.split.as_ref().filter(other));
+            parts.fold(run.join(EVAL), |folder, part| folder.join(part))
         });
         Self {
             of_run: args.out.is_none() && own_out.is_some(),
@@ -80,10 +81,14 @@ impl ScoreSettings {
         }
     }
 
-    /// Returns the split of a data set: prompts are taken from `test` where there is one.
+    /// Returns the split of a data set.
     pub fn split<'a>(&'a self, dataset: &Dataset) -> &'a str {
-        let is_of_prompts = matches!(dataset.task, Task::Generation(_)) && dataset.files.contains_key("test");
-        let own = if is_of_prompts { "test" } else { &self.split };
-        self.asked_split.as_deref().unwrap_or(own)
+        self.asked_split.as_deref().or(prompt_split(dataset)).unwrap_or(&self.split)
     }
+}
+
+/// Returns the split that prompts are taken from by default: `test` where there is one.
+pub fn prompt_split(dataset: &Dataset) -> Option<&'static str> {
+    let is_of_prompts = matches!(dataset.task, Task::Generation(_)) && dataset.files.contains_key("test");
+    is_of_prompts.then_some("test")
 }

@@ -1,4 +1,4 @@
-//! Records a training in its run's folder: log, best adapter, tokenizer files.
+//! Records a training in its run's folder: log, best adapter, and in a checkpoint the adapter of its step.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,6 +10,7 @@ use crate::adapters::file::{self, CONFIG, NOTES, WEIGHTS};
 use crate::eval::Evaluation;
 use crate::fault::{Result, fault};
 use crate::files;
+use crate::report::POINTS;
 use crate::report::metrics_log::{EvalPoint, METRICS_FILE, MetricsLog, TrainPoint};
 use crate::train::Recorder;
 use crate::train::checkpoint::{Loaded, TrainState};
@@ -34,7 +35,6 @@ impl<'a> RunRecorder<'a> {
     /// Fails when it cannot be written, or the checkpoint's best adapter is lost.
     pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join(ADAPTER);
-        save_tokenizer(training, &adapter)?;
         files::write_bytes(&out.join(DATASETS), training.inputs.catalog.as_bytes())?;
         let mut end = None;
         if let Some(loaded) = resumed {
@@ -48,32 +48,21 @@ impl<'a> RunRecorder<'a> {
         Ok(Self { training, out: out.to_owned(), adapter, log })
     }
 
-    fn save_adapter(&self) -> Result<()> {
-        let training = self.training;
-        if !self.adapter.exists() {
-            save_tokenizer(training, &self.adapter)?;
-        }
-        file::save(&self.adapter, &training.adapter, &training.trained, 0, &training.kept)
+    /// Writes the adapter as it is now.
+    fn save_adapter(&self, folder: &Path) -> Result<()> {
+        let Training { adapter, trained, kept, .. } = self.training;
+        file::save(folder, adapter, trained, 0, kept)
     }
 
     /// Writes the last adapter if no evaluation has picked a best one.
     /// Fails when it cannot be written, or the run is not whole.
     pub fn finish(&self, state: &TrainState) -> Result<()> {
         if !state.runs.iter().any(|run| run.best.is_some()) {
-            self.save_adapter()?;
+            self.save_adapter(&self.adapter)?;
         }
         let whole = [self.out.join(RECIPE), self.out.join(METRICS_FILE), self.adapter.join(WEIGHTS)];
         whole.into_iter().find(|path| !path.exists()).map_or(Ok(()), |path| Err(lost(&path)))
     }
-}
-
-fn save_tokenizer(training: &Training, adapter: &Path) -> Result<()> {
-    for path in training.inputs.tokenizer.files() {
-        if let Some(name) = path.file_name() {
-            files::write_bytes(&adapter.join(name), &files::read_bytes(path)?)?;
-        }
-    }
-    Ok(())
 }
 
 /// Restores the checkpoint's best adapter: the one in `adapter` may be of a step that is done again.
@@ -102,6 +91,19 @@ fn lost(path: &Path) -> anyhow::Error {
 
 impl Recorder for RunRecorder<'_> {
     fn logged(&mut self, _run: usize, point: &TrainPoint) -> Result<()> {
+        let TrainPoint { step, epoch, loss, learning_rate, head_learning_rate, grad_norm, tokens_per_second } =
+            *point;
+        tracing::info!(
+            target: POINTS,
+            step,
+            epoch,
+            loss,
+            learning_rate,
+            head_learning_rate,
+            grad_norm,
+            tokens_per_second,
+            "step {step}: loss {loss:.4}"
+        );
         self.log.train(point)
     }
 
@@ -110,6 +112,7 @@ impl Recorder for RunRecorder<'_> {
             let to = checkpoint.join(format!("{BEST}{name}"));
             fs::copy(self.adapter.join(name), &to).map_err(|error| files::cannot_write(&to, &error))?;
         }
+        self.save_adapter(checkpoint)?;
         files::write_json(&checkpoint.join(LOG), &self.log.end())
     }
 
@@ -117,8 +120,18 @@ impl Recorder for RunRecorder<'_> {
         let metrics = evaluation.by_name();
         let task = self.training.inputs.dataset.name.clone();
         let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        tracing::info!("step {step}: {}{}", shown.join(", "), if best { " (best)" } else { "" });
+        // The first one is kept whatever it is; where its metric is undefined, it is not better than another.
+        let is_best = best && evaluation.value(self.training.inputs.metrics[0]).is_some_and(f64::is_finite);
+        tracing::info!(
+            step,
+            task,
+            metrics = serde_json::to_string(&metrics)?,
+            best = is_best,
+            "step {step}: {}{}",
+            shown.join(", "),
+            if is_best { " (best)" } else { "" }
+        );
         self.log.eval(&EvalPoint { step, task, metrics })?;
-        if best { self.save_adapter() } else { Ok(()) }
+        if best { self.save_adapter(&self.adapter) } else { Ok(()) }
     }
 }

@@ -7,6 +7,7 @@ use std::{fs, io};
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::finished::TOKENIZER;
 use super::inputs::TrainInputs;
 use super::run_folder::{ADAPTER, RESULTS};
 use super::training::Training;
@@ -43,13 +44,27 @@ impl<'a> Results<'a> {
     /// Returns the closing summary of a run.
     pub fn summary(&self) -> String {
         let TrainInputs { dataset, metrics, .. } = &self.training.inputs;
-        let (task, metric, records) = (&dataset.name, metrics[0].name(), self.evaluations());
-        let value = |record: &EvalRecord| Some(format!("{:.4}", record.metrics.get(metric)?));
-        let [best, last] = records.map(|found| found.and_then(value).unwrap_or("none".to_owned()));
+        let metric = metrics[0].name();
+        let value = |record: &EvalRecord| match record.metrics.get(metric) {
+            Some(value) if value.is_finite() => format!("{value:.4}"),
+            _ => "undefined".to_owned(),
+        };
+        let scores = match self.evaluations() {
+            [Some(best), Some(last)] if best.metrics.get(metric).is_some_and(|value| value.is_finite()) => {
+                let [best_value, last_value] = [best, last].map(value);
+                format!(
+                    "{} {metric}: best {best_value} (step {}), last {last_value} (step {})",
+                    dataset.name, best.step, last.step
+                )
+            }
+            [_, Some(last)] => format!(
+                "{} {metric}: undefined in every evaluation, the last at step {}",
+                dataset.name, last.step
+            ),
+            _ => format!("{}: not evaluated, {} steps", dataset.name, self.state.step),
+        };
         format!(
-            "{task} {metric}: best {best} (step {}), last {last} (step {}); {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
-            records[0].map_or(0, |best| best.step),
-            self.state.step,
+            "{scores}; {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
             self.state.examples_per_second(),
             self.tokens_per_second(),
             peak_memory_mib(self.training.model.device()),
@@ -65,6 +80,7 @@ impl<'a> Results<'a> {
             [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
         let [best, last] = self.evaluations();
         let device = training.model.device();
+        let tokenizer = base.base.folder.join(TOKENIZER);
         let results = json!({
             "task": dataset.name,
             "metric": metrics[0].name(),
@@ -92,6 +108,7 @@ impl<'a> Results<'a> {
                 "revision": base.commit,
                 "hash": base.hash,
                 "config_hash": base.config_hash,
+                "tokenizer_hash": tokenizer.exists().then(|| files::checksum(&tokenizer)).transpose()?,
             },
             // BLAKE3 of the files, by their names.
             "adapter": checksums(&out.join(ADAPTER))?,

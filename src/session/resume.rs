@@ -1,17 +1,56 @@
-//! Guards of a run folder: one process at a time, and only with the recipe and the weights of the run.
+//! Guards of a run folder: one process at a time, and only with the recipe and the weights of the run, but for what changes no
+//! number of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::run_folder::{CHECKPOINTS, LOCK, RECIPE, RESULTS};
+use super::inputs::TrainInputs;
+use super::lasting::{FREE, LENGTH, ROUNDING, warmup};
+use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS, recipe_of};
+use super::training::Training;
+use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::{AdapterRecipe, Recipe};
-use crate::spec::Precision;
+use crate::spec::{Precision, Schedule};
+use crate::train::TrainPlan;
+use crate::train::checkpoint::Loaded;
+
+/// Returns the recipe that `train` is asked for, and the folder of its run: with `--resume` alone, the run's own.
+/// Fails when there is no such recipe or run.
+pub fn asked(args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
+    let resumed = args.resume.clone().flatten();
+    if let (Some(resumed), Some(out)) = (&resumed, &args.out)
+        && resumed != out
+    {
+        let message =
+            format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
+        return Err(usage(message).hint("leave out `--out`").into());
+    }
+    let out = resumed.or(args.out.clone());
+    let (mut recipe, out) = match (&args.recipe, out) {
+        (Some(name), out) => {
+            let (recipe, origin) = Recipe::load(name, &args.set)?;
+            (recipe, out.unwrap_or_else(|| Path::new("runs").join(origin.stem())))
+        }
+        (None, Some(out)) => (recipe_of(&out, &args.set)?, out),
+        (None, None) => {
+            let message = "`--resume` alone does not say which run goes on";
+            return Err(usage(message).hint("name its folder: `--resume DIR`").into());
+        }
+    };
+    if let Some(basis) = &args.basis {
+        recipe.adapter.basis = basis.display().to_string();
+    }
+    if args.resume.is_some() {
+        keep_revision(&mut recipe, &out.join(RECIPE))?;
+    }
+    Ok((recipe, out))
+}
 
 /// Refuses a folder that holds a run, unless the command goes on with it or writes nothing (`may_be_used`).
 /// The error names what the folder holds.
@@ -50,7 +89,7 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
 
 /// Pins a run that began with the `main` of a repository to the commit that this was then.
 /// Fails when the run's recipe cannot be read.
-pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
+fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     let moves = recipe.model.revision == "main" && !Path::new(&recipe.model.name).is_dir();
     let chooses = recipe.train.precision == Precision::Auto;
     if (moves || chooses) && begun.exists() {
@@ -65,11 +104,16 @@ pub fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     Ok(())
 }
 
-/// As [`refuse_another_recipe`], for a recipe whose base was not opened.
+/// Returns true if the run that is finished in `out` is what `recipe`, whose base was not opened, asks for; false if it is asked
+/// to take longer.
 /// Fails as [`refuse_another_recipe`].
-pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
+pub fn is_done(out: &Path, mut recipe: Recipe) -> Result<bool> {
+    let path = &out.join(RECIPE);
+    if !out.join(RESULTS).exists() {
+        return Ok(false);
+    }
     if !path.exists() {
-        return Ok(());
+        return Ok(true);
     }
     let (done, _) = Recipe::load(&path.to_string_lossy(), &[])?;
     recipe.settle_folders()?;
@@ -85,39 +129,140 @@ pub fn refuse_another_than_done(path: &Path, mut recipe: Recipe) -> Result<()> {
     if !is_commit {
         recipe.model.revision = done.model.revision;
     }
-    refuse_another_recipe(path, &recipe)
+    let changes = Changes::find(path, &recipe)?;
+    if changes.keys().any(|key| LENGTH.contains(&key)) {
+        return Ok(false);
+    }
+    changes.refuse(path).map(|()| true)
 }
 
-/// Refuses to resume a run with another recipe than its own.
-/// The error names each key that differs, or says that the run's recipe is broken.
-pub fn refuse_another_recipe(path: &Path, recipe: &Recipe) -> Result<()> {
-    let name = path.display().to_string();
-    let begun = Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is damaged")?;
-    let [begun, asked] =
-        [&begun, recipe].map(|recipe| -> Result<_> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) });
-    let (begun, asked) = (begun?, asked?);
-    let differing = |key: &&String| begun.get(*key) != asked.get(*key);
-    let keys: BTreeSet<&String> = begun.keys().chain(asked.keys()).filter(differing).collect();
-    if keys.is_empty() {
-        return Ok(());
+/// Keys in which a recipe differs from that of the run it resumes, with both values.
+struct Changes {
+    begun: Recipe,
+    found: BTreeMap<String, [String; 2]>,
+}
+
+impl Changes {
+    /// Compares a recipe with that of the run, in the file `path`.
+    /// Fails when the run's recipe is broken.
+    fn find(path: &Path, recipe: &Recipe) -> Result<Self> {
+        let name = path.display().to_string();
+        let begun =
+            Recipe::parse(&files::read_text(path)?, &name, &[]).context("the run's recipe is damaged")?;
+        let values = |recipe: &Recipe| -> Result<_> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) };
+        let (old, new) = (values(&begun)?, values(recipe)?);
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let value =
+            |table: &BTreeMap<String, String>, key| table.get(key).cloned().unwrap_or("absent".into());
+        let differing = keys.into_iter().filter(|key| old.get(*key) != new.get(*key));
+        let found = differing.map(|key| (key.clone(), [value(&old, key), value(&new, key)])).collect();
+        Ok(Self { begun, found })
     }
-    let moved = keys.iter().all(|key| *key == "model.revision");
-    let value =
-        |table: &BTreeMap<String, String>, key: &String| table.get(key).cloned().unwrap_or("absent".into());
-    let lines: Vec<String> = keys
-        .into_iter()
-        .map(|key| format!("`{key}` was {}, now {}", value(&begun, key), value(&asked, key)))
-        .collect();
-    Err(usage(format!("`{}` is a run of a different recipe: {}", path.display(), lines.join("; ")))
-        .hint(if moved {
-            format!(
-                "continue with the weights that it started from with `--set model.revision={}`",
-                value(&begun, &"model.revision".to_owned())
-            )
-        } else {
-            "resume with the same recipe, or train into another folder with `--out`".to_owned()
-        })
-        .into())
+
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        self.found.keys().map(String::as_str)
+    }
+
+    /// Refuses changes of other keys than those that a resumed run may change.
+    /// The error names each.
+    fn refuse(&self, path: &Path) -> Result<()> {
+        let free = |key: &&str| FREE.contains(key) || ROUNDING.contains(key);
+        let refused: Vec<&str> = self.keys().filter(|key| !free(key)).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        let moved = refused == ["model.revision"];
+        let line =
+            |key: &&str| self.found.get(*key).map(|[old, new]| format!("`{key}` was {old}, now {new}"));
+        let lines: Vec<String> = refused.iter().filter_map(line).collect();
+        Err(usage(format!("`{}` is a run of a different recipe: {}", path.display(), lines.join("; ")))
+            .hint(match self.found.get("model.revision").filter(|_| moved) {
+                Some([old, _]) => {
+                    format!(
+                        "continue with the weights that it started from with `--set model.revision={old}`"
+                    )
+                }
+                None => "resume with the same recipe, or train into another folder with `--out`".to_owned(),
+            })
+            .into())
+    }
+}
+
+/// What a training begins with.
+pub struct Beginning {
+    /// The settings of the loop.
+    pub plan: TrainPlan,
+    /// The checkpoint that it goes on from.
+    pub loaded: Option<Loaded>,
+    /// True if the folder has no recipe yet, or one that has changed since.
+    pub writes_recipe: bool,
+    /// True if the run was finished and is to take longer.
+    pub was_finished: bool,
+}
+
+/// Finds where the training of a run in `out` begins; if it goes on, with what its recipe keeps of the run's.
+/// Fails when recipe or checkpoint belong to another run, or a finished run is to take longer and has no checkpoint.
+pub fn begin(training: &mut Training, out: &Path, resume: bool) -> Result<Beginning> {
+    let begun = out.join(RECIPE).exists();
+    let changed = begun && refuse_another_recipe(out, &mut training.inputs)?;
+    let plan = training.plan(out)?;
+    let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
+    loaded.iter().try_for_each(|loaded| loaded.check(&plan))?;
+    let was_finished = out.join(RESULTS).exists();
+    if was_finished && loaded.is_none() {
+        let message =
+            format!("the run in `{}` is finished and kept no checkpoint to go on from", out.display());
+        let start =
+            format!("start a new run from its adapter: `--set train.init_from={}/{ADAPTER}`", out.display());
+        return Err(fault(message).hint(start).into());
+    }
+    Ok(Beginning { plan, loaded, writes_recipe: changed || !begun, was_finished })
+}
+
+/// Refuses to resume the run in `out` with another recipe than its own. Of a run that is asked to take longer, the recipe keeps
+/// the warm-up that it had. Returns true if anything changes.
+/// The error names each key that differs, or says that the run's recipe is broken, or why it cannot take longer.
+fn refuse_another_recipe(out: &Path, inputs: &mut TrainInputs) -> Result<bool> {
+    let path = out.join(RECIPE);
+    let mut changes = Changes::find(&path, &inputs.recipe)?;
+    let changed = !changes.found.is_empty();
+    let [before, now] = [inputs.steps_of(&changes.begun.train), inputs.steps()];
+    if now >= before {
+        let train = &mut inputs.recipe.train;
+        if now > before && train.schedule != Schedule::Constant {
+            return Err(cannot_be_longer(out, &inputs.recipe, [before, now]));
+        }
+        if now > before && !changes.keys().any(|key| key.starts_with("train.warmup")) {
+            (train.warmup_steps, train.warmup_ratio) = (warmup(&changes.begun.train, before), 0.0);
+        }
+        changes.found.retain(|key, _| !LENGTH.contains(&key.as_str()));
+    }
+    changes.refuse(&path)?;
+    if changes.keys().any(|key| ROUNDING.contains(&key)) {
+        tracing::warn!(
+            "with other batches in a forward pass, sums are rounded and dropout masks drawn differently from here on: the run \
+             will not end with the bits of one that never stopped"
+        );
+    }
+    Ok(changed)
+}
+
+/// Returns the error for a run whose learning rates depend on its number of steps.
+fn cannot_be_longer(out: &Path, recipe: &Recipe, [before, now]: [u64; 2]) -> anyhow::Error {
+    let (schedule, out) = (recipe.train.schedule, out.display());
+    let length = match recipe.train.max_steps {
+        0 => format!("train.epochs={}", recipe.train.epochs),
+        steps => format!("train.max_steps={steps}"),
+    };
+    usage(format!(
+        "the run in `{out}` was to take {before} steps and is asked to take {now}: by its schedule (`{schedule}`), the learning \
+         rates of all its steps depend on their number"
+    ))
+    .hint(format!(
+        "start a new run from its adapter: `loraxs train --recipe {out}/{RECIPE} --set {length} --set \
+         train.init_from={out}/{ADAPTER} --out {out}-2`"
+    ))
+    .into()
 }
 
 /// Returns the values of a table by their full keys.

@@ -5,11 +5,16 @@
 //! | `recipe.toml` | the recipe with every default | at the start |
 //! | `datasets.toml` | the catalog entries of its data sets, which whatever opens the run knows | at the start |
 //! | `metrics.jsonl`, `events.out.tfevents.*` | log points and evaluations ([`crate::report::metrics_log`]) | as they come |
-//! | `adapter/` | the best adapter so far, and the tokenizer ([`super::recorder`]) | after a better evaluation |
-//! | `checkpoints/step-N/` | what a training resumes from ([`crate::train::checkpoint`]) | at `train.checkpoint_every` |
+//! | `adapter/` | the best adapter so far ([`super::recorder`]) | after a better evaluation |
+//! | `checkpoints/step-N/` | what a training resumes from ([`crate::train::checkpoint`]), and the adapter of its step | at `train.checkpoint_every` |
 //! | `results.json` | the results; its presence means that the run is finished ([`super::results`]) | at the end |
 //! | `eval/` | scores and predictions of the run ([`super::score`]) | by `eval`, or after a training with `eval.tasks` |
 //! | `.lock` | nothing; locked by the process that trains ([`super::resume`]) | at the start |
+
+use std::path::Path;
+
+use crate::fault::{Result, fault};
+use crate::recipe::Recipe;
 
 /// The recipe with every default.
 pub const RECIPE: &str = "recipe.toml";
@@ -25,3 +30,21 @@ pub const CHECKPOINTS: &str = "checkpoints";
 pub const EVAL: &str = "eval";
 /// The file that the process which trains keeps locked.
 pub const LOCK: &str = ".lock";
+
+/// Returns the recipe of the run in `folder`, changed by `sets`.
+/// Fails when the folder holds no run.
+pub fn recipe_of(folder: &Path, sets: &[String]) -> Result<Recipe> {
+    let path = folder.join(RECIPE);
+    if !path.exists() {
+        let missing = fault(format!("`{}` is not a run: it has no `recipe.toml`", folder.display()));
+        let run = folder.parent().filter(|parent| parent.ends_with(CHECKPOINTS)).and_then(Path::parent);
+        let hint = match (run, folder.file_name()) {
+            (Some(run), Some(step)) => {
+                format!("use `--run {} --checkpoint {}`", run.display(), step.to_string_lossy())
+            }
+            _ => "a run is a folder written by `loraxs train --out`".to_owned(),
+        };
+        return Err(missing.hint(hint).into());
+    }
+    Ok(Recipe::load(&path.to_string_lossy(), sets)?.0)
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::environment::{Environment, use_precision};
 use super::fit::{check_fit, fitting};
+use super::next::after_eval;
 use super::precedence::ScoreSettings;
 use super::sources;
 use super::subject::Subject;
@@ -51,6 +52,8 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
         classes_table(&results).iter().for_each(|table| say(table));
     }
     say(&format!("wrote {}", out.display()));
+    let task = results.keys().next().map(String::as_str).unwrap_or_default();
+    after_eval(request, out, task).iter().for_each(|next| say(next));
     Ok(Ending::Finished)
 }
 

@@ -7,21 +7,24 @@ use tch::Kind;
 
 use super::environment::{Environment, OpenBase};
 use super::finished::check_subject;
-use super::run_folder::{ADAPTER, RECIPE};
+use super::run_folder::{ADAPTER, CHECKPOINTS, recipe_of};
 use crate::adapters::basis::Basis;
-use crate::adapters::file::{AdapterConfig, AdapterFile};
+use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord, WEIGHTS};
 use crate::adapters::{Frozen, Method, Trained, witness};
 use crate::cli::SubjectArgs;
-use crate::fault::{Result, fault, usage};
+use crate::fault::{Result, fault, usage, which};
 use crate::models::adapt::{self, Layer, Plan, Start};
 use crate::models::{Build, HeadShape, Model};
 use crate::recipe::Recipe;
 use crate::spec::Problem;
+use crate::train::checkpoint::steps as checkpoints;
 
 /// A subject, opened.
 pub struct Subject {
     /// The run's folder and recipe, if it is a run.
     pub run: Option<(PathBuf, Recipe)>,
+    /// The checkpoint whose adapter it has, if not the run's best.
+    pub checkpoint: Option<String>,
     /// The base.
     pub base: OpenBase,
     /// The adapter, if there is one.
@@ -38,11 +41,23 @@ impl Subject {
             place.base(name, if revision.is_empty() { "main" } else { revision })
         };
         if let Some(run) = &args.run {
-            let open = |recipe: &Recipe| opened(&recipe.model.name, &recipe.model.revision);
-            return Ok(Self {
-                basis: args.basis.clone(),
-                ..Self::of_run(run, run_recipe(run, sets)?, open)?
-            });
+            let open = |recipe: &Recipe| match &args.model {
+                Some(moved) => opened(moved, ""),
+                None if Path::new(&recipe.model.name).is_absolute()
+                    && !Path::new(&recipe.model.name).exists() =>
+                {
+                    let (run, place) = (run.display(), &recipe.model.name);
+                    Err(fault(format!(
+                        "the base of `{run}` was the folder `{place}`, which is not there any more"
+                    ))
+                    .hint(format!("say where it is now: `--run {run} --model DIR`"))
+                    .into())
+                }
+                None => opened(&recipe.model.name, &recipe.model.revision),
+            };
+            let (adapter, checkpoint) = adapter_of(run, args.checkpoint.as_deref())?;
+            let subject = Self::opened(run, &adapter, recipe_of(run, sets)?, open)?;
+            return Ok(Self { basis: args.basis.clone(), checkpoint, ..subject });
         }
         let Some(name) = &args.model else {
             return Err(usage("expected `--run` or `--model`").into());
@@ -59,7 +74,7 @@ impl Subject {
         if let Some(adapter) = &adapter {
             adapter.check_base(name, &base.hash)?;
         }
-        Ok(Self { run: None, base, adapter, basis: args.basis.clone() })
+        Ok(Self { run: None, checkpoint: None, base, adapter, basis: args.basis.clone() })
     }
 
     /// Opens the adapter of the run in `folder`, and its base through `base`.
@@ -69,11 +84,22 @@ impl Subject {
         recipe: Recipe,
         base: impl FnOnce(&Recipe) -> Result<OpenBase>,
     ) -> Result<Self> {
-        let adapter = AdapterFile::open(&folder.join(ADAPTER))?;
+        Self::opened(folder, &folder.join(ADAPTER), recipe, base)
+    }
+
+    /// As [`Subject::of_run`], with the adapter in another folder.
+    fn opened(
+        folder: &Path,
+        adapter: &Path,
+        recipe: Recipe,
+        base: impl FnOnce(&Recipe) -> Result<OpenBase>,
+    ) -> Result<Self> {
+        let adapter = AdapterFile::open(adapter)?;
         let base = base(&recipe)?;
-        adapter.check_base(&recipe.model.name, &base.hash)?;
+        adapter.check_base(&base.name, &base.hash)?;
         check_subject(folder, &base)?;
-        Ok(Self { run: Some((folder.to_owned(), recipe)), base, adapter: Some(adapter), basis: None })
+        let run = Some((folder.to_owned(), recipe));
+        Ok(Self { run, checkpoint: None, base, adapter: Some(adapter), basis: None })
     }
 
     /// Builds the model with its adapter, in `kind`, with this head; without one, a language model.
@@ -128,13 +154,35 @@ impl Subject {
     }
 }
 
-fn run_recipe(run: &Path, sets: &[String]) -> Result<Recipe> {
-    let path = run.join(RECIPE);
-    if !path.exists() {
-        let missing = fault(format!("`{}` is not a run: it has no `recipe.toml`", run.display()));
-        return Err(missing.hint("a run is a folder written by `loraxs train --out`").into());
+/// Returns the folder of a run's adapter, and the name of the checkpoint that it belongs to, if it is not the best one: the
+/// one asked for, or of a run that has no adapter yet the newest.
+/// Fails when there is no such checkpoint, or it holds no adapter.
+fn adapter_of(run: &Path, asked: Option<&str>) -> Result<(PathBuf, Option<String>)> {
+    let (best, folder) = (run.join(ADAPTER), run.join(CHECKPOINTS));
+    let names: Vec<String> = checkpoints(&folder).into_iter().map(|step| format!("step-{step}")).collect();
+    let Some(asked) = asked else {
+        let newest = names.first().filter(|name| !best.exists() && folder.join(name).join(WEIGHTS).exists());
+        let Some(newest) = newest else { return Ok((best, None)) };
+        tracing::warn!(
+            "`{}` has no adapter of its own yet: taking that of its newest checkpoint, {newest}",
+            run.display()
+        );
+        return Ok((folder.join(newest), Some(newest.clone())));
+    };
+    if !names.iter().any(|name| name == asked) {
+        let missing = usage(format!("`{}` has no checkpoint `{asked}`", run.display()));
+        return Err(match names.is_empty() {
+            true => missing.hint("it has none at all: leave out `--checkpoint`"),
+            false => missing.hint(which("its checkpoints", asked, names.iter().map(String::as_str))),
+        }
+        .into());
     }
-    Ok(Recipe::load(&path.to_string_lossy(), sets)?.0)
+    if !folder.join(asked).join(WEIGHTS).exists() {
+        let message = format!("the checkpoint `{}` holds no adapter", folder.join(asked).display());
+        let hint = "an earlier release wrote it: checkpoints of a resumed run have one";
+        return Err(fault(message).hint(hint).into());
+    }
+    Ok((folder.join(asked), Some(asked.to_owned())))
 }
 
 /// Puts the adapter's layers on the model, after checking that their basis is the adapter's own.
@@ -193,7 +241,14 @@ pub fn adapter_basis(
             .hint("pass the basis that the adapter was trained in with `--basis DIR`")
             .into());
     }
-    if let Some(record) = record.as_ref().filter(|_| adapter.layout.knows_basis()) {
+    let stored = adapter.stored_basis()?.is_some();
+    let known = |record: &&BasisRecord| {
+        adapter.layout.knows_basis()
+            && (stored
+                || adapted(base, modules)
+                    .is_ok_and(|layers| place.knows_basis(base, &layers, &record.spec, folder)))
+    };
+    if let Some(record) = record.as_ref().filter(known) {
         witness::check(&basis, &record.witness)?;
     }
     basis.to_device(place.device)

@@ -6,6 +6,7 @@ use super::adapter_setup::AdapterSetup;
 use super::counts::Counts;
 use super::environment::{Environment, OpenBase, use_precision};
 use super::inputs::TrainInputs;
+use super::lasting::{lasting, warmup};
 use super::run_folder::{CHECKPOINTS, RECIPE};
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
@@ -19,7 +20,7 @@ use crate::spec::Precision;
 use crate::train::language::LanguageModelling;
 use crate::train::objective::LabelPrediction;
 use crate::train::recorded::Passes;
-use crate::train::{Objective, RunPlan, TrainPlan, schedule};
+use crate::train::{Objective, RunPlan, TrainPlan};
 
 /// Everything that a training needs.
 pub struct Training {
@@ -48,7 +49,8 @@ impl Training {
             kind: use_precision(recipe.train.precision)?,
             head: *head,
             seeds: seeds.to_vec(),
-            train_base: recipe.adapter.method == Method::Full,
+            // A rehearsal has no numbers to train.
+            train_base: recipe.adapter.method == Method::Full && !place.rehearsal,
         };
         // A basis reads every weight: before the model, so that the device need not hold them twice.
         let setup = AdapterSetup::new(place, recipe, base, *head)?;
@@ -61,7 +63,8 @@ impl Training {
         let drawn = drawn_by_head + lora + cores;
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(setup.stored_basis(&recipe.adapter));
-        if let Some(start) = &setup.start {
+        let of_base = place.rehearsal && recipe.adapter.method == Method::Full;
+        if let Some(start) = setup.start.as_ref().filter(|_| !of_base) {
             let loaded = start.load_into(&trained, true)?;
             tracing::info!("started from `{}`, with {loaded} tensors of its head", recipe.train.init_from);
         }
@@ -139,17 +142,14 @@ impl Training {
             learning_rate: train.learning_rate,
             head_learning_rate: train.head_learning_rate,
             steps,
-            warmup: match train.warmup_steps {
-                0 => schedule::warmup_steps(train.warmup_ratio, steps),
-                given => given,
-            },
+            warmup: warmup(train, steps),
             schedule: train.schedule,
             weight_decay: train.weight_decay,
             max_grad_norm: train.max_grad_norm,
             patience: inputs.recipe.eval.patience,
         };
-        let [fingerprint, without_config] = self.fingerprints(&inputs.recipe.to_toml()?)?;
-        let mut earlier = vec![without_config];
+        let [fingerprint, _] = self.fingerprints(&lasting(&inputs.recipe, steps).to_toml()?)?;
+        let mut earlier = self.fingerprints(&inputs.recipe.to_toml()?)?.to_vec();
         let begun = out.join(RECIPE);
         if begun.exists() {
             earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);

@@ -1,6 +1,7 @@
 //! The words that recipes, adapter files, bases and the command line share: pure data, each defined once.
 
 mod device;
+mod foreign;
 mod keys;
 mod metric;
 mod problem;

@@ -7,6 +7,7 @@ use serde::Deserialize as _;
 use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 use toml::{Spanned, Table, Value};
 
+use super::foreign;
 use crate::fault::{Fault, nearest, usage};
 
 /// Place that a key was given in.
@@ -306,7 +307,8 @@ pub(super) fn describe(value: &Value) -> String {
     }
 }
 
-/// Names the nearest key: the same last part elsewhere, then a similar one in the same section, then in any.
+/// Names the nearest key: the same last part elsewhere, then what another program's name stands for, then a similar one in the
+/// same section, then in any.
 fn unknown<'a>(
     key: &str,
     value: &Value,
@@ -318,6 +320,10 @@ fn unknown<'a>(
     if !value.is_table() && section.is_empty() && parts().any(|(known, _)| known == key) {
         return format!("expected the section `[{key}]`, found {}", describe(value));
     }
+    let same = parts().find(|(_, known)| *known == leaf);
+    if let (None, Some(here)) = (same, foreign::named(key, known.clone())) {
+        return format!("unknown key `{prefix}{key}`; did you mean {here}?");
+    }
     let near_leaf = |within: &str| {
         nearest(
             leaf,
@@ -328,7 +334,7 @@ fn unknown<'a>(
         let same_section = parts().find(|(known, leaf)| *known == section && *leaf == near);
         same_section.or_else(|| parts().find(|(_, leaf)| *leaf == near))
     };
-    let guess = leaf_named(leaf).or_else(|| leaf_named(near_leaf(section).or_else(|| near_leaf(""))?));
+    let guess = same.or_else(|| leaf_named(near_leaf(section).or_else(|| near_leaf(""))?));
     let dotted = |section: &str| if section.is_empty() { String::new() } else { format!("{section}.") };
     let guess = guess
         .map(|(section, leaf)| format!("; did you mean `{prefix}{}{leaf}`?", dotted(section)))
@@ -404,6 +410,9 @@ mod tests {
             ("train.rank = 1", Some("adapter.rank")),
             ("rank = 1", Some("adapter.rank")),
             ("train.zzz = 1", None),
+            ("train.num_train_epochs = 1", Some("train.epochs")),
+            ("num_epochs = 1", Some("train.epochs")),
+            ("peft.R = 1", Some("adapter.rank")),
         ] {
             let found = read(text, &[], keys);
             let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -16,6 +17,10 @@ pub struct Tensors {
     files: Vec<TensorFile>,
     /// Name to file, kind and shape.
     index: BTreeMap<String, Slot>,
+    /// True if tensors are zeros that take no memory, instead of the stored numbers.
+    unread: bool,
+    /// Names and shapes that were asked for, where any tensor is there because there are no files.
+    imagined: Option<Mutex<BTreeMap<String, Vec<i64>>>>,
 }
 
 #[derive(Debug)]
@@ -60,12 +65,45 @@ impl Tensors {
         }
     }
 
+    /// Returns tensors of which any that is asked for is there, in any shape; [`Tensors::asked_for`] ends this.
+    pub fn imagined() -> Self {
+        Self { files: Vec::new(), index: BTreeMap::new(), unread: true, imagined: Some(Mutex::default()) }
+    }
+
+    /// Notes that a tensor of this shape is asked for, if any is there.
+    pub fn imagine(&self, name: &str, shape: &[i64]) -> bool {
+        let Some(asked) = &self.imagined else { return false };
+        asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), shape.to_vec());
+        true
+    }
+
+    /// Returns the imagined tensors that were asked for, of this kind.
+    pub fn asked_for(self, kind: Kind) -> Self {
+        let asked = self.imagined.map(|asked| asked.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let slot = |(name, shape): (String, Vec<i64>)| {
+            let about = StoredTensor { kind: Some(kind), dtype: format!("{kind:?}"), shape };
+            (name.clone(), Slot { file: 0, key: name, about })
+        };
+        let index = asked.unwrap_or_default().into_iter().map(slot).collect();
+        Self { files: Vec::new(), index, unread: true, imagined: None }
+    }
+
+    /// Makes all tensors zeros that take no memory.
+    pub fn without_numbers(&mut self) {
+        self.unread = true;
+    }
+
+    /// Returns true if the tensors have no numbers.
+    pub fn is_unread(&self) -> bool {
+        self.unread
+    }
+
     /// Opens these files.
     ///
     /// # Errors
     /// Names the file that cannot be read or is not safetensors.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut opened = Self { files: Vec::new(), index: BTreeMap::new() };
+        let mut opened = Self { files: Vec::new(), index: BTreeMap::new(), unread: false, imagined: None };
         for path in paths {
             let file = TensorFile::open(path)?;
             for name in file.names() {
@@ -101,7 +139,7 @@ impl Tensors {
 
     /// Returns true if there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
+        self.index.contains_key(name) || self.imagined.is_some()
     }
 
     /// Returns the shape of a tensor.
@@ -141,11 +179,15 @@ impl Tensors {
         }
     }
 
-    /// Copies a tensor to `device`, in `kind` or as stored.
+    /// Copies a tensor to `device`, in `kind` or as stored; where numbers are not read, zeros in its shape.
     ///
     /// # Errors
     /// When there is none, or it holds integers or a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
+        let slot = self.index.get(name).filter(|_| self.unread && self.is_float(name));
+        if let Some(StoredTensor { kind: Some(stored), shape, .. }) = slot.map(|slot| &slot.about) {
+            return Ok(zeros(shape, kind.unwrap_or(*stored), device));
+        }
         let (float, (file, name)) = (self.is_float(name), self.place(name)?);
         if !float {
             let (path, StoredTensor { kind, dtype, .. }) = (file.path().display(), file.about(name)?);
@@ -191,4 +233,10 @@ impl Tensors {
             fault(format!("there is no tensor `{name}` in `{place}`{rest}")).into()
         })
     }
+}
+
+/// Returns zeros that take the memory of one.
+pub fn zeros(shape: &[i64], kind: Kind, device: Device) -> Tensor {
+    let none: [i64; 0] = [];
+    Tensor::zeros(none, (kind, device)).expand(shape, false)
 }

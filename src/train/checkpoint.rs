@@ -215,6 +215,11 @@ fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
+/// Returns the steps of the checkpoints in a folder, the newest first.
+pub fn steps(folder: &Path) -> Vec<u64> {
+    found(folder).into_iter().map(|(step, _)| step).collect()
+}
+
 /// Returns the checkpoints of a folder, newest first.
 fn found(folder: &Path) -> Vec<(u64, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -312,7 +317,8 @@ impl Loaded {
         optimizer
             .restore(|name| self.tensors.tensor(name))
             .with_context(|| format!("cannot resume from `{}`", self.place.display()))?;
-        Ok(self.state)
+        // The one of an earlier release may have depended on what the run has changed since.
+        Ok(TrainState { fingerprint: plan.fingerprint.clone(), ..self.state })
     }
 }
 

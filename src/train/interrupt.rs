@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::fault::Result;
-use crate::{files, torch};
+use crate::{files, report, torch};
 
 /// Exit code of an interrupted command.
 pub const EXIT_CODE: u8 = 130;
@@ -57,6 +57,7 @@ fn received() {
     if STATE.compare_exchange(AWAITED, REQUESTED, SeqCst, SeqCst).is_err() {
         STATE.store(ENDING, SeqCst);
         files::remove_partial();
+        report::clear_progress();
         signal_hook::low_level::exit(EXIT_CODE.into());
     }
 }

@@ -46,9 +46,11 @@ impl Bench {
 
     /// The command with the catalog of the fixtures ends with `code` and one error that holds all `words`.
     pub fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
-        let mut command = self.0.command(args);
-        command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.path("hub"));
-        check(args, &forked::output(&command), code, words);
+        check_with_rehearsal(args, code, words, &|args| {
+            let mut command = self.0.command(args);
+            command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.path("hub"));
+            command
+        });
     }
 
     /// As [`Bench::refuses`], for a training with `set`.
@@ -82,7 +84,7 @@ impl Bench {
         let catalog = catalog.to_str().unwrap();
         let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", "data.dataset=my/data"];
         let args = [&args[..], &["--datasets", catalog]].concat();
-        check(&args, &forked::output(&self.bare(&args)), code, words);
+        check_with_rehearsal(&args, code, words, &|args| self.bare(args));
     }
 }
 
@@ -98,6 +100,33 @@ pub fn check(args: &[&str], output: &Output, code: i32, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "no `{word}` in {shown}");
     }
+}
+
+/// What only a training finds out: it reads the base's numbers, computes with them, and writes.
+const ONLY_TRAINED: [&str; 4] = [
+    "has NaN or infinite values",
+    "no finite gradient",
+    "cannot write `/proc/run",
+    "is not what the run wrote",
+];
+
+/// As [`check`], and a dry run of a training says the same.
+pub fn check_with_rehearsal(args: &[&str], code: i32, words: &[&str], command: &dyn Fn(&[&str]) -> Command) {
+    let found = forked::output(&command(args));
+    check(args, &found, code, words);
+    let told = errors(&found);
+    if args[0] != "train"
+        || args.contains(&"--dry-run")
+        || ONLY_TRAINED.iter().any(|words| told.contains(words))
+    {
+        return;
+    }
+    let args = [args, &["--dry-run"]].concat();
+    let rehearsed = forked::output(&command(&args));
+    let error = |text: &str| text.find("error: ").map(|at| text[at..].to_owned());
+    let shown = errors(&rehearsed);
+    assert_eq!(error(&shown), error(&told), "loraxs {}\n{shown}", args.join(" "));
+    assert_eq!(rehearsed.status.code(), found.status.code(), "loraxs {}", args.join(" "));
 }
 
 pub fn copied(from: &Path, to: &Path) -> PathBuf {

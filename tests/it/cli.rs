@@ -11,7 +11,7 @@ use crate::support::{encoders, errors};
 #[test]
 fn help_version_and_completions_are_there() {
     let bench = Bench::new();
-    for command in ["init-svd", "train", "eval", "predict", "merge", "completions"] {
+    for command in ["init-svd", "train", "eval", "predict", "merge", "recipe", "completions"] {
         let output = forked::output(&bench.bare(&[command, "--help"]));
         assert!(output.status.success() && text(&output).contains("Example"), "{command}");
         assert!(text(&output).contains("--log-format"), "{command}");
@@ -19,7 +19,8 @@ fn help_version_and_completions_are_there() {
     let version = text(&forked::output(&bench.bare(&["--version"])));
     assert!(version.contains("libtorch 2.11.0") && version.contains("CUDA"), "{version}");
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&forked::output(&bench.bare(&["completions", shell]))).contains("init-svd"), "{shell}");
+        let script = text(&forked::output(&bench.bare(&["completions", shell])));
+        assert!(script.contains("LORAXS_COMPLETE"), "{shell}: {script}");
     }
     check(&["trian"], &forked::output(&bench.bare(&["trian"])), 2, &["'train'"]);
     check(&["train"], &forked::output(&bench.bare(&["train"])), 2, &["--recipe"]);
@@ -29,6 +30,28 @@ fn help_version_and_completions_are_there() {
         check(&["init-svd"], &output, 2, &["invalid value"]);
         assert!(output.stderr.len() < 4_000 && !errors(&output).contains('\u{1b}'), "{}", errors(&output));
     }
+}
+
+/// What the completion script is told of the last of `words`.
+fn completed(bench: &Bench, words: &[&str]) -> Vec<String> {
+    let mut command = bench.bare(&[&["--", "loraxs"], words].concat());
+    command.env("LORAXS_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+    // Asked before anything else: a process of its own.
+    text(&command.output().unwrap()).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn completion_knows_commands_recipes_and_keys() {
+    let bench = Bench::new();
+    assert_eq!(completed(&bench, &["init"]), ["init-svd"]);
+    assert_eq!(completed(&bench, &["train", "--recipe", "glue-q"]), ["glue-qnli", "glue-qqp"]);
+    assert_eq!(completed(&bench, &["recipe", "lora-st"]), ["lora-stsb"]);
+    assert_eq!(completed(&bench, &["train", "--recipe", "reci"]), ["recipe.toml"], "files, too");
+    assert_eq!(completed(&bench, &["train", "--set", "train.lear"]), ["train.learning_rate="]);
+    let schedules = ["linear", "cosine", "constant"].map(|word| format!("train.schedule={word}"));
+    assert_eq!(completed(&bench, &["train", "--set", "train.schedule="]), schedules);
+    assert_eq!(completed(&bench, &["eval", "--set", "adapter.meth"]), ["adapter.method="]);
+    assert_eq!(completed(&bench, &["train", "--set", "adapter.project"]), ["adapter.projection_seed="]);
 }
 
 #[test]
@@ -42,7 +65,7 @@ fn a_dry_run_opens_everything_and_writes_nothing() {
     bench.refuses(
         &["train", "--recipe", "recipe.toml", "--dry-run", "--set", "model.name=./nope"],
         1,
-        &["no model `./nope`", "hint: a hub id is"],
+        &["no model `./nope`: no such folder here", "hint: a hub id is"],
     );
 }
 
@@ -83,8 +106,11 @@ fn a_recipe_that_is_no_text_is_a_usage_error() {
 #[test]
 fn wrong_values_in_a_recipe_are_usage_errors() {
     let bench = Bench::new();
-    let cases: [(&str, &[&str]); 14] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("train.learning_rte=1", &["unknown key", "did you mean `train.learning_rate`?"]),
+        ("lr=1", &["unknown key `lr`; did you mean `train.learning_rate`?"]),
+        ("train.bf16=true", &["did you mean `train.precision = \"bf16\"`?"]),
+        ("train.output_dir=x", &["did you mean the option `--out`?"]),
         ("train.learning_rate=nan", &["expected a number of at least 0, found `NaN`"]),
         ("train.learning_rate", &["expected `key.path=value`"]),
         ("train.micro_batch_size=9", &["expected at most `train.batch_size` = 8, found 9"]),

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::bench::{check, copied, edit, edit_tensors};
-use crate::forked;
+use crate::bench::{check_with_rehearsal, copied, edit, edit_tensors};
 use crate::support::{Place, encoders, errors, fixture};
 
 const ROW: &str = "{\"q\": \"Ann has 3\", \"a\": \"3\"}\n";
@@ -50,9 +49,11 @@ impl Bench {
     }
 
     fn refuses(&self, args: &[&str], code: i32, words: &[&str]) {
-        let mut command = self.0.command(args);
-        command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.0.path("hub"));
-        check(args, &forked::output(&command), code, words);
+        check_with_rehearsal(args, code, words, &|args| {
+            let mut command = self.0.command(args);
+            command.env("RUST_BACKTRACE", "1").env("HF_HOME", self.0.path("hub"));
+            command
+        });
     }
 
     fn refuses_eval(&self, model: &Path, more: &[&str], code: i32, words: &[&str]) {

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::bench::{copied, edit_tensors};
-use crate::support::{Place, errors, fixture, json};
+use crate::bench::{Bench, copied, edit, edit_tensors, rewrite};
+use crate::support::{Place, encoders, errors, fixture, json};
 
 /// A place with a recipe for a checkpoint.
 fn place(model: &Path) -> Place {
@@ -104,4 +104,200 @@ fn a_dry_run_counts_what_the_training_trains() {
             }
         }
     }
+}
+
+/// What is the same from moment to moment.
+fn steady(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.contains("free on")).collect()
+}
+
+#[test]
+fn a_config_alone_tells_what_the_whole_base_tells() {
+    let decoders = ["llama-biased", "phi3-window", "gemma2-capped", "qwen3-normed"]
+        .map(|name| fixture("decoders").join(name));
+    for whole in &decoders {
+        let place = place(whole);
+        let expected = dry(&place, &[]);
+        let alone = copied(whole, &place.path("alone"));
+        fs::remove_file(alone.join("model.safetensors")).unwrap();
+        let found = dry(&place, &[&format!("model.name={}", alone.display())]);
+        assert!(steady(&found).ends_with(&steady(&expected)), "{}\n{expected}\n{found}", whole.display());
+        assert!(found.contains("trainable parameters, without head"), "{found}");
+    }
+    let bench = Bench::new();
+    let dry = |model: &Path| {
+        bench.recipe(model, "tiny/pairs");
+        String::from_utf8(
+            bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "run", "--dry-run"], 0).stdout,
+        )
+        .unwrap()
+    };
+    for name in ["bert-gelu", "roberta-gelu"] {
+        let whole = encoders().join(name);
+        let alone = bench.model(&format!("{name}-alone"), name);
+        let (expected, found) = (dry(&whole), {
+            fs::remove_file(alone.join("model.safetensors")).unwrap();
+            dry(&alone)
+        });
+        assert!(steady(&found).ends_with(&steady(&expected)), "{name}\n{expected}\n{found}");
+    }
+}
+
+#[test]
+fn a_config_alone_says_what_it_lacks_to_count_more() {
+    let whole = fixture("decoders/llama-biased");
+    let place = place(&whole);
+    let alone = place.path("alone");
+    fs::create_dir(&alone).unwrap();
+    fs::copy(whole.join("config.json"), alone.join("config.json")).unwrap();
+    let set = format!("model.name={}", alone.display());
+    let found = dry(&place, &[&set]);
+    assert!(found.contains("trainable parameters, without head"), "{found}");
+    assert!(
+        found.contains("tokens, steps and memory cannot be counted: ") && found.contains("tokenizer"),
+        "{found}"
+    );
+    let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", &set];
+    assert!(errors(&place.run(&args, 1)).contains("has no weights"), "a training needs them");
+}
+
+#[test]
+fn a_dry_run_refuses_what_the_training_refuses() {
+    let bench = Bench::new();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    let refuses =
+        |more: &[&str], code, words: &[&str]| bench.refuses(&[&train[..], more].concat(), code, words);
+    let of_model = |change: &dyn Fn(&Path), code, words: &[&str]| {
+        let _ = fs::remove_dir_all(bench.path("model"));
+        change(&bench.model("model", "bert-gelu"));
+        refuses(&["--set", "model.name=model"], code, words);
+    };
+    const OUTPUT: &str = "bert.encoder.layer.0.output.dense.weight";
+    // Tensors that are missing, of another shape or type, or cut.
+    fn weights(change: impl Fn(&mut crate::bench::Stored)) -> impl Fn(&Path) {
+        move |folder: &Path| rewrite(&folder.join("model.safetensors"), |stored| change(stored))
+    }
+    of_model(&weights(|stored| drop(stored.remove(OUTPUT))), 1, &["missing tensor", OUTPUT]);
+    of_model(
+        &weights(|stored| drop(stored.remove("bert.embeddings.LayerNorm.bias"))),
+        1,
+        &["missing tensor"],
+    );
+    of_model(&weights(|stored| stored.get_mut(OUTPUT).unwrap().1.reverse()), 1, &["has shape"]);
+    of_model(&weights(|stored| stored.get_mut(OUTPUT).unwrap().0 = "I32".into()), 1, &["expected floats"]);
+    of_model(
+        &|folder| crate::bench::cut(&folder.join("model.safetensors"), |length| length / 2),
+        1,
+        &["truncated"],
+    );
+    // A pickle only, weights of another program, another kind of model.
+    of_model(
+        &|folder| fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).unwrap(),
+        1,
+        &["as a pickle only"],
+    );
+    of_model(
+        &|folder| fs::rename(folder.join("model.safetensors"), folder.join("flax_model.msgpack")).unwrap(),
+        1,
+        &["has no weights"],
+    );
+    of_model(
+        &|folder| {
+            edit(&folder.join("config.json"), |config| drop(config.insert("model_type".into(), "t5".into())))
+        },
+        1,
+        &["`t5` is not supported"],
+    );
+    of_model(
+        &|folder| {
+            edit(&folder.join("config.json"), |config| drop(config.insert("hidden_size".into(), 48.into())))
+        },
+        1,
+        &["does not fit its config.json"],
+    );
+    of_model(&|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(), 1, &["tokenizer"]);
+    // Recipes that do not fit the base, the data or the machine.
+    for (set, code, words) in [
+        ("adapter.targets=q_proj", 2, "matches no layer"),
+        ("adapter.rank=37", 2, "does not fit"),
+        ("data.max_length=41", 2, "has 40 positions"),
+        ("data.train=trian", 2, "no split `trian`"),
+        ("eval.metric=pearson", 2, "has no metric"),
+        ("adapter.basis=nowhere", 1, "no basis at `nowhere"),
+        ("train.init_from=nowhere", 1, "is not an adapter"),
+        ("train.init_from=other/adapter", 1, "belongs to another base"),
+    ] {
+        if set.contains("other/") {
+            bench.recipe(&encoders().join("bert-relu-trunk"), "tiny/pairs");
+            bench.0.run(&["train", "--recipe", "recipe.toml", "--out", "other"], 0);
+            bench.recipe(&encoders().join("bert-gelu"), "tiny/pairs");
+        }
+        refuses(&["--set", set], code, &[words]);
+    }
+}
+
+#[test]
+fn a_dry_run_refuses_a_basis_and_an_adapter_that_do_not_fit() {
+    let bench = Bench::new();
+    let model = encoders().join("bert-gelu");
+    let train = |out: &str, sets: &[&str]| {
+        let mut args =
+            vec!["train".to_owned(), "--recipe".into(), "recipe.toml".into(), "--out".into(), out.into()];
+        sets.iter().for_each(|set| args.extend(["--set".to_owned(), (*set).to_owned()]));
+        args
+    };
+    let refuses = |sets: &[&str], code, told: &[&str]| {
+        let args = train("next", sets);
+        bench.refuses(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, told);
+    };
+    let svd = ["init-svd", "--rank", "5", "--out", "basis", "--model", model.to_str().unwrap()];
+    bench.0.run(&svd, 0);
+    refuses(&["adapter.basis=basis"], 2, &["has rank 5"]);
+    refuses(
+        &["adapter.basis=basis", "adapter.rank=5", "adapter.spectrum=bottom"],
+        2,
+        &["was made differently"],
+    );
+    refuses(&["adapter.basis=basis", "adapter.rank=5", "adapter.targets=dense"], 1, &["basis"]);
+    let args = train("run", &[]);
+    bench.0.run(&args.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+    refuses(&["train.init_from=run/adapter", "adapter.rank=5"], 2, &["the adapter's rank is 4"]);
+    refuses(&["train.init_from=run/adapter", "adapter.method=lora"], 2, &["the adapter's method is lora-xs"]);
+    refuses(&["train.init_from=run/adapter", "adapter.targets=query"], 1, &["not adapted"]);
+    let weights = bench.path("run/adapter/adapter_model.safetensors");
+    rewrite(&weights, |stored| {
+        let (_, shape, bytes) = stored.get_mut("lora_xs_R").unwrap();
+        shape[0] -= 1;
+        bytes.truncate(shape.iter().product::<usize>() * 4);
+    });
+    refuses(&["train.init_from=run/adapter"], 1, &["run/adapter"]);
+    assert!(!bench.path("next").exists());
+}
+
+#[test]
+fn a_dry_run_refuses_a_folder_and_a_resumption_that_the_training_refuses() {
+    let bench = Bench::new();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    let refuses =
+        |more: &[&str], code, words: &[&str]| bench.refuses(&[&train[..], more].concat(), code, words);
+    bench.refuses(
+        &["train", "--recipe", "recipe.toml", "--out", "recipe.toml/run"],
+        1,
+        &["cannot write `recipe.toml/run`"],
+    );
+    bench.refuses(&["train", "--resume", "nowhere"], 1, &["`nowhere` is not a run"]);
+    bench.refuses(&["train", "--resume"], 2, &["does not say which run"]);
+    bench.refuses(&["train", "--resume", "a", "--out", "b"], 2, &["name two folders"]);
+    bench.0.run(&train, 0);
+    refuses(&[], 1, &["already has a run"]);
+    refuses(
+        &["--resume", "--set", "train.seed=9"],
+        2,
+        &["is a run of a different recipe", "`train.seed` was 0, now 9"],
+    );
+    refuses(&["--resume", "--set", "train.max_steps=9"], 2, &["`linear`", "train.init_from=run/adapter"]);
+    fs::remove_file(bench.path("run/results.json")).unwrap();
+    refuses(&["--resume", "--set", "adapter.rank=5"], 2, &["is a run of a different recipe"]);
+    fs::write(bench.path("run/recipe.toml"), "[model\n").unwrap();
+    refuses(&["--resume"], 2, &["is not valid TOML"]);
 }

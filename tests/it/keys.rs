@@ -1,123 +1,85 @@
-//! `docs/keys.md`, made from the code that reads recipes and catalogs.
+//! `loraxs recipe`: recipes, and the reference of all keys, which is also `docs/keys.md`.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use loraxs::adapters::Method;
-use loraxs::data::entry::Entry;
-use loraxs::data::task::{
-    Chat, Classification, Generation, Instruction, MultiLabel, PlainText, Regression, TokenClassification,
-};
-use loraxs::recipe::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, TrainRecipe};
-use loraxs::spec::reader::Reader;
+use loraxs::recipe::Recipe;
 
-const INTRODUCTION: &str = "# Keys
+use crate::bench::{Bench, check, text};
+use crate::forked;
 
-Every key of a recipe and of a catalog entry, generated from the code that reads them; after a change there,
-`LORAXS_WRITE=1 cargo test --test it -- keys::` writes this file anew.
-";
-
-type Keys = &'static [(&'static str, &'static str)];
-
-/// The words for a value that fits `key`, from the message about one that does not.
-fn expected(key: &str, open: &dyn Fn(&str) -> Reader, read: &dyn Fn(&mut Reader)) -> String {
-    let mut reader = open(&format!("{} = 1979-05-27", key.rsplit('.').next().unwrap()));
-    read(&mut reader);
-    let faults = reader.faults().join("\n");
-    let (_, words) =
-        faults.split_once(": expected ").unwrap_or_else(|| panic!("{key} is not read: {faults}"));
-    let words = words.split_once(", found a date or time").unwrap().0;
-    words.split_once(", since").map_or(words, |(range, _)| range).to_owned()
-}
-
-fn default(key: &str, reader: &Reader, missing: &[String]) -> String {
-    match &reader.known()[key] {
-        _ if missing.iter().any(|fault| fault.contains(&format!("`{key}`"))) => "required".to_owned(),
-        None => "none".to_owned(),
-        Some(value) => format!("`{}`", serde_json::to_string(value).unwrap()),
-    }
-}
-
-/// A table of `keys`. `open` opens a document in which they stand at the level of one line.
-fn table(keys: Keys, open: &dyn Fn(&str) -> Reader, read: &dyn Fn(&mut Reader)) -> String {
-    let empty = || {
-        let mut reader = open("");
-        read(&mut reader);
-        reader
-    };
-    let missing: Vec<String> = empty().faults().into_iter().map(|fault| fault.replace("`x.", "`")).collect();
-    let mut text = "\n| key | value | default | meaning |\n|---|---|---|---|\n".to_owned();
-    for (key, meaning) in keys {
-        let (leaf, value) = (key.rsplit('.').next().unwrap(), expected(key, open, read));
-        let default = default(key, &empty(), &missing);
-        writeln!(text, "| `{leaf}` | {value} | {default} | {} |", meaning.trim()).unwrap();
-    }
-    text
-}
-
-fn of_recipe(section: &str, keys: Keys, read: &dyn Fn(&mut Reader)) -> String {
-    let open = |line: &str| Reader::open(&format!("[{section}]\n{line}\n"), "recipe").unwrap();
-    table(keys, &open, read)
-}
-
-fn of_entry(keys: Keys, read: &dyn Fn(&mut Reader)) -> String {
-    let open = |line: &str| Reader::open_entries(&format!("[x]\n{line}\n"), "catalog").unwrap().remove(0).1;
-    table(keys, &open, read)
-}
-
-fn reference() -> String {
-    let mut text = format!("{INTRODUCTION}\n## Recipe\n\n### `[model]`\n");
-    text += &of_recipe("model", ModelRecipe::KEYS, &|reader| _ = ModelRecipe::read(reader));
-    text += "\n### `[adapter]`\n";
-    let methods = Method::all();
-    let defaults = methods[0].basis_defaults();
-    text += &of_recipe("adapter", AdapterRecipe::KEYS, &|reader| _ = AdapterRecipe::read(reader));
-    for method in methods.iter().filter(|method| !method.documented().is_empty()) {
-        let (init, sigma) = method.basis_defaults();
-        write!(text, "\nWith `method = \"{}\"`", method.name()).unwrap();
-        if (init, sigma) != defaults {
-            write!(text, ", where `init = \"{init}\"` and `sigma = \"{sigma}\"` by default").unwrap();
-        }
-        text += ":\n";
-        text += &of_recipe("adapter", method.documented(), &|reader| _ = method.read(reader));
-    }
-    text += "\n### `[data]`\n";
-    text += &of_recipe("data", DataRecipe::KEYS, &|reader| _ = DataRecipe::read(reader));
-    text += "\n### `[train]`\n";
-    text += &of_recipe("train", TrainRecipe::KEYS, &|reader| _ = TrainRecipe::read(reader));
-    text += "\n### `[eval]`\n";
-    text += &of_recipe("eval", EvalRecipe::KEYS, &|reader| _ = EvalRecipe::read(reader));
-    text += "\n## Catalog\n\n### Every entry\n";
-    text += &of_entry(Entry::KEYS, &|reader| _ = Entry::read(reader));
-    text += "\n### `task = \"classification\"`\n";
-    text += &of_entry(Classification::KEYS, &|reader| _ = Classification::read(reader));
-    text += "\n### `task = \"regression\"`\n";
-    text += &of_entry(Regression::KEYS, &|reader| _ = Regression::read(reader));
-    text += "\n### `task = \"multi-label\"`\n";
-    text += &of_entry(MultiLabel::KEYS, &|reader| _ = MultiLabel::read(reader));
-    text += "\n### `task = \"token-classification\"`\n";
-    text += &of_entry(TokenClassification::KEYS, &|reader| _ = TokenClassification::read(reader));
-    text += "\n### `task = \"instruction\"`\n";
-    text += &of_entry(Instruction::KEYS, &|reader| _ = Instruction::read(reader));
-    text += "\n### `task = \"text\"`\n";
-    text += &of_entry(PlainText::KEYS, &|reader| _ = PlainText::read(reader));
-    text += "\n### `task = \"chat\"`\n";
-    text += &of_entry(Chat::KEYS, &|reader| _ = Chat::read(reader));
-    text += "\n### `task = \"generation\"`\n";
-    text += &of_entry(Generation::KEYS, &|reader| _ = Generation::read(reader));
-    text
+/// What `loraxs recipe` prints.
+fn printed(args: &[&str]) -> String {
+    let output = forked::output(&Bench::new().bare(&[&["recipe"], args].concat()));
+    assert!(output.status.success(), "{args:?}");
+    text(&output)
 }
 
 #[test]
 fn the_reference_is_that_of_the_code() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keys.md");
-    let made = reference();
+    let made = printed(&["--keys"]);
     if std::env::var_os("LORAXS_WRITE").is_some() {
         fs::write(&path, &made).unwrap();
     }
     assert!(
         fs::read_to_string(&path).unwrap_or_default() == made,
-        "docs/keys.md is out of date: {INTRODUCTION}"
+        "docs/keys.md is out of date: `LORAXS_WRITE=1 cargo test --test it -- keys::` writes it anew"
     );
+    // A few by hand, so that the words are known to be those of the readers.
+    for line in [
+        "- `learning_rate` = `0.001` (a number of at least 0): Peak learning rate of the adapter",
+        "- `dataset` (a string, required): A key of the catalog.",
+        "- `dropout` (a number from 0 up to, not including, 1, none by default): Probability",
+        "- `schedule` = `\"linear\"` (one of `linear`, `cosine`, `constant`): Shape",
+        "- `label` (a string, required): Column of the number to predict.",
+    ] {
+        assert!(made.contains(line), "no `{line}`");
+    }
+}
+
+#[test]
+fn a_recipe_with_every_key_is_the_same_recipe() {
+    let bench = Bench::new();
+    for (name, sets) in [("glue-rte", ""), ("metamath-gemma-7b", "")]
+        .into_iter()
+        .map(|(name, sets)| (name.to_owned(), sets))
+        .chain(Method::all().iter().map(|method| ("recipe.toml".to_owned(), method.name())))
+    {
+        let path = bench.path("recipe.toml");
+        if !sets.is_empty() {
+            fs::write(&path, format!("model.name = 'm'\ndata.dataset = 'd'\nadapter.method = '{sets}'\n"))
+                .unwrap();
+        }
+        let found = if sets.is_empty() { name.clone() } else { path.display().to_string() };
+        let all = printed(&[&found, "--all"]);
+        let written = bench.path("all.toml");
+        fs::write(&written, &all).unwrap();
+        let [plain, whole] =
+            [found.as_str(), written.to_str().unwrap()].map(|name| Recipe::load(name, &[]).unwrap().0);
+        assert_eq!(plain, whole, "{name} {sets}");
+        // Nothing is left out: a key of each section, with its words.
+        for line in
+            ["# Passes over the training data; ", "log_every = 10", "revision = \"main\"", "; required)"]
+        {
+            assert!(all.contains(line), "{name} {sets}: no `{line}` in {all}");
+        }
+    }
+    assert_eq!(printed(&["lora-cola", "--all"]).matches("\nrank = ").count(), 1);
+}
+
+#[test]
+fn recipes_are_listed_and_printed_as_they_are() {
+    let list = printed(&[]);
+    assert!(list.contains("glue-qnli ") && list.contains("LoRA-XS on QNLI with RoBERTa-large"), "{list}");
+    let stored =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/glue-qnli.toml")).unwrap();
+    assert_eq!(printed(&["glue-qnli"]).trim_end(), stored.trim_end());
+    let bench = Bench::new();
+    for (args, words) in
+        [(&["recipe", "glue-qnly"][..], "did you mean `glue-qnli`?"), (&["recipe", "--all"], "<NAME>")]
+    {
+        check(args, &forked::output(&bench.bare(args)), 2, &[words]);
+    }
 }

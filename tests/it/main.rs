@@ -23,7 +23,7 @@ mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod devices; // attention and caches on any device against plain products
 mod doctor; // `doctor` on working and broken machines
-mod dry_run; // `--dry-run`: the files it needs and its counts
+mod dry_run; // `--dry-run`: the files it needs, its counts, and what it refuses
 mod earlier; // runs and adapters of earlier releases
 mod eval_generation; // completions: scored, resumed, written
 mod forked; // runs of the command in forked processes, without its start-up
@@ -35,7 +35,7 @@ mod heads; // classification heads that are there in part, or not at all
 mod hostile_templates; // chat templates that never end, fill the memory or overflow the stack
 mod hub; // the hub client against a small server
 mod interchange; // adapters of PEFT and of the published code, both ways
-mod keys; // docs/keys.md, made from the code
+mod keys; // `recipe`, and docs/keys.md, which it prints
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
@@ -54,6 +54,7 @@ mod standin; // copies, launches and memory of a GPU, on a stand-in for one
 mod support; // shared by the tests
 mod surroundings; // signals, pipes, terminals, clocks, file names, secrets
 mod svd; // decompositions against scikit-learn and NumPy
+mod terminal; // progress, logs, quiet, and what comes next
 mod tidy; // the rules of the code that no compiler checks
 mod tokenizers; // folders of tokenizers against Transformers, special tokens around prompts
 mod training; // losses, gradients and cores against PyTorch

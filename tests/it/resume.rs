@@ -436,3 +436,189 @@ fn a_run_does_not_go_on_with_another_recipe_or_other_data() {
     place.run(&resumed(), 0);
     assert_eq!(outcome(&run), *UNINTERRUPTED);
 }
+
+/// Runs the command, and returns what it said on both streams.
+fn said(place: &Place, args: &[&str], code: i32) -> String {
+    let output = place.run(args, code);
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), errors(&output))
+}
+
+#[test]
+fn a_run_goes_on_by_its_folder_alone_and_with_other_keys_that_change_no_number() {
+    let place = begun(23);
+    fs::remove_file(place.path("recipe.toml")).unwrap();
+    let sets = [
+        "train.checkpoint_every=7",
+        "train.keep_checkpoints=1",
+        "train.gradient_checkpointing=true",
+        "eval.tasks=",
+    ];
+    let mut args = vec!["train", "--resume", "run"];
+    sets.iter().for_each(|set| args.extend(["--set", set]));
+    let text = said(&place, &args, 0);
+    assert!(text.contains("resuming after step"), "{text}");
+    let run = place.path("run");
+    assert_eq!(outcome(&run), *UNINTERRUPTED);
+    assert_eq!(checkpoints(&run).len(), 1);
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    assert!(
+        recipe.contains("checkpoint_every = 7\n") && recipe.contains("gradient_checkpointing = true"),
+        "{recipe}"
+    );
+    assert!(said(&place, &["train", "--resume", "run"], 0).contains("is finished"));
+}
+
+#[test]
+fn smaller_batches_in_a_pass_are_taken_with_a_warning() {
+    let place = begun(23);
+    let text = said(&place, &["train", "--resume", "run", "--set", "train.micro_batch_size=2"], 0);
+    assert!(text.contains("will not end with the bits"), "{text}");
+    let found = outcome(&place.path("run"));
+    assert_ne!(found, *UNINTERRUPTED, "dropout masks are others");
+    assert_eq!(found.results[2], UNINTERRUPTED.results[2], "the same number of steps");
+}
+
+const CONSTANT: [&str; 4] = ["--set", "train.schedule=constant", "--set", "train.warmup_ratio=0.1"];
+
+#[test]
+fn a_run_with_a_constant_schedule_can_be_prolonged() {
+    // Of 30 steps and 3 of warm-up, prolonged to 60 that keep the 3.
+    let place = place();
+    let run = place.path("run");
+    place.run(&[&TRAIN[..], &CONSTANT, &["--set", "train.max_steps=30"]].concat(), 0);
+    let best = fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();
+    fs::create_dir_all(run.join("eval")).unwrap();
+    fs::write(run.join("eval/results.json"), "{}").unwrap();
+    let text = said(&place, &["train", "--resume", "run", "--set", "train.max_steps=60"], 0);
+    assert!(text.contains("resuming after step 27"), "{text}");
+    assert!(!run.join("eval/results.json").exists(), "scores of the adapter before");
+    let whole = ["--out", "whole", "--set", "train.schedule=constant", "--set", "train.warmup_steps=3"];
+    place.run(&[&TRAIN[..3], &whole].concat(), 0);
+    assert_eq!(outcome(&run), outcome(&place.path("whole")));
+    assert_ne!(fs::read(run.join("adapter/adapter_model.safetensors")).unwrap(), best);
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("max_steps = 60\n") && recipe.contains("warmup_steps = 3\n"), "{recipe}");
+}
+
+#[test]
+fn a_run_that_cannot_be_prolonged_says_what_can_be_done() {
+    let place = place();
+    place.run(&[&TRAIN[..], &["--set", "train.max_steps=6"]].concat(), 0);
+    let longer = ["train", "--resume", "run", "--set", "train.max_steps=9"];
+    let hint = "hint: start a new run from its adapter: `loraxs train --recipe run/recipe.toml --set train.max_steps=9 --set \
+                train.init_from=run/adapter --out run-2`";
+    check(
+        &longer,
+        &forked::output(&place.command(&longer)),
+        2,
+        &["to take 6 steps and is asked to take 9", "`linear`", hint],
+    );
+    // The hint is one that works.
+    let next = [
+        "train",
+        "--recipe",
+        "run/recipe.toml",
+        "--set",
+        "train.max_steps=9",
+        "--set",
+        "train.init_from=run/adapter",
+        "--out",
+        "run-2",
+    ];
+    place.run(&next, 0);
+    let shorter = ["train", "--resume", "run", "--set", "train.max_steps=3"];
+    check(
+        &shorter,
+        &forked::output(&place.command(&shorter)),
+        2,
+        &["different recipe", "`train.max_steps` was 6, now 3"],
+    );
+    let none = [&TRAIN[..3], &["--out", "none", "--set", "train.checkpoint_every=never"], &CONSTANT].concat();
+    place.run(&none, 0);
+    let longer = ["train", "--resume", "none", "--set", "train.max_steps=90"];
+    check(
+        &longer,
+        &forked::output(&place.command(&longer)),
+        1,
+        &["kept no checkpoint", "train.init_from=none/adapter"],
+    );
+    assert!(place.path("none/results.json").exists());
+}
+
+#[test]
+fn any_checkpoint_of_a_run_is_scored_and_merged() {
+    let place = begun(50);
+    let run = place.path("run");
+    // Each checkpoint at an evaluation scores what the log says of its step; `run/adapter` is the best of them.
+    let (step, name) = checkpoints(&run)
+        .iter()
+        .filter_map(|path| {
+            let name = path.file_name()?.to_str()?.to_owned();
+            Some((name.strip_prefix("step-")?.parse::<u64>().ok()?, name))
+        })
+        .find(|(step, _)| step % 12 == 0)
+        .unwrap_or_else(|| panic!("no checkpoint at an evaluation among {:?}", checkpoints(&run)));
+    let logged = log(&run).into_iter().find(|point| point.step == step && point.metrics.is_some()).unwrap();
+    place.run(&["eval", "--run", "run", "--checkpoint", &name], 0);
+    let found: serde_json::Value = crate::support::json(&run.join("eval").join(&name).join("results.json"));
+    let metrics = logged.metrics.unwrap();
+    assert_eq!(found["tiny/pairs"]["metrics"]["accuracy"]["value"].as_f64(), metrics["accuracy"], "{found}");
+    place.run(&["merge", "--run", "run", "--checkpoint", &name, "--out", "merged"], 0);
+    let adapter = run.join("checkpoints").join(&name);
+    let base = encoders().join("bert-gelu");
+    let args = [
+        "merge",
+        "--model",
+        base.to_str().unwrap(),
+        "--adapter",
+        adapter.to_str().unwrap(),
+        "--out",
+        "again",
+    ];
+    place.run(&args, 0);
+    let weights = |folder: &str| fs::read(place.path(folder).join("model.safetensors")).unwrap();
+    assert_eq!(weights("merged"), weights("again"), "a checkpoint is an adapter folder");
+    let refused =
+        |args: &[&str], words: &[&str]| check(args, &forked::output(&place.command(args)), 2, words);
+    refused(
+        &["eval", "--run", "run", "--checkpoint", "step-1"],
+        &["has no checkpoint `step-1`", &format!("`{name}`")],
+    );
+    // Interrupted before its first evaluation, a run has no adapter of its own.
+    fs::remove_dir_all(run.join("adapter")).unwrap();
+    let text = said(&place, &["eval", "--run", "run"], 0);
+    assert!(text.contains("taking that of its newest checkpoint, step-"), "{text}");
+}
+
+#[test]
+fn a_base_that_has_moved_is_named_anew() {
+    let place = Place::new();
+    crate::bench::copied(&encoders().join("bert-gelu"), &place.path("base"));
+    let recipe = "[model]\nname = \"base\"\n[adapter]\nrank = 4\n[data]\ndataset = \"tiny/pairs\"\nmax_length = 24\n\
+                  [train]\nmax_steps = 2\nbatch_size = 4\n";
+    place.train(recipe, "run", &[]);
+    assert!(!place.path("run/adapter/tokenizer.json").exists(), "the run did not change the tokenizer");
+    let first = said(&place, &["eval", "--run", "run"], 0);
+    fs::rename(place.path("base"), place.path("moved")).unwrap();
+    let refused = ["eval", "--run", "run"];
+    let words = ["which is not there any more", "hint: say where it is now: `--run run --model DIR`"];
+    check(&refused, &forked::output(&place.command(&refused)), 1, &words);
+    let again = said(&place, &["eval", "--run", "run", "--model", "moved"], 0);
+    let row = |text: &str| {
+        text.lines().find(|line| line.contains("accuracy")).map(|l| l[..60.min(l.len())].to_owned())
+    };
+    assert_eq!(row(&first), row(&again));
+    place.run(&["merge", "--run", "run", "--model", "moved", "--out", "merged"], 0);
+    fs::write(
+        place.path("moved/tokenizer.json"),
+        fs::read_to_string(place.path("moved/tokenizer.json")).unwrap() + "\n",
+    )
+    .unwrap();
+    let refused = ["eval", "--run", "run", "--model", "moved"];
+    check(
+        &refused,
+        &forked::output(&place.command(&refused)),
+        1,
+        &["tokenizer.json` is not the one `run` was trained with"],
+    );
+}
