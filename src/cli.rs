@@ -1,5 +1,6 @@
 //! The command line: arguments are checked for form only; the commands act on them.
 
+mod chat;
 mod generation;
 mod predict;
 mod values;
@@ -11,8 +12,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::readable;
-use crate::limits::{BATCH_SIZE, LENGTH};
+use crate::limits::{BATCH_SIZE, LENGTH, SHOTS};
 use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
+pub use chat::ChatArgs;
 pub use generation::GenerationArgs;
 pub use predict::{AnswerFormat, PredictArgs};
 use values::{bytes, path, threads, tolerance};
@@ -67,6 +69,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Answer new rows or texts: labels with probabilities, numbers, or completions
     Predict(PredictArgs),
+    /// Talk with a language model by its chat template
+    Chat(ChatArgs),
     /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
     /// List the built-in recipes, print one, or explain every key
@@ -232,6 +236,9 @@ pub struct EvalArgs {
     /// Settings of generation tasks.
     #[command(flatten)]
     pub generation: GenerationArgs,
+    /// Number of solved examples before each prompt
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation", value_parser = |text: &str| SHOTS.read(text, 0))]
+    pub shots: usize,
 }
 
 /// `loraxs merge`.
@@ -401,6 +408,7 @@ mod tests {
             "loraxs eval --run r --out",
             "loraxs predict --run r --input",
             "loraxs predict --run r --out",
+            "loraxs chat --model m --adapter",
             "loraxs merge --run r --out",
             "loraxs merge --run r --out o --rebase",
             "loraxs init-svd --model m --rank 4 --out",

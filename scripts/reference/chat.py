@@ -60,12 +60,17 @@ def conversation(folder, system, messages, max_new_tokens):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     turns = [{"role": "system", "content": system}] if system else []
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
     answers = []
     for message in messages:
         turns.append({"role": "user", "content": message})
         encoded = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         made = model.generate(**encoded, do_sample=False, max_new_tokens=max_new_tokens)
-        answers.append(tokenizer.decode(made[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True))
+        ids = made[0, encoded["input_ids"].shape[1] :].tolist()
+        # A token that ends an answer is none of its text, also one that the tokenizer does not call special.
+        ids = ids[:-1] if ids[-1] in ends else ids
+        answers.append(tokenizer.decode(ids, skip_special_tokens=True))
         turns.append({"role": "assistant", "content": answers[-1]})
     return {"system": system, "messages": messages, "max_new_tokens": max_new_tokens, "answers": answers}
 

@@ -1,5 +1,6 @@
 //! One module for each subcommand, and the code that they share.
 
+mod chat;
 pub mod completions;
 mod doctor;
 mod eval;
@@ -84,6 +85,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         Command::Train(args) => train::run(&cli.global, args),
         Command::Eval(args) => eval::run(&cli.global, args),
         Command::Predict(args) => predict::run(&cli.global, args),
+        Command::Chat(args) => chat::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Recipe(args) => recipe::run(args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&cli.global, args),
@@ -98,6 +100,7 @@ fn opened(command: &Command) -> Option<&Path> {
         Command::Train(args) => args.recipe.as_deref().map(Path::new),
         Command::Eval(args) => of_subject(&args.subject),
         Command::Predict(args) => of_subject(&args.subject),
+        Command::Chat(args) => of_subject(&args.subject),
         Command::Merge(args) => of_subject(&args.subject),
         Command::Recipe(_) | Command::Doctor(_) | Command::Completions { .. } => None,
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::odd;
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 
 /// The columns of one row. Numbers, texts and nothing in flat files; JSON and Parquet may nest. See `odd` for values
 /// that JSON cannot hold.
@@ -31,6 +31,15 @@ pub enum Refusal {
     Row(String),
     /// Something in template or catalog that holds for every row.
     All(Fault),
+}
+
+impl From<Refusal> for anyhow::Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Row(reason) => fault(reason).into(),
+            Refusal::All(fault) => fault.into(),
+        }
+    }
 }
 
 impl From<String> for Refusal {

@@ -10,6 +10,7 @@ use crate::spec::{Metric, Problem, keys};
 
 /// What a data set asks of a model.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a catalog holds few")]
 pub enum Task {
     /// A sentence, or a pair, to one of n labels.
     Classification(Classification),
@@ -129,7 +130,7 @@ keys! {
 
 keys! {
     /// The keys of `task = "generation"`.
-    #[derive(Debug, Clone, PartialEq)]
+    #[derive(Debug, Clone, Default, PartialEq)]
     pub struct Generation in "" {
         /// Column of the messages that stand for the prompt, by the tokenizer's chat template; if the assistant's turn ends them,
         /// that is the answer, unless there is an `answer`.
@@ -166,6 +167,11 @@ keys! {
 }
 
 impl Generation {
+    /// Returns the settings of an entry that sets none.
+    pub fn unset() -> Self {
+        Self { beams: 1, top_p: 1.0, ..Self::default() }
+    }
+
     /// Returns true if prompts are conversations in the tokenizer's chat template.
     pub fn is_chat(&self) -> bool {
         self.chat || self.messages.is_some()

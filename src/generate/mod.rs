@@ -17,6 +17,7 @@ pub mod penalties;
 mod request;
 mod scheduler;
 mod slots;
+mod stream;
 mod text;
 mod workers;
 
@@ -29,6 +30,8 @@ pub use penalties::Penalties;
 pub use request::{Request, StopRule};
 pub use scheduler::Scheduler;
 pub use slots::Limits;
+pub use stream::Stream;
+pub use text::stop_rule;
 
 /// Choice of the next token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -30,9 +30,17 @@ pub fn completion(
     ids: Vec<u32>,
     finish: Finish,
 ) -> Result<Completion> {
-    let mut text = tokenizer.decode(&ids, true)?;
+    Ok(Completion { text: text(tokenizer, stop, &ids)?, ids, finish })
+}
+
+/// Returns the text of tokens without special ones, cut before the first stop text.
+///
+/// # Errors
+/// When the tokenizer cannot decode them.
+pub fn text(tokenizer: &Tokenizer, stop: &[String], ids: &[u32]) -> Result<String> {
+    let mut text = tokenizer.decode(ids, true)?;
     if let Some(cut) = stop.iter().filter_map(|stop| text.find(stop)).min() {
         text.truncate(cut);
     }
-    Ok(Completion { ids, text, finish })
+    Ok(text)
 }

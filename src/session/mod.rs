@@ -10,6 +10,7 @@
 //! | a data set by its name | [`sources`] |
 //! | scores of a subject | [`score`] |
 //! | answers to new rows | [`predict`] |
+//! | a conversation with a subject | [`chat`] |
 //! | hub, catalog and device | [`environment`] |
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | weights of classes in the loss | [`class_weights`] |
@@ -21,6 +22,7 @@
 //! Where options of the command line take precedence, `cli`'s arguments are read as they are: plain values, checked for form.
 
 pub mod adapter_setup;
+pub mod chat;
 pub mod class_weights;
 pub mod counts;
 pub mod environment;

@@ -102,6 +102,15 @@ impl Subject {
         Ok(Self { run, checkpoint: None, base, adapter: Some(adapter), basis: None })
     }
 
+    /// Opens the adapter in `folder`, or in that run, for this base.
+    /// Fails when there is none, or it belongs to another base.
+    pub fn adapter_of(&self, folder: &Path) -> Result<AdapterFile> {
+        let inner = folder.join(ADAPTER);
+        let adapter = AdapterFile::open(if inner.is_dir() { &inner } else { folder })?;
+        adapter.check_base(&self.base.name, &self.base.hash)?;
+        Ok(adapter)
+    }
+
     /// Builds the model with its adapter, in `kind`, with this head; without one, a language model.
     /// Fails when a tensor does not fit, or the basis is not the one that the adapter was trained in.
     pub fn build(

@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, which batch systems send ahead of a time limit: if a command polls for them, the first asks it to stop where it can resume; otherwise,
 //! and the second time, it ends at once. All have the same exit code and leave no temporary files.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
@@ -25,6 +25,8 @@ const REQUESTED: u8 = 2;
 const ENDING: u8 = 3;
 
 static STATE: AtomicU8 = AtomicU8::new(AT_ONCE);
+/// The last signal.
+static LAST: AtomicI32 = AtomicI32::new(0);
 
 /// Lets the signals end the command, as they already do while libtorch loads. Those that the shell has set to
 /// be ignored, as for background jobs, stay ignored.
@@ -41,7 +43,7 @@ pub fn handle() -> Result<()> {
         [SIGINT, SIGTERM, SIGHUP, SIGUSR1].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0);
     let mut signals = Signals::new(signals).context("cannot handle signals")?;
     torch::leave_signals();
-    let listen = move || signals.forever().for_each(|_| received());
+    let listen = move || signals.forever().for_each(received);
     thread::Builder::new().name("signals".into()).spawn(listen).context("cannot handle signals")?;
     Ok(())
 }
@@ -53,7 +55,8 @@ fn ignored() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-fn received() {
+fn received(signal: i32) {
+    LAST.store(signal, SeqCst);
     if STATE.compare_exchange(AWAITED, REQUESTED, SeqCst, SeqCst).is_err() {
         STATE.store(ENDING, SeqCst);
         files::remove_partial();
@@ -81,6 +84,11 @@ impl Drop for Awaited {
 /// Returns true if a signal came while polled for.
 pub fn requested() -> bool {
     STATE.load(SeqCst) == REQUESTED
+}
+
+/// Forgets a request that Ctrl-C made and nothing polls for any more. Returns false if there is none, or another signal made it.
+pub fn dismissed() -> bool {
+    LAST.load(SeqCst) == SIGINT && STATE.compare_exchange(REQUESTED, AT_ONCE, SeqCst, SeqCst).is_ok()
 }
 
 /// Blocks for good if a signal is ending the command: failures meanwhile are due to that.

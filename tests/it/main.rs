@@ -11,6 +11,7 @@
 )]
 
 mod bench; // copies of fixtures to break, and what an error must look like
+mod chat; // conversations in a pipe and a terminal
 mod checkpoints; // tensors under other names, of other types, or not needed
 mod cli; // help, recipes, options, exit codes
 mod cli_decoders; // one clear message for every wrong input to a language model

@@ -30,7 +30,7 @@ fn piped(command: &mut Command) -> (Child, ChildStdin, BufReader<std::process::C
 }
 
 /// What the command answers to a text on standard input.
-fn fed(command: &mut Command, input: &str) -> Output {
+pub fn fed(command: &mut Command, input: &str) -> Output {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut pipe = child.stdin.take().unwrap();

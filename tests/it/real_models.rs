@@ -61,7 +61,7 @@ fn holds_it(folder: &Path) -> bool {
 }
 
 /// The folder of the model.
-fn smollm2() -> Option<PathBuf> {
+pub fn smollm2() -> Option<PathBuf> {
     let named = std::env::var_os("LORAXS_TEST_MODELS").map(PathBuf::from);
     let inner = named.iter().flat_map(fs::read_dir).flatten().flatten().map(|entry| entry.path());
     let found = named.iter().cloned().chain(inner).find(|folder| holds_it(folder));

@@ -83,11 +83,8 @@ impl ChatTemplate {
     /// # Errors
     /// Says which line is wrong.
     pub fn new(source: &str, tokens: &[(&'static str, String)]) -> Result<Self> {
-        match with_stack(|| Program::parse(source).map_err(Refusal::from)) {
-            Ok(program) => Ok(Self { program, tokens: tokens.to_vec() }),
-            Err(Refusal::All(fault)) => Err(fault.into()),
-            Err(Refusal::Row(message)) => Err(fault(message).into()),
-        }
+        let program = with_stack(|| Program::parse(source).map_err(Refusal::from))?;
+        Ok(Self { program, tokens: tokens.to_vec() })
     }
 
     /// Returns true if it marks what an assistant writes.

@@ -47,7 +47,7 @@ pub fn decoding(
         },
         search: asked.search(beams),
         penalties,
-        seed: args.seed,
+        seed: args.seed.unwrap_or(0),
         ..SamplingParams::greedy(given.unwrap_or(MAX_NEW_TOKENS), tokenizer.ends())
     };
     let settings =

@@ -33,13 +33,7 @@ impl Scorer<'_> {
     ) -> Result<Option<TaskResult>> {
         let start = Instant::now();
         let rules: Vec<Rule> = keys.scorers.iter().map(|name| Rule::named(name)).collect::<Result<_>>()?;
-        if self.tokenizer.chat_template().is_some() && !keys.is_chat() && self.subject.adapter.is_none() {
-            tracing::warn!(
-                "the base has a chat template, but the prompts of `{0}` are plain text: `chat = true` in an entry with \
-                 `like = \"{0}\"` makes each a user's turn",
-                dataset.name
-            );
-        }
+        self.warn_of_plain_prompts((dataset, keys));
         let split = self.settings.split(dataset);
         let found = self.prompts((dataset, keys), split)?;
         let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
@@ -80,7 +74,7 @@ impl Scorer<'_> {
         };
         let seconds = start.elapsed().as_secs_f64();
         let arguments = arguments(generation);
-        let shots = self.request.generation.shots;
+        let shots = self.request.shots;
         let scored = Scored { task: &task, records: &records, shots, arguments: &arguments, seconds };
         let scoring = match rules.is_empty() {
             true => ", not scored: its catalog entry has no `scorers`",
@@ -92,6 +86,17 @@ impl Scorer<'_> {
         let mut result = TaskResult::of_answers(&keys.group_by, split, (&rules, &found, &records), seconds);
         result.generation = Some(arguments);
         Ok(Some(result))
+    }
+
+    /// Warns of prompts in plain text for a base that has a chat template.
+    fn warn_of_plain_prompts(&self, (dataset, keys): (&Dataset, &Generation)) {
+        if self.tokenizer.chat_template().is_some() && !keys.is_chat() && self.subject.adapter.is_none() {
+            tracing::warn!(
+                "the base has a chat template, but the prompts of `{0}` are plain text: `chat = true` in an entry with \
+                 `like = \"{0}\"` makes each a user's turn",
+                dataset.name
+            );
+        }
     }
 
     /// Returns the identity of answers as earlier releases wrote it, with values as Rust prints them.
@@ -107,7 +112,7 @@ impl Scorer<'_> {
     fn prompts(&self, (dataset, keys): (&Dataset, &Generation), name: &str) -> Result<Prompts> {
         let files = self.place.files(dataset, name)?;
         let split = Split { dataset, name, files: &files, limit: self.request.limit };
-        let count = self.request.generation.shots;
+        let count = self.request.shots;
         let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         if count == 0 {
             return prompts::load(&split, None, Some((&self.tokenizer, longest)));
