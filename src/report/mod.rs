@@ -40,9 +40,9 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Sends log lines to standard error without tearing the progress bars.
 ///
-/// `verbosity` is the count of `-v`, or -1 for `-q`: errors alone at -1, all of `loraxs` at 2; `RUST_LOG`, if set, decides
-/// instead. `json` writes one object per line, with the fields of an event; without it, only its sentence is shown. A second call only changes the
-/// visibility of the bars.
+/// `verbosity` is the count of `-v`, or -1 for `-q`: errors alone at -1, all of `loraxs` at 2; `RUST_LOG`, if set,
+/// decides instead. `json` writes one object per line, with the fields of an event, of which only the sentence is shown
+/// otherwise. A second call only changes the visibility of the bars.
 pub fn init_logging(verbosity: i8, json: bool) {
     QUIET.store(verbosity < 0, Ordering::Relaxed);
     let variable = |name: &str| std::env::var_os(name).unwrap_or_default();

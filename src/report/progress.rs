@@ -118,8 +118,8 @@ impl Progress {
         parts
     }
 
-    /// Returns `train ######------ 120 of 1000 steps, 1m 13s left`, with as many parts as fit into `width` columns, and the bar if it
-    /// fits beside them.
+    /// Returns `train ###--- 120 of 1000 steps, 1m 13s left`, with as many parts as fit into `width` columns, and the bar
+    /// if it fits beside them.
     fn line(&self, done: u64, elapsed: Duration, message: &str, width: usize) -> String {
         let Self { label, total, .. } = self;
         // A terminal wraps what ends in its last column.

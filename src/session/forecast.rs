@@ -96,8 +96,8 @@ impl Forecast<'_> {
         Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
     }
 
-    /// Estimates the bytes of the adapter and of the checkpoints, one of which is being written: value and two moments, the adapter
-    /// of its step and the best one.
+    /// Estimates the bytes of the adapter and of the checkpoints, one of which is being written: value and two moments,
+    /// the adapter of its step and the best one.
     fn bytes_of_files(&self) -> f64 {
         let Counts { adapter, full, head, .. } = self.counts;
         let adapter = 4.0 * (adapter + full + head) as f64;

@@ -25,8 +25,8 @@ pub fn warmup(train: &TrainRecipe, steps: u64) -> u64 {
     }
 }
 
-/// Returns what a recipe says of the numbers of a training of so many steps, the same for recipes of one run: keys that may change
-/// when it is resumed have fixed values.
+/// Returns what a recipe says of the numbers of a training of so many steps, the same for recipes of one run: keys that may
+/// change when it is resumed have fixed values.
 pub fn lasting(recipe: &Recipe, steps: u64) -> Recipe {
     let mut lasting = recipe.clone();
     let train = &mut lasting.train;

@@ -104,8 +104,8 @@ fn keep_revision(recipe: &mut Recipe, begun: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if the run that is finished in `out` is what `recipe`, whose base was not opened, asks for; false if it is asked
-/// to take longer.
+/// Returns true if the run that is finished in `out` is what `recipe`, whose base was not opened, asks for; false if it is
+/// asked to take longer.
 /// Fails as [`refuse_another_recipe`].
 pub fn is_done(out: &Path, mut recipe: Recipe) -> Result<bool> {
     let path = &out.join(RECIPE);

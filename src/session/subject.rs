@@ -55,8 +55,9 @@ impl Subject {
                 }
                 None => opened(&recipe.model.name, &recipe.model.revision),
             };
+            let recipe = recipe_of(run, sets)?;
             let (adapter, checkpoint) = adapter_of(run, args.checkpoint.as_deref())?;
-            let subject = Self::opened(run, &adapter, recipe_of(run, sets)?, open)?;
+            let subject = Self::opened(run, &adapter, recipe, open)?;
             return Ok(Self { basis: args.basis.clone(), checkpoint, ..subject });
         }
         let Some(name) = &args.model else {
