@@ -41,12 +41,13 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Returns metrics by name, and their mean as `combined_score` if there are several.
+    /// Returns metrics by name, and their mean as `combined_score` if there are several and all are GLUE's.
     pub fn by_name(&self) -> BTreeMap<String, f64> {
         let mut named: BTreeMap<String, f64> =
             self.scores.iter().map(|(metric, score)| (metric.name().to_owned(), score.value)).collect();
-        let of_glue = self.scores.iter().filter(|(metric, _)| Metric::OF_GLUE.contains(metric));
-        let scores: Vec<Score> = of_glue.map(|(_, score)| *score).collect();
+        let others = self.scores.iter().filter(|(metric, _)| *metric != Metric::Loss);
+        let are_of_glue = others.clone().all(|(metric, _)| Metric::OF_GLUE.contains(metric));
+        let scores: Vec<Score> = others.filter(|_| are_of_glue).map(|(_, score)| *score).collect();
         if let Some(mean) = combined(&scores) {
             named.insert("combined_score".into(), mean);
         }

@@ -5,12 +5,23 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use loraxs::adapters::Trained;
+use loraxs::data::{Example, Label};
+use loraxs::models::{Base, Build, Classifier, HeadShape};
+use loraxs::nn::Noise;
+use loraxs::spec::Problem;
+use loraxs::torch::stream::Stream;
+use loraxs::train::objective::{LabelPrediction, Objective as _};
+use loraxs::train::recorded::Passes;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tch::Kind;
 
 use crate::bench::{Bench, copied, edit};
-use crate::support::{Place, distance, fixture, json, json_lines, log, losses, room, strays};
+use crate::support::{
+    Place, alone, device, distance, fixture, json, json_lines, log, losses, numbers, room, strays,
+};
 
 #[derive(Deserialize)]
 struct Fixture {
@@ -296,4 +307,49 @@ fn rows_that_no_head_can_learn_from_are_told() {
         let catalog = bench.data("data", rows, entry);
         bench.refuses_data(&catalog, code, &[told]);
     }
+}
+
+/// The losses of one backward pass, and the gradient of each run's head, of runs over these examples trained together.
+fn tagged(seeds: &[u64], batches: &[Vec<usize>], examples: &[Example]) -> (Vec<f64>, Vec<f64>) {
+    let base = Base::open(&fixture("encoders/bert-relu-trunk")).unwrap();
+    let head = Some(HeadShape { problem: Problem::Tokens, outputs: 3 });
+    let build = Build { device: device(), kind: Kind::Float, head, seeds: seeds.to_vec(), train_base: false };
+    let mut trained = Trained::new(seeds.len() as i64);
+    let model = Classifier::load(&base, &build, &mut trained).unwrap();
+    let objective = LabelPrediction {
+        model: &model,
+        train: examples,
+        validation: examples,
+        labels: &[],
+        metrics: Vec::new(),
+        class_weights: vec![0.5, 1.0, 2.0],
+        eval_batch_size: 1,
+        recompute: false,
+        passes: Passes::default(),
+    };
+    let divisors: Vec<f64> = batches.iter().map(|batch| objective.weight(batch)).collect();
+    let noise = Noise::new(vec![Stream::seeded(0); seeds.len()]);
+    let losses = objective.backward(batches, &divisors, 1.0, &noise).unwrap().losses;
+    let runs = 0..seeds.len() as i64;
+    let of_run =
+        |run: i64| trained.entries().iter().flat_map(move |entry| numbers(&entry.tensor.grad().get(run)));
+    (numbers(&losses), runs.flat_map(of_run).collect())
+}
+
+#[test]
+fn runs_with_other_numbers_of_words_learn_together_as_alone() {
+    let _alone = alone();
+    let example = |index: usize| {
+        let length = 3 + 5 * index % 11;
+        let trained: Vec<u8> = (0..length).map(|at| u8::from(at % 3 != 2)).collect();
+        let tags = (0..trained.iter().filter(|first| **first == 1).count()).map(|at| (at + index) as u32 % 3);
+        let ids = (0..length).map(|at| ((7 * at + 13 * index) % 90 + 5) as u32).collect();
+        Example { index, ids, types: Vec::new(), label: Some(Label::Tags(tags.collect())), trained }
+    };
+    let examples: Vec<Example> = (0..6).map(example).collect();
+    let batches = [vec![0, 1, 2], vec![3, 4, 5]];
+    let together = tagged(&[1, 2], &batches, &examples);
+    let [one, two] = [(1, 0), (2, 1)].map(|(seed, run)| tagged(&[seed], &batches[run..=run], &examples));
+    assert!(distance(&together.0, &[one.0, two.0].concat()) < 1e-6);
+    assert!(distance(&together.1, &[one.1, two.1].concat()) < room(1e-5));
 }
