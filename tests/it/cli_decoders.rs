@@ -236,7 +236,6 @@ fn data_of_another_kind_than_the_base_is_refused() {
     let (decoder, encoder) = (fixture("decoders/llama-biased"), encoders().join("bert-gelu"));
     let classes = ["is for `classification`, but the base is a language model", "hint:"];
     bench.refuses_eval(&decoder, &["--task", "my/pairs"], 2, &classes);
-    bench.refuses_train(&decoder, &["data.dataset=my/pairs"], 2, &classes);
     bench.refuses_eval(&decoder, &["--predict"], 2, &["`--predict` writes GLUE submissions"]);
     bench.refuses_train(
         &decoder,
