@@ -6,7 +6,7 @@ use crate::fault::{Result as Outcome, unknown, usage};
 use crate::limits::{BEAMS, NEW_TOKENS, TOP_K};
 
 /// Settings of generation; each defaults to the catalog's.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Generation")]
 pub struct GenerationArgs {
     /// Largest number of new tokens per prompt [default: the catalog's]

@@ -33,6 +33,9 @@ pub struct PredictArgs {
     /// Data set of the catalog whose columns, label names or template are used [default: the run's]
     #[arg(long, value_name = "T")]
     pub task: Option<String>,
+    /// For language models: continue each text as it is, without the template of a data set and the chat template
+    #[arg(long, conflicts_with = "task")]
+    pub raw: bool,
     /// File to write [default: standard output]
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: Option<PathBuf>,

@@ -79,7 +79,7 @@ pub fn load(
     let hash = digest(split, task, shots, reader.map(|(tokenizer, _)| tokenizer))?;
     let same = shots.is_some_and(|shots| shots.split.name == split.name);
     let count = shots.map_or(0, |shots| shots.count);
-    let form = Form::new(split.dataset, task, reader)?;
+    let form = Form::new(&split.dataset.name, task, reader)?;
     let render = |index: usize, row: &Columns| {
         let (question, gold) = ask(task, row)?;
         let others = solved.iter().filter(|(solved, _)| !same || *solved != index).take(count);
@@ -89,6 +89,42 @@ pub fn load(
     };
     let (prompts, skipped) = read(split, task, render)?;
     Ok(Prompts { prompts, skipped, hash })
+}
+
+/// Makes prompts of rows one by one, of which nobody knows the answers.
+pub struct Asker<'a> {
+    form: Form<'a>,
+    shots: Vec<Question>,
+}
+
+impl<'a> Asker<'a> {
+    /// Creates one for the prompts of the task `name`, after solved rows of a data set of its kind.
+    ///
+    /// # Errors
+    /// When there are too few solved rows, or the tokenizer has no chat template where one is needed.
+    pub fn new(
+        name: &str,
+        task: &'a Generation,
+        shots: Option<&Shots<'_>>,
+        reader: PromptReader<'a>,
+    ) -> Result<Self> {
+        let mut before = Vec::new();
+        if let Some(shots) = shots {
+            let solved = solved(shots, generation(shots.split.dataset)?)?;
+            before.extend(solved.into_iter().map(|(_, shot)| shot).take(shots.count));
+        }
+        Ok(Self { form: Form::new(name, task, Some(reader))?, shots: before })
+    }
+
+    /// Returns the tokens of a row's prompt.
+    ///
+    /// # Errors
+    /// Why it has none: an empty column, messages that the template refuses, too many tokens.
+    pub fn tokens(&self, row: &Columns) -> std::result::Result<Vec<u32>, Refusal> {
+        let (question, _) = ask(self.form.task, row)?;
+        let shots: Vec<&Question> = self.shots.iter().collect();
+        Ok(self.form.prompt(&shots, question, row)?.1)
+    }
 }
 
 /// What a row asks, or asks and answers.
@@ -106,15 +142,13 @@ struct Form<'a> {
 }
 
 impl<'a> Form<'a> {
-    fn new(dataset: &Dataset, task: &'a Generation, reader: Option<PromptReader<'a>>) -> Result<Self> {
+    fn new(name: &str, task: &'a Generation, reader: Option<PromptReader<'a>>) -> Result<Self> {
         let mut chat = None;
         if let Some((tokenizer, _)) = reader.filter(|_| task.is_chat()) {
             chat = ChatPrompt::new(tokenizer)?;
             if chat.is_none() {
-                let message = format!(
-                    "the prompts of `{}` are a chat, but the tokenizer has no chat template",
-                    dataset.name
-                );
+                let message =
+                    format!("the prompts of `{name}` are a chat, but the tokenizer has no chat template");
                 return Err(fault(message).hint(NO_TEMPLATE).into());
             }
         }

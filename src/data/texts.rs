@@ -1,4 +1,4 @@
-//! Columns of texts by the names that they usually have, for rows of no known data set.
+//! Columns of texts and prompts by the names that they usually have, for rows of no known data set.
 
 use serde_json::Value;
 
@@ -18,6 +18,8 @@ const PAIRS: [[&str; 2]; 9] = [
 ];
 /// Single texts, the likeliest first.
 const SINGLES: [&str; 4] = ["text", "sentence", "prompt", "content"];
+/// Prompts: a conversation, or a text.
+const PROMPTS: [&str; 6] = ["messages", "conversations", "prompt", "text", "question", "instruction"];
 /// Texts that are no input.
 const NOT_TEXTS: [&str; 2] = ["label", "labels"];
 
@@ -27,13 +29,22 @@ pub fn recognised(row: &Columns) -> Option<Vec<String>> {
     if let Some(pair) = PAIRS.iter().find(|pair| pair.iter().all(|name| row.contains_key(*name))) {
         return Some(owned(pair));
     }
-    if let Some(name) = SINGLES.iter().find(|name| row.contains_key(**name)) {
-        return Some(owned(&[name]));
+    single(&SINGLES, row)
+}
+
+/// Returns the column of a row that holds a prompt: by its name, else the only text.
+pub fn recognised_prompt(row: &Columns) -> Option<Vec<String>> {
+    single(&PROMPTS, row)
+}
+
+fn single(known: &[&str], row: &Columns) -> Option<Vec<String>> {
+    if let Some(name) = known.iter().find(|name| row.contains_key(**name)) {
+        return Some(vec![(*name).to_owned()]);
     }
     let is_text = |value: &Value| value.as_str().is_some_and(|text| text.trim().parse::<f64>().is_err());
     let held = row.iter().filter(|(name, value)| !NOT_TEXTS.contains(&name.as_str()) && is_text(value));
     let names: Vec<&str> = held.map(|(name, _)| name.as_str()).collect();
-    (names.len() == 1).then(|| owned(&names))
+    (names.len() == 1).then(|| names.iter().map(|name| (*name).to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -55,5 +66,7 @@ mod tests {
             let found = recognised(row.as_object().unwrap()).map(|names| names.join(" "));
             assert_eq!(found.as_deref(), expected, "{row}");
         }
+        let row = json!({"text": "a", "messages": [], "prompt": "b"});
+        assert_eq!(recognised_prompt(row.as_object().unwrap()), Some(vec!["messages".to_owned()]));
     }
 }

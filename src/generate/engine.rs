@@ -1,17 +1,19 @@
 //! Many prompts continued in the same way: how many run at a time, and on how many threads.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::entry::Event;
+use super::entry::{Event, Id};
+use super::feed::{Feed, NextPrompt, PromptSource};
 use super::memory::shape;
-use super::request::Request;
+use super::request::{Request, StopRule};
 use super::scheduler::Scheduler;
 use super::slots::Limits;
 use super::text::{completion, stop_rule};
 use super::workers::side_by_side;
-use super::{GenerationSettings, OnDone, SamplingParams};
+use super::{GenerationSettings, OnDone, OnNews, SamplingParams};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
@@ -22,6 +24,9 @@ pub const MOST_SLOTS: usize = 256;
 
 /// Share of the free memory that the cache may take; the rest is for passes and other processes.
 const SHARE: f64 = 0.6;
+
+/// Tokens of slots are a multiple of this.
+const STEP: usize = 32;
 
 /// Continues prompts.
 #[derive(Debug)]
@@ -44,59 +49,75 @@ impl<'a> Engine<'a> {
     /// When a prompt is empty or has a token that the model lacks, the logits are not finite, one slot does not fit
     /// into memory, or `on_done` fails.
     pub fn run(&self, prompts: &[(usize, &[u32])], on_done: &mut OnDone<'_>) -> Result<bool> {
-        let mut requests = self.requests(prompts)?;
-        let longest = requests.first().map_or(0, |request| request.ids.len());
-        let capacity = longest.saturating_add(self.params().max_new_tokens).saturating_add(31) / 32 * 32;
-        let slots = self.slots(longest, capacity)?.min(prompts.len());
-        let limits = |slots| Limits { slots: slots * self.params().search.beams, tokens: capacity };
-        let workers = self.workers().min(slots);
-        if workers > 1 {
-            let mut done = BTreeSet::new();
-            let mut note = |index, completion| {
-                on_done(index, completion)?;
-                done.insert(index);
-                Ok(())
-            };
-            // Dealt out in turn, so that lengths are similar.
-            let deal = |worker| requests.iter().skip(worker).step_by(workers).cloned().collect();
-            let (tokenizer, settings, limits) = (self.tokenizer, self.settings, limits(slots / workers));
-            let serve = |model: &CausalLm, requests: Vec<Request<'_>>, on_done: &mut OnDone<'_>| {
-                serve(model, (tokenizer, settings), requests, limits, on_done)
-            };
-            if !side_by_side(self.model, (0..workers).map(deal).collect(), serve, &mut note)? {
-                return Ok(false);
-            }
-            // Requests that a thread had no memory for are left.
-            requests.retain(|request| !done.contains(&request.index));
-        }
-        serve(self.model, (self.tokenizer, self.settings), requests, limits(slots), on_done)
-    }
-
-    fn params(&self) -> &SamplingParams {
-        &self.settings.params
-    }
-
-    /// Returns a request for each prompt, longest first: neighbours in the queue have similar lengths, and memory runs out
-    /// early if at all.
-    fn requests(&self, prompts: &[(usize, &[u32])]) -> Result<Vec<Request<'a>>> {
-        let params = Arc::new(self.params().clone());
-        let stop = stop_rule(self.tokenizer, &self.settings.stop);
-        let request = |&(index, ids): &(usize, &[u32])| {
-            let request = Request { index, ids: ids.to_vec(), params: params.clone(), stop: stop.clone() };
-            request.check(&self.model.config).map(|()| request)
+        let config = &self.model.config;
+        let params = Arc::new(self.settings.params.clone());
+        let request = |&(index, ids): &(usize, &[u32])| Request {
+            index,
+            ids: ids.to_vec(),
+            params: params.clone(),
+            stop: None,
         };
-        let mut requests = prompts.iter().map(request).collect::<Result<Vec<_>>>()?;
+        let mut requests: Vec<Request<'_>> = prompts.iter().map(request).collect();
+        requests.iter().try_for_each(|request| request.check(config))?;
+        // Longest first: neighbours in the queue have similar lengths, and memory runs out early if at all.
         requests.sort_by_key(|request| Reverse(request.ids.len()));
-        let positions = self.model.config.positions;
-        let beyond = requests.iter().filter(|request| request.tokens() as i64 > positions).count();
+        let beyond = requests.iter().filter(|request| request.tokens() as i64 > config.positions).count();
         if beyond > 0 {
             tracing::warn!(
-                "{beyond} of {} prompts with {} new tokens go beyond the {positions} positions that the model was made for",
+                "{beyond} of {} prompts with {} new tokens go beyond the {} positions that the model was made for",
                 requests.len(),
-                params.max_new_tokens
+                params.max_new_tokens,
+                config.positions
             );
         }
-        Ok(requests)
+        let (count, longest) = (requests.len(), requests.first().map_or(0, Request::tokens));
+        let mut rest = requests.into_iter();
+        let mut next = |_| {
+            Ok(rest.next().map_or(NextPrompt::End, |request| NextPrompt::Prompt(request.index, request.ids)))
+        };
+        let mut done =
+            |index, found: Option<_>| found.map_or(Ok(()), |completion| on_done(index, completion));
+        self.serve(&mut next, (count, longest), &mut done)
+    }
+
+    /// Continues prompts as `next` has them; `on_news` gets completions in the order in which they end, and for what has no
+    /// tokens, nothing. Returns false if the run was interrupted.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and as `next`.
+    pub fn follow(&self, next: &mut PromptSource<'_>, on_news: &mut OnNews<'_>) -> Result<bool> {
+        self.serve(next, (usize::MAX, 0), on_news)
+    }
+
+    /// Continues at most `count` prompts; `longest` are the tokens of the longest and its completion, 0 if unknown.
+    fn serve(
+        &self,
+        next: &mut PromptSource<'_>,
+        (count, longest): (usize, usize),
+        on_news: &mut OnNews<'_>,
+    ) -> Result<bool> {
+        let threads = self.workers().min(count).max(1);
+        let feed = Feed::new(next, threads);
+        let (tokenizer, settings) = (self.tokenizer, self.settings);
+        let how = How { tokenizer, settings, threads, count, longest };
+        if threads > 1 {
+            let mut note = |index, found| {
+                feed.done(index);
+                on_news(index, found)
+            };
+            let serve = |model: &CausalLm, thread: usize, news: &mut OnNews<'_>, stop: &AtomicBool| {
+                let served = Server::new(model, how, &feed, thread).run(news, stop);
+                feed.leave(thread);
+                served
+            };
+            if !side_by_side(self.model, (0..threads).collect(), serve, &mut note)? {
+                return Ok(false);
+            }
+            // Prompts that a thread had no memory for are left.
+            feed.return_all();
+        }
+        let how = How { threads: 1, ..how };
+        Server::new(self.model, how, &feed, 0).run(on_news, &AtomicBool::new(false))
     }
 
     /// Returns the number of threads that continue separate prompts. The passes of a model that fits a CPU's
@@ -107,19 +128,39 @@ impl<'a> Engine<'a> {
         }
         usize::try_from(tch::get_num_threads()).unwrap_or(1)
     }
+}
 
-    /// Returns the number of prompts that run at a time, the longest of so many tokens.
+/// How prompts are continued.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    tokenizer: &'a Tokenizer,
+    settings: &'a GenerationSettings,
+    /// Threads that do so.
+    threads: usize,
+    /// Most prompts that will come.
+    count: usize,
+    /// Tokens of the longest and its completion; 0 if unknown.
+    longest: usize,
+}
+
+impl How<'_> {
+    fn params(&self) -> &SamplingParams {
+        &self.settings.params
+    }
+
+    /// Returns the number of prompts that a thread continues at a time, each of so many `tokens` with its completion.
     ///
     /// # Errors
     /// When memory does not suffice for even one.
-    fn slots(&self, longest: usize, capacity: usize) -> Result<usize> {
+    fn slots(&self, model: &CausalLm, tokens: usize) -> Result<usize> {
         let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
-        let row = shape(self.model).bytes_per_token().saturating_mul(capacity);
-        let free = free_bytes(self.model.device()).unwrap_or(usize::MAX);
+        let row = shape(model).bytes_per_token().saturating_mul(tokens);
+        let free = free_bytes(model.device()).unwrap_or(usize::MAX);
         // One more slot, for the shared beginning of all prompts.
         let least = row.saturating_mul(beams.saturating_add(1));
         if least > free {
             let [least, free] = [least, free].map(|bytes| bytes as f64 / 1e9);
+            let longest = tokens.saturating_sub(new);
             return Err(fault(format!(
                 "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {least:.1} GB of keys and \
                  values, and {free:.1} GB are free"
@@ -128,37 +169,126 @@ impl<'a> Engine<'a> {
             .into());
         }
         let affordable = (free as f64 * SHARE / row.saturating_mul(beams).max(1) as f64) as usize;
+        Ok((affordable.min(self.most()) / self.threads).max(1))
+    }
+
+    /// Returns the most prompts at a time, of all threads.
+    fn most(&self) -> usize {
         let most = match self.settings.max_slots {
-            0 => MOST_SLOTS / beams,
+            0 => MOST_SLOTS / self.params().search.beams,
             most => most,
         };
-        Ok(affordable.min(most).max(1))
+        most.min(self.count).max(1)
     }
 }
 
-/// Continues requests with a scheduler of their own; false when interrupted.
-fn serve(
-    model: &CausalLm,
-    (tokenizer, settings): (&Tokenizer, &GenerationSettings),
-    requests: Vec<Request<'_>>,
-    limits: Limits,
-    on_done: &mut OnDone<'_>,
-) -> Result<bool> {
-    let mut scheduler = Scheduler::new(model, limits);
-    let mut indices = BTreeMap::new();
-    for request in requests {
-        let index = request.index;
-        indices.insert(scheduler.submit(request)?, index);
-    }
-    while !scheduler.is_idle() {
-        if (settings.interrupted)() {
-            return Ok(false);
+/// A scheduler with the prompts that a thread continues.
+struct Server<'a, 'f, 'p> {
+    model: &'a CausalLm,
+    how: How<'a>,
+    feed: &'a Feed<'f, 'p>,
+    thread: usize,
+    params: Arc<SamplingParams>,
+    stop: Option<StopRule<'a>>,
+    scheduler: Scheduler<'a>,
+    /// Prompts at a time, and tokens of each.
+    room: (usize, usize),
+    running: BTreeMap<Id, usize>,
+    /// Prompts that need more room, for which the running ones must end.
+    ahead: Vec<Request<'a>>,
+    is_over: bool,
+}
+
+impl<'a, 'f, 'p> Server<'a, 'f, 'p> {
+    fn new(model: &'a CausalLm, how: How<'a>, feed: &'a Feed<'f, 'p>, thread: usize) -> Self {
+        let (params, stop) = (Arc::new(how.params().clone()), stop_rule(how.tokenizer, &how.settings.stop));
+        let scheduler = Scheduler::new(model, Limits { slots: 0, tokens: 0 });
+        let (running, ahead) = (BTreeMap::new(), Vec::new());
+        Self {
+            model,
+            how,
+            feed,
+            thread,
+            params,
+            stop,
+            scheduler,
+            room: (0, 0),
+            running,
+            ahead,
+            is_over: false,
         }
-        for event in scheduler.step()? {
-            if let Event::Finished(id, ids, finish) = event {
-                on_done(indices[&id], completion(tokenizer, &settings.stop, ids, finish)?)?;
+    }
+
+    /// Continues prompts until there are no more; false when interrupted.
+    fn run(&mut self, news: &mut OnNews<'_>, stop: &AtomicBool) -> Result<bool> {
+        loop {
+            if (self.how.settings.interrupted)() || stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            self.take(news)?;
+            if self.running.is_empty() {
+                if self.ahead.is_empty() && self.is_over {
+                    return Ok(true);
+                }
+                self.make_room()?;
+            }
+            for event in self.scheduler.step()? {
+                if let Event::Finished(id, ids, finish) = event
+                    && let Some(index) = self.running.remove(&id)
+                {
+                    let (tokenizer, stop) = (self.how.tokenizer, &self.how.settings.stop);
+                    news(index, Some(completion(tokenizer, stop, ids, finish)?))?;
+                    if self.how.threads == 1 {
+                        self.feed.done(index);
+                    }
+                }
             }
         }
     }
-    Ok(true)
+
+    /// Takes prompts that are there, as many as there is room for; of those that need more room, as many as run at a time.
+    fn take(&mut self, news: &mut OnNews<'_>) -> Result<()> {
+        let most = self.how.most().div_ceil(self.how.threads);
+        while !self.is_over
+            && (self.running.is_empty() || self.ahead.is_empty())
+            && self.running.len() + self.ahead.len() < most.min(self.room.0.max(self.ahead.len() + 1))
+        {
+            let is_idle = self.running.is_empty() && self.ahead.is_empty();
+            match self.feed.next(self.thread, is_idle)? {
+                NextPrompt::Prompt(index, ids) => {
+                    let (params, stop) = (self.params.clone(), self.stop.clone());
+                    let request = Request { index, ids, params, stop };
+                    if request.tokens() <= self.room.1 && self.ahead.is_empty() {
+                        self.running.insert(self.scheduler.submit(request)?, index);
+                    } else {
+                        self.ahead.push(request);
+                    }
+                }
+                NextPrompt::Refused(index) => news(index, None)?,
+                NextPrompt::Later => break,
+                NextPrompt::End => self.is_over = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the prompts ahead a cache that holds them.
+    fn make_room(&mut self) -> Result<()> {
+        let Some(needed) = self.ahead.iter().map(Request::tokens).max() else { return Ok(()) };
+        // Longer ones may come.
+        let spare = if self.how.longest == 0 && !self.is_over { needed / 4 } else { 0 };
+        let tokens = needed.saturating_add(spare).max(self.how.longest).max(self.room.1);
+        let tokens = tokens.saturating_add(STEP - 1) / STEP * STEP;
+        // Its memory must be free before it is counted.
+        self.scheduler = Scheduler::new(self.model, Limits { slots: 0, tokens: 0 });
+        let slots = self.how.slots(self.model, tokens)?;
+        let width = self.how.params().search.beams;
+        self.scheduler = Scheduler::new(self.model, Limits { slots: slots * width, tokens });
+        self.room = (slots, tokens);
+        for request in self.ahead.drain(..) {
+            let index = request.index;
+            self.running.insert(self.scheduler.submit(request)?, index);
+        }
+        Ok(())
+    }
 }

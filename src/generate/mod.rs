@@ -12,6 +12,7 @@ pub mod config;
 mod decoding;
 pub mod engine;
 mod entry;
+mod feed;
 mod memory;
 pub mod penalties;
 mod request;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Result;
 pub use engine::Engine;
 pub use entry::{Event, Id};
+pub use feed::{NextPrompt, PromptSource};
 pub use penalties::Penalties;
 pub use request::{Request, StopRule};
 pub use scheduler::Scheduler;
@@ -158,3 +160,6 @@ pub struct Completion {
 
 /// Receives each completion as it ends, with its prompt's index; an error ends the run.
 pub type OnDone<'a> = dyn FnMut(usize, Completion) -> Result<()> + 'a;
+
+/// Receives the same of prompts that come one by one, and nothing for what cannot be continued.
+pub type OnNews<'a> = dyn FnMut(usize, Option<Completion>) -> Result<()> + 'a;

@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::memory::unless_exhausted;
-use super::{Completion, OnDone};
+use super::{Completion, OnNews};
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
 
@@ -20,22 +20,23 @@ unsafe impl Sync for Shared<'_> {}
 
 /// Message from a thread.
 enum News {
-    Done(usize, Completion),
+    /// A completion, or that there is none to a prompt.
+    Done(usize, Option<Completion>),
     Failed(anyhow::Error),
     /// A libtorch panic, with its message, which would be lost with the thread.
     Panicked(Box<dyn Any + Send>),
 }
 
-/// Calls `serve` with each share on a thread of its own. Returns false when one was interrupted, as `serve` says; otherwise
-/// something of a share is left over only if memory ran out.
+/// Calls `serve` with each share on a thread of its own; its flag is set once the others are to stop. Returns false when one
+/// was interrupted, as `serve` says; otherwise something of a share is left over only if memory ran out.
 ///
 /// # Errors
-/// As `serve` and `on_done`.
+/// As `serve` and `on_news`.
 pub fn side_by_side<T: Send>(
     model: &CausalLm,
     shares: Vec<T>,
-    serve: impl Fn(&CausalLm, T, &mut OnDone<'_>) -> Result<bool> + Sync,
-    on_done: &mut OnDone<'_>,
+    serve: impl Fn(&CausalLm, T, &mut OnNews<'_>, &AtomicBool) -> Result<bool> + Sync,
+    on_news: &mut OnNews<'_>,
 ) -> Result<bool> {
     let threads = tch::get_num_threads();
     let (shared, stop, whole) = (Shared(model), AtomicBool::new(false), AtomicBool::new(true));
@@ -46,11 +47,11 @@ pub fn side_by_side<T: Send>(
             scope.spawn(move || {
                 // This setting is per thread.
                 tch::set_num_threads(1);
-                let mut done = |index, completion| {
-                    let told = tell.send(News::Done(index, completion)).is_ok();
+                let mut done = |index, found| {
+                    let told = tell.send(News::Done(index, found)).is_ok();
                     if told && !stop.load(Ordering::Relaxed) { Ok(()) } else { Err(fault("stopped").into()) }
                 };
-                let serve = || unless_exhausted(|| serve(shared.0, share, &mut done));
+                let serve = || unless_exhausted(|| serve(shared.0, share, &mut done, stop));
                 match catch_unwind(AssertUnwindSafe(serve)) {
                     Ok(Ok(Some(false))) => whole.store(false, Ordering::Relaxed),
                     Ok(Ok(_)) => {}
@@ -65,7 +66,7 @@ pub fn side_by_side<T: Send>(
             // After a failure, only wait for the rest.
             if outcome.is_ok() {
                 outcome = match item {
-                    News::Done(index, completion) => on_done(index, completion),
+                    News::Done(index, found) => on_news(index, found),
                     News::Failed(error) => Err(error),
                     News::Panicked(payload) => {
                         stop.store(true, Ordering::Relaxed);

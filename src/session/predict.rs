@@ -3,13 +3,13 @@
 mod answer;
 mod classes;
 mod input;
+mod language;
 mod output;
 
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use answer::Kind;
 use input::{Form, Input, Source};
 
 use super::environment::Environment;
@@ -21,6 +21,7 @@ use crate::cli::{AnswerFormat, EvalArgs, PredictArgs};
 use crate::data::dataset::Dataset;
 use crate::data::rows::TEXT;
 use crate::data::template::Template;
+use crate::data::texts::recognised;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault, usage};
 use crate::files;
@@ -122,7 +123,10 @@ impl Predictor<'_> {
     }
 
     fn write(&self, out: &mut dyn Write) -> Result<Told> {
-        self.classes(out)
+        match self.subject.head()? {
+            Some(head) => self.classes(head, out),
+            None => self.completions(out),
+        }
     }
 
     /// Returns the data set that columns, names and templates come from, if one is known.
@@ -143,19 +147,23 @@ impl Predictor<'_> {
         Ok(found)
     }
 
-    /// Begins to read the rows.
-    fn input(&self, dataset: Option<&Dataset>, kind: &Kind) -> Result<Input> {
+    /// Returns the columns of the texts of a classifier.
+    fn text_form(&self, dataset: Option<&Dataset>) -> Form {
         let args = self.args;
         let named = dataset.and_then(|dataset| dataset.task.labelled()).unwrap_or_default().0;
-        let named = named.iter().flat_map(Template::columns).map(str::to_owned);
-        let columns = if args.columns.is_empty() { named.collect() } else { args.columns.clone() };
+        let columns = if args.columns.is_empty() { columns_of(named) } else { args.columns.clone() };
         let plain = match columns.is_empty() {
             true => [TEXT, PAIR].map(str::to_owned).to_vec(),
             false => columns.clone(),
         };
         let field = dataset.and_then(|dataset| dataset.field.clone());
         let is_given = !args.columns.is_empty();
-        let mut form = Form { columns, is_given, plain, field, taken: kind.columns() };
+        Form { columns, find: recognised, is_given, plain, field }
+    }
+
+    /// Begins to read the rows.
+    fn input(&self, mut form: Form) -> Result<Input> {
+        let args = self.args;
         let source = match &args.input {
             Some(path) => Source::File(path.clone()),
             None if args.text.is_empty() => Source::Stream,
@@ -183,6 +191,19 @@ impl Predictor<'_> {
     }
 }
 
+/// Returns the columns that templates need, or if they need none, all that they name.
+fn columns_of(templates: &[Template]) -> Vec<String> {
+    let needed: Vec<&str> = templates.iter().flat_map(Template::needed).collect();
+    let all = || templates.iter().flat_map(Template::columns).collect();
+    let mut found: Vec<String> = Vec::new();
+    for name in if needed.is_empty() { all() } else { needed } {
+        if !found.iter().any(|known| known == name) {
+            found.push(name.to_owned());
+        }
+    }
+    found
+}
+
 /// Refuses options that do not go together, and files that cannot be replaced.
 fn check(args: &PredictArgs) -> Result<()> {
     let (texts, pairs) = (args.text.len(), args.text_pair.len());
@@ -204,12 +225,12 @@ fn check(args: &PredictArgs) -> Result<()> {
 /// Refuses a text where a pair is expected, and the other way round.
 fn check_width(form: &Form, width: usize) -> Result<()> {
     let wanted = form.columns.len();
-    if wanted == 0 || wanted == width {
+    if wanted == width || wanted == 0 && width <= form.plain.len() {
         return Ok(());
     }
-    let names = form.columns.join("`, `");
+    let names = if wanted == 0 { &form.plain } else { &form.columns }.join("`, `");
     Err(match wanted {
-        1 => {
+        0 | 1 => {
             usage(format!("the model reads one text, `{names}`, not a pair")).hint("leave out `--text-pair`")
         }
         2 => usage(format!("the model reads pairs, `{names}`")).hint("give the second text as `--text-pair`"),

@@ -1,5 +1,6 @@
 //! `loraxs predict`: answers equal to those of `eval` and of Transformers' pipelines, as they come, and why there is none.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::bench::{Bench, check, text};
+use crate::bench::{Bench, check, copied, text};
 use crate::support::{Place, encoders, errors, fixture, json, json_lines, real, room};
 
 /// A checkpoint of the fixtures.
@@ -273,8 +274,9 @@ fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
     let input = "{\"text\": \"rain\", \"id\": 12345678901234567890123}\n{\"text\": \n{\"text\": null}\n[1]\n\
                  {\"other\": 1}\n{\"text\": \"snow\", \"prediction\": 3}\n{\"text\": 7}\n";
     let output = fed(&mut place.command(&["predict", "--model", &model]), input);
-    let words = ["error: 5 of 7 rows have no answer; the first is line 2: not valid JSON: "];
-    check(&["predict"], &output, 1, &words);
+    assert_eq!(output.status.code(), Some(1));
+    let told = "error: 4 of 7 rows have no answer; the first is line 2: not valid JSON: ";
+    assert!(errors(&output).contains(told), "{}", errors(&output));
     let answers = lines(&output);
     let told: Vec<&str> = answers.iter().map(|answer| answer["error"].as_str().unwrap_or_default()).collect();
     assert_eq!(told[0], "");
@@ -283,7 +285,10 @@ fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
     assert_eq!(told[2], "column `text` is empty");
     assert!(told[3].contains("expected an object of columns, found a list"), "{told:?}");
     assert_eq!(told[4], "column `text` is empty");
-    assert_eq!(told[5], "column `prediction` is named as a column of the answers");
+    assert_eq!((told[5], &answers[5]["input_prediction"]), ("", &json!(3)));
+    assert!(
+        answers[5]["prediction"].is_string() && errors(&output).contains("written as `input_prediction`")
+    );
     assert_eq!((told[6], &answers[6]["text"]), ("", &json!(7)));
     assert_eq!((&answers[4]["other"], &answers[4]["line"]), (&json!(1), &json!(5)));
     // In a flat format, an error has a column of its own.
@@ -297,7 +302,7 @@ fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
     );
     let mut reader = csv::Reader::from_path(place.path("o.csv")).unwrap();
     let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-    assert_eq!((records.len(), records[2].iter().last()), (7, Some("column `text` is empty")));
+    assert_eq!((records.len(), records[2].iter().last()), (7, Some("line 3: column `text` is empty")));
     // Long texts are cut, and that is told.
     let long = format!("{}\n", "rain ".repeat(100));
     let output = fed(&mut place.command(&["predict", "--model", &model, "--max-length", "12"]), &long);
@@ -316,19 +321,21 @@ fn wrong_inputs_get_one_clear_message_each() {
     };
     fs::write(bench.path("two.csv"), "title,body\na,b\n").unwrap();
     fs::write(bench.path("semi.csv"), "title;body\na;b\n").unwrap();
-    fs::write(bench.path("taken.csv"), "text,prediction\na,b\n").unwrap();
     fs::write(bench.path("lines.txt"), "rain\n").unwrap();
     fs::write(bench.path("empty.jsonl"), "").unwrap();
     fs::write(bench.path("rows.dat"), "x").unwrap();
     fs::create_dir(bench.path("folder")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 19] = [
+    let cases: [(&[&str], i32, &[&str]); 18] = [
         (&["--input", "none.csv"], 1, &["cannot read `none.csv`", "No such file"]),
         (&["--input", "rows.dat"], 1, &["cannot tell the format of `rows.dat`", "`.txt`"]),
         (&["--input", "empty.jsonl"], 1, &["`empty.jsonl` holds no row"]),
         (
             &["--input", "two.csv"],
             2,
-            &["cannot tell which columns of `two.csv` are the text", "`--columns`; columns: `title`, `body`"],
+            &[
+                "cannot tell which column of `two.csv` is to be read",
+                "`--columns`, or the two of a pair; columns: `title`, `body`",
+            ],
         ),
         (
             &["--input", "two.csv", "--columns", "titel"],
@@ -337,7 +344,6 @@ fn wrong_inputs_get_one_clear_message_each() {
         ),
         (&["--input", "semi.csv", "--columns", "title"], 2, &["no column `title`", "separated by commas"]),
         (&["--input", "two.csv", "--task", "tiny/pairs"], 2, &["no column `sentence1`", "`--columns`"]),
-        (&["--input", "taken.csv"], 2, &["has a column `prediction`", "rename it"]),
         (
             &["--input", "lines.txt", "--task", "tiny/pairs"],
             2,
@@ -376,7 +382,7 @@ fn wrong_inputs_get_one_clear_message_each() {
             "[{\"text\": \"a\"}]",
             &["`standard input` holds a list of JSON", "hint: save it to a file named `.json`"][..],
         ),
-        ("{\"titel\": 1}\n", &["cannot tell which columns of `standard input`", "columns: `titel`"]),
+        ("{\"titel\": 1}\n", &["cannot tell which column of `standard input`", "columns: `titel`"]),
     ] {
         let output = fed(&mut bench.0.command(&["predict", "--model", &model]), input);
         check(&[input], &output, if input.starts_with('[') { 1 } else { 2 }, words);
@@ -439,4 +445,233 @@ fn a_thousand_real_sentences_are_answered_as_eval_scores_them() {
     let predictions = place.path("scored/predictions/sst2.jsonl");
     let distance = distance_to_eval(&answers, &predictions, &["negative", "positive"]);
     assert!(distance < room(1e-6), "{distance}");
+}
+
+/// One text of `predictions.json`, and how it is continued: as it is, and as a user's message.
+#[derive(Deserialize)]
+struct Continued {
+    text: String,
+    completion: String,
+    answer: String,
+}
+
+/// The texts that a decoder of the fixtures continues.
+fn continued(model: &str) -> Vec<Continued> {
+    let expected: Value = json(&fixture("predictions.json"));
+    serde_json::from_value(expected["completions"][model].clone()).unwrap()
+}
+
+/// A copy of a decoder of the fixtures with a chat template.
+fn with_template(place: &Place, model: &str) -> String {
+    let copy = copied(&fixture("decoders").join(model), &place.path("chat-model"));
+    let expected: Value = json(&fixture("predictions.json"));
+    fs::write(copy.join("chat_template.jinja"), expected["template"].as_str().unwrap()).unwrap();
+    copy.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn completions_are_those_of_transformers_as_texts_and_in_a_chat() {
+    let place = Place::of_decoders();
+    for model in ["llama-biased", "qwen3-normed"] {
+        let rows = continued(model);
+        assert!(rows.len() > 4);
+        let line = |row: &Continued| format!("{}\n", json!({"prompt": row.text, "id": row.text.len()}));
+        fs::write(place.path("rows.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
+        let folder = fixture("decoders").join(model);
+        let chat = with_template(&place, model);
+        let cases: [(&str, &[&str], bool); 4] = [
+            (folder.to_str().unwrap(), &[], false),
+            (&chat, &[], true),
+            (&chat, &["--raw"], false),
+            (&chat, &["--batch-size", "2"], true),
+        ];
+        for (folder, more, is_chat) in cases {
+            let args = ["predict", "--model", folder, "--input", "rows.jsonl", "--max-new-tokens", "12"];
+            let answers = lines(&place.run(&[&args[..], more].concat(), 0));
+            assert_eq!(answers.len(), rows.len());
+            for (row, answer) in rows.iter().zip(&answers) {
+                let expected = if is_chat { &row.answer } else { &row.completion };
+                assert_eq!(answer["completion"], *expected, "{model} {more:?} {answer}");
+                assert_eq!((&answer["id"], &answer["prompt"]), (&json!(row.text.len()), &json!(row.text)));
+                assert!(["end", "length"].contains(&answer["finish"].as_str().unwrap()));
+            }
+        }
+        // Conversations, whose answers at the end are left out, and plain lines.
+        let message = |row: &Continued| {
+            let turns =
+                json!([{"role": "user", "content": row.text}, {"role": "assistant", "content": "No."}]);
+            format!("{}\n", json!({"messages": turns}))
+        };
+        let conversations: String = rows.iter().map(message).collect();
+        let texts: String = rows.iter().map(|row| format!("{}\n", row.text)).collect();
+        for input in [conversations, texts] {
+            let args = ["predict", "--model", &chat, "--max-new-tokens", "12"];
+            let answers = lines(&fed(&mut place.command(&args), &input));
+            let told: Vec<&str> =
+                answers.iter().map(|answer| answer["completion"].as_str().unwrap()).collect();
+            assert_eq!(told, rows.iter().map(|row| &row.answer[..]).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_run_asks_by_its_own_template_and_sampling_is_that_of_eval() {
+    let place = Place::with_own(
+        "[sums]\ntask = \"generation\"\nfiles = { train = \"sums.jsonl\", test = \"sums.jsonl\" }\n\
+         prompt = \"Question: {question}\\nAnswer:\"\nanswer = \"{answer}\"\nscorers = [\"gsm8k/flexible\"]\n\
+         max_new_tokens = 9\nstop = [\"y\"]\n\
+         [told]\ntask = \"instruction\"\nfiles = { train = \"sums.jsonl\", validation = \"sums.jsonl\" }\n\
+         prompt = \"Question: {question}\\nAnswer:\"\nresponse = \" {answer}\"\n",
+    );
+    let row =
+        |i: usize| format!("{{\"question\": \"What is {i} + {}?\", \"answer\": \"{}\"}}\n", i * i, i + i * i);
+    fs::write(place.path("sums.jsonl"), (0..40).map(row).collect::<String>()).unwrap();
+    let model = fixture("decoders/llama-biased");
+    let recipe = format!(
+        "[model]\nname = {model:?}\n[adapter]\nrank = 2\nalpha = 2\n[data]\ndataset = \"told\"\nmax_length = 48\n\
+         [train]\nmax_steps = 2\nbatch_size = 4\nlearning_rate = 0.05\n[eval]\nevery = \"never\"\n"
+    );
+    place.train(&recipe, "run", &[]);
+    let sampled = ["--temperature", "0.9", "--seed", "7", "--top-k", "20"];
+    for (more, name) in [
+        (&[][..], "greedy"),
+        (&sampled, "sampled"),
+        (&["--shots", "2"], "shots"),
+        (&["--beams", "3"], "beams"),
+    ] {
+        let eval = ["eval", "--run", "run", "--task", "sums", "--out", name];
+        place.run(&[&eval[..], more].concat(), 0);
+        let records: Vec<Value> = json_lines(&place.path(&format!("{name}/predictions/sums.jsonl")));
+        let input = ["predict", "--run", "run", "--task", "sums", "--input", "sums.jsonl"];
+        let answers = lines(&place.run(&[&input[..], more].concat(), 0));
+        assert_eq!(answers.len(), 40);
+        // Of the rows that are shots, `eval` leaves each out of its own.
+        for (record, answer) in records.iter().zip(&answers).skip(if name == "shots" { 3 } else { 0 }) {
+            assert_eq!(
+                (&answer["completion"], &answer["finish"]),
+                (&record["completion"], &record["finish"]),
+                "{name}"
+            );
+            assert_eq!(answer["answer"].as_str(), record["gold"].as_str());
+        }
+    }
+    // The run's own data set asks the same, but knows no stop text; a text is what its one column holds.
+    let args = ["predict", "--run", "run", "--max-new-tokens", "9"];
+    let own = lines(&place.run(&[&args[..], &["--input", "sums.jsonl"]].concat(), 0));
+    let text = lines(
+        &place.run(&[&args[..], &["--text", "What is 1 + 1?", "--text", "What is 2 + 4?"]].concat(), 0),
+    );
+    assert_eq!(
+        [&text[0]["completion"], &text[1]["completion"]],
+        [&own[1]["completion"], &own[2]["completion"]]
+    );
+    let raw = ["--raw", "--text", "Question: What is 1 + 1?\nAnswer:"];
+    assert_eq!(lines(&place.run(&[&args[..], &raw].concat(), 0))[0]["completion"], own[1]["completion"]);
+    // CSV holds what breaks lines.
+    place.run(&[&args[..], &["--input", "sums.jsonl", "--out", "o.csv"]].concat(), 0);
+    let mut reader = csv::Reader::from_path(place.path("o.csv")).unwrap();
+    let cells: Vec<String> = reader.records().map(|record| record.unwrap()[2].to_owned()).collect();
+    assert_eq!(cells, own.iter().map(|answer| answer["completion"].as_str().unwrap()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_prompt_is_answered_before_the_next_one_is_written_and_order_is_kept() {
+    let place = Place::of_decoders();
+    let model = fixture("decoders/llama-biased");
+    let args = ["predict", "--model", model.to_str().unwrap(), "--max-new-tokens", "6"];
+    let mut command = place.command(&args);
+    let (mut child, mut input, mut output) = piped(&mut command);
+    for words in ["What is 2?", "a", "What is 2 and what else is there to tell of it?"] {
+        input.write_all(format!("{words}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap()["text"], words);
+    }
+    drop(output);
+    input.write_all(b"more\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "whoever stops reading ends it");
+    // Several threads, prompts of all lengths, rows without an answer between them, more than are read at once.
+    let row = |i: usize| match i % 7 {
+        3 => format!("{{\"prompt\": null, \"id\": {i}}}\n"),
+        _ => format!("{}\n", json!({"prompt": "2 + ".repeat(1 + i * i % 11), "id": i})),
+    };
+    let rows: String = (0..2500).map(row).collect();
+    let bench = Bench(place);
+    let more = ["--device", "cpu", "--threads", "3"];
+    let output = fed(&mut bench.bare(&[&args[..], &more].concat()), &rows);
+    let answers = lines(&output);
+    assert_eq!((output.status.code(), answers.len()), (Some(1), 2500), "{}", errors(&output));
+    for (i, answer) in answers.iter().enumerate() {
+        assert_eq!(answer["id"], i);
+        assert_eq!(answer.get("completion").is_some(), i % 7 != 3, "{answer}");
+    }
+    let mut told = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| answer["prompt"].is_string()) {
+        let first = told.entry(answer["prompt"].as_str()).or_insert(&answer["completion"]);
+        assert_eq!(*first, &answer["completion"]);
+    }
+    assert_eq!(told.len(), 6);
+}
+
+#[test]
+fn wrong_prompts_get_one_clear_message_each() {
+    let bench = Bench(Place::of_decoders());
+    let model = fixture("decoders/llama-biased");
+    let model = model.to_str().unwrap();
+    fs::write(bench.path("rows.csv"), "question,answer\na,b\n").unwrap();
+    fs::write(bench.path("two.csv"), "first,second\na,b\n").unwrap();
+    fs::write(bench.path("chat.jsonl"), "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n")
+        .unwrap();
+    let cases: [(&[&str], i32, &[&str]); 9] = [
+        (&["--input", "two.csv"], 2, &["cannot tell which column of `two.csv` is to be read", "`--columns`"]),
+        (&["--input", "two.csv", "--columns", "first,second"], 2, &["a prompt is in one column"]),
+        (
+            &["--input", "rows.csv", "--columns", "answer", "--task", "tiny/instructions"],
+            2,
+            &["the template of the prompts names their columns, `question`", "`--raw`"],
+        ),
+        (
+            &["--input", "two.csv", "--task", "tiny/instructions"],
+            2,
+            &["no column `question`", "columns: `first`, `second`"],
+        ),
+        (
+            &["--input", "chat.jsonl"],
+            1,
+            &["the prompts of `the input` are a chat, but the tokenizer has no chat template", "hint: "],
+        ),
+        (&["--text", "a", "--text-pair", "b"], 2, &["reads one text", "leave out `--text-pair`"]),
+        (
+            &["--text", "a", "--max-length", "9"],
+            2,
+            &["`--max-length` cuts the texts of classifiers", "`--max-new-tokens`"],
+        ),
+        (
+            &["--text", "a", "--shots", "1"],
+            2,
+            &["`--shots` are rows of a data set for `generation`", "`--task`"],
+        ),
+        (&["--text", "a", "--raw", "--task", "tiny/instructions"], 2, &["--raw", "cannot be used with"]),
+    ];
+    for (more, code, words) in cases {
+        let args = [&["predict", "--model", model][..], more].concat();
+        bench.refuses(&args, code, words);
+    }
+    // What is wrong with a row alone is told with the row.
+    let long = format!("{}\n\"\"\n", json!({"prompt": "2 + ".repeat(5000)}));
+    let output = fed(&mut bench.0.command(&["predict", "--model", model]), &long);
+    let answers = lines(&output);
+    assert!(
+        answers[0]["error"].as_str().unwrap().contains("that the model has positions for"),
+        "{}",
+        answers[0]
+    );
+    assert_eq!((answers.len(), output.status.code()), (2, Some(1)));
+    let encoder = encoder("roberta-gelu");
+    bench.refuses(
+        &["predict", "--model", &encoder, "--text", "a", "--temperature", "1"],
+        2,
+        &["language model"],
+    );
+    bench.refuses(&["predict", "--model", &encoder, "--text", "a", "--raw"], 2, &["language model"]);
 }

@@ -1,14 +1,17 @@
 //! What is told of a row: the columns that an answer adds to it, for each kind of answer.
 
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
 
 use crate::data::row::Columns;
 use crate::eval::predictions::argmax;
+use crate::generate::Completion;
 
 /// The main column of a classifier's answer.
 const PREDICTION: &str = "prediction";
 /// Probabilities by label; in flat formats, a column `p_LABEL` for each.
 const PROBABILITIES: &str = "probabilities";
+/// The text by which a language model continues a prompt, and why it ends.
+const COMPLETION: [&str; 2] = ["completion", "finish"];
 /// Why a row has no answer.
 pub const ERROR: &str = "error";
 
@@ -21,6 +24,8 @@ pub enum Kind {
     Set(Vec<String>),
     /// A number.
     Number,
+    /// A completion.
+    Text,
 }
 
 impl Kind {
@@ -29,17 +34,22 @@ impl Kind {
         match self {
             Self::Class(_) | Self::Set(_) => &[PREDICTION, PROBABILITIES, ERROR],
             Self::Number => &[PREDICTION, ERROR],
+            Self::Text => &[COMPLETION[0], COMPLETION[1], ERROR],
         }
     }
 
     /// Returns the columns of an answer in a flat format, that of errors last.
     pub fn flat_columns(&self) -> Vec<String> {
-        let mut columns = vec![PREDICTION.to_owned()];
-        if let Self::Class(labels) | Self::Set(labels) = self {
-            columns.extend(labels.iter().map(|label| format!("p_{label}")));
+        let own = self.columns().iter().map(|name| (*name).to_owned());
+        match self {
+            Self::Class(labels) | Self::Set(labels) => own
+                .flat_map(|name| match name.as_str() {
+                    PROBABILITIES => labels.iter().map(|label| format!("p_{label}")).collect(),
+                    _ => vec![name],
+                })
+                .collect(),
+            _ => own.collect(),
         }
-        columns.push(ERROR.to_owned());
-        columns
     }
 
     /// Returns the answer that the outputs of a head stand for.
@@ -68,13 +78,19 @@ impl Kind {
                 answer.insert(PREDICTION.into(), held.into());
                 answer.insert(PROBABILITIES.into(), named.into());
             }
-            Self::Number => {
+            Self::Number | Self::Text => {
                 let value = logits.first().map(|&value| number(value.into()));
                 answer.insert(PREDICTION.into(), value.into());
             }
         }
         Ok(answer)
     }
+}
+
+/// Returns the answer that a completion is.
+pub fn of_completion(completion: &Completion) -> Columns {
+    let Completion { text, finish, .. } = completion;
+    COMPLETION.map(str::to_owned).into_iter().zip([json!(text), json!(finish)]).collect()
 }
 
 /// Returns an answer with its probabilities as columns of their own, as [`Kind::flat_columns`] names them.

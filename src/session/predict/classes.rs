@@ -8,13 +8,14 @@ use super::answer::Kind;
 use super::input::Next;
 use super::output::Output;
 use super::{End, PATIENCE, Predictor, Told};
+use crate::cli::GenerationArgs;
 use crate::data::examples::encode_texts;
 use crate::data::row::{Columns, Row};
 use crate::data::template::Template;
 use crate::data::{Example, Whole};
 use crate::eval::logits;
 use crate::fault::{Result, usage};
-use crate::models::Classifier;
+use crate::models::{Classifier, HeadShape};
 use crate::session::environment::use_precision;
 use crate::session::fit::fitting;
 use crate::spec::Problem;
@@ -25,12 +26,17 @@ const CHUNK: usize = 1024;
 
 impl Predictor<'_> {
     /// Answers all rows.
-    pub(super) fn classes(&self, out: &mut dyn Write) -> Result<Told> {
-        let Self { place, subject, settings, .. } = self;
-        let head = subject.head()?.filter(|head| head.problem != Problem::Tokens).ok_or_else(|| {
-            usage("`predict` answers classes, labels and numbers of texts, which this model does not tell")
-                .hint("score it with `eval`, which writes its predictions")
-        })?;
+    pub(super) fn classes(&self, head: HeadShape, out: &mut dyn Write) -> Result<Told> {
+        let Self { place, subject, args, settings, .. } = self;
+        if args.raw || args.generation != GenerationArgs::default() {
+            let message = "options of generation are for a language model, but the base is a classifier";
+            return Err(usage(message).hint("leave them out").into());
+        }
+        if head.problem == Problem::Tokens {
+            let message =
+                "`predict` answers classes, labels and numbers of texts, which this model does not tell";
+            return Err(usage(message).hint("score it with `eval`, which writes its predictions").into());
+        }
         let labels = subject.labels(Some(head));
         let fitted = self.dataset()?.map(|dataset| fitting(dataset, head, &labels));
         let (dataset, order) = fitted.transpose()?.unzip();
@@ -39,9 +45,8 @@ impl Predictor<'_> {
             labels if head.problem == Problem::MultiLabel => Kind::Set(labels),
             labels => Kind::Class(labels),
         };
-        let mut input = self.input(dataset.as_ref(), &kind)?;
-        let texts =
-            dataset.as_ref().filter(|_| self.args.columns.is_empty()).and_then(|own| own.task.labelled());
+        let mut input = self.input(self.text_form(dataset.as_ref()))?;
+        let texts = dataset.as_ref().filter(|_| args.columns.is_empty()).and_then(|own| own.task.labelled());
         let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(head))?;
         let model = model.classifier()?;
         let mut output = Output::new(out, self.format(), &kind);

@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 
 use crate::data::row::{Columns, Row, Wanted};
 use crate::data::rows::{Rows, TEXT};
-use crate::data::texts::recognised;
 use crate::fault::{Result, fault, hint_of, usage, which};
 
 /// Rows of a file that are read at once.
@@ -30,18 +29,17 @@ pub enum Source {
 }
 
 /// What the rows must have.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Form {
-    /// The columns that are read; if none are known, texts are recognised by the names of theirs.
+    /// The columns that are read; if none are known, `find` tells them from a row.
     pub columns: Vec<String>,
+    pub find: fn(&Columns) -> Option<Vec<String>>,
     /// True if the command line names them.
     pub is_given: bool,
     /// Columns of rows that are texts alone.
     pub plain: Vec<String>,
     /// Key of a JSON object that holds the rows.
     pub field: Option<String>,
-    /// Columns of the answers, which rows must not have.
-    pub taken: &'static [&'static str],
 }
 
 /// Message of the thread that reads.
@@ -156,14 +154,11 @@ fn read(source: Source, form: &Form, tell: &SyncSender<Result<News>>) -> Result<
             is_known = true;
             let columns = match rows.is_plain() {
                 true => of_plain(form, &name)?,
-                false if form.columns.is_empty() => found(first, &name)?,
+                false if form.columns.is_empty() => found(form, first, &name)?,
                 false => form.columns.clone(),
             };
             if !rows.is_plain() {
                 rows.check(columns.iter().map(String::as_str)).map_err(|error| advised(&error, form))?;
-            }
-            if let Some(taken) = form.taken.iter().find(|taken| first.contains_key(**taken)) {
-                return Err(clash(&name, taken));
             }
             if tell.send(Ok(News::Known(columns, rows.unit))).is_err() {
                 return Ok(());
@@ -182,7 +177,7 @@ fn plain(form: &Form, texts: Vec<String>) -> Columns {
 
 /// Returns the column of plain lines, each of which is one text.
 fn of_plain(form: &Form, name: &str) -> Result<Vec<String>> {
-    if form.columns.is_empty() || form.columns.len() == form.plain.len() && form.plain.len() == 1 {
+    if form.columns.len() < 2 {
         return Ok(form.plain.iter().take(1).cloned().collect());
     }
     let row: Map<String, Value> = form.columns.iter().map(|column| (column.clone(), "…".into())).collect();
@@ -195,11 +190,11 @@ fn of_plain(form: &Form, name: &str) -> Result<Vec<String>> {
 }
 
 /// Returns the columns of the texts, recognised by the first row.
-fn found(row: &Columns, name: &str) -> Result<Vec<String>> {
-    recognised(row).ok_or_else(|| {
-        usage(format!("cannot tell which columns of `{name}` are the text, or the pair of texts"))
+fn found(form: &Form, row: &Columns, name: &str) -> Result<Vec<String>> {
+    (form.find)(row).ok_or_else(|| {
+        usage(format!("cannot tell which column of `{name}` is to be read"))
             .hint(format!(
-                "name them with `--columns`; {}",
+                "name it with `--columns`, or the two of a pair; {}",
                 which("columns", "text", row.keys().map(String::as_str))
             ))
             .into()
@@ -211,11 +206,4 @@ fn advised(error: &anyhow::Error, form: &Form) -> anyhow::Error {
     let hint = hint_of(error).unwrap_or_default();
     let more = if form.is_given { "" } else { "; `--columns` names others" };
     usage(format!("{error:#}")).hint(format!("{hint}{more}")).into()
-}
-
-/// Returns the error for a column of the input that the answers use.
-fn clash(name: &str, column: &str) -> anyhow::Error {
-    usage(format!("`{name}` has a column `{column}`, which is the name of a column of the answers"))
-        .hint("rename it: columns of the input are kept beside the answers")
-        .into()
 }

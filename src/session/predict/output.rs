@@ -13,9 +13,12 @@ use crate::fault::{Result, fault};
 pub struct Output<'a> {
     out: &'a mut dyn Write,
     format: AnswerFormat,
-    kind: &'a Kind,
+    /// The columns of an answer.
+    names: Vec<String>,
     /// The first columns in a flat format: those of the first readable row.
     header: Option<Vec<String>>,
+    /// True once a column of the input got another name.
+    is_renamed: bool,
     /// True once a row had other columns than those.
     is_ragged: bool,
     /// Rows written.
@@ -27,9 +30,13 @@ pub struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub fn new(out: &'a mut dyn Write, format: AnswerFormat, kind: &'a Kind) -> Self {
+    pub fn new(out: &'a mut dyn Write, format: AnswerFormat, kind: &Kind) -> Self {
         let (bad, failure) = ((0, String::new()), None);
-        Self { out, format, kind, header: None, is_ragged: false, rows: 0, bad, failure }
+        let names = match format {
+            AnswerFormat::Jsonl => kind.columns().iter().map(|name| (*name).to_owned()).collect(),
+            AnswerFormat::Csv | AnswerFormat::Tsv => kind.flat_columns(),
+        };
+        Self { out, format, names, header: None, is_renamed: false, is_ragged: false, rows: 0, bad, failure }
     }
 
     /// Writes rows with their answers, or the reasons why they have none, as whole lines; `unit` is that of their numbers.
@@ -39,32 +46,34 @@ impl<'a> Output<'a> {
         rows: impl Iterator<Item = (Row, std::result::Result<Columns, String>)>,
         unit: &str,
     ) -> Result<()> {
-        let rows: Vec<_> = rows.collect();
+        let kept =
+            |(row, answer): (Row, _)| (row.number, row.columns.map(|columns| self.kept(columns)), answer);
+        let rows: Vec<_> = rows.map(kept).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
         let mut lines = Vec::new();
         if self.format != AnswerFormat::Jsonl && self.header.is_none() {
-            let readable = rows.iter().find_map(|(row, _)| row.columns.as_ref().ok());
+            let readable = rows.iter().find_map(|(_, columns, _)| columns.as_ref().ok());
             let header: Vec<String> = readable.map(|row| row.keys().cloned().collect()).unwrap_or_default();
             let names: Vec<Value> =
-                header.iter().cloned().chain(self.kind.flat_columns()).map(Value::String).collect();
+                header.iter().cloned().chain(self.names.clone()).map(Value::String).collect();
             self.write_cells(&mut lines, names.iter().map(Some))?;
             self.header = Some(header);
         }
-        for (row, answer) in rows {
+        for (number, columns, answer) in rows {
             self.rows += 1;
-            let place = format!("{unit} {}", row.number);
-            let mut columns = plain(row.columns.unwrap_or_default());
-            let clash = self.kind.columns().iter().find(|name| columns.contains_key(**name));
-            let answer = match clash {
-                Some(name) => Err(format!("column `{name}` is named as a column of the answers")),
-                None => answer,
-            };
+            let place = format!("{unit} {number}");
+            let mut columns = columns.unwrap_or_default();
             let answer = answer.unwrap_or_else(|reason| {
                 if self.bad.0 == 0 {
                     self.bad.1 = format!("{place}: {reason}");
                 }
                 self.bad.0 += 1;
-                columns.entry(unit).or_insert(row.number.into());
-                Columns::from_iter([(ERROR.to_owned(), reason.into())])
+                columns.entry(unit).or_insert(number.into());
+                // A flat format has no column for the place of a row that cannot be read.
+                let told = if self.header.is_some() { format!("{place}: {reason}") } else { reason };
+                Columns::from_iter([(ERROR.to_owned(), told.into())])
             });
             match &self.header {
                 Some(header) => {
@@ -76,9 +85,11 @@ impl<'a> Output<'a> {
                         );
                         self.is_ragged = true;
                     }
-                    let names = self.kind.flat_columns();
                     let cells = header.iter().map(|name| columns.get(name));
-                    self.write_cells(&mut lines, cells.chain(names.iter().map(|name| answer.get(name))))?;
+                    self.write_cells(
+                        &mut lines,
+                        cells.chain(self.names.iter().map(|name| answer.get(name))),
+                    )?;
                 }
                 None => {
                     columns.extend(answer);
@@ -91,6 +102,21 @@ impl<'a> Output<'a> {
             self.failure = Some(error);
             fault("the answers cannot be written").into()
         })
+    }
+
+    /// Returns the columns of a row that stand beside its answer; those of the names of an answer's get others.
+    fn kept(&mut self, columns: Columns) -> Columns {
+        let mut columns = plain(columns);
+        for name in &self.names {
+            if let Some(value) = columns.shift_remove(name) {
+                if !self.is_renamed {
+                    tracing::warn!("the input has a column `{name}`: it is written as `input_{name}`");
+                    self.is_renamed = true;
+                }
+                columns.insert(format!("input_{name}"), value);
+            }
+        }
+        columns
     }
 
     /// Appends a line of a flat format.
