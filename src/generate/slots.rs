@@ -165,8 +165,11 @@ impl<'a> Slots<'a> {
         };
         let spans: Vec<Span> = readings.iter().zip(&batch.places[0]).map(span).collect();
         let sight = Prefill::new(self.decoding.cache(), &batch, &spans);
-        let held: Vec<i64> =
-            spans.iter().flat_map(|span| std::iter::repeat_n(span.held, span.len as usize)).collect();
+        // Packed sequences are in an order of their own.
+        let mut held = vec![0; batch.ids.numel()];
+        for span in &spans {
+            held[span.start as usize..(span.start + span.len) as usize].fill(span.held);
+        }
         let positions = match held.iter().all(|held| *held == 0) {
             true => batch.positions.shallow_clone(),
             false => &batch.positions + Tensor::from_slice(&held).to_device(model.device()),
