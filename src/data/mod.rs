@@ -31,14 +31,14 @@ pub mod texts;
 pub mod tokenize;
 mod tokenizer_class;
 mod tokenizer_file;
-mod words;
+pub mod words;
 
 pub use label::Label;
 use serde::{Deserialize, Serialize};
 pub use task::Task;
 
 /// One tokenised row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Example {
     /// Row of the split, from 0, over all its files and counting rows that cannot be used.
     pub index: usize,

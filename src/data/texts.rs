@@ -16,8 +16,8 @@ const PAIRS: [[&str; 2]; 9] = [
     ["text1", "text2"],
     ["text_a", "text_b"],
 ];
-/// Single texts, the likeliest first.
-const SINGLES: [&str; 4] = ["text", "sentence", "prompt", "content"];
+/// Single texts, the likeliest first, and lists of words.
+const SINGLES: [&str; 6] = ["text", "sentence", "prompt", "content", "tokens", "words"];
 /// Prompts: a conversation, or a text.
 const PROMPTS: [&str; 6] = ["messages", "conversations", "prompt", "text", "question", "instruction"];
 /// Texts that are no input.

@@ -1,5 +1,7 @@
 //! Words and their tags as an example: each tag belongs to the first token of its word, as in Transformers' `run_ner.py`.
 
+use std::ops::Range;
+
 use serde_json::Value;
 use tokenizers::PostProcessor as _;
 
@@ -88,6 +90,100 @@ pub(super) fn encode(
     Ok((Example { index: 0, ids: encoded.ids, types: encoded.types, trained, label }, whole))
 }
 
+/// A text or a list of words, whose tags a model is to tell.
+#[derive(Debug)]
+pub struct Sentence {
+    /// Its tokens.
+    pub example: Example,
+    /// Its length before it was cut.
+    pub whole: Whole,
+    /// The words, each with its place: in characters of the text, or among the words.
+    pub words: Vec<(String, Range<usize>)>,
+    /// The words of which the model sees a token, in order.
+    pub seen: Vec<usize>,
+    /// The text that they are from; `None` for a list.
+    pub text: Option<String>,
+}
+
+/// Tokenises the words of a column without tags: a list of them, or a text, which is split at white space and punctuation, as
+/// BERT does; `tokenizer` is one [`Tokenizer::of_words`].
+///
+/// # Errors
+/// When the column holds neither, or no word of which the model sees a token.
+pub fn sentence(
+    column: &str,
+    value: Option<&Value>,
+    (tokenizer, max_length): (&Tokenizer, usize),
+) -> std::result::Result<Sentence, String> {
+    let (words, text) = match value {
+        None | Some(Value::Null) => return Err(format!("column `{column}` is empty")),
+        Some(Value::String(text)) if !text.trim_start().starts_with('[') => (split(text), Some(text.clone())),
+        Some(value) => {
+            let list = label::list(value).map_err(|reason| format!("column `{column}`: {reason}"))?;
+            let word = |(at, word): (usize, &Value)| Ok((cell(column, Some(word))?, at..at + 1));
+            (list.iter().enumerate().map(word).collect::<std::result::Result<_, String>>()?, None)
+        }
+    };
+    let texts: Vec<&str> = words.iter().map(|(word, _)| word.as_str()).collect();
+    let (encoded, firsts) = tokenizer.encode_words(&texts, max_length).map_err(|e| format!("{e:#}"))?;
+    let seen: Vec<usize> = firsts.iter().flatten().copied().collect();
+    if seen.is_empty() {
+        return Err(format!("column `{column}` holds no word of which the model sees a token"));
+    }
+    let trained = firsts.iter().map(|first| u8::from(first.is_some())).collect();
+    let whole = Whole::new(encoded.whole, encoded.truncated, false);
+    let example = Example { index: 0, ids: encoded.ids, types: encoded.types, trained, label: None };
+    Ok(Sentence { example, whole, words, seen, text })
+}
+
+/// Splits a text into words and marks of punctuation, each with its place in characters.
+fn split(text: &str) -> Vec<(String, Range<usize>)> {
+    let is_mark = |c: char| {
+        c.is_ascii_punctuation()
+            || matches!(c, '¡' | '§' | '«' | '¶' | '·' | '»' | '¿' | '\u{2010}'..='\u{2027}' | '\u{2030}'..='\u{205e}' | '\u{3001}'..='\u{3003}' | '\u{3008}'..='\u{3011}')
+    };
+    let mut words: Vec<(String, Range<usize>)> = Vec::new();
+    let mut is_open = false;
+    for (at, c) in text.chars().enumerate() {
+        let goes_on = !c.is_whitespace() && !is_mark(c);
+        match words.last_mut().filter(|_| is_open && goes_on) {
+            Some((word, place)) => {
+                word.push(c);
+                place.end = at + 1;
+            }
+            None if c.is_whitespace() => {}
+            None => words.push((c.to_string(), at..at + 1)),
+        }
+        is_open = goes_on;
+    }
+    words
+}
+
 fn unequal(column: &str, words: usize, tags: usize) -> String {
     format!("column `{column}` has {words} words, but there are {tags} tags")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_split_at_white_space_and_punctuation() {
+        let found: Vec<(String, usize, usize)> =
+            split("Ann's é-mail, to  Zoë.").into_iter().map(|(word, at)| (word, at.start, at.end)).collect();
+        let expected = [
+            ("Ann", 0, 3),
+            ("'", 3, 4),
+            ("s", 4, 5),
+            ("é", 6, 7),
+            ("-", 7, 8),
+            ("mail", 8, 12),
+            (",", 12, 13),
+            ("to", 14, 16),
+            ("Zoë", 18, 21),
+            (".", 21, 22),
+        ];
+        assert_eq!(found, expected.map(|(word, start, end)| (word.to_owned(), start, end)));
+        assert!(split(" \n").is_empty());
+    }
 }

@@ -675,3 +675,94 @@ fn wrong_prompts_get_one_clear_message_each() {
     );
     bench.refuses(&["predict", "--model", &encoder, "--text", "a", "--raw"], 2, &["language model"]);
 }
+
+/// The rows of the fixtures of heads, and a run on them.
+fn run_of_heads(task: &str, metric: &str) -> (Bench, Vec<Value>) {
+    let bench = Bench(Place::with_own(&catalog_of_heads()));
+    let recipe = format!(
+        "[model]\nname = {:?}\n[adapter]\nmethod = \"full\"\n[data]\ndataset = {task:?}\nmax_length = 32\n\
+         [train]\nmax_steps = 300\nbatch_size = 8\nlearning_rate = 0.005\n[eval]\nevery = \"never\"\nmetric = {metric:?}\n",
+        encoders().join("bert-gelu")
+    );
+    bench.0.train(&recipe, "run", &[]);
+    bench.0.run(&["eval", "--run", "run", "--out", "scored"], 0);
+    let predictions = json_lines(&bench.path(&format!("scored/predictions/{task}.jsonl")));
+    (bench, predictions)
+}
+
+/// The catalog of the fixtures of heads, with the place of its files.
+fn catalog_of_heads() -> String {
+    let folder = fixture("heads/data");
+    let text = fs::read_to_string(folder.join("datasets.toml")).unwrap();
+    text.replace("files ", &format!("dir     = {folder:?}\nfiles "))
+}
+
+#[test]
+fn sets_of_labels_and_tags_of_words_are_those_of_eval() {
+    let input = fixture("heads/data/validation.jsonl");
+    let args = ["predict", "--run", "run", "--input", input.to_str().unwrap()];
+    let catalog: toml::Table = catalog_of_heads().parse().unwrap();
+    let names = |task: &str, classes: &Value| -> Vec<Value> {
+        let labels = catalog[task]["labels"].as_array().unwrap();
+        let name = |class: &Value| labels[class.as_u64().unwrap() as usize].as_str().unwrap().into();
+        classes.as_array().unwrap().iter().map(name).collect()
+    };
+    let (bench, predictions) = run_of_heads("heads/sets", "f1_micro");
+    let answers = lines(&bench.0.run(&args, 0));
+    assert_eq!(answers.len(), predictions.len());
+    for (answer, prediction) in answers.iter().zip(&predictions) {
+        assert_eq!(answer["prediction"], json!(names("heads/sets", &prediction["prediction"])));
+        for (p, logit) in answer["probabilities"]
+            .as_object()
+            .unwrap()
+            .values()
+            .zip(prediction["logits"].as_array().unwrap())
+        {
+            let expected = 1.0 / (1.0 + (-logit.as_f64().unwrap()).exp());
+            assert!((p.as_f64().unwrap() - expected).abs() < room(1e-6), "{answer}");
+        }
+    }
+    let (bench, predictions) = run_of_heads("heads/words", "f1");
+    let answers = lines(&bench.0.run(&args, 0));
+    let column = catalog["heads/words"]["text"].as_str().unwrap();
+    let mut entities = 0;
+    for (answer, prediction) in answers.iter().zip(&predictions) {
+        let tags: Vec<&Value> =
+            answer["prediction"].as_array().unwrap().iter().filter(|tag| !tag.is_null()).collect();
+        assert_eq!(tags, names("heads/words", &prediction["prediction"]).iter().collect::<Vec<_>>());
+        let words = answer[column].as_array().unwrap();
+        for entity in answer["entities"].as_array().unwrap() {
+            let [start, end] = ["start", "end"].map(|name| entity[name].as_u64().unwrap() as usize);
+            let within: Vec<&str> = words[start..end].iter().map(|word| word.as_str().unwrap()).collect();
+            assert_eq!(entity["word"], within.join(" "));
+            assert!(
+                answer["prediction"][start]
+                    .as_str()
+                    .unwrap()
+                    .ends_with(entity["entity_group"].as_str().unwrap())
+            );
+            entities += 1;
+        }
+    }
+    assert!(entities > 10, "{entities}");
+    // A text is split into its words.
+    let is_plain = |word: &Value| word.as_str().unwrap().chars().all(char::is_alphanumeric);
+    let has_entities = |answer: &&Value| !answer["entities"].as_array().unwrap().is_empty();
+    let of_words = |answer: &Value| answer[column].as_array().unwrap().clone();
+    let chosen =
+        answers.iter().filter(has_entities).find(|answer| of_words(answer).iter().all(is_plain)).unwrap();
+    let words = of_words(chosen);
+    let sentence: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
+    let text = lines(&bench.0.run(&["predict", "--run", "run", "--text", &sentence.join("  ")], 0));
+    let groups = |answer: &Value| -> Vec<(Value, String)> {
+        let all = answer["entities"].as_array().unwrap().iter();
+        all.map(|found| (found["entity_group"].clone(), found["word"].as_str().unwrap().replace(' ', "")))
+            .collect()
+    };
+    assert_eq!(groups(&text[0]), groups(chosen));
+    for entity in text[0]["entities"].as_array().unwrap() {
+        let [start, end] = ["start", "end"].map(|name| entity[name].as_u64().unwrap() as usize);
+        let within: String = sentence.join("  ").chars().skip(start).take(end - start).collect();
+        assert_eq!(entity["word"], within);
+    }
+}

@@ -3,6 +3,8 @@
 use serde_json::{Number, Value, json};
 
 use crate::data::row::Columns;
+use crate::data::words::Sentence;
+use crate::eval::entities::entities;
 use crate::eval::predictions::argmax;
 use crate::generate::Completion;
 
@@ -10,6 +12,8 @@ use crate::generate::Completion;
 const PREDICTION: &str = "prediction";
 /// Probabilities by label; in flat formats, a column `p_LABEL` for each.
 const PROBABILITIES: &str = "probabilities";
+/// Runs of words whose tags are of one kind.
+const ENTITIES: &str = "entities";
 /// The text by which a language model continues a prompt, and why it ends.
 const COMPLETION: [&str; 2] = ["completion", "finish"];
 /// Why a row has no answer.
@@ -22,6 +26,8 @@ pub enum Kind {
     Class(Vec<String>),
     /// Any number of these labels.
     Set(Vec<String>),
+    /// Tags of words, which make up entities.
+    Tags(Vec<String>),
     /// A number.
     Number,
     /// A completion.
@@ -33,6 +39,7 @@ impl Kind {
     pub fn columns(&self) -> &'static [&'static str] {
         match self {
             Self::Class(_) | Self::Set(_) => &[PREDICTION, PROBABILITIES, ERROR],
+            Self::Tags(_) => &[PREDICTION, ENTITIES, ERROR],
             Self::Number => &[PREDICTION, ERROR],
             Self::Text => &[COMPLETION[0], COMPLETION[1], ERROR],
         }
@@ -78,13 +85,52 @@ impl Kind {
                 answer.insert(PREDICTION.into(), held.into());
                 answer.insert(PROBABILITIES.into(), named.into());
             }
-            Self::Number | Self::Text => {
+            Self::Number | Self::Text | Self::Tags(_) => {
                 let value = logits.first().map(|&value| number(value.into()));
                 answer.insert(PREDICTION.into(), value.into());
             }
         }
         Ok(answer)
     }
+}
+
+/// Returns the entities of a sentence, and the tag of each word if it is a list, from the logits of the words that the model
+/// sees, each in the order of `labels`. As in the pipelines of Transformers, an entity's score is the mean of its words'.
+///
+/// # Errors
+/// When they are not finite.
+pub fn of_words(
+    labels: &[String],
+    logits: &[Vec<f32>],
+    sentence: &Sentence,
+) -> std::result::Result<Columns, String> {
+    let Sentence { words, seen, text, .. } = sentence;
+    let (mut tags, mut scores) = (vec![None; words.len()], vec![0.0; words.len()]);
+    for (&at, row) in seen.iter().zip(logits) {
+        if row.iter().any(|logit| !logit.is_finite()) {
+            return Err(format!("the logits of the word `{}` are not finite", words[at].0));
+        }
+        let best = argmax(row) as usize;
+        tags[at] = labels.get(best).map(String::as_str);
+        scores[at] = softmax(row).get(best).copied().unwrap_or_default();
+    }
+    let of_all: Vec<&str> = tags.iter().map(|tag| tag.unwrap_or("O")).collect();
+    let entity = |(group, first, last): (&str, usize, usize)| {
+        let score = scores[first..=last].iter().sum::<f64>() / (last + 1 - first) as f64;
+        let [start, end] = [words[first].1.start, words[last].1.end];
+        let word = match text {
+            Some(text) => text.chars().skip(start).take(end - start).collect(),
+            None => words[first..=last].iter().map(|(word, _)| word.as_str()).collect::<Vec<_>>().join(" "),
+        };
+        json!({"entity_group": group, "score": number(score), "word": word, "start": start, "end": end})
+    };
+    let found: Vec<Value> = entities(&of_all).into_iter().map(entity).collect();
+    let mut answer = Columns::new();
+    if text.is_none() {
+        answer.insert(PREDICTION.to_owned(), json!(tags));
+    }
+    answer.insert(ENTITIES.to_owned(), found.into());
+    Ok(answer)
 }
 
 /// Returns the answer that a completion is.
