@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::SubjectArgs;
 use super::generation::GenerationArgs;
 use super::values::path;
-use crate::limits::{BATCH_SIZE, LENGTH};
+use crate::limits::{BATCH_SIZE, LENGTH, SHOTS};
 use crate::spec::Precision;
 
 /// `loraxs predict`.
@@ -51,6 +51,9 @@ pub struct PredictArgs {
     /// Tokens that longer texts are truncated to, for classifiers [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = |text: &str| LENGTH.read(text, 1))]
     pub max_length: Option<usize>,
+    /// Number of solved examples before each prompt of a `--task` for `generation`
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| SHOTS.read(text, 0))]
+    pub shots: usize,
     /// Settings of language models.
     #[command(flatten)]
     pub generation: GenerationArgs,

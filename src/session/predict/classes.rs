@@ -30,7 +30,7 @@ impl Predictor<'_> {
     /// Answers all rows.
     pub(super) fn classes(&self, head: HeadShape, out: &mut dyn Write) -> Result<Told> {
         let Self { place, subject, args, settings, .. } = self;
-        if args.raw || args.generation != GenerationArgs::default() {
+        if args.raw || args.shots > 0 || args.generation != GenerationArgs::default() {
             let message = "options of generation are for a language model, but the base is a classifier";
             return Err(usage(message).hint("leave them out").into());
         }

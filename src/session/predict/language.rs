@@ -203,7 +203,7 @@ impl Predictor<'_> {
     fn asker<'t>(&'t self, dataset: Option<&Dataset>, task: &'t Generation) -> Result<Asker<'t>> {
         let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         let reader = (&self.tokenizer, longest);
-        let count = self.args.generation.shots;
+        let count = self.args.shots;
         if count == 0 {
             return Asker::new(dataset.map_or("the input", |dataset| &dataset.name), task, None, reader);
         }
