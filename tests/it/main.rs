@@ -59,3 +59,4 @@ mod terminal; // progress, logs, quiet, and what comes next
 mod tidy; // the rules of the code that no compiler checks
 mod tokenizers; // folders of tokenizers against Transformers, special tokens around prompts
 mod training; // losses, gradients and cores against PyTorch
+mod tutorials; // docs/tutorials by the letter, on tiny checkpoints
