@@ -136,6 +136,7 @@ fn plan(folder: &Path) -> TrainPlan {
         metric: Metric::Loss,
         checkpoint: Every::Never,
         keep_checkpoints: 1,
+        mixture: Vec::new(),
         checkpoints: folder.join("checkpoints"),
         fingerprint: String::new(),
         earlier: Vec::new(),

@@ -222,6 +222,24 @@ pub fn is_companion(path: &str) -> bool {
     name.ends_with(".jinja") || template.is_none() && (of_tokenizer || COMPANIONS.contains(&name))
 }
 
+/// Endings of data files, each also before `.gz`.
+const DATA: [&str; 8] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "txt"];
+
+/// Returns true if a file's name says that it holds rows.
+pub fn is_data(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let stem = name.strip_suffix(".gz").unwrap_or(&name);
+    stem.rsplit_once('.').is_some_and(|(_, ending)| DATA.contains(&ending))
+}
+
+/// Returns true if `name`, which stands for the path `at`, means a data file or a folder of them rather than an entry of a
+/// catalog.
+pub fn is_data_place(name: &str, at: &Path) -> bool {
+    let is_saved = || ["dataset_dict.json", "state.json"].iter().any(|file| at.join(file).is_file());
+    let is_path = || name.starts_with(['.', '/']) || name.ends_with('/');
+    is_data(name) && at.is_file() || at.is_dir() && (is_path() || is_saved())
+}
+
 /// Returns the cache folder: `$LORAXS_CACHE`, or else `loraxs` in the user's cache folder.
 pub fn cache_folder() -> std::path::PathBuf {
     let variable =

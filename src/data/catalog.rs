@@ -126,6 +126,11 @@ impl Catalog {
         }
     }
 
+    /// Returns true if there is an entry of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     /// Returns the keys of the entry of this name, and the folder that its files are relative to. `None` if there is none,
     /// or a faulty one.
     pub fn entry(&self, name: &str) -> Option<(Table, PathBuf)> {

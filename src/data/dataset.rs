@@ -75,7 +75,11 @@ impl Dataset {
         }
         let splits = self.files.keys().map(String::as_str);
         let message = format!("data set `{}` has no split `{split}`", self.name);
-        Err(usage(message).hint(which("splits", split, splits)).into())
+        let share = match split {
+            "validation" => "; `data.validation = 0.1` holds out a share of the training rows instead",
+            _ => "",
+        };
+        Err(usage(message).hint(which("splits", split, splits) + share).into())
     }
 
     /// Returns the files of a split of a local data set, those of one pattern sorted by name.

@@ -9,6 +9,7 @@ use super::dataset::{Dataset, DatasetSource};
 use super::task::{KINDS, Task};
 use super::template::Template;
 use crate::fault::{Fault, usage, which};
+use crate::files::is_data;
 use crate::spec::reader::{Reader, refuse};
 use crate::spec::values::texts_of;
 use crate::spec::{Metric, keys};
@@ -29,7 +30,7 @@ keys! {
         /// Folder of local files, relative to this file; excludes `hub`.
         dir: Option<String> = optional();
         /// Names of the files of each split, or patterns with `*` and `?`: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`,
-        /// `.parquet` or `.txt` (each line a `text`), each also `.gz`.
+        /// `.parquet`, `.arrow` or `.txt` (each line a `text`), each also `.gz`.
         files: BTreeMap<String, Vec<String>> = files();
         /// Key of a `.json` file's one object under which its rows stand; without it, the object is a row where it has the
         /// columns, else its only key, `data` or the split's name holds the rows.
@@ -67,7 +68,7 @@ pub(super) fn read(name: &str, reader: &mut Reader, folder: &Path) -> Option<Dat
     };
     let own = reader.given().filter(|(key, _)| *key != "like" && reader.known().contains_key(key.as_str()));
     let keys = own.map(|(key, value)| (key.clone(), value.clone())).collect();
-    let (name, folder) = (name.to_owned(), catalog.to_owned());
+    let (name, folder) = (shown(name), catalog.to_owned());
     Some(Dataset { name, task, origin, files: entry.files, field: entry.field, folder, keys })
 }
 
@@ -92,6 +93,16 @@ pub fn complete(name: &str, keys: Table, folder: &Path) -> Result<Dataset, Fault
     let dataset = read(name, &mut reader, folder);
     refuse("data set", &reader.faults())?;
     dataset.ok_or_else(|| usage(format!("data set `{name}` does not say its `task`")))
+}
+
+/// Returns the name under which results stand: of a file or folder its own name alone.
+pub fn shown(name: &str) -> String {
+    let path = Path::new(name);
+    let leaf = path.file_name().map(|leaf| leaf.to_string_lossy());
+    match leaf.filter(|_| is_data(name) || path.is_absolute() || name.starts_with('.')) {
+        Some(leaf) => leaf.split('.').next().filter(|stem| !stem.is_empty()).unwrap_or(&leaf).to_owned(),
+        None => name.trim_start_matches("hub:").to_owned(),
+    }
 }
 
 /// Refuses keys of another kind of task, unless they come from the entry that this one is like.

@@ -1,6 +1,7 @@
 //! Data sets: the catalog, readers of local files, tokenising, and its cache. Independent of tensors.
 
 mod added_tokens;
+mod arrow;
 mod cache;
 pub mod catalog;
 mod chat;
@@ -8,20 +9,24 @@ pub mod chat_prompt;
 pub mod dataset;
 pub mod entry;
 pub mod examples;
+mod features;
 mod instruction;
 mod jinja;
 mod json;
 mod label;
+pub mod local;
 mod long_texts;
 mod odd;
 mod packed;
 mod parquet;
 pub mod prompts;
 pub mod recognise;
+pub mod repository;
 pub mod row;
 pub mod rows;
 mod scan;
 mod separated;
+pub mod share;
 mod special;
 pub mod split;
 pub mod task;
@@ -91,6 +96,15 @@ impl Whole {
 }
 
 impl Truncation {
+    /// Returns what was cut off the rows of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            longest: self.longest.max(other.longest),
+            without_end: self.without_end + other.without_end,
+        }
+    }
+
     fn of(rows: impl Iterator<Item = Whole>) -> Self {
         rows.fold(Self::default(), |all, row| Self {
             rows: all.rows + usize::from(row.is_cut),

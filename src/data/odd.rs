@@ -94,6 +94,17 @@ pub fn plain(value: &mut Value) {
     }
 }
 
+/// Estimates the bytes of memory that a value takes.
+pub fn size(value: &Value) -> usize {
+    let held = match value {
+        Value::String(text) => text.len(),
+        Value::Array(list) => list.iter().map(size).sum(),
+        Value::Object(columns) => columns.iter().map(|(name, value)| name.len() + size(value)).sum(),
+        _ => 0,
+    };
+    held + 64
+}
+
 /// Formats a number as Python prints it.
 pub fn printed(number: &serde_json::Number) -> String {
     match number.as_f64() {

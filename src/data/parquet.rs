@@ -18,19 +18,22 @@ use super::odd;
 use super::row::{Body, Columns, Raw};
 use crate::fault::{Fault, Result, contained, fault};
 
-/// Returns the rows of `file`, named `path` in errors, and its columns.
+/// Returns the rows of `file`, named `path` in errors, its columns, and what it says of their types (`features.rs`).
 ///
 /// # Errors
 /// When the file is not Parquet, is cut short, contradicts itself, or uses a compression that is not built in.
-pub(super) fn open(path: &Path, file: File) -> Result<(Source, Vec<String>)> {
+pub(super) fn open(path: &Path, file: File) -> Result<(Source, Vec<String>, Option<String>)> {
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let reader = contained(path, || SerializedFileReader::new(file))?.map_err(|e| broken(path, &e))?;
     contained(path, || check(reader.metadata(), size))?.map_err(|reason| broken(path, &reason))?;
     let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
+    let said = reader.metadata().file_metadata().key_value_metadata();
+    let said = said.into_iter().flatten().find(|pair| pair.key == "huggingface");
+    let features = said.and_then(|pair| pair.value.clone());
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     let records = contained(path, || RowIter::from_file_into(Box::new(reader)))?;
     let rows = Records { path: path.to_owned(), records, schema, number: 0, is_done: false };
-    Ok((Box::new(rows), columns))
+    Ok((Box::new(rows), columns, features))
 }
 
 fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Fault {
@@ -90,7 +93,7 @@ impl Iterator for Records {
             Ok(None) => None,
             Ok(Some(Ok(columns))) => {
                 self.number += 1;
-                let size = columns.values().map(size).sum();
+                let size = columns.values().map(odd::size).sum();
                 Some(Ok(Raw::new(self.number, size, Body::Read(Ok(columns)))))
             }
             Ok(Some(Err(error))) => Some(Err(broken(&self.path, &error).into())),
@@ -99,17 +102,6 @@ impl Iterator for Records {
         self.is_done = !matches!(row, Some(Ok(_)));
         row
     }
-}
-
-/// Estimates the bytes of memory that a value takes.
-fn size(value: &Value) -> usize {
-    let held = match value {
-        Value::String(text) => text.len(),
-        Value::Array(list) => list.iter().map(size).sum(),
-        Value::Object(columns) => columns.iter().map(|(name, value)| name.len() + size(value)).sum(),
-        _ => 0,
-    };
-    held + 64
 }
 
 /// Returns the values of a record by column name; `group` is their type.

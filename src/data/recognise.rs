@@ -68,7 +68,7 @@ pub fn complete(name: &str, mut keys: Table, folder: &Path, files_of: FilesOf<'_
 /// # Errors
 /// When a file cannot be read, or the rows do not tell it.
 fn told(dataset: &Dataset, split: &str, files: &[PathBuf], given: &Table) -> Result<Table> {
-    let (mut found, mut classes, mut read) = (None, Classes::default(), 0);
+    let (mut found, mut classes, mut read) = (None::<Table>, Classes::default(), 0);
     for path in files {
         let mut rows =
             Rows::open(path, &Wanted { split, field: dataset.field.as_deref(), ..Wanted::default() })?;
@@ -87,6 +87,12 @@ fn told(dataset: &Dataset, split: &str, files: &[PathBuf], given: &Table) -> Res
                 }
                 continue;
             };
+            if let Some(names) = rows.class_names(&label) {
+                let names: Vec<Value> = names.into_iter().map(Value::from).collect();
+                let mut found = found.unwrap_or_default();
+                found.insert("labels".to_owned(), names.into());
+                return Ok(found);
+            }
             for row in &columns {
                 let added = classes.add(row.get(&label).unwrap_or(&Json::Null));
                 added.map_err(|reason| fault(format!("`{}`: column `{label}`: {reason}", path.display())))?;
@@ -108,7 +114,8 @@ fn told(dataset: &Dataset, split: &str, files: &[PathBuf], given: &Table) -> Res
 /// Returns the column whose values name the classes, if no key does.
 fn unnamed(given: &Table, found: &Table) -> Option<String> {
     let said = |key: &str| given.get(key).or(found.get(key)).and_then(Value::as_str);
-    let is_asked = said("task") == Some("classification") && !given.contains_key("labels");
+    let is_asked =
+        matches!(said("task"), Some("classification" | "multi-label")) && !given.contains_key("labels");
     said("label").filter(|_| is_asked).map(str::to_owned)
 }
 
@@ -155,10 +162,7 @@ fn task(name: &str, given: &Table, rows: &[Columns]) -> std::result::Result<Tabl
         add("prompt", ALPACA.into());
         add("response", "{output}".into());
     } else if let Some(label) = label.filter(|_| has("label") || has("text") || text.is_some()) {
-        add(
-            "task",
-            if rows.numbers(label) && !has("labels") { "regression" } else { "classification" }.into(),
-        );
+        add("task", rows.labelled(label, has("labels")).into());
         if let Some(columns) = text {
             add("text", columns.iter().map(|column| Value::from(*column)).collect::<Vec<_>>().into());
         }
@@ -193,6 +197,15 @@ impl Sample<'_> {
     /// Returns the first value of a column.
     fn first(&self, column: &str) -> Option<&Json> {
         self.0.iter().filter_map(|row| row.get(column)).find(|value| !value.is_null())
+    }
+
+    /// Returns the task of a column of labels, whose names are known or not.
+    fn labelled(&self, label: &str, is_named: bool) -> &'static str {
+        match self.first(label) {
+            Some(Json::Array(_)) => "multi-label",
+            _ if !is_named && self.numbers(label) => "regression",
+            _ => "classification",
+        }
     }
 
     /// Returns true if a column holds numbers, not all of them whole.
@@ -305,6 +318,11 @@ mod tests {
                 "task = 'classification', text = ['premise', 'hypothesis'], label = 'label'",
             ),
             ("", json!({"text": "a", "label": 1.5}), "task = 'regression', text = ['text'], label = 'label'"),
+            (
+                "",
+                json!({"text": "a", "labels": ["x", "y"]}),
+                "task = 'multi-label', text = ['text'], label = 'labels'",
+            ),
             ("", json!({"text": "a"}), "task = 'text', text = 'text'"),
             ("text = 'body'\nlabel = 'stars'", json!({"body": "a", "stars": "4"}), "task = 'classification'"),
             (

@@ -59,6 +59,8 @@ pub struct Wanted<'a> {
     pub field: Option<&'a str>,
     /// Columns whose values are used; `None` for all.
     pub kept: Option<&'a [&'a str]>,
+    /// Column of classes, and their names. Where the file numbers these classes itself, rows hold their names.
+    pub classes: Option<(&'a str, &'a [String])>,
 }
 
 /// A row as read from the file; rows are parsed later, many at once.

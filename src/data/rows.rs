@@ -1,4 +1,4 @@
-//! Rows of a local file: JSON lines, JSON, CSV, TSV, Parquet or plain lines, each also gzipped. They come in pieces: no file
+//! Rows of a local file: JSON lines, JSON, CSV, TSV, Parquet, Arrow or plain lines, each also gzipped. They come in pieces: no file
 //! is in memory as a whole, and nothing is read beyond the requested rows.
 
 use std::collections::BTreeSet;
@@ -9,10 +9,11 @@ use anyhow::Context as _;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::features::ClassNames;
 use super::json::{self, Source};
 use super::row::{Body, Raw, Row, Wanted};
 use super::text_file::TextFile;
-use super::{packed, parquet, separated};
+use super::{arrow, packed, parquet, separated};
 use crate::fault::{Result, fault, which};
 
 /// Approximate bytes of rows read at once, one row at least.
@@ -40,6 +41,9 @@ pub struct Rows {
     is_broken: bool,
     /// True if there may be no row at all.
     may_be_empty: bool,
+    /// What the file says of the types of its columns.
+    features: Option<String>,
+    classes: Option<ClassNames>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -49,6 +53,7 @@ enum Format {
     Csv,
     Tsv,
     Parquet,
+    Arrow,
     /// Lines of nothing but a text.
     Text,
 }
@@ -61,7 +66,7 @@ impl Rows {
     pub fn open(path: &Path, wanted: &Wanted<'_>) -> Result<Self> {
         let (format, is_packed) = format_of(path)?;
         let text = || TextFile::open(path, is_packed);
-        let [mut lists, mut columns] = [Vec::new(), Vec::new()];
+        let ([mut lists, mut columns], mut features) = ([Vec::new(), Vec::new()], None);
         let (unit, source) = match format {
             Format::JsonLines => ("line", json::lines(text()?)),
             Format::Json => {
@@ -75,8 +80,13 @@ impl Rows {
                 ("line", source)
             }
             Format::Parquet => {
-                let (source, names) = parquet::open(path, parquet_file(path, is_packed)?)?;
-                columns = names;
+                let (source, names, said) = parquet::open(path, seekable(path, is_packed)?)?;
+                (columns, features) = (names, said);
+                ("row", source)
+            }
+            Format::Arrow => {
+                let (source, names, said) = arrow::open(path, seekable(path, is_packed)?)?;
+                (columns, features) = (names, said);
                 ("row", source)
             }
             Format::Text => {
@@ -87,8 +97,15 @@ impl Rows {
         let columns = columns.into_iter().collect();
         let kept = wanted.kept.map(|kept| kept.iter().map(|name| (*name).to_owned()).collect());
         let path = path.to_owned();
+        // Other names than the entry's mean that its own are those of the numbers.
+        let classes = wanted.classes.and_then(|(column, labels)| {
+            let own = ClassNames::read(features.as_deref(), column)?;
+            own.names().iter().all(|name| labels.contains(name)).then_some(own)
+        });
         let (is_broken, may_be_empty) = (false, false);
         Ok(Self {
+            features,
+            classes,
             unit,
             path,
             format,
@@ -131,6 +148,8 @@ impl Rows {
         let (unit, columns, lists) = ("line", BTreeSet::new(), Vec::new());
         let (kept, is_packed, is_broken, may_be_empty) = (None, false, false, true);
         Ok(Self {
+            features: None,
+            classes: None,
             unit,
             path,
             format,
@@ -163,8 +182,11 @@ impl Rows {
             piece.push(raw);
         }
         let (path, kept) = (&self.path, self.kept.as_deref());
-        let rows: Vec<Row> =
+        let mut rows: Vec<Row> =
             piece.into_par_iter().map(|raw| parsed(path, raw, kept)).collect::<Result<_>>()?;
+        if let Some(classes) = &self.classes {
+            rows.iter_mut().filter_map(|row| row.columns.as_mut().ok()).for_each(|row| classes.apply(row));
+        }
         if self.read == 0 {
             self.is_broken = rows.first().is_some_and(|row| row.columns.is_err());
             self.check_lines()?;
@@ -200,6 +222,11 @@ impl Rows {
         let first = list.or(advice.map(|advice| format!("{advice}; "))).unwrap_or_default();
         let near = which("columns", column, self.columns.iter().map(String::as_str));
         Err(fault(message).hint(first + &near).into())
+    }
+
+    /// Returns the names that the file gives the classes of a column.
+    pub fn class_names(&self, column: &str) -> Option<Vec<String>> {
+        Some(ClassNames::read(self.features.as_deref(), column)?.names().to_vec())
     }
 
     /// Returns advice on rows that cannot be read, if the first one is among them.
@@ -268,18 +295,19 @@ fn format_of(path: &Path) -> Result<(Format, bool)> {
         Some("csv") => Format::Csv,
         Some("tsv") => Format::Tsv,
         Some("parquet") => Format::Parquet,
+        Some("arrow") => Format::Arrow,
         Some("txt") => Format::Text,
         _ => {
             let message = format!("cannot tell the format of `{}` from its name", path.display());
-            let hint = "known extensions: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.txt`, each also `.gz`";
+            let hint = "known extensions: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow`, `.txt`, each also `.gz`";
             return Err(fault(message).hint(hint).into());
         }
     };
     Ok((format, gzipped))
 }
 
-/// Opens a Parquet file; it is read from its end, so a packed one is unpacked first.
-fn parquet_file(path: &Path, is_packed: bool) -> Result<std::fs::File> {
+/// Opens a Parquet or Arrow file; a packed one is unpacked first.
+fn seekable(path: &Path, is_packed: bool) -> Result<std::fs::File> {
     let file = packed::open(path, is_packed)?;
     if !is_packed {
         return Ok(file);
@@ -547,7 +575,7 @@ mod tests {
 
     /// The rows of a JSON file, for a data set of the columns `q` and `a`.
     fn rows_of(text: &str, split: &str, field: Option<&str>) -> Result<Vec<(usize, Value)>> {
-        let wanted = Wanted { columns: &["q", "a"], split, field, kept: None };
+        let wanted = Wanted { columns: &["q", "a"], split, field, kept: None, classes: None };
         read_with("f.json", text.as_bytes(), &wanted).map(|rows| good(&rows))
     }
 

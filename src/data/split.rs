@@ -54,7 +54,10 @@ impl Split<'_> {
         let (mut found, mut skipped, mut before, mut advice) = (Vec::new(), Skipped::default(), 0, None);
         let most = if self.limit == 0 { usize::MAX } else { self.limit };
         let &Need { columns, kept, hint } = need;
-        let wanted = Wanted { columns, split: self.name, field: self.dataset.field.as_deref(), kept };
+        let task = &self.dataset.task;
+        let classes = task.labelled().and_then(|(_, label)| Some((label.first()?.as_str(), task.labels())));
+        let field = self.dataset.field.as_deref();
+        let wanted = Wanted { columns, split: self.name, field, kept, classes };
         for path in self.files {
             if found.len() == most {
                 break;

@@ -129,6 +129,25 @@ impl Hub {
         Ok(fetched)
     }
 
+    /// Returns the paths of all files of a data set repository.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn dataset_files(&self, repo: &str, revision: &str) -> Result<Vec<String>> {
+        id::check_dataset_name(repo)?;
+        let target = self.target(repo, RepoType::Dataset, revision)?;
+        let names = match self.listing(&target)? {
+            Some(info) => names_of(&info)?,
+            None => {
+                let commit = self.cached_commit(&target).ok_or_else(|| self.not_cached(&target))?;
+                let mut names = BTreeSet::new();
+                files_below(&target.snapshot(&commit), "", &mut names)?;
+                names
+            }
+        };
+        Ok(names.into_iter().collect())
+    }
+
     fn target(&self, name: &str, kind: RepoType, revision: &str) -> Result<Target> {
         id::check_revision(revision)?;
         let repo = Repo::with_revision(name.to_owned(), kind, revision.to_owned());

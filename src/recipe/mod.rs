@@ -7,15 +7,21 @@
 mod find;
 mod parse;
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize, Serializer};
 use toml::Value;
 
 use crate::adapters::Method;
 use crate::adapters::basis::BasisSpec;
 use crate::fault::{Result, usage};
+use crate::files::is_data_place;
 use crate::limits::{BATCH_SIZE, EPOCHS, ITERATIONS, LENGTH, SEED, STEPS, TOKENS};
 use crate::spec::values::{FRACTION, NOT_NEGATIVE};
-use crate::spec::{ClassWeights, Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, keys};
+use crate::spec::{
+    ClassWeights, Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Validation, keys,
+};
 pub use find::Origin;
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
@@ -102,18 +108,49 @@ keys! {
     /// `[data]`: the data set and its limits.
     #[derive(Debug, Clone, PartialEq, Serialize)]
     pub struct DataRecipe in "data." {
-        /// A key of the catalog.
-        dataset: String = required();
+        /// A key of the catalog; a file, or a folder of files or of `save_to_disk`; or `hub:OWNER/NAME`, with `/CONFIG` and
+        /// `@REVISION` as needed.
+        dataset: String = text("");
         /// Split to train on.
         train: String = text("train");
-        /// Split to evaluate on.
-        validation: String = text("validation");
+        /// Split to evaluate on; a file of them; or a share of the training rows, which are held out, of each class alike.
+        validation: Validation = validation("validation");
+        /// Seed of the choice of a share.
+        validation_seed: u64 = whole(0, 0, SEED);
         /// Longest sequence in tokens, special tokens included.
         max_length: usize = whole(128, 1, LENGTH);
         /// Number of training examples to use, from the first; 0 = all.
         limit: usize = whole(0, 0, STEPS);
         /// Number of evaluation examples to use, from the first; 0 = all.
         eval_limit: usize = whole(0, 0, STEPS);
+        /// The key `task` of the data set, before that of its entry; without both, its columns tell.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        task: Option<String> = optional();
+        /// Its key `text`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        text: Vec<String> = texts(&[]);
+        /// Its key `label`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        label: Option<String> = optional();
+        /// Its key `labels`; without both, the sorted labels of its training rows.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        labels: Vec<String> = list(&[]);
+        /// Its key `prompt`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prompt: Option<String> = optional();
+        /// Its key `response`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        response: Option<String> = optional();
+        /// Its key `messages`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        messages: Option<String> = optional();
+        /// Its key `metrics`.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        metrics: Vec<String> = list(&[]);
+        /// Data sets to mix instead of `dataset`, each with its weight: an epoch has as many examples as they have together, each
+        /// has its share of every epoch by its weight, and goes on where it ended, in a new order once all of it was seen.
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        mixture: BTreeMap<String, f64> = weights();
     }
 }
 
@@ -186,6 +223,49 @@ keys! {
     }
 }
 
+impl DataRecipe {
+    /// Returns the keys of the data set's entry that are given here.
+    pub fn entry(&self) -> toml::Table {
+        let texts = [
+            ("task", &self.task),
+            ("label", &self.label),
+            ("prompt", &self.prompt),
+            ("response", &self.response),
+            ("messages", &self.messages),
+        ];
+        let lists = [("text", &self.text), ("labels", &self.labels), ("metrics", &self.metrics)];
+        let texts = texts.into_iter().filter_map(|(key, text)| Some((key, Value::from(text.clone()?))));
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let lists = lists.map(|(key, list)| (key, Value::from(list.clone())));
+        texts.chain(lists).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Returns the names of its data sets.
+    pub fn names(&self) -> Vec<&str> {
+        match self.mixture.is_empty() {
+            true => vec![&self.dataset],
+            false => self.mixture.keys().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// Replaces the path of something that exists by its absolute path.
+fn settle(path: &mut String) -> Result<()> {
+    if let Ok(whole) = Path::new(&*path).canonicalize() {
+        *path = whole.into_os_string().into_string().map_err(|whole| {
+            usage(format!("the path of `{path}` is not valid UTF-8: `{}`", Path::new(&whole).display()))
+                .hint("recipes name it as text: move it, or rename its folders")
+        })?;
+    }
+    Ok(())
+}
+
+/// Returns the names of data that may be files or folders.
+fn data_of(data: &mut DataRecipe) -> impl Iterator<Item = &mut String> {
+    let validation = if let Validation::Split(name) = &mut data.validation { Some(name) } else { None };
+    std::iter::once(&mut data.dataset).chain(validation)
+}
+
 impl TryFrom<toml::Table> for Recipe {
     type Error = anyhow::Error;
 
@@ -249,29 +329,36 @@ impl Recipe {
         Ok(toml::to_string(self)?)
     }
 
+    /// Replaces files and folders of data by their absolute paths.
+    ///
+    /// # Errors
+    /// As [`Recipe::settle_folders`].
+    pub fn settle_data(&mut self) -> Result<()> {
+        data_of(&mut self.data).filter(|name| is_data_place(name, Path::new(&**name))).try_for_each(settle)
+    }
+
     /// Replaces existing folders by their absolute paths, which mean the same from any other folder.
     ///
     /// # Errors
     /// When such a path is not valid UTF-8, as a recipe is.
     pub fn settle_folders(&mut self) -> Result<()> {
-        for folder in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
-            let whole = std::path::Path::new(&*folder).canonicalize();
-            if let Some(path) = whole.ok().filter(|path| !folder.is_empty() && path.is_dir()) {
-                *folder = path.into_os_string().into_string().map_err(|path| {
-                    usage(format!("the path of `{folder}` is not valid UTF-8: `{}`", path.display()))
-                        .hint("recipes name it as text: move it, or rename its folders")
-                })?;
-            }
-        }
-        Ok(())
+        let folders = [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from];
+        folders.into_iter().filter(|folder| Path::new(&**folder).is_dir()).try_for_each(settle)?;
+        self.settle_data()
     }
 
     /// Takes folders that exist beside the recipe, and not in the current folder, from there.
-    fn prefer_existing_folders(&mut self, recipe: &std::path::Path) {
+    fn prefer_existing_folders(&mut self, recipe: &Path) {
         let Some(beside) = recipe.parent() else { return };
         for name in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
             let there = beside.join(name.as_str());
-            if !name.is_empty() && !std::path::Path::new(name.as_str()).exists() && there.is_dir() {
+            if !name.is_empty() && !Path::new(name.as_str()).exists() && there.is_dir() {
+                *name = there.to_string_lossy().into_owned();
+            }
+        }
+        for name in data_of(&mut self.data) {
+            let there = beside.join(name.as_str());
+            if !name.is_empty() && !Path::new(name.as_str()).exists() && is_data_place(name, &there) {
                 *name = there.to_string_lossy().into_owned();
             }
         }

@@ -76,7 +76,21 @@ fn refuse_foreign_keys(chosen: &Method, all: &[Method], reader: &mut Reader) {
 
 /// Refuses keys that are valid one by one but not together.
 fn contradictions(recipe: &Recipe, reader: &mut Reader) {
-    let Recipe { adapter, train, eval, .. } = recipe;
+    let Recipe { adapter, data, train, eval, .. } = recipe;
+    match (data.dataset.is_empty(), data.mixture.is_empty()) {
+        (true, true) if reader.sound(&["data.dataset", "data.mixture"]) => reader.missing("data.dataset"),
+        (false, false) => {
+            reader.fail("data.mixture", "excludes `data.dataset`, expected one of them, found both");
+        }
+        (true, false) if !data.entry().is_empty() => {
+            let key = data.entry().keys().next().cloned().unwrap_or_default();
+            reader.fail(
+                &format!("data.{key}"),
+                "expected none with `data.mixture`, whose data sets have their own",
+            );
+        }
+        _ => {}
+    }
     if reader.sound(&["train.epochs", "train.max_steps"]) {
         match (train.epochs, train.max_steps) {
             (0, 0) => {

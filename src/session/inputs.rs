@@ -9,6 +9,7 @@ use super::fit::{check_fit, head_for};
 use super::forecast::Forecast;
 use super::precedence::prompt_split;
 use super::sources;
+use super::training_data::{self, Sets, TrainingData};
 use crate::adapters::Method;
 use crate::data::dataset::Dataset;
 use crate::data::tokenize::Tokenizer;
@@ -18,7 +19,8 @@ use crate::files;
 use crate::models::HeadShape;
 use crate::models::head::count_of;
 use crate::recipe::{Recipe, TrainRecipe};
-use crate::spec::{Every, Metric};
+use crate::spec::Metric;
+use crate::train::mixture::Part;
 use crate::train::order::steps_per_epoch;
 
 /// Everything that a training needs except its model.
@@ -35,6 +37,8 @@ pub struct TrainInputs {
     pub train: Examples,
     /// Examples to score; `None` if the recipe never evaluates.
     pub validation: Option<Examples>,
+    /// The data sets of a mixture; none if there is one.
+    pub mixture: Vec<Part>,
     /// The data set's metrics, the one that picks the best checkpoint first.
     pub metrics: Vec<Metric>,
     /// The head; `None` for a language model.
@@ -49,12 +53,13 @@ impl TrainInputs {
     /// Opens everything that the recipe names, and fills in what it leaves to the base.
     /// Fails when something is missing or does not fit.
     pub fn open(place: &Environment, mut recipe: Recipe) -> Result<Self> {
-        let dataset = sources::open(place, &recipe.data.dataset)?;
+        recipe.settle_data()?;
+        let (sets, dataset) = training_data::open(place, &recipe.data)?;
         let mut base = place.base(&recipe.model.name, &recipe.model.revision)?;
         let head = head(&base, &dataset)?;
         let metrics = chosen_metrics(&recipe, &dataset)?;
         check_tasks(place, &recipe, head)?;
-        let catalog = kept(place, &recipe, &dataset)?;
+        let catalog = kept(place, &recipe, &sets)?;
         recipe.settle_folders()?;
         // A branch moves; the saved recipe must name the weights that the run was trained on.
         if let Some(commit) = &base.commit {
@@ -71,16 +76,13 @@ impl TrainInputs {
         let data = recipe.data.clone();
         check_fit(&base.base, &tokenizer, data.max_length)?;
         warn_of_template(&dataset, &tokenizer);
-        let train = place.split(&dataset, &data.train, &tokenizer, data.max_length, data.limit)?;
+        let TrainingData { train, validation, mixture } =
+            training_data::load(place, &sets, &recipe, &tokenizer)?;
         if head.is_some() && train.examples.iter().any(|example| example.label.is_none()) {
             let message =
                 format!("data set `{}`: split `{}` has rows without a label", dataset.name, data.train);
             return Err(usage(message).hint("train on a labelled split: set `data.train`").into());
         }
-        let validation = match recipe.eval.every {
-            Every::Never => None,
-            _ => Some(place.split(&dataset, &data.validation, &tokenizer, data.max_length, data.eval_limit)?),
-        };
         let class_weights = class_weights(&recipe.train.class_weights, &dataset, &train.examples)?;
         Ok(Self {
             recipe,
@@ -89,6 +91,7 @@ impl TrainInputs {
             tokenizer,
             train,
             validation,
+            mixture,
             metrics,
             head,
             class_weights,
@@ -193,9 +196,11 @@ fn head(base: &OpenBase, dataset: &Dataset) -> Result<Option<HeadShape>> {
 }
 
 /// Returns a catalog of the recipe's data sets as TOML.
-fn kept(place: &Environment, recipe: &Recipe, dataset: &Dataset) -> Result<String> {
+fn kept(place: &Environment, recipe: &Recipe, sets: &Sets) -> Result<String> {
     let mut entries = toml::Table::new();
-    entries.insert(recipe.data.dataset.clone(), dataset.settled()?.into());
+    for (name, dataset) in sets {
+        entries.insert(name.clone(), dataset.settled()?.into());
+    }
     for name in &recipe.eval.tasks {
         entries.insert(name.clone(), sources::open(place, name)?.settled()?.into());
     }
@@ -232,7 +237,7 @@ fn check_tasks(place: &Environment, recipe: &Recipe, head: Option<HeadShape>) ->
                 .into());
         }
         // After days of training is no time to miss a file.
-        place.files(&dataset, prompt_split(&dataset).unwrap_or(&recipe.data.validation))?;
+        place.files(&dataset, prompt_split(&dataset).unwrap_or(recipe.data.validation.split()))?;
     }
     Ok(())
 }

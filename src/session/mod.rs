@@ -7,7 +7,7 @@
 //! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] (with [`lasting`]) and [`finished`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
 //! | run or checkpoint → model | [`subject`] |
-//! | a data set by its name | [`sources`] |
+//! | a data set by its name, and a training's examples | [`sources`], `training_data` |
 //! | scores of a subject | [`score`] |
 //! | answers to new rows | [`predict`] |
 //! | a conversation with a subject | [`chat`] |
@@ -44,3 +44,4 @@ pub mod score;
 pub mod sources;
 pub mod subject;
 pub mod training;
+mod training_data;

@@ -52,7 +52,7 @@ impl ScoreSettings {
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
         let longest = usize::try_from(subject.base.base.config.longest_sequence()).unwrap_or(MAX_LENGTH);
         // Each split has its own folder, so that one does not overwrite another.
-        let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation != **split);
+        let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation.split() != **split);
         let own_out = subject.run.as_ref().map(|(run, _)| {
             let checkpoint = subject.checkpoint.as_ref();
             let parts = checkpoint.into_iter().chain(args.split.as_ref().filter(other));
@@ -61,11 +61,11 @@ impl ScoreSettings {
         Self {
             of_run: args.out.is_none() && own_out.is_some(),
             tasks: match (&recipe, args.task.as_slice()) {
-                (Some(recipe), []) => vec![recipe.data.dataset.clone()],
+                (Some(recipe), []) => recipe.data.names().into_iter().map(str::to_owned).collect(),
                 (_, tasks) => tasks.to_vec(),
             },
             asked_split: args.split.clone(),
-            split: recipe.map_or_else(|| "validation".into(), |recipe| recipe.data.validation.clone()),
+            split: recipe.map_or("validation", |recipe| recipe.data.validation.split()).to_owned(),
             precision: settled(
                 args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
                 device,

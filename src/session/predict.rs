@@ -135,8 +135,8 @@ impl Predictor<'_> {
         if let Some(task) = &self.args.task {
             return sources::open(self.place, task).map(Some);
         }
-        let of_run = self.subject.run.as_ref().map(|(_, recipe)| &recipe.data.dataset);
-        let name = of_run.or(self.subject.adapter.as_ref().map(|adapter| &adapter.config.dataset));
+        let of_run = self.subject.run.as_ref().and_then(|(_, recipe)| recipe.data.names().first().copied());
+        let name = of_run.or(self.subject.adapter.as_ref().map(|adapter| adapter.config.dataset.as_str()));
         let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
         let found = sources::open(self.place, name).ok();
         if found.is_none() {

@@ -16,6 +16,7 @@ use super::subject::Subject;
 use crate::cli::EvalArgs;
 use crate::data::Examples;
 use crate::data::dataset::Dataset;
+use crate::data::entry;
 use crate::data::tokenize::Tokenizer;
 use crate::eval::predictions::{submission_name, submit};
 use crate::eval::results::{TaskResult, classes_table, results_table, write_results};
@@ -117,7 +118,10 @@ impl Scorer<'_> {
 
     /// Reads the examples of a data set.
     fn examples(&self, dataset: &Dataset) -> Result<Examples> {
-        let Self { place, request, settings, tokenizer, .. } = self;
-        place.split(dataset, settings.split(dataset), tokenizer, settings.max_length, request.limit)
+        let Self { place, subject, request, settings, tokenizer } = self;
+        let data = subject.run.as_ref().map(|(_, recipe)| &recipe.data);
+        let data = data.filter(|data| data.names().iter().any(|name| entry::shown(name) == dataset.name));
+        let split = settings.split(dataset);
+        sources::examples(place, (dataset, split), data, tokenizer, (settings.max_length, request.limit))
     }
 }

@@ -161,6 +161,7 @@ impl Training {
             micro_batch_tokens: train.micro_batch_tokens,
             loss_scaling: train.precision == Precision::Fp16,
             shuffle: train.shuffle,
+            mixture: inputs.mixture.clone(),
             log_every: train.log_every,
             evaluate: inputs.recipe.eval.every,
             metric: inputs.metrics[0],

@@ -108,6 +108,23 @@ pub enum Precision {
     Fp16,
 }
 
+/// Rows to score during training: a split, or a share of the training rows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Validation {
+    /// The name of a split, or a file.
+    Split(String),
+    /// A share above 0 and below 1.
+    Share(f64),
+}
+
+impl Validation {
+    /// Returns the name of the split.
+    pub fn split(&self) -> &str {
+        if let Self::Split(name) = self { name } else { "validation" }
+    }
+}
+
 /// Interval of an event: `"epoch"`, `"never"`, or a number of optimiser steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Every {

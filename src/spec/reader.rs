@@ -188,15 +188,16 @@ impl Reader {
 
     /// Records a fault of `key`, or of `key.part` of a table.
     pub fn fail(&mut self, key: &str, problem: impl fmt::Display) {
-        let whole = || key.split_once('.').and_then(|(whole, _)| self.entries.get(whole));
-        let place = self.entries.get(key).or_else(whole).map_or(&self.head, |entry| &entry.place).clone();
+        let whole = self.entries.iter().find(|(whole, _)| is_inside(key, whole));
+        let given = self.entries.get(key).or(whole.map(|(_, entry)| entry));
+        let place = given.map_or(&self.head, |entry| &entry.place).clone();
         let text = match place {
             Place::Nowhere if self.prefix.is_empty() => problem.to_string(),
             Place::Set(_) => problem.to_string(),
             Place::Line(_) | Place::Taken(_) | Place::Nowhere => format!("`{}{key}`: {problem}", self.prefix),
         };
         self.faults.push((place, text));
-        self.faulty.extend([key, key.split_once('.').map_or(key, |(whole, _)| whole)].map(str::to_owned));
+        self.faulty.extend([key, whole.map_or(key, |(whole, _)| whole)].map(str::to_owned));
     }
 
     /// Records that `key` must be given.
@@ -289,6 +290,11 @@ fn raw(place: &Place) -> Option<&str> {
         Place::Set(assignment) => assignment.split_once('=').map(|(_, raw)| raw.trim()),
         Place::Line(_) | Place::Taken(_) | Place::Nowhere => None,
     }
+}
+
+/// Returns true if a key is one of the table `whole`.
+fn is_inside(key: &str, whole: &str) -> bool {
+    key.strip_prefix(whole).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn is_zero(value: &Value) -> bool {

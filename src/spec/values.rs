@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use toml::{Table, Value};
 
 use super::reader::{Reader, describe};
-use super::{ClassWeights, Every};
+use super::{ClassWeights, Every, Validation};
 use crate::limits::{Most, STEPS};
 
 /// A condition on a number, and the words for it.
@@ -180,6 +180,27 @@ impl Reader {
                 (_, Some(weights)) => Ok(ClassWeights::Listed(weights)),
                 _ => Err("`balanced` or a list of numbers of at least 0".to_owned()),
             }
+        })
+    }
+
+    /// Reads the name of a split or a share of rows.
+    pub fn validation(&mut self, key: &'static str, default: &str) -> Validation {
+        self.read(key, Validation::Split(default.to_owned()), Value::from(default), |value, _| {
+            match (value.as_str(), value.as_float()) {
+                (Some(name), _) if !name.is_empty() => Ok(Validation::Split(name.to_owned())),
+                (_, Some(share)) if share > 0.0 && share < 1.0 => Ok(Validation::Share(share)),
+                _ => {
+                    Err("the name of a split, or a share of the training rows above 0 and below 1".to_owned())
+                }
+            }
+        })
+    }
+
+    /// Reads weights above 0 by name, none by default.
+    pub fn weights(&mut self, key: &'static str) -> BTreeMap<String, f64> {
+        self.table(key, "a table of weights by data set", |value| {
+            let weight = value.as_float().or(value.as_integer().map(|whole| whole as f64));
+            weight.filter(|weight| *weight > 0.0 && weight.is_finite()).ok_or(POSITIVE.words)
         })
     }
 

@@ -4,6 +4,7 @@
 pub mod checkpoint;
 pub mod interrupt;
 pub mod language;
+pub mod mixture;
 pub mod objective;
 pub mod optim;
 pub mod order;

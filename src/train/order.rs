@@ -38,6 +38,14 @@ impl Order {
         self.permutation.get(start..end).unwrap_or_default().to_vec()
     }
 
+    /// Returns the example at a place of an epoch, below their number.
+    pub(super) fn at(&mut self, epoch: u64, place: usize) -> usize {
+        if epoch != self.epoch {
+            self.turn_to(epoch);
+        }
+        self.permutation.get(place).copied().unwrap_or(0)
+    }
+
     /// Draws up to `epoch`: from the current epoch if that is earlier, else from the start.
     fn turn_to(&mut self, epoch: u64) {
         let mut next = self.epoch + 1;

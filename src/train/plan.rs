@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::checkpoint::RunState;
+use super::mixture::Part;
 use super::optim::Rates;
 use super::schedule;
 use crate::spec::{Every, Metric, Schedule};
@@ -74,6 +75,8 @@ pub struct TrainPlan {
     pub loss_scaling: bool,
     /// True if each epoch has its own order.
     pub shuffle: bool,
+    /// The data sets of a mixture; none if there is one.
+    pub mixture: Vec<Part>,
     /// Steps between log points.
     pub log_every: u64,
     /// Interval of evaluations.

@@ -1,6 +1,7 @@
 //! The micro batches of each optimiser step: which examples, in which order, how many at once.
 
-use super::order::{Order, steps_per_epoch};
+use super::mixture::Mixture;
+use super::order::steps_per_epoch;
 use super::plan::TrainPlan;
 
 /// Examples computed in one pass: for each of the k runs, their indices.
@@ -9,7 +10,7 @@ pub type MicroBatch = Vec<Vec<usize>>;
 /// The examples of k runs, each in its own order.
 #[derive(Debug)]
 pub struct BatchSource {
-    orders: Vec<Order>,
+    orders: Vec<Mixture>,
     /// Tokens of each example.
     lengths: Vec<usize>,
     batch_size: usize,
@@ -20,7 +21,7 @@ pub struct BatchSource {
 impl BatchSource {
     /// Creates the source of a plan over examples of these `lengths` in tokens.
     pub fn new(plan: &TrainPlan, lengths: Vec<usize>) -> Self {
-        let order = |seed| Order::new(lengths.len(), seed, plan.shuffle);
+        let order = |seed| Mixture::new(&plan.mixture, lengths.len(), seed, plan.shuffle);
         Self {
             orders: plan.runs.iter().map(|run| order(run.seed)).collect(),
             batch_size: plan.batch_size,
@@ -30,9 +31,10 @@ impl BatchSource {
         }
     }
 
-    /// Returns the number of steps that visit every example once.
+    /// Returns the number of steps of an epoch.
     pub fn steps_per_epoch(&self) -> u64 {
-        steps_per_epoch(self.lengths.len(), self.batch_size)
+        let length = self.orders.first().map_or(self.lengths.len(), Mixture::length);
+        steps_per_epoch(length, self.batch_size)
     }
 
     /// Returns the micro batches of optimiser step `step`, split by number of examples or of tokens. The split is
@@ -67,7 +69,8 @@ mod tests {
 
     fn source(micro_batch_size: usize, micro_batch_tokens: usize) -> BatchSource {
         let lengths = vec![5, 1, 2, 9, 3, 3, 1];
-        let orders = vec![Order::new(lengths.len(), 0, false), Order::new(lengths.len(), 1, true)];
+        let order = |seed, shuffle| Mixture::new(&[], lengths.len(), seed, shuffle);
+        let orders = vec![order(0, false), order(1, true)];
         BatchSource { orders, lengths, batch_size: 5, micro_batch_size, micro_batch_tokens }
     }
 

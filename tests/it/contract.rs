@@ -687,6 +687,7 @@ fn plan(runs: &[RunPlan], folder: &Path) -> TrainPlan {
         metric: Metric::Accuracy,
         checkpoint: Every::Never,
         keep_checkpoints: 1,
+        mixture: Vec::new(),
         checkpoints: folder.join("checkpoints"),
         fingerprint: "test".into(),
         earlier: Vec::new(),
