@@ -217,6 +217,10 @@ pub struct EvalArgs {
     /// Override a recipe key; can be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
+    /// Score the answers in FILE instead of a model's: rows with `index` or `prompt`, and `completion`, in any format
+    /// of data; samples of lm-evaluation-harness; or predictions of an earlier `eval`
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "model", "set", "predict", "shots"], value_parser = path())]
+    pub completions: Option<PathBuf>,
     /// Write the predictions of a test split as a GLUE submission file
     #[arg(long)]
     pub predict: bool,
@@ -359,7 +363,8 @@ Examples:
   loraxs eval --run runs/mnli --task glue/mnli --split validation_mismatched
   loraxs eval --run runs/qnli --split test --predict --out submission
   loraxs eval --model ./qnli-merged --task glue/qnli
-  loraxs eval --model ./mistral-merged --task gsm8k --task math";
+  loraxs eval --model ./mistral-merged --task gsm8k --task math
+  loraxs eval --completions answers.jsonl --task gsm8k --split test";
 
 const MERGE_EXAMPLES: &str = "\
 Examples:

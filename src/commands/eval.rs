@@ -3,6 +3,7 @@
 use super::{Outcome, environment};
 use crate::cli::{EvalArgs, Global};
 use crate::fault::Result;
+use crate::session::score::completions::rescore;
 use crate::session::score::score;
 use crate::session::subject::Subject;
 
@@ -10,6 +11,9 @@ use crate::session::subject::Subject;
 /// Fails when the subject, a data set or the folder for the results cannot be used.
 pub fn run(global: &Global, args: &EvalArgs) -> Result<Outcome> {
     let place = environment(global, args.subject.run.as_deref())?;
+    if let Some(file) = &args.completions {
+        return Ok(rescore(&place, args, file)?.into());
+    }
     let subject = Subject::open(&place, &args.subject, &args.set)?;
     Ok(score(&place, &subject, args)?.into())
 }

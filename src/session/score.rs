@@ -1,9 +1,11 @@
 //! Scores of a subject on data sets of the catalog: for `eval`, and for `train` once its run is done.
 
+pub mod completions;
 mod generation;
 mod language;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::environment::{Environment, use_precision};
 use super::fit::{check_fit, fitting};
@@ -46,15 +48,22 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
         say("interrupted: run the same command again to continue");
         return Ok(Ending::Interrupted);
     };
-    write_results(&results, out, *of_run)?;
-    if results.values().any(|result| !result.metrics.is_empty()) {
-        say(&results_table(&results));
-        classes_table(&results).iter().for_each(|table| say(table));
-    }
-    say(&format!("wrote {}", out.display()));
+    write_and_show(&results, out, *of_run)?;
     let task = results.keys().next().map(String::as_str).unwrap_or_default();
     after_eval(request, out, task).iter().for_each(|next| say(next));
     Ok(Ending::Finished)
+}
+
+/// Writes and prints results.
+/// Fails when the folder cannot be written.
+fn write_and_show(results: &BTreeMap<String, TaskResult>, out: &Path, of_run: bool) -> Result<()> {
+    write_results(results, out, of_run)?;
+    if results.values().any(|result| !result.metrics.is_empty()) {
+        say(&results_table(results));
+        classes_table(results).iter().for_each(|table| say(table));
+    }
+    say(&format!("wrote {}", out.display()));
+    Ok(())
 }
 
 /// A subject with everything to score it.

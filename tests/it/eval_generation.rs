@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -466,4 +466,106 @@ fn answers_under_another_config_are_not_gone_on_with() {
     edit(&model.join("config.json"), |config| config["rms_norm_eps"] = json!(0.5));
     let message = eval_of(&model, &place, "out", &[], 2);
     assert!(message.contains("has completions of another model or other settings"), "{message}");
+}
+
+/// Runs `eval --completions`.
+fn rescored(place: &Place, file: &str, out: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+    command.args(["eval", "--completions", file, "--task", "sums", "--out", out]).args(more);
+    command.arg("--datasets").arg(place.path("sums.toml")).args(["--device", "cpu", "--threads", "1"]);
+    command.env("LORAXS_CACHE", place.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(place.path(""));
+    forked::output(&command)
+}
+
+/// Writes a file of JSON lines.
+fn write_lines(place: &Place, file: &str, rows: &[Value]) {
+    fs::write(place.path(file), rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+}
+
+/// Results without the settings, times and tokens of a model.
+fn results(place: &Place, out: &str) -> Value {
+    let mut results: Value = json(&place.path(out).join("results.json"));
+    let sums = results["sums"].as_object_mut().unwrap();
+    ["generation", "seconds", "truncation"].iter().for_each(|key| drop(sums.remove(*key)));
+    results
+}
+
+#[test]
+fn answers_made_elsewhere_are_scored_as_our_own() {
+    let place = place();
+    eval(&place, "out", &[], 0);
+    let own = predictions(&place, "out");
+    let keyed = |key: &str, answer: &str| {
+        own.iter().rev().map(|row| json!({key: row[key], "completion": row[answer]})).collect::<Vec<_>>()
+    };
+    write_lines(&place, "index.jsonl", &keyed("index", "completion"));
+    write_lines(&place, "prompt.jsonl", &keyed("prompt", "completion"));
+    fs::write(place.path("list.json"), json!(keyed("index", "completion")).to_string()).unwrap();
+    let layout = place.path("out").read_dir().unwrap().map(|e| e.unwrap().path());
+    let folder = layout.into_iter().find(|path| path.is_dir() && !path.ends_with("predictions")).unwrap();
+    let samples = named(&folder, "samples_sums_");
+    let own_file = "out/predictions/sums.jsonl";
+    let files = ["index.jsonl", "prompt.jsonl", "list.json", own_file, samples.to_str().unwrap()];
+    let told = |rows: &[Value]| {
+        rows.iter().map(|row| json!([row["completion"], row["verdicts"]])).collect::<Vec<_>>()
+    };
+    for (at, file) in files.into_iter().enumerate() {
+        let out = format!("again-{at}");
+        let output = rescored(&place, file, &out, &[]);
+        assert!(output.status.success(), "{file}: {}", errors(&output));
+        assert_eq!(results(&place, &out), results(&place, "out"), "{file}");
+        assert_eq!(told(&predictions(&place, &out)), told(&own), "{file}");
+    }
+    // Whoever answers right is right; a part of the answers, where the limit makes it whole; and the limit of a whole file.
+    let mut right = keyed("index", "gold");
+    write_lines(&place, "right.jsonl", &right);
+    right.reverse();
+    write_lines(&place, "part.jsonl", &right[..5]);
+    for (file, limit, count) in [("right.jsonl", "0", 12), ("part.jsonl", "5", 5), ("right.jsonl", "3", 3)] {
+        let output = rescored(&place, file, &format!("right-{limit}"), &["--limit", limit]);
+        assert!(output.status.success(), "{file}: {}", errors(&output));
+        let found = results(&place, &format!("right-{limit}"));
+        assert_eq!(found["sums"]["metrics"]["gsm8k/strict"]["value"], 1.0);
+        assert_eq!(found["sums"]["count"], count);
+    }
+}
+
+#[test]
+fn answers_that_fit_no_data_set_are_told() {
+    let place = place();
+    let tell = |more: &[&str], code: i32, words: &[&str]| {
+        check(more, &rescored(&place, "answers.jsonl", "none", more), code, words);
+        assert!(!place.path("none/results.json").exists());
+    };
+    let row = |index: usize| json!({"index": index, "completion": "#### 2"});
+    let whole: Vec<Value> = (0..12).map(row).collect();
+    write_lines(&place, "answers.jsonl", &whole[..7]);
+    let words = "5 of 12 prompts of `sums` test have no completion; the first is row 7\nhint: `--limit 7`";
+    tell(&[], 1, &[words]);
+    tell(&["--limit", "8"], 1, &["1 of 8 prompts"]);
+    write_lines(&place, "answers.jsonl", &whole[1..]);
+    tell(&[], 1, &["1 of 12 prompts of `sums` test have no completion; the first is row 0", "`--limit N`"]);
+    for (extra, words) in [
+        (row(12), "1 of 13 rows answer no prompt of `sums` test; the first is row 13"),
+        (json!({"prompt": "What?", "completion": ""}), "1 of 13 rows answer no prompt of `sums` test"),
+        (row(3), "1 of 13 rows are a second answer to a prompt of `sums` test; the first is row 13"),
+        (
+            json!({"index": 1, "completion": 7}),
+            "cannot be used; the first is line 13: its `completion` is no text",
+        ),
+        (json!({"completion": "7"}), "it has no `index` and no `prompt`"),
+        (json!({"doc_id": 1, "resps": [["a", "b"]]}), "`resps` holds 2 answers, expected one"),
+        (json!({"index": 1}), "it has no `completion`"),
+    ] {
+        write_lines(&place, "answers.jsonl", &[&whole[..], &[extra]].concat());
+        tell(&[], 1, &[words]);
+    }
+    tell(&["--model", "m"], 2, &["cannot be used with"]);
+    tell(&["--task", "other"], 2, &["the answers to one `--task`"]);
+    fs::remove_file(place.path("answers.jsonl")).unwrap();
+    tell(&[], 1, &["answers.jsonl"]);
+    // A folder with a model's completions is not written over.
+    eval(&place, "model", &[], 0);
+    let output = rescored(&place, "model/predictions/sums.jsonl", "model", &[]);
+    check(&[], &output, 2, &["has other completions", "--out"]);
 }
