@@ -32,7 +32,7 @@ pub use penalties::Penalties;
 pub use request::{Request, StopRule};
 pub use scheduler::Scheduler;
 pub use slots::Limits;
-pub use stream::Stream;
+pub use stream::TextStream;
 pub use text::stop_rule;
 
 /// Choice of the next token.

@@ -6,14 +6,14 @@ use crate::fault::Result;
 
 /// The text so far. What is given out is never taken back, and never the beginning of a stop text.
 #[derive(Debug)]
-pub struct Stream<'a> {
+pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     stop: &'a [String],
     ids: Vec<u32>,
     given: String,
 }
 
-impl<'a> Stream<'a> {
+impl<'a> TextStream<'a> {
     /// Starts a completion, which one of the texts in `stop` ends.
     pub fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
         Self { tokenizer, stop, ids: Vec::new(), given: String::new() }
@@ -44,7 +44,7 @@ impl<'a> Stream<'a> {
     /// Ends the completion with these tokens, all there are; returns the rest of its text.
     ///
     /// # Errors
-    /// As [`Stream::push`].
+    /// As [`TextStream::push`].
     pub fn finish(&mut self, ids: Vec<u32>) -> Result<String> {
         self.ids = ids;
         Ok(self.give(&text(self.tokenizer, self.stop, &self.ids)?))
@@ -72,7 +72,7 @@ mod tests {
         let told = "é 日本 🙂!\nUser: more";
         let (ids, ..) = tokenizer.encode_plain(told, 1000).unwrap();
         for (stop, expected) in [(vec![], told), (vec!["\nUser:".to_owned()], "é 日本 🙂!")] {
-            let mut stream = Stream::new(&tokenizer, &stop);
+            let mut stream = TextStream::new(&tokenizer, &stop);
             let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
             assert!(pieces.iter().filter(|piece| piece.is_empty()).count() > 3, "{pieces:?}");
             assert_eq!(pieces.concat(), expected);
@@ -81,7 +81,7 @@ mod tests {
         // All but the last token: half a character waits, and at the end is told as by `decode`.
         let (ids, ..) = tokenizer.encode_plain("ab🙂", 1000).unwrap();
         let short = &ids[..ids.len() - 1];
-        let mut stream = Stream::new(&tokenizer, &[]);
+        let mut stream = TextStream::new(&tokenizer, &[]);
         short.iter().for_each(|&id| drop(stream.push(id).unwrap()));
         assert_eq!(stream.given(), "ab");
         assert_eq!(stream.finish(short.to_vec()).unwrap(), "\u{fffd}");

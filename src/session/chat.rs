@@ -6,9 +6,9 @@ mod order;
 
 use std::path::PathBuf;
 
-use answer::{End, Speaker};
-use input::Input;
-use order::{COMMANDS, Order};
+use answer::{AnswerEnd, Speaker};
+use input::ChatInput;
+use order::{COMMANDS, ChatLine};
 use serde_json::{Value, json};
 use tch::Kind;
 
@@ -52,7 +52,7 @@ pub fn chat(place: &Environment, args: &ChatArgs) -> Result<Ending> {
         tracing::warn!("{remark}");
     }
     let mut chat = Chat {
-        input: Input::open()?,
+        input: ChatInput::open()?,
         prompt: &prompt,
         positions: usize::try_from(base.config.longest_sequence())?,
         decoding: &|args| Ok(decoding(args, &task, &tokenizer, &asked)?.0.params),
@@ -109,7 +109,7 @@ enum Leave {
 
 /// A conversation.
 struct Chat<'a> {
-    input: Input,
+    input: ChatInput,
     prompt: &'a ChatPrompt<'a>,
     /// Tokens that the model has positions for.
     positions: usize,
@@ -127,7 +127,7 @@ impl Chat<'_> {
     /// Fails when the input does, or a line where no person sits before it.
     fn talk(&mut self, speaker: &Speaker<'_>) -> Result<Leave> {
         while let Some(line) = self.input.next()? {
-            let followed = Order::parse(&line).and_then(|order| self.follow(order, speaker));
+            let followed = ChatLine::parse(&line).and_then(|order| self.follow(order, speaker));
             if let Some(Some(leave)) = self.told(followed)? {
                 return Ok(leave);
             }
@@ -149,24 +149,24 @@ impl Chat<'_> {
     }
 
     /// Does what a line asks for. Returns why the talk ends, if it does.
-    fn follow(&mut self, order: Order, speaker: &Speaker<'_>) -> Result<Option<Leave>> {
+    fn follow(&mut self, order: ChatLine, speaker: &Speaker<'_>) -> Result<Option<Leave>> {
         match order {
-            Order::Message(text) => return self.answer(text, speaker),
-            Order::Reset => self.turns.clear(),
-            Order::System(text) => self.system = text,
-            Order::Adapter(folder) => return Ok(Some(Leave::Adapter(folder))),
-            Order::Set(name, value) => {
+            ChatLine::Message(text) => return self.answer(text, speaker),
+            ChatLine::Reset => self.turns.clear(),
+            ChatLine::System(text) => self.system = text,
+            ChatLine::Adapter(folder) => return Ok(Some(Leave::Adapter(folder))),
+            ChatLine::Set(name, value) => {
                 let settings = self.settings.with(&name, &value)?;
                 self.params = (self.decoding)(&settings)?;
                 self.settings = settings;
             }
-            Order::ShowSettings => say(&shown(&self.params)),
-            Order::Help => {
+            ChatLine::ShowSettings => say(&shown(&self.params)),
+            ChatLine::Help => {
                 let rows = COMMANDS.map(|(name, what, does)| vec![format!("{name} {what}"), does.to_owned()]);
                 let lines = "A line that ends in `\\`, or an open `\"\"\"`, goes on on the next line. Ctrl-C stops an answer.";
                 say(&format!("{}\n{lines}", table(&["command", ""], &rows)));
             }
-            Order::Quit => return Ok(Some(Leave::For(Ending::Finished))),
+            ChatLine::Quit => return Ok(Some(Leave::For(Ending::Finished))),
         }
         Ok(None)
     }
@@ -186,24 +186,24 @@ impl Chat<'_> {
             Ok((speaker.answer(index, ids, params)?, room))
         });
         let ((text, end), fills) = answered.inspect_err(|_| self.turns.truncate(before))?;
-        match text.is_empty() && end == End::Interrupted {
+        match text.is_empty() && end == AnswerEnd::Interrupted {
             true => self.turns.truncate(before),
             false => self.turns.push(json!({"role": "assistant", "content": text})),
         }
         match end {
-            End::Finished(Finish::Length) if fills => tracing::warn!(
+            AnswerEnd::Finished(Finish::Length) if fills => tracing::warn!(
                 "the answer was cut: the model has {} positions, and the conversation fills them; `/reset` forgets it",
                 self.positions
             ),
-            End::Finished(Finish::Length) => tracing::warn!(
+            AnswerEnd::Finished(Finish::Length) => tracing::warn!(
                 "the answer was cut after {} tokens; `/set max-new-tokens=N` allows more",
                 self.params.max_new_tokens
             ),
-            End::Finished(_) => {}
-            End::Closed => return Ok(Some(Leave::For(Ending::Finished))),
+            AnswerEnd::Finished(_) => {}
+            AnswerEnd::Closed => return Ok(Some(Leave::For(Ending::Finished))),
             // Ctrl-C of a person is for the answer alone.
-            End::Interrupted if self.input.is_terminal() && interrupt::dismissed() => {}
-            End::Interrupted => return Ok(Some(Leave::For(Ending::Interrupted))),
+            AnswerEnd::Interrupted if self.input.is_terminal() && interrupt::dismissed() => {}
+            AnswerEnd::Interrupted => return Ok(Some(Leave::For(Ending::Interrupted))),
         }
         Ok(None)
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
-use crate::generate::{Event, Finish, Limits, Request, SamplingParams, Scheduler, Stream, stop_rule};
+use crate::generate::{Event, Finish, Limits, Request, SamplingParams, Scheduler, TextStream, stop_rule};
 use crate::models::CausalLm;
 use crate::train::interrupt;
 
 /// What ended an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum AnswerEnd {
     Finished(Finish),
     /// A signal.
     Interrupted,
@@ -32,37 +32,37 @@ pub struct Speaker<'a> {
 impl Speaker<'_> {
     /// Continues the tokens of turn number `index`, and prints what comes. Returns the text, and why it ended.
     /// Fails when generation fails, or standard output cannot be written.
-    pub fn answer(&self, index: usize, ids: Vec<u32>, params: SamplingParams) -> Result<(String, End)> {
+    pub fn answer(&self, index: usize, ids: Vec<u32>, params: SamplingParams) -> Result<(String, AnswerEnd)> {
         let slots = params.search.beams;
         let stop = stop_rule(self.tokenizer, self.stop);
         let request = Request { index, ids, params: Arc::new(params), stop };
         let mut scheduler = Scheduler::new(self.model, Limits { slots, tokens: request.tokens() });
-        let mut stream = Stream::new(self.tokenizer, self.stop);
+        let mut stream = TextStream::new(self.tokenizer, self.stop);
         let _awaited = interrupt::awaited();
         scheduler.submit(request)?;
         let mut end = None;
         while end.is_none() {
             if interrupt::requested() {
-                end = Some(End::Interrupted);
+                end = Some(AnswerEnd::Interrupted);
                 break;
             }
             for event in scheduler.step()? {
                 let new = match event {
                     Event::Token(_, token) => stream.push(token)?,
                     Event::Finished(_, ids, finish) => {
-                        end = Some(End::Finished(finish));
+                        end = Some(AnswerEnd::Finished(finish));
                         stream.finish(ids)?
                     }
                 };
                 if !self.put(&new)? {
-                    return Ok((stream.given().to_owned(), End::Closed));
+                    return Ok((stream.given().to_owned(), AnswerEnd::Closed));
                 }
             }
         }
         let text = stream.given();
         let is_open = !(text.ends_with('\n') && self.is_terminal);
         let is_read = !is_open || self.put("\n")?;
-        Ok((text.to_owned(), end.filter(|_| is_read).unwrap_or(End::Closed)))
+        Ok((text.to_owned(), end.filter(|_| is_read).unwrap_or(AnswerEnd::Closed)))
     }
 
     /// Prints a piece of an answer at once. Returns false if nobody reads standard output any more.

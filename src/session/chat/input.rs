@@ -1,4 +1,4 @@
-//! Lines of a chat: edited in a terminal, or read from a pipe.
+//! LineRules of a chat: edited in a terminal, or read from a pipe.
 
 use std::io::{self, ErrorKind, IsTerminal as _, StdinLock};
 
@@ -18,12 +18,12 @@ use crate::report::say;
 const FENCE: &str = "\"\"\"";
 
 /// Source of lines.
-pub enum Input {
-    Terminal(Box<Editor<Lines, DefaultHistory>>),
+pub enum ChatInput {
+    Terminal(Box<Editor<LineRules, DefaultHistory>>),
     Piped(io::Lines<StdinLock<'static>>),
 }
 
-impl Input {
+impl ChatInput {
     /// Opens standard input: a line editor if a person sits before it.
     /// Fails when the terminal cannot be used.
     pub fn open() -> Result<Self> {
@@ -31,7 +31,7 @@ impl Input {
             return Ok(Self::Piped(io::stdin().lines()));
         }
         let mut editor = Editor::new()?;
-        editor.set_helper(Some(Lines));
+        editor.set_helper(Some(LineRules));
         Ok(Self::Terminal(Box::new(editor)))
     }
 
@@ -93,15 +93,15 @@ fn is_open(text: &str) -> bool {
 }
 
 /// What the line editor knows of lines: their ends, and the names of commands.
-pub struct Lines;
+pub struct LineRules;
 
-impl Helper for Lines {}
-impl Hinter for Lines {
+impl Helper for LineRules {}
+impl Hinter for LineRules {
     type Hint = String;
 }
-impl Highlighter for Lines {}
+impl Highlighter for LineRules {}
 
-impl Validator for Lines {
+impl Validator for LineRules {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
         Ok(match is_open(context.input()) {
             true => ValidationResult::Incomplete,
@@ -110,7 +110,7 @@ impl Validator for Lines {
     }
 }
 
-impl Completer for Lines {
+impl Completer for LineRules {
     type Candidate = String;
 
     fn complete(&self, line: &str, at: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {

@@ -17,7 +17,7 @@ pub const COMMANDS: [(&str, &str, &str); 7] = [
 
 /// Parsed line.
 #[derive(Debug, PartialEq)]
-pub enum Order {
+pub enum ChatLine {
     Message(String),
     Reset,
     System(Option<String>),
@@ -28,7 +28,7 @@ pub enum Order {
     Quit,
 }
 
-impl Order {
+impl ChatLine {
     /// Parses a line that is not blank.
     /// Fails when it begins with `/` and is no command, or the command lacks something.
     pub fn parse(line: &str) -> Result<Self> {
@@ -70,19 +70,19 @@ mod tests {
     #[test]
     fn a_line_is_a_message_or_a_command() {
         for (line, order) in [
-            ("Hi /reset", Order::Message("Hi /reset".into())),
-            ("//etc/fstab?", Order::Message("/etc/fstab?".into())),
-            ("/reset", Order::Reset),
-            ("/system  Be brief. ", Order::System(Some("Be brief.".into()))),
-            ("/system", Order::System(None)),
-            ("/adapter none", Order::Adapter(None)),
-            ("/adapter my runs/a", Order::Adapter(Some("my runs/a".into()))),
-            ("/set top_p = 0.9", Order::Set("top_p".into(), "0.9".into())),
-            ("/set", Order::ShowSettings),
-            ("/help", Order::Help),
-            ("/exit", Order::Quit),
+            ("Hi /reset", ChatLine::Message("Hi /reset".into())),
+            ("//etc/fstab?", ChatLine::Message("/etc/fstab?".into())),
+            ("/reset", ChatLine::Reset),
+            ("/system  Be brief. ", ChatLine::System(Some("Be brief.".into()))),
+            ("/system", ChatLine::System(None)),
+            ("/adapter none", ChatLine::Adapter(None)),
+            ("/adapter my runs/a", ChatLine::Adapter(Some("my runs/a".into()))),
+            ("/set top_p = 0.9", ChatLine::Set("top_p".into(), "0.9".into())),
+            ("/set", ChatLine::ShowSettings),
+            ("/help", ChatLine::Help),
+            ("/exit", ChatLine::Quit),
         ] {
-            assert_eq!(Order::parse(line).unwrap(), order, "{line}");
+            assert_eq!(ChatLine::parse(line).unwrap(), order, "{line}");
         }
     }
 
@@ -93,7 +93,7 @@ mod tests {
             ("/set temperature", "`/set` needs a name and a value", ""),
             ("/adapter", "`/adapter` needs a folder, or `none`", ""),
         ] {
-            let error = Order::parse(line).unwrap_err();
+            let error = ChatLine::parse(line).unwrap_err();
             assert!(error.to_string().contains(message), "{error}");
             assert!(hint_of(&error).unwrap_or_default().contains(hint), "{error:?}");
             assert_eq!(exit_code(&error), 2);
