@@ -306,7 +306,10 @@ pub enum Dtype {
 
 /// Builds the whole command; `--version` prints `version`, `-V` the crate's version alone.
 pub fn command(version: &'static str) -> clap::Command {
-    values::with_negative_numbers(Cli::command()).long_version(version)
+    // Answers made elsewhere need no model.
+    let command = Cli::command()
+        .mut_subcommand("eval", |eval| eval.mut_arg("run", |run| run.required_unless_present("completions")));
+    values::with_negative_numbers(command).long_version(version)
 }
 
 /// Parses arguments, the program's name first; if needed, prints help or an error and exits (2: wrong usage).
