@@ -302,7 +302,7 @@ fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
     );
     let mut reader = csv::Reader::from_path(place.path("o.csv")).unwrap();
     let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
-    assert_eq!((records.len(), records[2].iter().last()), (7, Some("line 3: column `text` is empty")));
+    assert_eq!((records.len(), records[2].iter().next_back()), (7, Some("line 3: column `text` is empty")));
     // Long texts are cut, and that is told.
     let long = format!("{}\n", "rain ".repeat(100));
     let output = fed(&mut place.command(&["predict", "--model", &model, "--max-length", "12"]), &long);
@@ -311,6 +311,54 @@ fn rows_that_cannot_be_answered_say_why_and_the_exit_code_does_too() {
     let none = fed(&mut place.command(&["predict", "--model", &model]), "");
     assert_eq!((none.status.code(), none.stdout.len()), (Some(0), 0));
 }
+
+/// Wrong options for a classifier, the exit code, and what the message holds.
+const WRONG: [(&[&str], i32, &[&str]); 18] = [
+    (&["--input", "none.csv"], 1, &["cannot read `none.csv`", "No such file"]),
+    (&["--input", "rows.dat"], 1, &["cannot tell the format of `rows.dat`", "`.txt`"]),
+    (&["--input", "empty.jsonl"], 1, &["`empty.jsonl` holds no row"]),
+    (
+        &["--input", "two.csv"],
+        2,
+        &[
+            "cannot tell which column of `two.csv` is to be read",
+            "`--columns`, or the two of a pair; columns: `title`, `body`",
+        ],
+    ),
+    (
+        &["--input", "two.csv", "--columns", "titel"],
+        2,
+        &["`two.csv` has no column `titel`", "did you mean `title`? columns: `body`, `title`"],
+    ),
+    (&["--input", "semi.csv", "--columns", "title"], 2, &["no column `title`", "separated by commas"]),
+    (&["--input", "two.csv", "--task", "tiny/pairs"], 2, &["no column `sentence1`", "`--columns`"]),
+    (
+        &["--input", "lines.txt", "--task", "tiny/pairs"],
+        2,
+        &[
+            "plain lines, but the columns `sentence1`, `sentence2`",
+            "`{\"sentence1\":\"…\",\"sentence2\":\"…\"}`",
+        ],
+    ),
+    (&["--input", "lines.txt", "--text", "a"], 2, &["--input", "cannot be used with"]),
+    (&["--text-pair", "a"], 2, &["--text"]),
+    (&["--text", "a", "--text", "b", "--text-pair", "c"], 2, &["2 `--text`, but 1 `--text-pair`"]),
+    (
+        &["--text", "a", "--task", "tiny/pairs"],
+        2,
+        &["reads pairs, `sentence1`, `sentence2`", "`--text-pair`"],
+    ),
+    (
+        &["--text", "a", "--text-pair", "b", "--task", "tiny/sentences"],
+        2,
+        &["reads one text, `sentence1`", "leave out"],
+    ),
+    (&["--text", "a", "--columns", "a,b,c"], 2, &["expected one or two `--columns`, found 3"]),
+    (&["--text", "a", "--task", "tiny/score"], 2, &["has 1 classes, but the model's head has 3 outputs"]),
+    (&["--text", "a", "--task", "tiny/pears"], 2, &["tiny/pears", "did you mean `tiny/pairs`?"]),
+    (&["--text", "a", "--out", "folder"], 2, &["`folder` is not a file that can be replaced"]),
+    (&["--text", "a", "--max-length", "1000"], 2, &["`data.max_length` is 1000", "38"]),
+];
 
 #[test]
 fn wrong_inputs_get_one_clear_message_each() {
@@ -325,56 +373,17 @@ fn wrong_inputs_get_one_clear_message_each() {
     fs::write(bench.path("empty.jsonl"), "").unwrap();
     fs::write(bench.path("rows.dat"), "x").unwrap();
     fs::create_dir(bench.path("folder")).unwrap();
-    let cases: [(&[&str], i32, &[&str]); 18] = [
-        (&["--input", "none.csv"], 1, &["cannot read `none.csv`", "No such file"]),
-        (&["--input", "rows.dat"], 1, &["cannot tell the format of `rows.dat`", "`.txt`"]),
-        (&["--input", "empty.jsonl"], 1, &["`empty.jsonl` holds no row"]),
-        (
-            &["--input", "two.csv"],
-            2,
-            &[
-                "cannot tell which column of `two.csv` is to be read",
-                "`--columns`, or the two of a pair; columns: `title`, `body`",
-            ],
-        ),
-        (
-            &["--input", "two.csv", "--columns", "titel"],
-            2,
-            &["`two.csv` has no column `titel`", "did you mean `title`? columns: `body`, `title`"],
-        ),
-        (&["--input", "semi.csv", "--columns", "title"], 2, &["no column `title`", "separated by commas"]),
-        (&["--input", "two.csv", "--task", "tiny/pairs"], 2, &["no column `sentence1`", "`--columns`"]),
-        (
-            &["--input", "lines.txt", "--task", "tiny/pairs"],
-            2,
-            &[
-                "plain lines, but the columns `sentence1`, `sentence2`",
-                "`{\"sentence1\":\"…\",\"sentence2\":\"…\"}`",
-            ],
-        ),
-        (&["--input", "lines.txt", "--text", "a"], 2, &["--input", "cannot be used with"]),
-        (&["--text-pair", "a"], 2, &["--text"]),
-        (&["--text", "a", "--text", "b", "--text-pair", "c"], 2, &["2 `--text`, but 1 `--text-pair`"]),
-        (
-            &["--text", "a", "--task", "tiny/pairs"],
-            2,
-            &["reads pairs, `sentence1`, `sentence2`", "`--text-pair`"],
-        ),
-        (
-            &["--text", "a", "--text-pair", "b", "--task", "tiny/sentences"],
-            2,
-            &["reads one text, `sentence1`", "leave out"],
-        ),
-        (&["--text", "a", "--columns", "a,b,c"], 2, &["expected one or two `--columns`, found 3"]),
-        (&["--text", "a", "--task", "tiny/score"], 2, &["has 1 classes, but the model's head has 3 outputs"]),
-        (&["--text", "a", "--task", "tiny/pears"], 2, &["tiny/pears", "did you mean `tiny/pairs`?"]),
-        (&["--text", "a", "--out", "folder"], 2, &["`folder` is not a file that can be replaced"]),
-        (&["--text", "a", "--max-length", "1000"], 2, &["`data.max_length` is 1000", "38"]),
-    ];
-    for (more, code, words) in cases {
+    for (more, code, words) in WRONG {
         let args = with(more);
         bench.refuses(&args.iter().map(String::as_str).collect::<Vec<_>>(), code, words);
     }
+}
+
+#[test]
+fn wrong_subjects_and_streams_get_one_clear_message_each() {
+    let bench = Bench::new();
+    let model = encoder("roberta-gelu");
+    fs::create_dir(bench.path("folder")).unwrap();
     bench.refuses(&["predict", "--text", "a"], 2, &["--run"]);
     bench.refuses(&["predict", "--run", "folder", "--text", "a"], 1, &["`folder` is not a run"]);
     for (input, words) in [
@@ -697,21 +706,23 @@ fn catalog_of_heads() -> String {
     text.replace("files ", &format!("dir     = {folder:?}\nfiles "))
 }
 
+/// The names of classes of a data set.
+fn names(catalog: &toml::Table, task: &str, classes: &Value) -> Vec<Value> {
+    let labels = catalog[task]["labels"].as_array().unwrap();
+    let name = |class: &Value| labels[class.as_u64().unwrap() as usize].as_str().unwrap().into();
+    classes.as_array().unwrap().iter().map(name).collect()
+}
+
 #[test]
-fn sets_of_labels_and_tags_of_words_are_those_of_eval() {
+fn sets_of_labels_are_those_of_eval() {
     let input = fixture("heads/data/validation.jsonl");
     let args = ["predict", "--run", "run", "--input", input.to_str().unwrap()];
     let catalog: toml::Table = catalog_of_heads().parse().unwrap();
-    let names = |task: &str, classes: &Value| -> Vec<Value> {
-        let labels = catalog[task]["labels"].as_array().unwrap();
-        let name = |class: &Value| labels[class.as_u64().unwrap() as usize].as_str().unwrap().into();
-        classes.as_array().unwrap().iter().map(name).collect()
-    };
     let (bench, predictions) = run_of_heads("heads/sets", "f1_micro");
     let answers = lines(&bench.0.run(&args, 0));
     assert_eq!(answers.len(), predictions.len());
     for (answer, prediction) in answers.iter().zip(&predictions) {
-        assert_eq!(answer["prediction"], json!(names("heads/sets", &prediction["prediction"])));
+        assert_eq!(answer["prediction"], json!(names(&catalog, "heads/sets", &prediction["prediction"])));
         for (p, logit) in answer["probabilities"]
             .as_object()
             .unwrap()
@@ -722,6 +733,13 @@ fn sets_of_labels_and_tags_of_words_are_those_of_eval() {
             assert!((p.as_f64().unwrap() - expected).abs() < room(1e-6), "{answer}");
         }
     }
+}
+
+#[test]
+fn tags_of_words_are_those_of_eval_and_make_up_entities() {
+    let input = fixture("heads/data/validation.jsonl");
+    let args = ["predict", "--run", "run", "--input", input.to_str().unwrap()];
+    let catalog: toml::Table = catalog_of_heads().parse().unwrap();
     let (bench, predictions) = run_of_heads("heads/words", "f1");
     let answers = lines(&bench.0.run(&args, 0));
     let column = catalog["heads/words"]["text"].as_str().unwrap();
@@ -729,7 +747,10 @@ fn sets_of_labels_and_tags_of_words_are_those_of_eval() {
     for (answer, prediction) in answers.iter().zip(&predictions) {
         let tags: Vec<&Value> =
             answer["prediction"].as_array().unwrap().iter().filter(|tag| !tag.is_null()).collect();
-        assert_eq!(tags, names("heads/words", &prediction["prediction"]).iter().collect::<Vec<_>>());
+        assert_eq!(
+            tags,
+            names(&catalog, "heads/words", &prediction["prediction"]).iter().collect::<Vec<_>>()
+        );
         let words = answer[column].as_array().unwrap();
         for entity in answer["entities"].as_array().unwrap() {
             let [start, end] = ["start", "end"].map(|name| entity[name].as_u64().unwrap() as usize);

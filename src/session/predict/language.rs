@@ -23,7 +23,7 @@ use crate::data::texts::recognised_prompt;
 use crate::fault::{Result, usage};
 use crate::generate::config::Asked;
 use crate::generate::engine::MOST_SLOTS;
-use crate::generate::{Engine, GenerationSettings, NextPrompt};
+use crate::generate::{Completion, Engine, GenerationSettings, NextPrompt};
 use crate::models::CausalLm;
 use crate::session::environment::use_precision;
 use crate::session::precedence::decoding;
@@ -39,6 +39,22 @@ struct Window {
     first: usize,
     /// True once answers cannot be written.
     is_closed: bool,
+}
+
+impl Window {
+    /// Notes what continues the row of this number; takes out the first rows that have their answers.
+    fn answered(
+        &mut self,
+        index: usize,
+        completion: Option<Completion>,
+    ) -> Vec<(Row, std::result::Result<Columns, String>)> {
+        if let (Some((_, answer)), Some(completion)) = (self.rows.get_mut(index - self.first), completion) {
+            *answer = Some(Ok(of_completion(&completion)));
+        }
+        let ready = self.rows.iter().take_while(|(_, answer)| answer.is_some()).count();
+        self.first += ready;
+        self.rows.drain(..ready).filter_map(|(row, answer)| Some((row, answer?))).collect()
+    }
 }
 
 fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
@@ -58,7 +74,7 @@ impl Predictor<'_> {
         let dataset = dataset.as_ref();
         let base = &subject.base.base;
         let asked = Asked::read(&base.folder, base.config.vocabulary)?;
-        let task = known.clone().unwrap_or_else(|| Generation::unset());
+        let task = known.clone().unwrap_or_else(Generation::unset);
         let (generation, remarks) = decoding(&args.generation, &task, tokenizer, &asked)?;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
         let generation = GenerationSettings { max_slots: args.batch_size.unwrap_or(0), ..generation };
@@ -126,17 +142,8 @@ impl Predictor<'_> {
         let mut failure = None;
         let finished =
             Engine::new(model, &self.tokenizer, generation).follow(&mut next, &mut |index, completion| {
-                let mut found = locked(&window);
-                let place = index - found.first;
-                if let (Some((_, answer)), Some(completion)) = (found.rows.get_mut(place), completion) {
-                    *answer = Some(Ok(of_completion(&completion)));
-                }
-                let ready = found.rows.iter().take_while(|(_, answer)| answer.is_some()).count();
-                found.first += ready;
-                let ready: Vec<_> = found.rows.drain(..ready).collect();
-                drop(found);
-                let answered = ready.into_iter().filter_map(|(row, answer)| Some((row, answer?)));
-                output.write(answered, unit.get().copied().unwrap_or("line")).inspect_err(|_| {
+                let answered = locked(&window).answered(index, completion);
+                output.write(answered.into_iter(), unit.get().copied().unwrap_or("line")).inspect_err(|_| {
                     failure = output.failure.take();
                     locked(&window).is_closed = true;
                 })
@@ -179,7 +186,7 @@ impl Predictor<'_> {
 
     /// Returns how rows with these columns are asked, of which `row` is one.
     fn task_for(&self, known: Option<&Generation>, columns: &[String], row: &Columns) -> Result<Generation> {
-        let own = known.cloned().unwrap_or_else(|| Generation::unset());
+        let own = known.cloned().unwrap_or_else(Generation::unset);
         let column = columns.first().map(String::as_str).unwrap_or_default();
         if known.is_some() && own.messages.is_none() {
             return Ok(own);
