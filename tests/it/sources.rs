@@ -292,7 +292,7 @@ fn wrong_data_is_told_with_what_to_do() {
         2,
         &["`--set data.mixture={a=0}`: expected a number above 0"],
     );
-    refused(&["data.mixture={\"glue/rte\"=1}"], 2, &["`data.mixture`", "excludes `data.dataset`"]);
+    refused(&["data.mixture={\"glue/rte\"=1}"], 2, &["data.mixture={", "excludes `data.dataset`"]);
     refused(
         &["data.dataset=", "data.mixture={x=1}", "data.text=a"],
         2,
