@@ -264,7 +264,8 @@ mod tests {
         for part in [
             "`d.toml` has 3 faults:",
             "line 2: missing key `a.files`",
-            "line 3: `a.task`: expected one of `classification`, `regression`, `multi-label`, `token-classification`, `instruction`, `chat`, `generation`, \
+            "line 3: `a.task`: expected one of `classification`, `regression`, `multi-label`, `token-classification`, `instruction`, `text`, `chat`, \
+             `generation`, \
              found the string `clasification`",
             "line 4: unknown key `a.file`; did you mean `a.files`?",
         ] {

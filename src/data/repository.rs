@@ -35,7 +35,9 @@ pub fn splits(name: &str, names: &[String], readme: Option<&str>, config: Option
         let all = configs.iter().map(|config| config.name.as_str());
         return chosen.map(|config| config.splits.clone()).ok_or_else(|| choose(name, config, all).into());
     }
-    let files: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_data(name)).collect();
+    // A text there is a licence or a remark, unless a README says otherwise.
+    let is_rows = |name: &&str| is_data(name) && !name.ends_with(".txt");
+    let files: Vec<&str> = names.iter().map(String::as_str).filter(is_rows).collect();
     let folders: Vec<&str> = top(&files).into_iter().filter(|folder| *folder != "data").collect();
     let inside: Vec<&str> = match config {
         Some(config) => {

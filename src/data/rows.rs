@@ -466,7 +466,7 @@ mod tests {
         }
         let error = read_all(Path::new("/no/such.csv"), &Wanted::default()).unwrap_err();
         assert!(format!("{error:#}").starts_with("cannot read `/no/such.csv`: No such file"), "{error:#}");
-        assert!(hint_of(&read("f.txt", b"x").unwrap_err()).unwrap().contains("`.parquet`"));
+        assert!(hint_of(&read("f.text", b"x").unwrap_err()).unwrap().contains("`.parquet`"));
     }
 
     #[test]

@@ -86,7 +86,7 @@ const OPTIONS: [(&[&str], &str); 4] = [
 /// The same for the keys of a catalog entry.
 const OF_CATALOG: [(&[&str], &str); 11] = [
     (&["path", "repo", "repo_id", "dataset", "dataset_name"], "`hub`"),
-    (&["data_files", "file", "file_name", "filename"], "`files`"),
+    (&["data_files", "file_name", "filename"], "`files`"),
     (&["data_dir", "folder"], "`dir`"),
     (&["type", "kind", "task_type"], "`task`"),
     (&["text_column", "text_columns", "sentence", "input_columns", "columns"], "`text`"),
