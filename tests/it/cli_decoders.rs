@@ -318,7 +318,7 @@ fn instructions_that_cannot_be_used_name_column_and_row() {
         bench.refuses_train(&model, &[], code, words);
     }
     bench.data("", ROW);
-    bench.refuses_train(&model, &[], 2, &["`my/data.task`"]);
+    bench.refuses_train(&model, &[], 2, &["`my/data` does not say its `task`"]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn the_reference_is_that_of_the_code() {
     // A few by hand, so that the words are known to be those of the readers.
     for line in [
         "- `learning_rate` = `0.001` (a number of at least 0): Peak learning rate of the adapter",
-        "- `dataset` (a string, required): A key of the catalog.",
+        "- `dataset` = `\"\"` (a string): A key of the catalog; a file",
         "- `dropout` (a number from 0 up to, not including, 1, none by default): Probability",
         "- `schedule` = `\"linear\"` (one of `linear`, `cosine`, `constant`): Shape",
         "- `label` (a string, required): Column of the number to predict.",

@@ -113,13 +113,10 @@ fn progress_is_one_line_that_fits_and_goes_away() {
         while let Ok(count @ 1..) = terminal.read(&mut buffer) {
             bytes.extend_from_slice(&buffer[..count]);
             let end = std::str::from_utf8(&bytes).map_or_else(|e| e.valid_up_to(), str::len);
-            let text = String::from_utf8(bytes.drain(..end).collect()).unwrap();
-            if text.contains('\u{1b}')
-                && !text.ends_with(|c: char| c.is_alphabetic() || c == '\n' || c == '\r')
-            {
-                // A sequence may go on in the next read.
-                bytes.splice(0..0, text.into_bytes());
-                continue;
+            let mut text = String::from_utf8(bytes.drain(..end).collect()).unwrap();
+            // A sequence may go on in the next read.
+            if let Some(at) = text.rfind('\u{1b}').filter(|&at| !text[at..].contains(char::is_alphabetic)) {
+                bytes.splice(0..0, text.split_off(at).into_bytes());
             }
             screen.show(&text);
             let found = screen.progress();

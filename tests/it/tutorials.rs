@@ -29,7 +29,9 @@ fn commands(page: &str) -> String {
 /// Runs the commands of a tutorial in a copy of its folder, `train` with these overrides; returns what they printed.
 fn follow(place: &Place, name: &str, train: &str, input: &str) -> String {
     let folder = place.path("tutorials");
-    copied(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorials"), &folder);
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorials");
+    copied(&pages, &folder);
+    copied(&pages.join("data"), &folder.join("data"));
     let page = fs::read_to_string(folder.join(format!("{name}.md"))).unwrap();
     let bin = place.path("bin");
     fs::create_dir_all(&bin).unwrap();
