@@ -190,7 +190,7 @@ enum Form<'a> {
     /// Words and their tags.
     Words {
         task: &'a Task,
-        tokenizer: Tokenizer,
+        tokenizer: Box<Tokenizer>,
         max_length: usize,
     },
     Instruction(InstructionEncoder<'a>),
@@ -212,7 +212,7 @@ impl<'a> Form<'a> {
             }
             Task::Chat(task) => Self::Chat(Box::new(ChatEncoder::new(name, task, tokenizer, max_length)?)),
             Task::TokenClassification(_) => {
-                let tokenizer = tokenizer.of_words()?;
+                let tokenizer = Box::new(tokenizer.of_words()?);
                 tokenizer.encode_words(&[], max_length)?;
                 Self::Words { task, tokenizer, max_length }
             }

@@ -92,9 +92,9 @@ impl<'a> Outcomes<'a> {
             }
             (Label::Set(p), Label::Set(g)) => {
                 let all: BTreeSet<&u32> = p.iter().chain(g).collect();
-                let holds = |class: &u32| (p.contains(class), g.contains(class));
-                let each = |class: &u32| match holds(class) {
-                    (p, g) => tally(u64::from(*class), [p && g, p, g]),
+                let each = |class: &u32| {
+                    let (p, g) = (p.contains(class), g.contains(class));
+                    tally(u64::from(*class), [p && g, p, g])
                 };
                 ([f64::from(u8::from(p == g)), 1.0], all.into_iter().map(each).collect())
             }

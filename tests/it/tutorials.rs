@@ -70,8 +70,7 @@ fn classify_my_csv() {
 #[test]
 fn chat_on_my_conversations() {
     let place = Place::new();
-    let snapshot =
-        cached(&place, "HuggingFaceTB/SmolLM2-135M-Instruct", "decoders/llama-linear");
+    let snapshot = cached(&place, "HuggingFaceTB/SmolLM2-135M-Instruct", "decoders/llama-linear");
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
     fs::write(snapshot.join("chat_template.jinja"), template).unwrap();
