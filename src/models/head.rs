@@ -22,6 +22,8 @@ pub struct Head {
     drop_first: bool,
     /// Number of words of a run's stream consumed by drawing its layers.
     pub drawn: usize,
+    /// Paths of the layers that were drawn.
+    names: Vec<String>,
 }
 
 /// `y = x Wᵀ + b` with one W and b per run; b may be absent.
@@ -191,7 +193,6 @@ impl Head {
             layers.insert(0, HeadLayer::new(name, [config.width; 2], true));
         }
         let (drawn_layers, _) = layers.split_at(if stored { usize::from(draw_pooler) } else { layers.len() });
-        say_drawn(config, head, source.checkpoint, drawn_layers);
         let numbers = |layer: &HeadLayer| usize::try_from(layer.shape.iter().product::<i64>()).unwrap_or(0);
         let drawn = drawn_layers.iter().map(numbers).map(words_of_normal).sum();
         let mut weights = source.draw(drawn_layers, config.initializer_range).into_iter();
@@ -213,7 +214,31 @@ impl Head {
             }
         }
         let dropout = config.dropout_before_head(head.problem);
-        Ok(Self { layers: made, dropout, drop_first: !draw_pooler, drawn })
+        let names = drawn_layers.iter().map(|layer| layer.name.clone()).collect();
+        Ok(Self { layers: made, dropout, drop_first: !draw_pooler, drawn, names })
+    }
+
+    /// Logs the layers that were drawn: a warning if the checkpoint holds a head, expected if it has none.
+    pub fn say_drawn(&self, config: &Config, head: HeadShape, checkpoint: &Tensors) {
+        let names: Vec<String> = self.names.iter().map(|name| format!("`{name}`")).collect();
+        let (names, classes) = (names.join(", "), head.outputs);
+        match stored(config, head.problem, checkpoint) {
+            _ if names.is_empty() => {}
+            Stored::Nothing => {
+                tracing::info!("initialised at random: {names} (the checkpoint has no classification head)")
+            }
+            Stored::Whole(outputs) => {
+                tracing::warn!(
+                    "initialised at random: {names} (the checkpoint's head has {outputs} outputs, not {classes})"
+                );
+            }
+            Stored::Part(faults) => {
+                tracing::warn!(
+                    "initialised at random: {names} (the checkpoint has only part of a head: {})",
+                    faults.join(", ")
+                );
+            }
+        }
     }
 
     /// Applies the layers: dropout before each, tanh between two.
@@ -234,29 +259,6 @@ impl Head {
             };
         }
         x
-    }
-}
-
-/// Logs the layers that are drawn: a warning if the checkpoint holds a head, expected if it has none.
-fn say_drawn(config: &Config, head: HeadShape, checkpoint: &Tensors, drawn: &[HeadLayer]) {
-    let names: Vec<String> = drawn.iter().map(|layer| format!("`{}`", layer.name)).collect();
-    let (names, classes) = (names.join(", "), head.outputs);
-    match stored(config, head.problem, checkpoint) {
-        _ if drawn.is_empty() => {}
-        Stored::Nothing => {
-            tracing::info!("initialised at random: {names} (the checkpoint has no classification head)")
-        }
-        Stored::Whole(outputs) => {
-            tracing::warn!(
-                "initialised at random: {names} (the checkpoint's head has {outputs} outputs, not {classes})"
-            );
-        }
-        Stored::Part(faults) => {
-            tracing::warn!(
-                "initialised at random: {names} (the checkpoint has only part of a head: {})",
-                faults.join(", ")
-            );
-        }
     }
 }
 

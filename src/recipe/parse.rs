@@ -213,7 +213,7 @@ mod tests {
                 ["task", "text", "label", "labels", "prompt", "response", "messages", "metrics", "mixture"]
                     .contains(&leaf);
             let is_written = written.iter().any(|recipe| recipe[section].get(leaf).is_some());
-            let is_optional = section == "data" && is_of_entry || key == "train.class_weights";
+            let is_optional = section == "data" && is_of_entry || *key == "train.class_weights";
             assert!(is_written || is_optional, "{key}");
         }
     }

@@ -64,9 +64,14 @@ impl Training {
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(setup.stored_basis(&recipe.adapter));
         let of_base = place.rehearsal && recipe.adapter.method == Method::Full;
+        let mut of_head = 0;
         if let Some(start) = setup.start.as_ref().filter(|_| !of_base) {
             let loaded = start.load_into(&trained, true)?;
+            of_head = loaded;
             tracing::info!("started from `{}`, with {loaded} tensors of its head", recipe.train.init_from);
+        }
+        if let (0, Ok(model), Some(head)) = (of_head, model.classifier(), *head) {
+            model.head.say_drawn(&base.base.config, head, &base.base.tensors);
         }
         let mut adapter = setup.config(recipe, base, *head, &trained)?;
         adapter.dataset.clone_from(&dataset.name);

@@ -291,7 +291,7 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
         ))
     };
     let model = bench.model("short", "bert-gelu");
-    assert!(eval("short", &[]).contains("have more than 40 tokens and are truncated"));
+    assert!(eval("short", &[]).contains("have more than 40 tokens (`data.max_length`) and are truncated"));
     edit(&model.join("config.json"), |config| {
         drop(config.insert("max_position_embeddings".into(), json!(12)))
     });
@@ -304,8 +304,9 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
     let rows = expected["tiny/pairs"].as_array().unwrap();
     let long = rows.iter().filter(|row| row["input_ids"].as_array().unwrap().len() > 12).count();
     assert!(long > 0);
-    let words =
-        format!("`tiny/pairs` validation: {long} of 13 examples have more than 12 tokens and are truncated");
+    let words = format!(
+        "`tiny/pairs` validation: {long} of 13 rows have more than 12 tokens (`data.max_length`) and are truncated"
+    );
     for more in [&[][..], &["--max-length", "12"]] {
         let said = eval("short", more);
         assert!(said.contains(&words), "{said}");
@@ -317,5 +318,5 @@ fn what_is_longer_than_the_positions_of_a_model_is_cut_with_a_word() {
     });
     let args = ["eval", "--task", "tiny/instructions", "--model", "base", "--out", "scored"];
     let said = errors(&place.run(&args, 0));
-    assert!(said.contains("examples have more than 60 tokens and are truncated"), "{said}");
+    assert!(said.contains("rows have more than 60 tokens (`data.max_length`) and are truncated"), "{said}");
 }

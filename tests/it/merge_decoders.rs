@@ -50,7 +50,14 @@ fn trained(base: &Path) -> Place {
 fn merge(place: &Place, out: &str, more: &[&str]) -> f64 {
     let output = place.run(&[&["merge", "--run", "run", "--out", out], more].concat(), 0);
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().next().unwrap().split_whitespace().last().unwrap().parse().unwrap_or_else(|e| panic!("{e}: {text}"))
+    text.lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .last()
+        .unwrap()
+        .parse()
+        .unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
 /// The held-out loss.
