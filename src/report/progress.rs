@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle, WeakProgressBar};
 
 use super::BARS;
 
@@ -37,15 +37,26 @@ pub struct Progress {
     bar: Option<ProgressBar>,
 }
 
+/// The bar that is shown. Work inside other work shows on the same line, which the outer takes back with its next piece.
+static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
+
+/// Returns the bar that is shown, or a new one.
+fn shared_bar(label: &str) -> ProgressBar {
+    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bar) = shown.as_ref().and_then(WeakProgressBar::upgrade) {
+        return bar;
+    }
+    let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bar = BARS.add(ProgressBar::no_length().with_style(style).with_message(label.to_owned()));
+    *shown = Some(bar.downgrade());
+    bar
+}
+
 impl Progress {
     /// Starts the work `label` of `total` pieces, `unit` in the plural (`steps`, `examples`, or [`BYTES`]);
     /// 0 means that the total is unknown.
     pub fn new(total: u64, label: &str, unit: &str) -> Self {
-        let bar = (!BARS.is_hidden()).then(|| {
-            let style =
-                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-            BARS.add(ProgressBar::no_length().with_style(style).with_message(label.to_owned()))
-        });
+        let bar = (!BARS.is_hidden()).then(|| shared_bar(label));
         let now = Instant::now();
         Self {
             label: label.to_owned(),

@@ -162,6 +162,7 @@ fn a_config_alone_says_what_it_lacks_to_count_more() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of wrong inputs")]
 fn a_dry_run_refuses_what_the_training_refuses() {
     let bench = Bench::new();
     let train = ["train", "--recipe", "recipe.toml", "--out", "run"];

@@ -237,6 +237,7 @@ fn a_data_set_of_the_hub_needs_no_entry() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of wrong inputs")]
 fn wrong_data_is_told_with_what_to_do() {
     let bench = Bench::new();
     fs::write(bench.path("rows.csv"), reviews(6)).unwrap();

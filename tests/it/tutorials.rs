@@ -62,7 +62,7 @@ fn follow(place: &Place, name: &str, train: &str, input: &str) -> String {
 fn classify_my_csv() {
     let place = Place::new();
     cached(&place, "sentence-transformers/all-MiniLM-L6-v2", "encoders/bert-gelu");
-    let printed = follow(&place, "classify-my-csv", "", "");
+    let printed = follow(&place, "classify-my-csv", "--set data.max_length=40", "");
     let sorted = fs::read_to_string(place.path("tutorials/sorted.csv")).unwrap();
     assert_eq!(sorted.lines().count(), 7, "{sorted}");
     assert!(sorted.starts_with("id,text,"), "{sorted}");
@@ -76,7 +76,7 @@ fn chat_on_my_conversations() {
     let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}\
                     {% if add_generation_prompt %}assistant: {% endif %}";
     fs::write(snapshot.join("chat_template.jinja"), template).unwrap();
-    let few = "--set train.max_steps=2 --set train.epochs=0 --set train.precision=fp32";
+    let few = "--set train.max_steps=2 --set train.epochs=0 --set train.precision=fp32 --set data.max_length=128 --set adapter.rank=8";
     let printed = follow(&place, "chat-on-my-conversations", few, "When are you open?\n/quit\n");
     assert!(printed.contains("completion"), "{printed}");
     for folder in ["shop-merged/config.json", "shop-lora/adapter_config.json"] {
@@ -101,7 +101,10 @@ fn reproduce_a_row() {
     let catalog = "[\"glue/cola\"]\nlike = \"glue/cola\"\n\
                    files = { train = \"train.jsonl\", validation = \"validation.jsonl\", test = \"test.jsonl\" }\n";
     fs::write(place.path("glue.toml"), catalog).unwrap();
-    let small = format!("--datasets {} --set train.epochs=2", place.path("glue.toml").display());
+    let small = format!(
+        "--datasets {} --set train.epochs=2 --set data.max_length=38",
+        place.path("glue.toml").display()
+    );
     let printed = follow(&place, "reproduce-a-row", &small, "");
     assert!(place.path("tutorials/submission/CoLA.tsv").exists(), "{printed}");
 }
