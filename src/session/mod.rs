@@ -15,7 +15,7 @@
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | weights of classes in the loss | [`class_weights`] |
 //! | what to do after a command | [`next`] |
-//! | every key, for `recipe` | [`reference`] |
+//! | every key, for `recipe` | [`mod@reference`] |
 //! | costs before a training | [`counts`], [`forecast`] |
 //! | report of `doctor` | [`machine`] |
 //!
