@@ -20,7 +20,7 @@ use crate::cli::{ChatArgs, GenerationArgs};
 use crate::data::chat_prompt::{ChatPrompt, NO_TEMPLATE};
 use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
-use crate::fault::{Result, fault, hint_of};
+use crate::fault::{Result, fault, hint_of, usage};
 use crate::generate::config::Asked;
 use crate::generate::{Finish, Sampling, SamplingParams};
 use crate::models::{Config, Model};
@@ -36,8 +36,9 @@ const MAX_NEW_TOKENS: usize = 1024;
 pub fn chat(place: &Environment, args: &ChatArgs) -> Result<Ending> {
     let mut subject = Subject::open(place, &args.subject, &[])?;
     let base = &subject.base.base;
-    if let Config::Encoder(config) = &base.config {
-        return Err(config.not_a_decoder());
+    if matches!(base.config, Config::Encoder(_)) || subject.head()?.is_some() {
+        let message = format!("a chat needs a language model, and `{}` is a classifier", subject.base.name);
+        return Err(usage(message).hint("`loraxs predict` answers new texts").into());
     }
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, 1)?;

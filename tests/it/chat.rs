@@ -138,7 +138,7 @@ fn what_cannot_be_talked_with_is_told() {
     let bare = fixture("decoders/llama-biased");
     let long = format!("{}\n", "How many? ".repeat(40));
     let cases: [(&Path, &[&str], &str, i32, &str); 12] = [
-        (&encoder, &[], "Hi\n", 1, "the base is an encoder (`bert`), expected a decoder"),
+        (&encoder, &[], "Hi\n", 2, "bert-gelu` is a classifier\nhint: `loraxs predict`"),
         (&bare, &[], "Hi\n", 1, "llama-biased` has no chat template\nhint: put a `chat_template.jinja`"),
         (&model, &most, &long, 1, "tokens, and the model 128 positions: no room for an answer"),
         (&model, &most, "/sytem Be brief.\n", 2, "`/system`"),

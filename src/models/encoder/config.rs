@@ -152,7 +152,7 @@ impl EncoderConfig {
     }
 
     /// Returns the error of a command that needs a decoder.
-    pub fn not_a_decoder(&self) -> anyhow::Error {
+    pub(in crate::models) fn not_a_decoder(&self) -> anyhow::Error {
         fault(format!("the base is an encoder (`{}`), expected a decoder", self.prefix)).into()
     }
 
