@@ -6,6 +6,7 @@ use super::subject::Subject;
 use super::training::Training;
 use crate::cli::{EvalArgs, MergeArgs, MergeFormat, SubjectArgs};
 use crate::data::Task;
+use crate::files::is_data;
 use crate::models::HeadShape;
 use crate::spec::Problem;
 
@@ -67,13 +68,18 @@ pub fn after_merge(args: &MergeArgs, subject: &Subject, head: Option<HeadShape>)
     let class = auto_class(head);
     let run = subject.run.as_ref().map(|(_, recipe)| recipe.data.dataset.as_str());
     let task = run.or(config.map(|config| config.dataset.as_str())).filter(|name| !name.is_empty());
-    let task = task.unwrap_or("TASK");
     let (place, model) = (quoted(out), quoted(Path::new(&base.name)));
+    // Data without an entry have no name that says their columns.
+    let is_entry =
+        |name: &&str| !is_data(name) && !Path::new(name).is_absolute() && !name.starts_with("hub:");
+    let next = |subject: String| match task.filter(is_entry) {
+        Some(task) => format!("loraxs eval {subject} --task {task}"),
+        None => format!("loraxs predict {subject} --input FILE"),
+    };
     match args.format {
         MergeFormat::Hf => {
-            format!(
-                "next: loraxs eval --model {place} --task {task}\nin Python: {class}.from_pretrained({out:?})"
-            )
+            let next = next(format!("--model {place}"));
+            format!("next: {next}\nin Python: {class}.from_pretrained({out:?})")
         }
         MergeFormat::Peft => {
             // The base's own config does not know the labels.
@@ -81,8 +87,9 @@ pub fn after_merge(args: &MergeArgs, subject: &Subject, head: Option<HeadShape>)
                 None => String::new(),
                 Some(_) => format!(", config=AutoConfig.from_pretrained({out:?})"),
             };
+            let next = next(format!("--model {model} --adapter {place}"));
             format!(
-                "next: loraxs eval --model {model} --adapter {place} --task {task}\nin Python: \
+                "next: {next}\nin Python: \
                  PeftModel.from_pretrained({class}.from_pretrained({:?}{labels}), {out:?})",
                 base.name
             )

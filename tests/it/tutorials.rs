@@ -66,6 +66,7 @@ fn classify_my_csv() {
     let sorted = fs::read_to_string(place.path("tutorials/sorted.csv")).unwrap();
     assert_eq!(sorted.lines().count(), 7, "{sorted}");
     assert!(sorted.starts_with("id,text,"), "{sorted}");
+    assert!(printed.contains("next: loraxs predict --model tickets-merged --input FILE"), "{printed}");
     assert!(printed.contains("billing") && place.path("tutorials/tickets-merged/config.json").exists());
 }
 
