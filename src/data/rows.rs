@@ -102,22 +102,27 @@ impl Rows {
             let own = ClassNames::read(features.as_deref(), column)?;
             own.names().iter().all(|name| labels.contains(name)).then_some(own)
         });
-        let (is_broken, may_be_empty) = (false, false);
-        Ok(Self {
-            features,
-            classes,
+        let plain = Self::over(path, (format, is_packed), unit, source);
+        Ok(Self { features, classes, kept, columns, lists, ..plain })
+    }
+
+    /// Returns the rows of a source of which nothing else is known.
+    fn over(path: PathBuf, (format, is_packed): (Format, bool), unit: &'static str, source: Source) -> Self {
+        Self {
+            features: None,
+            classes: None,
             unit,
             path,
             format,
             is_packed,
             source,
-            kept,
-            columns,
-            lists,
+            kept: None,
+            columns: BTreeSet::new(),
+            lists: Vec::new(),
             read: 0,
-            is_broken,
-            may_be_empty,
-        })
+            is_broken: false,
+            may_be_empty: false,
+        }
     }
 
     /// Reads a stream, which messages call `name`: JSON lines if it begins as an object does, else plain lines. Rows come as
@@ -145,23 +150,7 @@ impl Rows {
             true => (Format::JsonLines, json::lines(text)),
             false => (Format::Text, texts(text)),
         };
-        let (unit, columns, lists) = ("line", BTreeSet::new(), Vec::new());
-        let (kept, is_packed, is_broken, may_be_empty) = (None, false, false, true);
-        Ok(Self {
-            features: None,
-            classes: None,
-            unit,
-            path,
-            format,
-            is_packed,
-            source,
-            kept,
-            columns,
-            lists,
-            read: 0,
-            is_broken,
-            may_be_empty,
-        })
+        Ok(Self { may_be_empty: true, ..Self::over(path, (format, false), "line", source) })
     }
 
     /// Returns true if the rows are plain lines, in the column [`TEXT`].

@@ -10,7 +10,7 @@ use crate::spec::{Metric, Problem, keys};
 
 /// What a data set asks of a model.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "a catalog holds few")]
+#[expect(clippy::large_enum_variant, reason = "a catalog holds few")]
 pub enum Task {
     /// A sentence, or a pair, to one of n labels.
     Classification(Classification),
