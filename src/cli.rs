@@ -3,6 +3,7 @@
 mod chat;
 mod generation;
 mod predict;
+mod report;
 mod values;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
 pub use chat::ChatArgs;
 pub use generation::GenerationArgs;
 pub use predict::{AnswerFormat, PredictArgs};
+pub use report::{ReportArgs, StudyFormat};
 use values::{bytes, path, threads, tolerance};
 
 /// Fine-tune, score and export language models with very small adapters.
@@ -73,6 +75,8 @@ pub enum Command {
     Chat(ChatArgs),
     /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
+    /// Compare runs: tables as papers print them, and a page with plots
+    Report(ReportArgs),
     /// List the built-in recipes, print one, or explain every key
     Recipe(RecipeArgs),
     /// Report on this machine and test its device

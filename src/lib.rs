@@ -21,5 +21,6 @@ pub mod report;
 pub mod scoring;
 mod session;
 pub mod spec;
+mod study;
 pub mod torch;
 pub mod train;

@@ -9,6 +9,7 @@ mod merge;
 mod predict;
 mod rebase;
 mod recipe;
+mod report;
 mod train;
 
 use std::any::Any;
@@ -17,10 +18,11 @@ use std::path::Path;
 
 use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
 use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
+use crate::report::{init_logging, redacted};
 use crate::session::environment::Environment;
 use crate::session::run_folder::DATASETS;
+use crate::torch;
 use crate::train::{Ending, interrupt};
-use crate::{report, torch};
 
 /// Text that `--version` prints.
 pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\nlibtorch ", "2.11.0, CUDA 13.0");
@@ -54,7 +56,7 @@ fn environment(global: &Global, run: Option<&Path>) -> Result<Environment> {
 pub fn run(cli: Cli) -> u8 {
     let global = &cli.global;
     let loudness = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
-    report::init_logging(loudness, global.log_format == LogFormat::Json);
+    init_logging(loudness, global.log_format == LogFormat::Json);
     // Panic messages are shown as errors.
     std::panic::set_hook(Box::new(|_| {}));
     torch::keep_memory();
@@ -87,6 +89,7 @@ fn dispatch(cli: &Cli) -> Result<Outcome> {
         Command::Predict(args) => predict::run(&cli.global, args),
         Command::Chat(args) => chat::run(&cli.global, args),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
+        Command::Report(args) => report::run(args),
         Command::Recipe(args) => recipe::run(args).map(|()| Outcome::Done),
         Command::Doctor(args) => doctor::run(&cli.global, args),
         Command::Completions { shell } => completions::run(Some(*shell)).map(|_| Outcome::Done),
@@ -102,7 +105,7 @@ fn opened(command: &Command) -> Option<&Path> {
         Command::Predict(args) => of_subject(&args.subject),
         Command::Chat(args) => of_subject(&args.subject),
         Command::Merge(args) => of_subject(&args.subject),
-        Command::Recipe(_) | Command::Doctor(_) | Command::Completions { .. } => None,
+        Command::Report(_) | Command::Recipe(_) | Command::Doctor(_) | Command::Completions { .. } => None,
     }
 }
 
@@ -122,7 +125,7 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
 }
 
 fn report_error(error: &anyhow::Error, format: LogFormat) {
-    let told = |text: &str| readable(&report::redacted(text));
+    let told = |text: &str| readable(&redacted(text));
     let (message, hint) = (told(&format!("{error:#}")), hint_of(error).map(told));
     let text = match (format, &hint) {
         (LogFormat::Json, _) => {

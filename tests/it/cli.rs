@@ -11,7 +11,9 @@ use crate::support::{encoders, errors};
 #[test]
 fn help_version_and_completions_are_there() {
     let bench = Bench::new();
-    for command in ["init-svd", "train", "eval", "predict", "chat", "merge", "recipe", "completions"] {
+    for command in
+        ["init-svd", "train", "eval", "predict", "chat", "merge", "report", "recipe", "completions"]
+    {
         let output = forked::output(&bench.bare(&[command, "--help"]));
         assert!(output.status.success() && text(&output).contains("Example"), "{command}");
         assert!(text(&output).contains("--log-format"), "{command}");

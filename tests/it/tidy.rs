@@ -7,10 +7,10 @@ use std::process::Command;
 
 /// What each module may use of the crate, besides itself and [`BELOW`]: `commands → session → train → eval →
 /// models → nn → adapters`, with data, hub, recipe and report beside them.
-const MAY_USE: [(&str, &[&str]); 22] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("main", &["cli", "commands"]),
     ("lib", &[]),
-    ("commands", &["adapters", "cli", "export", "models", "recipe", "report", "session", "train"]),
+    ("commands", &["adapters", "cli", "export", "models", "recipe", "report", "session", "study", "train"]),
     (
         "session",
         &[
@@ -30,6 +30,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ("data", &["report"]),
     ("hub", &["report"]),
     ("recipe", &["adapters", "report"]),
+    ("study", &["report"]),
     ("report", &[]),
     ("torch", &["report"]),
     ("files", &[]),
@@ -42,7 +43,7 @@ const MAY_USE: [(&str, &[&str]); 22] = [
 const BELOW: [&str; 5] = ["fault", "files", "limits", "spec", "torch"];
 
 /// The modules that know nothing of tensors.
-const WITHOUT_TENSORS: [&str; 6] = ["spec", "recipe", "cli", "data", "hub", "scoring"];
+const WITHOUT_TENSORS: [&str; 7] = ["spec", "recipe", "cli", "data", "hub", "scoring", "study"];
 
 /// Names of methods, and the modules where they may be written.
 const METHODS: [&str; 12] = [

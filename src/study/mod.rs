@@ -1,0 +1,143 @@
+//! Runs side by side: what they have in common, what differs, and what came of it.
+
+mod export;
+mod read;
+pub mod record;
+mod settings;
+mod table;
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::fault::{Result, fault};
+use read::records;
+use record::{Record, Status};
+use settings::{Setting, settings, short_names, shown, varied};
+use table::SettingTable;
+
+/// Runs to compare.
+#[derive(Debug)]
+pub struct Study {
+    /// What it is called: the names of the folders.
+    pub title: String,
+    /// Every run.
+    pub records: Vec<Record>,
+    /// The keys in which settings differ.
+    pub keys: Vec<String>,
+    /// The runs that have ended, those that differ only in their seed together.
+    pub settings: Vec<Setting>,
+}
+
+impl Study {
+    /// Reads the runs in `paths`, each a run or a folder of runs.
+    /// Fails where there is no run, or none has ended.
+    pub fn open(paths: &[PathBuf]) -> Result<Self> {
+        let name = |path: &PathBuf| {
+            let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+            whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned()
+        };
+        let title = paths.iter().map(name).collect::<Vec<_>>().join(", ");
+        let study = Self::of(title, records(paths)?);
+        if study.settings.is_empty() {
+            let (count, failed) = (study.records.len(), study.count("failed"));
+            return Err(fault(format!("no finished run: {count} found, of which {failed} failed"))
+                .hint("a run is finished when it has a `results.json`; wait, or continue with `loraxs train --resume`")
+                .into());
+        }
+        Ok(study)
+    }
+
+    /// Compares records.
+    pub fn of(title: String, records: Vec<Record>) -> Self {
+        let keys = varied(&records);
+        let settings = settings(&records, &keys);
+        Self { title, records, keys, settings }
+    }
+
+    /// Returns the table for a terminal.
+    pub fn text(&self) -> String {
+        SettingTable::of(self).text()
+    }
+
+    /// Returns the table in Markdown.
+    pub fn markdown(&self) -> String {
+        SettingTable::of(self).markdown(&self.title)
+    }
+
+    /// Returns the number of runs in a state.
+    pub fn count(&self, state: &str) -> usize {
+        self.records.iter().filter(|record| record.status.word() == state).count()
+    }
+
+    /// Returns true if no run goes on.
+    pub fn is_over(&self) -> bool {
+        self.records.iter().all(|record| record.status.is_end())
+    }
+
+    /// Returns what all settings have in common, with its name.
+    pub fn constants(&self) -> Vec<(String, String)> {
+        const TOLD: [&str; 14] = [
+            "model.name",
+            "adapter.method",
+            "adapter.rank",
+            "adapter.alpha",
+            "adapter.targets",
+            "data.max_length",
+            "data.limit",
+            "train.epochs",
+            "train.max_steps",
+            "train.batch_size",
+            "train.learning_rate",
+            "train.head_learning_rate",
+            "train.schedule",
+            "train.precision",
+        ];
+        let mut found = Vec::new();
+        let one = |values: Vec<&str>| {
+            let first = *values.first()?;
+            (!first.is_empty() && values.iter().all(|value| *value == first)).then(|| first.to_owned())
+        };
+        let of = |get: fn(&Record) -> &str| one(self.records.iter().map(get).collect());
+        let texts: [(&str, fn(&Record) -> &str); 2] =
+            [("task", |record| &record.task), ("metric", |record| &record.metric)];
+        found.extend(texts.into_iter().filter_map(|(name, get)| Some((name.to_owned(), of(get)?))));
+        let told: Vec<String> = TOLD.iter().map(|key| (*key).to_owned()).collect();
+        for (key, name) in told.iter().zip(short_names(&told)) {
+            let first = self.records.iter().find_map(|record| record.settings.get(key));
+            let same = |value: &Value| {
+                self.records.iter().all(|record| record.settings.get(key).is_none_or(|other| other == value))
+            };
+            let is_set = |value: &&Value| shown(value) != "–" && value.as_f64() != Some(0.0);
+            let name = if key == "model.name" { "model".to_owned() } else { name };
+            found.extend(first.filter(is_set).filter(|value| same(value)).map(|value| (name, shown(value))));
+        }
+        found.extend(of(|record| &record.device).map(|device| ("device".to_owned(), device)));
+        found
+    }
+
+    /// Returns how the table's numbers come about, in a sentence.
+    pub fn method(&self) -> &'static str {
+        "median ± sample standard deviation over seeds, each run at its best epoch, selected by the validation metric that is \
+         reported, as in the papers; beside it the last epoch"
+    }
+
+    /// Returns the runs that are not in the table: failed and unfinished ones, with why.
+    pub fn left_out(&self) -> Vec<(&str, String)> {
+        let why = |record: &Record| match &record.status {
+            Status::Failed { error, step: Some(step) } => format!("failed at step {step}: {error}"),
+            Status::Failed { error, step: None } => format!("failed: {error}"),
+            Status::Unfinished => {
+                let steps = record.steps.map(|steps| format!(" after step {steps}")).unwrap_or_default();
+                format!("unfinished{steps}")
+            }
+            Status::Stopped => format!("stopped by halving after step {}", record.steps.unwrap_or(0)),
+            Status::Finished => String::new(),
+        };
+        self.records
+            .iter()
+            .map(|record| (&*record.name, why(record)))
+            .filter(|(_, why)| !why.is_empty())
+            .collect()
+    }
+}
