@@ -14,7 +14,7 @@ use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Su
 
 use crate::fault::readable;
 use crate::limits::{BATCH_SIZE, LENGTH, SHOTS};
-use crate::spec::{DeviceChoice, Precision, Sigma, Spectrum, SvdMethod};
+use crate::spec::{DeviceChoice, Precision, Shard, Sigma, Spectrum, SvdMethod};
 pub use chat::ChatArgs;
 pub use generation::GenerationArgs;
 pub use predict::{AnswerFormat, PredictArgs};
@@ -162,6 +162,14 @@ pub struct TrainArgs {
     /// Override a recipe key; can be repeated
     #[arg(long, value_name = "KEY.PATH=VALUE")]
     pub set: Vec<String>,
+    /// Train a run for each value of a key, a folder for each in `--out`: of several keys, for every combination. Also
+    /// the settings of `[sweep]`, such as `halving=2x3`; can be repeated
+    #[arg(long, value_name = "KEY.PATH=V1,V2,...")]
+    pub sweep: Vec<String>,
+    /// Begin with this share of a sweep's runs, such as `3/16`, while other processes begin with theirs in the same
+    /// folder [default in a Slurm array: by its variables]
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
     /// Folder of the run [default: `runs/RECIPE`]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
@@ -361,6 +369,7 @@ Examples:
   loraxs train --recipe glue-qnli.toml
   loraxs train --recipe glue-cola --set adapter.rank=25 --set train.seed=3 --out runs/cola-25-3
   loraxs train --recipe mine.toml --datasets mine-datasets.toml --dry-run
+  loraxs train --recipe glue-rte --sweep adapter.rank=4,8,16 --sweep train.seed=0,1,2 --out runs/rte-ranks
   loraxs train --resume runs/qnli
   loraxs train --resume runs/qnli --set train.micro_batch_size=8";
 

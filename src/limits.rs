@@ -31,6 +31,8 @@ pub const ITERATIONS: Most = Most { number: 1 << 12, reason: "a few are enough" 
 pub const EPOCHS: Most = Most { number: 1 << 30, reason: "no training ends later" };
 /// Steps, examples, and intervals counted in them.
 pub const STEPS: Most = Most { number: 1 << 40, reason: "no training ends later" };
+/// Runs of a sweep.
+pub const RUNS: Most = Most { number: 100_000, reason: "each has a folder" };
 /// Seeds.
 pub const SEED: Most = Most { number: i64::MAX as usize, reason: "TOML has no larger" };
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use super::{Outcome, environment};
 use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::files;
 use crate::report::say;
 use crate::session::counts::from_config;
@@ -22,6 +22,8 @@ use crate::session::resume::{Beginning, asked, begin, is_done, lock, refuse_used
 use crate::session::run_folder::{EVAL, LOCK, RECIPE, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
+use crate::session::sweep::asked_sweep;
+use crate::session::sweep::plan::plan;
 use crate::session::training::Training;
 use crate::train::{Ending, Trainer, interrupt};
 
@@ -29,6 +31,14 @@ use crate::train::{Ending, Trainer, interrupt};
 /// Fails when recipe, base, data or folder cannot be used, or training fails.
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
+    if let Some(sweep) = asked_sweep(args)? {
+        if args.dry_run {
+            say(&plan(&sweep)?);
+            return Ok(Outcome::Done);
+        }
+        let message = format!("share {} of a sweep can only be planned yet", sweep.shard);
+        return Err(fault(message).hint("add `--dry-run`").into());
+    }
     let (recipe, out) = asked(args)?;
     let resume = args.resume.is_some();
     if resume && is_done(&out, recipe.clone())? {

@@ -33,6 +33,11 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Returns the folder of a file.
+    pub(super) fn folder(&self) -> Option<&Path> {
+        if let Self::File(path) = self { path.parent() } else { None }
+    }
+
     /// Returns the recipe's name without folder and `.toml`, such as `glue-qnli`.
     pub fn stem(&self) -> String {
         match self {

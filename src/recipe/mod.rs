@@ -6,6 +6,7 @@
 
 mod find;
 mod parse;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +24,7 @@ use crate::spec::{
     ClassWeights, Every, Init, Precision, Schedule, Sigma, Spectrum, SvdMethod, Validation, keys,
 };
 pub use find::Origin;
+pub use sweep::{Halving, SWEEP, Sweep, SweepRun, SweepSettings, Together};
 
 /// A training run: which base, which adapter, which data, how to train and how to evaluate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -249,6 +251,18 @@ impl DataRecipe {
     }
 }
 
+/// Returns the values of a table by their full keys.
+pub fn flat(table: &toml::Table, prefix: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => found.extend(flat(inner, &format!("{prefix}{key}."))),
+            value => _ = found.insert(format!("{prefix}{key}"), value.to_string()),
+        }
+    }
+    found
+}
+
 /// Replaces the path of something that exists by its absolute path.
 fn settle(path: &mut String) -> Result<()> {
     if let Ok(whole) = Path::new(&*path).canonicalize() {
@@ -296,8 +310,8 @@ impl Recipe {
     pub fn load(name: &str, sets: &[String]) -> Result<(Self, Origin)> {
         let (text, origin) = find::find(name)?;
         let mut recipe = Self::parse(&text, &origin.to_string(), sets)?;
-        if let Origin::File(path) = &origin {
-            recipe.prefer_existing_folders(path);
+        if let Some(beside) = origin.folder() {
+            recipe.prefer_existing_folders(beside);
         }
         Ok((recipe, origin))
     }
@@ -347,9 +361,8 @@ impl Recipe {
         self.settle_data()
     }
 
-    /// Takes folders that exist beside the recipe, and not in the current folder, from there.
-    fn prefer_existing_folders(&mut self, recipe: &Path) {
-        let Some(beside) = recipe.parent() else { return };
+    /// Takes folders that exist `beside` the recipe, and not in the current folder, from there.
+    fn prefer_existing_folders(&mut self, beside: &Path) {
         for name in [&mut self.model.name, &mut self.adapter.basis, &mut self.train.init_from] {
             let there = beside.join(name.as_str());
             if !name.is_empty() && !Path::new(name.as_str()).exists() && there.is_dir() {

@@ -2,12 +2,14 @@
 
 use super::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
 use crate::adapters::Method;
-use crate::fault::Result;
+use crate::fault::{Result, usage};
 use crate::limits::RANK;
 use crate::spec::reader::{Reader, refuse};
 use crate::spec::values::POSITIVE;
 use crate::spec::{Every, Init, Spectrum};
 
+/// The section of a sweep, and its key whose value is a table.
+pub(super) const SWEEP: (&str, &str) = ("sweep", "halving");
 /// Keys of `[adapter]` that belong to the methods with a basis, and their defaults for those without.
 const OF_BASIS: [(&str, &str); 4] =
     [("adapter.init", "svd"), ("adapter.spectrum", "top"), ("adapter.sigma", "a"), ("adapter.basis", "")];
@@ -16,24 +18,41 @@ const SHARED: [&str; 2] = ["adapter.rank", "adapter.alpha"];
 
 /// Reads `text`, applies `sets`, and reports all faults at once.
 pub(super) fn parse(text: &str, name: &str, sets: &[String]) -> Result<Recipe> {
-    let mut reader = Reader::open(text, name)?;
+    let (mut reader, sweep) = Reader::open_apart(text, name, SWEEP)?;
+    if sweep.is_some() {
+        let hint = "train it with `loraxs train --recipe`; everything else works on one of its runs";
+        return Err(usage(format!("recipe `{name}` is a sweep of many runs, expected one run"))
+            .hint(hint)
+            .into());
+    }
     for assignment in sets {
         reader.set(assignment);
     }
-    reader.displace("train.epochs", "train.max_steps");
-    reader.displace("train.warmup_ratio", "train.warmup_steps");
-    let recipe = Recipe {
-        model: ModelRecipe::read(&mut reader),
-        adapter: AdapterRecipe::read(&mut reader),
-        data: DataRecipe::read(&mut reader),
-        train: TrainRecipe::read(&mut reader),
-        eval: EvalRecipe::read(&mut reader),
-    };
-    refuse_foreign_keys(&recipe.adapter.method, &Method::all(), &mut reader);
-    contradictions(&recipe, &mut reader);
-    reader.refuse_unknown();
+    let recipe = read(&mut reader);
     refuse(&format!("recipe `{name}`"), &reader.faults())?;
     Ok(recipe)
+}
+
+/// Reads a recipe and records its faults.
+pub(super) fn read(reader: &mut Reader) -> Recipe {
+    displace(reader);
+    let recipe = Recipe {
+        model: ModelRecipe::read(reader),
+        adapter: AdapterRecipe::read(reader),
+        data: DataRecipe::read(reader),
+        train: TrainRecipe::read(reader),
+        eval: EvalRecipe::read(reader),
+    };
+    refuse_foreign_keys(&recipe.adapter.method, &Method::all(), reader);
+    contradictions(&recipe, reader);
+    reader.refuse_unknown();
+    recipe
+}
+
+/// Removes keys of the file that an override excludes.
+pub(super) fn displace(reader: &mut Reader) {
+    reader.displace("train.epochs", "train.max_steps");
+    reader.displace("train.warmup_ratio", "train.warmup_steps");
 }
 
 impl Reader {

@@ -6,6 +6,7 @@
 //! | which value wins: command line, recipe, adapter, catalog, checkpoint or default | [`precedence`] |
 //! | what a run's folder holds | [`run_folder`]; written by [`recorder`] and [`results`], guarded by [`resume`] (with [`lasting`]) and [`finished`] |
 //! | recipe → base and data → model and adapter | [`inputs`] → [`training`], with [`adapter_setup`] |
+//! | many runs of one recipe | [`sweep`] |
 //! | run or checkpoint → model | [`subject`] |
 //! | a data set by its name, and a training's examples | [`sources`], `training_data` |
 //! | scores of a subject | [`score`] |
@@ -43,5 +44,6 @@ pub mod run_folder;
 pub mod score;
 pub mod sources;
 pub mod subject;
+pub mod sweep;
 pub mod training;
 mod training_data;

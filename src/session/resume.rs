@@ -15,7 +15,7 @@ use super::training::Training;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
-use crate::recipe::{AdapterRecipe, Recipe};
+use crate::recipe::{AdapterRecipe, Recipe, flat};
 use crate::spec::{Precision, Schedule};
 use crate::train::TrainPlan;
 use crate::train::checkpoint::Loaded;
@@ -263,18 +263,4 @@ fn cannot_be_longer(out: &Path, recipe: &Recipe, [before, now]: [u64; 2]) -> any
          train.init_from={out}/{ADAPTER} --out {out}-2`"
     ))
     .into()
-}
-
-/// Returns the values of a table by their full keys.
-fn flat(table: &toml::Table, prefix: &str) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) => found.extend(flat(inner, &format!("{prefix}{key}."))),
-            value => {
-                found.insert(format!("{prefix}{key}"), value.to_string());
-            }
-        }
-    }
-    found
 }

@@ -6,6 +6,7 @@ mod keys;
 mod metric;
 mod problem;
 pub mod reader;
+mod shard;
 pub mod values;
 
 use std::fmt;
@@ -16,6 +17,7 @@ pub(crate) use keys::keys;
 pub use metric::Metric;
 pub use problem::Problem;
 use serde::{Deserialize, Serialize, Serializer};
+pub use shard::Shard;
 
 /// Source of the frozen factors A and B.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

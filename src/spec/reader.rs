@@ -19,25 +19,56 @@ enum Place {
     Taken(usize),
     /// An override, as typed after `--set`.
     Set(String),
+    /// The values of a sweep, as typed after `--sweep`.
+    Sweep(String),
     /// Nowhere: the key is missing.
     #[default]
     Nowhere,
 }
 
 /// A value and the place that it came from.
-struct Entry {
-    value: Value,
+#[derive(Debug, Clone)]
+pub struct Given {
+    /// The value.
+    pub value: Value,
+    /// As typed on the command line.
+    pub raw: Option<String>,
+    /// Orders the keys of a document as they stand in it, and those of the command line after them.
+    pub at: usize,
     place: Place,
+    /// True if it takes precedence over the file's, also where the two are of keys that exclude each other.
+    overrides: bool,
+}
+
+impl Given {
+    fn new(value: Value, place: Place) -> Self {
+        Self { value, raw: None, at: 0, place, overrides: false }
+    }
+
+    /// Returns one of the values that are given here together: it takes precedence over the file's.
+    pub fn one(&self, value: Value, raw: Option<String>) -> Self {
+        Self { value, raw, overrides: true, ..self.clone() }
+    }
+
+    /// Returns the `--set` that gives it.
+    pub fn set(&self) -> Option<&str> {
+        if let Place::Set(assignment) = &self.place { Some(assignment) } else { None }
+    }
+
+    /// Returns true if a `--sweep` gives it.
+    pub fn is_swept(&self) -> bool {
+        matches!(self.place, Place::Sweep(_))
+    }
 }
 
 /// The keys of a document or of one entry in it, read one by one; keys left over at the end are unknown.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Reader {
     /// Precedes keys in messages: the name of the entry and a dot.
     prefix: String,
     /// Place of keys that are not given: the head of the entry.
     head: Place,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, Given>,
     /// Each key asked for, with its default.
     known: BTreeMap<&'static str, Option<Value>>,
     faulty: BTreeSet<String>,
@@ -50,21 +81,53 @@ impl Reader {
     /// # Errors
     /// When `text` is not TOML.
     pub fn open(text: &str, name: &str) -> Result<Self, Fault> {
-        let (table, lines) = (parsed(text, name)?, Lines::of(text));
         let mut reader = Self::default();
-        for (key, value) in &table {
+        reader.read_sections(&parsed(text, name)?, &Lines::of(text), "");
+        Ok(reader)
+    }
+
+    /// Opens a document as [`Reader::open`] does, and of it the section `apart` as a document of its own, in which the value of
+    /// `table` may be one.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_apart(
+        text: &str,
+        name: &str,
+        (apart, table): (&str, &str),
+    ) -> Result<(Self, Option<Self>), Fault> {
+        let (mut document, lines) = (parsed(text, name)?, Lines::of(text));
+        let section = document.remove_entry(apart);
+        let mut reader = Self::default();
+        reader.read_sections(&document, &lines, "");
+        let section = section.map(|(key, value)| {
+            let mut section = Self { head: lines.place(&key), ..Self::of_entry(apart, Table::new()) };
             match value.get_ref() {
-                DeValue::Table(section) if !section.is_empty() => {
+                DeValue::Table(keys) => section.read_sections(keys, &lines, table),
+                _ => {
+                    let problem = format!("`{apart}`: expected the section `[{apart}]`");
+                    section.faults.push((section.head.clone(), problem));
+                }
+            }
+            section
+        });
+        Ok((reader, section))
+    }
+
+    /// Inserts keys and those of sections, but leaves the value of `table` whole.
+    fn read_sections(&mut self, document: &DeTable<'_>, lines: &Lines, table: &str) {
+        for (key, value) in document {
+            match value.get_ref() {
+                DeValue::Table(section) if key.get_ref() != table => {
+                    // An empty section says nothing.
                     for (leaf, value) in section {
                         let whole = format!("{}.{}", key.get_ref(), leaf.get_ref());
-                        reader.insert(whole, lines.place(leaf), value);
+                        self.insert(whole, lines.place(leaf), value);
                     }
                 }
-                DeValue::Table(_) => {} // an empty section says nothing
-                _ => reader.insert(key.get_ref().to_string(), lines.place(key), value),
+                _ => self.insert(key.get_ref().to_string(), lines.place(key), value),
             }
         }
-        Ok(reader)
     }
 
     /// Opens a document of named entries: a reader for each, in their order.
@@ -97,14 +160,17 @@ impl Reader {
 
     /// Opens the entry `name`, with keys of no file.
     pub fn of_entry(name: &str, keys: Table) -> Self {
-        let entry = |(key, value)| (key, Entry { value, place: Place::Nowhere });
+        let entry = |(key, value)| (key, Given::new(value, Place::Nowhere));
         let entries = keys.into_iter().map(entry).collect();
         Self { prefix: format!("{name}."), entries, ..Self::default() }
     }
 
     fn insert(&mut self, key: String, place: Place, value: &Spanned<DeValue<'_>>) {
         match Value::deserialize(ValueDeserializer::from(value.clone())) {
-            Ok(value) => _ = self.entries.insert(key, Entry { value, place }),
+            Ok(found) => {
+                let at = value.span().start;
+                self.entries.insert(key, Given { at, ..Given::new(found, place) });
+            }
             Err(e) => {
                 self.faults.push((place, format!("`{}{key}`: {}", self.prefix, e.message())));
                 self.faulty.insert(key);
@@ -114,26 +180,33 @@ impl Reader {
 
     /// Applies one `key.path=value`: a TOML value, else a plain string.
     pub fn set(&mut self, assignment: &str) {
-        let place = Place::Set(assignment.to_owned());
+        self.assign(assignment, Place::Set(assignment.to_owned()), "expected `key.path=value`");
+    }
+
+    /// Applies one `key.path=values`, or `setting=value`, of a sweep.
+    pub fn sweep(&mut self, assignment: &str) {
+        self.assign(assignment, Place::Sweep(assignment.to_owned()), "expected `key.path=value,value,…`");
+    }
+
+    fn assign(&mut self, assignment: &str, place: Place, expected: &str) {
         match assignment.split_once('=') {
             Some((key, raw)) if !key.trim().is_empty() => {
-                let raw = raw.trim();
-                let value = raw.parse().unwrap_or_else(|_| Value::String(raw.to_owned()));
-                self.entries.insert(key.trim().to_owned(), Entry { value, place });
+                let (key, raw) = (key.trim(), raw.trim().to_owned());
+                let value = raw.parse().unwrap_or_else(|_| Value::String(raw.clone()));
+                let last = || self.entries.values().map(|given| given.at + 1).max().unwrap_or(0);
+                let at = self.entries.get(key).map_or_else(last, |given| given.at);
+                self.entries
+                    .insert(key.to_owned(), Given { value, raw: Some(raw), at, place, overrides: true });
             }
-            _ => self.faults.push((place, "expected `key.path=value`".to_owned())),
+            _ => self.faults.push((place, expected.to_owned())),
         }
     }
 
-    /// Of two keys that exclude each other, one given by `--set` with a value other than 0 displaces the file's.
+    /// Of two keys that exclude each other, one given by `--set` or a sweep with a value other than 0 displaces the file's.
     pub fn displace(&mut self, one: &str, other: &str) {
-        let overrides = |key: &str| {
-            self.entries
-                .get(key)
-                .is_some_and(|entry| matches!(entry.place, Place::Set(_)) && !is_zero(&entry.value))
-        };
-        let in_file =
-            |key: &str| self.entries.get(key).is_some_and(|entry| matches!(entry.place, Place::Line(_)));
+        let overrides =
+            |key: &str| self.entries.get(key).is_some_and(|entry| entry.overrides && !is_zero(&entry.value));
+        let in_file = |key: &str| self.entries.get(key).is_some_and(|entry| !entry.overrides);
         if overrides(one) && in_file(other) {
             self.entries.remove(other);
         } else if overrides(other) && in_file(one) {
@@ -144,7 +217,17 @@ impl Reader {
     /// Gives `key`, which the entry lacks, a value of another entry. It is passed over if it is not asked for.
     pub fn take_over(&mut self, key: &str, value: Value) {
         let place = if let Place::Line(line) = self.head { Place::Taken(line) } else { Place::Nowhere };
-        self.entries.insert(key.to_owned(), Entry { value, place });
+        self.entries.insert(key.to_owned(), Given::new(value, place));
+    }
+
+    /// Gives `key` this value, in place of its own.
+    pub fn put(&mut self, key: &str, given: Given) {
+        self.entries.insert(key.to_owned(), given);
+    }
+
+    /// Returns what `key` is given.
+    pub fn get(&self, key: &str) -> Option<&Given> {
+        self.entries.get(key)
     }
 
     /// Returns the keys and values that are given.
@@ -193,7 +276,7 @@ impl Reader {
         let place = given.map_or(&self.head, |entry| &entry.place).clone();
         let text = match place {
             Place::Nowhere if self.prefix.is_empty() => problem.to_string(),
-            Place::Set(_) => problem.to_string(),
+            Place::Set(_) | Place::Sweep(_) => problem.to_string(),
             Place::Line(_) | Place::Taken(_) | Place::Nowhere => format!("`{}{key}`: {problem}", self.prefix),
         };
         self.faults.push((place, text));
@@ -207,7 +290,7 @@ impl Reader {
     }
 
     /// Reads `key` through `convert`, whose error says what was expected of a value that does not fit.
-    pub(super) fn read<T>(
+    pub fn read<T>(
         &mut self,
         key: &'static str,
         default: T,
@@ -215,8 +298,8 @@ impl Reader {
         convert: impl Fn(&Value, Option<&str>) -> Result<T, String>,
     ) -> T {
         self.known.insert(key, shown.into());
-        let Some(Entry { value, place }) = self.entries.get(key) else { return default };
-        match convert(value, raw(place)) {
+        let Some(Given { value, raw, .. }) = self.entries.get(key) else { return default };
+        match convert(value, raw.as_deref()) {
             Ok(value) => value,
             Err(expected) => {
                 let problem = format!("expected {expected}, found {}", describe(value));
@@ -230,10 +313,25 @@ impl Reader {
     pub fn refuse_unknown(&mut self) {
         for (key, entry) in self.entries.iter().filter(|(key, _)| !self.known.contains_key(key.as_str())) {
             if !matches!(entry.place, Place::Taken(_)) {
-                let problem = unknown(key, &entry.value, self.known.keys().copied(), &self.prefix);
+                let prefix = if entry.is_swept() { "" } else { &self.prefix };
+                let problem = unknown(key, &entry.value, self.known.keys().copied(), prefix);
                 self.faults.push((entry.place.clone(), problem));
             }
         }
+    }
+
+    /// Takes over the faults of another reader, each once.
+    pub fn absorb(&mut self, other: Self) {
+        for fault in other.faults {
+            if !self.faults.contains(&fault) {
+                self.faults.push(fault);
+            }
+        }
+    }
+
+    /// Returns the number of faults so far.
+    pub fn failed(&self) -> usize {
+        self.faults.len()
     }
 
     /// Ends the reading: returns all faults with their places, those of the file first, in the order of its lines.
@@ -279,16 +377,9 @@ impl fmt::Display for Place {
         match self {
             Self::Line(line) | Self::Taken(line) => write!(f, "line {line}: "),
             Self::Set(assignment) => write!(f, "`--set {assignment}`: "),
+            Self::Sweep(assignment) => write!(f, "`--sweep {assignment}`: "),
             Self::Nowhere => Ok(()),
         }
-    }
-}
-
-/// Returns the text after the `=` of a `--set`.
-fn raw(place: &Place) -> Option<&str> {
-    match place {
-        Place::Set(assignment) => assignment.split_once('=').map(|(_, raw)| raw.trim()),
-        Place::Line(_) | Place::Taken(_) | Place::Nowhere => None,
     }
 }
 

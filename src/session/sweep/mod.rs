@@ -1,0 +1,65 @@
+//! Sweeps: many runs of one recipe in one folder.
+
+pub mod plan;
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::TrainArgs;
+use crate::fault::{Result, usage};
+use crate::recipe::{SWEEP, Sweep};
+use crate::report::say;
+use crate::spec::Shard;
+
+/// A sweep that is to be trained.
+pub struct AskedSweep {
+    /// Its runs.
+    pub sweep: Sweep,
+    /// Its folder.
+    pub out: PathBuf,
+    /// The share that comes first.
+    pub shard: Shard,
+}
+
+/// Returns the sweep that `train` is asked for: by a recipe with a section `[sweep]`, `--sweep`, or `--resume` with the folder
+/// of one. `None` if it is asked for one run.
+/// Fails when there is no such recipe, or its sweep has faults.
+pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
+    let resumed = args.resume.as_ref().and_then(Option::as_ref);
+    let out = resumed.or(args.out.as_ref());
+    let found = match (&args.recipe, out) {
+        (Some(name), out) => {
+            let basis = args.basis.as_ref().map(|basis| format!("adapter.basis={}", basis.display()));
+            let sets: Vec<String> = args.set.iter().cloned().chain(basis).collect();
+            Sweep::load(name, &sets, &args.sweep)?.map(|(sweep, origin)| {
+                (sweep, out.cloned().unwrap_or_else(|| Path::new("runs").join(origin.stem())))
+            })
+        }
+        (None, Some(out)) if out.join(SWEEP).is_file() => {
+            if !args.sweep.is_empty() || !args.set.is_empty() || args.basis.is_some() {
+                let message = format!("`{}` is a sweep, which goes on as it began", out.display());
+                return Err(usage(message).hint("leave out `--set`, `--sweep` and `--basis`").into());
+            }
+            Some((Sweep::of_folder(out)?, out.clone()))
+        }
+        (None, _) if !args.sweep.is_empty() => {
+            let message = "`--sweep` begins a sweep, for which `--recipe` is missing";
+            return Err(usage(message).hint("name a recipe with `--recipe`, or leave out `--sweep`").into());
+        }
+        (None, _) => None,
+    };
+    let Some((sweep, out)) = found else {
+        return match args.shard {
+            Some(shard) => Err(usage(format!("`--shard {shard}` is for a sweep, and the recipe is one run"))
+                .hint("vary a key with `--sweep KEY.PATH=V1,V2`, or leave out `--shard`")
+                .into()),
+            None => Ok(None),
+        };
+    };
+    let slurm = || {
+        let shard = Shard::of_slurm(|name| std::env::var(name).ok())?;
+        say(&format!("this task of the Slurm array begins with share {shard} of the sweep"));
+        Some(shard)
+    };
+    let shard = args.shard.or_else(slurm).unwrap_or_default();
+    Ok(Some(AskedSweep { sweep, out, shard }))
+}
