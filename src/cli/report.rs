@@ -10,13 +10,14 @@ use super::values::path;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReportArgs {
-    /// Folder of a run or of a sweep, or one that holds runs at any depth; can be repeated
+    /// Folder of a run or of a sweep, or one that holds runs at any depth; or a JSON file of PEFT's `method_comparison` or of
+    /// lm-evaluation-harness; can be repeated
     #[arg(required = true, value_name = "RUN|SWEEP", value_parser = path())]
     pub paths: Vec<PathBuf>,
     /// Format [default: by the ending of `--out`; without it, a table on standard output]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<StudyFormat>,
-    /// File to write [default: standard output]
+    /// File to write; a folder of `mlflow`, and of `peft` for several runs [default: standard output; of `mlflow`, mlruns]
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: Option<PathBuf>,
 }
@@ -30,10 +31,16 @@ pub enum StudyFormat {
     Csv,
     /// Everything: settings, and runs with all evaluations and log points
     Json,
+    /// A row for PEFT's `method_comparison`, as JSON; of several runs, a folder of them
+    Peft,
+    /// MLflow's file store, a folder
+    Mlflow,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   loraxs report runs/grid    print the table
   loraxs report runs/xs runs/lora --out table.md                 compare the runs of several folders
-  loraxs report runs --format csv | column -s, -t                one line for each run";
+  loraxs report runs --format csv | column -s, -t                one line for each run
+  loraxs report runs/metamath peft/method_comparison/MetaMathQA/results     beside PEFT's results
+  loraxs report runs/grid --format mlflow --out mlruns           for MLflow";

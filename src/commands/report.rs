@@ -5,18 +5,23 @@ use crate::cli::{ReportArgs, StudyFormat};
 use crate::fault::{Result, usage};
 use crate::files;
 use crate::report::say;
-use crate::study::Study;
+use crate::study::{Study, mlflow, peft, records};
 
 /// Prints or writes the report.
 /// Fails when there is no finished run, or a file cannot be written.
 pub fn run(args: &ReportArgs) -> Result<Outcome> {
     let format = format(args)?;
-    let study = Study::open(&args.paths)?;
+    let study = || Study::open(&args.paths);
     let text = match format {
-        None => study.text(),
-        Some(StudyFormat::Md) => study.markdown(),
-        Some(StudyFormat::Csv) => study.csv()?,
-        Some(StudyFormat::Json) => study.json()?,
+        None => study()?.text(),
+        Some(StudyFormat::Md) => study()?.markdown(),
+        Some(StudyFormat::Csv) => study()?.csv()?,
+        Some(StudyFormat::Json) => study()?.json()?,
+        Some(StudyFormat::Peft | StudyFormat::Mlflow) => {
+            let write = if format == Some(StudyFormat::Peft) { peft::write } else { mlflow::write };
+            say(&write(&records(&args.paths)?, args.out.as_deref())?);
+            return Ok(Outcome::Done);
+        }
     };
     match &args.out {
         Some(path) => {

@@ -1,17 +1,22 @@
 //! Runs side by side: what they have in common, what differs, and what came of it.
 
 mod export;
+mod foreign;
+mod harness;
+pub mod mlflow;
+pub mod peft;
 mod read;
 pub mod record;
 mod settings;
 mod table;
+mod times;
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::fault::{Result, fault};
-use read::records;
+pub use read::records;
 use record::{Record, Status};
 use settings::{Setting, settings, short_names, shown, varied};
 use table::SettingTable;

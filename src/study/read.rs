@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::foreign;
 use super::record::{Evaluated, LossPoint, Record, Status, higher_is_better};
 use crate::fault::{Result, fault};
 use crate::files;
@@ -25,8 +26,8 @@ const FAILED: &str = "failed.json";
 /// Folders below a named one in which runs are looked for.
 const DEPTH: usize = 12;
 
-/// Returns the records of all runs in `paths`, each a run or a folder of runs at any depth, sorted by name.
-/// Fails where a path does not exist or there is no run.
+/// Returns the records of all runs in `paths`, each a run, a folder of runs at any depth, or a file of another tool's results, sorted
+/// by name. Fails where a path does not exist or there is no run.
 pub fn records(paths: &[PathBuf]) -> Result<Vec<Record>> {
     let mut runs = Vec::new();
     let mut seen = HashSet::new();
@@ -36,12 +37,19 @@ pub fn records(paths: &[PathBuf]) -> Result<Vec<Record>> {
                 .hint("name the folder of a run or of a sweep, or one that holds some, such as `runs`")
                 .into());
         }
+        if path.is_file() && foreign::records(path).is_empty() {
+            return Err(fault(format!("`{}` holds no results that can be read", path.display()))
+                .hint("name the folder of a run, or a JSON file of PEFT's `method_comparison` or of lm-evaluation-harness")
+                .into());
+        }
         let mut found = Vec::new();
         find(path, DEPTH, &mut seen, &mut found);
         let several = paths.len() > 1;
         runs.extend(found.into_iter().map(|run| (name_of(&run, path, several), run)));
     }
-    if runs.is_empty() {
+    let (files, runs): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(_, run)| run.is_file());
+    let others: Vec<Record> = files.par_iter().flat_map(|(_, file)| foreign::records(file)).collect();
+    if runs.is_empty() && others.is_empty() {
         let shown: Vec<String> = paths.iter().map(|path| format!("`{}`", path.display())).collect();
         return Err(fault(format!("no run in {}", shown.join(", ")))
             .hint("a run is a folder with a `recipe.toml`, written by `loraxs train --out`")
@@ -49,6 +57,7 @@ pub fn records(paths: &[PathBuf]) -> Result<Vec<Record>> {
     }
     let mut records: Vec<Record> = runs.par_iter().flat_map(|(name, run)| read(name, run)).collect();
     name_metrics(&mut records);
+    records.extend(others);
     records.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
     Ok(records)
 }
@@ -67,9 +76,13 @@ fn name_of(run: &Path, named: &Path, several: bool) -> String {
     }
 }
 
-/// Adds the runs in `folder` to `found`, each once however many links lead to it.
+/// Adds the runs in `folder` and its JSON files to `found`, each once however many links lead to it.
 fn find(folder: &Path, depth: usize, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) {
     if !folder.canonicalize().is_ok_and(|whole| seen.insert(whole)) {
+        return;
+    }
+    if folder.is_file() {
+        found.push(folder.to_owned());
         return;
     }
     if folder.join(RECIPE).is_file() || folder.join(FAILED).is_file() {
@@ -85,7 +98,8 @@ fn find(folder: &Path, depth: usize, seen: &mut HashSet<PathBuf>, found: &mut Ve
     let is_hidden =
         |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        if depth > 0 && !is_hidden(&path) && path.is_dir() {
+        let is_json = path.extension().is_some_and(|ending| ending == "json");
+        if depth > 0 && !is_hidden(&path) && (is_json || path.is_dir()) {
             find(&path, depth - 1, seen, found);
         }
     }
@@ -243,22 +257,42 @@ fn take_log(record: &mut Record) {
     record.steps = record.steps.or(record.points.last().map(|point| point.step));
 }
 
-/// Scores that `eval` wrote: `RUN/eval/results.json`.
+/// Scores that `eval` wrote: `RUN/eval/results.json`, and `RUN/eval/SPLIT/results.json` of further splits.
 #[derive(Deserialize)]
 struct Scored {
+    split: Option<String>,
     metrics: IndexMap<String, Score>,
 }
 
 #[derive(Deserialize)]
 struct Score {
     value: Option<f64>,
+    stderr: Option<f64>,
 }
 
-/// Returns a record for each data set that the run was scored on, besides its own.
+/// Returns a record for each data set that the run was scored on, besides its own validation split.
 fn scores(record: &Record) -> Vec<Record> {
-    let path = record.folder.join("eval").join(RESULTS);
-    let Some(tasks) = json::<IndexMap<String, Scored>>(&path) else { return Vec::new() };
+    let eval = record.folder.join("eval");
+    let of_checkpoint =
+        |path: &Path| path.file_name().is_none_or(|name| name.to_string_lossy().starts_with("step-"));
+    let mut splits: Vec<PathBuf> = fs::read_dir(&eval)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir() && !of_checkpoint(path))
+        .collect();
+    splits.sort();
+    splits.insert(0, eval);
+    let tasks = splits.iter().enumerate().flat_map(|(place, folder)| {
+        let tasks = json::<IndexMap<String, Scored>>(&folder.join(RESULTS)).unwrap_or_default();
+        tasks.into_iter().filter(move |(task, _)| place > 0 || *task != record.task)
+    });
     let of = |(task, scored): (String, Scored)| {
+        let task = match scored.split.filter(|_| task == record.task) {
+            Some(split) => format!("{task} ({split})"),
+            None => task,
+        };
+        let stderr = scored.metrics.values().next().and_then(|score| score.stderr);
         let metrics: IndexMap<String, f64> =
             scored.metrics.into_iter().map(|(name, score)| (name, score.value.unwrap_or(f64::NAN))).collect();
         let metric = metrics.keys().next()?.clone();
@@ -269,12 +303,13 @@ fn scores(record: &Record) -> Vec<Record> {
             higher_is_better: higher_is_better(&metric),
             metric,
             best: evaluation.clone(),
+            stderr,
             last: evaluation,
             evaluations: Vec::new(),
             ..record.clone()
         })
     };
-    tasks.into_iter().filter(|(task, _)| *task != record.task).filter_map(of).collect()
+    tasks.filter_map(of).collect()
 }
 
 /// Names the metric of runs that have no results yet, as finished runs of their task do, else the first that is no loss; takes best

@@ -29,6 +29,8 @@ pub struct Record {
     pub higher_is_better: bool,
     /// The best evaluation.
     pub best: Option<Evaluated>,
+    /// The standard error of its metric over the examples, where an evaluation tells it.
+    pub stderr: Option<f64>,
     /// The last one.
     pub last: Option<Evaluated>,
     /// All of them.

@@ -41,6 +41,8 @@ pub struct Setting {
     pub runs: Vec<usize>,
     /// The metric at each run's best evaluation.
     pub best: Spread,
+    /// The standard error of a single run's best, where an evaluation tells it.
+    pub stderr: Option<f64>,
     /// At its last.
     pub last: Spread,
     /// Epochs to the best evaluation.
@@ -157,6 +159,7 @@ fn setting(records: &[Record], keys: &[String], mut runs: Vec<usize>) -> Option<
         higher_is_better: first.higher_is_better,
         values: keys.iter().map(|key| first.settings.get(key).cloned().unwrap_or_default()).collect(),
         best: spread(&Record::best_value),
+        stderr: first.stderr.filter(|_| runs.len() == 1),
         last: spread(&Record::last_value),
         best_epoch: spread(&|run| run.best.as_ref()?.epoch),
         parameters: most(&Record::trained),

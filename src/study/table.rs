@@ -25,9 +25,12 @@ impl SettingTable {
         let mut constants = study.constants();
         let column = |of: &dyn Fn(&Setting) -> String| settings.iter().map(of).collect::<Vec<_>>();
         let differ = |cells: &[String]| cells.iter().any(|cell| Some(cell) != cells.first());
-        for (name, cells) in
-            [("task", column(&|row| row.task.clone())), ("metric", column(&|row| row.metric.clone()))]
-        {
+        let tool = |row: &Setting| {
+            row.runs.first().and_then(|&run| study.records.get(run)).map(|run| run.source.clone())
+        };
+        let tools = column(&|row| tool(row).unwrap_or_default());
+        let [tasks, metrics] = [column(&|row| row.task.clone()), column(&|row| row.metric.clone())];
+        for (name, cells) in [("tool", tools), ("task", tasks), ("metric", metrics)] {
             if differ(&cells) {
                 columns.push((name.to_owned(), cells));
             }
@@ -35,7 +38,11 @@ impl SettingTable {
         for (place, name) in short_names(&study.keys).into_iter().enumerate() {
             columns.push((name, column(&|row| row.values.get(place).map(shown).unwrap_or_default())));
         }
-        columns.push(("best".to_owned(), column(&|row| spread(&row.best))));
+        let best = |row: &Setting| match row.stderr {
+            Some(stderr) => format!("{} (s.e. {stderr:.4})", spread(&row.best)),
+            None => spread(&row.best),
+        };
+        columns.push(("best".to_owned(), column(&best)));
         columns.push(("last".to_owned(), column(&|row| spread(&row.last))));
         columns.push(("best epoch".to_owned(), column(&|row| number(row.best_epoch.median, 1))));
         columns.push(("seeds".to_owned(), column(&|row| seeds(row))));

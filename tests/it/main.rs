@@ -27,6 +27,7 @@ mod doctor; // `doctor` on working and broken machines
 mod dry_run; // `--dry-run`: the files it needs, its counts, and what it refuses
 mod earlier; // runs and adapters of earlier releases
 mod eval_generation; // completions: scored, resumed, written
+mod foreign_results; // results of other tools beside ours, and ours for them
 mod forked; // runs of the command in forked processes, without its start-up
 mod fuzz; // inputs changed at random: an answer or one clear message, in bounded time and memory
 mod generation; // completions against Transformers, whatever the slots
