@@ -1,5 +1,6 @@
 //! Sweeps: many runs of one recipe in one folder.
 
+pub mod claim;
 pub mod plan;
 
 use std::path::{Path, PathBuf};
