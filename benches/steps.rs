@@ -89,6 +89,7 @@ fn adapt(base: &Base, model: &mut CausalLm, trained: &mut Trained) {
         frozen: &Frozen { basis: Some(basis), ..Frozen::default() },
         start: adapt::Start { init_std: 1e-5, drawn: 0 },
         alphas: &[],
+        init_stds: &[],
         dropout: 0.0,
     };
     attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], trained).unwrap();
@@ -113,6 +114,7 @@ impl Recorder for Nothing {
 
 fn plan(folder: &Path) -> TrainPlan {
     let run = RunPlan {
+        name: String::new(),
         seed: 0,
         drawn: 0,
         learning_rate: 1e-3,
@@ -123,6 +125,10 @@ fn plan(folder: &Path) -> TrainPlan {
         weight_decay: 0.01,
         max_grad_norm: 1.0,
         patience: 0,
+        pause: u64::MAX,
+        checkpoints: folder.join("checkpoints"),
+        fingerprint: String::new(),
+        earlier: Vec::new(),
     };
     TrainPlan {
         runs: vec![run],
@@ -137,9 +143,7 @@ fn plan(folder: &Path) -> TrainPlan {
         checkpoint: Every::Never,
         keep_checkpoints: 1,
         mixture: Vec::new(),
-        checkpoints: folder.join("checkpoints"),
-        fingerprint: String::new(),
-        earlier: Vec::new(),
+        joined: false,
     }
 }
 
@@ -171,7 +175,7 @@ fn training_step(criterion: &mut Criterion) {
     group.sample_size(20).bench_function("steps", |bencher| {
         bencher.iter_batched(
             || plan(folder.path()),
-            |plan| Trainer::new(plan, &objective, &trained, &mut Nothing, None).unwrap().run().unwrap(),
+            |plan| Trainer::new(plan, &objective, &trained, &mut Nothing, Vec::new()).unwrap().run().unwrap(),
             BatchSize::SmallInput,
         );
     });

@@ -196,6 +196,24 @@ impl Basis {
         Ok(Self { modules, ..self })
     }
 
+    /// Returns the basis of a smaller rank of a full decomposition by its top directions, which this one begins with.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn first(&self, rank: i64) -> Result<Self> {
+        let module = |(name, factors): &(String, Factors)| -> Result<_> {
+            let Factors { a, b, s, captured_energy } = factors;
+            let first = s.f_narrow(0, 0, rank)?;
+            let [part, all] = [&first, s].map(|s| s.square().sum(Kind::Double).double_value(&[]));
+            let (a, b) = (a.f_narrow(0, 0, rank)?.copy(), b.f_narrow(1, 0, rank)?.contiguous());
+            let captured_energy = if all > 0.0 { captured_energy * part / all } else { *captured_energy };
+            Ok((name.clone(), Factors { a, b, s: first, captured_energy }))
+        };
+        let modules = self.modules.iter().map(module).collect::<Result<_>>()?;
+        let spec = BasisSpec { rank, ..self.spec.clone() };
+        Ok(Self { spec, base_hash: self.base_hash.clone(), modules })
+    }
+
     /// Returns the same factors on another device.
     ///
     /// # Errors
@@ -419,6 +437,20 @@ pub(crate) mod tests {
         let spec = BasisSpec { rank: 2, seed: 1 << 32, ..BasisSpec::default() };
         assert!(message(&spec, weight_of_any()).contains("below 2^32"));
         basis_of(&BasisSpec { method: SvdMethod::Exact, ..spec });
+    }
+
+    #[test]
+    fn a_smaller_rank_is_the_beginning_of_a_full_decomposition() {
+        let spec = BasisSpec { method: SvdMethod::Exact, ..BasisSpec::default() };
+        for sigma in [Sigma::A, Sigma::Split] {
+            let [small, large] = [2, 4].map(|rank| basis_of(&BasisSpec { rank, sigma, ..spec.clone() }));
+            let first = large.first(2).unwrap();
+            assert_eq!(first.spec, small.spec);
+            for ((_, found), (_, expected)) in first.modules.iter().zip(&small.modules) {
+                assert!(same(found, expected));
+                assert!((found.captured_energy - expected.captured_energy).abs() < 1e-6);
+            }
+        }
     }
 
     #[test]

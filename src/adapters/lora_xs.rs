@@ -80,7 +80,9 @@ impl Rules for LoraXsConfig {
         let shapes: Vec<[i64; 2]> = sites.iter().map(|site| site.shape).collect();
         let [before, _] = self.words_drawn(&shapes, random);
         let seeds = sites.first().map_or(&[][..], |site| site.seeds);
-        let mut cores = Cores::new(seeds, start.drawn + before, r, start.init_std, random);
+        let stds = sites.first().map(|site| site.init_stds).filter(|stds| !stds.is_empty());
+        let stds = stds.map_or_else(|| vec![start.init_std; seeds.len()], <[f64]>::to_vec);
+        let mut cores = Cores::new(seeds, start.drawn + before, r, &stds, random);
         // Drawn in the order of the model, whatever the order of the adapter's file.
         let mut in_model: Vec<&Site> = sites.iter().collect();
         in_model.sort_by_key(|site| site.place);
@@ -142,19 +144,22 @@ impl LoraXs {
 /// The cores of one layer after another from each run's stream, as `torch.randn(r, r)` draws them over PEFT.
 #[derive(Debug)]
 pub struct Cores {
-    streams: Vec<Stream>,
+    /// Each run's stream and standard deviation.
+    runs: Vec<(Stream, f64)>,
     rank: i64,
-    std: f64,
     /// True if A and B of a layer are drawn before its core.
     random: bool,
 }
 
 impl Cores {
     /// Starts after `drawn` words of the streams; if `random`, A and B take words of the streams, too.
-    pub fn new(seeds: &[u64], drawn: usize, rank: i64, std: f64, random: bool) -> Self {
-        let mut streams: Vec<Stream> = seeds.iter().map(|&seed| Stream::seeded(seed)).collect();
-        streams.iter_mut().for_each(|stream| stream.pass_over(drawn));
-        Self { streams, rank, std, random }
+    pub fn new(seeds: &[u64], drawn: usize, rank: i64, stds: &[f64], random: bool) -> Self {
+        let begun = |(&seed, &std): (&u64, &f64)| {
+            let mut stream = Stream::seeded(seed);
+            stream.pass_over(drawn);
+            (stream, std)
+        };
+        Self { runs: seeds.iter().zip(stds).map(begun).collect(), rank, random }
     }
 
     /// Counts the words of the stream for the factors of a layer of shape `[out, in]`, and for its core.
@@ -166,12 +171,12 @@ impl Cores {
     /// Draws the cores of the next layer, of shape `[out, in]`: `[k, r, r]` on the CPU.
     pub fn next(&mut self, shape: [i64; 2]) -> Tensor {
         let [factors, _] = Self::words(self.rank, shape, self.random);
-        let core = |stream: &mut Stream| {
+        let core = |(stream, std): &mut (Stream, f64)| {
             stream.pass_over(factors);
             let numbers = stream.normals(usize::try_from(self.rank * self.rank).unwrap_or(0));
-            Tensor::from_slice(&numbers).view([self.rank, self.rank]) * self.std
+            Tensor::from_slice(&numbers).view([self.rank, self.rank]) * *std
         };
-        Tensor::stack(&self.streams.iter_mut().map(core).collect::<Vec<_>>(), 0)
+        Tensor::stack(&self.runs.iter_mut().map(core).collect::<Vec<_>>(), 0)
     }
 }
 

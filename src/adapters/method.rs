@@ -45,6 +45,12 @@ impl Method {
         ]
     }
 
+    /// Returns the numerator α of its scale, if it has one.
+    pub fn alpha(&self) -> Option<f64> {
+        let found = self.keys().into_iter().find(|(key, _)| *key == "adapter.alpha");
+        found.and_then(|(_, alpha)| alpha.as_float())
+    }
+
     /// Reads the method's settings from a recipe.
     pub fn read(&self, recipe: &mut Reader) -> Self {
         let method = match self {

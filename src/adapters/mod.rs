@@ -126,6 +126,8 @@ pub struct Site<'a> {
     pub seeds: &'a [u64],
     /// α of each run, for methods that have one; empty = that of the method's settings.
     pub alphas: &'a [f64],
+    /// Standard deviation of the cores of each run of LoRA-XS; empty = that of the start.
+    pub init_stds: &'a [f64],
 }
 
 impl Site<'_> {

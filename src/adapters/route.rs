@@ -11,6 +11,8 @@ pub enum Route {
     Blocks(Vec<i64>),
     /// Index of each row's run, int64 `[m]`. Products gather a matrix for every row, which suits few rows.
     Rows(Tensor),
+    /// All rows belong to this run of several: they are computed as if it were the only one.
+    One(i64),
 }
 
 impl Route {
@@ -19,9 +21,30 @@ impl Route {
         Self::Blocks(vec![0])
     }
 
-    /// Returns the lengths of the runs' blocks in `m` rows, if they have blocks.
+    /// Creates the route of blocks of rows, one for each run.
+    pub fn of_blocks(lengths: Vec<i64>) -> Self {
+        let mut filled = (0..).zip(&lengths).filter(|(_, length)| **length > 0);
+        match (filled.next(), filled.next()) {
+            (Some((run, _)), None) if lengths.len() > 1 => Self::One(run),
+            _ => Self::Blocks(lengths),
+        }
+    }
+
+    /// Returns the part of `[k, ..]` that belongs to the route's blocks: all of it, or `[1, ..]` of the only run.
+    pub fn own(&self, x: &Tensor) -> Tensor {
+        match self {
+            Self::One(run) => x.narrow(0, *run, 1),
+            Self::Blocks(_) | Self::Rows(_) => x.shallow_clone(),
+        }
+    }
+
+    /// Returns the lengths of the blocks in `m` rows, if they have blocks: one for each part of [`Route::own`].
     pub fn blocks(&self, m: i64) -> Option<Vec<i64>> {
-        let Self::Blocks(lengths) = self else { return None };
+        let lengths = match self {
+            Self::Blocks(lengths) => lengths,
+            Self::One(_) => return Some(vec![m]),
+            Self::Rows(_) => return None,
+        };
         let mut lengths = lengths.clone();
         let further = m - lengths.iter().sum::<i64>();
         lengths.iter_mut().rev().take(1).for_each(|last| *last += further);
@@ -33,15 +56,16 @@ impl Route {
     /// # Shapes
     /// `x` `[m, i]`, `matrices` `[k, o, i]` to `[m, o]`.
     pub fn multiply(&self, x: &Tensor, matrices: &Tensor) -> Tensor {
-        let ([m, i], [k, _o, _i]) = (dims2(x), dims3(matrices));
+        let matrices = self.own(matrices);
+        let ([m, i], [k, _o, _i]) = (dims2(x), dims3(&matrices));
         match self {
             Self::Rows(rows) => {
                 x.unsqueeze(1).bmm(&matrices.index_select(0, rows).transpose(1, 2)).squeeze_dim(1)
             }
-            Self::Blocks(_) if self.is_even(m, k) => {
+            _ if self.is_even(m, k) => {
                 x.reshape([k, m / k, i]).bmm(&matrices.transpose(1, 2)).flatten(0, 1) // [m, o]
             }
-            Self::Blocks(_) => {
+            _ => {
                 let blocks = x.split_with_sizes(self.blocks(m).unwrap_or_default(), 0);
                 let filled = (0..).zip(&blocks).filter(|(_, block)| block.numel() > 0);
                 joined(filled.map(|(run, block)| block.mm(&matrices.get(run).tr())).collect())
@@ -51,13 +75,14 @@ impl Route {
 
     /// Computes `y + x Mᵀ`, in `y`'s memory where possible: `y` is no view. Shapes as in [`Route::multiply`].
     pub fn add_product(&self, mut y: Tensor, x: &Tensor, matrices: &Tensor) -> Tensor {
-        let ([m, o], [k, _o, i]) = (dims2(&y), dims3(matrices));
+        let own = self.own(matrices);
+        let ([m, o], [k, _o, i]) = (dims2(&y), dims3(&own));
         match self.is_even(m, k) {
             // One product that adds into the result: no separate read and write of y.
-            true if k == 1 => y.addmm_(x, &matrices.get(0).tr()),
+            true if k == 1 => y.addmm_(x, &own.get(0).tr()),
             true => {
                 let (y, x) = (y.view([k, m / k, o]), x.reshape([k, m / k, i]));
-                y.baddbmm(&x, &matrices.transpose(1, 2), 1.0, 1.0).flatten(0, 1)
+                y.baddbmm(&x, &own.transpose(1, 2), 1.0, 1.0).flatten(0, 1)
             }
             false => y.g_add_(&self.multiply(x, matrices)),
         }
@@ -68,10 +93,11 @@ impl Route {
     /// # Shapes
     /// As in [`Route::multiply`]; `vectors` `[k, o]`.
     pub fn affine(&self, x: &Tensor, matrices: &Tensor, vectors: &Tensor) -> Tensor {
-        let ([m, i], [k, _o, _i]) = (dims2(x), dims3(matrices));
+        let own = self.own(matrices);
+        let ([m, i], [k, _o, _i]) = (dims2(x), dims3(&own));
         if self.is_even(m, k) {
-            let x = x.reshape([k, m / k, i]);
-            return vectors.unsqueeze(1).baddbmm(&x, &matrices.transpose(1, 2), 1.0, 1.0).flatten(0, 1);
+            let (x, vectors) = (x.reshape([k, m / k, i]), self.own(vectors));
+            return vectors.unsqueeze(1).baddbmm(&x, &own.transpose(1, 2), 1.0, 1.0).flatten(0, 1);
         }
         self.multiply(x, matrices) + self.spread(vectors, m)
     }
@@ -80,9 +106,9 @@ impl Route {
     pub fn spread(&self, vectors: &Tensor, m: i64) -> Tensor {
         match self {
             Self::Rows(rows) => vectors.index_select(0, rows),
-            Self::Blocks(_) => {
+            Self::Blocks(_) | Self::One(_) => {
                 let lengths = self.blocks(m).unwrap_or_default();
-                let vectors = vectors.split(1, 0);
+                let vectors = self.own(vectors).split(1, 0);
                 let blocks =
                     vectors.iter().zip(&lengths).map(|(vector, &length)| vector.expand([length, -1], false));
                 joined(blocks.collect())
@@ -103,6 +129,7 @@ impl Clone for Route {
         match self {
             Self::Blocks(lengths) => Self::Blocks(lengths.clone()),
             Self::Rows(rows) => Self::Rows(rows.shallow_clone()),
+            Self::One(run) => Self::One(*run),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::fault::{Result, fault};
 use crate::limits::{Most, RANK, SEED};
 use crate::spec::reader::Reader;
 use crate::spec::{Init, Sigma, Tying, keys};
-use crate::torch::{cast, dims3};
+use crate::torch::{cast, dims3, joined};
 
 /// Suffixes of the frozen tensors' names after the layer's path: of A, B and P.
 pub const FROZEN: [&str; 3] = ["tinylora_A", "tinylora_B", "tinylora_P"];
@@ -266,7 +266,13 @@ impl TinyLora {
     /// Computes `Σ_i v_i P_i`: `[k, r, r]`.
     fn core(&self) -> Tensor {
         let [_u, _r, rank] = dims3(&self.projections);
-        self.vector.matmul(&self.projections.flatten(1, 2)).view([-1, rank, rank])
+        let of = |vectors: &Tensor| vectors.matmul(&self.projections.flatten(1, 2));
+        // On a CPU, rows of one product are rounded differently than one by one, and a run must not depend on its neighbours.
+        let cores = match self.vector.device() {
+            Device::Cpu => joined(self.vector.split(1, 0).iter().map(of).collect()),
+            _ => of(&self.vector),
+        };
+        cores.view([-1, rank, rank])
     }
 }
 

@@ -62,6 +62,18 @@ impl Trained {
         shared
     }
 
+    /// Returns a store of one of the runs, which shares its memory.
+    pub fn of_run(&self, run: i64) -> Self {
+        let of_entry = |entry: &TrainedTensor| {
+            let tensor = match entry.group {
+                Group::Base => entry.tensor.shallow_clone(),
+                Group::Adapter | Group::Head => entry.tensor.narrow(0, run, 1),
+            };
+            TrainedTensor { name: entry.name.clone(), group: entry.group, tensor }
+        };
+        Self { runs: 1, entries: self.entries.iter().map(of_entry).collect() }
+    }
+
     /// Returns the entries, in order.
     pub fn entries(&self) -> &[TrainedTensor] {
         &self.entries

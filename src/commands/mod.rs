@@ -10,6 +10,7 @@ mod predict;
 mod rebase;
 mod recipe;
 mod report;
+mod sweep;
 mod train;
 
 use std::any::Any;

@@ -1,43 +1,33 @@
 //! `loraxs train`: a run folder from a recipe.
 
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Context as _;
-
-use super::{Outcome, environment};
+use super::{Outcome, environment, sweep};
 use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
-use crate::fault::{Result, fault};
+use crate::fault::Result;
 use crate::files;
 use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::environment::Environment;
 use crate::session::finished::refuse_half_done;
+use crate::session::group::{self, Way};
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
-use crate::session::recorder::RunRecorder;
-use crate::session::results::Results;
-use crate::session::resume::{Beginning, asked, begin, is_done, lock, refuse_used};
-use crate::session::run_folder::{EVAL, LOCK, RECIPE, RESULTS};
+use crate::session::resume::{asked, begin, is_done, lock, refuse_used};
+use crate::session::run_folder::{EVAL, LOCK, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
 use crate::session::sweep::asked_sweep;
-use crate::session::sweep::plan::plan;
-use crate::session::training::Training;
-use crate::train::{Ending, Trainer, interrupt};
+use crate::session::training::{Course, Training};
+use crate::train::{RunEnd, interrupt};
 
 /// Trains a recipe, or with `--dry-run` only reports what would be trained.
 /// Fails when recipe, base, data or folder cannot be used, or training fails.
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
-    if let Some(sweep) = asked_sweep(args)? {
-        if args.dry_run {
-            say(&plan(&sweep)?);
-            return Ok(Outcome::Done);
-        }
-        let message = format!("share {} of a sweep can only be planned yet", sweep.shard);
-        return Err(fault(message).hint("add `--dry-run`").into());
+    if let Some(asked) = asked_sweep(args)? {
+        return sweep::run(global, &asked, args.dry_run);
     }
     let (recipe, out) = asked(args)?;
     let resume = args.resume.is_some();
@@ -65,13 +55,13 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         }
         inputs => inputs?,
     };
-    let mut training = Training::new(&place, inputs)?;
+    let mut training = Training::new(&place, inputs, &[])?;
     if args.dry_run {
         if counts.is_some() {
             say("the base has no weights here, which a training needs: counted from its `config.json`");
         }
         let _lock = out.join(LOCK).exists().then(|| lock(&out)).transpose()?;
-        begin(&mut training, &out, resume)?;
+        begin(&mut training, &[Course::of_only(&out)], resume)?;
         say(&training.inputs.forecast(&place, &out)?);
         return Ok(Outcome::Done);
     }
@@ -85,7 +75,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         return Ok(outcome);
     }
     let next = next::after_training(&training, &out);
-    let (base, recipe) = training.into_base();
+    let TrainInputs { base, recipe, .. } = training.into_inputs();
     let outcome = score_tasks(&recipe.eval.tasks.clone(), &out, || {
         Ok((place, Subject::of_run(&out, recipe, |_| Ok(base))?))
     })?;
@@ -114,35 +104,20 @@ fn score_tasks(
 }
 
 fn train(training: &mut Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
-    let Beginning { plan, loaded, writes_recipe, was_finished } = begin(training, out, resume)?;
-    if was_finished {
-        // Scores first, so that without results there are none of the adapter before.
-        for stale in [out.join(EVAL).join(RESULTS), out.join(RESULTS)].iter().filter(|path| path.exists()) {
-            fs::remove_file(stale).map_err(|error| files::cannot_write(stale, &error))?;
+    let courses = [Course::of_only(out)];
+    let way = Way { courses: &courses, paused: RESULTS, resume, start, check: &|_| Ok(()) };
+    for (state, end) in group::train(training, &way)? {
+        match end {
+            RunEnd::Interrupted => {
+                let run = next::quoted(out);
+                let step = state.step;
+                say(&format!("interrupted after step {step}; continue with `loraxs train --resume {run}`"));
+                return Ok(Outcome::Interrupted);
+            }
+            RunEnd::Failed(error) => return Err(error),
+            RunEnd::Finished | RunEnd::StoppedEarly | RunEnd::Paused => {}
         }
     }
-    if writes_recipe {
-        files::write_bytes(&out.join(RECIPE), training.inputs.recipe.to_toml()?.as_bytes())?;
-    }
-    if let Some(loaded) = &loaded {
-        say(&format!("resuming after step {}", loaded.state().step));
-    }
-    let training = &*training;
-    let objective = training.objective();
-    let before = loaded.as_ref().map_or(0.0, |loaded| loaded.state().seconds);
-    let mut folder = RunRecorder::open(training, out, loaded.as_ref())?;
-    let _awaited = interrupt::awaited();
-    let (ending, state) =
-        Trainer::new(plan, objective.as_ref(), &training.trained, &mut folder, loaded)?.run()?;
-    if ending == Ending::Interrupted {
-        let run = next::quoted(out);
-        say(&format!("interrupted after step {}; continue with `loraxs train --resume {run}`", state.step));
-        return Ok(Outcome::Interrupted);
-    }
-    folder.finish(&state)?;
-    let results = Results::new(training, &state, before + start.elapsed().as_secs_f64());
-    results.write(out).context("training ended, but its results could not be saved")?;
-    say(&results.summary());
     say(&format!("wrote {}", out.display()));
     Ok(Outcome::Done)
 }

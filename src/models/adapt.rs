@@ -55,6 +55,8 @@ pub struct Plan<'a> {
     pub dropout: f64,
     /// α of each run; empty = that of the method's settings.
     pub alphas: &'a [f64],
+    /// Standard deviation of each run's cores; empty = that of `start`.
+    pub init_stds: &'a [f64],
 }
 
 /// Attaches adapters to those `linears` (all on `device`) that the plan names, with one set of trained
@@ -102,6 +104,7 @@ pub fn attach(
             device,
             seeds,
             alphas: plan.alphas,
+            init_stds: plan.init_stds,
         })
         .collect();
     let (adapters, kept) = plan.method.build(&sites, plan.frozen, plan.start, trained)?;

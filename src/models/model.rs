@@ -1,6 +1,8 @@
 //! A model of either kind, for commands that work with both.
 
-use tch::Device;
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind, no_grad};
 
 use super::{Base, Build, CausalLm, Classifier};
 use crate::adapters::Trained;
@@ -42,6 +44,27 @@ impl Model {
             Self::Classifier(model) => model.trunk.linears(),
             Self::Language(model) => model.decoder.linears(),
         }
+    }
+
+    /// Returns true if a layer has an adapter.
+    pub fn is_adapted(&self) -> bool {
+        self.linears().iter().any(|layer| layer.adapter().is_some())
+    }
+
+    /// Returns the Frobenius norm of ΔW of run `run`, by layer; none where it is not of low rank.
+    ///
+    /// # Errors
+    /// When libtorch fails.
+    pub fn delta_norms(&self, run: i64) -> Result<BTreeMap<String, f64>> {
+        let of_layer = |layer: &&Linear| -> Option<Result<(String, f64)>> {
+            let adapter = layer.adapter()?;
+            let (a, b) = adapter.lora_factors(run)?;
+            // ‖B A‖² = Σ (BᵀB) ∘ (A Aᵀ), of the size of the rank.
+            let square = (b.tr().matmul(&b) * a.matmul(&a.tr())).sum(Kind::Double);
+            let norm = f64::try_from(square).map(|square| square.max(0.0).sqrt() * adapter.scale(run).abs());
+            Some(norm.map(|norm| (layer.name().to_owned(), norm)).map_err(Into::into))
+        };
+        no_grad(|| self.linears().iter().filter_map(of_layer).collect())
     }
 
     /// Merges every adapter of the first run into its layer's weight; nothing can be trained after this.

@@ -137,6 +137,7 @@ impl Fill {
     fn of(self, given: &[i64]) -> Vec<i64> {
         let (tokens, longest) = (given.iter().sum(), given.iter().max().copied().unwrap_or(0));
         match self {
+            _ if given.is_empty() => Vec::new(),
             Self::None => Vec::new(),
             Self::Tokens => filling(tokens, step(tokens, 16), rounded_length(longest), |least| least),
             Self::Sequences(longest) => {

@@ -124,7 +124,10 @@ impl Linear {
         let factors = match &self.adapter {
             None => None,
             Some(attached) if pass.drops(attached.dropout) => return None,
-            Some(attached) => Some(attached.adapter.through_core()?),
+            Some(attached) => {
+                let [a, core, b] = attached.adapter.through_core()?;
+                Some([a, pass.route().own(&core), b])
+            }
         };
         Some(Adapted { weight, bias: self.bias.as_ref(), factors })
     }

@@ -111,7 +111,7 @@ impl Packed {
             positions,
             types,
             first,
-            route: Route::Blocks(layout.places.iter().map(|places| tokens_of(places)).collect()),
+            route: Route::of_blocks(layout.places.iter().map(|places| tokens_of(places)).collect()),
             longest: layout.longest,
             stretches: layout.stretches.clone(),
             bounds: bounds.to_kind(Kind::Int),
@@ -129,6 +129,11 @@ impl Packed {
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
         let layout = PackedLayout::new(runs, positions, Fill::None);
         Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
+    }
+
+    /// Returns the run of each sequence, in the order in which they were given.
+    pub fn of_sequences(&self) -> Route {
+        Route::of_blocks(self.places.iter().map(|places| places.len() as i64).collect())
     }
 
     /// Returns the first row of a run, and the number of its tokens, filling excluded.

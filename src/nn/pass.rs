@@ -131,7 +131,7 @@ impl Pass {
 
     /// Returns the same pass for tensors with one row per sequence of `batch`, in the order in which these were given.
     pub fn per_sequence(&self, batch: &Packed) -> Self {
-        self.along(Route::Blocks(batch.places.iter().map(|places| places.len() as i64).collect()))
+        self.along(batch.of_sequences())
     }
 
     /// Returns the same pass for rows of these runs, without padding.
@@ -174,13 +174,16 @@ impl Pass {
         let blocks = self.route.blocks(m).unwrap_or_default();
         if x.device().is_cuda() {
             self.enter(0);
-            return if blocks.len() == 1 { x.dropout(p, true) } else { self.dropout_of_each(x, p, &blocks) };
+            let alone = noise.0.borrow().len() == 1;
+            return if alone { x.dropout(p, true) } else { self.dropout_of_each(x, p, &blocks) };
         }
         let mask = filled(&x.size(), |mut mask| {
             for (run, stream) in noise.0.borrow_mut().iter_mut().enumerate() {
-                match &self.tokens {
-                    Some((places, _)) => tokens_mask(stream, &places[run], mask, width as usize, p),
-                    None => {
+                match (&self.tokens, &self.route) {
+                    (Some((places, _)), _) => tokens_mask(stream, &places[run], mask, width as usize, p),
+                    (None, Route::One(one)) if *one != run as i64 => {}
+                    (None, Route::One(_)) => stream.fill_mask(mask, p),
+                    (None, _) => {
                         let (of_run, rest) = mask.split_at_mut((blocks[run] * width) as usize);
                         stream.fill_mask(of_run, p);
                         mask = rest;
@@ -217,7 +220,8 @@ impl Pass {
             let mask = Tensor::ones([drawn[run], d], (x.kind(), x.device())).dropout(p, true);
             block * mask.narrow(0, 0, own)
         };
-        joined((0..).zip(&x.split_with_sizes(blocks, 0)).map(dropped).collect())
+        let first = if let Route::One(run) = self.route { usize::try_from(run).unwrap_or(0) } else { 0 };
+        joined((first..).zip(&x.split_with_sizes(blocks, 0)).map(dropped).collect())
     }
 }
 

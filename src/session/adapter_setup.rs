@@ -9,7 +9,7 @@ use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord};
 use crate::adapters::{Frozen, Group, Method, Named, Trained, witness};
 use crate::fault::{Result, usage};
 use crate::models::HeadShape;
-use crate::models::adapt::{Layer, Plan, Start, targeted};
+use crate::models::adapt::{Layer, targeted};
 use crate::recipe::{AdapterRecipe, Recipe};
 use crate::spec::{Init, Problem};
 
@@ -35,15 +35,16 @@ impl AdapterSetup {
         base: &OpenBase,
         head: Option<HeadShape>,
     ) -> Result<Self> {
-        let mut method = recipe.adapter.method.clone();
-        if method == Method::Head && head.is_none() {
+        let method = &recipe.adapter.method;
+        if *method == Method::Head && head.is_none() {
             let message = format!(
                 "`adapter.method`: `head` trains a classification head, and `{}` has none",
                 base.name
             );
             return Err(usage(message).hint("it is a language model: choose an adapter, or `full`").into());
         }
-        let start = start(recipe, base, &mut method)?;
+        let start = start(recipe, base)?;
+        let method = start.as_ref().map_or_else(|| Ok(method.clone()), |start| continued(method, start))?;
         let layers = match method {
             Method::Full | Method::Head => Vec::new(),
             _ => targeted(&base.base.linear_layers(), &recipe.adapter.targets)?,
@@ -58,11 +59,11 @@ impl AdapterSetup {
         Ok(Self { method, layers, frozen, start })
     }
 
-    /// Returns the plan to put it on a model, for whose head `drawn` words of the seed's stream were drawn.
-    pub fn plan(&self, adapter: &AdapterRecipe, drawn: usize) -> Plan<'_> {
-        let start = Start { init_std: adapter.init_std, drawn };
-        let dropout = adapter.dropout;
-        Plan { method: &self.method, layers: &self.layers, frozen: &self.frozen, start, dropout, alphas: &[] }
+    /// Returns the method of one of the runs, which may have an α of its own.
+    /// Fails as [`AdapterSetup::new`].
+    pub fn method_of(&self, recipe: &Recipe) -> Result<Method> {
+        let method = &recipe.adapter.method;
+        self.start.as_ref().map_or_else(|| Ok(method.clone()), |start| continued(method, start))
     }
 
     /// Builds the config of the adapter file, except for the parts that the data decide.
@@ -134,16 +135,20 @@ fn peft_targets(base: &OpenBase, heads: &[&str], targets: &[String], layers: &[L
     }
 }
 
-/// Opens the adapter that the recipe starts from; settings that only its file records go into `method`.
-fn start(recipe: &Recipe, base: &OpenBase, method: &mut Method) -> Result<Option<AdapterFile>> {
+/// Returns a method with the settings that only the file of the adapter that it starts from records.
+fn continued(method: &Method, start: &AdapterFile) -> Result<Method> {
+    let names: Vec<&str> = start.config.modules.iter().map(String::as_str).collect();
+    method.continues(&start.config.method, &names)
+}
+
+/// Opens the adapter that the recipe starts from.
+fn start(recipe: &Recipe, base: &OpenBase) -> Result<Option<AdapterFile>> {
     let folder = &recipe.train.init_from;
     if folder.is_empty() {
         return Ok(None);
     }
     let file = AdapterFile::open(Path::new(folder))?;
     file.check_base(&base.name, &base.hash)?;
-    let names: Vec<&str> = file.config.modules.iter().map(String::as_str).collect();
-    *method = method.continues(&file.config.method, &names)?;
     Ok(Some(file))
 }
 

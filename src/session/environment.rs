@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tch::{Device, Kind};
 
-use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
+use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights, check_layer};
 use crate::adapters::file::short;
 use crate::data::catalog::Catalog;
 use crate::data::dataset::{Dataset, DatasetSource};
@@ -18,7 +18,7 @@ use crate::hub::{self, Hub, Snapshot};
 use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
 use crate::report::progress::Progress;
-use crate::spec::{DeviceChoice, Precision};
+use crate::spec::{DeviceChoice, Init, Precision, Spectrum, SvdMethod};
 use crate::torch;
 
 /// What every command works with.
@@ -31,6 +31,8 @@ pub struct Environment {
     pub device: Device,
     /// True if no number of a base is read and nothing is computed from it, but all else is as for a training.
     pub rehearsal: bool,
+    /// Ranks of the adapters to come: a full decomposition is done once for all of them, which begin alike.
+    pub ranks: Vec<i64>,
 }
 
 /// A base that was fetched and opened.
@@ -62,7 +64,7 @@ impl Environment {
         for path in datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false })
+        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false, ranks: Vec::new() })
     }
 
     /// Fetches and opens a base. For a rehearsal, a folder with `config.json` but no weights will do.
@@ -153,6 +155,13 @@ impl Environment {
         }
         if !self.knows_basis(base, layers, spec, None) {
             return Ok((Basis::imagined(spec, layers)?, Vec::new()));
+        }
+        let is_full = (spec.init, spec.method, spec.spectrum) == (Init::Svd, SvdMethod::Exact, Spectrum::Top);
+        let fits = |rank: &i64| layers.iter().all(|(name, shape)| check_layer(name, shape, *rank).is_ok());
+        let largest = self.ranks.iter().filter(|rank| is_full && **rank > spec.rank && fits(rank)).max();
+        if let Some(&rank) = largest {
+            let (basis, reports) = self.basis(base, layers, &BasisSpec { rank, ..spec.clone() }, None)?;
+            return Ok((basis.first(spec.rank)?, reports));
         }
         let read = |layer: &str| base.base.weight(layer, self.device);
         let weights = Weights { layers, device: self.device, read: &read };

@@ -17,7 +17,7 @@ pub struct Forecast<'a> {
     /// Counts of trainable parameters.
     pub counts: Counts,
     /// Tokens of each training example.
-    pub lengths: &'a [usize],
+    pub lengths: Vec<usize>,
     /// Examples in one forward pass.
     pub micro_batch_size: usize,
     /// Tokens in one forward pass, 0 = by examples.
@@ -53,7 +53,7 @@ impl Memory {
 impl Forecast<'_> {
     /// Returns the tokens of the longest micro batch, and the sum of the squares of its lengths.
     fn longest_micro_batch(&self) -> (f64, f64) {
-        let mut lengths = self.lengths.to_vec();
+        let mut lengths = self.lengths.clone();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         let mut tokens = 0;
         let fits = |length: &&usize| {
@@ -102,6 +102,13 @@ impl Forecast<'_> {
         let Counts { adapter, full, head, .. } = self.counts;
         let adapter = 4.0 * (adapter + full + head) as f64;
         adapter + (self.keep_checkpoints + 1) as f64 * 5.0 * adapter
+    }
+
+    /// Estimates the bytes of so many runs, computed in one pass if `joined`, else one after another.
+    pub fn bytes(&self, runs: usize, joined: bool) -> f64 {
+        let Memory { weights, trained, activations, logits } = self.memory();
+        let of_pass = if joined { runs as f64 } else { 1.0 };
+        weights + trained * runs as f64 + (activations + logits) * of_pass
     }
 
     /// Suggests what to change if the memory does not suffice.
@@ -192,7 +199,7 @@ mod tests {
         Forecast {
             config,
             counts,
-            lengths: &[64; 40],
+            lengths: vec![64; 40],
             micro_batch_size: 40,
             micro_batch_tokens,
             kind: Kind::Float,

@@ -18,7 +18,7 @@ use crate::fault::{Result, usage};
 use crate::files;
 use crate::models::HeadShape;
 use crate::models::head::count_of;
-use crate::recipe::{Recipe, TrainRecipe};
+use crate::recipe::{EvalRecipe, Recipe, TrainRecipe};
 use crate::spec::Metric;
 use crate::train::mixture::Part;
 use crate::train::order::steps_per_epoch;
@@ -99,6 +99,32 @@ impl TrainInputs {
         })
     }
 
+    /// Returns true if inputs that were opened for one recipe serve another: with the same base, data, evaluations and arithmetic.
+    pub fn serves(&self, opened: &Recipe, other: &Recipe) -> bool {
+        let of_eval = |recipe: &Recipe| EvalRecipe { patience: 0, ..recipe.eval.clone() };
+        (&opened.model, &opened.data, of_eval(opened)) == (&other.model, &other.data, of_eval(other))
+            && opened.train.precision == other.train.precision
+            && opened.train.class_weights == other.train.class_weights
+    }
+
+    /// Returns the inputs of another recipe that these serve.
+    /// Fails when the path of a folder is not valid UTF-8.
+    pub fn with_recipe(self, mut recipe: Recipe) -> Result<Self> {
+        recipe.settle_folders()?;
+        recipe.model = self.recipe.model;
+        recipe.data = self.recipe.data;
+        recipe.train.precision = self.recipe.train.precision;
+        if recipe.adapter.targets.is_empty() {
+            recipe.adapter.targets = self.base.base.config.default_targets();
+        }
+        Ok(Self { recipe, ..self })
+    }
+
+    /// Returns the optimiser steps of an epoch.
+    pub fn steps_per_epoch(&self, train: &TrainRecipe) -> u64 {
+        steps_per_epoch(self.train.examples.len(), train.batch_size)
+    }
+
     /// Returns the optimiser steps of the whole training.
     pub fn steps(&self) -> u64 {
         self.steps_of(&self.recipe.train)
@@ -107,7 +133,7 @@ impl TrainInputs {
     /// Returns the optimiser steps of a training with other settings.
     pub fn steps_of(&self, train: &TrainRecipe) -> u64 {
         match train.max_steps {
-            0 => train.epochs.saturating_mul(steps_per_epoch(self.train.examples.len(), train.batch_size)),
+            0 => train.epochs.saturating_mul(self.steps_per_epoch(train)),
             given => given,
         }
     }
@@ -159,12 +185,17 @@ impl TrainInputs {
     /// Returns the text that `--dry-run` prints for a run in `out`.
     /// Fails when a target names no layer.
     pub fn forecast(&self, place: &Environment, out: &Path) -> Result<String> {
-        let lengths: Vec<usize> = self.train.examples.iter().map(|example| example.ids.len()).collect();
-        let counts = self.counts()?;
-        let forecast = Forecast {
+        let forecast = self.costs(place, out)?;
+        Ok(format!("{}\n{}\n{}", forecast.counts.table(), self.shown_example()?, forecast.text(out)))
+    }
+
+    /// Estimates the costs of a run in `out`.
+    /// Fails when a target names no layer.
+    pub fn costs(&self, place: &Environment, out: &Path) -> Result<Forecast<'_>> {
+        Ok(Forecast {
             config: &self.base.base.config,
-            counts,
-            lengths: &lengths,
+            counts: self.counts()?,
+            lengths: self.train.examples.iter().map(|example| example.ids.len()).collect(),
             micro_batch_size: self.recipe.train.micro_batch_size,
             micro_batch_tokens: self.recipe.train.micro_batch_tokens,
             kind: kind_of(self.recipe.train.precision),
@@ -173,8 +204,7 @@ impl TrainInputs {
             free: crate::torch::free_bytes(place.device),
             keep_checkpoints: self.recipe.train.keep_checkpoints,
             free_on_disk: files::free_on_disk(out),
-        };
-        Ok(format!("{}\n{}\n{}", counts.table(), self.shown_example()?, forecast.text(out)))
+        })
     }
 }
 

@@ -30,6 +30,7 @@ pub mod environment;
 pub mod finished;
 pub mod fit;
 pub mod forecast;
+pub mod group;
 pub mod inputs;
 pub mod lasting;
 pub mod machine;

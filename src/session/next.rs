@@ -24,7 +24,7 @@ pub fn after_training(training: &Training, out: &Path) -> String {
         Task::Regression(task) if task.text.len() > 1 => pair,
         _ => format!("loraxs predict --run {run} --text \"…\""),
     };
-    let config = &training.adapter;
+    let config = &training.adapters[0];
     let merge = format!("loraxs merge --run {run} --out {}", quoted(&beside(out, "-merged")));
     let class = auto_class(training.inputs.head);
     let python = match config.method.is_of_peft() {

@@ -1,4 +1,4 @@
-//! Records a training in its run's folder: log, best adapter, and in a checkpoint the adapter of its step.
+//! Records a run's training in its folder: log, best adapter, and in a checkpoint the adapter of its step.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +12,6 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::report::POINTS;
 use crate::report::metrics_log::{EvalPoint, METRICS_FILE, MetricsLog, TrainPoint};
-use crate::train::Recorder;
 use crate::train::checkpoint::{Loaded, TrainState};
 
 /// The files of an adapter that depend on its training.
@@ -25,6 +24,8 @@ const LOG: &str = "log.json";
 /// A run folder, open for writing.
 pub struct RunRecorder<'a> {
     training: &'a Training,
+    /// Its number among those of the training.
+    run: usize,
     out: PathBuf,
     adapter: PathBuf,
     log: MetricsLog,
@@ -33,7 +34,7 @@ pub struct RunRecorder<'a> {
 impl<'a> RunRecorder<'a> {
     /// Opens the folder for a new run, or for one that resumes from a checkpoint.
     /// Fails when it cannot be written, or the checkpoint's best adapter is lost.
-    pub fn open(training: &'a Training, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
+    pub fn open(training: &'a Training, run: usize, out: &Path, resumed: Option<&Loaded>) -> Result<Self> {
         let adapter = out.join(ADAPTER);
         files::write_bytes(&out.join(DATASETS), training.inputs.catalog.as_bytes())?;
         let mut end = None;
@@ -45,19 +46,19 @@ impl<'a> RunRecorder<'a> {
             end = path.exists().then(|| files::read_json(&path)).transpose()?;
         }
         let log = MetricsLog::open(out, resumed.map(|loaded| loaded.state().step), end)?;
-        Ok(Self { training, out: out.to_owned(), adapter, log })
+        Ok(Self { training, run, out: out.to_owned(), adapter, log })
     }
 
     /// Writes the adapter as it is now.
     fn save_adapter(&self, folder: &Path) -> Result<()> {
-        let Training { adapter, trained, kept, .. } = self.training;
-        file::save(folder, adapter, trained, 0, kept)
+        let Training { adapters, trained, kept, .. } = self.training;
+        file::save(folder, &adapters[self.run], trained, self.run as i64, kept)
     }
 
     /// Writes the last adapter if no evaluation has picked a best one.
     /// Fails when it cannot be written, or the run is not whole.
     pub fn finish(&self, state: &TrainState) -> Result<()> {
-        if !state.runs.iter().any(|run| run.best.is_some()) {
+        if state.run.best.is_none() {
             self.save_adapter(&self.adapter)?;
         }
         let whole = [self.out.join(RECIPE), self.out.join(METRICS_FILE), self.adapter.join(WEIGHTS)];
@@ -67,7 +68,7 @@ impl<'a> RunRecorder<'a> {
 
 /// Restores the checkpoint's best adapter: the one in `adapter` may be of a step that is done again.
 fn restore(loaded: &Loaded, adapter: &Path) -> Result<()> {
-    let picked = loaded.state().runs.iter().any(|run| run.best.is_some());
+    let picked = loaded.state().run.best.is_some();
     for name in FILES.into_iter().filter(|_| picked) {
         let kept = loaded.place().join(format!("{BEST}{name}"));
         if kept.exists() {
@@ -89,8 +90,13 @@ fn lost(path: &Path) -> anyhow::Error {
         .into()
 }
 
-impl Recorder for RunRecorder<'_> {
-    fn logged(&mut self, _run: usize, point: &TrainPoint) -> Result<()> {
+impl RunRecorder<'_> {
+    /// Records a log point.
+    /// Fails when it cannot be written.
+    pub fn logged(&mut self, point: &TrainPoint) -> Result<()> {
+        if self.training.recipes.len() > 1 {
+            return self.log.train(point);
+        }
         let TrainPoint { step, epoch, loss, learning_rate, head_learning_rate, grad_norm, tokens_per_second } =
             *point;
         tracing::info!(
@@ -107,7 +113,9 @@ impl Recorder for RunRecorder<'_> {
         self.log.train(point)
     }
 
-    fn keep(&self, checkpoint: &Path) -> Result<()> {
+    /// Saves what it needs to resume from here into a checkpoint's folder.
+    /// Fails when it cannot be written.
+    pub fn keep(&self, checkpoint: &Path) -> Result<()> {
         for name in FILES.into_iter().filter(|name| self.adapter.join(name).exists()) {
             let to = checkpoint.join(format!("{BEST}{name}"));
             fs::copy(self.adapter.join(name), &to).map_err(|error| files::cannot_write(&to, &error))?;
@@ -116,21 +124,27 @@ impl Recorder for RunRecorder<'_> {
         files::write_json(&checkpoint.join(LOG), &self.log.end())
     }
 
-    fn evaluated(&mut self, _run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
+    /// Records an evaluation after `step` steps, and the adapter if it is the best so far.
+    /// Fails when they cannot be written.
+    pub fn evaluated(&mut self, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
         let metrics = evaluation.by_name();
         let task = self.training.inputs.dataset.name.clone();
-        let shown: Vec<String> = metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-        // The first one is kept whatever it is; where its metric is undefined, it is not better than another.
-        let is_best = best && evaluation.value(self.training.inputs.metrics[0]).is_some_and(f64::is_finite);
-        tracing::info!(
-            step,
-            task,
-            metrics = serde_json::to_string(&metrics)?,
-            best = is_best,
-            "step {step}: {}{}",
-            shown.join(", "),
-            if is_best { " (best)" } else { "" }
-        );
+        if self.training.recipes.len() == 1 {
+            let shown: Vec<String> =
+                metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+            // The first one is kept whatever it is; where its metric is undefined, it is not better than another.
+            let is_best =
+                best && evaluation.value(self.training.inputs.metrics[0]).is_some_and(f64::is_finite);
+            tracing::info!(
+                step,
+                task,
+                metrics = serde_json::to_string(&metrics)?,
+                best = is_best,
+                "step {step}: {}{}",
+                shown.join(", "),
+                if is_best { " (best)" } else { "" }
+            );
+        }
         self.log.eval(&EvalPoint { step, task, metrics })?;
         if best { self.save_adapter(&self.adapter) } else { Ok(()) }
     }

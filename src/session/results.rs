@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::finished::TOKENIZER;
 use super::inputs::TrainInputs;
-use super::run_folder::{ADAPTER, RESULTS};
+use super::run_folder::ADAPTER;
 use super::training::Training;
 use crate::adapters::Group;
 use crate::fault::Result;
@@ -19,37 +19,37 @@ use crate::train::checkpoint::{EvalRecord, TrainState};
 
 /// Results of a finished training.
 pub struct Results<'a> {
-    training: &'a Training,
-    state: &'a TrainState,
-    /// From the command's start to its end; of calls that a later one resumed, their training alone.
-    seconds: f64,
+    /// The training, and the run's number in it.
+    pub training: (&'a Training, usize),
+    /// The run's counters.
+    pub state: &'a TrainState,
+    /// Why it ended: `finished`, `patience` or `halving`.
+    pub ended: &'static str,
+    /// From the command's start to its end; of calls that a later one resumed, their training alone; of runs trained together, its part.
+    pub seconds: f64,
+    /// ‖ΔW‖ of the best adapter, by layer.
+    pub delta_norm: BTreeMap<String, f64>,
 }
 
-impl<'a> Results<'a> {
-    /// Collects the results of a training that took `seconds` with everything around it.
-    pub fn new(training: &'a Training, state: &'a TrainState, seconds: f64) -> Self {
-        Self { training, state, seconds }
-    }
-
+impl Results<'_> {
     fn tokens_per_second(&self) -> f64 {
         self.state.tokens as f64 / self.state.seconds.max(f64::MIN_POSITIVE)
     }
 
     /// Returns the best and the last evaluation.
     fn evaluations(&self) -> [Option<&EvalRecord>; 2] {
-        let run = self.state.runs.first();
-        [run.and_then(|run| run.best.as_ref()), run.and_then(|run| run.last.as_ref())]
+        [self.state.run.best.as_ref(), self.state.run.last.as_ref()]
     }
 
-    /// Returns the closing summary of a run.
-    pub fn summary(&self) -> String {
-        let TrainInputs { dataset, metrics, .. } = &self.training.inputs;
+    /// Returns the best and the last score of a run.
+    pub fn scores(&self) -> String {
+        let TrainInputs { dataset, metrics, .. } = &self.training.0.inputs;
         let metric = metrics[0].name();
         let value = |record: &EvalRecord| match record.metrics.get(metric) {
             Some(value) if value.is_finite() => format!("{value:.4}"),
             _ => "undefined".to_owned(),
         };
-        let scores = match self.evaluations() {
+        match self.evaluations() {
             [Some(best), Some(last)] if best.metrics.get(metric).is_some_and(|value| value.is_finite()) => {
                 let [best_value, last_value] = [best, last].map(value);
                 format!(
@@ -62,20 +62,26 @@ impl<'a> Results<'a> {
                 dataset.name, last.step
             ),
             _ => format!("{}: not evaluated, {} steps", dataset.name, self.state.step),
-        };
+        }
+    }
+
+    /// Returns the closing summary of a run.
+    pub fn summary(&self) -> String {
         format!(
-            "{scores}; {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
+            "{}; {:.1} examples/s, {:.0} tokens/s, {:.0} MiB",
+            self.scores(),
             self.state.examples_per_second(),
             self.tokens_per_second(),
-            peak_memory_mib(self.training.model.device()),
+            peak_memory_mib(self.training.0.model.device()),
         )
     }
 
-    /// Writes `results.json`, which also marks the run as finished.
+    /// Writes `results.json`, which also marks the run as finished, or the results so far under another name.
     /// Fails when the adapter cannot be read, or the file cannot be written.
-    pub fn write(&self, out: &Path) -> Result<()> {
-        let Self { training, state, seconds } = self;
-        let TrainInputs { recipe, base, dataset, train, validation, metrics, .. } = &training.inputs;
+    pub fn write(&self, out: &Path, name: &str) -> Result<()> {
+        let Self { training: (training, run), state, ended, seconds, delta_norm } = self;
+        let recipe = &training.recipes[*run];
+        let TrainInputs { base, dataset, train, validation, metrics, .. } = &training.inputs;
         let [adapter, full, head] =
             [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
         let [best, last] = self.evaluations();
@@ -87,7 +93,10 @@ impl<'a> Results<'a> {
             "best": best,
             "last": last,
             "steps": state.step,
-            "skipped_steps": state.runs.first().map_or(0, |run| run.skipped),
+            "ended": ended,
+            // Runs trained at once.
+            "together": training.recipes.len(),
+            "skipped_steps": state.run.skipped,
             "seed": recipe.train.seed,
             "parameters": {"adapter": adapter, "base": full, "head": head},
             "skipped_rows": train.skipped.count,
@@ -95,7 +104,7 @@ impl<'a> Results<'a> {
                 "train": train.truncation,
                 "validation": validation.as_ref().map(|found| found.truncation),
             },
-            // Without evaluations.
+            // Without evaluations; of runs trained together, its part by tokens.
             "train_seconds": state.seconds,
             "seconds": seconds,
             "tokens_per_second": self.tokens_per_second(),
@@ -103,6 +112,7 @@ impl<'a> Results<'a> {
             // Resident on a CPU, allocated on a GPU.
             "peak_memory_mib": peak_memory_mib(device),
             "device": torch::name_of(device),
+            "delta_norm": delta_norm,
             "base": {
                 "name": base.name,
                 "revision": base.commit,
@@ -115,7 +125,7 @@ impl<'a> Results<'a> {
             "versions": {"libtorch": LIBTORCH_VERSION, "loraxs": env!("CARGO_PKG_VERSION")},
             "recipe": recipe,
         });
-        files::write_json(&out.join(RESULTS), &results)
+        files::write_json(&out.join(name), &results)
     }
 }
 

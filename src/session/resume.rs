@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::inputs::TrainInputs;
 use super::lasting::{FREE, LENGTH, ROUNDING, warmup};
 use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS, recipe_of};
-use super::training::Training;
+use super::training::{Course, Training};
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
@@ -70,6 +70,16 @@ pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
 /// Locks the folder against other processes, and keeps it in place, while the returned values live.
 /// Fails when another process holds the folder, or it cannot be written.
 pub fn lock(out: &Path) -> Result<(File, Held)> {
+    try_lock(out)?.ok_or_else(|| {
+        fault(format!("another process is training into `{}`", out.display()))
+            .hint("wait until it ends, or train into another folder with `--out`")
+            .into()
+    })
+}
+
+/// As [`lock`]; `None` if another process holds the folder.
+/// Fails when it cannot be written.
+pub fn try_lock(out: &Path) -> Result<Option<(File, Held)>> {
     let path = out.join(LOCK);
     let open = || -> io::Result<File> {
         fs::create_dir_all(out)?;
@@ -77,13 +87,9 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
     };
     let file = open().map_err(|error| files::cannot_write(&path, &error))?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(fault(format!("another process is training into `{}`", out.display()))
-                .hint("wait until it ends, or train into another folder with `--out`")
-                .into())
-        }
+        Err(TryLockError::WouldBlock) => Ok(None),
         // Some file systems have no locks.
-        _ => Ok((file, files::hold(out, out)?)),
+        _ => Ok(Some((file, files::hold(out, out)?))),
     }
 }
 
@@ -192,46 +198,61 @@ impl Changes {
 pub struct Beginning {
     /// The settings of the loop.
     pub plan: TrainPlan,
-    /// The checkpoint that it goes on from.
-    pub loaded: Option<Loaded>,
-    /// True if the folder has no recipe yet, or one that has changed since.
-    pub writes_recipe: bool,
-    /// True if the run was finished and is to take longer.
-    pub was_finished: bool,
+    /// The checkpoint that each run goes on from.
+    pub loaded: Vec<Option<Loaded>>,
+    /// Of each run, true if the folder has no recipe yet, or one that has changed since.
+    pub writes_recipe: Vec<bool>,
 }
 
-/// Finds where the training of a run in `out` begins; if it goes on, with what its recipe keeps of the run's.
+/// Finds where the training of runs that take these courses begins; if they go on, with what their recipes keep of the runs'.
 /// Fails when recipe or checkpoint belong to another run, or a finished run is to take longer and has no checkpoint.
-pub fn begin(training: &mut Training, out: &Path, resume: bool) -> Result<Beginning> {
-    let begun = out.join(RECIPE).exists();
-    let changed = begun && refuse_another_recipe(out, &mut training.inputs)?;
-    let plan = training.plan(out)?;
-    let loaded = if resume { Loaded::newest(&plan.checkpoints) } else { None };
-    loaded.iter().try_for_each(|loaded| loaded.check(&plan))?;
-    let was_finished = out.join(RESULTS).exists();
-    if was_finished && loaded.is_none() {
+pub fn begin(training: &mut Training, courses: &[Course], resume: bool) -> Result<Beginning> {
+    let Training { inputs, recipes, .. } = training;
+    let mut writes_recipe = Vec::new();
+    for (recipe, Course { out, .. }) in recipes.iter_mut().zip(courses) {
+        let begun = out.join(RECIPE).exists();
+        writes_recipe.push(!begun || refuse_another_recipe(out, recipe, inputs)?);
+    }
+    let plan = training.plan(courses)?;
+    let folders = || plan.runs.iter().map(|run| &run.checkpoints);
+    let newest = |last| -> Vec<Option<Loaded>> { folders().map(|run| Loaded::newest(run, last)).collect() };
+    let mut loaded = if resume { newest(u64::MAX) } else { Vec::new() };
+    let steps = loaded.iter().map(|loaded| loaded.as_ref().map_or(0, |loaded| loaded.state().step));
+    let (first, last) = (steps.clone().min().unwrap_or(0), steps.max().unwrap_or(0));
+    if first < last {
+        // Written one after another: those of one step belong together.
+        loaded = newest(first);
+    }
+    for (loaded, run) in
+        loaded.iter().zip(&plan.runs).filter_map(|(loaded, run)| Some((loaded.as_ref()?, run)))
+    {
+        loaded.check(run)?;
+    }
+    let outs = courses.iter().map(|course| &course.out);
+    let finished = outs.enumerate().filter(|(_, out)| out.join(RESULTS).exists());
+    for (_, out) in finished.filter(|(i, _)| !matches!(loaded.get(*i), Some(Some(_)))) {
         let message =
             format!("the run in `{}` is finished and kept no checkpoint to go on from", out.display());
         let start =
             format!("start a new run from its adapter: `--set train.init_from={}/{ADAPTER}`", out.display());
         return Err(fault(message).hint(start).into());
     }
-    Ok(Beginning { plan, loaded, writes_recipe: changed || !begun, was_finished })
+    Ok(Beginning { plan, loaded, writes_recipe })
 }
 
 /// Refuses to resume the run in `out` with another recipe than its own. Of a run that is asked to take longer, the recipe keeps
 /// the warm-up that it had. Returns true if anything changes.
 /// The error names each key that differs, or says that the run's recipe is broken, or why it cannot take longer.
-fn refuse_another_recipe(out: &Path, inputs: &mut TrainInputs) -> Result<bool> {
+fn refuse_another_recipe(out: &Path, recipe: &mut Recipe, inputs: &TrainInputs) -> Result<bool> {
     let path = out.join(RECIPE);
-    let mut changes = Changes::find(&path, &inputs.recipe)?;
+    let mut changes = Changes::find(&path, recipe)?;
     let changed = !changes.found.is_empty();
-    let [before, now] = [inputs.steps_of(&changes.begun.train), inputs.steps()];
+    let [before, now] = [&changes.begun, recipe].map(|recipe| inputs.steps_of(&recipe.train));
     if now >= before {
-        let train = &mut inputs.recipe.train;
-        if now > before && train.schedule != Schedule::Constant {
-            return Err(cannot_be_longer(out, &inputs.recipe, [before, now]));
+        if now > before && recipe.train.schedule != Schedule::Constant {
+            return Err(cannot_be_longer(out, recipe, [before, now]));
         }
+        let train = &mut recipe.train;
         if now > before && !changes.keys().any(|key| key.starts_with("train.warmup")) {
             (train.warmup_steps, train.warmup_ratio) = (warmup(&changes.begun.train, before), 0.0);
         }

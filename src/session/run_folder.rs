@@ -8,6 +8,8 @@
 //! | `adapter/` | the best adapter so far ([`super::recorder`]) | after a better evaluation |
 //! | `checkpoints/step-N/` | what a training resumes from ([`crate::train::checkpoint`]), and the adapter of its step | at `train.checkpoint_every` |
 //! | `results.json` | the results; its presence means that the run is finished ([`super::results`]) | at the end |
+//! | `failed.json` | of a sweep's run that diverged: the error and its step ([`super::sweep`]) | at the end |
+//! | `rung-J.json` | of a sweep with halving: the results at its rung J ([`super::sweep`]) | at the rung |
 //! | `eval/` | scores and predictions of the run ([`super::score`]) | by `eval`, or after a training with `eval.tasks` |
 //! | `.lock` | nothing; locked by the process that trains ([`super::resume`]) | at the start |
 
@@ -22,6 +24,8 @@ pub const RECIPE: &str = "recipe.toml";
 pub const DATASETS: &str = "datasets.toml";
 /// The results of a finished run.
 pub const RESULTS: &str = "results.json";
+/// In place of results: why a run of a sweep has none.
+pub const FAILED: &str = "failed.json";
 /// The folder of the best adapter.
 pub const ADAPTER: &str = "adapter";
 /// The folder of the checkpoints.

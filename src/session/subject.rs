@@ -211,8 +211,15 @@ fn attach(
     if method.basis_rank().is_some() {
         frozen.basis = Some(adapter_basis(place, base, adapter, basis_folder)?);
     }
-    let plan =
-        Plan { method, layers: &layers, frozen: &frozen, start: Start::default(), dropout: 0.0, alphas: &[] };
+    let plan = Plan {
+        method,
+        layers: &layers,
+        frozen: &frozen,
+        start: Start::default(),
+        dropout: 0.0,
+        alphas: &[],
+        init_stds: &[],
+    };
     let device = model.device();
     adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
 }

@@ -1,19 +1,19 @@
 //! A training before its first step: the model with its adapter, and the settings of the loop.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::adapter_setup::AdapterSetup;
 use super::counts::Counts;
-use super::environment::{Environment, OpenBase, use_precision};
+use super::environment::{Environment, use_precision};
 use super::inputs::TrainInputs;
-use super::lasting::{lasting, warmup};
+use super::lasting::{lasting, warmup, with_own_keys};
 use super::run_folder::{CHECKPOINTS, RECIPE};
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
 use crate::adapters::{Group, Method, Named, Trained};
 use crate::fault::Result;
 use crate::files;
-use crate::models::adapt::attach;
+use crate::models::adapt::{Plan, Start, attach};
 use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 use crate::spec::Precision;
@@ -22,45 +22,88 @@ use crate::train::objective::LabelPrediction;
 use crate::train::recorded::Passes;
 use crate::train::{Objective, RunPlan, TrainPlan};
 
-/// Everything that a training needs.
+/// Where and how far a run of a training goes.
+pub struct Course {
+    /// Its name among others; empty = the only one.
+    pub name: String,
+    /// Its folder.
+    pub out: PathBuf,
+    /// Step at which it pauses; at or after its last = at its end.
+    pub pause: u64,
+}
+
+impl Course {
+    /// Returns the course of the only run of a training.
+    pub fn of_only(out: &Path) -> Self {
+        Self { name: String::new(), out: out.to_owned(), pause: u64::MAX }
+    }
+}
+
+/// Everything that a training of one run, or of several together, needs.
 pub struct Training {
-    /// Recipe, base and data.
+    /// Recipe of the first run, base and data.
     pub inputs: TrainInputs,
-    /// The model with its adapter.
+    /// The recipe of each run.
+    pub recipes: Vec<Recipe>,
+    /// The model with its adapters.
     pub model: Model,
     /// The trainable parameters.
     pub trained: Trained,
     /// The frozen tensors that the adapter file holds.
     pub kept: Named,
-    /// Config of the adapter file.
-    pub adapter: AdapterConfig,
+    /// Config of each run's adapter file.
+    pub adapters: Vec<AdapterConfig>,
     /// Words of the seed's stream that PyTorch's way of making head and adapter takes.
     drawn: usize,
 }
 
 impl Training {
-    /// Loads the model and puts the recipe's adapter on it.
+    /// Loads the model and puts the adapter of each run on it: of the inputs' recipe, and of `others`, which differ from it only in
+    /// [`OWN`] keys.
     /// Fails when a tensor, a basis or the adapter to start from does not fit.
-    pub fn new(place: &Environment, mut inputs: TrainInputs) -> Result<Self> {
-        let TrainInputs { recipe, base, dataset, head, .. } = &inputs;
-        let seeds = [recipe.train.seed];
+    pub fn new(place: &Environment, mut inputs: TrainInputs, others: &[Recipe]) -> Result<Self> {
+        let TrainInputs { recipe, base, head, .. } = &inputs;
+        let all = std::iter::once(recipe).chain(others);
+        let seeds: Vec<u64> = all.clone().map(|recipe| recipe.train.seed).collect();
+        let init_stds: Vec<f64> = all.map(|recipe| recipe.adapter.init_std).collect();
         let build = Build {
             device: place.device,
             kind: use_precision(recipe.train.precision)?,
             head: *head,
-            seeds: seeds.to_vec(),
+            seeds: seeds.clone(),
             // A rehearsal has no numbers to train.
             train_base: recipe.adapter.method == Method::Full && !place.rehearsal,
         };
         // A basis reads every weight: before the model, so that the device need not hold them twice.
         let setup = AdapterSetup::new(place, recipe, base, *head)?;
-        let mut trained = Trained::new(1);
+        let mut trained = Trained::new(seeds.len() as i64);
         let mut model = Model::load(&base.base, &build, &mut trained)?;
         let drawn_by_head = model.classifier().map_or(0, |model| model.head.drawn);
-        let (device, plan) = (model.device(), setup.plan(&recipe.adapter, drawn_by_head));
+        let recorded = setup.frozen.basis.as_ref().map(|basis| basis.spec.clone());
+        if let Some(BasisSpec { method, iterations, seed, .. }) = recorded.filter(|_| setup.knows_basis()) {
+            // The recipe records how the basis was made, even if it came from a folder or an adapter.
+            let recipe = &mut inputs.recipe.adapter;
+            (recipe.svd, recipe.svd_iterations, recipe.svd_seed) = (method, iterations, seed);
+        }
+        let TrainInputs { recipe, base, dataset, head, .. } = &inputs;
+        let others = others.iter().map(|other| with_own_keys(recipe, other));
+        let recipes: Vec<Recipe> =
+            std::iter::once(Ok(recipe.clone())).chain(others).collect::<Result<_>>()?;
+        let methods: Vec<Method> =
+            recipes.iter().map(|recipe| setup.method_of(recipe)).collect::<Result<_>>()?;
+        let alphas: Vec<f64> = methods.iter().filter_map(Method::alpha).collect();
+        let plan = Plan {
+            method: &setup.method,
+            layers: &setup.layers,
+            frozen: &setup.frozen,
+            start: Start { drawn: drawn_by_head, init_std: recipe.adapter.init_std },
+            dropout: recipe.adapter.dropout,
+            alphas: if alphas.iter().all(|alpha| *alpha == alphas[0]) { &[] } else { &alphas },
+            init_stds: &init_stds,
+        };
         let shapes: Vec<[i64; 2]> = plan.layers.iter().map(|(_, shape)| *shape).collect();
         let [lora, cores] = plan.method.words_drawn(&shapes, plan.frozen.is_random());
-        let drawn = drawn_by_head + lora + cores;
+        let device = model.device();
         let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
         kept.extend(setup.stored_basis(&recipe.adapter));
         let of_base = place.rehearsal && recipe.adapter.method == Method::Full;
@@ -73,16 +116,14 @@ impl Training {
         if let (0, Ok(model), Some(head)) = (of_head, model.classifier(), *head) {
             model.head.say_drawn(&base.base.config, head, &base.base.tensors);
         }
-        let mut adapter = setup.config(recipe, base, *head, &trained)?;
-        adapter.dataset.clone_from(&dataset.name);
-        adapter.labels = dataset.task.labels().to_vec();
-        let spec = adapter.basis.as_ref().map(|record| &record.spec);
-        if let Some(BasisSpec { method, iterations, seed, .. }) = spec.filter(|_| setup.knows_basis()) {
-            // The recipe records how the basis was made, even if it came from a folder or an adapter.
-            let recipe = &mut inputs.recipe.adapter;
-            (recipe.svd, recipe.svd_iterations, recipe.svd_seed) = (*method, *iterations, *seed);
-        }
-        Ok(Self { inputs, model, trained, kept, adapter, drawn })
+        let of_data = AdapterConfig {
+            dataset: dataset.name.clone(),
+            labels: dataset.task.labels().to_vec(),
+            ..setup.config(recipe, base, *head, &trained)?
+        };
+        let config = |method| AdapterConfig { method, ..of_data.clone() };
+        let adapters = methods.into_iter().map(config).collect();
+        Ok(Self { inputs, recipes, model, trained, kept, adapters, drawn: drawn_by_head + lora + cores })
     }
 
     /// Counts the trainable parameters in the store.
@@ -130,37 +171,19 @@ impl Training {
         }
     }
 
-    /// Returns base and recipe, which outlive the model.
-    pub fn into_base(self) -> (OpenBase, Recipe) {
-        (self.inputs.base, self.inputs.recipe)
+    /// Returns the inputs, which outlive the model.
+    pub fn into_inputs(self) -> TrainInputs {
+        self.inputs
     }
 
-    /// Builds the settings of the training loop for a run in `out`.
-    /// Fails when the recipe cannot be written as text, or the adapter that it starts from cannot be read.
-    pub fn plan(&self, out: &Path) -> Result<TrainPlan> {
+    /// Builds the settings of the training loop for runs that take these courses.
+    /// Fails when a recipe cannot be written as text, or the adapter that it starts from cannot be read.
+    pub fn plan(&self, courses: &[Course]) -> Result<TrainPlan> {
         let Self { inputs, .. } = self;
         let train = &inputs.recipe.train;
-        let steps = inputs.steps();
-        let run = RunPlan {
-            seed: train.seed,
-            drawn: self.drawn,
-            learning_rate: train.learning_rate,
-            head_learning_rate: train.head_learning_rate,
-            steps,
-            warmup: warmup(train, steps),
-            schedule: train.schedule,
-            weight_decay: train.weight_decay,
-            max_grad_norm: train.max_grad_norm,
-            patience: inputs.recipe.eval.patience,
-        };
-        let [fingerprint, _] = self.fingerprints(&lasting(&inputs.recipe, steps).to_toml()?)?;
-        let mut earlier = self.fingerprints(&inputs.recipe.to_toml()?)?.to_vec();
-        let begun = out.join(RECIPE);
-        if begun.exists() {
-            earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
-        }
+        let runs = self.recipes.iter().zip(courses).map(|(recipe, course)| self.run_plan(recipe, course));
         Ok(TrainPlan {
-            runs: vec![run],
+            runs: runs.collect::<Result<_>>()?,
             batch_size: train.batch_size,
             micro_batch_size: train.micro_batch_size,
             micro_batch_tokens: train.micro_batch_tokens,
@@ -172,6 +195,32 @@ impl Training {
             metric: inputs.metrics[0],
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
+            joined: self.model.device().is_cuda(),
+        })
+    }
+
+    fn run_plan(&self, recipe: &Recipe, Course { name, out, pause }: &Course) -> Result<RunPlan> {
+        let train = &recipe.train;
+        let steps = self.inputs.steps_of(train);
+        let [fingerprint, _] = self.fingerprints(&lasting(recipe, steps).to_toml()?)?;
+        let mut earlier = self.fingerprints(&recipe.to_toml()?)?.to_vec();
+        let begun = out.join(RECIPE);
+        if begun.exists() {
+            earlier.extend(self.fingerprints(&files::read_text(&begun)?)?);
+        }
+        Ok(RunPlan {
+            name: name.clone(),
+            seed: train.seed,
+            drawn: self.drawn,
+            learning_rate: train.learning_rate,
+            head_learning_rate: train.head_learning_rate,
+            steps,
+            warmup: warmup(train, steps),
+            schedule: train.schedule,
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+            patience: recipe.eval.patience,
+            pause: *pause,
             checkpoints: out.join(CHECKPOINTS),
             fingerprint,
             earlier,

@@ -8,42 +8,57 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
-use super::TrainPlan;
+use super::RunPlan;
 use super::optim::{AdamW, LossScale};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::torch::stream::Stream;
 use crate::torch::tensor_file::{TensorFile, write};
 
-/// The counters of a training.
+/// The counters of one run's training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TrainState {
     /// Fingerprint of everything that the run depends on.
     pub fingerprint: String,
     /// Optimiser steps done, skipped ones included.
     pub step: u64,
-    /// Skipped steps of the only run, as earlier versions wrote them: all, and those since the last good one.
+    /// Skipped steps, as earlier versions wrote them: all, and those since the last good one.
     #[serde(default, skip_serializing)]
     skipped: u64,
     #[serde(default, skip_serializing)]
     bad_in_a_row: u64,
-    /// Seconds of training, evaluations excluded.
+    /// Seconds of training, evaluations excluded; beside other runs, its share by tokens.
     pub seconds: f64,
-    /// Examples trained on, over all runs.
+    /// Examples trained on.
     pub examples: u64,
-    /// Tokens trained on, over all runs.
+    /// Tokens trained on.
     pub tokens: u64,
     /// fp16's loss scale.
     pub scale: LossScale,
-    /// The k runs.
-    pub runs: Vec<RunState>,
+    /// What depends on its gradients and evaluations; a list in the file.
+    #[serde(rename = "runs", with = "list_of_one")]
+    pub run: RunState,
 }
 
-/// The loop's state of one run.
+/// A value as a list of it alone.
+mod list_of_one {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        [value].serialize(to)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        <[T; 1]>::deserialize(from).map(|[value]| value)
+    }
+}
+
+/// What a run's gradients and evaluations decide.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunState {
-    /// TrainState of the dropout stream.
+    /// State of the dropout stream.
     pub noise: Stream,
     /// The best evaluation.
     pub best: Option<EvalRecord>,
@@ -87,7 +102,7 @@ fn null_as_nan<'de, D: serde::Deserializer<'de>>(
 
 impl TrainState {
     /// Returns the state before the first step.
-    pub fn new(fingerprint: &str, noise: Vec<Stream>, loss_scaling: bool) -> Self {
+    pub fn new(fingerprint: &str, noise: Stream, loss_scaling: bool) -> Self {
         Self {
             fingerprint: fingerprint.to_owned(),
             step: 0,
@@ -97,7 +112,7 @@ impl TrainState {
             examples: 0,
             tokens: 0,
             scale: LossScale::new(loss_scaling),
-            runs: noise.into_iter().map(RunState::new).collect(),
+            run: RunState::new(noise),
         }
     }
 
@@ -174,34 +189,34 @@ struct Counters {
     state: TrainState,
 }
 
-/// Writes a checkpoint as `step-N` and removes the oldest, so that `keep` are left. `beside` adds further
-/// files to its folder.
+/// Writes a run's checkpoint as `step-N`, with what `optimizer` ([`AdamW::state`]) holds of the run. `beside` adds further files to its
+/// folder.
 ///
 /// # Errors
 /// Names the file that cannot be written.
 pub fn save(
     folder: &Path,
     state: &TrainState,
-    optimizer: &AdamW,
-    keep: usize,
+    optimizer: &[(String, Tensor)],
     beside: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<()> {
     files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
-        let tensors = optimizer.state();
-        let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+        let tensors: Vec<_> = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
         write(&partial.join(TENSORS), &[], &tensors)?;
         beside(partial)?;
         let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
-    })?;
+    })
+}
+
+/// Removes the oldest checkpoints before `step`, so that `keep` are left with that one.
+pub fn prune(folder: &Path, step: u64, keep: usize) {
     // Any newer ones were broken when the run resumed: they must not count.
-    let (newer, older): (Vec<_>, Vec<_>) =
-        found(folder).into_iter().partition(|(step, _)| *step > state.step);
+    let (newer, older): (Vec<_>, Vec<_>) = found(folder).into_iter().partition(|(at, _)| *at > step);
     for (_, old) in newer.into_iter().chain(older.into_iter().skip(keep.max(1))) {
         // A checkpoint left behind only costs disk space.
         let _ = fs::remove_dir_all(old);
     }
-    Ok(())
 }
 
 /// Returns the checksums of a folder's files by name.
@@ -242,9 +257,10 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the newest intact checkpoint in `folder`; broken ones are skipped with a warning.
-    pub fn newest(folder: &Path) -> Option<Self> {
-        found(folder).into_iter().find_map(|(_, place)| match Self::read(&place) {
+    /// Reads the newest intact checkpoint in `folder` of at most `last` steps; broken ones are skipped with a warning.
+    pub fn newest(folder: &Path, last: u64) -> Option<Self> {
+        let found = found(folder).into_iter().filter(|(step, _)| *step <= last);
+        found.into_iter().find_map(|(_, place)| match Self::read(&place) {
             Ok(loaded) => Some(loaded),
             Err(error) => {
                 tracing::warn!("skipping the damaged checkpoint `{}`: {error:#}", place.display());
@@ -256,10 +272,8 @@ impl Loaded {
     fn read(place: &Path) -> Result<Self> {
         let (counters, is_sealed): (Counters, bool) = files::read_sealed(&place.join(COUNTERS))?;
         let Counters { mut files, checksum, mut state } = counters;
-        if let [run] = state.runs.as_mut_slice() {
-            run.skipped += state.skipped;
-            run.bad_in_a_row += state.bad_in_a_row;
-        }
+        state.run.skipped += state.skipped;
+        state.run.bad_in_a_row += state.bad_in_a_row;
         files.extend(checksum.map(|checksum| (TENSORS.to_owned(), checksum)));
         for name in files.keys().map(String::as_str).chain([TENSORS]) {
             let found = files::checksum(&place.join(name))?;
@@ -294,10 +308,10 @@ impl Loaded {
     ///
     /// # Errors
     /// When it belongs to another run.
-    pub fn check(&self, plan: &TrainPlan) -> Result<()> {
-        let TrainState { fingerprint, step, runs, .. } = &self.state;
+    pub fn check(&self, plan: &RunPlan) -> Result<()> {
+        let TrainState { fingerprint, step, .. } = &self.state;
         let is_known = *fingerprint == plan.fingerprint || plan.earlier.contains(fingerprint);
-        if !is_known || runs.len() != plan.runs.len() || *step > plan.steps() {
+        if !is_known || *step > plan.steps {
             return Err(fault(format!(
                 "the checkpoint `{}` belongs to another run: recipe, data or base differs",
                 self.place.display()
@@ -308,14 +322,14 @@ impl Loaded {
         Ok(())
     }
 
-    /// Restores the tensors and returns the counters.
+    /// Restores the tensors of run `run` and returns its counters.
     ///
     /// # Errors
     /// When the checkpoint belongs to another run.
-    pub fn restore(self, plan: &TrainPlan, optimizer: &mut AdamW) -> Result<TrainState> {
+    pub fn restore(self, plan: &RunPlan, run: usize, optimizer: &mut AdamW) -> Result<TrainState> {
         self.check(plan)?;
         optimizer
-            .restore(|name| self.tensors.tensor(name))
+            .restore(run, |name| self.tensors.tensor(name))
             .with_context(|| format!("cannot resume from `{}`", self.place.display()))?;
         // The one of an earlier release may have depended on what the run has changed since.
         Ok(TrainState { fingerprint: plan.fingerprint.clone(), ..self.state })

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::objective::{Micro, Objective};
+use super::objective::Objective;
 use super::recorded::Passes;
 use crate::data::Example;
 use crate::eval::Evaluation;
@@ -42,12 +42,11 @@ impl LanguageModelling<'_> {
         &self,
         hidden: &Tensor,
         batch: &Batch,
-        divisors: &Tensor,
-        scale: &Tensor,
+        [divisors, scales]: [&Tensor; 2],
     ) -> Result<(Tensor, Tensor)> {
         let hidden = hidden.detach();
         let shares = divisors.reciprocal().index_select(0, &batch.runs); // [T]
-        let weights = &shares * scale;
+        let weights = &shares * scales.index_select(0, &batch.runs);
         let (sums, mut gradients) = (divisors.zeros_like(), Vec::new());
         in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
@@ -73,11 +72,11 @@ impl LanguageModelling<'_> {
         if pays { Fill::Sequences(self.longest) } else { Fill::None }
     }
 
-    /// Runs forward and backward; `numbers` holds the divisors of the runs and of what fills them up `[k + 1]`, and the scale.
+    /// Runs forward and backward; `numbers` holds the divisors of the runs and of what fills them up `[k + 1]`, and as many scales.
     /// Returns losses `[k]`.
     fn forward_and_backward(&self, batch: &Batch, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let divisors = numbers.narrow(0, 0, numbers.numel() as i64 - 1);
-        let scale = numbers.narrow(0, divisors.numel() as i64, 1);
+        let each = numbers.numel() as i64 / 2;
+        let [divisors, scales] = [0, each].map(|start| numbers.narrow(0, start, each));
         let (hidden, tape) = if self.recompute {
             let (hidden, tape) = self.model.hidden_recomputed(&batch.packed, pass)?;
             (hidden, Some(tape))
@@ -85,7 +84,7 @@ impl LanguageModelling<'_> {
             (self.model.hidden(&batch.packed, pass)?, None)
         };
         let before_targets = hidden.index_select(0, &batch.before); // [T, d]
-        let (losses, gradient) = self.output_layer(&before_targets, batch, &divisors, &scale)?;
+        let (losses, gradient) = self.output_layer(&before_targets, batch, [&divisors, &scales])?;
         if before_targets.requires_grad() {
             // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
             (before_targets * gradient).sum(Kind::Float).f_backward()?;
@@ -93,7 +92,7 @@ impl LanguageModelling<'_> {
         if let Some(tape) = tape {
             tape.backward()?;
         }
-        Ok(losses.narrow(0, 0, divisors.numel() as i64 - 1))
+        Ok(losses.narrow(0, 0, each - 1))
     }
 }
 
@@ -106,21 +105,26 @@ impl Objective for LanguageModelling<'_> {
         batch.iter().map(|&i| target_count(&self.train[i])).sum::<usize>() as f64
     }
 
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
+    fn backward(
+        &self,
+        batches: &[Vec<usize>],
+        divisors: &[f64],
+        scales: &[f64],
+        noise: &Noise,
+    ) -> Result<Tensor> {
         let runs: Vec<Vec<&Example>> =
             batches.iter().map(|batch| batch.iter().map(|&i| &self.train[i]).collect()).collect();
         let device = self.model.device();
         let layout = BatchLayout::new(&runs, self.fill(&runs));
         let pass = Pass::seeded(noise, device);
         // The target that fills up others belongs to a run of its own, whose share is 0.
-        let numbers: Vec<f32> =
-            divisors.iter().chain(&[f64::INFINITY, scale]).map(|&number| number as f32).collect();
+        let numbers = divisors.iter().chain(&[f64::INFINITY]).chain(scales).chain(&[1.0]);
+        let numbers: Vec<f32> = numbers.map(|&number| number as f32).collect();
         let shape = layout.shape();
-        let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
+        self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = layout.over(table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch.packed))
-        })?;
-        Ok(Micro { losses, tokens: layout.tokens.tokens() })
+        })
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {

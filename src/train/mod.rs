@@ -12,6 +12,7 @@ pub mod plan;
 pub mod recorded;
 pub mod schedule;
 pub mod source;
+pub mod trial;
 
 use std::path::Path;
 use std::time::Instant;
@@ -29,8 +30,7 @@ use crate::torch::peak_memory_mib;
 use checkpoint::{EvalRecord, TrainState};
 pub use objective::Objective;
 use optim::{AdamW, Rates};
-use plan::MOST_BAD_STEPS;
-pub use plan::{RunPlan, TrainPlan};
+pub use plan::{RunEnd, RunPlan, TrainPlan};
 use source::{BatchSource, MicroBatch};
 
 /// Receives and records the loop's progress.
@@ -41,11 +41,11 @@ pub trait Recorder {
     /// When it cannot be written.
     fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()>;
 
-    /// Saves what it needs to resume from here into a checkpoint's folder.
+    /// Saves what run `run` needs to resume from here into a checkpoint's folder.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn keep(&self, _checkpoint: &Path) -> Result<()> {
+    fn keep(&self, _run: usize, _checkpoint: &Path) -> Result<()> {
         Ok(())
     }
 
@@ -54,14 +54,22 @@ pub trait Recorder {
     /// # Errors
     /// When it cannot be written.
     fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()>;
+
+    /// Records that run `run` ended, while others go on.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn ended(&mut self, _run: usize, _state: &TrainState, _end: &RunEnd) -> Result<()> {
+        Ok(())
+    }
 }
 
-/// Outcome of a training.
+/// Outcome of work that a signal may end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// All steps done, or stopped early.
+    /// All of it was done.
     Finished,
-    /// A signal came; a checkpoint was written.
+    /// A signal came.
     Interrupted,
 }
 
@@ -73,13 +81,19 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     source: BatchSource,
     noise: Noise,
+    runs: Vec<Running>,
+}
+
+/// One of the k runs.
+struct Running {
     state: TrainState,
     /// Tokens and seconds since the last log point.
     window: (usize, f64),
+    end: Option<RunEnd>,
 }
 
 impl<'a> Trainer<'a> {
-    /// Prepares the loop; with `resume`, from that checkpoint.
+    /// Prepares the loop; each run starts anew, or from its checkpoint in `resume`.
     ///
     /// # Errors
     /// When a checkpoint belongs to another run.
@@ -88,179 +102,207 @@ impl<'a> Trainer<'a> {
         objective: &'a dyn Objective,
         trained: &Trained,
         recorder: &'a mut dyn Recorder,
-        resume: Option<checkpoint::Loaded>,
+        resume: Vec<Option<checkpoint::Loaded>>,
     ) -> Result<Self> {
         let mut optimizer = AdamW::new(trained)?;
-        let state = match resume {
-            None => TrainState::new(&plan.fingerprint, plan.streams(), plan.loss_scaling),
-            Some(loaded) => loaded.restore(&plan, &mut optimizer)?,
-        };
+        let mut runs = Vec::new();
+        let loaded = resume.into_iter().chain(std::iter::repeat_with(|| None));
+        for ((i, run), loaded) in plan.runs.iter().enumerate().zip(loaded) {
+            let state = match loaded {
+                None => TrainState::new(&run.fingerprint, run.stream(), plan.loss_scaling),
+                Some(loaded) => loaded.restore(run, i, &mut optimizer)?,
+            };
+            runs.push(Running { state, window: (0, 0.0), end: None });
+        }
         let source = BatchSource::new(&plan, objective.lengths());
-        let noise = Noise::new(state.runs.iter().map(|run| run.noise.clone()).collect());
-        Ok(Self { plan, objective, recorder, optimizer, source, noise, state, window: (0, 0.0) })
+        let noise = Noise::new(runs.iter().map(|run| run.state.run.noise.clone()).collect());
+        Ok(Self { plan, objective, recorder, optimizer, source, noise, runs })
     }
 
-    /// Trains until the last step, an early stop or a signal.
+    /// Trains until every run has ended; returns how, with its counters.
     ///
     /// # Errors
-    /// When libtorch or a file fails, or no gradient is finite any more.
-    pub fn run(mut self) -> Result<(Ending, TrainState)> {
-        let steps = self.plan.steps();
-        let progress = Progress::new(steps, "train", "steps").starting_at(self.state.step);
-        let mut ending = Ending::Finished;
+    /// When libtorch or a file fails.
+    pub fn run(mut self) -> Result<Vec<(TrainState, RunEnd)>> {
+        let last = |run: &RunPlan| run.steps.min(run.pause);
+        let label = if self.plan.runs.len() > 1 { "train together" } else { "train" };
+        let progress = Progress::new(self.plan.runs.iter().map(last).sum(), label, "steps");
+        let progress = progress.starting_at(self.steps_done());
         loop {
-            let active = self.active();
+            let active = self.active()?;
             if active.is_empty() {
                 break;
             }
             let message = self.step(&active)?;
-            progress.tick(self.state.step, &message);
-            for run in active {
-                let last = self.state.step == self.plan.runs[run].steps;
-                if self.due(self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
+            progress.tick(self.steps_done(), &message);
+            for &run in &active {
+                let last = self.runs[run].state.step == self.plan.runs[run].steps;
+                if self.due(run, self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
                     self.evaluate(run)?;
                 }
             }
             let interrupted = interrupt::requested();
-            if interrupted || (self.due(self.plan.checkpoint) && self.state.step < steps) {
-                let keep = self.plan.keep_checkpoints;
-                for (run, noise) in self.state.runs.iter_mut().zip(self.noise.streams()) {
-                    run.noise = noise;
-                }
-                let beside = |folder: &Path| self.recorder.keep(folder);
-                checkpoint::save(&self.plan.checkpoints, &self.state, &self.optimizer, keep, &beside)?;
-            }
+            self.save(active.iter().copied().filter(|&run| interrupted || self.saves(run)).collect())?;
             if interrupted {
-                ending = Ending::Interrupted;
-                break;
+                for &run in &active {
+                    self.end(run, RunEnd::Interrupted)?;
+                }
             }
         }
         progress.finish();
-        Ok((ending, self.state))
+        Ok(self.runs.into_iter().map(|run| (run.state, run.end.unwrap_or(RunEnd::Finished))).collect())
     }
 
-    /// Returns the runs that have not ended.
-    fn active(&self) -> Vec<usize> {
-        let runs = self.plan.runs.iter().zip(&self.state.runs).enumerate();
-        runs.filter(|(_, (plan, run))| !plan.has_ended(self.state.step, run))
-            .map(|(index, _)| index)
-            .collect()
+    fn steps_done(&self) -> u64 {
+        self.runs.iter().map(|run| run.state.step).sum()
     }
 
-    /// Returns true if an action with this interval is due after the step just done.
-    fn due(&self, interval: Every) -> bool {
+    /// Returns the runs that go on, after telling of those that have ended.
+    fn active(&mut self) -> Result<Vec<usize>> {
+        for run in 0..self.runs.len() {
+            if let Some(end) = self.plan.runs[run].end(&self.runs[run].state) {
+                self.end(run, end)?;
+            }
+        }
+        Ok((0..self.runs.len()).filter(|&run| self.runs[run].end.is_none()).collect())
+    }
+
+    /// Ends a run, unless it has ended.
+    fn end(&mut self, run: usize, end: RunEnd) -> Result<()> {
+        let Running { state, end: ended, .. } = &mut self.runs[run];
+        if ended.is_none() {
+            self.recorder.ended(run, state, ended.insert(end))?;
+        }
+        Ok(())
+    }
+
+    /// Returns true if an action with this interval is due after the run's step just done.
+    fn due(&self, run: usize, interval: Every) -> bool {
+        let step = self.runs[run].state.step;
         match interval {
-            Every::Epoch => self.state.step.is_multiple_of(self.source.steps_per_epoch()),
-            Every::Steps(n) => self.state.step.is_multiple_of(n.max(1)),
+            Every::Epoch => step.is_multiple_of(self.source.steps_per_epoch()),
+            Every::Steps(n) => step.is_multiple_of(n.max(1)),
             Every::Never => false,
         }
+    }
+
+    /// Returns true if the run needs a checkpoint after the step just done.
+    fn saves(&self, run: usize) -> bool {
+        let (step, plan) = (self.runs[run].state.step, &self.plan.runs[run]);
+        step < plan.steps && (step == plan.pause || self.due(run, self.plan.checkpoint))
+    }
+
+    /// Writes checkpoints of these runs, then removes older ones: until the last is written, all have one of the same step.
+    fn save(&mut self, saved: Vec<usize>) -> Result<()> {
+        for (run, noise) in self.runs.iter_mut().zip(self.noise.streams()) {
+            run.state.run.noise = noise;
+        }
+        for &run in &saved {
+            let (state, folder) = (&self.runs[run].state, &self.plan.runs[run].checkpoints);
+            let beside = |folder: &Path| self.recorder.keep(run, folder);
+            checkpoint::save(folder, state, &self.optimizer.state(run), &beside)?;
+        }
+        for run in saved {
+            let folder = &self.plan.runs[run].checkpoints;
+            checkpoint::prune(folder, self.runs[run].state.step, self.plan.keep_checkpoints);
+        }
+        Ok(())
     }
 
     /// Takes one optimiser step of the `active` runs; returns the message of the progress line.
     fn step(&mut self, active: &[usize]) -> Result<String> {
         let start = Instant::now();
-        let batches = self.source.next(self.state.step);
-        let (losses, tokens) = self.accumulate(&batches)?;
-        let norms = self.optimizer.gradient_norm(self.state.scale.value);
+        let mut steps = vec![None; self.runs.len()];
+        active.iter().for_each(|&run| steps[run] = Some(self.runs[run].state.step));
+        let batches = self.source.next(&steps);
+        let losses = self.accumulate(&batches)?;
         // One copy from the device; the CPU waits for the step there.
-        let mut losses: Vec<f64> = Vec::try_from(Tensor::cat(&[losses, norms], 0).to_kind(Kind::Double))?;
-        let norms = losses.split_off(self.plan.runs.len());
+        let both = Tensor::cat(&[losses, self.optimizer.gradient_norms()], 0);
+        let mut losses: Vec<f64> = Vec::try_from(both.to_kind(Kind::Double))?;
+        let mut norms = losses.split_off(self.runs.len());
+        norms.iter_mut().zip(&self.runs).for_each(|(norm, run)| *norm /= run.state.scale.value);
         self.update(active, &losses, &norms)?;
-        self.state.step += 1;
-        let seconds = start.elapsed().as_secs_f64();
-        self.state.seconds += seconds;
-        self.state.examples += batches.iter().flatten().map(|run| run.len() as u64).sum::<u64>();
-        self.state.tokens += tokens as u64;
-        self.window = (self.window.0 + tokens, self.window.1 + seconds);
+        self.count(active, &batches, start.elapsed().as_secs_f64());
         self.log(active, &norms)?;
-        let shown = losses.first().copied().unwrap_or(f64::NAN);
+        let shown: Vec<f64> = active.iter().map(|&run| losses[run]).collect();
         let memory = peak_memory_mib(self.optimizer.device());
-        Ok(format!("loss {shown:.4}, {:.0} examples/s, {memory:.0} MiB", self.state.examples_per_second()))
+        let state = &self.runs[active[0]].state;
+        let loss = shown.iter().sum::<f64>() / shown.len() as f64;
+        Ok(format!("loss {loss:.4}, {:.0} examples/s, {memory:.0} MiB", state.examples_per_second()))
     }
 
-    /// Runs forward and backward over the micro batches; returns each run's loss `[k]`, and the tokens computed.
-    fn accumulate(&self, batches: &[MicroBatch]) -> Result<(Tensor, usize)> {
-        let weight = |run: usize| batches.iter().map(|batch| self.objective.weight(&batch[run])).sum();
-        let divisors: Vec<f64> = (0..self.plan.runs.len()).map(weight).collect();
+    /// Runs forward and backward over the micro batches; returns each run's loss `[k]`.
+    fn accumulate(&self, batches: &[MicroBatch]) -> Result<Tensor> {
+        let runs = self.runs.len();
+        let weight =
+            |run: usize| -> f64 { batches.iter().map(|batch| self.objective.weight(&batch[run])).sum() };
+        let has_rows = |run: usize| batches.iter().any(|batch| !batch[run].is_empty());
+        let divisors: Vec<f64> = (0..runs).map(|run| if has_rows(run) { weight(run) } else { 1.0 }).collect();
+        let scales: Vec<f64> = self.runs.iter().map(|run| run.state.scale.value).collect();
         let mut sum: Option<Tensor> = None;
-        let mut tokens = 0;
         for batch in batches {
-            let done = self.objective.backward(batch, &divisors, self.state.scale.value, &self.noise)?;
-            tokens += done.tokens;
-            sum = Some(sum.map_or_else(|| done.losses.shallow_clone(), |sum| sum + &done.losses));
+            let passes = if self.plan.joined { vec![batch.clone()] } else { each_alone(batch) };
+            for pass in passes {
+                let losses = self.objective.backward(&pass, &divisors, &scales, &self.noise)?;
+                sum = Some(sum.map_or_else(|| losses.shallow_clone(), |sum| sum + &losses));
+            }
         }
-        let losses = sum.ok_or_else(|| fault("there are no training examples"))?;
-        Ok((losses, tokens))
+        Ok(sum.ok_or_else(|| fault("there are no training examples"))?)
     }
 
     /// Clips and updates the `active` runs, except those with a number that is not finite.
     fn update(&mut self, active: &[usize], losses: &[f64], norms: &[f64]) -> Result<()> {
-        let scale = self.state.scale.value;
-        let mut rates = vec![None; self.plan.runs.len()];
-        let mut bad = Vec::new();
+        let mut rates = vec![None; self.runs.len()];
+        let mut factors = vec![1.0; self.runs.len()];
         for &run in active {
-            let state = &mut self.state.runs[run];
-            if losses[run].is_finite() && norms[run].is_finite() {
-                rates[run] = Some(self.plan.runs[run].rates(self.state.step));
-                state.bad_in_a_row = 0;
-                state.add_loss(losses[run]);
+            let (plan, state) = (&self.plan.runs[run], &mut self.runs[run].state);
+            factors[run] = plan.clip(norms[run]) / state.scale.value;
+            let is_finite = losses[run].is_finite() && norms[run].is_finite();
+            state.scale.update(is_finite);
+            if is_finite {
+                rates[run] = Some(plan.rates(state.step));
+                state.run.bad_in_a_row = 0;
+                state.run.add_loss(losses[run]);
             } else {
-                state.skipped += 1;
-                state.bad_in_a_row += 1;
-                bad.push(run);
+                state.run.skipped += 1;
+                state.run.bad_in_a_row += 1;
+                let of_run = if plan.name.is_empty() { String::new() } else { format!(" of {}", plan.name) };
+                tracing::warn!("step {}{of_run}: loss or gradient is not finite, skipped", state.step + 1);
             }
         }
-        self.state.scale.update(bad.is_empty());
-        self.refuse_bad(&bad)?;
-        let factors: Vec<f64> =
-            self.plan.runs.iter().zip(norms).map(|(run, norm)| run.clip(*norm) / scale).collect();
-        self.optimizer.step(&rates, &factors)?;
-        Ok(())
+        self.optimizer.step(&rates, &factors)
     }
 
-    /// Warns of the runs whose step is skipped.
-    ///
-    /// # Errors
-    /// When no run is left that has not skipped too many in a row.
-    fn refuse_bad(&self, bad: &[usize]) -> Result<()> {
-        let step = self.state.step + 1;
-        let several = self.plan.runs.len() > 1;
-        for run in bad {
-            let of_run = if several { format!(" of run {run}") } else { String::new() };
-            tracing::warn!("step {step}{of_run}: loss or gradient is not finite, skipped");
-            if several && self.state.runs[*run].bad_in_a_row >= MOST_BAD_STEPS {
-                tracing::warn!("run {run} ends: no finite gradient in {MOST_BAD_STEPS} steps");
-            }
+    /// Counts a step of the `active` runs, which took so many seconds; each has its share by tokens.
+    fn count(&mut self, active: &[usize], batches: &[MicroBatch], seconds: f64) {
+        let of_run = |run: usize| batches.iter().map(|batch| self.source.tokens(&batch[run])).sum::<usize>();
+        let tokens: Vec<usize> = (0..self.runs.len()).map(of_run).collect();
+        let all = tokens.iter().sum::<usize>().max(1) as f64;
+        for &run in active {
+            let Running { state, window, .. } = &mut self.runs[run];
+            let (own, seconds) = (tokens[run], seconds * tokens[run] as f64 / all);
+            state.step += 1;
+            state.seconds += seconds;
+            state.examples += batches.iter().map(|batch| batch[run].len() as u64).sum::<u64>();
+            state.tokens += own as u64;
+            *window = (window.0 + own, window.1 + seconds);
         }
-        if bad.is_empty() || self.state.runs.iter().any(|run| run.bad_in_a_row < MOST_BAD_STEPS) {
-            return Ok(());
-        }
-        let place = self.plan.checkpoints.display();
-        let before = match self.plan.checkpoints.exists() {
-            true => format!("; earlier checkpoints are in `{place}`"),
-            false => String::new(),
-        };
-        Err(fault(format!("no finite gradient in {MOST_BAD_STEPS} steps up to step {step}{before}"))
-            .hint("lower the learning rates, or set `train.precision` to fp32 or bf16")
-            .into())
     }
 
     /// Records a log point of the `active` runs that have one after the step just done.
     fn log(&mut self, active: &[usize], norms: &[f64]) -> Result<()> {
-        let step = self.state.step;
-        let due = step.is_multiple_of(self.plan.log_every);
-        let logged: Vec<usize> =
-            active.iter().copied().filter(|&run| due || step == self.plan.runs[run].steps).collect();
-        if logged.is_empty() {
-            return Ok(());
-        }
-        let (tokens, seconds) = std::mem::take(&mut self.window);
-        for run in logged {
-            let Rates { adapter, head, .. } = self.plan.runs[run].rates(step - 1);
+        for &run in active {
+            let (plan, Running { state, window, .. }) = (&self.plan.runs[run], &mut self.runs[run]);
+            let step = state.step;
+            if !step.is_multiple_of(self.plan.log_every) && step != plan.steps {
+                continue;
+            }
+            let (tokens, seconds) = std::mem::take(window);
+            let Rates { adapter, head, .. } = plan.rates(step - 1);
             let point = TrainPoint {
                 step,
                 epoch: step as f64 / self.source.steps_per_epoch() as f64,
-                loss: self.state.runs[run].take_mean_loss(),
+                loss: state.run.take_mean_loss(),
                 learning_rate: adapter,
                 head_learning_rate: Some(head),
                 grad_norm: norms.get(run).copied().unwrap_or(f64::NAN),
@@ -271,32 +313,29 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Ends a run whose model cannot be evaluated, such as one without finite logits.
-    ///
-    /// # Errors
-    /// The given one, if no run is left.
-    fn end(&mut self, run: usize, error: anyhow::Error) -> Result<()> {
-        self.state.runs[run].bad_in_a_row = MOST_BAD_STEPS;
-        if self.state.runs.iter().all(|run| run.bad_in_a_row >= MOST_BAD_STEPS) {
-            return Err(error);
-        }
-        tracing::warn!("run {run} ends: {error:#}");
-        Ok(())
-    }
-
-    /// Evaluates a run.
+    /// Evaluates a run. One whose model cannot be evaluated, such as one without finite logits, ends.
     fn evaluate(&mut self, run: usize) -> Result<()> {
-        let step = self.state.step;
+        let step = self.runs[run].state.step;
         // `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist.
         self.noise.pass_over(run, 2);
         let evaluation = match self.objective.evaluate(run) {
             Ok(evaluation) => evaluation,
-            Err(error) => return self.end(run, error),
+            Err(error) => return self.end(run, RunEnd::Failed(error)),
         };
         let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
         let epoch = step as f64 / self.source.steps_per_epoch() as f64;
         let record = EvalRecord { step, epoch, metrics: evaluation.by_name() };
-        let best = self.state.runs[run].note(record, value);
+        let best = self.runs[run].state.run.note(record, value);
         self.recorder.evaluated(run, step, &evaluation, best)
     }
+}
+
+/// Returns a micro batch of several runs as one for each that has examples.
+fn each_alone(batch: &MicroBatch) -> Vec<MicroBatch> {
+    let only = |run: usize| {
+        let mut alone = vec![Vec::new(); batch.len()];
+        alone[run].clone_from(&batch[run]);
+        alone
+    };
+    (0..batch.len()).filter(|&run| !batch[run].is_empty()).map(only).collect()
 }

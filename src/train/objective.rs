@@ -21,29 +21,27 @@ pub trait Objective {
     /// words with tags, target tokens in a language model; each class by its weight.
     fn weight(&self, batch: &[usize]) -> f64;
 
-    /// Adds the gradient of the summed losses of one micro batch, times `scale`, to the trained tensors.
+    /// Adds the gradient of the summed losses of one micro batch, each run's times its scale, to the trained tensors. Returns the
+    /// loss of each run, divided by its divisor, `[k]` in fp32, without a graph: 0 without examples.
     ///
     /// `batches` holds the examples of each of the k runs, `divisors` the divisor of each run's sum; dropout
     /// draws from `noise`.
     ///
     /// # Errors
     /// When libtorch fails.
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro>;
+    fn backward(
+        &self,
+        batches: &[Vec<usize>],
+        divisors: &[f64],
+        scales: &[f64],
+        noise: &Noise,
+    ) -> Result<Tensor>;
 
     /// Scores run `run` on the validation data.
     ///
     /// # Errors
     /// When libtorch fails or a logit is not finite.
     fn evaluate(&self, run: usize) -> Result<Evaluation>;
-}
-
-/// Result of one micro batch.
-#[derive(Debug)]
-pub struct Micro {
-    /// Loss of each run, divided by its divisor, `[k]` in fp32, without a graph.
-    pub losses: Tensor,
-    /// Tokens computed.
-    pub tokens: usize,
 }
 
 /// Prediction of labels by a head: of classes and of tags (cross-entropy), of a number (squared error), or of sets of labels
@@ -75,9 +73,8 @@ const NO_TAG: f32 = -100.0;
 
 impl LabelPrediction<'_> {
     /// Returns the summed loss of each of k runs: logits `[n, c]` of sequences, or of tokens, and targets `[n]`, of sets `[n·c]`, to
-    /// `[k]`. Runs have as many sequences each.
+    /// `[k]`; `[1]` of the only run with sequences.
     fn losses(&self, logits: &Tensor, targets: &Tensor, batch: &Packed, weights: Option<&Tensor>) -> Tensor {
-        let k = batch.places.len() as i64;
         let problem = self.model.shape.problem;
         let each = match problem {
             Problem::Regression => logits.flatten(0, -1).mse_loss(targets, Reduction::None),
@@ -92,10 +89,14 @@ impl LabelPrediction<'_> {
                 logits.cross_entropy_loss(&classes, weights, Reduction::None, NO_TAG as i64, 0.0)
             }
         };
-        if problem != Problem::Tokens || k == 1 {
-            return each.view([k, -1]).sum_dim_intlist(1, false, Kind::Float);
+        let route = match problem {
+            Problem::Tokens => batch.route.clone(),
+            _ => batch.of_sequences(),
+        };
+        let blocks = route.blocks(each.numel() as i64).unwrap_or_default();
+        if blocks.iter().all(|block| *block == blocks[0]) {
+            return each.view([blocks.len() as i64, -1]).sum_dim_intlist(1, false, Kind::Float);
         }
-        let blocks = batch.route.blocks(each.numel() as i64).unwrap_or_default();
         let sums: Vec<Tensor> =
             each.split_with_sizes(&blocks, 0).iter().map(|block| block.sum(Kind::Float)).collect();
         Tensor::stack(&sums, 0)
@@ -128,17 +129,18 @@ impl LabelPrediction<'_> {
         }
     }
 
-    /// Runs forward and backward; `numbers` holds the targets, the divisors `[k]`, the weights of classes, and the scale. Returns
-    /// losses `[k]`.
+    /// Runs forward and backward; `numbers` holds the targets, the divisors `[k]`, the weights of classes, and the scales `[k]`.
+    /// Returns losses `[k]`.
     fn forward_and_backward(&self, batch: &Packed, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
         let k = batch.places.len() as i64;
         let classes = self.class_weights.len() as i64;
-        let targets = numbers.numel() as i64 - k - classes - 1;
-        let mut parts = numbers.split_with_sizes([targets, k, classes, 1], 0).into_iter();
-        let [Some(targets), Some(divisors), Some(weights), Some(scale)] = [(); 4].map(|()| parts.next())
+        let targets = numbers.numel() as i64 - 2 * k - classes;
+        let mut parts = numbers.split_with_sizes([targets, k, classes, k], 0).into_iter();
+        let [Some(targets), Some(divisors), Some(weights), Some(scales)] = [(); 4].map(|()| parts.next())
         else {
-            return Err(unforeseen("targets, divisors, weights and a scale").into());
+            return Err(unforeseen("targets, divisors, weights and scales").into());
         };
+        let [own_divisors, own_scales] = [&divisors, &scales].map(|numbers| batch.route.own(numbers));
         let (logits, tape) = if self.recompute {
             let (logits, tape) = self.model.forward_recomputed(batch, pass)?;
             (logits, Some(tape))
@@ -146,12 +148,14 @@ impl LabelPrediction<'_> {
             (self.model.forward(batch, pass)?, None)
         };
         let weights = Some(&weights).filter(|_| classes > 0);
-        let losses = self.losses(&logits, &targets, batch, weights) / divisors;
-        (losses.sum(Kind::Float) * scale).sum(Kind::Float).f_backward()?;
+        let losses = self.losses(&logits, &targets, batch, weights) / own_divisors;
+        (&losses * own_scales).sum(Kind::Float).f_backward()?;
         if let Some(tape) = tape {
             tape.backward()?;
         }
-        Ok(losses.detach())
+        let all = divisors.zeros_like();
+        batch.route.own(&all).copy_(&losses.detach());
+        Ok(all)
     }
 }
 
@@ -171,7 +175,13 @@ impl Objective for LabelPrediction<'_> {
         labels.map(of).sum()
     }
 
-    fn backward(&self, batches: &[Vec<usize>], divisors: &[f64], scale: f64, noise: &Noise) -> Result<Micro> {
+    fn backward(
+        &self,
+        batches: &[Vec<usize>],
+        divisors: &[f64],
+        scales: &[f64],
+        noise: &Noise,
+    ) -> Result<Tensor> {
         let runs: Vec<Vec<Sequence>> =
             batches.iter().map(|batch| batch.iter().map(|&i| sequence(&self.train[i])).collect()).collect();
         let device = self.model.device();
@@ -182,14 +192,13 @@ impl Objective for LabelPrediction<'_> {
         };
         let layout = PackedLayout::new(&runs, self.model.config.position_rule, fill);
         let pass = Pass::seeded(noise, device);
-        let others = divisors.iter().chain(&self.class_weights).chain([&scale]).map(|number| *number as f32);
+        let others = divisors.iter().chain(&self.class_weights).chain(scales).map(|number| *number as f32);
         let numbers: Vec<f32> = self.targets(batches, &layout).into_iter().chain(others).collect();
         let shape = layout.shape().filter(|_| !self.recompute);
-        let losses = self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
+        self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = Packed::over(&layout, table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch))
-        })?;
-        Ok(Micro { losses, tokens: layout.tokens() })
+        })
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {

@@ -78,16 +78,29 @@ impl AdamW {
         self.buffers.first().map_or(Device::Cpu, |buffer| buffer.values.device())
     }
 
-    /// Returns the norm of each run's whole gradient, over all groups, divided by `divisor`: `[k]`.
-    pub fn gradient_norm(&self, divisor: f64) -> Tensor {
-        no_grad(|| {
-            let squares: Vec<Tensor> = self
-                .buffers
-                .iter()
-                .map(|b| b.gradient.square().sum_dim_intlist(1, false, Kind::Float))
-                .collect();
-            Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt() / divisor
+    /// Returns the norm of each run's whole gradient, over all groups: `[k]`.
+    pub fn gradient_norms(&self) -> Tensor {
+        let norms = |first: i64, runs: i64| {
+            let squares = |b: &Buffer| {
+                b.gradient.narrow(0, first, runs).square().sum_dim_intlist(1, false, Kind::Float)
+            };
+            let squares: Vec<Tensor> = self.buffers.iter().map(squares).collect();
+            Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt()
+        };
+        no_grad(|| match self.in_turn() {
+            true => Tensor::cat(&(0..self.runs()).map(|run| norms(run, 1)).collect::<Vec<_>>(), 0),
+            false => norms(0, self.runs()),
         })
+    }
+
+    fn runs(&self) -> i64 {
+        self.updates.len() as i64
+    }
+
+    /// Returns true if each run is updated by itself: on a CPU, which gains nothing from more at once, with the bits of a run
+    /// alone.
+    fn in_turn(&self) -> bool {
+        self.device() == Device::Cpu
     }
 
     /// Multiplies the gradient of each run by its factor, performs one update of the runs that have rates, then clears the gradients of
@@ -101,7 +114,7 @@ impl AdamW {
             self.updates[run] += 1;
             updated.push((run, rates));
         }
-        if updated.len() == rates.len() {
+        if updated.len() == rates.len() && (rates.len() == 1 || !self.in_turn()) {
             return self.update_all(&updated, factors);
         }
         for (run, rates) in updated {
@@ -185,15 +198,15 @@ impl AdamW {
         });
     }
 
-    /// Returns everything that a resumed run needs, by name.
-    pub fn state(&self) -> Vec<(String, Tensor)> {
+    /// Returns everything that run `run` needs to resume, by name.
+    pub fn state(&self, run: usize) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
         for buffer in &self.buffers {
             for (part, tensor) in buffer.parts() {
-                state.push((format!("{}.{part}", buffer.group.name()), tensor.shallow_clone()));
+                state.push((format!("{}.{part}", buffer.group.name()), tensor.narrow(0, run as i64, 1)));
             }
         }
-        state.push(("updates".into(), Tensor::from_slice(&self.updates)));
+        state.push(("updates".into(), Tensor::from_slice(&self.updates[run..=run])));
         state
     }
 
@@ -201,14 +214,14 @@ impl AdamW {
     ///
     /// # Errors
     /// When `read` lacks a name or a shape does not fit.
-    pub fn restore(&mut self, read: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
+    pub fn restore(&mut self, run: usize, read: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
         for buffer in &self.buffers {
             for (part, tensor) in buffer.parts() {
                 let stored = read(&format!("{}.{part}", buffer.group.name()))?;
-                no_grad(|| tensor.shallow_clone().f_copy_(&stored))?;
+                no_grad(|| tensor.narrow(0, run as i64, 1).f_copy_(&stored))?;
             }
         }
-        self.updates = Vec::try_from(read("updates")?)?;
+        self.updates[run] = read("updates")?.f_int64_value(&[0])?;
         Ok(())
     }
 }

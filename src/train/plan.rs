@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::checkpoint::RunState;
+use super::checkpoint::TrainState;
 use super::mixture::Part;
 use super::optim::Rates;
 use super::schedule;
+use crate::fault::fault;
 use crate::spec::{Every, Metric, Schedule};
 use crate::torch::stream::Stream;
 
@@ -13,8 +14,10 @@ use crate::torch::stream::Stream;
 pub(super) const MOST_BAD_STEPS: u64 = 10;
 
 /// Settings of one of the k runs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RunPlan {
+    /// Its name in messages; empty = the only one.
+    pub name: String,
     /// Seed of order and dropout.
     pub seed: u64,
     /// Words of the seed's stream drawn before training, by head and adapter, as PyTorch creates them.
@@ -35,6 +38,14 @@ pub struct RunPlan {
     pub max_grad_norm: f64,
     /// Evaluations without improvement before stopping; 0 = off.
     pub patience: u64,
+    /// Step at which it pauses with a checkpoint; none from `steps` on.
+    pub pause: u64,
+    /// Folder of its checkpoints.
+    pub checkpoints: PathBuf,
+    /// Fingerprint of all that it depends on; a checkpoint with another one is rejected.
+    pub fingerprint: String,
+    /// Fingerprints that earlier releases would have given it.
+    pub earlier: Vec<String>,
 }
 
 impl RunPlan {
@@ -48,16 +59,57 @@ impl RunPlan {
         }
     }
 
-    /// Returns true if a run has ended after `step` steps: by its last step, an early stop, or too many steps without
-    /// a finite gradient.
-    pub(super) fn has_ended(&self, step: u64, run: &RunState) -> bool {
-        step >= self.steps || run.stopped_early(self.patience) || run.bad_in_a_row >= MOST_BAD_STEPS
+    /// Returns how a run in this state ended, if it did.
+    pub(super) fn end(&self, TrainState { step, run, .. }: &TrainState) -> Option<RunEnd> {
+        if *step >= self.steps {
+            Some(RunEnd::Finished)
+        } else if run.stopped_early(self.patience) {
+            Some(RunEnd::StoppedEarly)
+        } else if run.bad_in_a_row >= MOST_BAD_STEPS {
+            Some(RunEnd::Failed(self.diverged(*step)))
+        } else {
+            (*step >= self.pause).then_some(RunEnd::Paused)
+        }
+    }
+
+    /// Returns the error of a run without a finite gradient.
+    fn diverged(&self, step: u64) -> anyhow::Error {
+        let place = self.checkpoints.display();
+        let before = match self.checkpoints.exists() {
+            true => format!("; earlier checkpoints are in `{place}`"),
+            false => String::new(),
+        };
+        fault(format!("no finite gradient in {MOST_BAD_STEPS} steps up to step {step}{before}"))
+            .hint("lower the learning rates, or set `train.precision` to fp32 or bf16")
+            .into()
+    }
+
+    /// Returns its noise before the first step.
+    pub(super) fn stream(&self) -> Stream {
+        let mut stream = Stream::seeded(self.seed);
+        stream.pass_over(self.drawn);
+        stream
     }
 
     /// Returns the factor that clips a gradient of this norm, as `torch.nn.utils.clip_grad_norm_`.
     pub(super) fn clip(&self, norm: f64) -> f64 {
         if self.max_grad_norm > 0.0 { (self.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
     }
+}
+
+/// How a run's training ended.
+#[derive(Debug)]
+pub enum RunEnd {
+    /// All steps are done.
+    Finished,
+    /// Evaluations no longer improved.
+    StoppedEarly,
+    /// It goes on later, from a checkpoint.
+    Paused,
+    /// A signal came; a checkpoint was written.
+    Interrupted,
+    /// It diverged, or could not be evaluated.
+    Failed(anyhow::Error),
 }
 
 /// The settings of the loop, which its runs share.
@@ -87,27 +139,6 @@ pub struct TrainPlan {
     pub checkpoint: Every,
     /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// Folder of the checkpoints.
-    pub checkpoints: PathBuf,
-    /// Fingerprint of all that the run depends on; a checkpoint with another one is rejected.
-    pub fingerprint: String,
-    /// Fingerprints that earlier releases would have given the run.
-    pub earlier: Vec<String>,
-}
-
-impl TrainPlan {
-    /// Returns the optimiser steps of the longest run.
-    pub fn steps(&self) -> u64 {
-        self.runs.iter().map(|run| run.steps).max().unwrap_or(0)
-    }
-
-    /// Returns each run's noise before the first step.
-    pub(super) fn streams(&self) -> Vec<Stream> {
-        let stream = |run: &RunPlan| {
-            let mut stream = Stream::seeded(run.seed);
-            stream.pass_over(run.drawn);
-            stream
-        };
-        self.runs.iter().map(stream).collect()
-    }
+    /// True if the runs' examples are computed in one pass; else each run's alone, with the bits that it has alone.
+    pub joined: bool,
 }

@@ -37,27 +37,38 @@ impl BatchSource {
         steps_per_epoch(length, self.batch_size)
     }
 
-    /// Returns the micro batches of optimiser step `step`, split by number of examples or of tokens. The split is
-    /// the same for all runs, whose steps have equally many examples.
-    pub fn next(&mut self, step: u64) -> Vec<MicroBatch> {
+    /// Returns the micro batches of the runs' next optimiser steps, which `steps` numbers; a run without a number has no
+    /// examples. Each run's are split as if it were alone, by number of examples or of tokens.
+    pub fn next(&mut self, steps: &[Option<u64>]) -> Vec<MicroBatch> {
         let size = self.batch_size;
-        let batches: Vec<Vec<usize>> = self.orders.iter_mut().map(|order| order.batch(step, size)).collect();
-        let tokens = |at: usize| batches.iter().map(|batch| self.lengths[batch[at]]).max().unwrap_or(0);
-        let mut found: Vec<MicroBatch> = Vec::new();
-        let (mut count, mut filled) = (0, 0);
-        for at in 0..batches.iter().map(Vec::len).min().unwrap_or(0) {
-            let full = match self.micro_batch_tokens {
-                0 => count == self.micro_batch_size,
-                budget => filled + tokens(at) > budget,
-            };
-            if full || found.is_empty() {
-                found.push(vec![Vec::new(); batches.len()]);
-                (count, filled) = (0, 0);
+        let runs = self.orders.iter_mut().zip(steps);
+        let batches: Vec<Vec<usize>> =
+            runs.map(|(order, step)| step.map_or_else(Vec::new, |step| order.batch(step, size))).collect();
+        let mut parts: Vec<_> = batches.iter().map(|batch| self.split(batch).into_iter()).collect();
+        let most = parts.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        (0..most).map(|_| parts.iter_mut().map(|run| run.next().unwrap_or_default()).collect()).collect()
+    }
+
+    /// Returns the tokens of these examples.
+    pub fn tokens(&self, examples: &[usize]) -> usize {
+        examples.iter().map(|example| self.lengths[*example]).sum()
+    }
+
+    /// Splits a step's examples into micro batches.
+    fn split(&self, batch: &[usize]) -> Vec<Vec<usize>> {
+        let mut found: Vec<Vec<usize>> = Vec::new();
+        let mut filled = 0;
+        for &example in batch {
+            let full = found.last().is_none_or(|micro| match self.micro_batch_tokens {
+                0 => micro.len() == self.micro_batch_size,
+                budget => filled + self.lengths[example] > budget,
+            });
+            if full {
+                found.push(Vec::new());
+                filled = 0;
             }
-            for (micro, batch) in found.last_mut().into_iter().flatten().zip(&batches) {
-                micro.push(batch[at]);
-            }
-            (count, filled) = (count + 1, filled + tokens(at));
+            found.last_mut().into_iter().for_each(|micro| micro.push(example));
+            filled += self.lengths[example];
         }
         found
     }
@@ -75,27 +86,32 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_split_by_examples_or_by_the_tokens_of_its_longer_run() {
+    fn a_step_is_split_by_examples_or_by_tokens_of_each_run() {
         let sizes = |source: &mut BatchSource, step| -> Vec<[usize; 2]> {
-            source.next(step).iter().map(|micro| [micro[0].len(), micro[1].len()]).collect()
+            source.next(&[Some(step); 2]).iter().map(|micro| [micro[0].len(), micro[1].len()]).collect()
         };
         let mut by_examples = source(2, 0);
         assert_eq!(by_examples.steps_per_epoch(), 2);
         assert_eq!(sizes(&mut by_examples, 0), [[2, 2], [2, 2], [1, 1]]);
         assert_eq!(sizes(&mut by_examples, 1), [[2, 2]]);
-        assert_eq!(by_examples.next(2)[1][0], [2, 3]);
+        assert_eq!(
+            by_examples.next(&[Some(2), None]),
+            [[vec![0, 1], vec![]], [vec![2, 3], vec![]], [vec![4], vec![]]]
+        );
+        assert_eq!(by_examples.next(&[Some(1), Some(2)]).len(), 3);
         let mut by_tokens = source(1, 9);
         for step in 0..4 {
-            let (whole, parts) = (source(7, 0).next(step).remove(0), by_tokens.next(step));
+            let (whole, parts) =
+                (source(7, 0).next(&[Some(step); 2]).remove(0), by_tokens.next(&[Some(step); 2]));
             assert!(parts.len() > 1 || step % 2 == 1, "{parts:?}");
             for run in [0, 1] {
                 assert_eq!(parts.iter().flat_map(|micro| micro[run].clone()).collect::<Vec<_>>(), whole[run]);
+                for micro in &parts {
+                    assert!(by_tokens.tokens(&micro[run]) <= 9, "{parts:?}");
+                }
             }
-            for micro in &parts {
-                let tokens = |at: usize| micro.iter().map(|run| by_tokens.lengths[run[at]]).max().unwrap();
-                let sum: usize = (0..micro[0].len()).map(tokens).sum();
-                assert!(sum <= 9, "{parts:?}");
-            }
+            let alone: Vec<MicroBatch> = by_tokens.next(&[Some(step), None]);
+            assert!(alone.iter().zip(&parts).all(|(alone, part)| alone[0] == part[0]));
         }
     }
 }

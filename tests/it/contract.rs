@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
 use loraxs::adapters::basis::{Basis, BasisSpec, Weights};
 use loraxs::adapters::file::{self, AdapterConfig, AdapterFile, BasisRecord};
@@ -152,7 +152,7 @@ fn put(
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
-    let plan = Plan { method, layers: &layers, frozen: &frozen, start, dropout, alphas };
+    let plan = Plan { method, layers: &layers, frozen: &frozen, start, dropout, alphas, init_stds: &[] };
     let kept = attach(model.trunk.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
@@ -276,8 +276,16 @@ fn layer(method: &Method, kind: Kind, runs: u64, alphas: &[f64]) -> (Linear, Tra
     });
     let frozen = Frozen { basis, ..Frozen::default() };
     let seeds: Vec<u64> = (0..runs).collect();
-    let site =
-        Site { name: "layer", shape: [out, inputs], place: 0, kind, device: device(), seeds: &seeds, alphas };
+    let site = Site {
+        name: "layer",
+        shape: [out, inputs],
+        place: 0,
+        kind,
+        device: device(),
+        seeds: &seeds,
+        alphas,
+        init_stds: &[],
+    };
     let mut trained = Trained::new(runs as i64);
     let (mut adapters, _) = method.build(&[site], &frozen, adapt::Start::default(), &mut trained).unwrap();
     randomise(&trained, 23);
@@ -396,7 +404,9 @@ fn noise(seed: u64, runs: usize) -> Noise {
 fn backward(model: &Classifier, runs: usize, examples: &[Example]) {
     let batch: Vec<usize> = (0..examples.len()).collect();
     let divisors = vec![examples.len() as f64; runs];
-    task(model, examples).backward(&vec![batch; runs], &divisors, 1.0, &noise(0, runs)).unwrap();
+    let _ = task(model, examples)
+        .backward(&vec![batch; runs], &divisors, &vec![1.0; runs], &noise(0, runs))
+        .unwrap();
 }
 
 fn moved(tensor: &Tensor) -> bool {
@@ -477,8 +487,8 @@ fn a_gradient_under_dropout_is_the_slope_of_the_loss_under_the_same_masks() {
         let loss = |seed: u64| -> f64 {
             let divisors = [examples.len() as f64];
             let (batches, noise) = (std::slice::from_ref(&batch), noise(seed, 1));
-            let micro = task(&model, &examples).backward(batches, &divisors, 1.0, &noise);
-            micro.unwrap().losses.double_value(&[0])
+            let losses = task(&model, &examples).backward(batches, &divisors, &[1.0], &noise);
+            losses.unwrap().double_value(&[0])
         };
         let start = loss(7);
         let direction: Vec<Tensor> = trained.entries().iter().map(|e| e.tensor.grad().copy()).collect();
@@ -674,7 +684,7 @@ impl Recorder for Heard {
     }
 }
 
-fn plan(runs: &[RunPlan], folder: &Path) -> TrainPlan {
+fn plan(runs: &[RunPlan]) -> TrainPlan {
     TrainPlan {
         runs: runs.to_vec(),
         batch_size: 6,
@@ -688,14 +698,13 @@ fn plan(runs: &[RunPlan], folder: &Path) -> TrainPlan {
         checkpoint: Every::Never,
         keep_checkpoints: 1,
         mixture: Vec::new(),
-        checkpoints: folder.join("checkpoints"),
-        fingerprint: "test".into(),
-        earlier: Vec::new(),
+        joined: true,
     }
 }
 
 fn run_plan(seed: u64, learning_rate: f64, head_learning_rate: f64) -> RunPlan {
     RunPlan {
+        name: String::new(),
         seed,
         drawn: 0,
         learning_rate,
@@ -706,12 +715,21 @@ fn run_plan(seed: u64, learning_rate: f64, head_learning_rate: f64) -> RunPlan {
         weight_decay: 0.01,
         max_grad_norm: 1.0,
         patience: 0,
+        pause: u64::MAX,
+        checkpoints: PathBuf::new(),
+        fingerprint: "test".into(),
+        earlier: Vec::new(),
     }
 }
 
 /// Trains runs together: what the loop said, and the cores and heads of each run.
-fn trained_together(checkpoint: &str, method: &Method, runs: &[RunPlan]) -> (Heard, Vec<Vec<f64>>) {
-    trained_with(checkpoint, method, (runs, &[]), |_| ())
+fn trained_together(
+    checkpoint: &str,
+    method: &Method,
+    runs: &[RunPlan],
+    joined: bool,
+) -> (Heard, Vec<Vec<f64>>) {
+    trained_with(checkpoint, method, (runs, &[]), |plan| plan.joined = joined)
 }
 
 /// As [`trained_together`], with an α of each run and other settings of the loop.
@@ -725,12 +743,12 @@ fn trained_with(
     // Dropout of the base, of attention, of the head and of the adapter: all must be the run's own.
     let Adapted { model, trained, .. } =
         adapted_with(checkpoint, method, Kind::Float, (&seeds, (1e-2, 0.1), alphas));
-    let (examples, folder) = (examples(checkpoint), tempfile::tempdir().unwrap());
+    let examples = examples(checkpoint);
     let mut heard = Heard::default();
     let task = task(&model, &examples);
-    let mut plan = plan(runs, folder.path());
+    let mut plan = plan(runs);
     change(&mut plan);
-    Trainer::new(plan, &task, &trained, &mut heard, None).unwrap().run().unwrap();
+    Trainer::new(plan, &task, &trained, &mut heard, Vec::new()).unwrap().run().unwrap();
     let of_run =
         |run: usize| trained.entries().iter().flat_map(|e| numbers(&e.tensor.get(run as i64))).collect();
     let tensors = (0..runs.len()).map(of_run).collect();
@@ -744,24 +762,33 @@ fn runs_trained_together_are_the_runs_trained_alone() {
     // All methods on one checkpoint, and one method on the other.
     let cases = methods().into_iter().map(|method| ("bert-gelu", method)).chain([("roberta-gelu", LORA_XS)]);
     for (checkpoint, method) in cases {
-        let (together, tensors) = trained_together(checkpoint, &method, &runs);
-        for (i, run) in runs.iter().enumerate() {
-            let (alone, expected) = trained_together(checkpoint, &method, std::slice::from_ref(run));
-            let losses = distance(&together.losses[i], &alone.losses[0]);
-            let logits = distance(&together.logits[i], &alone.logits[0]);
-            let tensors = distance(&tensors[i], &expected[0]);
-            let name = format!("{checkpoint}, {method:?}, run {i}");
-            println!("{name}: losses {losses:.1e}, logits {logits:.1e}, tensors {tensors:.1e}");
-            assert_eq!(together.losses[i].len(), 12);
-            // The same numbers are summed in other shapes, so they differ in rounding; twelve steps of AdamW, which
-            // divides by the size of the gradient, carry that on.
-            assert!(losses < 1e-5, "{name}: losses are off by {losses:e}");
-            assert!(logits < 1e-4, "{name}: logits are off by {logits:e}");
-            assert!(tensors < 1e-3, "{name}: trained tensors are off by {tensors:e}");
+        let alone: Vec<_> =
+            runs.chunks(1).map(|run| trained_together(checkpoint, &method, run, false)).collect();
+        for joined in [true, false] {
+            let (together, tensors) = trained_together(checkpoint, &method, &runs, joined);
+            for (i, (alone, expected)) in alone.iter().enumerate() {
+                let losses = distance(&together.losses[i], &alone.losses[0]);
+                let logits = distance(&together.logits[i], &alone.logits[0]);
+                let tensors = distance(&tensors[i], &expected[0]);
+                let name = format!("{checkpoint}, {method:?}, joined {joined}, run {i}");
+                println!("{name}: losses {losses:.1e}, logits {logits:.1e}, tensors {tensors:.1e}");
+                assert_eq!(together.losses[i].len(), 12);
+                // In one pass, the same numbers are summed in other shapes, so they differ in rounding; twelve steps of AdamW, which
+                // divides by the size of the gradient, carry that on. Each run's pass alone has the bits that it has alone.
+                let most = if joined { [1e-5, 1e-4, 1e-3] } else { exactly() };
+                assert!(losses <= most[0], "{name}: losses are off by {losses:e}");
+                assert!(logits <= most[1], "{name}: logits are off by {logits:e}");
+                assert!(tensors <= most[2], "{name}: trained tensors are off by {tensors:e}");
+            }
+            let differ = distance(&together.losses[1], &together.losses[0]);
+            assert!(differ > 1e-2, "{checkpoint}, {method:?}: the runs are all the same");
         }
-        let differ = distance(&together.losses[1], &together.losses[0]);
-        assert!(differ > 1e-2, "{checkpoint}, {method:?}: the runs are all the same");
     }
+}
+
+/// How far losses, logits and tensors of runs whose passes are their own may be from those of each alone: not at all on a CPU.
+fn exactly() -> [f64; 3] {
+    if device() == Device::Cpu { [0.0; 3] } else { [1e-6, 1e-5, 1e-4] }
 }
 
 #[test]
@@ -786,19 +813,25 @@ fn runs_of_other_lengths_and_settings_train_together_as_alone_and_hurt_no_neighb
     let lora = Method::Lora(LoraConfig { r: RANK, lora_alpha: ALPHA, use_rslora: true });
     // It ends when it is evaluated, else after ten steps.
     let cases = [(&LORA_XS, 2, [12, 2, 5, 6]), (&mini, 2, [12, 2, 5, 6]), (&lora, 12, [12, 11, 5, 12])];
-    for (method, interval, steps) in cases {
-        let every = |plan: &mut TrainPlan| plan.evaluate = Every::Steps(interval);
-        let (together, tensors) = trained_with("bert-gelu", method, (&runs, &alphas), every);
+    for ((method, interval, steps), joined) in
+        cases.into_iter().flat_map(|case| [(case, true), (case, false)])
+    {
+        let settings = |plan: &mut TrainPlan| (plan.evaluate, plan.joined) = (Every::Steps(interval), joined);
+        let (together, tensors) = trained_with("bert-gelu", method, (&runs, &alphas), settings);
         assert_eq!(together.losses.iter().map(Vec::len).collect::<Vec<_>>(), steps);
         assert!(together.losses[1][1..].iter().all(|loss| loss.is_nan()), "{:?}", together.losses[1]);
         for i in [0, 2, 3] {
-            let (alone, expected) = trained_with("bert-gelu", method, (&runs[i..=i], &alphas[i..=i]), every);
+            let (alone, expected) =
+                trained_with("bert-gelu", method, (&runs[i..=i], &alphas[i..=i]), settings);
             let losses = distance(&together.losses[i], &alone.losses[0]);
             let logits = distance(&together.logits[i], &alone.logits[0]);
             let tensors = distance(&tensors[i], &expected[0]);
-            println!("run {i}: losses {losses:.1e}, logits {logits:.1e}, tensors {tensors:.1e}");
+            println!(
+                "joined {joined}, run {i}: losses {losses:.1e}, logits {logits:.1e}, tensors {tensors:.1e}"
+            );
+            let most = if joined { [1e-6, 1e-5, 1e-4] } else { exactly() };
             assert!(
-                losses < 1e-6 && logits < 1e-5 && tensors < 1e-4,
+                losses <= most[0] && logits <= most[1] && tensors <= most[2],
                 "run {i}: {losses:e}, {logits:e}, {tensors:e}"
             );
         }

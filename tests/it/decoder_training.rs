@@ -193,6 +193,7 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
         start: Start::default(),
         dropout: 0.0,
         alphas: &[],
+        init_stds: &[],
     };
     attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
     (model, trained)

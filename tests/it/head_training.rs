@@ -329,7 +329,7 @@ fn tagged(seeds: &[u64], batches: &[Vec<usize>], examples: &[Example]) -> (Vec<f
     };
     let divisors: Vec<f64> = batches.iter().map(|batch| objective.weight(batch)).collect();
     let noise = Noise::new(vec![Stream::seeded(0); seeds.len()]);
-    let losses = objective.backward(batches, &divisors, 1.0, &noise).unwrap().losses;
+    let losses = objective.backward(batches, &divisors, &vec![1.0; seeds.len()], &noise).unwrap();
     let runs = 0..seeds.len() as i64;
     let of_run =
         |run: i64| trained.entries().iter().flat_map(move |entry| numbers(&entry.tensor.grad().get(run)));

@@ -280,6 +280,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
             start: Start::default(),
             dropout: 0.0,
             alphas: &[],
+            init_stds: &[],
         };
         attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
         file.load_into(&trained, false).unwrap();

@@ -294,7 +294,7 @@ fn a_checkpoint_of_an_older_version_is_taken_and_looked_at() {
     assert!(errors(&output).contains("state.json` has no checksum"), "{}", errors(&output));
     assert_eq!(outcome(&run), *UNINTERRUPTED);
     put_back(&kept, &run);
-    older(&|whole| whole["state"]["runs"] = serde_json::json!([]));
+    older(&|whole| whole["state"]["fingerprint"] = "another".into());
     let output = place.run(&resumed(), 1);
     assert!(errors(&output).contains("belongs to another run"), "{}", errors(&output));
     put_back(&kept, &run);

@@ -1,7 +1,11 @@
 //! Sweeps: many runs of one recipe in one folder.
 
 pub mod claim;
+pub mod forecast;
+mod halving;
 pub mod plan;
+pub mod run;
+mod together;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,124 @@
+//! Trains one run, or several together, each in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use super::recorder::RunRecorder;
+use super::results::Results;
+use super::resume::{Beginning, begin};
+use super::run_folder::{ADAPTER, EVAL, RECIPE, RESULTS};
+use super::training::{Course, Training};
+use crate::adapters::file::AdapterFile;
+use crate::eval::Evaluation;
+use crate::fault::Result;
+use crate::files;
+use crate::report::metrics_log::TrainPoint;
+use crate::report::say;
+use crate::train::checkpoint::TrainState;
+use crate::train::{Recorder, RunEnd, Trainer, interrupt};
+
+/// How the runs of a training are trained.
+pub struct Way<'a> {
+    /// The course of each.
+    pub courses: &'a [Course],
+    /// Name of the file of results of runs that pause.
+    pub paused: &'a str,
+    /// True if runs go on from their newest checkpoints.
+    pub resume: bool,
+    /// When the work on them began, loading included.
+    pub start: Instant,
+    /// Fails when a run may no longer be written by this process.
+    pub check: &'a dyn Fn(usize) -> Result<()>,
+}
+
+/// Trains all runs of `training`, and writes the results of each when it ends.
+/// Fails when a run cannot begin, or a file cannot be written; what ends a run alone is in its end.
+pub fn train(training: &mut Training, way: &Way) -> Result<Vec<(TrainState, RunEnd)>> {
+    let Beginning { plan, loaded, writes_recipe } = begin(training, way.courses, way.resume)?;
+    let training = &*training;
+    let mut runs = Vec::new();
+    for (run, Course { out, .. }) in way.courses.iter().enumerate() {
+        // Scores first, so that without results there are none of the adapter before.
+        for stale in [out.join(EVAL).join(RESULTS), out.join(RESULTS)].iter().filter(|path| path.exists()) {
+            fs::remove_file(stale).map_err(|error| files::cannot_write(stale, &error))?;
+        }
+        if writes_recipe[run] {
+            files::write_bytes(&out.join(RECIPE), training.recipes[run].to_toml()?.as_bytes())?;
+        }
+        let loaded = loaded.get(run).and_then(Option::as_ref);
+        let before = loaded.map_or(0.0, |loaded| loaded.state().seconds);
+        runs.push((RunRecorder::open(training, run, out, loaded)?, before));
+    }
+    let resumed: Vec<u64> = loaded.iter().flatten().map(|loaded| loaded.state().step).collect();
+    if let Some(step) = resumed.iter().min() {
+        say(&format!("resuming after step {step}"));
+    }
+    let objective = training.objective();
+    let mut recorder = Recorders { training, way, runs };
+    let _awaited = interrupt::awaited();
+    Trainer::new(plan, objective.as_ref(), &training.trained, &mut recorder, loaded)?.run()
+}
+
+/// The recorders of all runs, each with the seconds that its training took before.
+struct Recorders<'a> {
+    training: &'a Training,
+    way: &'a Way<'a>,
+    runs: Vec<(RunRecorder<'a>, f64)>,
+}
+
+impl Recorder for Recorders<'_> {
+    fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()> {
+        self.runs[run].0.logged(point)
+    }
+
+    fn keep(&self, run: usize, checkpoint: &Path) -> Result<()> {
+        (self.way.check)(run)?;
+        self.runs[run].0.keep(checkpoint)
+    }
+
+    fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
+        self.runs[run].0.evaluated(step, evaluation, best)
+    }
+
+    fn ended(&mut self, run: usize, state: &TrainState, end: &RunEnd) -> Result<()> {
+        let (ended, file) = match end {
+            RunEnd::Finished => ("finished", RESULTS),
+            RunEnd::StoppedEarly => ("patience", RESULTS),
+            RunEnd::Paused => ("halving", self.way.paused),
+            RunEnd::Interrupted | RunEnd::Failed(_) => return Ok(()),
+        };
+        (self.way.check)(run)?;
+        let (recorder, before) = &self.runs[run];
+        recorder.finish(state)?;
+        let Course { name, out, .. } = &self.way.courses[run];
+        let part = self.way.start.elapsed().as_secs_f64() / self.runs.len() as f64;
+        let results = Results {
+            training: (self.training, run),
+            state,
+            ended,
+            seconds: before + part,
+            delta_norm: delta_norms(self.training, run, out)?,
+        };
+        results.write(out, file).context("training ended, but its results could not be saved")?;
+        say(&match name.as_str() {
+            "" => results.summary(),
+            name => format!("{name}: {}", results.scores()),
+        });
+        Ok(())
+    }
+}
+
+/// Returns ‖ΔW‖ of each layer of a run that has ended, by its best adapter, which it takes on.
+/// Fails when the adapter cannot be read.
+fn delta_norms(training: &Training, run: usize, out: &Path) -> Result<BTreeMap<String, f64>> {
+    let (model, run) = (&training.model, run as i64);
+    if !model.is_adapted() {
+        return Ok(BTreeMap::new());
+    }
+    AdapterFile::open(&out.join(ADAPTER))?.load_into(&training.trained.of_run(run), true)?;
+    model.delta_norms(run)
+}

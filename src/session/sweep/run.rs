@@ -1,0 +1,203 @@
+//! The runs of a sweep: trained group after group, each in a folder of its own, beside other processes that work on the same sweep.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::claim::{Claim, Claims};
+use super::{AskedSweep, halving, together};
+use crate::cli::{EvalArgs, SubjectArgs};
+use crate::fault::{Result, hint_of};
+use crate::files::{self, Held};
+use crate::recipe::{Recipe, SWEEP, Sweep, SweepRun};
+use crate::report::say;
+use crate::session::environment::Environment;
+use crate::session::group::{self, Way};
+use crate::session::inputs::TrainInputs;
+use crate::session::resume::{refuse_used, try_lock};
+use crate::session::run_folder::{EVAL, FAILED, RESULTS};
+use crate::session::score::score;
+use crate::session::subject::Subject;
+use crate::session::training::{Course, Training};
+use crate::spec::Shard;
+use crate::train::{Ending, RunEnd, interrupt};
+
+/// Interval at which runs that other processes train are looked at.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// A run that this process trains, with what keeps it from others.
+type Claimed = (usize, Claim, (File, Held));
+
+/// A sweep that is being trained, or planned.
+pub struct SweepTraining<'a> {
+    pub(super) place: &'a Environment,
+    pub(super) sweep: &'a Sweep,
+    pub(super) out: &'a Path,
+    pub(super) shard: Shard,
+    /// The inputs of the group before, and the recipe that they were opened for.
+    inputs: Option<(Recipe, TrainInputs)>,
+}
+
+impl<'a> SweepTraining<'a> {
+    /// Prepares a sweep; nothing is written.
+    /// Fails when its folder is that of another one.
+    pub fn new(place: &'a Environment, asked: &'a AskedSweep) -> Result<Self> {
+        let AskedSweep { sweep, out, shard } = asked;
+        files::refuse_file(out)?;
+        if out.join(SWEEP).exists() {
+            sweep.check_same(out)?;
+        }
+        Ok(Self { place, sweep, out, shard: *shard, inputs: None })
+    }
+
+    /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
+    /// Fails when a run cannot begin, or a file cannot be written.
+    pub fn run(&mut self) -> Result<(Ending, usize)> {
+        if !self.out.join(SWEEP).exists() {
+            refuse_used(self.out, false)?;
+            files::write_bytes(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
+        }
+        let claims = Claims::open(self.out)?;
+        let rungs = self.sweep.settings.halving.as_ref().map_or(1, |halving| halving.rungs);
+        let mut contenders: Vec<usize> = (0..self.sweep.runs.len()).collect();
+        for rung in 1..=rungs {
+            if self.train_to(&claims, rung, &contenders)? == Ending::Interrupted {
+                return Ok((Ending::Interrupted, self.failed()));
+            }
+            if let Some(halving) = self.sweep.settings.halving.as_ref().filter(|_| rung < rungs) {
+                contenders = halving::survivors(self, halving, rung, &contenders)?;
+            }
+        }
+        let runs: Vec<usize> = self.shard.order(self.sweep.runs.len()).collect();
+        for run in runs {
+            if self.score(&claims, run)? == Ending::Interrupted {
+                return Ok((Ending::Interrupted, self.failed()));
+            }
+        }
+        Ok((Ending::Finished, self.failed()))
+    }
+
+    /// Scores the generation tasks of a run that are not scored.
+    fn score(&self, claims: &Claims, run: usize) -> Result<Ending> {
+        let SweepRun { recipe, name, .. } = &self.sweep.runs[run];
+        let (out, tasks) = (self.folder(run), recipe.eval.tasks.clone());
+        let is_scored = || {
+            let found = out.join(EVAL).join(RESULTS);
+            let found: Value = if found.exists() { files::read_json(&found)? } else { Value::Null };
+            Ok::<_, anyhow::Error>(tasks.iter().all(|task| found.get(task).is_some()))
+        };
+        if !out.join(RESULTS).exists() || is_scored()? {
+            return Ok(Ending::Finished);
+        }
+        let Some(_claim) = claims.take(name)? else { return Ok(Ending::Finished) };
+        let args = SubjectArgs { run: Some(out.clone()), ..SubjectArgs::default() };
+        let subject = Subject::open(self.place, &args, &[])?;
+        score(self.place, &subject, &EvalArgs { task: tasks, ..EvalArgs::default() })
+    }
+
+    pub(super) fn folder(&self, run: usize) -> PathBuf {
+        self.out.join(&self.sweep.runs[run].name)
+    }
+
+    /// Returns the number of runs that diverged.
+    fn failed(&self) -> usize {
+        (0..self.sweep.runs.len()).filter(|run| self.folder(*run).join(FAILED).exists()).count()
+    }
+
+    /// Returns true if nothing of a run is left to do up to a rung.
+    fn is_done(&self, run: usize, rung: u64) -> bool {
+        let rung = halving::file(rung);
+        [RESULTS, FAILED, &rung].into_iter().any(|name| self.folder(run).join(name).exists())
+    }
+
+    /// Trains these runs up to a rung, or waits for the processes that do.
+    fn train_to(&mut self, claims: &Claims, rung: u64, contenders: &[usize]) -> Result<Ending> {
+        let groups = together::groups(self, contenders)?;
+        let mut told = false;
+        loop {
+            for group in self.shard.order(groups.len()) {
+                let mut claimed = Vec::new();
+                for &run in groups[group].iter().filter(|run| !self.is_done(**run, rung)) {
+                    let Some(claim) = claims.take(&self.sweep.runs[run].name)? else { continue };
+                    // Another process may have ended it in between, or somebody resumed it by itself.
+                    let lock = try_lock(&self.folder(run))?;
+                    if let Some(lock) = lock.filter(|_| !self.is_done(run, rung)) {
+                        claimed.push((run, claim, lock));
+                    }
+                }
+                if !claimed.is_empty() && self.train_group(rung, &claimed)? == Ending::Interrupted {
+                    return Ok(Ending::Interrupted);
+                }
+            }
+            let names = contenders.iter().filter(|run| !self.is_done(**run, rung));
+            let left: Vec<&str> = names.map(|run| self.sweep.runs[*run].name.as_str()).collect();
+            let Some(first) = left.first() else { return Ok(Ending::Finished) };
+            if !std::mem::replace(&mut told, true) {
+                let by = claims.holder(first).map(|by| format!(" by process {} on {}", by.pid, by.host));
+                let by = by.unwrap_or_default();
+                say(&format!("waiting for {} runs of other processes, such as {first}{by}", left.len()));
+            }
+            let until = Instant::now() + WAIT;
+            while Instant::now() < until {
+                if interrupt::requested() {
+                    return Ok(Ending::Interrupted);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+
+    /// Trains claimed runs of one group up to a rung.
+    fn train_group(&mut self, rung: u64, claimed: &[Claimed]) -> Result<Ending> {
+        let start = Instant::now();
+        let runs: Vec<&SweepRun> = claimed.iter().map(|(run, ..)| &self.sweep.runs[*run]).collect();
+        let inputs = self.inputs(&runs[0].recipe)?;
+        let others: Vec<Recipe> = runs[1..].iter().map(|run| run.recipe.clone()).collect();
+        let mut training = Training::new(self.place, inputs, &others)?;
+        let pauses = halving::pauses(self.sweep.settings.halving.as_ref(), rung, &training)?;
+        let course = |(run, pause): (&SweepRun, u64)| Course {
+            name: run.name.clone(),
+            out: self.out.join(&run.name),
+            pause,
+        };
+        let courses: Vec<Course> = runs.iter().copied().zip(pauses).map(course).collect();
+        let check = |run: usize| claimed[run].1.check();
+        let way = Way { courses: &courses, paused: &halving::file(rung), resume: true, start, check: &check };
+        say(&match runs.as_slice() {
+            [run] => format!("training {}", run.name),
+            [first, ..] => format!("training {} runs together, the first {}", runs.len(), first.name),
+            [] => String::new(),
+        });
+        let mut ending = Ending::Finished;
+        for ((state, end), Course { out, .. }) in group::train(&mut training, &way)?.into_iter().zip(&courses)
+        {
+            match end {
+                RunEnd::Interrupted => ending = Ending::Interrupted,
+                RunEnd::Failed(error) => {
+                    let (message, hint) = (format!("{error:#}"), hint_of(&error));
+                    tracing::warn!("{}: {message}", out.display());
+                    let failed: Value = json!({"error": message, "hint": hint, "step": state.step});
+                    files::write_json(&out.join(FAILED), &failed)?;
+                }
+                RunEnd::Finished | RunEnd::StoppedEarly | RunEnd::Paused => {}
+            }
+        }
+        self.keep(runs[0].recipe.clone(), training.into_inputs());
+        Ok(ending)
+    }
+
+    /// Opens the inputs of a recipe, or takes those of the group before.
+    pub(super) fn inputs(&mut self, recipe: &Recipe) -> Result<TrainInputs> {
+        match self.inputs.take() {
+            Some((before, inputs)) if inputs.serves(&before, recipe) => inputs.with_recipe(recipe.clone()),
+            _ => TrainInputs::open(self.place, recipe.clone()),
+        }
+    }
+
+    /// Keeps the inputs that were opened for a recipe.
+    pub(super) fn keep(&mut self, recipe: Recipe, inputs: TrainInputs) {
+        self.inputs = Some((recipe, inputs));
+    }
+}
