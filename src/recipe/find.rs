@@ -19,8 +19,9 @@ pub(super) const BUILT_IN: &[(&str, &str)] = recipes! {
     "glue-mrpc", "glue-qnli", "glue-qqp", "glue-rte", "glue-sst2", "glue-stsb", "glue-wnli", "lora-cola",
     "lora-mrpc", "lora-qnli", "lora-rte", "lora-sst2", "lora-stsb", "metamath-gemma-7b",
     "metamath-llama-3.2-3b", "metamath-mistral-7b", "quickstart-pretrain", "quickstart",
-    "smollm2-commonsense", "smollm2-metamath", "vera-cola", "vera-mrpc", "vera-qnli", "vera-rte",
-    "vera-sst2", "vera-stsb",
+    "smollm2-commonsense", "smollm2-metamath", "sweep-glue-from-mnli", "sweep-glue-from-scratch",
+    "sweep-methods", "sweep-quickstart", "vera-cola", "vera-mrpc", "vera-qnli", "vera-rte", "vera-sst2",
+    "vera-stsb",
 };
 
 /// Source that a recipe was found in.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use loraxs::adapters::Method;
 use loraxs::adapters::lora_xs::LoraXsConfig;
 use loraxs::fault::exit_code;
-use loraxs::recipe::Recipe;
+use loraxs::recipe::{Recipe, Sweep, SweepRun};
 use loraxs::spec::Every;
 
 fn shipped(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -34,10 +34,14 @@ fn every_shipped_recipe_loads_round_trips_and_opens_with_its_command() {
     shipped(&Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes"), &mut paths);
     paths.sort();
     for path in &paths {
-        let (recipe, origin) = Recipe::load(path.to_str().unwrap(), &[]).unwrap();
+        let text = fs::read_to_string(path).unwrap();
+        let name = path.to_str().unwrap();
+        let (recipe, origin) = match Sweep::load(name, &[], &[]).unwrap() {
+            Some((sweep, origin)) => (sweep.runs[0].recipe.clone(), origin),
+            None => Recipe::load(name, &[]).unwrap(),
+        };
         let again = Recipe::parse(&recipe.to_toml().unwrap(), "again", &[]).unwrap();
         assert_eq!(again, recipe, "{}", path.display());
-        let text = fs::read_to_string(path).unwrap();
         assert!(
             text.contains(&format!("loraxs train --recipe {}.toml", origin.stem())),
             "{}",
@@ -63,6 +67,85 @@ fn the_glue_recipes_hold_the_published_settings() {
         let expected = if from_mnli { (50, 0.0) } else { (10, 0.06) };
         assert_eq!((recipe.train.epochs, recipe.train.warmup_ratio), expected, "{task}");
     }
+}
+
+fn sweep(name: &str) -> Vec<SweepRun> {
+    Sweep::load(name, &[], &[]).unwrap().unwrap().0.runs
+}
+
+/// A run's value of a key, as `--set` takes it.
+fn value(run: &SweepRun, key: &str) -> String {
+    let (_, value) = run.varied.iter().find(|(varied, _)| varied == key).unwrap();
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[test]
+fn the_sweeps_on_glue_are_the_published_grids_of_the_recipes() {
+    const VARIED: [&str; 4] =
+        ["adapter.rank", "train.learning_rate", "train.head_learning_rate", "train.seed"];
+    for (name, tasks, count) in [
+        ("sweep-glue-from-scratch", ["cola", "sst2", "qnli"], 3 * 6 * 9 * 5),
+        ("sweep-glue-from-mnli", ["mrpc", "rte", "stsb"], 3 * 6 * 4 * 5),
+    ] {
+        let runs = sweep(name);
+        assert_eq!(runs.len(), count, "{name}");
+        for run in &runs {
+            let task = run.recipe.data.dataset.strip_prefix("glue/").unwrap();
+            assert!(tasks.contains(&task), "{task}");
+            let mut sets: Vec<String> = VARIED.map(|key| format!("{key}={}", value(run, key))).to_vec();
+            if name.ends_with("mnli") {
+                let rank = value(run, "adapter.rank");
+                sets.push(format!("train.init_from=runs/glue-mnli-ranks/rank={rank}/adapter"));
+            }
+            let (mut alone, _) = Recipe::load(&format!("glue-{task}"), &sets).unwrap();
+            // The task's first metric, which the recipe names.
+            alone.eval.metric.clear();
+            assert_eq!(run.recipe, alone, "{}", run.name);
+        }
+    }
+}
+
+#[test]
+fn the_sweep_of_methods_is_what_the_measurements_were_made_with() {
+    const METHODS: [&[&str]; 9] = [
+        &["adapter.method=lora-xs"],
+        &["adapter.method=lora-xs", "adapter.init=random"],
+        &[
+            "adapter.method=vera",
+            "adapter.rank=128",
+            "adapter.targets=query,value",
+            "train.learning_rate=2e-2",
+        ],
+        &["adapter.method=lora-mini", "adapter.rank=4", "adapter.alpha=4"],
+        &[
+            "adapter.method=lora",
+            "adapter.rank=1",
+            "adapter.alpha=2",
+            "adapter.targets=query,value",
+            "train.learning_rate=2e-3",
+        ],
+        &["adapter.method=lora", "adapter.rank=1", "adapter.alpha=2", "train.learning_rate=2e-3"],
+        &["adapter.method=tiny-lora"],
+        &["adapter.method=head"],
+        &["adapter.method=full", "train.learning_rate=1e-4", "train.head_learning_rate=1e-3"],
+    ];
+    let mut expected = Vec::new();
+    for (dataset, limit) in [("glue/sst2", 8000), ("glue/stsb", 3000)] {
+        for method in METHODS {
+            for seed in 0..3 {
+                let own = [
+                    format!("data.dataset={dataset}"),
+                    format!("data.limit={limit}"),
+                    format!("train.seed={seed}"),
+                ];
+                let sets: Vec<String> =
+                    own.into_iter().chain(method.iter().map(|set| (*set).to_owned())).collect();
+                expected.push(Recipe::load("compare-methods", &sets).unwrap().0);
+            }
+        }
+    }
+    let found: Vec<Recipe> = sweep("sweep-methods").into_iter().map(|run| run.recipe).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]
