@@ -144,6 +144,7 @@ fn plan(folder: &Path) -> TrainPlan {
         keep_checkpoints: 1,
         mixture: Vec::new(),
         joined: false,
+        fewest: 0,
     }
 }
 

@@ -61,7 +61,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
             say("the base has no weights here, which a training needs: counted from its `config.json`");
         }
         let _lock = out.join(LOCK).exists().then(|| lock(&out)).transpose()?;
-        begin(&mut training, &[Course::of_only(&out)], resume)?;
+        begin(&mut training, &[Course::of_only(&out)], 0, resume)?;
         say(&training.inputs.forecast(&place, &out)?);
         return Ok(Outcome::Done);
     }
@@ -105,7 +105,7 @@ fn score_tasks(
 
 fn train(training: &mut Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
     let courses = [Course::of_only(out)];
-    let way = Way { courses: &courses, paused: RESULTS, resume, start, check: &|_| Ok(()) };
+    let way = Way { courses: &courses, fewest: 0, paused: RESULTS, resume, start, check: &|_| Ok(()) };
     for (state, end) in group::train(training, &way)? {
         match end {
             RunEnd::Interrupted => {
@@ -115,7 +115,7 @@ fn train(training: &mut Training, out: &Path, resume: bool, start: Instant) -> R
                 return Ok(Outcome::Interrupted);
             }
             RunEnd::Failed(error) => return Err(error),
-            RunEnd::Finished | RunEnd::StoppedEarly | RunEnd::Paused => {}
+            RunEnd::Finished | RunEnd::StoppedEarly | RunEnd::Paused | RunEnd::Yielded => {}
         }
     }
     say(&format!("wrote {}", out.display()));

@@ -25,6 +25,8 @@ use crate::train::{Recorder, RunEnd, Trainer, interrupt};
 pub struct Way<'a> {
     /// The course of each.
     pub courses: &'a [Course],
+    /// Once others have ended and fewer than so many runs are left, these yield; 0 = never.
+    pub fewest: usize,
     /// Name of the file of results of runs that pause.
     pub paused: &'a str,
     /// True if runs go on from their newest checkpoints.
@@ -38,7 +40,7 @@ pub struct Way<'a> {
 /// Trains all runs of `training`, and writes the results of each when it ends.
 /// Fails when a run cannot begin, or a file cannot be written; what ends a run alone is in its end.
 pub fn train(training: &mut Training, way: &Way) -> Result<Vec<(TrainState, RunEnd)>> {
-    let Beginning { plan, loaded, writes_recipe } = begin(training, way.courses, way.resume)?;
+    let Beginning { plan, loaded, writes_recipe } = begin(training, way.courses, way.fewest, way.resume)?;
     let training = &*training;
     let mut runs = Vec::new();
     for (run, Course { out, .. }) in way.courses.iter().enumerate() {
@@ -89,7 +91,7 @@ impl Recorder for Recorders<'_> {
             RunEnd::Finished => ("finished", RESULTS),
             RunEnd::StoppedEarly => ("patience", RESULTS),
             RunEnd::Paused => ("halving", self.way.paused),
-            RunEnd::Interrupted | RunEnd::Failed(_) => return Ok(()),
+            RunEnd::Yielded | RunEnd::Interrupted | RunEnd::Failed(_) => return Ok(()),
         };
         (self.way.check)(run)?;
         let (recorder, before) = &self.runs[run];

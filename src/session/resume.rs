@@ -206,23 +206,16 @@ pub struct Beginning {
 
 /// Finds where the training of runs that take these courses begins; if they go on, with what their recipes keep of the runs'.
 /// Fails when recipe or checkpoint belong to another run, or a finished run is to take longer and has no checkpoint.
-pub fn begin(training: &mut Training, courses: &[Course], resume: bool) -> Result<Beginning> {
+pub fn begin(training: &mut Training, courses: &[Course], fewest: usize, resume: bool) -> Result<Beginning> {
     let Training { inputs, recipes, .. } = training;
     let mut writes_recipe = Vec::new();
     for (recipe, Course { out, .. }) in recipes.iter_mut().zip(courses) {
         let begun = out.join(RECIPE).exists();
         writes_recipe.push(!begun || refuse_another_recipe(out, recipe, inputs)?);
     }
-    let plan = training.plan(courses)?;
-    let folders = || plan.runs.iter().map(|run| &run.checkpoints);
-    let newest = |last| -> Vec<Option<Loaded>> { folders().map(|run| Loaded::newest(run, last)).collect() };
-    let mut loaded = if resume { newest(u64::MAX) } else { Vec::new() };
-    let steps = loaded.iter().map(|loaded| loaded.as_ref().map_or(0, |loaded| loaded.state().step));
-    let (first, last) = (steps.clone().min().unwrap_or(0), steps.max().unwrap_or(0));
-    if first < last {
-        // Written one after another: those of one step belong together.
-        loaded = newest(first);
-    }
+    let plan = training.plan(courses, fewest)?;
+    let newest = plan.runs.iter().map(|run| Loaded::newest(&run.checkpoints));
+    let loaded = if resume { newest.collect() } else { Vec::new() };
     for (loaded, run) in
         loaded.iter().zip(&plan.runs).filter_map(|(loaded, run)| Some((loaded.as_ref()?, run)))
     {

@@ -176,9 +176,9 @@ impl Training {
         self.inputs
     }
 
-    /// Builds the settings of the training loop for runs that take these courses.
+    /// Builds the settings of the training loop for runs that take these courses, and yield if fewer than `fewest` are left.
     /// Fails when a recipe cannot be written as text, or the adapter that it starts from cannot be read.
-    pub fn plan(&self, courses: &[Course]) -> Result<TrainPlan> {
+    pub fn plan(&self, courses: &[Course], fewest: usize) -> Result<TrainPlan> {
         let Self { inputs, .. } = self;
         let train = &inputs.recipe.train;
         let runs = self.recipes.iter().zip(courses).map(|(recipe, course)| self.run_plan(recipe, course));
@@ -196,6 +196,7 @@ impl Training {
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
             joined: self.model.device().is_cuda(),
+            fewest,
         })
     }
 

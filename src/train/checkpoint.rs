@@ -189,8 +189,8 @@ struct Counters {
     state: TrainState,
 }
 
-/// Writes a run's checkpoint as `step-N`, with what `optimizer` ([`AdamW::state`]) holds of the run. `beside` adds further files to its
-/// folder.
+/// Writes a run's checkpoint as `step-N`, with what `optimizer` ([`AdamW::state`]) holds of the run, and removes the oldest, so that
+/// `keep` are left. `beside` adds further files to its folder.
 ///
 /// # Errors
 /// Names the file that cannot be written.
@@ -198,6 +198,7 @@ pub fn save(
     folder: &Path,
     state: &TrainState,
     optimizer: &[(String, Tensor)],
+    keep: usize,
     beside: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<()> {
     files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
@@ -206,17 +207,15 @@ pub fn save(
         beside(partial)?;
         let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
-    })
-}
-
-/// Removes the oldest checkpoints before `step`, so that `keep` are left with that one.
-pub fn prune(folder: &Path, step: u64, keep: usize) {
+    })?;
     // Any newer ones were broken when the run resumed: they must not count.
-    let (newer, older): (Vec<_>, Vec<_>) = found(folder).into_iter().partition(|(at, _)| *at > step);
+    let (newer, older): (Vec<_>, Vec<_>) =
+        found(folder).into_iter().partition(|(step, _)| *step > state.step);
     for (_, old) in newer.into_iter().chain(older.into_iter().skip(keep.max(1))) {
         // A checkpoint left behind only costs disk space.
         let _ = fs::remove_dir_all(old);
     }
+    Ok(())
 }
 
 /// Returns the checksums of a folder's files by name.
@@ -257,10 +256,9 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the newest intact checkpoint in `folder` of at most `last` steps; broken ones are skipped with a warning.
-    pub fn newest(folder: &Path, last: u64) -> Option<Self> {
-        let found = found(folder).into_iter().filter(|(step, _)| *step <= last);
-        found.into_iter().find_map(|(_, place)| match Self::read(&place) {
+    /// Reads the newest intact checkpoint in `folder`; broken ones are skipped with a warning.
+    pub fn newest(folder: &Path) -> Option<Self> {
+        found(folder).into_iter().find_map(|(_, place)| match Self::read(&place) {
             Ok(loaded) => Some(loaded),
             Err(error) => {
                 tracing::warn!("skipping the damaged checkpoint `{}`: {error:#}", place.display());

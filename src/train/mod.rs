@@ -133,6 +133,13 @@ impl<'a> Trainer<'a> {
             if active.is_empty() {
                 break;
             }
+            if active.len() < self.plan.fewest.min(self.runs.len()) {
+                self.save(&active)?;
+                for run in active {
+                    self.end(run, RunEnd::Yielded)?;
+                }
+                break;
+            }
             let message = self.step(&active)?;
             progress.tick(self.steps_done(), &message);
             for &run in &active {
@@ -142,7 +149,9 @@ impl<'a> Trainer<'a> {
                 }
             }
             let interrupted = interrupt::requested();
-            self.save(active.iter().copied().filter(|&run| interrupted || self.saves(run)).collect())?;
+            let saved: Vec<usize> =
+                active.iter().copied().filter(|&run| interrupted || self.saves(run)).collect();
+            self.save(&saved)?;
             if interrupted {
                 for &run in &active {
                     self.end(run, RunEnd::Interrupted)?;
@@ -192,19 +201,16 @@ impl<'a> Trainer<'a> {
         step < plan.steps && (step == plan.pause || self.due(run, self.plan.checkpoint))
     }
 
-    /// Writes checkpoints of these runs, then removes older ones: until the last is written, all have one of the same step.
-    fn save(&mut self, saved: Vec<usize>) -> Result<()> {
+    /// Writes checkpoints of these runs.
+    fn save(&mut self, saved: &[usize]) -> Result<()> {
         for (run, noise) in self.runs.iter_mut().zip(self.noise.streams()) {
             run.state.run.noise = noise;
         }
-        for &run in &saved {
+        for &run in saved {
             let (state, folder) = (&self.runs[run].state, &self.plan.runs[run].checkpoints);
             let beside = |folder: &Path| self.recorder.keep(run, folder);
-            checkpoint::save(folder, state, &self.optimizer.state(run), &beside)?;
-        }
-        for run in saved {
-            let folder = &self.plan.runs[run].checkpoints;
-            checkpoint::prune(folder, self.runs[run].state.step, self.plan.keep_checkpoints);
+            let keep = self.plan.keep_checkpoints;
+            checkpoint::save(folder, state, &self.optimizer.state(run), keep, &beside)?;
         }
         Ok(())
     }

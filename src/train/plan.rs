@@ -106,6 +106,8 @@ pub enum RunEnd {
     StoppedEarly,
     /// It goes on later, from a checkpoint.
     Paused,
+    /// Too few others were left: it goes on in another group, from a checkpoint.
+    Yielded,
     /// A signal came; a checkpoint was written.
     Interrupted,
     /// It diverged, or could not be evaluated.
@@ -141,4 +143,6 @@ pub struct TrainPlan {
     pub keep_checkpoints: usize,
     /// True if the runs' examples are computed in one pass; else each run's alone, with the bits that it has alone.
     pub joined: bool,
+    /// Once others have ended and fewer than so many runs are left, these yield; 0 = never.
+    pub fewest: usize,
 }

@@ -699,6 +699,7 @@ fn plan(runs: &[RunPlan]) -> TrainPlan {
         keep_checkpoints: 1,
         mixture: Vec::new(),
         joined: true,
+        fewest: 0,
     }
 }
 

@@ -62,9 +62,9 @@ pub fn text(training: &mut SweepTraining) -> Result<String> {
     let hours = operations / speed / 3600.0;
     let at_most = if halving.is_some() { ", without what halving spares" } else { "" };
     text += &format!(
-        "\ntime of the training at least {} on this device ({:.1} TFLOP/s){at_most}, evaluations aside\nwould write {}",
+        "\ntime of the training at least {} on this device ({:.0} GFLOP/s){at_most}, evaluations aside\nwould write {}",
         spoken(hours),
-        speed / 1e12,
+        speed / 1e9,
         training.out.display()
     );
     Ok(text)

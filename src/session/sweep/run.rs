@@ -1,5 +1,6 @@
 //! The runs of a sweep: trained group after group, each in a folder of its own, beside other processes that work on the same sweep.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -27,6 +28,19 @@ use crate::train::{Ending, RunEnd, interrupt};
 /// Interval at which runs that other processes train are looked at.
 const WAIT: Duration = Duration::from_secs(2);
 
+/// How a round over the groups of a sweep went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    /// Other processes train all that is left.
+    Idle,
+    /// Some runs were trained.
+    Trained,
+    /// Some runs yielded their places: groups are to be made anew.
+    Yielded,
+    /// A signal came.
+    Interrupted,
+}
+
 /// A run that this process trains, with what keeps it from others.
 type Claimed = (usize, Claim, (File, Held));
 
@@ -38,6 +52,8 @@ pub struct SweepTraining<'a> {
     pub(super) shard: Shard,
     /// The inputs of the group before, and the recipe that they were opened for.
     inputs: Option<(Recipe, TrainInputs)>,
+    /// How many runs of a kind were found to be fastest together, by what they share.
+    pub(super) fastest: BTreeMap<String, usize>,
 }
 
 impl<'a> SweepTraining<'a> {
@@ -49,7 +65,7 @@ impl<'a> SweepTraining<'a> {
         if out.join(SWEEP).exists() {
             sweep.check_same(out)?;
         }
-        Ok(Self { place, sweep, out, shard: *shard, inputs: None })
+        Ok(Self { place, sweep, out, shard: *shard, inputs: None, fastest: BTreeMap::new() })
     }
 
     /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
@@ -114,30 +130,21 @@ impl<'a> SweepTraining<'a> {
 
     /// Trains these runs up to a rung, or waits for the processes that do.
     fn train_to(&mut self, claims: &Claims, rung: u64, contenders: &[usize]) -> Result<Ending> {
-        let groups = together::groups(self, contenders)?;
         let mut told = false;
         loop {
-            for group in self.shard.order(groups.len()) {
-                let mut claimed = Vec::new();
-                for &run in groups[group].iter().filter(|run| !self.is_done(**run, rung)) {
-                    let Some(claim) = claims.take(&self.sweep.runs[run].name)? else { continue };
-                    // Another process may have ended it in between, or somebody resumed it by itself.
-                    let lock = try_lock(&self.folder(run))?;
-                    if let Some(lock) = lock.filter(|_| !self.is_done(run, rung)) {
-                        claimed.push((run, claim, lock));
-                    }
-                }
-                if !claimed.is_empty() && self.train_group(rung, &claimed)? == Ending::Interrupted {
-                    return Ok(Ending::Interrupted);
-                }
+            let open: Vec<usize> =
+                contenders.iter().copied().filter(|run| !self.is_done(*run, rung)).collect();
+            let Some(first) = open.first() else { return Ok(Ending::Finished) };
+            let first = &self.sweep.runs[*first].name;
+            match self.train_open(claims, rung, &open)? {
+                Round::Interrupted => return Ok(Ending::Interrupted),
+                Round::Trained | Round::Yielded => continue,
+                Round::Idle => {}
             }
-            let names = contenders.iter().filter(|run| !self.is_done(**run, rung));
-            let left: Vec<&str> = names.map(|run| self.sweep.runs[*run].name.as_str()).collect();
-            let Some(first) = left.first() else { return Ok(Ending::Finished) };
             if !std::mem::replace(&mut told, true) {
                 let by = claims.holder(first).map(|by| format!(" by process {} on {}", by.pid, by.host));
                 let by = by.unwrap_or_default();
-                say(&format!("waiting for {} runs of other processes, such as {first}{by}", left.len()));
+                say(&format!("waiting for {} runs of other processes, such as {first}{by}", open.len()));
             }
             let until = Instant::now() + WAIT;
             while Instant::now() < until {
@@ -149,8 +156,36 @@ impl<'a> SweepTraining<'a> {
         }
     }
 
+    /// Trains those of these runs that no other process does, until all have ended or some yielded their places.
+    fn train_open(&mut self, claims: &Claims, rung: u64, open: &[usize]) -> Result<Round> {
+        let groups = together::groups(self, open)?;
+        let mut round = Round::Idle;
+        for group in self.shard.order(groups.len()) {
+            let mut claimed = Vec::new();
+            for &run in groups[group].iter().filter(|run| !self.is_done(**run, rung)) {
+                let Some(claim) = claims.take(&self.sweep.runs[run].name)? else { continue };
+                // Another process may have ended it in between, or somebody resumed it by itself.
+                let lock = try_lock(&self.folder(run))?;
+                if let Some(lock) = lock.filter(|_| !self.is_done(run, rung)) {
+                    claimed.push((run, claim, lock));
+                }
+            }
+            if claimed.is_empty() {
+                continue;
+            }
+            // Places are worth something where all runs are computed in one pass, and others wait for them.
+            let others = open.len() > groups[group].len();
+            let fewest = if others && self.place.device.is_cuda() { claimed.len().div_ceil(2) } else { 0 };
+            round = self.train_group(rung, &claimed, fewest)?;
+            if round != Round::Trained {
+                break;
+            }
+        }
+        Ok(round)
+    }
+
     /// Trains claimed runs of one group up to a rung.
-    fn train_group(&mut self, rung: u64, claimed: &[Claimed]) -> Result<Ending> {
+    fn train_group(&mut self, rung: u64, claimed: &[Claimed], fewest: usize) -> Result<Round> {
         let start = Instant::now();
         let runs: Vec<&SweepRun> = claimed.iter().map(|(run, ..)| &self.sweep.runs[*run]).collect();
         let inputs = self.inputs(&runs[0].recipe)?;
@@ -164,17 +199,24 @@ impl<'a> SweepTraining<'a> {
         };
         let courses: Vec<Course> = runs.iter().copied().zip(pauses).map(course).collect();
         let check = |run: usize| claimed[run].1.check();
-        let way = Way { courses: &courses, paused: &halving::file(rung), resume: true, start, check: &check };
+        let way = Way {
+            courses: &courses,
+            fewest,
+            paused: &halving::file(rung),
+            resume: true,
+            start,
+            check: &check,
+        };
         say(&match runs.as_slice() {
             [run] => format!("training {}", run.name),
             [first, ..] => format!("training {} runs together, the first {}", runs.len(), first.name),
             [] => String::new(),
         });
-        let mut ending = Ending::Finished;
+        let mut round = Round::Trained;
         for ((state, end), Course { out, .. }) in group::train(&mut training, &way)?.into_iter().zip(&courses)
         {
             match end {
-                RunEnd::Interrupted => ending = Ending::Interrupted,
+                RunEnd::Interrupted => round = Round::Interrupted,
                 RunEnd::Failed(error) => {
                     let (message, hint) = (format!("{error:#}"), hint_of(&error));
                     tracing::warn!("{}: {message}", out.display());
@@ -182,10 +224,11 @@ impl<'a> SweepTraining<'a> {
                     files::write_json(&out.join(FAILED), &failed)?;
                 }
                 RunEnd::Finished | RunEnd::StoppedEarly | RunEnd::Paused => {}
+                RunEnd::Yielded => round = Round::Yielded,
             }
         }
         self.keep(runs[0].recipe.clone(), training.into_inputs());
-        Ok(ending)
+        Ok(round)
     }
 
     /// Opens the inputs of a recipe, or takes those of the group before.

@@ -28,7 +28,12 @@ pub fn groups(training: &mut SweepTraining, runs: &[usize]) -> Result<Vec<Vec<us
         let recipes: Vec<&Recipe> = of_kind.iter().map(|run| &training.sweep.runs[*run].recipe).collect();
         let mut most = training.most_together(of_kind.len(), &recipes[0].adapter.method);
         if training.sweep.settings.together == Together::Auto && training.place.device.is_cuda() && most > 1 {
-            most = fastest(training, &recipes[..most])?;
+            let key = recipes[0].together_key()?;
+            most = match training.fastest.get(&key) {
+                Some(known) => most.min(*known),
+                None => fastest(training, &recipes[..most])?,
+            };
+            training.fastest.insert(key, most);
         }
         groups.extend(of_kind.chunks(most).map(<[usize]>::to_vec));
     }
