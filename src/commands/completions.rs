@@ -40,7 +40,9 @@ fn completed() -> clap::Command {
     let recipes = |arg: clap::Arg| arg.add(ArgValueCompleter::new(recipes));
     let keys = |arg: clap::Arg| arg.add(ArgValueCompleter::new(assignments));
     cli::command(VERSION)
-        .mut_subcommand("train", |train| train.mut_arg("recipe", recipes).mut_arg("set", keys))
+        .mut_subcommand("train", |train| {
+            train.mut_arg("recipe", recipes).mut_arg("set", keys).mut_arg("sweep", keys)
+        })
         .mut_subcommand("eval", |eval| eval.mut_arg("set", keys))
         .mut_subcommand("recipe", |recipe| recipe.mut_arg("name", recipes))
 }

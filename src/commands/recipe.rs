@@ -10,7 +10,7 @@ use crate::session::reference::{all_keys, explained};
 /// Fails when there is no such recipe, or with `--all` one with faults.
 pub fn run(args: &RecipeArgs) -> Result<()> {
     let text = match &args.name {
-        Some(name) if args.all => explained(&Recipe::load(name, &[])?.0)?,
+        Some(name) if args.all => explained(name)?,
         Some(name) => Recipe::text(name)?.0,
         None if args.keys => all_keys(),
         None => {

@@ -8,13 +8,23 @@ use crate::adapters::Method;
 use crate::data::entry::Entry;
 use crate::data::task::{KINDS, Task};
 use crate::fault::Result;
-use crate::recipe::{AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, TrainRecipe};
+use crate::recipe::{
+    AdapterRecipe, DataRecipe, EvalRecipe, ModelRecipe, Recipe, Sweep, SweepSettings, TrainRecipe,
+};
 use crate::spec::reader::Reader;
 
 const INTRODUCTION: &str = "# Keys
 
 Every key of a recipe and of a catalog entry, with its default, the values that it takes, and its meaning, as
 `loraxs recipe --keys` prints them. `loraxs recipe NAME --all` writes a recipe with every key.
+";
+
+const SWEEPS: &str = "\
+Any key above with a list of values makes a recipe many runs, one for every combination, each with a folder of its own:
+`train.seed = [0, 1, 2]`, or `--sweep train.seed=0,1,2`; of a key that is a list, a list of lists. With `random`, also a range:
+`train.learning_rate = { min = 1e-5, max = 1e-2, scale = \"log\" }` (or `\"linear\"`), or `--sweep
+train.learning_rate=log:1e-5..1e-2`. `--set` with a key of the section replaces its values. The settings below are also typed as
+`--sweep random=20`, `--sweep zip=train.learning_rate+train.head_learning_rate`, `--sweep halving=2x3`, `--sweep together=4`.
 ";
 
 /// The keys of a section with their meanings, and the function that reads them.
@@ -69,6 +79,11 @@ pub fn all_keys() -> String {
             }
         }
     }
+    text += &format!("\n### `[sweep]`\n\n{SWEEPS}");
+    known("", "", SETTINGS).iter().enumerate().for_each(|(n, key)| {
+        text += if n == 0 { "\n" } else { "" };
+        text += &key.line();
+    });
     text += "\n## Catalog\n";
     add(&mut text, "### Every entry", "", (Entry::KEYS, &|reader| _ = Entry::read(reader)));
     for (kind, keys) in KINDS {
@@ -82,11 +97,27 @@ pub fn all_keys() -> String {
     text
 }
 
-/// Returns a recipe in TOML with every key that it may have, each below its meaning, the values that it takes and its default.
-/// Fails as [`Recipe::to_toml`].
-pub fn explained(recipe: &Recipe) -> Result<String> {
-    let values: toml::Table = recipe.to_toml()?.parse()?;
-    let method = &recipe.adapter.method;
+/// Returns the recipe `name` in TOML with every key that it may have, each below its meaning, the values that it takes and its
+/// default. Of a sweep, only the keys that its recipe gives have values: others may depend on the run.
+/// Fails when there is no such recipe, or one with faults.
+pub fn explained(name: &str) -> Result<String> {
+    let Some((sweep, _)) = Sweep::load(name, &[], &[])? else {
+        let (recipe, _) = Recipe::load(name, &[])?;
+        return Ok(explained_keys(&recipe.adapter.method, &recipe.to_toml()?.parse()?).trim_end().to_owned());
+    };
+    let method = sweep.runs.first().map_or(Method::Head, |run| run.recipe.adapter.method.clone());
+    let values: toml::Table = sweep.text.parse()?;
+    let mut text = explained_keys(&method, &values);
+    text += "[sweep]\n";
+    let lines = sweep.text.rsplit_once("\n[sweep]\n").map_or("", |(_, section)| section).lines();
+    let is_key = |line: &&str| line.split('=').next().is_some_and(|key| key.contains('.'));
+    lines.filter(is_key).for_each(|line| _ = writeln!(text, "{line}"));
+    explain(&mut text, known("", "", SETTINGS), values.get("sweep"));
+    Ok(text.trim_end().to_owned())
+}
+
+/// Writes the sections of a recipe with these values, and a line between them.
+fn explained_keys(method: &Method, values: &toml::Table) -> String {
     let mut text = String::new();
     for (section, (keys, read)) in sections() {
         let _ = writeln!(text, "[{section}]");
@@ -98,21 +129,26 @@ pub fn explained(recipe: &Recipe) -> Result<String> {
             let rest = known(section, &of_method, (keys, &read)).into_iter().skip(1);
             found = found.into_iter().take(1).chain(own).chain(rest).collect();
         }
-        for Known { leaf, values: expected, default, required, meaning } in found {
-            let default = match default {
-                Some(default) => format!("default {}", inline(&default)),
-                None if required => "required".to_owned(),
-                None => "none by default".to_owned(),
-            };
-            let _ = writeln!(text, "# {} ({expected}; {default})", meaning.trim());
-            let _ = match values.get(section).and_then(|section| section.get(leaf)) {
-                Some(value) => writeln!(text, "{leaf} = {}", inline(value)),
-                None => writeln!(text, "# {leaf} ="),
-            };
-        }
+        explain(&mut text, found, values.get(section));
         text += "\n";
     }
-    Ok(text.trim_end().to_owned())
+    text
+}
+
+/// Writes keys, each below its meaning, with their values in a section.
+fn explain(text: &mut String, keys: Vec<Known>, section: Option<&Value>) {
+    for Known { leaf, values: expected, default, required, meaning } in keys {
+        let default = match default {
+            Some(default) => format!("default {}", inline(&default)),
+            None if required => "required".to_owned(),
+            None => "none by default".to_owned(),
+        };
+        let _ = writeln!(text, "# {} ({expected}; {default})", meaning.trim());
+        let _ = match section.and_then(|section| section.get(leaf)) {
+            Some(value) => writeln!(text, "{leaf} = {}", inline(value)),
+            None => writeln!(text, "# {leaf} ="),
+        };
+    }
 }
 
 /// Returns the full names of the keys of every recipe, and the values of those that take one of a few words.
@@ -137,6 +173,9 @@ fn words(values: &str) -> Vec<String> {
     let quoted = values.split('`').skip(1).step_by(2);
     quoted.filter(|_| few).map(str::to_owned).collect()
 }
+
+/// The keys of `[sweep]` that are no keys of a run.
+const SETTINGS: Keys = (SweepSettings::KEYS, &|reader| _ = SweepSettings::read(reader));
 
 type Section = (&'static str, (&'static [(&'static str, &'static str)], fn(&mut Reader)));
 

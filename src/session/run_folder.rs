@@ -16,7 +16,7 @@
 use std::path::Path;
 
 use crate::fault::{Result, fault};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, SWEEP};
 
 /// The recipe with every default.
 pub const RECIPE: &str = "recipe.toml";
@@ -45,6 +45,9 @@ pub fn recipe_of(folder: &Path, sets: &[String]) -> Result<Recipe> {
         let hint = match (run, folder.file_name()) {
             (Some(run), Some(step)) => {
                 format!("use `--run {} --checkpoint {}`", run.display(), step.to_string_lossy())
+            }
+            _ if folder.join(SWEEP).is_file() => {
+                format!("it is a sweep: name one of its runs, such as `{}`", folder.join("NAME").display())
             }
             _ => "a run is a folder written by `loraxs train --out`".to_owned(),
         };

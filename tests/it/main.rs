@@ -56,6 +56,7 @@ mod standin; // copies, launches and memory of a GPU, on a stand-in for one
 mod support; // shared by the tests
 mod surroundings; // signals, pipes, terminals, clocks, file names, secrets
 mod svd; // decompositions against scikit-learn and NumPy
+mod sweep_plans; // sweeps as they are asked for, and one clear message for wrong ones
 mod sweeps; // many runs in one folder: together as alone, killed, shared, halved
 mod terminal; // progress, logs, quiet, and what comes next
 mod tidy; // the rules of the code that no compiler checks

@@ -13,7 +13,8 @@ pub const RECIPE_KEYS: &str = "name¦revision¦dropout¦method¦rank¦alpha¦tar
     micro_batch_size¦micro_batch_tokens¦learning_rate¦head_learning_rate¦class_weights¦schedule¦warmup_ratio¦\
     warmup_steps¦weight_decay¦max_grad_norm¦precision¦seed¦shuffle¦log_every¦checkpoint_every¦\
     keep_checkpoints¦gradient_checkpointing¦init_from¦every¦metric¦patience¦eval.batch_size¦tasks¦validation_seed¦task¦text¦\
-    label¦labels¦prompt¦response¦messages¦metrics¦mixture";
+    label¦labels¦prompt¦response¦messages¦metrics¦mixture¦\
+    sweep¦zip¦random¦halving¦together";
 
 /// Every key of a recipe with its default.
 fn whole_recipe(dice: &mut Dice) -> String {
