@@ -2,6 +2,7 @@
 
 mod device;
 mod foreign;
+mod given;
 mod keys;
 mod metric;
 mod problem;

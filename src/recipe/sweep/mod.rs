@@ -315,6 +315,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table of equal cases")]
     fn each_wrong_sweep_is_told_with_its_place_and_once() {
         let list = "[sweep]\ntrain.seed = [0, 1]\n";
         let with_line = |line: &str| format!("{list}{line}\n");
