@@ -220,13 +220,14 @@ impl Reader {
         keys.iter().all(|key| !self.faulty.contains(*key))
     }
 
-    /// Records a fault of `key`, or of `key.part` of a table.
+    /// Records a fault of `key`, or of `key.part` of a table; of the entry itself, if `key` is empty.
     pub fn fail(&mut self, key: &str, problem: impl fmt::Display) {
         let whole = self.entries.iter().find(|(whole, _)| is_inside(key, whole));
         let given = self.entries.get(key).or(whole.map(|(_, entry)| entry));
         let place = given.map_or(&self.head, |entry| &entry.place).clone();
         let text = match place {
             Place::Nowhere if self.prefix.is_empty() => problem.to_string(),
+            _ if key.is_empty() => problem.to_string(),
             Place::Set(_) | Place::Sweep(_) => problem.to_string(),
             Place::Line(_) | Place::Taken(_) | Place::Nowhere => format!("`{}{key}`: {problem}", self.prefix),
         };

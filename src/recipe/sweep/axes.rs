@@ -230,7 +230,9 @@ fn values(key: &str, given: &Given, draws: bool) -> Result<Values, String> {
             let range = between(given, [&min, &max], scale == "log")?;
             return if draws { Ok(Values::Range(range)) } else { Err(without_draws.to_owned()) };
         }
-        let items = items(raw).ok_or("expected values between commas, found none at one place")?;
+        let items = items(raw).ok_or(
+            "expected values between commas, none of them empty, and brackets and quotes that are closed",
+        )?;
         return Ok(Values::List(items.into_iter().map(|item| one_of(given, item)).collect()));
     }
     match &given.value {
@@ -305,14 +307,18 @@ fn one_of(given: &Given, item: &str) -> Given {
     }
 }
 
-/// Splits at the commas that stand in no quotes, brackets or braces; `None` if there is nothing at one place.
+/// Splits at the commas that stand in no quotes, brackets or braces; `None` if there is nothing at one place, or something is
+/// left open.
 fn items(raw: &str) -> Option<Vec<&str>> {
     let (mut items, mut start, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
     for (at, c) in raw.char_indices() {
         match (c, quote) {
             (_, Some(open)) if c == open => quote = None,
             (_, Some(_)) => {}
-            ('"' | '\'', None) => quote = Some(c),
+            // An apostrophe inside a word is none.
+            ('"' | '\'', None) if raw.get(..at)?.ends_with(['[', '{', ',', '=', ' ']) || at == 0 => {
+                quote = Some(c);
+            }
             ('[' | '{', None) => depth += 1,
             (']' | '}', None) => depth = depth.saturating_sub(1),
             (',', None) if depth == 0 => {
@@ -323,5 +329,6 @@ fn items(raw: &str) -> Option<Vec<&str>> {
         }
     }
     items.push(raw.get(start..)?.trim());
-    items.iter().all(|item| !item.is_empty()).then_some(items)
+    let closed = depth == 0 && quote.is_none();
+    (closed && items.iter().all(|item| !item.is_empty())).then_some(items)
 }

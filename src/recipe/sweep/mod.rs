@@ -215,6 +215,7 @@ mod tests {
         }
         assert_eq!(recipe("model.revision=2024,1e5", 0).model.revision, "2024");
         assert_eq!(recipe("model.revision='a,b',c", 0).model.revision, "a,b");
+        assert_eq!(recipe("model.revision=it's,c", 0).model.revision, "it's");
         assert_eq!(recipe("eval.every=epoch,50", 1).eval.every, crate::spec::Every::Steps(50));
         let mixture = "data.mixture={a=1,b=2},{a=1}";
         let text = "[sweep]\nadapter.targets = [[\"query\"], []]\neval.tasks = [[\"a\", \"b\"]]\n";
@@ -346,6 +347,8 @@ mod tests {
             ),
             (list, &[], &["train.seed"], "`--sweep train.seed`: expected `key.path=value,value,…`"),
             (list, &[], &["train.seed=1,,2"], "`--sweep train.seed=1,,2`: expected values between commas"),
+            (list, &[], &["adapter.targets=[a,b"], "and brackets and quotes that are closed"),
+            (list, &[], &["data.train='a,b"], "and brackets and quotes that are closed"),
             (list, &["sweep.random=3"], &[], "`--set sweep.random=3`: expected `--sweep random=3`"),
             (
                 "[sweep]\ntrain.seed = []\n",
@@ -359,8 +362,8 @@ mod tests {
                 &[],
                 "line 4: `sweep.train.seed`: expected a list of values of `train.seed`, or",
             ),
-            ("[sweep]\n", &[], &[], "a sweep varies at least one key, found none"),
-            ("", &[], &["random=3"], "a sweep varies at least one key, found none"),
+            ("[sweep]\n", &[], &[], "recipe `r.toml`: line 3: a sweep varies at least one key, found none"),
+            ("", &[], &["random=3"], "recipe `r.toml`: a sweep varies at least one key, found none"),
             ("[[sweep]]\ntrain.seed = [0]\n", &[], &[], "line 3: `sweep`: expected the section `[sweep]`"),
             (
                 list,

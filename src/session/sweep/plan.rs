@@ -13,19 +13,24 @@ const MOST_VALUES: usize = 12;
 /// Fails when a recipe cannot be written.
 pub fn plan(asked: &AskedSweep) -> Result<String> {
     let (sweep, out) = (&asked.sweep, asked.out.display());
-    let mut lines = vec![format!("{} runs in {out}", sweep.runs.len())];
+    let mut lines = vec![format!("{} in {out}", number(sweep.runs.len(), "run"))];
     lines.extend(varied(sweep).into_iter().map(|(key, values)| format!("  {key}: {}", some_of(&values))));
     let groups = groups(sweep)?;
     let (least, most) = (groups.iter().map(Vec::len).min(), groups.iter().map(Vec::len).max());
     let sizes = match (least.unwrap_or(0), most.unwrap_or(0)) {
-        (least, most) if least == most => format!("{most} runs each"),
+        (least, most) if least == most => format!("{} each", number(most, "run")),
         (least, most) => format!("{least} to {most} runs each"),
     };
-    lines.push(format!("{} groups of runs that can be trained in one pass, {sizes}", groups.len()));
+    let groups = number(groups.len(), "group");
+    lines.push(format!("{groups} of runs that can be trained in one pass, {sizes}"));
     if let [first, .., last] = sweep.runs.as_slice() {
         lines.push(format!("first: {}\nlast: {}", first.name, last.name));
     }
     Ok(lines.join("\n"))
+}
+
+fn number(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Returns the places of the runs that can be trained in one pass, group by group, in the order of their first runs.
