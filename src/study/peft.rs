@@ -152,9 +152,17 @@ pub fn write(records: &[Record], out: Option<&Path>) -> Result<String> {
             return Ok(format!("wrote {}", out.display()));
         }
         (Some(out), rows) if !is_file => {
+            let name = |row: &Value| {
+                row["run_info"]["experiment_name"].as_str().unwrap_or_default().replace('/', "--")
+            };
+            let mut names: Vec<String> = rows.iter().map(name).collect();
+            names.sort();
+            if let Some((twice, _)) = names.iter().zip(names.iter().skip(1)).find(|(a, b)| a == b) {
+                let hint = "name a folder above them, below which their paths differ";
+                return Err(usage(format!("two runs would be written to `{twice}.json`")).hint(hint).into());
+            }
             for row in rows {
-                let name = row["run_info"]["experiment_name"].as_str().unwrap_or_default().replace('/', "--");
-                files::write_json(&out.join(format!("{name}.json")), row)?;
+                files::write_json(&out.join(format!("{}.json", name(row))), row)?;
             }
             return Ok(format!("wrote {} rows into {}", rows.len(), out.display()));
         }

@@ -140,6 +140,17 @@ fn several_rows_go_into_a_folder_that_reads_back_to_the_same_numbers() {
     let [one, of_folder]: [Value; 2] =
         ["one.json", "rows/lora-xs--seed=1.json"].map(|name| json(&place.path(name)));
     assert_eq!(one, of_folder);
+    // Two runs of one name, below folders of one name.
+    for place_of in ["a", "b"] {
+        fs::create_dir_all(place.path(&format!("{place_of}/runs/x"))).unwrap();
+        for name in ["recipe.toml", "results.json", "metrics.jsonl"] {
+            let to = place.path(&format!("{place_of}/runs/x/{name}"));
+            fs::copy(place.path("runs/seed=0").join(name), to).unwrap();
+        }
+    }
+    let words = refused(&place, &["a/runs", "b/runs", "--format", "peft", "--out", "twice"], 2);
+    assert!(words.contains("two runs would be written to `lora-xs--runs-x.json`"), "{words}");
+    assert!(!place.path("twice").exists());
     // Not scored on GSM8K.
     assert_eq!(one["train_info"]["metrics"][2]["test accuracy"], Value::Null);
     let again = report(&place, &["rows/lora-xs--seed=0.json", "--format", "json"]);
@@ -165,6 +176,9 @@ fn rows_of_peft_stand_beside_runs_and_are_never_taken_for_seeds_of_each_other() 
         let file = place.path("results").join(format!("{}.json", name.replace('/', "--")));
         fs::write(file, row(name, accuracy).to_string()).unwrap();
     }
+    // As Python writes what is not finite.
+    let undefined = row("vera/nan", 0.25).to_string().replace("1.25", "NaN").replace("0.1}", "-Infinity}");
+    fs::write(place.path("results/nan.json"), undefined).unwrap();
     let mut failed = row("lora/failed", 0.9);
     failed["train_info"]["status"] = json!("canceled");
     failed["run_info"]["error_msg"] = json!("out of memory");
@@ -179,6 +193,7 @@ fn rows_of_peft_stand_beside_runs_and_are_never_taken_for_seeds_of_each_other() 
     for (name, words) in [
         ("lora/rank32 ", ["PEFT", "gsm8k/peft", "0.4375", "1,024"]),
         ("lora/rank32-dora", ["PEFT", "gsm8k/peft", "0.4688", "4.1 kB"]),
+        ("vera/nan", ["PEFT", "lora ", "0.2500", "example"]),
         ("0.7500 (s.e. 0.2500)", ["loraxs", "gsm8k/peft", "gsm8k/flexible", "lora-xs"]),
     ] {
         assert!(words.iter().all(|word| line(name).contains(word)), "{name}: {words:?} in {text}");

@@ -106,6 +106,14 @@ fn the_sweeps_on_glue_are_the_published_grids_of_the_recipes() {
 }
 
 #[test]
+fn the_sweep_in_the_documentation_is_one() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sweeps.md")).unwrap();
+    let section = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let (_folder, name) = written(&format!("[model]\nname = \"m\"\n[data]\ndataset = \"d\"\n{section}"));
+    assert_eq!(sweep(&name).len(), 3 * 3 * 3);
+}
+
+#[test]
 fn the_sweep_of_methods_is_what_the_measurements_were_made_with() {
     const METHODS: [&[&str]; 9] = [
         &["adapter.method=lora-xs"],
