@@ -14,17 +14,26 @@ pub struct ReportArgs {
     /// lm-evaluation-harness; can be repeated
     #[arg(required = true, value_name = "RUN|SWEEP", value_parser = path())]
     pub paths: Vec<PathBuf>,
-    /// Format [default: by the ending of `--out`; without it, a table on standard output]
+    /// Format [default: by the ending of `--out`; `html` with `--watch`; else a table for a terminal]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<StudyFormat>,
-    /// File to write; a folder of `mlflow`, and of `peft` for several runs [default: standard output; of `mlflow`, mlruns]
+    /// File to write; a folder of `mlflow`, and of `peft` for several runs [default: standard output; of `html`, `report.html` in
+    /// the first folder; of `mlflow`, mlruns]
     #[arg(long, value_name = "FILE", value_parser = path())]
     pub out: Option<PathBuf>,
+    /// Also write the plots into DIR, each as SVG and PNG
+    #[arg(long, value_name = "DIR", value_parser = path())]
+    pub plots: Option<PathBuf>,
+    /// Write the report again whenever runs have gone on, until all have ended; the page loads itself again
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Format of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StudyFormat {
+    /// One self-contained page with table and plots
+    Html,
     /// The table in Markdown
     Md,
     /// One line for each run, with every varied key and number
@@ -39,8 +48,10 @@ pub enum StudyFormat {
 
 const EXAMPLES: &str = "\
 Examples:
-  loraxs report runs/grid    print the table
-  loraxs report runs/xs runs/lora --out table.md                 compare the runs of several folders
-  loraxs report runs --format csv | column -s, -t                one line for each run
+  loraxs report runs/grid                             print the table
+  loraxs report runs/grid --format html               write the page runs/grid/report.html
+  loraxs report runs/grid --watch                     keep the page up to date while runs go on
+  loraxs report runs/xs runs/lora --out table.md      compare the runs of several folders
+  loraxs report runs --out runs.csv --plots figures   one line a run, and the plots as SVG and PNG
   loraxs report runs/metamath peft/method_comparison/MetaMathQA/results     beside PEFT's results
   loraxs report runs/grid --format mlflow --out mlruns           for MLflow";

@@ -4,10 +4,13 @@ mod export;
 mod foreign;
 mod harness;
 pub mod mlflow;
+mod page;
 pub mod peft;
+mod plot;
 mod read;
 pub mod record;
 mod settings;
+mod spectra;
 mod table;
 mod times;
 
@@ -16,7 +19,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::fault::{Result, fault};
-pub use read::records;
+pub use read::{last_change, records};
 use record::{Record, Status};
 use settings::{Setting, settings, short_names, shown, varied};
 use table::SettingTable;

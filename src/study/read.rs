@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -60,6 +61,18 @@ pub fn records(paths: &[PathBuf]) -> Result<Vec<Record>> {
     records.extend(others);
     records.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
     Ok(records)
+}
+
+/// Returns when anything in the runs was last written, and how many files there are.
+pub fn last_change(paths: &[PathBuf]) -> (usize, Option<SystemTime>) {
+    let mut runs = Vec::new();
+    let mut seen = HashSet::new();
+    paths.iter().for_each(|path| find(path, DEPTH, &mut seen, &mut runs));
+    let names = [RECIPE, RESULTS, FAILED, METRICS_FILE];
+    let times =
+        runs.iter().flat_map(|run| names.map(|name| fs::metadata(run.join(name)).ok()?.modified().ok()));
+    let times: Vec<SystemTime> = times.flatten().collect();
+    (times.len(), times.into_iter().max())
 }
 
 /// Returns a run's name: its path below the folder that was named, whose own name comes first where there are several.

@@ -9,14 +9,16 @@ use serde_json::Value;
 
 use super::record::{Record, SEED, Status};
 
-/// Keys in which runs of one setting may differ: the seed, what changes no number, and the data set, which is the task.
-const APART: [&str; 7] = [
+/// Keys in which runs of one setting may differ: the seed, what changes no number, and data set and metric, which are the
+/// task's.
+const APART: [&str; 8] = [
     SEED,
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.gradient_checkpointing",
     "eval.tasks",
+    "eval.metric",
     "data.dataset",
 ];
 /// Keys that tell what kind of adapter a run trains.
@@ -29,6 +31,8 @@ const SEARCHED: [&str; 3] = ["adapter.alpha", "adapter.dropout", "adapter.init_s
 /// Runs that differ only in their seed.
 #[derive(Debug, Serialize)]
 pub struct Setting {
+    /// What sets it apart from others of its task, in a few words.
+    pub label: String,
     /// The data set.
     pub task: String,
     /// Its metric.
@@ -93,7 +97,7 @@ impl Spread {
 }
 
 /// Returns the keys in which runs of different settings differ, in the order of the recipe. Keys that follow from method and rank,
-/// as alpha does where it equals the rank, are left out.
+/// as alpha does where it equals the rank, and columns that follow from the data set are left out.
 pub fn varied(records: &[Record]) -> Vec<String> {
     let mut found: IndexMap<&str, IndexSet<String>> = IndexMap::new();
     for (key, value) in records.iter().flat_map(|record| &record.settings) {
@@ -109,18 +113,19 @@ pub fn varied(records: &[Record]) -> Vec<String> {
     keys.into_iter().map(str::to_owned).collect()
 }
 
-/// Returns true if a key of the adapter says no more than method and rank do.
+/// Returns true if a key of the adapter says no more than method and rank do, or one of the data no more than the data set.
 fn follows(records: &[Record], key: &str) -> bool {
-    if !key.starts_with("adapter.") && key != "train.init_from" {
+    let is_of_adapter = key.starts_with("adapter.") || key == "train.init_from";
+    if !is_of_adapter && !key.starts_with("data.") {
         return false;
     }
-    let mut known: HashMap<[Option<&Value>; 2], &Value> = HashMap::new();
-    records.iter().all(|record| match record.settings.get(key) {
-        Some(value) => {
-            let kind = [METHOD, RANK].map(|key| record.settings.get(key));
-            *known.entry(kind).or_insert(value) == value
-        }
-        None => true,
+    let mut known: HashMap<(&str, [Option<&Value>; 2]), &Value> = HashMap::new();
+    records.iter().all(|record| {
+        let from = match is_of_adapter {
+            true => ("", [METHOD, RANK].map(|key| record.settings.get(key))),
+            false => (&*record.task, [None, None]),
+        };
+        record.settings.get(key).is_none_or(|value| *known.entry(from).or_insert(value) == value)
     })
 }
 
@@ -142,6 +147,7 @@ pub fn settings(records: &[Record], keys: &[String]) -> Vec<Setting> {
         a.task.cmp(&b.task).then_with(|| by_value().find(|order| order.is_ne()).unwrap_or(Ordering::Equal))
     });
     mark_best(&mut found, keys);
+    label(&mut found, keys);
     found
 }
 
@@ -154,6 +160,7 @@ fn setting(records: &[Record], keys: &[String], mut runs: Vec<usize>) -> Option<
     let spread = |of: &dyn Fn(&Record) -> Option<f64>| Spread::of(runs.iter().map(|&run| of(&records[run])));
     let most = |of: &dyn Fn(&Record) -> Option<u64>| runs.iter().filter_map(|&run| of(&records[run])).max();
     Some(Setting {
+        label: String::new(),
         task: first.task.clone(),
         metric: first.metric.clone(),
         higher_is_better: first.higher_is_better,
@@ -196,6 +203,42 @@ fn mark_best(settings: &mut [Setting], keys: &[String]) {
             setting.is_best = true;
         }
     }
+}
+
+/// Labels settings by the keys in which those of the same task differ.
+fn label(settings: &mut [Setting], keys: &[String]) {
+    let names = short_names(keys);
+    for of_task in settings.chunk_by_mut(|a, b| a.task == b.task) {
+        let differs: Vec<bool> = (0..keys.len())
+            .map(|key| {
+                of_task.iter().any(|setting| {
+                    setting.values.get(key) != of_task.first().and_then(|first| first.values.get(key))
+                })
+            })
+            .collect();
+        for setting in of_task {
+            let told = names.iter().zip(&setting.values).zip(&differs).filter(|(_, differs)| **differs);
+            let parts: Vec<String> = told.filter_map(|((name, value), _)| words(name, value)).collect();
+            setting.label = parts.join(" · ");
+        }
+    }
+}
+
+/// Returns a key with its value in a few words; nothing where there is no value.
+fn words(name: &str, value: &Value) -> Option<String> {
+    let value = shown(value);
+    match name {
+        _ if value == "–" => None,
+        "method" => Some(value),
+        "learning_rate" => Some(format!("lr {value}")),
+        "head_learning_rate" => Some(format!("head lr {value}")),
+        name => Some(format!("{} {value}", plain(name))),
+    }
+}
+
+/// Returns a key's name as people say it.
+pub fn plain(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 /// Orders numbers by value and all else as text.

@@ -13,6 +13,8 @@ pub struct SettingTable {
     rows: Vec<Vec<String>>,
     /// True for the rows of the best settings.
     best: Vec<bool>,
+    /// What is the same in all rows.
+    constants: Vec<(String, String)>,
     above: Vec<String>,
     below: Vec<String>,
 }
@@ -69,9 +71,15 @@ impl SettingTable {
             headers,
             rows: (0..settings.len()).map(row).collect(),
             best: settings.iter().map(|row| row.is_best).collect(),
+            constants,
             above: vec![counts(study), said.join(" · "), study.method().to_owned()],
             below: left_out(study),
         }
+    }
+
+    /// Returns what is the same in all rows, with its name.
+    pub fn constants(&self) -> &[(String, String)] {
+        &self.constants
     }
 
     /// Returns the table for a terminal; `*` marks the best settings.
