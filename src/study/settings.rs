@@ -257,8 +257,12 @@ pub fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(" "),
         Value::Number(number) => match number.as_f64() {
-            Some(number) if number != 0.0 && number.abs() < 0.01 => format!("{number:e}"),
-            Some(number) => format!("{number}"),
+            // Drawn at random, it has more digits than anyone reads.
+            Some(number) => {
+                let short: f64 = format!("{number:.3e}").parse().unwrap_or(number);
+                let number = if number.fract() == 0.0 { number } else { short };
+                if number != 0.0 && number.abs() < 0.01 { format!("{number:e}") } else { format!("{number}") }
+            }
             None => number.to_string(),
         },
         other => other.to_string(),

@@ -46,6 +46,7 @@ mod quantised; // messages about quantised checkpoints
 mod real_models; // SmolLM2-135M-Instruct against Transformers and PyTorch, killed and resumed
 mod recipes; // shipped recipes, faults and overrides
 mod rendering; // instructions, prompts and conversations against the published code and Transformers
+mod report; // `report`: tables, files, and the page, opened in a browser
 mod resume; // killed, interrupted and damaged runs go on to the same bits
 mod rows; // files of every form: which rows they hold, what of them is text, how much memory they take
 mod scheduler; // requests that come, differ and leave while others run

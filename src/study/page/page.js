@@ -23,8 +23,9 @@ const none = "–";
 const fixed = digits => n => n == null ? none : n.toFixed(digits);
 const grouped = n => n == null ? none : n.toLocaleString("en-US");
 const size = n => n == null ? none : n < 1e3 ? n + " B" : n < 1e6 ? (n / 1e3).toFixed(1) + " kB" : n < 1e9 ? (n / 1e6).toFixed(1) + " MB" : (n / 1e9).toFixed(2) + " GB";
-const text = v => v === null || v === "" ? none : Array.isArray(v) ? v.map(text).join(" ")
-  : typeof v === "number" && v !== 0 && Math.abs(v) < 0.01 ? String(v.toExponential()).replace("e+", "e") : String(v);
+// A number drawn at random has more digits than anyone reads.
+const figure = n => { const short = Number.isInteger(n) ? n : Number(n.toPrecision(4)); return n !== 0 && Math.abs(n) < 0.01 ? short.toExponential().replace("e+", "e") : String(short); };
+const text = v => v === null || v === "" ? none : Array.isArray(v) ? v.map(text).join(" ") : typeof v === "number" ? figure(v) : String(v);
 const spread = s => {
   const span = make("span");
   span.append(fixed(4)(s.median));

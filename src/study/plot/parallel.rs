@@ -11,6 +11,8 @@ use crate::study::settings::{compare, plain, short_names, shown};
 /// Most lines, and most axes besides the metric's.
 const LINES: usize = 300;
 const AXES: usize = 7;
+/// Most values that are marked on an axis.
+const MARKS: usize = 12;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 300.0;
 
@@ -43,7 +45,17 @@ pub fn draw(scene: &Scene<'_>) -> Vec<Figure> {
     let gap = (right - left) / axes.len() as f64;
     let metric =
         AxisScale::of(rows.iter().filter_map(|(_, setting)| setting.best.median), false, (BOTTOM, TOP));
+    // Many numbers lie where they are, few values one above the other.
+    let scale = |values: &[Value]| {
+        let numbers: Option<Vec<f64>> = values.iter().map(Value::as_f64).collect();
+        numbers
+            .filter(|found| found.len() > MARKS)
+            .map(|found| AxisScale::of(found.into_iter(), true, (BOTTOM, TOP)))
+    };
     let height = |values: &[Value], value: &Value| {
+        if let (Some(scale), Some(number)) = (scale(values), value.as_f64()) {
+            return scale.at(number);
+        }
         let place = values.iter().position(|known| known == value).unwrap_or(0) as f64;
         BOTTOM - 10.0 - (BOTTOM - TOP - 20.0) * place / (values.len() - 1) as f64
     };
@@ -66,14 +78,15 @@ pub fn draw(scene: &Scene<'_>) -> Vec<Figure> {
         canvas.line("axis", (x, TOP), (x, BOTTOM));
         let name = names.get(*key).map(|name| plain(name)).unwrap_or_default();
         canvas.text("d f-ink", (x, TOP - 14.0), Anchor::Middle, &short(&name, 20));
-        let every = values.len().div_ceil(12);
-        for value in values.iter().step_by(every) {
-            canvas.text(
-                "d f-soft",
-                (x + 6.0, height(values, value) + 4.0),
-                Anchor::Start,
-                &short(&shown(value), 16),
-            );
+        let marks: Vec<(f64, String)> = match scale(values) {
+            Some(scale) => scale.ticks(6.0).into_iter().map(|tick| (scale.at(tick), brief(tick))).collect(),
+            None => {
+                let some = values.iter().step_by(values.len().div_ceil(MARKS));
+                some.map(|value| (height(values, value), shown(value))).collect()
+            }
+        };
+        for (y, words) in marks {
+            canvas.text("d f-soft", (x + 6.0, y + 4.0), Anchor::Start, &short(&words, 16));
         }
     }
     canvas.line("axis", (right, TOP), (right, BOTTOM));
