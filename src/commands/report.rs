@@ -56,6 +56,11 @@ pub fn run(args: &ReportArgs) -> Result<Outcome> {
 fn report(args: &ReportArgs, format: Option<StudyFormat>) -> Result<bool> {
     let study = Study::open(&args.paths)?;
     let is_live = args.watch && !study.is_over();
+    if is_live && study.settings.is_empty() {
+        say("no run has finished yet");
+        return Ok(false);
+    }
+    study.check()?;
     let out = out(args, format);
     let text = match format {
         Some(StudyFormat::Peft | StudyFormat::Mlflow) | None => study.text(),

@@ -14,11 +14,13 @@ mod spectra;
 mod table;
 mod times;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::fault::{Result, fault};
+use crate::recipe::Sweep;
+use read::{FAILED, RECIPE};
 pub use read::{last_change, records};
 use record::{Record, Status};
 use settings::{Setting, settings, short_names, shown, varied};
@@ -35,32 +37,39 @@ pub struct Study {
     pub keys: Vec<String>,
     /// The runs that have ended, those that differ only in their seed together.
     pub settings: Vec<Setting>,
+    /// Runs of a sweep that have not begun.
+    pub waiting: usize,
 }
 
 impl Study {
     /// Reads the runs in `paths`, each a run or a folder of runs.
-    /// Fails where there is no run, or none has ended.
+    /// Fails where there is no run.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         let name = |path: &PathBuf| {
             let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
             whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned()
         };
         let title = paths.iter().map(name).collect::<Vec<_>>().join(", ");
-        let study = Self::of(title, records(paths)?);
-        if study.settings.is_empty() {
-            let (count, failed) = (study.records.len(), study.count("failed"));
-            return Err(fault(format!("no finished run: {count} found, of which {failed} failed"))
-                .hint("a run is finished when it has a `results.json`; wait, or continue with `loraxs train --resume`")
-                .into());
+        let waiting = paths.iter().map(|path| waiting(path)).sum();
+        Ok(Self { waiting, ..Self::of(title, records(paths)?) })
+    }
+
+    /// Fails where no run has finished.
+    pub fn check(&self) -> Result<()> {
+        if !self.settings.is_empty() {
+            return Ok(());
         }
-        Ok(study)
+        let (count, failed) = (self.records.len(), self.count("failed"));
+        Err(fault(format!("no finished run: {count} found, of which {failed} failed"))
+            .hint("a run is finished when it has a `results.json`; wait, or continue with `loraxs train --resume`")
+            .into())
     }
 
     /// Compares records.
     pub fn of(title: String, records: Vec<Record>) -> Self {
         let keys = varied(&records);
         let settings = settings(&records, &keys);
-        Self { title, records, keys, settings }
+        Self { title, records, keys, settings, waiting: 0 }
     }
 
     /// Returns the table for a terminal.
@@ -78,9 +87,9 @@ impl Study {
         self.records.iter().filter(|record| record.status.word() == state).count()
     }
 
-    /// Returns true if no run goes on.
+    /// Returns true if no run goes on or is still to begin.
     pub fn is_over(&self) -> bool {
-        self.records.iter().all(|record| record.status.is_end())
+        self.waiting == 0 && self.records.iter().all(|record| record.status.is_end())
     }
 
     /// Returns what all settings have in common, with its name.
@@ -148,4 +157,11 @@ impl Study {
             .filter(|(_, why)| !why.is_empty())
             .collect()
     }
+}
+
+/// Returns how many runs of the sweep in `folder` have not begun; none where it is no sweep.
+fn waiting(folder: &Path) -> usize {
+    let Ok(sweep) = Sweep::of_folder(folder) else { return 0 };
+    let has_begun = |name: &str| [RECIPE, FAILED].iter().any(|file| folder.join(name).join(file).exists());
+    sweep.runs.iter().filter(|run| !has_begun(&run.name)).count()
 }

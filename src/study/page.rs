@@ -104,6 +104,7 @@ impl Study {
             "runs": {
                 "name": column(&|run| run.name.clone().into()),
                 "href": column(&|run| link(from, &run.folder).into()),
+                "source": column(&|run| run.source.clone().into()),
                 "state": column(&|run| run.status.word().into()),
                 "seed": column(&|run| run.settings.get(SEED).cloned().unwrap_or_default()),
                 "best": number(Record::best_value),
@@ -281,7 +282,9 @@ fn link(from: &Path, to: &Path) -> String {
     let up = from.components().skip(common).map(|_| "..".to_owned());
     let name = |part: Component<'_>| encoded(&part.as_os_str().to_string_lossy());
     let parts: Vec<String> = up.chain(to.components().skip(common).map(name)).collect();
-    format!("{}/", if parts.is_empty() { ".".to_owned() } else { parts.join("/") })
+    let path = if parts.is_empty() { ".".to_owned() } else { parts.join("/") };
+    // Results of another tool are a file.
+    if to.is_file() { path } else { path + "/" }
 }
 
 /// Returns a name as a part of an address.

@@ -20,9 +20,9 @@ use crate::files;
 use crate::report::metrics_log::METRICS_FILE;
 
 /// Names of a run's files; `session::run_folder` says what they hold.
-const RECIPE: &str = "recipe.toml";
+pub const RECIPE: &str = "recipe.toml";
 const RESULTS: &str = "results.json";
-const FAILED: &str = "failed.json";
+pub const FAILED: &str = "failed.json";
 
 /// Folders below a named one in which runs are looked for.
 const DEPTH: usize = 12;

@@ -142,11 +142,6 @@ impl Record {
         self.base_parameters.filter(|count| *count > 0).or(self.adapter_parameters)
     }
 
-    /// Returns the seed, as text; empty if there is none.
-    pub fn seed(&self) -> String {
-        self.settings.get(SEED).map(Value::to_string).unwrap_or_default()
-    }
-
     fn value(&self, evaluation: Option<&Evaluated>) -> Option<f64> {
         evaluation?.metrics.get(&self.metric).copied().filter(|value| value.is_finite())
     }

@@ -130,6 +130,7 @@ pub fn counts(study: &Study) -> String {
         let count = study.count(state);
         parts.extend((count > 0).then(|| format!("{count} {state}")));
     }
+    parts.extend((study.waiting > 0).then(|| format!("{} to begin", study.waiting)));
     parts.join(", ")
 }
 

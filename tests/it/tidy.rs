@@ -30,7 +30,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("data", &["report"]),
     ("hub", &["report"]),
     ("recipe", &["adapters", "report"]),
-    ("study", &["adapters", "report"]),
+    ("study", &["adapters", "recipe", "report"]),
     ("report", &[]),
     ("torch", &["report"]),
     ("files", &[]),

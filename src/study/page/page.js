@@ -26,19 +26,21 @@ const size = n => n == null ? none : n < 1e3 ? n + " B" : n < 1e6 ? (n / 1e3).to
 // A number drawn at random has more digits than anyone reads.
 const figure = n => { const short = Number.isInteger(n) ? n : Number(n.toPrecision(4)); return n !== 0 && Math.abs(n) < 0.01 ? short.toExponential().replace("e+", "e") : String(short); };
 const text = v => v === null || v === "" ? none : Array.isArray(v) ? v.map(text).join(" ") : typeof v === "number" ? figure(v) : String(v);
-const spread = s => {
+const spread = (s, error) => {
   const span = make("span");
   span.append(fixed(4)(s.median));
+  if (error != null) span.append(make("span", "dev", " (s.e. " + error.toFixed(4) + ")"));
   if (s.deviation != null) span.append(make("span", "dev", " ± " + s.deviation.toFixed(4)));
   return span;
 };
 
 // The columns: a name, a value to sort by, and what is shown. Those in which nothing differs are said above.
 const columns = [
+  {name: "tool", of: s => runs.source[s.runs[0]], text: true},
   {name: "task", of: s => s.task, text: true},
   {name: "metric", of: s => s.metric, text: true},
   ...names.map((name, i) => ({name, of: s => s.values[i], show: v => text(v), text: settings.some(s => typeof s.values[i] === "string" || Array.isArray(s.values[i]))})),
-  {name: "best", of: s => s.best.median, cell: s => spread(s.best), always: true, title: "at the best epoch: median ± standard deviation over seeds"},
+  {name: "best", of: s => s.best.median, cell: s => spread(s.best, s.stderr), always: true, title: "at the best epoch: median ± standard deviation over seeds"},
   {name: "last", of: s => s.last.median, cell: s => spread(s.last), always: true, title: "at the last epoch"},
   {name: "best epoch", of: s => s.best_epoch.median, show: fixed(1), always: true},
   {name: "seeds", of: s => s.best.count, show: (n, s) => n === s.runs.length ? n : n + " of " + s.runs.length, always: true},
@@ -50,7 +52,7 @@ const columns = [
   {name: "peak MiB", of: s => s.peak_memory_mib, show: fixed(0)},
 ].filter((c, i) => {
   const all = settings.map(s => JSON.stringify(c.of(s)));
-  return c.always || all.some(v => v !== all[0]) || settings.length === 1 && i > 1 && all[0] !== "null";
+  return c.always || all.some(v => v !== all[0]) || settings.length === 1 && i > 2 && all[0] !== "null";
 });
 
 let {sort = null, down = false, filter = ""} = kept;
