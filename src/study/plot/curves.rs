@@ -70,7 +70,7 @@ pub fn draw(scene: &Scene<'_>) -> Vec<Figure> {
 }
 
 /// Says how many of the settings are drawn, if not all.
-pub fn fewer(all: usize, drawn: usize) -> String {
+fn fewer(all: usize, drawn: usize) -> String {
     if drawn < all {
         format!(" Drawn are {drawn} of {all} settings: the best of each kind, and every so many of the rest.")
     } else {

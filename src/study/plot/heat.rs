@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::canvas::{Anchor, Canvas};
 use super::palette::HEATS;
 use super::{Figure, Scene, data};
-use crate::study::settings::{RANK, Setting, Spread, compare, plain, short_names, shown};
+use crate::study::settings::{RANK, Setting, Spread, plain, short_names, shown};
 
 /// Most maps of a task, and most values of a key in one.
 const MAPS: usize = 24;
@@ -16,92 +17,81 @@ const VALUES: usize = 16;
 /// Keys for the axes, in the order in which they are taken.
 const WISHED: [&str; 3] = ["train.learning_rate", "train.head_learning_rate", RANK];
 
-/// A cell's medians, and the setting that stands for it.
+/// The settings of each cell, by row and column, with their places among all.
 type Cells<'a> = BTreeMap<(usize, usize), Vec<(usize, &'a Setting)>>;
+
+/// A key along an axis.
+struct HeatAxis {
+    key: usize,
+    name: String,
+    values: Vec<Value>,
+}
 
 /// Draws a map for each combination of the other keys.
 pub fn draw(scene: &Scene<'_>) -> Vec<Figure> {
-    let keys = &scene.study.keys;
-    let values = |key: usize, settings: &[(usize, &Setting)]| {
-        let mut found: Vec<Value> =
-            settings.iter().filter_map(|(_, setting)| setting.values.get(key).cloned()).collect();
-        found.sort_by(compare);
-        found.dedup();
-        found
+    let wished = WISHED.iter().filter_map(|name| scene.study.keys.iter().position(|key| key == name));
+    let names = short_names(&scene.study.keys);
+    let axis = |key: usize| {
+        let name = names.get(key).map(|name| plain(name)).unwrap_or_default();
+        HeatAxis { key, name, values: scene.values(key) }
     };
-    let is_axis = |key: &usize| {
-        let found = values(*key, &scene.settings);
-        (2..=VALUES).contains(&found.len()) && found.iter().all(Value::is_number)
+    let is_fit = |axis: &HeatAxis| {
+        (2..=VALUES).contains(&axis.values.len()) && axis.values.iter().all(Value::is_number)
     };
-    let mut axes = WISHED.iter().filter_map(|name| keys.iter().position(|key| key == name)).filter(is_axis);
+    let mut axes = wished.map(axis).filter(is_fit);
     let (Some(down), Some(across)) = (axes.next(), axes.next()) else { return Vec::new() };
-    let mut maps: Vec<(Vec<&Value>, Vec<(usize, &Setting)>)> = Vec::new();
-    for &(place, setting) in &scene.settings {
-        let rest: Vec<&Value> = setting
-            .values
-            .iter()
-            .enumerate()
-            .filter(|(key, _)| ![down, across].contains(key))
-            .map(|(_, value)| value)
-            .collect();
-        match maps.iter_mut().find(|(known, _)| *known == rest) {
-            Some((_, settings)) => settings.push((place, setting)),
-            None => maps.push((rest, vec![(place, setting)])),
-        }
-    }
-    maps.retain(|(_, settings)| settings.len() > 2);
-    let (down_values, across_values) = (values(down, &scene.settings), values(across, &scene.settings));
-    let medians =
-        || maps.iter().flat_map(|(_, settings)| settings).filter_map(|(_, setting)| setting.best.median);
+    let maps = maps(scene, &names, [&down, &across]);
+    let all = maps.iter().flat_map(|(_, cells)| cells.values().flatten());
+    let medians = all.filter_map(|(_, setting)| setting.best.median);
     let (low, high) =
-        medians().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), m| (low.min(m), high.max(m)));
-    let names = short_names(keys);
-    let name = |key: usize| names.get(key).map(|name| plain(name)).unwrap_or_default();
+        medians.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), m| (low.min(m), high.max(m)));
     let shade = |median: f64| {
         let share = if high > low { (median - low) / (high - low) } else { 0.5 };
         let share = if scene.is_up() { share } else { 1.0 - share };
         (share * (HEATS - 1) as f64).round() as usize
     };
-    let rest_names: Vec<&String> = names
-        .iter()
-        .enumerate()
-        .filter(|(key, _)| ![down, across].contains(key))
-        .map(|(_, name)| name)
-        .collect();
-    (maps.iter().take(MAPS))
-        .map(|(rest, settings)| {
-            let title = rest_names.iter().zip(rest).filter(|(_, value)| shown(value) != "–");
-            let title: Vec<String> = title.map(|(name, value)| format!("{} {}", plain(name), shown(value))).collect();
-            let index = |values: &[Value], setting: &Setting, key: usize| {
-                values.iter().position(|value| Some(value) == setting.values.get(key))
-            };
-            let mut cells: Cells<'_> = BTreeMap::new();
-            for (place, setting) in settings {
-                if let (Some(row), Some(column)) = (index(&down_values, setting, down), index(&across_values, setting, across)) {
-                    cells.entry((row, column)).or_default().push((*place, setting));
-                }
-            }
-            Figure {
-                kind: "heat",
-                title: title.join(" · "),
-                about: format!(
-                    "Median {} over seeds at the best epoch. One scale for all maps of a task; the best of each map is ringed.",
-                    scene.metric()
-                ),
-                svg: map_svg((&down_values, &across_values), (&name(down), &name(across)), &cells, &shade, scene.is_up()),
-                is_wide: false,
-            }
+    let about = format!(
+        "Median {} over seeds at the best epoch. One scale for all maps of a task; the best of each map is ringed.",
+        scene.metric()
+    );
+    (maps.into_iter().take(MAPS))
+        .map(|(title, cells)| Figure {
+            kind: "heat",
+            title,
+            about: about.clone(),
+            svg: map_svg([&down, &across], &cells, &shade, scene.is_up()),
+            is_wide: false,
         })
         .collect()
 }
 
+/// Returns the settings by the values of all keys but those of the axes, each with a title, those with fewer than three left out.
+fn maps<'a>(scene: &Scene<'a>, names: &[String], [down, across]: [&HeatAxis; 2]) -> Vec<(String, Cells<'a>)> {
+    let is_told = |key: usize| ![down.key, across.key].contains(&key) && scene.values(key).len() > 1;
+    let told: Vec<(usize, &String)> = names.iter().enumerate().filter(|(key, _)| is_told(*key)).collect();
+    let mut found: IndexMap<String, Cells<'a>> = IndexMap::new();
+    for &(place, setting) in &scene.settings {
+        let value = |key: usize| setting.values.get(key).unwrap_or(&Value::Null);
+        let parts = told.iter().filter(|(key, _)| !value(*key).is_null());
+        let title: Vec<String> =
+            parts.map(|(key, name)| format!("{} {}", plain(name), shown(value(*key)))).collect();
+        let index = |axis: &HeatAxis| axis.values.iter().position(|known| known == value(axis.key));
+        if let (Some(row), Some(column)) = (index(down), index(across)) {
+            let cells = found.entry(title.join(" · ")).or_default();
+            cells.entry((row, column)).or_default().push((place, setting));
+        }
+    }
+    found.into_iter().filter(|(_, cells)| cells.len() > 2).collect()
+}
+
 fn map_svg(
-    (down, across): (&[Value], &[Value]),
-    (down_name, across_name): (&str, &str),
+    [down_axis, across_axis]: [&HeatAxis; 2],
     cells: &Cells<'_>,
     shade: &dyn Fn(f64) -> usize,
     is_up: bool,
 ) -> String {
+    let (down, across) = (&down_axis.values, &across_axis.values);
+    let (down_name, across_name) = (&down_axis.name, &across_axis.name);
     let (left, top) = (64.0, 26.0);
     let width = (366.0 / across.len() as f64).min(118.0);
     let height = if down.len() > 6 { 30.0 } else { 40.0 };

@@ -10,8 +10,10 @@ mod parallel;
 mod pareto;
 mod seeds;
 
+use serde_json::Value;
+
 use super::Study;
-use super::settings::Setting;
+use super::settings::{Setting, compare};
 pub use canvas::escaped;
 use palette::Colouring;
 pub use palette::{properties, rules};
@@ -61,6 +63,15 @@ impl Scene<'_> {
             Some(median) => -median,
             None => f64::NEG_INFINITY,
         }
+    }
+
+    /// Returns the values of a key, in order.
+    fn values(&self, key: usize) -> Vec<Value> {
+        let mut found: Vec<Value> =
+            self.settings.iter().filter_map(|(_, setting)| setting.values.get(key).cloned()).collect();
+        found.sort_by(compare);
+        found.dedup();
+        found
     }
 
     /// Returns the settings from worst to best.
