@@ -110,15 +110,14 @@ impl Study {
             "train.schedule",
             "train.precision",
         ];
-        let mut found = Vec::new();
-        let one = |values: Vec<&str>| {
-            let first = *values.first()?;
-            (!first.is_empty() && values.iter().all(|value| *value == first)).then(|| first.to_owned())
+        let one = |values: Vec<String>| {
+            let first = values.first()?.clone();
+            (!first.is_empty() && values.iter().all(|value| *value == first)).then_some(first)
         };
-        let of = |get: fn(&Record) -> &str| one(self.records.iter().map(get).collect());
-        let texts: [(&str, fn(&Record) -> &str); 2] =
-            [("task", |record| &record.task), ("metric", |record| &record.metric)];
-        found.extend(texts.into_iter().filter_map(|(name, get)| Some((name.to_owned(), of(get)?))));
+        let of = |get: &dyn Fn(&Record) -> String| one(self.records.iter().map(get).collect());
+        let mut found: Vec<(String, String)> = Vec::new();
+        found.extend(of(&|record| record.task.clone()).map(|task| ("task".to_owned(), task)));
+        found.extend(of(&|record| record.metric.clone()).map(|metric| ("metric".to_owned(), metric)));
         let told: Vec<String> = TOLD.iter().map(|key| (*key).to_owned()).collect();
         for (key, name) in told.iter().zip(short_names(&told)) {
             let first = self.records.iter().find_map(|record| record.settings.get(key));
@@ -129,7 +128,7 @@ impl Study {
             let name = if key == "model.name" { "model".to_owned() } else { name };
             found.extend(first.filter(is_set).filter(|value| same(value)).map(|value| (name, shown(value))));
         }
-        found.extend(of(|record| &record.device).map(|device| ("device".to_owned(), device)));
+        found.extend(of(&|record| record.device.clone()).map(|device| ("device".to_owned(), device)));
         found
     }
 

@@ -56,10 +56,10 @@ impl Study {
              <link rel=\"icon\" href=\"data:,\">\n<style>\n{style}</style>\n</head>\n<body>\n",
             env!("CARGO_PKG_VERSION")
         );
-        let _ = write!(
+        let _ = writeln!(
             page,
             "<header class=\"top\"><div><h1>{title}</h1><p class=\"counts\">{}</p></div>\
-             <button id=\"theme\" type=\"button\" title=\"Light or dark\" aria-label=\"Switch between light and dark\">◐</button></header>\n",
+             <button id=\"theme\" type=\"button\" title=\"Light or dark\" aria-label=\"Switch between light and dark\">◐</button></header>",
             escaped(&counts(self))
         );
         page.push_str(&self.tiles());
@@ -69,12 +69,12 @@ impl Study {
         for one in &SECTIONS[..1] {
             page.push_str(&section(one, &figures));
         }
-        let _ = write!(
+        let _ = writeln!(
             page,
             "<section id=\"results\"><h2>Results</h2><p class=\"about\">{}.</p>\
              <noscript><p class=\"about\">The table needs JavaScript; <code>loraxs report --format md</code> writes it as text.</p></noscript>\
              <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Results\"><table id=\"table\"></table></div>\
-             <p><button id=\"more\" type=\"button\" hidden></button></p></section>\n",
+             <p><button id=\"more\" type=\"button\" hidden></button></p></section>",
             escaped(&sentence(self.method()))
         );
         for one in &SECTIONS[1..] {
@@ -250,9 +250,9 @@ fn section((name, heading, kinds): &(&str, &str, &[&str]), figures: &[Figure]) -
             format!("<p class=\"about\">{}</p>", escaped(&figure.about))
         };
         let scroll = if figure.is_wide { " tabindex=\"0\"" } else { "" };
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "<figure{class}><figcaption>{title}{about}</figcaption><div class=\"drawing\"{scroll}>{}</div></figure>\n",
+            "<figure{class}><figcaption>{title}{about}</figcaption><div class=\"drawing\"{scroll}>{}</div></figure>",
             figure.svg
         );
     }

@@ -59,7 +59,7 @@ pub fn records(paths: &[PathBuf]) -> Result<Vec<Record>> {
     let mut records: Vec<Record> = runs.par_iter().flat_map(|(name, run)| read(name, run)).collect();
     name_metrics(&mut records);
     records.extend(others);
-    records.sort_by(|a, b| natural(&a.name).cmp(&natural(&b.name)));
+    records.sort_by_cached_key(|record| natural(&record.name));
     Ok(records)
 }
 

@@ -16,6 +16,9 @@ const FILE: &str = "basis.safetensors";
 /// More bytes than a header has.
 const MOST_HEADER: u64 = 64 << 20;
 
+/// The singular values of layers, by name.
+pub type Spectra = Vec<(String, Vec<f64>)>;
+
 /// A tensor's place in a safetensors file.
 #[derive(Deserialize)]
 struct StoredTensor {
@@ -34,9 +37,9 @@ struct BasisHeader {
 
 /// Returns the singular values of each layer of the largest basis that one of the runs used, by layer; nothing if there is none at
 /// hand.
-pub fn spectra_of<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<(String, Vec<f64>)> {
+pub fn spectra_of<'a>(records: impl Iterator<Item = &'a Record>) -> Spectra {
     let mut cached: Option<Vec<BasisHeader>> = None;
-    let mut best: Option<(u64, Vec<(String, Vec<f64>)>)> = None;
+    let mut best: Option<(u64, Spectra)> = None;
     let mut seen: Vec<[String; 4]> = Vec::new();
     for record in records {
         let text = |key: &str| record.settings.get(key).map(Value::to_string).unwrap_or_default();
@@ -96,7 +99,7 @@ fn header(path: &Path) -> Option<BasisHeader> {
 }
 
 /// Reads the singular values of each layer.
-fn values(basis: &BasisHeader) -> Vec<(String, Vec<f64>)> {
+fn values(basis: &BasisHeader) -> Spectra {
     let Ok(mut file) = File::open(&basis.path) else { return Vec::new() };
     let mut read = |(name, tensor): &(String, StoredTensor)| {
         let layer = name.strip_suffix(".S")?;

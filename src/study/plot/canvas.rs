@@ -131,7 +131,7 @@ impl AxisScale {
     }
 
     /// Returns the scale from 0 on, for what cannot be less.
-    pub fn from_zero(mut self) -> Self {
+    pub fn and_zero(mut self) -> Self {
         if !self.is_log {
             self.low = 0.0;
         }

@@ -134,7 +134,7 @@ pub fn lines_svg(lines: &[Series], (x_name, y_name): (&str, &str), may_be_log: b
     let cut = |share: f64| heights.get((heights.len() as f64 * share) as usize).copied();
     let (low, high) = (cut(0.002).unwrap_or(0.0), cut(0.995).or(heights.last().copied()).unwrap_or(1.0));
     let y = AxisScale::of([low, high].into_iter(), may_be_log, (BOTTOM, TOP));
-    let x = AxisScale::of(all().map(|point| point.0), false, (LEFT, right)).from_zero();
+    let x = AxisScale::of(all().map(|point| point.0), false, (LEFT, right)).and_zero();
     axes(&mut canvas, (x, y), (LEFT, right, BOTTOM), (x_name, y_name));
     let at = |(px, py): &(f64, f64)| (x.at(*px), y.at(*py).clamp(TOP - 4.0, BOTTOM + 4.0));
     for line in lines {

@@ -74,7 +74,7 @@ pub fn spectra(scene: &Scene<'_>) -> Vec<Figure> {
         let line = |(place, (layer, values)): (usize, (f64, &Vec<f64>))| Series {
             points: (1..).zip(values).map(|(index, value)| (f64::from(index), *value)).collect(),
             setting: None,
-            colour: format!("o{}", if last == 0 { 0 } else { place * 7 / last }),
+            colour: format!("o{}", (place * 7).checked_div(last).unwrap_or(0)),
             words: [0, last / 2, last].contains(&place).then(|| format!("layer {layer}")),
         };
         let mut lines: Vec<Series> = layers.into_iter().enumerate().map(line).collect();

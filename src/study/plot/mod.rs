@@ -106,6 +106,9 @@ impl Scene<'_> {
     }
 }
 
+/// Draws plots of one task.
+type Draw = fn(&Scene<'_>) -> Vec<Figure>;
+
 /// Draws the plots of a study, section after section; one without anything to show is left out.
 pub fn figures(study: &Study) -> Vec<Figure> {
     let colouring = Colouring::of(study);
@@ -118,7 +121,7 @@ pub fn figures(study: &Study) -> Vec<Figure> {
             Scene { study, colouring: &colouring, task, settings: settings.collect() }
         })
         .collect();
-    let sections: [&[fn(&Scene<'_>) -> Vec<Figure>]; 6] = [
+    let sections: [&[Draw]; 6] = [
         &[pareto::draw, curves::draw],
         &[heat::draw],
         &[seeds::draw],
