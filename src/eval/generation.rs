@@ -21,7 +21,7 @@ use crate::scoring::{Rule, Verdict};
 
 /// One line of `OUT/predictions/TASK.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct AnswerRecord {
     /// Row of the split, from 0.
     pub index: usize,
     /// The model's input.
@@ -48,7 +48,7 @@ pub struct Record {
     pub check: String,
 }
 
-impl Record {
+impl AnswerRecord {
     /// Judges the `completion` of `prompt` by the rules of `task`.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ pub fn answer(
     (model, tokenizer): (&CausalLm, &Tokenizer),
     settings: &GenerationSettings,
     path: &Path,
-) -> Result<Option<Vec<Record>>> {
+) -> Result<Option<Vec<AnswerRecord>>> {
     let by_index: BTreeMap<usize, &Prompt> =
         task.prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
     let mut records = resumed(task, &by_index, path)?;
@@ -136,12 +136,12 @@ pub fn answer(
     let mut file = OpenOptions::new().append(true).open(path).with_context(|| cannot_write(path))?;
     let progress =
         Progress::new(task.prompts.len() as u64, task.name, "prompts").starting_at(known.len() as u64);
-    let is_right = |record: &Record| record.correct == Some(true);
+    let is_right = |record: &AnswerRecord| record.correct == Some(true);
     let mut right = records.iter().filter(|record| is_right(record)).count();
     let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
         if let Some(prompt) = by_index.get(&index) {
             let answered = (completion.text, Some(completion.finish), Some(completion.ids.len()));
-            let record = Record::new(task, prompt, answered)?;
+            let record = AnswerRecord::new(task, prompt, answered)?;
             files::check_held(path)?;
             append(&mut file, &record).with_context(|| cannot_write(path))?;
             right += usize::from(is_right(&record));
@@ -165,15 +165,19 @@ fn cannot_write(path: &Path) -> String {
     format!("cannot write `{}`", path.display())
 }
 
-fn append(file: &mut File, record: &Record) -> Result<()> {
+fn append(file: &mut File, record: &AnswerRecord) -> Result<()> {
     // One write per line: an interruption breaks at most the last line.
     Ok(file.write_all(format!("{}\n", serde_json::to_string(record)?).as_bytes())?)
 }
 
 /// Reads the records of an earlier, interrupted run under the same settings; leaves a whole file behind.
-fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path) -> Result<Vec<Record>> {
+fn resumed(
+    task: &PromptSet<'_>,
+    prompts: &BTreeMap<usize, &Prompt>,
+    path: &Path,
+) -> Result<Vec<AnswerRecord>> {
     let beside = path.with_extension("settings.json");
-    let mut records: BTreeMap<usize, Record> = BTreeMap::new();
+    let mut records: BTreeMap<usize, AnswerRecord> = BTreeMap::new();
     if path.exists() {
         let known = files::read_json::<Value>(&beside).ok();
         let known = known.filter(|known| [task.identity, task.earlier].contains(&known));
@@ -188,7 +192,7 @@ fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path
         records.extend(
             lines
                 .iter()
-                .filter_map(|line| Record::read(task, prompts, &known, line))
+                .filter_map(|line| AnswerRecord::read(task, prompts, &known, line))
                 .map(|read| (read.index, read)),
         );
         if records.len() < lines.len() {
@@ -200,16 +204,19 @@ fn resumed(task: &PromptSet<'_>, prompts: &BTreeMap<usize, &Prompt>, path: &Path
     }
     // Settings first: answers alone would be taken for another model's.
     files::write_json(&beside, task.identity)?;
-    let records: Vec<Record> = records.into_values().collect();
+    let records: Vec<AnswerRecord> = records.into_values().collect();
     files::write_json_lines(path, &records)?;
     Ok(records)
 }
 
 /// Returns the share of right answers by each rule.
-pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Rule]) -> Vec<(Rule, Score)> {
+pub fn scores<'a>(
+    records: impl Iterator<Item = &'a AnswerRecord> + Clone,
+    rules: &[Rule],
+) -> Vec<(Rule, Score)> {
     let verdicts = |rule: &Rule| {
         let verdict =
-            |record: &Record| record.verdicts.get(rule.name()).is_some_and(|verdict| verdict.correct);
+            |record: &AnswerRecord| record.verdicts.get(rule.name()).is_some_and(|verdict| verdict.correct);
         Score::of_verdicts(records.clone().map(verdict))
     };
     rules.iter().map(|rule| (*rule, verdicts(rule))).collect()
@@ -217,10 +224,10 @@ pub fn scores<'a>(records: impl Iterator<Item = &'a Record> + Clone, rules: &[Ru
 
 /// Groups the records by the value of a column in their rows.
 pub fn grouped<'a>(
-    records: &'a [Record],
+    records: &'a [AnswerRecord],
     prompts: &[Prompt],
     column: &str,
-) -> BTreeMap<String, Vec<&'a Record>> {
+) -> BTreeMap<String, Vec<&'a AnswerRecord>> {
     let value = |prompt: &Prompt| match prompt.columns.get(column) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
@@ -228,7 +235,7 @@ pub fn grouped<'a>(
     };
     let values: BTreeMap<usize, String> =
         prompts.iter().map(|prompt| (prompt.index, value(prompt))).collect();
-    let mut groups: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<&AnswerRecord>> = BTreeMap::new();
     for record in records {
         if let Some(value) = values.get(&record.index) {
             groups.entry(value.clone()).or_default().push(record);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::generation::{PromptSet, Record, scores};
+use super::generation::{AnswerRecord, PromptSet, scores};
 use crate::fault::Result;
 use crate::files;
 use crate::report::local_time;
@@ -21,7 +21,7 @@ pub struct Scored<'a> {
     /// What was asked.
     pub task: &'a PromptSet<'a>,
     /// One per prompt, in their order.
-    pub records: &'a [Record],
+    pub records: &'a [AnswerRecord],
     /// Solved examples before each prompt.
     pub shots: usize,
     /// Generation arguments: `until`, `max_gen_toks`, `do_sample`.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Evaluation;
 use super::averages::ClassScores;
-use super::generation::{Record, grouped, scores};
+use super::generation::{AnswerRecord, grouped, scores};
 use super::metrics::Score;
 use super::outcomes::ClassReport;
 use crate::data::prompts::Prompts;
@@ -67,10 +67,10 @@ impl TaskResult {
     pub fn of_answers(
         group_by: &[String],
         split: &str,
-        (rules, found, records): (&[Rule], &Prompts, &[Record]),
+        (rules, found, records): (&[Rule], &Prompts, &[AnswerRecord]),
         seconds: f64,
     ) -> Self {
-        let named = |all: &[&Record]| {
+        let named = |all: &[&AnswerRecord]| {
             let scores = scores(all.iter().copied(), rules).into_iter();
             scores.map(|(rule, score)| (rule.name().to_owned(), score)).collect()
         };

@@ -14,7 +14,7 @@ use crate::data::prompts::{self, Prompt, Prompts};
 use crate::data::row::{Columns, Wanted};
 use crate::data::rows::Rows;
 use crate::data::split::Split;
-use crate::eval::generation::{PromptSet, Record};
+use crate::eval::generation::{AnswerRecord, PromptSet};
 use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, fault, usage};
@@ -59,8 +59,8 @@ pub fn rescore(place: &Environment, args: &EvalArgs, file: &Path) -> Result<Endi
     });
     let (prompts, earlier) = (&found.prompts, &Value::Null);
     let task = PromptSet { name, rules: &rules, prompts, identity: &identity, earlier };
-    let records: Vec<Record> = (prompts.iter().zip(answers))
-        .map(|(prompt, text)| Record::new(&task, prompt, (text, None, None)))
+    let records: Vec<AnswerRecord> = (prompts.iter().zip(answers))
+        .map(|(prompt, text)| AnswerRecord::new(&task, prompt, (text, None, None)))
         .collect::<Result<_>>()?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(EVAL));
     write(&out, &task, &records)?;
@@ -74,7 +74,7 @@ pub fn rescore(place: &Environment, args: &EvalArgs, file: &Path) -> Result<Endi
 
 /// Writes the records as `eval` does with a model.
 /// Fails when the folder has other completions.
-fn write(out: &Path, task: &PromptSet<'_>, records: &[Record]) -> Result<()> {
+fn write(out: &Path, task: &PromptSet<'_>, records: &[AnswerRecord]) -> Result<()> {
     files::refuse_file(out)?;
     files::hold_for_good(out)?;
     let path = out.join("predictions").join(format!("{}.jsonl", task.name));
