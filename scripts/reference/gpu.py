@@ -271,6 +271,28 @@ class Bench:
                       "MiB": results["peak_memory_mib"], "first loss": losses[0], "last loss": losses[-1],
                       "examples/s without recordings": plain, "losses apart": apart})
 
+    def sweep(self):
+        """Sixteen runs of the encoder together, and one after another: runs an hour, and how far their losses are apart."""
+        self.data()
+        found = {}
+        for together in (16, 1):
+            folder = self.options.place / "runs" / f"sweep-{together}"
+            shutil.rmtree(folder, ignore_errors=True)
+            steps = 4 if self.options.tiny else 40
+            path = self.recipe(folder, self.encoder(), ENCODER_TARGETS, "gpu/sst2", batch_size=32, max_steps=steps, precision="bf16", checkpoint_every="never")
+            varied = ["train.learning_rate=1e-4,5e-4,1e-3,2e-3", "train.seed=0,1,2,3", f"together={together}"]
+            varied = [argument for sweep in varied for argument in ("--sweep", sweep)]
+            self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "sweep", *varied, name=f"sweep-{together}", limit=200)
+            runs = sorted(path.parent for path in folder.glob("sweep/*/results.json"))
+            results = [json.loads((run / "results.json").read_text()) for run in runs]
+            points = [json.loads(line) for run in runs for line in (run / "metrics.jsonl").read_text().splitlines()]
+            seconds = sum(result["train_seconds"] for result in results)
+            found[together] = seconds, [point["loss"] for point in points if point["kind"] == "train"]
+            self.note(f"sweep, {together} together", **{"runs/hour": 3600 * len(runs) / seconds, "MiB": max(result["peak_memory_mib"] for result in results)})
+        (together, losses), (alone, others) = found[16], found[1]
+        apart = max(abs(a - b) / b for a, b in zip(losses, others, strict=True))
+        self.note("sweep", **{"times the runs an hour": alone / together, "losses apart": apart})
+
     def encoder_trunk(self, folder):
         from transformers import AutoModel
 
@@ -421,7 +443,7 @@ class Bench:
         self.free()
 
 
-PARTS = ["doctor", "machine", "glue", "glue_peer", "svd", "lm", "lm_peer", "small", "small_peer", "generate", "generate_peer"]
+PARTS = ["doctor", "machine", "glue", "glue_peer", "sweep", "svd", "lm", "lm_peer", "small", "small_peer", "generate", "generate_peer"]
 
 
 def main():

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::forked;
 use crate::resume::{Outcome, outcome, wait_until};
-use crate::support::{Place, encoders, errors, json};
+use crate::support::{Place, device_name, encoders, errors, json};
 
 /// A place with a recipe: dropout, shuffling, accumulation and evaluations all on.
 fn place() -> Place {
@@ -68,7 +68,7 @@ fn a_run_of_a_group_is_the_run_alone_also_beside_one_that_diverges_and_one_that_
     let (found, ended) =
         (runs(&place.path("sweep")), |run: &Path| -> Value { json(&run.join("results.json")) });
     assert_eq!(found.len(), 8);
-    for (run, path) in found.values().enumerate().map(|(_, path)| (seed_of(path), path)) {
+    for (run, path) in found.values().map(|path| (seed_of(path), path)) {
         let sets: Vec<String> = keys
             .iter()
             .map(|key| {
@@ -89,9 +89,10 @@ fn a_run_of_a_group_is_the_run_alone_also_beside_one_that_diverges_and_one_that_
         }
         place.run(&args, 0);
         let alone = place.path(&alone);
-        assert_eq!(outcome(path), outcome(&alone), "run {run}");
+        agree(path, &alone);
         let (together, alone) = (ended(path), ended(&alone));
-        for key in ["ended", "seed", "recipe", "parameters", "delta_norm", "adapter"] {
+        let on_a_cpu = if device_name() == "cpu" { &["delta_norm", "adapter"][..] } else { &[] };
+        for key in ["ended", "seed", "recipe", "parameters"].iter().chain(on_a_cpu) {
             assert_eq!(together[key], alone[key], "run {run}, {key}");
         }
         assert_eq!((&together["together"], &alone["together"]), (&8.into(), &1.into()));
@@ -100,6 +101,48 @@ fn a_run_of_a_group_is_the_run_alone_also_beside_one_that_diverges_and_one_that_
             _ => "finished",
         };
         assert_eq!(together["ended"], ended, "run {run}");
+    }
+}
+
+/// Compares two runs: to the bit on a CPU; a GPU sums several runs in other shapes, so that losses differ by rounding.
+fn agree(found: &Path, expected: &Path) {
+    if device_name() == "cpu" {
+        assert_eq!(outcome(found), outcome(expected), "{found:?}");
+        return;
+    }
+    let [found_log, expected_log] = [found, expected].map(crate::support::log);
+    assert_eq!(found_log.len(), expected_log.len(), "{found:?}");
+    for (found, expected) in found_log.iter().zip(&expected_log).filter_map(|(a, b)| Some((a.loss?, b.loss?)))
+    {
+        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} and {expected}");
+    }
+}
+
+#[test]
+fn on_a_gpu_runs_yield_their_places_when_few_are_left() {
+    if device_name() == "cpu" {
+        println!("skipped: scripts/standin.sh runs this");
+        return;
+    }
+    let place = place();
+    // Three of the first four stop after two evaluations, because nothing improves without a rate.
+    let keys = [
+        "train.seed=0,1,2,3,4,5",
+        "train.learning_rate=0.0,0.0,0.0,1e-2,1e-2,3e-3",
+        "train.head_learning_rate=0.0,0.0,0.0,5e-3,5e-3,5e-3",
+        "eval.patience=1,1,1,0,0,0",
+        "zip=train.seed+train.learning_rate+train.head_learning_rate+eval.patience",
+        "together=4",
+    ];
+    let output = place.run(&sweep("sweep", &keys), 0);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let groups: Vec<&str> = told.lines().filter(|line| line.starts_with("training ")).collect();
+    assert!(groups.len() == 2 && groups[0].contains("4 runs") && groups[1].contains("3 runs"), "{told}");
+    for path in runs(&place.path("sweep")).values() {
+        let recipe = path.join("recipe.toml");
+        let alone = format!("alone-{}", seed_of(path));
+        place.run(&["train", "--recipe", recipe.to_str().unwrap(), "--out", &alone], 0);
+        agree(path, &place.path(&alone));
     }
 }
 
@@ -206,7 +249,7 @@ fn at_each_rung_of_halving_the_better_half_goes_on_as_it_would_alone() {
         let until = points.into_iter().filter(|point| point.step <= until).filter_map(|point| point.metrics);
         until.filter_map(|metrics| metrics["accuracy"]).fold(f64::NEG_INFINITY, f64::max)
     };
-    let mut left: Vec<String> = order(&halved, "sweep.toml");
+    let mut left: Vec<String> = order(&halved);
     for rung in [8, 12] {
         let half = left.len() / 2;
         left.sort_by(|a, b| best(b, rung).total_cmp(&best(a, rung)));
@@ -214,7 +257,7 @@ fn at_each_rung_of_halving_the_better_half_goes_on_as_it_would_alone() {
             assert_eq!(steps_of(&halved.join(&name)), rung, "{name}");
             assert_eq!(json::<Value>(&halved.join(&name).join("results.json"))["ended"], "halving");
         }
-        left.sort_by_key(|name| order(&halved, "sweep.toml").iter().position(|known| known == name));
+        left.sort_by_key(|name| order(&halved).iter().position(|known| known == name));
     }
     for name in left {
         assert_eq!(outcome(&halved.join(&name)), outcome(&whole.join(&name)), "{name}");
@@ -222,7 +265,7 @@ fn at_each_rung_of_halving_the_better_half_goes_on_as_it_would_alone() {
 }
 
 /// The names of the runs in the order of the sweep: its learning rates, then its seeds.
-fn order(folder: &Path, _file: &str) -> Vec<String> {
+fn order(folder: &Path) -> Vec<String> {
     let rates = ["0.01", "0.003", "0.001", "0.0003"];
     let names: Vec<String> = runs(folder).into_keys().collect();
     let of = |rate: &str, seed: u64| {
@@ -237,8 +280,7 @@ fn order(folder: &Path, _file: &str) -> Vec<String> {
 #[test]
 fn runs_share_one_full_decomposition_whatever_their_rank() {
     let place = place();
-    let grid = ["adapter.rank=2,8,4", "adapter.sigma=a"];
-    let mut args = sweep("sweep", &grid[..1]);
+    let mut args = sweep("sweep", &["adapter.rank=2,8,4"]);
     args.extend(["--set", "adapter.svd=exact", "--set", "train.max_steps=4"]);
     place.run(&args, 0);
     let bases = fs::read_dir(place.path("cache/basis")).map(|entries| entries.count()).unwrap_or_default();

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::claim::{Claim, Claims};
-use super::{AskedSweep, halving, together};
+use super::{AskedSweep, halving, plan, together};
 use crate::cli::{EvalArgs, SubjectArgs};
 use crate::fault::{Result, hint_of};
 use crate::files::{self, Held};
@@ -71,6 +72,7 @@ impl<'a> SweepTraining<'a> {
     /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
     /// Fails when a run cannot begin, or a file cannot be written.
     pub fn run(&mut self) -> Result<(Ending, usize)> {
+        self.check()?;
         if !self.out.join(SWEEP).exists() {
             refuse_used(self.out, false)?;
             files::write_bytes(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
@@ -93,6 +95,24 @@ impl<'a> SweepTraining<'a> {
             }
         }
         Ok((Ending::Finished, self.failed()))
+    }
+
+    /// Tells what is finished, and looks at one run of each kind that is not: after days of training is no time to miss a file, or that
+    /// a rank is too large.
+    fn check(&mut self) -> Result<()> {
+        let runs = self.sweep.runs.len();
+        let finished = (0..runs).filter(|run| self.folder(*run).join(RESULTS).exists()).count();
+        if finished > 0 {
+            say(&format!("{finished} of {runs} runs are finished"));
+        }
+        for of_kind in plan::groups(self.sweep)? {
+            let Some(run) = of_kind.into_iter().find(|run| !self.is_done(*run, 1)) else { continue };
+            let SweepRun { recipe, name, .. } = &self.sweep.runs[run];
+            let inputs = self.inputs(recipe).with_context(|| format!("run `{name}`"))?;
+            inputs.counts().with_context(|| format!("run `{name}`"))?;
+            self.keep(recipe.clone(), inputs);
+        }
+        Ok(())
     }
 
     /// Scores the generation tasks of a run that are not scored.
@@ -190,7 +210,8 @@ impl<'a> SweepTraining<'a> {
         let runs: Vec<&SweepRun> = claimed.iter().map(|(run, ..)| &self.sweep.runs[*run]).collect();
         let inputs = self.inputs(&runs[0].recipe)?;
         let others: Vec<Recipe> = runs[1..].iter().map(|run| run.recipe.clone()).collect();
-        let mut training = Training::new(self.place, inputs, &others)?;
+        let of_first = || format!("run `{}`", runs[0].name);
+        let mut training = Training::new(self.place, inputs, &others).with_context(of_first)?;
         let pauses = halving::pauses(self.sweep.settings.halving.as_ref(), rung, &training)?;
         let course = |(run, pause): (&SweepRun, u64)| Course {
             name: run.name.clone(),
@@ -213,7 +234,7 @@ impl<'a> SweepTraining<'a> {
             [] => String::new(),
         });
         let mut round = Round::Trained;
-        for ((state, end), Course { out, .. }) in group::train(&mut training, &way)?.into_iter().zip(&courses)
+        for ((state, end), Course { out, .. }) in group::train(&mut training, &way).with_context(of_first)?.into_iter().zip(&courses)
         {
             match end {
                 RunEnd::Interrupted => round = Round::Interrupted,
