@@ -6,7 +6,7 @@ use crate::fault::Result;
 use crate::report::say;
 use crate::session::environment::Environment;
 use crate::session::next;
-use crate::session::sweep::run::SweepTraining;
+use crate::session::sweep::work::SweepTraining;
 use crate::session::sweep::{AskedSweep, forecast, plan};
 use crate::train::Ending;
 

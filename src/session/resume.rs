@@ -221,9 +221,9 @@ pub fn begin(training: &mut Training, courses: &[Course], fewest: usize, resume:
     {
         loaded.check(run)?;
     }
-    let outs = courses.iter().map(|course| &course.out);
-    let finished = outs.enumerate().filter(|(_, out)| out.join(RESULTS).exists());
-    for (_, out) in finished.filter(|(i, _)| !matches!(loaded.get(*i), Some(Some(_)))) {
+    let finished = courses.iter().enumerate().filter(|(_, course)| course.out.join(RESULTS).exists());
+    let mut without = finished.filter(|(run, _)| !matches!(loaded.get(*run), Some(Some(_))));
+    if let Some((_, Course { out, .. })) = without.next() {
         let message =
             format!("the run in `{}` is finished and kept no checkpoint to go on from", out.display());
         let start =

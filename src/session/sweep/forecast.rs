@@ -1,6 +1,6 @@
 //! Cost of a sweep, estimated before its first run (`--dry-run`).
 
-use super::run::SweepTraining;
+use super::work::SweepTraining;
 use super::{halving, plan};
 use crate::adapters::Method;
 use crate::fault::Result;

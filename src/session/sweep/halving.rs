@@ -1,6 +1,9 @@
 //! Successive halving: at each rung, the weaker runs of a sweep end. Source: K. Jamieson and A. Talwalkar, arXiv 1502.07943.
 
-use super::run::SweepTraining;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
 use crate::fault::{Result, usage};
 use crate::files;
 use crate::recipe::Halving;
@@ -8,7 +11,6 @@ use crate::session::inputs::TrainInputs;
 use crate::session::run_folder::{FAILED, RESULTS};
 use crate::session::training::Training;
 use crate::spec::{Every, Metric};
-use serde_json::Value;
 
 /// Returns the name of the file of a run's results at a rung.
 pub fn file(rung: u64) -> String {
@@ -62,23 +64,22 @@ impl Halving {
 /// Ends the weaker of the runs that have reached a rung, and returns the others.
 /// Fails when results cannot be read or written.
 pub fn survivors(
-    training: &SweepTraining,
+    folder: impl Fn(usize) -> PathBuf,
     halving: &Halving,
     rung: u64,
     contenders: &[usize],
 ) -> Result<Vec<usize>> {
     let mut ranked: Vec<(usize, f64)> = Vec::new();
-    for &run in contenders.iter().filter(|run| !training.folder(**run).join(FAILED).exists()) {
-        let folder = training.folder(run);
-        let at_rung = folder.join(file(rung));
+    for &run in contenders.iter().filter(|run| !folder(**run).join(FAILED).exists()) {
+        let (at_rung, results) = (folder(run).join(file(rung)), folder(run).join(RESULTS));
         // A run that stopped early has its results alone.
-        let found = if at_rung.exists() { at_rung } else { folder.join(RESULTS) };
+        let found = if at_rung.exists() { at_rung } else { results };
         ranked.push((run, merit(&files::read_json(&found)?)));
     }
     ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let kept = ranked.len().div_ceil(usize::try_from(halving.factor).unwrap_or(usize::MAX));
     for (run, _) in ranked.split_off(kept) {
-        let [at_rung, results] = [&file(rung), RESULTS].map(|name| training.folder(run).join(name));
+        let [at_rung, results] = [&file(rung), RESULTS].map(|name| folder(run).join(name));
         if !results.exists() {
             files::write_json(&results, &files::read_json::<Value>(&at_rung)?)?;
         }

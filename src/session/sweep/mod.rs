@@ -6,6 +6,7 @@ mod halving;
 pub mod plan;
 pub mod run;
 mod together;
+pub mod work;
 
 use std::path::{Path, PathBuf};
 

@@ -1,29 +1,25 @@
 //! The runs of a sweep: trained group after group, each in a folder of its own, beside other processes that work on the same sweep.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::claim::{Claim, Claims};
-use super::{AskedSweep, halving, plan, together};
+use super::work::SweepTraining;
+use super::{halving, plan, together};
 use crate::cli::{EvalArgs, SubjectArgs};
 use crate::fault::{Result, hint_of};
 use crate::files::{self, Held};
-use crate::recipe::{Recipe, SWEEP, Sweep, SweepRun};
+use crate::recipe::{Recipe, SWEEP, SweepRun};
 use crate::report::say;
-use crate::session::environment::Environment;
 use crate::session::group::{self, Way};
-use crate::session::inputs::TrainInputs;
 use crate::session::resume::{refuse_used, try_lock};
 use crate::session::run_folder::{EVAL, FAILED, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
 use crate::session::training::{Course, Training};
-use crate::spec::Shard;
 use crate::train::{Ending, RunEnd, interrupt};
 
 /// Interval at which runs that other processes train are looked at.
@@ -45,30 +41,7 @@ enum Round {
 /// A run that this process trains, with what keeps it from others.
 type Claimed = (usize, Claim, (File, Held));
 
-/// A sweep that is being trained, or planned.
-pub struct SweepTraining<'a> {
-    pub(super) place: &'a Environment,
-    pub(super) sweep: &'a Sweep,
-    pub(super) out: &'a Path,
-    pub(super) shard: Shard,
-    /// The inputs of the group before, and the recipe that they were opened for.
-    inputs: Option<(Recipe, TrainInputs)>,
-    /// How many runs of a kind were found to be fastest together, by what they share.
-    pub(super) fastest: BTreeMap<String, usize>,
-}
-
-impl<'a> SweepTraining<'a> {
-    /// Prepares a sweep; nothing is written.
-    /// Fails when its folder is that of another one.
-    pub fn new(place: &'a Environment, asked: &'a AskedSweep) -> Result<Self> {
-        let AskedSweep { sweep, out, shard } = asked;
-        files::refuse_file(out)?;
-        if out.join(SWEEP).exists() {
-            sweep.check_same(out)?;
-        }
-        Ok(Self { place, sweep, out, shard: *shard, inputs: None, fastest: BTreeMap::new() })
-    }
-
+impl SweepTraining<'_> {
     /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
     /// Fails when a run cannot begin, or a file cannot be written.
     pub fn run(&mut self) -> Result<(Ending, usize)> {
@@ -85,7 +58,7 @@ impl<'a> SweepTraining<'a> {
                 return Ok((Ending::Interrupted, self.failed()));
             }
             if let Some(halving) = self.sweep.settings.halving.as_ref().filter(|_| rung < rungs) {
-                contenders = halving::survivors(self, halving, rung, &contenders)?;
+                contenders = halving::survivors(|run| self.folder(run), halving, rung, &contenders)?;
             }
         }
         let runs: Vec<usize> = self.shard.order(self.sweep.runs.len()).collect();
@@ -133,19 +106,9 @@ impl<'a> SweepTraining<'a> {
         score(self.place, &subject, &EvalArgs { task: tasks, ..EvalArgs::default() })
     }
 
-    pub(super) fn folder(&self, run: usize) -> PathBuf {
-        self.out.join(&self.sweep.runs[run].name)
-    }
-
     /// Returns the number of runs that diverged.
     fn failed(&self) -> usize {
         (0..self.sweep.runs.len()).filter(|run| self.folder(*run).join(FAILED).exists()).count()
-    }
-
-    /// Returns true if nothing of a run is left to do up to a rung.
-    fn is_done(&self, run: usize, rung: u64) -> bool {
-        let rung = halving::file(rung);
-        [RESULTS, FAILED, &rung].into_iter().any(|name| self.folder(run).join(name).exists())
     }
 
     /// Trains these runs up to a rung, or waits for the processes that do.
@@ -234,7 +197,8 @@ impl<'a> SweepTraining<'a> {
             [] => String::new(),
         });
         let mut round = Round::Trained;
-        for ((state, end), Course { out, .. }) in group::train(&mut training, &way).with_context(of_first)?.into_iter().zip(&courses)
+        for ((state, end), Course { out, .. }) in
+            group::train(&mut training, &way).with_context(of_first)?.into_iter().zip(&courses)
         {
             match end {
                 RunEnd::Interrupted => round = Round::Interrupted,
@@ -250,18 +214,5 @@ impl<'a> SweepTraining<'a> {
         }
         self.keep(runs[0].recipe.clone(), training.into_inputs());
         Ok(round)
-    }
-
-    /// Opens the inputs of a recipe, or takes those of the group before.
-    pub(super) fn inputs(&mut self, recipe: &Recipe) -> Result<TrainInputs> {
-        match self.inputs.take() {
-            Some((before, inputs)) if inputs.serves(&before, recipe) => inputs.with_recipe(recipe.clone()),
-            _ => TrainInputs::open(self.place, recipe.clone()),
-        }
-    }
-
-    /// Keeps the inputs that were opened for a recipe.
-    pub(super) fn keep(&mut self, recipe: Recipe, inputs: TrainInputs) {
-        self.inputs = Some((recipe, inputs));
     }
 }

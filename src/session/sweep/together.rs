@@ -1,7 +1,7 @@
 //! Which runs of a sweep train together.
 
 use super::plan;
-use super::run::SweepTraining;
+use super::work::SweepTraining;
 use crate::adapters::Method;
 use crate::fault::Result;
 use crate::recipe::Recipe;
