@@ -44,7 +44,7 @@ pub const ADAPTED: [&str; 11] = [
     "tiny/pairs", "--limit", "8",
 ];
 
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 19] = [
     Kind {
         name: "config-encoder",
         inputs: 400,
@@ -155,6 +155,14 @@ pub const KINDS: [Kind; 18] = [
         prepare: state::finished,
         plain: &["eval", "--run", "run", "--datasets", "datasets.toml"],
         change: state::run,
+        outcome: None,
+    },
+    Kind {
+        name: "report",
+        inputs: 200,
+        prepare: state::compared,
+        plain: &["report", "study"],
+        change: state::report,
         outcome: None,
     },
     Kind {

@@ -248,6 +248,7 @@ kinds! {
     rows "rows"
     checkpoints "checkpoint"
     runs "run"
+    results_to_compare "report"
     caches "cache"
     predictions "predictions"
     command_lines "flags"

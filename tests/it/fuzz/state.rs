@@ -13,7 +13,7 @@ use super::kinds::{
     EVAL_SUMS, RESUME, TRAIN, change_one, common, copy_all, decoder, edit, encoder, owned, runs,
 };
 use crate::forked;
-use crate::support::{Point, encoders, errors, json, log};
+use crate::support::{Point, encoders, errors, fixture, json, log};
 
 /// Names the fixture itself in the recipe, because a run remembers the folder of its base.
 fn name_fixture(folder: &Path, more: &str) {
@@ -89,6 +89,29 @@ pub fn run(dice: &mut Dice, folder: &Path) -> Vec<String> {
         2 => owned(&["merge", "--run", "run", "--out", "merged"]),
         3 => owned(&["merge", "--run", "run", "--out", "merged", "--format", "peft"]),
         _ => owned(&RESUME),
+    }
+}
+
+/// A run, a row for PEFT's table, and results of lm-evaluation-harness.
+pub fn compared(folder: &Path) {
+    encoder(folder);
+    name_fixture(folder, "");
+    runs(folder, &["train", "--recipe", "recipe.toml", "--out", "study/run"]);
+    runs(folder, &["report", "study", "--format", "peft", "--out", "study/row.json"]);
+    let harness = fixture("harness/results_2026-11-26T12-00-00.000000.json");
+    fs::copy(harness, folder.join("study/harness.json")).unwrap();
+    fs::remove_dir_all(folder.join("study/run/adapter")).unwrap();
+}
+
+pub fn report(dice: &mut Dice, folder: &Path) -> Vec<String> {
+    change_one(dice, &folder.join("study"), &[".json", ".jsonl", ".toml"]);
+    match dice.below(6) {
+        0 => owned(&["report", "study", "--format", "peft", "--out", "rows"]),
+        1 => owned(&["report", "study", "--format", "mlflow"]),
+        2 => owned(&["report", "study", "--format", "json"]),
+        3 => owned(&["report", "study/row.json", "study/harness.json", "--format", "csv"]),
+        4 => owned(&["report", "study/row.json", "study/run"]),
+        _ => owned(&["report", "study"]),
     }
 }
 
