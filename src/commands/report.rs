@@ -69,11 +69,10 @@ fn report(args: &ReportArgs, format: Option<StudyFormat>) -> Result<bool> {
         Some(StudyFormat::Csv) => study.csv()?,
         Some(StudyFormat::Json) => study.json()?,
     };
-    let mut written: Vec<PathBuf> = Vec::new();
-    match out {
+    match &out {
         Some(path) => {
-            files::write_bytes(&path, format!("{}\n", text.trim_end()).as_bytes())?;
-            written.push(path);
+            files::write_bytes(path, format!("{}\n", text.trim_end()).as_bytes())?;
+            say(&format!("wrote {}", path.display()));
         }
         None => say(text.trim_end()),
     }
@@ -81,7 +80,6 @@ fn report(args: &ReportArgs, format: Option<StudyFormat>) -> Result<bool> {
         let count = study.write_plots(folder)?;
         say(&format!("wrote {count} plots, each as SVG and PNG, to {}", folder.display()));
     }
-    written.iter().for_each(|path| say(&format!("wrote {}", path.display())));
     Ok(study.is_over())
 }
 
@@ -104,6 +102,7 @@ fn format(args: &ReportArgs) -> Result<Option<StudyFormat>> {
 
 /// Returns the file to write; `None` is standard output.
 fn out(args: &ReportArgs, format: Option<StudyFormat>) -> Option<PathBuf> {
-    let page = || Some(args.paths.first()?.join("report.html"));
-    args.out.clone().or_else(|| if format == Some(StudyFormat::Html) { page() } else { None })
+    let folder = args.paths.iter().find(|path| path.is_dir());
+    let page = || folder.cloned().unwrap_or_default().join("report.html");
+    args.out.clone().or_else(|| (format == Some(StudyFormat::Html)).then(page))
 }

@@ -125,7 +125,6 @@ impl Study {
                 self.records.iter().all(|record| record.settings.get(key).is_none_or(|other| other == value))
             };
             let is_set = |value: &&Value| shown(value) != "–" && value.as_f64() != Some(0.0);
-            let name = if key == "model.name" { "model".to_owned() } else { name };
             found.extend(first.filter(is_set).filter(|value| same(value)).map(|value| (name, shown(value))));
         }
         found.extend(of(&|record| record.device.clone()).map(|device| ("device".to_owned(), device)));

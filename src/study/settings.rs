@@ -269,9 +269,12 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// Returns the last part of each key, or the whole key where two would be the same.
+/// Returns the last part of each key, or the whole key where two would be the same; that of `model.name` is the model.
 pub fn short_names(keys: &[String]) -> Vec<String> {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let last = |key: &str| {
+        let key = if key == "model.name" { "model" } else { key };
+        key.rsplit('.').next().unwrap_or_default().to_owned()
+    };
     let is_alone = |key: &str| keys.iter().filter(|other| last(other) == last(key)).count() == 1;
     keys.iter().map(|key| if is_alone(key) { last(key) } else { key.clone() }).collect()
 }

@@ -417,6 +417,7 @@ fn wrong_input_ends_in_one_message() {
             1,
             "cannot write `run/recipe.toml/page.html`",
         ),
+        (&["report", "run", "--watch", "--format", "mlflow"], 2, "not the files of another tool"),
         (&["report"], 2, "required"),
         (&["report", "run", "--format", "pdf"], 2, "invalid value 'pdf'"),
     ] {
@@ -475,6 +476,20 @@ fn a_watched_report_is_written_again_until_all_runs_have_ended() {
     late.finish(&place.path("runs/b"));
     until(&|page| page.contains("<html lang=\"en\">") && !page.contains("1 unfinished"));
     assert!(watching.wait().unwrap().success());
+}
+
+#[test]
+fn runs_of_a_sweep_that_have_not_begun_are_counted() {
+    let place = Place::new();
+    let sweep =
+        "[model]\nname = \"minilm\"\n[data]\ndataset = \"glue/stsb\"\n[sweep]\ntrain.seed = [0, 1, 2]\n";
+    fs::create_dir_all(place.path("sweep")).unwrap();
+    fs::write(place.path("sweep/sweep.toml"), sweep).unwrap();
+    Made::default().finish(&place.path("sweep/seed=0"));
+    Made { seed: 1, ..Made::default() }.begin(&place.path("sweep/seed=1"));
+    let text = out(&place.run(&["report", "sweep"], 0));
+    assert!(text.starts_with("2 runs, 1 setting, 1 unfinished, 1 to begin\n"), "{text}");
+    assert!(page(&place, &["sweep"]).contains("1 unfinished, 1 to begin</p>"));
 }
 
 /// A browser, where there is one.
