@@ -125,7 +125,7 @@ fn median_line(lines: impl Iterator<Item = Vec<(f64, f64)>>) -> Vec<(f64, f64)> 
 pub fn lines_svg(lines: &[Series], (x_name, y_name): (&str, &str), may_be_log: bool) -> String {
     let words = lines.iter().filter_map(|line| line.words.as_ref());
     let longest = words.map(|text| text.chars().count().min(26)).max().unwrap_or(0) as f64;
-    let right = (SIZE.0 - 12.0 - longest * 6.1).max(230.0);
+    let right = (SIZE.0 - 12.0 - longest * 7.0).max(230.0);
     let mut canvas = Canvas::new(SIZE.0, SIZE.1);
     let all = || lines.iter().flat_map(|line| &line.points);
     // What shoots off is cut, so that the rest can be seen.
