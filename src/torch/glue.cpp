@@ -134,8 +134,15 @@ int lx_zeros_on_demand(at::Tensor** out, const int64_t* size, int64_t dims) {
   });
 }
 
-// Makes `grad` the gradient that backward passes add to for the leaf `tensor`.
+// Makes `grad` the gradient that backward passes add to for the leaf `tensor`. Leaves of several runs are parts of one buffer: that their
+// gradients have gaps, as libtorch warns, is meant so.
 int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
+  static struct : c10::WarningHandler {
+    void process(const c10::Warning& warning) override {
+      if (warning.msg().find("gradient layout contract") == std::string::npos) c10::WarningHandler::process(warning);
+    }
+  } but_gaps;
+  c10::WarningUtils::set_warning_handler(&but_gaps);
   return guarded([&] { tensor->mutable_grad() = *grad; });
 }
 

@@ -65,6 +65,7 @@ fn a_run_of_a_group_is_the_run_alone_also_beside_one_that_diverges_and_one_that_
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(told.contains("training 8 runs together"), "{told}");
     assert!(told.contains("1 of 8 runs failed"), "{told}");
+    assert!(!errors(&output).contains("gradient layout contract"), "{}", errors(&output));
     let (found, ended) =
         (runs(&place.path("sweep")), |run: &Path| -> Value { json(&run.join("results.json")) });
     assert_eq!(found.len(), 8);
