@@ -73,16 +73,16 @@ fn a_row_for_peft_has_every_key_that_its_loader_demands() {
     let demands: BTreeMap<String, Value> = json(&fixture("peft_rows.json"));
     assert!(demands.len() > 50, "{}", demands.len());
     for (path, demand) in &demands {
-        let step = |at: Option<&Value>, key: &str| match key {
-            "last" => at?.as_array()?.last().cloned(),
-            key => at?.get(key).cloned(),
-        };
-        let found = path.split('.').fold(Some(row.clone()), |at, key| step(at.as_ref(), key));
+        let mut parts = path.split('.');
+        let found = parts.try_fold(&row, |at, key| match key {
+            "last" => at.as_array()?.last(),
+            key => at.get(key),
+        });
         let Some(found) = found else {
             assert_eq!(demand["absent"], true, "{path} is absent");
             continue;
         };
-        let kind = match &found {
+        let kind = match found {
             Value::Null => "NoneType",
             Value::Bool(_) => "bool",
             Value::Number(number) if number.is_f64() => "float",
