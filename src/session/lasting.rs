@@ -1,6 +1,5 @@
 //! What of a recipe lasts when its run goes on, and what may change.
 
-use crate::fault::Result;
 use crate::recipe::{Recipe, TrainRecipe};
 use crate::spec::{Every, Schedule};
 use crate::train::schedule;
@@ -17,38 +16,6 @@ pub const FREE: [&str; 5] = [
 pub const ROUNDING: [&str; 3] = ["train.micro_batch_size", "train.micro_batch_tokens", "eval.batch_size"];
 /// Those that say how long a run takes.
 pub const LENGTH: [&str; 2] = ["train.epochs", "train.max_steps"];
-
-/// Keys in which runs may differ that train together.
-pub const OWN: [&str; 13] = [
-    "adapter.alpha",
-    "adapter.init_std",
-    "train.max_steps",
-    "train.epochs",
-    "train.learning_rate",
-    "train.head_learning_rate",
-    "train.schedule",
-    "train.warmup_steps",
-    "train.warmup_ratio",
-    "train.weight_decay",
-    "train.max_grad_norm",
-    "train.seed",
-    "eval.patience",
-];
-
-/// Returns `shared` with the [`OWN`] keys of `recipe`.
-/// Fails when the two do not fit together, which recipes of one group do.
-pub fn with_own_keys(shared: &Recipe, recipe: &Recipe) -> Result<Recipe> {
-    let [mut mixed, own]: [toml::Table; 2] =
-        [toml::from_str(&shared.to_toml()?)?, toml::from_str(&recipe.to_toml()?)?];
-    for (section, key) in OWN.iter().filter_map(|key| key.split_once('.')) {
-        let value = own.get(section).and_then(|section| section.get(key));
-        let of_section = mixed.get_mut(section).and_then(toml::Value::as_table_mut);
-        if let (Some(value), Some(section)) = (value, of_section) {
-            section.insert(key.to_owned(), value.clone());
-        }
-    }
-    Recipe::try_from(mixed)
-}
 
 /// Returns the steps of warm-up of a training of so many steps.
 pub fn warmup(train: &TrainRecipe, steps: u64) -> u64 {

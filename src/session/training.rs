@@ -6,7 +6,7 @@ use super::adapter_setup::AdapterSetup;
 use super::counts::Counts;
 use super::environment::{Environment, use_precision};
 use super::inputs::TrainInputs;
-use super::lasting::{lasting, warmup, with_own_keys};
+use super::lasting::{lasting, warmup};
 use super::run_folder::{CHECKPOINTS, RECIPE};
 use crate::adapters::basis::BasisSpec;
 use crate::adapters::file::{AdapterConfig, WEIGHTS};
@@ -59,7 +59,7 @@ pub struct Training {
 
 impl Training {
     /// Loads the model and puts the adapter of each run on it: of the inputs' recipe, and of `others`, which differ from it only in
-    /// [`OWN`] keys.
+    /// keys of their own ([`Recipe::with_own_keys`]).
     /// Fails when a tensor, a basis or the adapter to start from does not fit.
     pub fn new(place: &Environment, mut inputs: TrainInputs, others: &[Recipe]) -> Result<Self> {
         let TrainInputs { recipe, base, head, .. } = &inputs;
@@ -86,7 +86,7 @@ impl Training {
             (recipe.svd, recipe.svd_iterations, recipe.svd_seed) = (method, iterations, seed);
         }
         let TrainInputs { recipe, base, dataset, head, .. } = &inputs;
-        let others = others.iter().map(|other| with_own_keys(recipe, other));
+        let others = others.iter().map(|other| recipe.with_own_keys(other));
         let recipes: Vec<Recipe> =
             std::iter::once(Ok(recipe.clone())).chain(others).collect::<Result<_>>()?;
         let methods: Vec<Method> =

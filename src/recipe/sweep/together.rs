@@ -1,9 +1,9 @@
-//! Which runs can be trained in one pass.
+//! Which runs can be trained together.
 
 use super::super::Recipe;
 use crate::fault::Result;
 
-/// Keys in which runs that are trained in one pass may differ.
+/// Keys in which runs that are trained together may differ: those of each run's own.
 const DIFFERENT: [(&str, &[&str]); 3] = [
     ("adapter", &["alpha", "init_std"]),
     (
@@ -30,6 +30,23 @@ impl Recipe {
             }
         }
         Ok(toml::to_string(&recipe)?)
+    }
+
+    /// Returns this recipe with the keys of `other` in which runs that are trained together may differ.
+    ///
+    /// # Errors
+    /// As [`Recipe::to_toml`] and [`Recipe::parse`].
+    pub fn with_own_keys(&self, other: &Self) -> Result<Self> {
+        let [mut mixed, own]: [toml::Table; 2] = [self.to_toml()?.parse()?, other.to_toml()?.parse()?];
+        for (section, keys) in DIFFERENT {
+            let Some(mixed) = mixed.get_mut(section).and_then(toml::Value::as_table_mut) else { continue };
+            for key in keys {
+                if let Some(value) = own.get(section).and_then(|own| own.get(*key)) {
+                    mixed.insert((*key).to_owned(), value.clone());
+                }
+            }
+        }
+        Self::try_from(mixed)
     }
 }
 
