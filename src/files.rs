@@ -60,6 +60,25 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |out| Ok(out.write_all(bytes)?))
 }
 
+/// Writes a file that is not there yet; one that another process has written meanwhile stays.
+///
+/// # Errors
+/// Names the file that cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = || -> io::Result<()> {
+        fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+            _ => Ok(()),
+        }
+    };
+    written().map_err(|error| cannot_write(path, &error))
+}
+
 /// Writes `value` as indented JSON with a final newline, as [`write_atomically`] does.
 pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     write_bytes(path, format!("{}\n", serde_json::to_string_pretty(value)?).as_bytes())

@@ -135,6 +135,12 @@ fn peft_targets(base: &OpenBase, heads: &[&str], targets: &[String], layers: &[L
     }
 }
 
+/// Checks that the adapter that a recipe starts from is there and fits.
+/// Fails when it does not.
+pub fn check_start(recipe: &Recipe, base: &OpenBase) -> Result<()> {
+    start(recipe, base)?.iter().try_for_each(|start| continued(&recipe.adapter.method, start).map(drop))
+}
+
 /// Returns a method with the settings that only the file of the adapter that it starts from records.
 fn continued(method: &Method, start: &AdapterFile) -> Result<Method> {
     let names: Vec<&str> = start.config.modules.iter().map(String::as_str).collect();

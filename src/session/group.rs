@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -60,20 +60,29 @@ pub fn train(training: &mut Training, way: &Way) -> Result<Vec<(TrainState, RunE
         say(&format!("resuming after step {step}"));
     }
     let objective = training.objective();
-    let mut recorder = Recorders { training, way, runs };
+    let mut recorder = Recorders { training, way, runs, checked: Instant::now() };
     let _awaited = interrupt::awaited();
     Trainer::new(plan, objective.as_ref(), &training.trained, &mut recorder, loaded)?.run()
 }
+
+/// Time after which a log point asks whether the runs are still this process's.
+const CHECK_AFTER: Duration = Duration::from_secs(5);
 
 /// The recorders of all runs, each with the seconds that its training took before.
 struct Recorders<'a> {
     training: &'a Training,
     way: &'a Way<'a>,
     runs: Vec<(RunRecorder<'a>, f64)>,
+    /// When it was last asked whether the runs are still this process's.
+    checked: Instant,
 }
 
 impl Recorder for Recorders<'_> {
     fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()> {
+        if self.checked.elapsed() > CHECK_AFTER {
+            (0..self.runs.len()).try_for_each(|run| (self.way.check)(run))?;
+            self.checked = Instant::now();
+        }
         self.runs[run].0.logged(point)
     }
 
@@ -83,10 +92,11 @@ impl Recorder for Recorders<'_> {
     }
 
     fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
+        (self.way.check)(run)?;
         self.runs[run].0.evaluated(step, evaluation, best)
     }
 
-    fn ended(&mut self, run: usize, state: &TrainState, end: &RunEnd) -> Result<()> {
+    fn ended(&mut self, run: usize, state: &TrainState, share: f64, end: &RunEnd) -> Result<()> {
         let (ended, file) = match end {
             RunEnd::Finished => ("finished", RESULTS),
             RunEnd::StoppedEarly => ("patience", RESULTS),
@@ -97,12 +107,11 @@ impl Recorder for Recorders<'_> {
         let (recorder, before) = &self.runs[run];
         recorder.finish(state)?;
         let Course { name, out, .. } = &self.way.courses[run];
-        let part = self.way.start.elapsed().as_secs_f64() / self.runs.len() as f64;
         let results = Results {
             training: (self.training, run),
             state,
             ended,
-            seconds: before + part,
+            seconds: before + share * self.way.start.elapsed().as_secs_f64(),
             delta_norm: delta_norms(self.training, run, out)?,
         };
         results.write(out, file).context("training ended, but its results could not be saved")?;

@@ -15,7 +15,7 @@ use super::training::{Course, Training};
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
-use crate::recipe::{AdapterRecipe, Recipe, flat};
+use crate::recipe::{AdapterRecipe, Recipe, SWEEP, flat};
 use crate::spec::{Precision, Schedule};
 use crate::train::TrainPlan;
 use crate::train::checkpoint::Loaded;
@@ -57,6 +57,10 @@ pub fn asked(args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
 pub fn refuse_used(out: &Path, may_be_used: bool) -> Result<()> {
     let used = [RESULTS, RECIPE, CHECKPOINTS].into_iter().find(|name| out.join(name).exists());
     files::refuse_file(out)?;
+    if out.join(SWEEP).exists() {
+        let message = format!("`{}` is the folder of a sweep, and the recipe is one run", out.display());
+        return Err(fault(message).hint("choose another folder with `--out`").into());
+    }
     match used {
         Some(name) if !may_be_used => {
             Err(fault(format!("`{}` already has a run: found `{name}`", out.display()))
@@ -120,6 +124,11 @@ pub fn is_done(out: &Path, mut recipe: Recipe) -> Result<bool> {
     }
     if !path.exists() {
         return Ok(true);
+    }
+    // One that halving stopped goes on.
+    let results: serde_json::Value = files::read_json(&out.join(RESULTS)).unwrap_or_default();
+    if results["ended"] == "halving" {
+        return Ok(false);
     }
     let (done, _) = Recipe::load(&path.to_string_lossy(), &[])?;
     recipe.settle_folders()?;

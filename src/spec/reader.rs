@@ -136,6 +136,14 @@ impl Reader {
 
     /// Applies one `key.path=values`, or `setting=value`, of a sweep.
     pub fn sweep(&mut self, assignment: &str) {
+        let key = assignment.split('=').next().unwrap_or_default().trim();
+        let before = self.entries.get(key).map(|given| given.place.clone());
+        if let Some(Place::Sweep(before)) = before {
+            let told =
+                format!("the key is given twice, also by `--sweep {before}`: list all its values once");
+            self.faults.push((Place::Sweep(assignment.to_owned()), told));
+            return;
+        }
         self.assign(assignment, Place::Sweep(assignment.to_owned()), "expected `key.path=value,value,…`");
     }
 

@@ -21,7 +21,7 @@ use tch::{Kind, Tensor};
 
 use crate::adapters::Trained;
 use crate::eval::Evaluation;
-use crate::fault::{Result, fault};
+use crate::fault::{Fault, Result, fault};
 use crate::nn::Noise;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
@@ -55,11 +55,11 @@ pub trait Recorder {
     /// When it cannot be written.
     fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()>;
 
-    /// Records that run `run` ended, while others go on.
+    /// Records that run `run` ended, while others go on; `share` is its part of the training time of all runs so far.
     ///
     /// # Errors
     /// When it cannot be written.
-    fn ended(&mut self, _run: usize, _state: &TrainState, _end: &RunEnd) -> Result<()> {
+    fn ended(&mut self, _run: usize, _state: &TrainState, _share: f64, _end: &RunEnd) -> Result<()> {
         Ok(())
     }
 }
@@ -87,6 +87,8 @@ pub struct Trainer<'a> {
 /// One of the k runs.
 struct Running {
     state: TrainState,
+    /// Its seconds of training before.
+    begun: f64,
     /// Tokens and seconds since the last log point.
     window: (usize, f64),
     end: Option<RunEnd>,
@@ -112,7 +114,8 @@ impl<'a> Trainer<'a> {
                 None => TrainState::new(&run.fingerprint, run.stream(), plan.loss_scaling),
                 Some(loaded) => loaded.restore(run, i, &mut optimizer)?,
             };
-            runs.push(Running { state, window: (0, 0.0), end: None });
+            let begun = state.seconds;
+            runs.push(Running { state, begun, window: (0, 0.0), end: None });
         }
         let source = BatchSource::new(&plan, objective.lengths());
         let noise = Noise::new(runs.iter().map(|run| run.state.run.noise.clone()).collect());
@@ -178,9 +181,12 @@ impl<'a> Trainer<'a> {
 
     /// Ends a run, unless it has ended.
     fn end(&mut self, run: usize, end: RunEnd) -> Result<()> {
+        let own = |run: &Running| run.state.seconds - run.begun;
+        let all: f64 = self.runs.iter().map(own).sum();
+        let share = if all > 0.0 { own(&self.runs[run]) / all } else { 1.0 / self.runs.len() as f64 };
         let Running { state, end: ended, .. } = &mut self.runs[run];
         if ended.is_none() {
-            self.recorder.ended(run, state, ended.insert(end))?;
+            self.recorder.ended(run, state, share, ended.insert(end))?;
         }
         Ok(())
     }
@@ -326,7 +332,9 @@ impl<'a> Trainer<'a> {
         self.noise.pass_over(run, 2);
         let evaluation = match self.objective.evaluate(run) {
             Ok(evaluation) => evaluation,
-            Err(error) => return self.end(run, RunEnd::Failed(error)),
+            // Anything else than a judgement of the model, such as a lack of memory, is no failure of the run.
+            Err(error) if error.is::<Fault>() => return self.end(run, RunEnd::Failed(error)),
+            Err(error) => return Err(error),
         };
         let value = self.plan.metric.merit(evaluation.value(self.plan.metric).unwrap_or(f64::NAN));
         let epoch = step as f64 / self.source.steps_per_epoch() as f64;

@@ -220,6 +220,7 @@ fn three_processes_share_a_sweep_and_two_end_it_if_one_is_killed() {
             assert_eq!(output.status.code(), if killed { None } else { Some(0) }, "{}", errors(&output));
         }
         assert_eq!(outcomes(&place.path(out)), whole);
+        assert_eq!(reported(&place, out), reported(&place, "whole"));
         // Done once each: a run that two train has the log points of both.
         for run in runs(&place.path(out)).values() {
             let points = crate::support::log(run);
@@ -228,6 +229,21 @@ fn three_processes_share_a_sweep_and_two_end_it_if_one_is_killed() {
             assert!(steps.windows(2).all(|pair| pair[0] < pair[1]), "{steps:?}");
         }
     }
+}
+
+/// The report of a sweep as one line for each run, without its clock, memory and place.
+fn reported(place: &Place, out: &str) -> Vec<Vec<String>> {
+    let csv = place.run(&["report", out, "--format", "csv"], 0).stdout;
+    let mut lines = csv::Reader::from_reader(csv.as_slice());
+    let of_place = ["seconds", "per_second", "peak_memory_mib", "folder"];
+    let headers = lines.headers().unwrap().clone();
+    let kept: Vec<usize> =
+        (0..headers.len()).filter(|&i| !of_place.iter().any(|end| headers[i].ends_with(end))).collect();
+    assert!(kept.len() > 10 && lines.headers().unwrap().iter().any(|name| name == "best"), "{headers:?}");
+    let cells = |line: csv::StringRecord| kept.iter().map(|&i| line[i].to_owned()).collect();
+    let rows: Vec<Vec<String>> = lines.records().map(|line| cells(line.unwrap())).collect();
+    assert_eq!(rows.len(), 12);
+    rows
 }
 
 #[test]

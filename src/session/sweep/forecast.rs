@@ -1,10 +1,12 @@
 //! Cost of a sweep, estimated before its first run (`--dry-run`).
 
 use super::work::SweepTraining;
-use super::{halving, plan};
+use anyhow::Context as _;
+
 use crate::adapters::Method;
 use crate::fault::Result;
 use crate::report::table;
+use crate::session::adapter_setup;
 use crate::session::environment::kind_of;
 use crate::train::trial::operations_per_second;
 
@@ -17,18 +19,17 @@ const SHOWN: usize = 24;
 /// Fails when a run cannot begin.
 pub fn text(training: &mut SweepTraining) -> Result<String> {
     let halving = training.sweep.settings.halving;
-    let (mut rows, mut operations, mut kind) = (Vec::new(), 0.0, None);
-    for of_kind in plan::groups(training.sweep)? {
+    let (mut rows, mut operations, mut arithmetic) = (Vec::new(), 0.0, None);
+    for (kind, of_kind) in training.kinds.clone().into_iter().enumerate() {
         let first = &training.sweep.runs[of_kind[0]];
-        let inputs = training.inputs(&first.recipe)?;
+        let inputs = training.inputs(&first.recipe).with_context(|| format!("run `{}`", first.name))?;
         let forecast = inputs.costs(training.place, training.out)?;
         let steps = of_kind.iter().map(|run| inputs.steps_of(&training.sweep.runs[*run].recipe.train));
         let (least, most, all) = steps.fold((u64::MAX, 0, 0), |(least, most, all), steps| {
             (steps.min(least), steps.max(most), all + steps)
         });
-        if let Some(halving) = &halving {
-            halving::check(halving, &inputs, most)?;
-        }
+        training.check_rungs(kind, &inputs)?;
+        adapter_setup::check_start(&inputs.recipe, &inputs.base)?;
         let together = training.most_together(of_kind.len(), &first.recipe.adapter.method);
         let examples = first.recipe.train.batch_size.min(inputs.train.examples.len());
         let tokens: usize = forecast.lengths.iter().sum();
@@ -36,7 +37,7 @@ pub fn text(training: &mut SweepTraining) -> Result<String> {
         // A product forward and one for the gradient of its input; of trained weights, one more.
         let products = if first.recipe.adapter.method == Method::Full { 6.0 } else { 4.0 };
         operations += products * forecast.counts.all as f64 * tokens * all as f64;
-        kind = kind.or(Some(kind_of(inputs.recipe.train.precision)));
+        arithmetic = arithmetic.or(Some(kind_of(inputs.recipe.train.precision)));
         let memory = forecast.bytes(together, training.place.device.is_cuda());
         let steps = if least == most { most.to_string() } else { format!("{least} to {most}") };
         let counts = forecast.counts;
@@ -58,7 +59,7 @@ pub fn text(training: &mut SweepTraining) -> Result<String> {
     if more > 0 {
         text += &format!("\n… and {more} groups more");
     }
-    let speed = operations_per_second(kind.unwrap_or(tch::Kind::Float), training.place.device)?;
+    let speed = operations_per_second(arithmetic.unwrap_or(tch::Kind::Float), training.place.device)?;
     let hours = operations / speed / 3600.0;
     let at_most = if halving.is_some() { ", without what halving spares" } else { "" };
     text += &format!(

@@ -8,7 +8,7 @@ use crate::fault::{Result, usage};
 use crate::files;
 use crate::recipe::Halving;
 use crate::session::inputs::TrainInputs;
-use crate::session::run_folder::{FAILED, RESULTS};
+use crate::session::run_folder::RESULTS;
 use crate::session::training::Training;
 use crate::spec::{Every, Metric};
 
@@ -70,11 +70,12 @@ pub fn survivors(
     contenders: &[usize],
 ) -> Result<Vec<usize>> {
     let mut ranked: Vec<(usize, f64)> = Vec::new();
-    for &run in contenders.iter().filter(|run| !folder(**run).join(FAILED).exists()) {
-        let (at_rung, results) = (folder(run).join(file(rung)), folder(run).join(RESULTS));
-        // A run that stopped early has its results alone.
-        let found = if at_rung.exists() { at_rung } else { results };
-        ranked.push((run, merit(&files::read_json(&found)?)));
+    for &run in contenders {
+        // A run that stopped early has its results alone; one that failed before the rung has neither.
+        let found = [file(rung), RESULTS.to_owned()].map(|name| folder(run).join(name));
+        if let Some(found) = found.iter().find(|path| path.exists()) {
+            ranked.push((run, merit(&files::read_json(found)?)));
+        }
     }
     ranked.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let kept = ranked.len().div_ceil(usize::try_from(halving.factor).unwrap_or(usize::MAX));

@@ -32,6 +32,14 @@ pub struct AskedSweep {
 pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
     let resumed = args.resume.as_ref().and_then(Option::as_ref);
     let out = resumed.or(args.out.as_ref());
+    if let (Some(resumed), Some(out)) = (resumed, &args.out)
+        && resumed != out
+        && resumed.join(SWEEP).is_file()
+    {
+        let message =
+            format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
+        return Err(usage(message).hint("leave out `--out`").into());
+    }
     let found = match (&args.recipe, out) {
         (Some(name), out) => {
             let basis = args.basis.as_ref().map(|basis| format!("adapter.basis={}", basis.display()));
@@ -61,6 +69,7 @@ pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
             None => Ok(None),
         };
     };
+    let sweep = of_begun(sweep, &out)?;
     let slurm = || {
         let shard = Shard::of_slurm(|name| std::env::var(name).ok())?;
         say(&format!("this task of the Slurm array begins with share {shard} of the sweep"));
@@ -68,4 +77,17 @@ pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
     };
     let shard = args.shard.or_else(slurm).unwrap_or_default();
     Ok(Some(AskedSweep { sweep, out, shard }))
+}
+
+/// Returns the sweep that has begun in a folder, with the runs in its own order, trained together as is asked for now; else the
+/// given one.
+/// Fails when the folder has another one.
+fn of_begun(asked: Sweep, out: &Path) -> Result<Sweep> {
+    if !out.join(SWEEP).exists() {
+        return Ok(asked);
+    }
+    asked.check_same(out)?;
+    let mut begun = Sweep::of_folder(out)?;
+    begun.settings.together = asked.settings.together;
+    Ok(begun)
 }

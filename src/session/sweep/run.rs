@@ -1,6 +1,6 @@
 //! The runs of a sweep: trained group after group, each in a folder of its own, beside other processes that work on the same sweep.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use super::claim::{Claim, Claims};
 use super::work::SweepTraining;
-use super::{halving, plan, together};
+use super::{halving, together};
 use crate::cli::{EvalArgs, SubjectArgs};
 use crate::fault::{Result, hint_of};
 use crate::files::{self, Held};
 use crate::recipe::{Recipe, SWEEP, SweepRun};
 use crate::report::say;
+use crate::session::adapter_setup;
 use crate::session::group::{self, Way};
 use crate::session::resume::{refuse_used, try_lock};
 use crate::session::run_folder::{EVAL, FAILED, RESULTS};
@@ -48,8 +49,10 @@ impl SweepTraining<'_> {
         self.check()?;
         if !self.out.join(SWEEP).exists() {
             refuse_used(self.out, false)?;
-            files::write_bytes(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
+            files::write_new(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
         }
+        // Another process may have begun another one meanwhile.
+        self.sweep.check_same(self.out)?;
         let claims = Claims::open(self.out)?;
         let rungs = self.sweep.settings.halving.as_ref().map_or(1, |halving| halving.rungs);
         let mut contenders: Vec<usize> = (0..self.sweep.runs.len()).collect();
@@ -74,16 +77,43 @@ impl SweepTraining<'_> {
     /// a rank is too large.
     fn check(&mut self) -> Result<()> {
         let runs = self.sweep.runs.len();
+        (0..runs).try_for_each(|run| self.repair(run))?;
         let finished = (0..runs).filter(|run| self.folder(*run).join(RESULTS).exists()).count();
         if finished > 0 {
             say(&format!("{finished} of {runs} runs are finished"));
         }
-        for of_kind in plan::groups(self.sweep)? {
-            let Some(run) = of_kind.into_iter().find(|run| !self.is_done(*run, 1)) else { continue };
-            let SweepRun { recipe, name, .. } = &self.sweep.runs[run];
-            let inputs = self.inputs(recipe).with_context(|| format!("run `{name}`"))?;
-            inputs.counts().with_context(|| format!("run `{name}`"))?;
-            self.keep(recipe.clone(), inputs);
+        for kind in 0..self.kinds.len() {
+            let open = self.kinds[kind].iter().find(|run| !self.is_done(**run, 1));
+            let Some(run) = open.copied() else { continue };
+            self.check_kind(kind, run).with_context(|| format!("run `{}`", self.sweep.runs[run].name))?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the data, the targets and the adapter that a run of a kind starts from, and at the rungs of all its runs.
+    fn check_kind(&mut self, kind: usize, run: usize) -> Result<()> {
+        let recipe = &self.sweep.runs[run].recipe;
+        let inputs = self.inputs(recipe)?;
+        inputs.counts()?;
+        adapter_setup::check_start(&inputs.recipe, &inputs.base)?;
+        self.check_rungs(kind, &inputs)?;
+        self.keep(recipe.clone(), inputs);
+        Ok(())
+    }
+
+    /// Removes results that somebody damaged: the run goes on from its newest checkpoint.
+    fn repair(&self, run: usize) -> Result<()> {
+        let rungs = self.sweep.settings.halving.map_or(1, |halving| halving.rungs);
+        for name in (1..rungs).map(halving::file).chain([RESULTS.to_owned()]) {
+            let path = self.folder(run).join(name);
+            if !path.exists() {
+                continue;
+            }
+            let found = files::read_json::<Value>(&path);
+            if !found.as_ref().is_ok_and(|found| found["steps"].is_u64() && found["metric"].is_string()) {
+                tracing::warn!("`{}` is damaged: the run goes on from its newest checkpoint", path.display());
+                fs::remove_file(&path).map_err(|error| files::cannot_write(&path, &error))?;
+            }
         }
         Ok(())
     }
@@ -97,7 +127,11 @@ impl SweepTraining<'_> {
             let found: Value = if found.exists() { files::read_json(&found)? } else { Value::Null };
             Ok::<_, anyhow::Error>(tasks.iter().all(|task| found.get(task).is_some()))
         };
-        if !out.join(RESULTS).exists() || is_scored()? {
+        let is_finished = || {
+            let results: Value = files::read_json(&out.join(RESULTS))?;
+            Ok::<_, anyhow::Error>(results["ended"] != "halving")
+        };
+        if tasks.is_empty() || !out.join(RESULTS).exists() || !is_finished()? || is_scored()? {
             return Ok(Ending::Finished);
         }
         let Some(_claim) = claims.take(name)? else { return Ok(Ending::Finished) };
@@ -106,9 +140,11 @@ impl SweepTraining<'_> {
         score(self.place, &subject, &EvalArgs { task: tasks, ..EvalArgs::default() })
     }
 
-    /// Returns the number of runs that diverged.
+    /// Returns the number of runs that have no results, because they diverged or could not be trained.
     fn failed(&self) -> usize {
-        (0..self.sweep.runs.len()).filter(|run| self.folder(*run).join(FAILED).exists()).count()
+        let has = |run: usize, name: &str| self.folder(run).join(name).exists();
+        let failed = |run: &usize| self.broken.contains(run) || has(*run, FAILED);
+        (0..self.sweep.runs.len()).filter(|run| failed(run) && !has(*run, RESULTS)).count()
     }
 
     /// Trains these runs up to a rung, or waits for the processes that do.
@@ -116,7 +152,7 @@ impl SweepTraining<'_> {
         let mut told = false;
         loop {
             let open: Vec<usize> =
-                contenders.iter().copied().filter(|run| !self.is_done(*run, rung)).collect();
+                contenders.iter().copied().filter(|run| !self.is_over(*run, rung)).collect();
             let Some(first) = open.first() else { return Ok(Ending::Finished) };
             let first = &self.sweep.runs[*first].name;
             match self.train_open(claims, rung, &open)? {
@@ -145,12 +181,15 @@ impl SweepTraining<'_> {
         let mut round = Round::Idle;
         for group in self.shard.order(groups.len()) {
             let mut claimed = Vec::new();
-            for &run in groups[group].iter().filter(|run| !self.is_done(**run, rung)) {
-                let Some(claim) = claims.take(&self.sweep.runs[run].name)? else { continue };
-                // Another process may have ended it in between, or somebody resumed it by itself.
-                let lock = try_lock(&self.folder(run))?;
-                if let Some(lock) = lock.filter(|_| !self.is_done(run, rung)) {
-                    claimed.push((run, claim, lock));
+            for &run in &groups[group] {
+                if self.is_over(run, rung) {
+                    continue;
+                }
+                match self.claim(claims, run) {
+                    // Another process may have ended it in between.
+                    Ok(Some((claim, lock))) if !self.is_done(run, rung) => claimed.push((run, claim, lock)),
+                    Ok(_) => {}
+                    Err(error) => self.give_up(&[run], &error),
                 }
             }
             if claimed.is_empty() {
@@ -159,12 +198,51 @@ impl SweepTraining<'_> {
             // Places are worth something where all runs are computed in one pass, and others wait for them.
             let others = open.len() > groups[group].len();
             let fewest = if others && self.place.device.is_cuda() { claimed.len().div_ceil(2) } else { 0 };
-            round = self.train_group(rung, &claimed, fewest)?;
+            round = match self.train_group(rung, &claimed, fewest) {
+                Err(error) if interrupt::requested() => return Err(error),
+                Err(error) => {
+                    // Those that another process has taken over are left to it.
+                    let (held, lost): (Vec<_>, Vec<_>) =
+                        claimed.iter().partition(|(_, claim, _)| claim.check().is_ok());
+                    let held: Vec<usize> = held.into_iter().map(|(run, ..)| *run).collect();
+                    match lost.is_empty() {
+                        true => self.give_up(&held, &error),
+                        false => tracing::warn!("{error:#}"),
+                    }
+                    Round::Yielded
+                }
+                round => round?,
+            };
             if round != Round::Trained {
                 break;
             }
         }
         Ok(round)
+    }
+
+    /// Claims a run, and locks its folder: first the lock, which a process of this host that is only suspended still holds. `None` if
+    /// another process has it, or somebody resumed it by itself.
+    fn claim(&self, claims: &Claims, run: usize) -> Result<Option<(Claim, (File, Held))>> {
+        let Some(lock) = try_lock(&self.folder(run))? else { return Ok(None) };
+        Ok(claims.take(&self.sweep.runs[run].name)?.map(|claim| (claim, lock)))
+    }
+
+    /// Returns true if nothing is left to do of a run, or nothing can be done.
+    fn is_over(&self, run: usize, rung: u64) -> bool {
+        self.broken.contains(&run) || self.is_done(run, rung)
+    }
+
+    /// Notes runs that could not be trained: several are tried one by one, and one alone is left out.
+    fn give_up(&mut self, runs: &[usize], error: &anyhow::Error) {
+        if let [run] = runs {
+            let hint = hint_of(error).map(|hint| format!(" ({hint})")).unwrap_or_default();
+            tracing::error!("run `{}`: {error:#}{hint}", self.sweep.runs[*run].name);
+            self.broken.insert(*run);
+        } else {
+            let count = runs.len();
+            tracing::warn!("{count} runs could not be trained together and are trained alone: {error:#}");
+            self.alone.extend(runs);
+        }
     }
 
     /// Trains claimed runs of one group up to a rung.
@@ -173,8 +251,7 @@ impl SweepTraining<'_> {
         let runs: Vec<&SweepRun> = claimed.iter().map(|(run, ..)| &self.sweep.runs[*run]).collect();
         let inputs = self.inputs(&runs[0].recipe)?;
         let others: Vec<Recipe> = runs[1..].iter().map(|run| run.recipe.clone()).collect();
-        let of_first = || format!("run `{}`", runs[0].name);
-        let mut training = Training::new(self.place, inputs, &others).with_context(of_first)?;
+        let mut training = Training::new(self.place, inputs, &others)?;
         let pauses = halving::pauses(self.sweep.settings.halving.as_ref(), rung, &training)?;
         let course = |(run, pause): (&SweepRun, u64)| Course {
             name: run.name.clone(),
@@ -197,14 +274,15 @@ impl SweepTraining<'_> {
             [] => String::new(),
         });
         let mut round = Round::Trained;
-        for ((state, end), Course { out, .. }) in
-            group::train(&mut training, &way).with_context(of_first)?.into_iter().zip(&courses)
+        let ends = group::train(&mut training, &way)?;
+        for (((state, end), Course { out, .. }), (_, claim, _)) in ends.into_iter().zip(&courses).zip(claimed)
         {
             match end {
                 RunEnd::Interrupted => round = Round::Interrupted,
                 RunEnd::Failed(error) => {
                     let (message, hint) = (format!("{error:#}"), hint_of(&error));
                     tracing::warn!("{}: {message}", out.display());
+                    claim.check()?;
                     let failed: Value = json!({"error": message, "hint": hint, "step": state.step});
                     files::write_json(&out.join(FAILED), &failed)?;
                 }

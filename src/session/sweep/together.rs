@@ -1,6 +1,7 @@
 //! Which runs of a sweep train together.
 
-use super::plan;
+use std::collections::BTreeSet;
+
 use super::work::SweepTraining;
 use crate::adapters::Method;
 use crate::fault::Result;
@@ -19,23 +20,27 @@ const WORTHWHILE: f64 = 0.05;
 /// Divides runs into groups of one kind, of at most as many as the sweep asks for, or as are fastest.
 /// Fails when a group cannot begin.
 pub fn groups(training: &mut SweepTraining, runs: &[usize]) -> Result<Vec<Vec<usize>>> {
+    let runs: BTreeSet<usize> = runs.iter().copied().collect();
     let mut groups = Vec::new();
-    for of_kind in plan::groups(training.sweep)? {
-        let of_kind: Vec<usize> = of_kind.into_iter().filter(|run| runs.contains(run)).collect();
+    for kind in 0..training.kinds.len() {
+        let of_kind = training.kinds[kind].iter().copied().filter(|run| runs.contains(run));
+        let of_kind: Vec<usize> = of_kind.collect();
         if of_kind.is_empty() {
             continue;
         }
         let recipes: Vec<&Recipe> = of_kind.iter().map(|run| &training.sweep.runs[*run].recipe).collect();
         let mut most = training.most_together(of_kind.len(), &recipes[0].adapter.method);
         if training.sweep.settings.together == Together::Auto && training.place.device.is_cuda() && most > 1 {
-            let key = recipes[0].together_key()?;
-            most = match training.fastest.get(&key) {
+            most = match training.fastest.get(&kind) {
                 Some(known) => most.min(*known),
                 None => fastest(training, &recipes[..most])?,
             };
-            training.fastest.insert(key, most);
+            training.fastest.insert(kind, most);
         }
+        let (alone, of_kind): (Vec<usize>, Vec<usize>) =
+            of_kind.into_iter().partition(|run| training.alone.contains(run));
         groups.extend(of_kind.chunks(most).map(<[usize]>::to_vec));
+        groups.extend(alone.into_iter().map(|run| vec![run]));
     }
     Ok(groups)
 }
