@@ -30,10 +30,7 @@ pub fn run(global: &Global, asked: &AskedSweep, dry_run: bool) -> Result<Outcome
     }
     say(&format!("wrote {folder}"));
     if failed > 0 {
-        say(&format!(
-            "{failed} of {} runs failed: delete a `failed.json` to train its run again",
-            runs.len()
-        ));
+        say(&format!("{failed} of {} runs failed; to try one again, delete its `failed.json`", runs.len()));
     }
     say(&format!("next: loraxs report {folder}"));
     Ok(if failed > 0 { Outcome::Failed } else { Outcome::Done })

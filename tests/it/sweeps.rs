@@ -327,9 +327,50 @@ fn a_folder_of_something_else_is_refused() {
         &[&sweep("sweep", &["train.seed=0,1", "together=1"])[..], &["--set", "train.max_steps=2"]].concat(),
         0,
     );
+    // The order of the keys is the folder's, whose runs keep their names.
+    let [keys, swapped] = [["train.seed=0,1", "adapter.rank=2,4"], ["adapter.rank=2,4", "train.seed=0,1"]];
+    for keys in [keys, swapped] {
+        place.run(&[&sweep("order", &keys)[..], &["--set", "train.max_steps=2"]].concat(), 0);
+    }
+    assert_eq!(runs(&place.path("order")).len(), 4);
+    for args in [&["--out", "sweep"][..], &["--resume", "sweep"]] {
+        let output = place.run(&[&["train", "--recipe", "recipe.toml"], args].concat(), 1);
+        assert!(errors(&output).contains("`sweep` is the folder of a sweep"), "{}", errors(&output));
+    }
+    let output = place.run(&["train", "--resume", "sweep", "--out", "other"], 2);
+    assert!(errors(&output).contains("name two folders"), "{}", errors(&output));
     place.run(&["train", "--recipe", "recipe.toml", "--out", "run", "--set", "train.max_steps=2"], 0);
     let output = place.run(&sweep("run", &one), 1);
     assert!(errors(&output).contains("already has a run"), "{}", errors(&output));
+}
+
+#[test]
+fn one_run_that_cannot_be_trained_keeps_no_other_from_it() {
+    let place = place();
+    let grid = [&sweep("sweep", &["train.seed=0,1,2,3"])[..], &["--set", "train.max_steps=4"]].concat();
+    place.run(&grid, 0);
+    let [file, other, damaged] = ["seed=0", "seed=1", "seed=2"].map(|name| place.path("sweep").join(name));
+    for run in [&file, &other] {
+        fs::remove_dir_all(run).unwrap();
+    }
+    fs::write(&file, "").unwrap();
+    let args = ["train", "--recipe", "recipe.toml", "--out", "another", "--set", "train.seed=9"];
+    place.run(&args, 0);
+    fs::rename(place.path("another"), &other).unwrap();
+    fs::remove_file(other.join("results.json")).unwrap();
+    fs::write(damaged.join("results.json"), "{\"best\":").unwrap();
+    let output = place.run(&grid, 1);
+    let told = errors(&output);
+    assert!(told.contains("results.json` is damaged: the run goes on"), "{told}");
+    for run in ["seed=0", "seed=1"] {
+        assert!(told.contains(&format!("run `{run}`: ")), "{told}");
+    }
+    assert!(String::from_utf8_lossy(&output.stdout).contains("2 of 4 runs failed"), "{output:?}");
+    let found = outcomes(&place.path("sweep"));
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["seed=2", "seed=3"]);
+    let args = ["train", "--recipe", "recipe.toml", "--out", "alone", "--set", "train.seed=2"];
+    place.run(&[&args[..], &["--set", "train.max_steps=4"]].concat(), 0);
+    assert_eq!(found["seed=2"], outcome(&place.path("alone")));
 }
 
 #[test]
