@@ -132,14 +132,15 @@ fn follows(records: &[Record], key: &str) -> bool {
 /// Returns the settings of the runs that have ended, in the order of their values; those that halving stopped are apart from those that
 /// went to their end.
 pub fn settings(records: &[Record], keys: &[String]) -> Vec<Setting> {
-    let mut groups: IndexMap<(String, String, Vec<String>, Option<u64>), Vec<usize>> = IndexMap::new();
+    // Task, tool, values, and the step at which halving stopped them.
+    let mut groups: IndexMap<_, Vec<usize>> = IndexMap::new();
     for (place, record) in records.iter().enumerate() {
         if !matches!(record.status, Status::Finished | Status::Stopped) {
             continue;
         }
         let values = keys.iter().map(|key| record.settings.get(key).unwrap_or(&Value::Null).to_string());
         let stopped = record.steps.filter(|_| record.status == Status::Stopped);
-        let source = (record.task.clone(), record.source.clone(), values.collect(), stopped);
+        let source = (record.task.clone(), record.source.clone(), values.collect::<Vec<String>>(), stopped);
         groups.entry(source).or_default().push(place);
     }
     let mut found: Vec<Setting> =
