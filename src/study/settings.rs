@@ -1,7 +1,7 @@
 //! Runs that differ only in their seed are one setting: its numbers over the seeds, and which setting is the best of its kind.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
@@ -130,10 +130,11 @@ fn follows(records: &[Record], key: &str) -> bool {
 }
 
 /// Returns the settings of the runs that have ended, in the order of their values; those that halving stopped are apart from those that
-/// went to their end.
+/// went to their end. Each seed counts once.
 pub fn settings(records: &[Record], keys: &[String]) -> Vec<Setting> {
     // Task, tool, values, and the step at which halving stopped them.
     let mut groups: IndexMap<_, Vec<usize>> = IndexMap::new();
+    let mut seen = HashSet::new();
     for (place, record) in records.iter().enumerate() {
         if !matches!(record.status, Status::Finished | Status::Stopped) {
             continue;
@@ -141,6 +142,14 @@ pub fn settings(records: &[Record], keys: &[String]) -> Vec<Setting> {
         let values = keys.iter().map(|key| record.settings.get(key).unwrap_or(&Value::Null).to_string());
         let stopped = record.steps.filter(|_| record.status == Status::Stopped);
         let source = (record.task.clone(), record.source.clone(), values.collect::<Vec<String>>(), stopped);
+        let seed = record.settings.get(SEED).map(Value::to_string);
+        if seed.is_some_and(|seed| !seen.insert((source.clone(), seed))) {
+            tracing::warn!(
+                "`{}` has a recipe and a seed that another run has, and is left out of its row",
+                record.name
+            );
+            continue;
+        }
         groups.entry(source).or_default().push(place);
     }
     let mut found: Vec<Setting> =

@@ -213,6 +213,23 @@ fn runs_that_differ_in_their_seed_are_one_row_and_the_best_of_each_kind_is_marke
         ["name", "source", "state", "task", "metric", "rank", "learning_rate", "seed", "best"]
     );
     assert_eq!(rows.records().count(), 12);
+    // A seed counts once, wherever it was trained, and a run that halving stopped is no match for those that went to their end.
+    let with = |seed| Made { rates: [1e-3, 5e-3], seed, values: vec![0.1, 0.9, 0.9], ..Made::default() };
+    with(0).finish(&place.path("runs/zz"));
+    with(3).finish(&place.path("runs/stopped"));
+    let results = place.path("runs/stopped/results.json");
+    let mut stopped: Value = crate::support::json(&results);
+    (stopped["ended"], stopped["steps"]) = ("halving".into(), 10.into());
+    fs::write(results, stopped.to_string()).unwrap();
+    let output = place.run(&["report", "runs"], 0);
+    assert!(
+        errors(&output).contains("has a recipe and a seed that another run has"),
+        "{}",
+        errors(&output)
+    );
+    let told = out(&output);
+    let stopped = told.lines().filter(|line| line.contains("0.9000") && !line.contains("±"));
+    assert_eq!(stopped.count(), 1, "{told}");
 }
 
 #[test]
@@ -386,7 +403,7 @@ fn what_cannot_be_read_is_left_out_with_a_warning() {
     fs::write(place.path("runs/c/metrics.jsonl"), torn).unwrap();
     fs::write(place.path("runs/b/results.json"), "{\"task\": ").unwrap();
     fs::write(place.path("runs/a/metrics.jsonl"), "\u{0}\u{0}\nnonsense\n").unwrap();
-    std::os::unix::fs::symlink(place.path("runs"), place.path("runs/again")).unwrap();
+    std::os::unix::fs::symlink(place.path("runs"), place.path("runs/zz")).unwrap();
     let output = place.run(&["report", "runs"], 0);
     let (text, told) = (out(&output), errors(&output));
     assert!(

@@ -169,9 +169,7 @@ impl Claims {
         }
         touch(&self.clock)?;
         let now = self.clock.metadata()?.modified()?;
-        // A time to come is of a clock that was set back since: a living holder touches it with the new one.
-        let silence = now.duration_since(touched).unwrap_or_else(|ahead| ahead.duration());
-        let silent = silence > self.timeout;
+        let silent = now.duration_since(touched).is_ok_and(|silence| silence > self.timeout);
         Ok(silent.then_some(found))
     }
 
