@@ -222,11 +222,7 @@ fn runs_that_differ_in_their_seed_are_one_row_and_the_best_of_each_kind_is_marke
     (stopped["ended"], stopped["steps"]) = ("halving".into(), 10.into());
     fs::write(results, stopped.to_string()).unwrap();
     let output = place.run(&["report", "runs"], 0);
-    assert!(
-        errors(&output).contains("has a recipe and a seed that another run has"),
-        "{}",
-        errors(&output)
-    );
+    assert!(errors(&output).contains("has a recipe and a seed that another run has"), "{}", errors(&output));
     let told = out(&output);
     let stopped = told.lines().filter(|line| line.contains("0.9000") && !line.contains("±"));
     assert_eq!(stopped.count(), 1, "{told}");
