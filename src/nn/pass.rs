@@ -51,10 +51,13 @@ enum Start {
 }
 
 impl Generator {
-    /// Draws a seed for each run from its stream.
-    fn new(noise: &Noise, device: Device) -> Self {
-        let runs = noise.0.borrow_mut().iter_mut().map(|stream| Start::Seed(stream.next_u64())).collect();
-        Self { device, runs, current: None }
+    /// Draws a seed for each run that has rows from its stream: without, it would not draw alone either.
+    fn new(noise: &Noise, device: Device, has_rows: impl Fn(usize) -> bool) -> Self {
+        let mut streams = noise.0.borrow_mut();
+        let start = |(run, stream): (usize, &mut Stream)| {
+            Start::Seed(if has_rows(run) { stream.next_u64() } else { 0 })
+        };
+        Self { device, runs: streams.iter_mut().enumerate().map(start).collect(), current: None }
     }
 
     /// Lets the next draws be those of run `run`.
@@ -107,12 +110,14 @@ impl Pass {
 
     /// Creates a training pass over the tokens of `batch`. On a GPU, it takes a seed from each run's stream.
     pub fn training(noise: &Noise, batch: &Packed) -> Self {
-        Self::seeded(noise, batch.ids.device()).over(batch)
+        let has_rows = |run: usize| batch.places.get(run).is_some_and(|places| !places.is_empty());
+        Self::seeded(noise, batch.ids.device(), has_rows).over(batch)
     }
 
-    /// Creates a training pass over a batch that is still to be placed on the device; a single run can draw at once.
-    pub fn seeded(noise: &Noise, device: Device) -> Self {
-        let generator = device.is_cuda().then(|| Generator::new(noise, device));
+    /// Creates a training pass over a batch that is still to be placed on the device, with rows of some runs; a single run can draw at
+    /// once.
+    pub fn seeded(noise: &Noise, device: Device, has_rows: impl Fn(usize) -> bool) -> Self {
+        let generator = device.is_cuda().then(|| Generator::new(noise, device, has_rows));
         let pass = Self {
             noise: Some(noise.clone()),
             generator: generator.map(|g| Rc::new(RefCell::new(g))),

@@ -116,7 +116,7 @@ impl Objective for LanguageModelling<'_> {
             batches.iter().map(|batch| batch.iter().map(|&i| &self.train[i]).collect()).collect();
         let device = self.model.device();
         let layout = BatchLayout::new(&runs, self.fill(&runs));
-        let pass = Pass::seeded(noise, device);
+        let pass = Pass::seeded(noise, device, |run| !batches[run].is_empty());
         // The target that fills up others belongs to a run of its own, whose share is 0.
         let numbers = divisors.iter().chain(&[f64::INFINITY]).chain(scales).chain(&[1.0]);
         let numbers: Vec<f32> = numbers.map(|&number| number as f32).collect();

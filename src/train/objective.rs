@@ -191,7 +191,7 @@ impl Objective for LabelPrediction<'_> {
             _ => Fill::None,
         };
         let layout = PackedLayout::new(&runs, self.model.config.position_rule, fill);
-        let pass = Pass::seeded(noise, device);
+        let pass = Pass::seeded(noise, device, |run| !batches[run].is_empty());
         let others = divisors.iter().chain(&self.class_weights).chain(scales).map(|number| *number as f32);
         let numbers: Vec<f32> = self.targets(batches, &layout).into_iter().chain(others).collect();
         let shape = layout.shape().filter(|_| !self.recompute);
