@@ -97,8 +97,7 @@ impl AdamW {
         self.updates.len() as i64
     }
 
-    /// Returns true if each run is updated by itself: on a CPU, which gains nothing from more at once, with the bits of a run
-    /// alone.
+    /// Returns true if each run is updated by itself: on a CPU, with the bits of a run alone.
     fn in_turn(&self) -> bool {
         self.device() == Device::Cpu
     }
