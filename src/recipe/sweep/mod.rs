@@ -6,7 +6,7 @@
 //! | `axes` | the keys that vary: lists, ranges, and groups in step |
 //! | `runs` | combinations or draws, checked |
 //! | `names` | folders of the runs |
-//! | `together` | which runs can be trained in one pass |
+//! | `together` | which runs can be trained together |
 //! | `written` | `sweep.toml`, and what differs from another |
 
 mod axes;

@@ -20,12 +20,12 @@ keys! {
         /// Successive halving: at each rung only the best runs by their metric go on, one of `factor`; `true` for a factor of 2
         /// and 3 rungs.
         halving: Option<Halving> = halving();
-        /// Runs trained in one pass, of those that can be; `auto` = as many as are fastest and fit.
+        /// Runs trained together, of those that can be; `auto` = as many as are fastest and fit.
         together: Together = together();
     }
 }
 
-/// Runs trained in one pass.
+/// Runs trained together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Together {
     /// As many as are fastest and fit.

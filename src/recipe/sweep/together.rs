@@ -17,7 +17,7 @@ const DIFFERENT: [(&str, &[&str]); 3] = [
 ];
 
 impl Recipe {
-    /// Returns a text that is the same for recipes which can be trained in one pass: the recipe without the keys in which they
+    /// Returns a text that is the same for recipes which can be trained together: the recipe without the keys in which they
     /// may differ.
     ///
     /// # Errors

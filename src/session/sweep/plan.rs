@@ -9,7 +9,7 @@ use crate::recipe::Sweep;
 /// Most values of a key that are shown.
 const MOST_VALUES: usize = 12;
 
-/// Describes the runs, the keys that vary, and the groups that can be trained in one pass.
+/// Describes the runs, the keys that vary, and the groups that can be trained together.
 /// Fails when a recipe cannot be written.
 pub fn plan(asked: &AskedSweep) -> Result<String> {
     let (sweep, out) = (&asked.sweep, asked.out.display());
@@ -22,7 +22,7 @@ pub fn plan(asked: &AskedSweep) -> Result<String> {
         (least, most) => format!("{least} to {most} runs each"),
     };
     let groups = number(groups.len(), "group");
-    lines.push(format!("{groups} of runs that can be trained in one pass, {sizes}"));
+    lines.push(format!("{groups} of runs that can be trained together, {sizes}"));
     if let [first, .., last] = sweep.runs.as_slice() {
         lines.push(format!("first: {}\nlast: {}", first.name, last.name));
     }
@@ -33,7 +33,7 @@ fn number(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Returns the places of the runs that can be trained in one pass, group by group, in the order of their first runs.
+/// Returns the places of the runs that can be trained together, group by group, in the order of their first runs.
 /// Fails when a recipe cannot be written.
 pub fn groups(sweep: &Sweep) -> Result<Vec<Vec<usize>>> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
