@@ -11,7 +11,7 @@ use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::environment::Environment;
 use crate::session::finished::refuse_half_done;
-use crate::session::group::{self, Way};
+use crate::session::group::{self, GroupPlan};
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
 use crate::session::resume::{asked, begin, is_done, lock, refuse_used};
@@ -105,8 +105,9 @@ fn score_tasks(
 
 fn train(training: &mut Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
     let courses = [Course::of_only(out)];
-    let way = Way { courses: &courses, fewest: 0, paused: RESULTS, resume, start, check: &|_| Ok(()) };
-    for (state, end) in group::train(training, &way)? {
+    let asked =
+        GroupPlan { courses: &courses, fewest: 0, paused: RESULTS, resume, start, check: &|_| Ok(()) };
+    for (state, end) in group::train(training, &asked)? {
         match end {
             RunEnd::Interrupted => {
                 let run = next::quoted(out);

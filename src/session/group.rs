@@ -22,7 +22,7 @@ use crate::train::checkpoint::TrainState;
 use crate::train::{Recorder, RunEnd, Trainer, interrupt};
 
 /// How the runs of a training are trained.
-pub struct Way<'a> {
+pub struct GroupPlan<'a> {
     /// The course of each.
     pub courses: &'a [Course],
     /// Once others have ended and fewer than so many runs are left, these yield; 0 = never.
@@ -39,11 +39,12 @@ pub struct Way<'a> {
 
 /// Trains all runs of `training`, and writes the results of each when it ends.
 /// Fails when a run cannot begin, or a file cannot be written; what ends a run alone is in its end.
-pub fn train(training: &mut Training, way: &Way) -> Result<Vec<(TrainState, RunEnd)>> {
-    let Beginning { plan, loaded, writes_recipe } = begin(training, way.courses, way.fewest, way.resume)?;
+pub fn train(training: &mut Training, group: &GroupPlan) -> Result<Vec<(TrainState, RunEnd)>> {
+    let Beginning { plan, loaded, writes_recipe } =
+        begin(training, group.courses, group.fewest, group.resume)?;
     let training = &*training;
     let mut runs = Vec::new();
-    for (run, Course { out, .. }) in way.courses.iter().enumerate() {
+    for (run, Course { out, .. }) in group.courses.iter().enumerate() {
         // Scores first, so that without results there are none of the adapter before.
         for stale in [out.join(EVAL).join(RESULTS), out.join(RESULTS)].iter().filter(|path| path.exists()) {
             fs::remove_file(stale).map_err(|error| files::cannot_write(stale, &error))?;
@@ -60,7 +61,7 @@ pub fn train(training: &mut Training, way: &Way) -> Result<Vec<(TrainState, RunE
         say(&format!("resuming after step {step}"));
     }
     let objective = training.objective();
-    let mut recorder = Recorders { training, way, runs, checked: Instant::now() };
+    let mut recorder = Recorders { training, group, runs, checked: Instant::now() };
     let _awaited = interrupt::awaited();
     Trainer::new(plan, objective.as_ref(), &training.trained, &mut recorder, loaded)?.run()
 }
@@ -71,7 +72,7 @@ const CHECK_AFTER: Duration = Duration::from_secs(5);
 /// The recorders of all runs, each with the seconds that its training took before.
 struct Recorders<'a> {
     training: &'a Training,
-    way: &'a Way<'a>,
+    group: &'a GroupPlan<'a>,
     runs: Vec<(RunRecorder<'a>, f64)>,
     /// When it was last asked whether the runs are still this process's.
     checked: Instant,
@@ -80,19 +81,19 @@ struct Recorders<'a> {
 impl Recorder for Recorders<'_> {
     fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()> {
         if self.checked.elapsed() > CHECK_AFTER {
-            (0..self.runs.len()).try_for_each(|run| (self.way.check)(run))?;
+            (0..self.runs.len()).try_for_each(|run| (self.group.check)(run))?;
             self.checked = Instant::now();
         }
         self.runs[run].0.logged(point)
     }
 
     fn keep(&self, run: usize, checkpoint: &Path) -> Result<()> {
-        (self.way.check)(run)?;
+        (self.group.check)(run)?;
         self.runs[run].0.keep(checkpoint)
     }
 
     fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()> {
-        (self.way.check)(run)?;
+        (self.group.check)(run)?;
         self.runs[run].0.evaluated(step, evaluation, best)
     }
 
@@ -100,18 +101,18 @@ impl Recorder for Recorders<'_> {
         let (ended, file) = match end {
             RunEnd::Finished => ("finished", RESULTS),
             RunEnd::StoppedEarly => ("patience", RESULTS),
-            RunEnd::Paused => ("halving", self.way.paused),
+            RunEnd::Paused => ("halving", self.group.paused),
             RunEnd::Yielded | RunEnd::Interrupted | RunEnd::Failed(_) => return Ok(()),
         };
-        (self.way.check)(run)?;
+        (self.group.check)(run)?;
         let (recorder, before) = &self.runs[run];
         recorder.finish(state)?;
-        let Course { name, out, .. } = &self.way.courses[run];
+        let Course { name, out, .. } = &self.group.courses[run];
         let results = Results {
             training: (self.training, run),
             state,
             ended,
-            seconds: before + share * self.way.start.elapsed().as_secs_f64(),
+            seconds: before + share * self.group.start.elapsed().as_secs_f64(),
             delta_norm: delta_norms(self.training, run, out)?,
         };
         results.write(out, file).context("training ended, but its results could not be saved")?;

@@ -15,7 +15,7 @@ use crate::files::{self, Held};
 use crate::recipe::{Recipe, SWEEP, SweepRun};
 use crate::report::say;
 use crate::session::adapter_setup;
-use crate::session::group::{self, Way};
+use crate::session::group::{self, GroupPlan};
 use crate::session::resume::{refuse_used, try_lock};
 use crate::session::run_folder::{EVAL, FAILED, RESULTS};
 use crate::session::score::score;
@@ -260,7 +260,7 @@ impl SweepTraining<'_> {
         };
         let courses: Vec<Course> = runs.iter().copied().zip(pauses).map(course).collect();
         let check = |run: usize| claimed[run].1.check();
-        let way = Way {
+        let asked = GroupPlan {
             courses: &courses,
             fewest,
             paused: &halving::file(rung),
@@ -274,7 +274,7 @@ impl SweepTraining<'_> {
             [] => String::new(),
         });
         let mut round = Round::Trained;
-        let ends = group::train(&mut training, &way)?;
+        let ends = group::train(&mut training, &asked)?;
         for (((state, end), Course { out, .. }), (_, claim, _)) in ends.into_iter().zip(&courses).zip(claimed)
         {
             match end {
