@@ -20,6 +20,7 @@ use crate::models::{Base, Config};
 use crate::report::progress::Progress;
 use crate::spec::{DeviceChoice, Init, Precision, Spectrum, SvdMethod};
 use crate::torch;
+use crate::torch::world::World;
 
 /// What every command works with.
 pub struct Environment {
@@ -31,6 +32,8 @@ pub struct Environment {
     pub device: Device,
     /// True if no number of a base is read and nothing is computed from it, but all else is as for a training.
     pub rehearsal: bool,
+    /// The processes that work on the command together.
+    pub world: World,
     /// Ranks of the adapters to come: a full decomposition is done once for all of them, which begin alike.
     pub ranks: Vec<i64>,
 }
@@ -64,7 +67,14 @@ impl Environment {
         for path in datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false, ranks: Vec::new() })
+        Ok(Self {
+            hub: Hub::new(offline)?,
+            catalog,
+            device,
+            rehearsal: false,
+            world: World::alone(),
+            ranks: Vec::new(),
+        })
     }
 
     /// Fetches and opens a base. For a rehearsal, a folder with `config.json` but no weights will do.

@@ -8,6 +8,7 @@ pub mod kernels;
 pub mod stream;
 pub mod tensor_file;
 pub mod tensors;
+pub mod world;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::Write as _;
