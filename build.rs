@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Files of `src/torch` to compile, and the headers that they include.
-const SOURCES: [&str; 4] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp"];
+const SOURCES: [&str; 5] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp", "world.cpp"];
 const HEADERS: [&str; 8] =
     ["attention.h", "guarded.h", "jobs.h", "kernels.h", "lanes.h", "narrow.h", "on_cuda.h", "rows.h"];
 
 fn main() {
     // `.cargo/config.toml` sets LIBTORCH to the folder that `scripts/setup.sh` makes.
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for file in SOURCES.into_iter().chain(HEADERS) {
+    for file in SOURCES.into_iter().chain(HEADERS).chain(["gloo"]) {
         println!("cargo:rerun-if-changed=src/torch/{file}");
     }
     let Some(libtorch) = env::var_os("LIBTORCH").map(PathBuf::from) else {
@@ -35,6 +35,7 @@ fn compile_glue(libtorch: &Path) {
         .pic(true)
         .warnings(false)
         .flag("-std=c++17")
+        .include("src/torch")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .files(SOURCES.map(|file| Path::new("src/torch").join(file)))

@@ -19,20 +19,30 @@ pub type Result<T> = anyhow::Result<T>;
 pub struct Fault {
     message: String,
     hint: Option<String>,
-    usage: bool,
+    code: u8,
 }
+
+/// Exit code of wrong usage.
+const USAGE: u8 = 2;
+/// Exit code of a process whose work could not go on since another was lost: EX_TEMPFAIL of `sysexits.h`, an invitation to try again.
+pub const LOST: u8 = 75;
 
 /// Creates a fault of the work itself (exit code 1).
 pub fn fault(message: impl Into<String>) -> Fault {
-    Fault { message: message.into(), hint: None, usage: false }
+    Fault { message: message.into(), hint: None, code: 1 }
 }
 
 /// Creates a fault of the command line or the recipe (exit code 2).
 pub fn usage(message: impl Into<String>) -> Fault {
-    Fault { message: message.into(), hint: None, usage: true }
+    Fault { message: message.into(), hint: None, code: USAGE }
 }
 
 impl Fault {
+    /// Creates a fault that ends the command with this exit code.
+    pub fn with_code(message: String, hint: Option<String>, code: u8) -> Self {
+        Self { message, hint, code }
+    }
+
     /// Adds advice on what to do about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -53,10 +63,9 @@ pub fn hint_of(error: &anyhow::Error) -> Option<&str> {
     error.chain().filter_map(|e| e.downcast_ref::<Fault>()).filter_map(|f| f.hint.as_deref()).last()
 }
 
-/// Returns the exit code for this error: 2 for wrong usage or a wrong recipe, 1 for failed work.
+/// Returns the exit code for this error: 2 for wrong usage or a wrong recipe, [`LOST`], 1 for other failed work.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    let wrong_usage = error.chain().filter_map(|e| e.downcast_ref::<Fault>()).any(|f| f.usage);
-    if wrong_usage { 2 } else { 1 }
+    error.chain().filter_map(|e| e.downcast_ref::<Fault>()).map(|f| f.code).max().unwrap_or(1)
 }
 
 /// Returns the same error with `to` for `from`: a temporary name helps nobody.
@@ -66,7 +75,7 @@ pub fn renamed(error: anyhow::Error, from: &str, to: &str) -> anyhow::Error {
         return error;
     }
     let hint = hint_of(&error).map(|hint| hint.replace(from, to));
-    Fault { message: message.replace(from, to), hint, usage: exit_code(&error) == 2 }.into()
+    Fault::with_code(message.replace(from, to), hint, exit_code(&error)).into()
 }
 
 /// Limits of a message: characters per line, lines, total characters. Quoted input may have any length.

@@ -1,16 +1,76 @@
 //! The processes that work on one command together: their ranks, sums and messages.
 //!
-//! A world of one is the path of a single process: each call returns at once.
+//! A world of one is the path of a single process: each call returns at once. Otherwise the processes meet at a store
+//! (`c10d::TCPStore`) and exchange tensors by Gloo, both of libtorch's CPU library, as PyTorch's `init_process_group("gloo")` does.
 
-use serde::Serialize;
+mod group;
+mod store;
+mod watch;
+
+use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde::de::DeserializeOwned;
-use tch::Tensor;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
-use crate::fault::Result;
+use crate::fault::{Fault, LOST, Result, usage};
+use crate::torch::unforeseen;
+use group::{Group, Work};
+use store::Store;
+use watch::{Failure, Watch};
+
+/// Time between looks for a failure while an operation is under way.
+const LOOK: Duration = Duration::from_millis(100);
+/// Time in which others read the last that a process with the store says.
+const LINGER: Duration = Duration::from_millis(1500);
+/// Least time after which an operation fails that a living process does not take part in.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Where the processes meet, as one of them was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// Number of this process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+    /// Number of this process on its host.
+    pub local_rank: usize,
+    /// Host of the store.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// True if the launcher has made the store; else the first process does.
+    pub is_served: bool,
+    /// Tells a start from those before in the same store.
+    pub attempt: String,
+}
 
 /// The processes of a command, as one of them sees them.
 #[derive(Debug, Clone, Default)]
-pub struct World {}
+pub struct World(Option<Arc<Members>>);
+
+#[derive(Debug)]
+struct Members {
+    rendezvous: Rendezvous,
+    /// Processes on this host.
+    local_size: usize,
+    group: Group,
+    store: Arc<Store>,
+    watch: Arc<Watch>,
+}
+
+/// What each process tells of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Hello {
+    size: usize,
+    version: String,
+    host: String,
+}
+
+static CURRENT: OnceLock<World> = OnceLock::new();
 
 impl World {
     /// Returns the world of a single process.
@@ -18,14 +78,33 @@ impl World {
         Self::default()
     }
 
+    /// Returns the world that this process has joined.
+    pub fn current() -> Self {
+        CURRENT.get().cloned().unwrap_or_default()
+    }
+
+    /// Meets all other processes, which must be of the same `version`. Silence of one for longer than `timeout` ends all.
+    ///
+    /// # Errors
+    /// When one does not come in time, or was started otherwise.
+    pub fn join(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
+        let members = Members::meet(rendezvous, version, timeout)?;
+        Ok(CURRENT.get_or_init(|| Self(Some(Arc::new(members)))).clone())
+    }
+
     /// Returns this process's number, from 0.
     pub fn rank(&self) -> usize {
-        0
+        self.0.as_ref().map_or(0, |members| members.rendezvous.rank)
     }
 
     /// Returns the number of processes.
     pub fn size(&self) -> usize {
-        1
+        self.0.as_ref().map_or(1, |members| members.rendezvous.size)
+    }
+
+    /// Returns this process's number among those of its host, and their number.
+    pub fn local(&self) -> [usize; 2] {
+        self.0.as_ref().map_or([0, 1], |members| [members.rendezvous.local_rank, members.local_size])
     }
 
     /// Returns true if there is no other process.
@@ -38,20 +117,21 @@ impl World {
         self.rank() == 0
     }
 
-    /// Replaces a tensor by its sum over all processes: contiguous, on the CPU, fp32, fp64 or int64, of one shape.
+    /// Replaces a tensor by its sum over all processes: contiguous, on the CPU, fp32, fp64 or int64, of one shape. All get the same
+    /// bits.
     ///
     /// # Errors
     /// When another process failed or is lost.
-    pub fn all_reduce(&self, _sum: &Tensor) -> Result<()> {
-        Ok(())
+    pub fn all_reduce(&self, sum: &Tensor) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |members| members.done(members.group.all_reduce(sum)))
     }
 
     /// Replaces a tensor by that of process `from`: contiguous, on the CPU, of one shape.
     ///
     /// # Errors
     /// As [`World::all_reduce`].
-    pub fn broadcast(&self, _values: &Tensor, _from: usize) -> Result<()> {
-        Ok(())
+    pub fn broadcast(&self, values: &Tensor, from: usize) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |members| members.done(members.group.broadcast(values, from)))
     }
 
     /// Returns the values of all processes, in the order of their ranks.
@@ -59,7 +139,9 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`]; when a value cannot be written as JSON.
     pub fn gather<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
-        Ok(vec![own])
+        let Some(members) = &self.0 else { return Ok(vec![own]) };
+        let all = members.gather(&serde_json::to_vec(&own)?)?;
+        all.iter().map(|bytes| Ok(serde_json::from_slice(bytes)?)).collect()
     }
 
     /// Computes a value on the first process, and returns it, or its error, on every one.
@@ -67,38 +149,292 @@ impl World {
     /// # Errors
     /// As `body` and [`World::gather`].
     pub fn on_first<T: Serialize + DeserializeOwned>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        body()
+        let Some(members) = &self.0 else { return body() };
+        if self.is_first() {
+            let found = body();
+            let told = found.as_ref().map_err(|error| Failure::of(0, error));
+            members.tell(Some(serde_json::to_vec(&told)?))?;
+            return found;
+        }
+        let told: std::result::Result<T, Failure> = serde_json::from_slice(&members.tell(None)?)?;
+        told.map_err(|failure| failure.error(None))
     }
 
     /// Returns this process's value once all have one.
     ///
     /// # Errors
-    /// That of any process, on each.
+    /// That of the first process with one, on each.
     pub fn agreed<T>(&self, own: Result<T>) -> Result<T> {
-        own
+        let Some(members) = &self.0 else { return own };
+        let failed = own.as_ref().err().map(|error| Failure::of(self.rank(), error));
+        let Some(failure) = self.gather(failed)?.into_iter().flatten().next() else { return own };
+        match own {
+            Err(error) if failure.rank == self.rank() => Err(error),
+            _ => Err(failure.error(Some(members.watch.name(failure.rank)))),
+        }
     }
 
     /// Returns 0, 1, 2, … to whichever process asks next; `name` tells counters apart.
     ///
     /// # Errors
     /// As [`World::all_reduce`].
-    pub fn claim(&self, _name: &str) -> Result<u64> {
-        Ok(0)
+    pub fn claim(&self, name: &str) -> Result<u64> {
+        let Some(members) = &self.0 else { return Err(unforeseen("a claim of one process").into()) };
+        let key = format!("claims/{name}");
+        Ok(u64::try_from(members.asked(move |store| store.add(&key, 1))? - 1)?)
     }
 
     /// Sends a message to the first process; does not wait.
     ///
     /// # Errors
     /// As [`World::all_reduce`].
-    pub fn send(&self, _message: Vec<u8>) -> Result<()> {
-        Ok(())
+    pub fn send(&self, message: Vec<u8>) -> Result<()> {
+        let Some(members) = &self.0 else { return Ok(()) };
+        let rank = self.rank();
+        members.asked(move |store| {
+            let number = store.add(&format!("sent/{rank}"), 1)?;
+            store.set(&format!("sent/{rank}/{number}"), &message)
+        })
     }
 
-    /// Returns the messages that have come to the first process since, each with its sender; does not wait.
+    /// Returns the messages that have come to the first process since, each with its sender, in the order of each; does not wait.
     ///
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn received(&self) -> Result<Vec<(usize, Vec<u8>)>> {
-        Ok(Vec::new())
+        let Some(members) = &self.0 else { return Ok(Vec::new()) };
+        let size = self.size();
+        members.asked(move |store| {
+            let mut found = Vec::new();
+            for rank in 0..size {
+                // What was taken is counted down, so that a number is that of what is left.
+                let sent = store.add(&format!("sent/{rank}"), 0)?;
+                let mut taken = store.add(&format!("taken/{rank}"), 0)?;
+                while taken < sent {
+                    taken += 1;
+                    let key = format!("sent/{rank}/{taken}");
+                    // A number is drawn before its message is set.
+                    found.push((rank, store.get(&key, PATIENCE)?));
+                    store.remove(&key)?;
+                    store.add(&format!("taken/{rank}"), 1)?;
+                }
+            }
+            Ok(found)
+        })
     }
+
+    /// Waits for all at the end of the work.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn finish(&self) -> Result<()> {
+        let Some(members) = &self.0 else { return Ok(()) };
+        let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        members.watch.close();
+        self.all_reduce(&one)
+    }
+
+    /// Tells all others that this process failed, and gives them time to read it. Returns true if all end for this failure, or for the
+    /// loss of a process and this is the first.
+    pub fn fail(&self, error: &anyhow::Error) -> bool {
+        let Some(members) = &self.0 else { return true };
+        let Members { watch, store, .. } = &**members;
+        let failure = watch.failure().unwrap_or_else(|| watch.post(store, Failure::of(self.rank(), error)));
+        if self.is_first() && !members.rendezvous.is_served {
+            watch.linger();
+        }
+        failure.rank == self.rank() || failure.is_lost() && self.is_first()
+    }
+}
+
+impl Members {
+    fn meet(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
+        let Rendezvous { rank, size, host, port, is_served, attempt, .. } = &rendezvous;
+        let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
+        let serves = rank == 0 && !is_served;
+        let open = |serves, prefix: &str| {
+            Store::open(address, serves, prefix, timeout).map_err(|error| no_store(&error, address, serves))
+        };
+        if size > 1 && rank == 0 {
+            tracing::info!("waiting for {size} processes at {host}:{port}");
+        }
+        // A launcher's store may hold what earlier commands left there.
+        let first = open(serves, &format!("loraxs/{attempt}"))?;
+        let number = first.add(&format!("starts/{rank}"), 1)?;
+        let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
+        let names = hellos(&store, &rendezvous, version, timeout)?;
+        let here = own_host();
+        let local_size = names.iter().filter(|name| **name == here).count();
+        let names = (0..).zip(&names).map(|(rank, host): (usize, _)| format!("rank {rank} ({host})"));
+        let watch =
+            Watch::begin(rank, names.collect(), timeout, open(false, &format!("loraxs/{attempt}/{number}"))?)?;
+        let store = Arc::new(store);
+        let own = own_address(address);
+        let asked = Asked { store: &store, watch: &watch };
+        let group = asked.answer(move |store| {
+            Group::open(store, rank, size, timeout.max(PATIENCE), &own)
+        })?;
+        Ok(Self { rendezvous, local_size, group, store, watch })
+    }
+
+    /// Waits for an operation.
+    fn done(&self, work: Result<Work>) -> Result<()> {
+        let (work, watch) = (work?, &self.watch);
+        watch.count();
+        loop {
+            match work.wait(LOOK) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => return Err(watch.cause(error)),
+            }
+            if let Err(error) = watch.check() {
+                // It still writes into the tensor.
+                std::mem::forget(work);
+                return Err(error);
+            }
+        }
+    }
+
+    /// Returns the bytes of all processes.
+    fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let size = self.rendezvous.size as i64;
+        let sizes = Tensor::zeros([size, 1], (Kind::Int64, Device::Cpu));
+        self.done(self.group.gather(&sizes, &Tensor::from_slice(&[own.len() as i64])))?;
+        let sizes: Vec<i64> = Vec::try_from(sizes.flatten(0, 1))?;
+        let longest = sizes.iter().max().copied().unwrap_or(0).max(1);
+        let mut padded = own.to_vec();
+        padded.resize(usize::try_from(longest)?, 0);
+        let all = Tensor::zeros([size, longest], (Kind::Uint8, Device::Cpu));
+        self.done(self.group.gather(&all, &Tensor::from_slice(&padded)))?;
+        let of = |(row, own): (i64, &i64)| Ok(Vec::try_from(all.get(row).narrow(0, 0, *own))?);
+        (0..).zip(&sizes).map(of).collect()
+    }
+
+    /// Returns the bytes that the first process has.
+    fn tell(&self, of_first: Option<Vec<u8>>) -> Result<Vec<u8>> {
+        let bytes = of_first.unwrap_or_default();
+        let size = Tensor::from_slice(&[bytes.len() as i64]);
+        self.done(self.group.broadcast(&size, 0))?;
+        let mut padded = bytes;
+        padded.resize(usize::try_from(size.int64_value(&[0]))?.max(1), 0);
+        let told = Tensor::from_slice(&padded);
+        self.done(self.group.broadcast(&told, 0))?;
+        Ok(Vec::try_from(told)?)
+    }
+
+    fn asked<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
+        Asked { store: &self.store, watch: &self.watch }.answer(ask)
+    }
+}
+
+/// The store, asked by a thread: a call may take for ever.
+struct Asked<'a> {
+    store: &'a Arc<Store>,
+    watch: &'a Watch,
+}
+
+impl Asked<'_> {
+    fn answer<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
+        let (sender, receiver) = mpsc::channel();
+        let store = Arc::clone(self.store);
+        thread::spawn(move || sender.send(ask(&store)));
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(answer) => return answer.map_err(|error| self.watch.cause(error)),
+                Err(_) => self.watch.check()?,
+            }
+        }
+    }
+}
+
+/// Tells of this process, and waits for what the first one says of all; returns their hosts.
+fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration) -> Result<Vec<String>> {
+    let Rendezvous { rank, size, host, port, .. } = own;
+    if store.add(&format!("came/{rank}"), 1)? > 1 {
+        let message = format!("another process at {host}:{port} is rank {rank} as well");
+        return Err(usage(message).hint("give each process a rank of its own, and each job a port").into());
+    }
+    Watch::first_sign(store, *rank)?;
+    let hello = Hello { size: *size, version: version.to_owned(), host: own_host() };
+    store.set(&format!("hello/{rank}"), &serde_json::to_vec(&hello)?)?;
+    let end = Instant::now() + timeout;
+    if *rank > 0 {
+        let answer = store.get("start", timeout + LINGER).map_err(|_| {
+            Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST)
+        })?;
+        let started: std::result::Result<Vec<String>, Failure> = serde_json::from_slice(&answer)?;
+        return started.map_err(|failure| failure.error(None));
+    }
+    let of = |other: usize| -> Result<Hello> {
+        let left = end.saturating_duration_since(Instant::now()).max(LOOK);
+        let hello = store.get(&format!("hello/{other}"), left).map_err(|_| {
+            let message = format!("rank {other} of {size} has not come within {} s", timeout.as_secs());
+            let hint = "start every process; `--timeout` sets how long they wait for one another".to_owned();
+            Fault::with_code(message, Some(hint), LOST)
+        })?;
+        let hello: Hello = serde_json::from_slice(&hello)?;
+        if hello.size != *size {
+            let found = hello.size;
+            let message = format!("rank {other} was started as one of {found} processes, rank 0 as one of {size}");
+            return Err(usage(message).hint("start all with one number of processes").into());
+        }
+        if hello.version != version {
+            let found = hello.version;
+            let message = format!("rank {other} is loraxs {found}, rank 0 is {version}");
+            return Err(usage(message).hint("install one version on all hosts").into());
+        }
+        Ok(hello)
+    };
+    let found: Result<Vec<String>> = (0..*size).map(|other| Ok(of(other)?.host)).collect();
+    let told = found.as_ref().map_err(|error| Failure::of(0, error));
+    store.set("start", &serde_json::to_vec(&told)?)?;
+    if found.is_err() {
+        // The store ends with this process.
+        thread::sleep(LINGER);
+    }
+    found
+}
+
+/// Returns the error of a store that cannot be opened.
+fn no_store(error: &anyhow::Error, (host, port): (&str, u16), serves: bool) -> anyhow::Error {
+    tracing::debug!("{error:#}");
+    let (message, hint) = match serves {
+        true => (
+            format!("cannot listen at port {port} for the other processes"),
+            "another job may use it: choose one with `MASTER_PORT`",
+        ),
+        false => (
+            format!("rank 0 cannot be reached at {host}:{port}"),
+            "`MASTER_ADDR` and `MASTER_PORT` say where: the host of the first process, and a free port on it",
+        ),
+    };
+    Fault::with_code(message, Some(hint.to_owned()), LOST).into()
+}
+
+fn own_host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// Returns the address of this host by which others reach it: that of the interface to the store, or, where that is this host by its own
+/// name, of the one to everywhere.
+fn own_address(store: (&str, u16)) -> String {
+    let loopback = || IpAddr::from([127, 0, 0, 1]);
+    let towards = |place: std::net::SocketAddr| -> Option<IpAddr> {
+        let any: IpAddr = if place.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        // Nothing is sent.
+        socket.connect(place).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let places = || store.to_socket_addrs().into_iter().flatten();
+    let found = places().find(std::net::SocketAddr::is_ipv4).or_else(|| places().next()).and_then(towards);
+    let by_name = store.0 != "localhost" && store.0.parse::<IpAddr>().is_err();
+    match found {
+        Some(address) if address.is_loopback() && by_name => {
+            towards(([192, 0, 2, 1], 9).into()).unwrap_or(address)
+        }
+        found => found.unwrap_or_else(loopback),
+    }
+    .to_string()
 }
