@@ -21,6 +21,7 @@ use loraxs::models::adapt::{self, attach};
 use loraxs::models::{Base, Build, CausalLm, Config};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Schedule};
+use loraxs::torch::world::World;
 use loraxs::train::language::LanguageModelling;
 use loraxs::train::recorded::Passes;
 use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
@@ -131,6 +132,7 @@ fn plan(folder: &Path) -> TrainPlan {
         earlier: Vec::new(),
     };
     TrainPlan {
+        world: World::alone(),
         runs: vec![run],
         batch_size: BATCH,
         micro_batch_size: BATCH,

@@ -3,6 +3,7 @@
 mod chat;
 mod generation;
 mod predict;
+mod processes;
 mod report;
 mod values;
 
@@ -18,6 +19,7 @@ use crate::spec::{DeviceChoice, Precision, Shard, Sigma, Spectrum, SvdMethod};
 pub use chat::ChatArgs;
 pub use generation::GenerationArgs;
 pub use predict::{AnswerFormat, PredictArgs};
+pub use processes::ProcessArgs;
 pub use report::{ReportArgs, StudyFormat};
 use values::{bytes, path, threads, tolerance};
 
@@ -150,6 +152,9 @@ pub struct InitSvdArgs {
     /// Folder to write the basis and `report.json` to [default: the cache, where `train` finds it]
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: Option<PathBuf>,
+    /// The processes that share the modules.
+    #[command(flatten)]
+    pub processes: ProcessArgs,
 }
 
 /// `loraxs train`.
@@ -184,6 +189,12 @@ pub struct TrainArgs {
     /// and stop; `config.json` alone, without weights, will do
     #[arg(long)]
     pub dry_run: bool,
+    /// The processes that train together.
+    #[command(flatten)]
+    pub processes: ProcessArgs,
+    /// Go on with another number of processes than the run was trained by, which rounds sums differently
+    #[arg(long, requires = "resume", help_heading = "Several processes")]
+    pub rescale: bool,
 }
 
 /// The model that `eval`, `predict` and `merge` work on: a run, or a base with or without an adapter.
@@ -255,6 +266,9 @@ pub struct EvalArgs {
     /// Number of solved examples before each prompt
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation", value_parser = |text: &str| SHOTS.read(text, 0))]
     pub shots: usize,
+    /// The processes that share the examples or prompts.
+    #[command(flatten)]
+    pub processes: ProcessArgs,
 }
 
 /// `loraxs merge`.

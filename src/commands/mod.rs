@@ -16,13 +16,16 @@ mod train;
 use std::any::Any;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
-use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
-use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, words};
+use crate::cli::{Cli, Command, Global, LogFormat, ProcessArgs, SubjectArgs};
+use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, usage, words};
 use crate::report::{init_logging, redacted};
 use crate::session::environment::Environment;
 use crate::session::run_folder::DATASETS;
+use crate::session::{launch, rendezvous};
 use crate::torch;
+use crate::torch::world::World;
 use crate::train::{Ending, interrupt};
 
 /// Text that `--version` prints.
@@ -35,6 +38,8 @@ enum Outcome {
     Interrupted,
     /// Finished; a problem was reported.
     Failed,
+    /// Processes that this one started ended so.
+    Launched(u8),
 }
 
 impl From<Ending> for Outcome {
@@ -53,10 +58,14 @@ fn environment(global: &Global, run: Option<&Path>) -> Result<Environment> {
     Environment::open(global.device, global.threads, &datasets, global.offline)
 }
 
-/// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+/// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 75 another process was lost, 130 interrupted.
 pub fn run(cli: Cli) -> u8 {
     let global = &cli.global;
-    let loudness = if global.quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
+    let others = rendezvous::found().ok().flatten();
+    // What all processes would tell is told by the first.
+    let is_quiet =
+        global.quiet || global.verbose == 0 && others.as_ref().is_some_and(|others| others.rank > 0);
+    let loudness = if is_quiet { -1 } else { i8::try_from(global.verbose).unwrap_or(2) };
     init_logging(loudness, global.log_format == LogFormat::Json);
     // Panic messages are shown as errors.
     std::panic::set_hook(Box::new(|_| {}));
@@ -68,9 +77,13 @@ pub fn run(cli: Cli) -> u8 {
         Ok(Outcome::Done) => 0,
         Ok(Outcome::Interrupted) => interrupt::EXIT_CODE,
         Ok(Outcome::Failed) => 1,
+        Ok(Outcome::Launched(code)) => code,
         Err(error) => {
             let error = torch::plain(error);
-            report_error(&error, global.log_format);
+            let is_cause = World::current().fail(&error);
+            if is_cause || !launch::is_launched() {
+                report_error(&error, global.log_format);
+            }
             exit_code(&error)
         }
     }
@@ -78,11 +91,46 @@ pub fn run(cli: Cli) -> u8 {
 
 fn dispatch(cli: &Cli) -> Result<Outcome> {
     interrupt::handle()?;
+    launch::end_with_parent();
     if torch::started_nowhere() {
         let hint = "change to an existing folder";
         return Err(fault("the current folder was removed").hint(hint).into());
     }
     let _reading = opened(&cli.command).map(reading);
+    let others = rendezvous::found();
+    let Some(ProcessArgs { processes, timeout }) = shared(&cli.command) else {
+        // Nothing is gained by doing it twice.
+        let is_first = others.ok().flatten().is_none_or(|others| others.rank == 0);
+        return if is_first { work(cli) } else { Ok(Outcome::Done) };
+    };
+    let timeout = Duration::from_secs(*timeout);
+    match (others?, processes) {
+        (None, Some(count)) if *count > 1 => {
+            return launch::run((*count).into(), timeout).map(Outcome::Launched);
+        }
+        (Some(others), Some(count)) if !launch::is_launched() => {
+            let message =
+                format!("`--processes {count}`: a launcher has started this process, of {}", others.size);
+            return Err(usage(message).hint("leave out `--processes`").into());
+        }
+        (others, _) => rendezvous::join(others, timeout)?,
+    };
+    let outcome = work(cli)?;
+    World::current().finish()?;
+    Ok(outcome)
+}
+
+/// Returns the settings of a command whose work several processes can share.
+fn shared(command: &Command) -> Option<&ProcessArgs> {
+    match command {
+        Command::Train(args) if !args.dry_run => Some(&args.processes),
+        Command::Eval(args) => Some(&args.processes),
+        Command::InitSvd(args) => Some(&args.processes),
+        _ => None,
+    }
+}
+
+fn work(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
@@ -127,7 +175,9 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
 
 fn report_error(error: &anyhow::Error, format: LogFormat) {
     let told = |text: &str| readable(&redacted(text));
-    let (message, hint) = (told(&format!("{error:#}")), hint_of(error).map(told));
+    let rank = World::current().rank();
+    let whose = if rank > 0 && !launch::is_launched() { format!("rank {rank}: ") } else { String::new() };
+    let (message, hint) = (told(&format!("{whose}{error:#}")), hint_of(error).map(told));
     let text = match (format, &hint) {
         (LogFormat::Json, _) => {
             serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string()

@@ -9,17 +9,20 @@ use crate::fault::Result;
 use crate::files;
 use crate::report::say;
 use crate::session::counts::from_config;
+use crate::session::course::{Course, GroupPlan};
 use crate::session::environment::Environment;
+use crate::session::facts::agree_on_inputs;
 use crate::session::finished::refuse_half_done;
-use crate::session::group::{self, GroupPlan};
+use crate::session::group;
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
-use crate::session::resume::{asked, begin, is_done, lock, refuse_used};
+use crate::session::resume::{asked_by_all, begin, is_done, lock, refuse_used};
 use crate::session::run_folder::{EVAL, LOCK, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
 use crate::session::sweep::asked_sweep;
-use crate::session::training::{Course, Training};
+use crate::session::training::Training;
+use crate::torch::world::World;
 use crate::train::{RunEnd, interrupt};
 
 /// Trains a recipe, or with `--dry-run` only reports what would be trained.
@@ -29,10 +32,14 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     if let Some(asked) = asked_sweep(args)? {
         return sweep::run(global, &asked, args.dry_run);
     }
-    let (recipe, out) = asked(args)?;
+    let world = &World::current();
+    let (recipe, out) = asked_by_all(world, args)?;
     let resume = args.resume.is_some();
-    if resume && is_done(&out, recipe.clone())? {
-        refuse_half_done(&out)?;
+    let check = || {
+        let is_done = resume && is_done(&out, recipe.clone())?;
+        if is_done { refuse_half_done(&out) } else { refuse_used(&out, resume) }.map(|()| is_done)
+    };
+    if world.on_first(check)? {
         say(&format!("{} is finished", out.display()));
         let tasks = if args.dry_run { &[] } else { recipe.eval.tasks.as_slice() };
         return score_tasks(tasks, &out, || {
@@ -42,7 +49,6 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
             Ok((place, subject))
         });
     }
-    refuse_used(&out, resume)?;
     let place = Environment { rehearsal: args.dry_run, ..environment(global, resume.then_some(&*out))? };
     let counts = if args.dry_run { from_config(&recipe)? } else { None };
     counts.iter().for_each(|counts| say(counts));
@@ -53,24 +59,37 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
             ));
             return Ok(Outcome::Done);
         }
-        inputs => inputs?,
+        inputs => world.agreed(inputs)?,
     };
+    agree_on_inputs(world, &inputs)?;
     let mut training = Training::new(&place, inputs, &[])?;
+    let courses = [Course::of_only(&out)];
+    let group = GroupPlan {
+        courses: &courses,
+        fewest: 0,
+        paused: RESULTS,
+        resume,
+        start,
+        check: &|_| Ok(()),
+        world,
+        rescale: args.rescale,
+    };
     if args.dry_run {
         if counts.is_some() {
             say("the base has no weights here, which a training needs: counted from its `config.json`");
         }
         let _lock = out.join(LOCK).exists().then(|| lock(&out)).transpose()?;
-        begin(&mut training, &[Course::of_only(&out)], 0, resume)?;
+        begin(&mut training, &group)?;
         say(&training.inputs.forecast(&place, &out)?);
         return Ok(Outcome::Done);
     }
     say(&training.counts().table());
     say(&training.inputs.shown_example()?);
-    let _lock = lock(&out)?;
     // Another process may have begun since.
-    refuse_used(&out, resume)?;
-    let outcome = train(&mut training, &out, resume, start)?;
+    let locked =
+        world.is_first().then(|| lock(&out).and_then(|lock| refuse_used(&out, resume).map(|()| lock)));
+    let _lock = world.agreed(locked.transpose())?;
+    let outcome = train(&mut training, &group)?;
     if outcome != Outcome::Done {
         return Ok(outcome);
     }
@@ -89,13 +108,17 @@ fn score_tasks(
     out: &Path,
     open: impl FnOnce() -> Result<(Environment, Subject)>,
 ) -> Result<Outcome> {
-    let results = out.join(EVAL).join(RESULTS);
-    let found: serde_json::Value =
-        if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
-    if tasks.iter().all(|task| found.get(task).is_some()) {
+    let world = World::current();
+    let is_scored = || {
+        let results = out.join(EVAL).join(RESULTS);
+        let found: serde_json::Value =
+            if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
+        Ok(tasks.iter().all(|task| found.get(task).is_some()))
+    };
+    if world.on_first(is_scored)? {
         return Ok(Outcome::Done);
     }
-    if interrupt::requested() {
+    if world.gather(interrupt::requested())?.contains(&true) {
         say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
     }
@@ -103,11 +126,9 @@ fn score_tasks(
     Ok(score(&place, &subject, &EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() })?.into())
 }
 
-fn train(training: &mut Training, out: &Path, resume: bool, start: Instant) -> Result<Outcome> {
-    let courses = [Course::of_only(out)];
-    let asked =
-        GroupPlan { courses: &courses, fewest: 0, paused: RESULTS, resume, start, check: &|_| Ok(()) };
-    for (state, end) in group::train(training, &asked)? {
+fn train(training: &mut Training, group: &GroupPlan) -> Result<Outcome> {
+    let out = &group.courses[0].out;
+    for (state, end) in group::train(training, group)? {
         match end {
             RunEnd::Interrupted => {
                 let run = next::quoted(out);

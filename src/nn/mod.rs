@@ -17,7 +17,7 @@ pub mod weight;
 pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use packed::Packed;
-pub use pass::{Noise, Pass};
+pub use pass::{Around, Noise, Pass, Sites};
 pub use weight::Weight;
 
 use tch::Tensor;

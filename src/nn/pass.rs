@@ -9,28 +9,89 @@ use tch::{Device, Tensor};
 use super::Packed;
 use super::layout::{Place, Places};
 use crate::adapters::Route;
-use crate::torch::draw::{generator_state, restore_generator, seed_torch};
+use crate::torch::draw::{generator_state, mix, restore_generator, seed_torch};
 use crate::torch::stream::{Stream, filled};
 use crate::torch::{dims2, joined};
 
 /// The noise of k runs trained together: one stream per run, continued from pass to pass.
 #[derive(Debug, Clone)]
-pub struct Noise(Rc<RefCell<Vec<Stream>>>);
+pub struct Noise(Rc<RefCell<Draws>>);
+
+#[derive(Debug, Clone)]
+struct Draws {
+    streams: Vec<Stream>,
+    /// The sequences around those of each run in the next pass.
+    around: Vec<Around>,
+    /// What the passes so far drew for.
+    sites: Sites,
+}
+
+/// Sequences of a batch that other processes compute, for which a pass draws all the same: masks are those of the whole batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Around {
+    /// Number of sequences before a run's own.
+    pub before: usize,
+    /// Number of sequences after them.
+    pub after: usize,
+    /// Tokens of the longest sequence of all.
+    pub longest: usize,
+}
+
+/// Numbers that a pass draws for one sequence: for each place of a token, for each pair of places, and for the sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sites {
+    tokens: usize,
+    pairs: usize,
+    sequences: usize,
+}
+
+impl Sites {
+    /// Returns the words that a pass draws for so many sequences, the longest of so many tokens.
+    fn words(self, sequences: usize, longest: usize) -> usize {
+        2 * sequences * (longest * (self.tokens + longest * self.pairs) + self.sequences)
+    }
+}
 
 impl Noise {
     /// Creates noise that continues these streams.
     pub fn new(streams: Vec<Stream>) -> Self {
-        Self(Rc::new(RefCell::new(streams)))
+        let around = vec![Around::default(); streams.len()];
+        Self(Rc::new(RefCell::new(Draws { streams, around, sites: Sites::default() })))
     }
 
     /// Returns the current state of the streams.
     pub fn streams(&self) -> Vec<Stream> {
-        self.0.borrow().clone()
+        self.0.borrow().streams.clone()
+    }
+
+    /// Returns what all passes so far drew for, on a CPU.
+    pub fn sites(&self) -> Sites {
+        self.0.borrow().sites
     }
 
     /// Skips `words` words of the stream of run `run`.
     pub fn pass_over(&self, run: usize, words: usize) {
-        self.0.borrow_mut().iter_mut().skip(run).take(1).for_each(|stream| stream.pass_over(words));
+        self.0.borrow_mut().streams.iter_mut().skip(run).take(1).for_each(|stream| stream.pass_over(words));
+    }
+
+    /// Skips what a pass on this device with these sites draws for a run whose sequences are all [`Around`] it.
+    pub fn skip_pass(&self, run: usize, around: Around, sites: Sites, device: Device) {
+        let words = match device {
+            Device::Cpu => sites.words(around.before + around.after, around.longest),
+            // A seed.
+            _ => 2,
+        };
+        self.pass_over(run, words);
+    }
+
+    /// Sets which sequences are around those of each run from the next pass on.
+    pub fn surround(&self, around: Vec<Around>) {
+        self.0.borrow_mut().around = around;
+    }
+
+    /// Returns noise that draws the same without effect on this one.
+    fn again(&self) -> Self {
+        Self(Rc::new(RefCell::new(self.0.borrow().clone())))
     }
 }
 
@@ -53,11 +114,14 @@ enum Start {
 impl Generator {
     /// Draws a seed for each run that has rows from its stream: without, it would not draw alone either.
     fn new(noise: &Noise, device: Device, has_rows: impl Fn(usize) -> bool) -> Self {
-        let mut streams = noise.0.borrow_mut();
-        let start = |(run, stream): (usize, &mut Stream)| {
-            Start::Seed(if has_rows(run) { stream.next_u64() } else { 0 })
+        let Draws { streams, around, .. } = &mut *noise.0.borrow_mut();
+        let start = |(run, (stream, around)): (usize, (&mut Stream, &Around))| {
+            let seed = if has_rows(run) { stream.next_u64() } else { 0 };
+            // Kernels cannot draw a part of a batch: each part has masks of its own.
+            Start::Seed(if around.before > 0 { mix(&[seed, around.before as u64]) } else { seed })
         };
-        Self { device, runs: streams.iter_mut().enumerate().map(start).collect(), current: None }
+        let runs = streams.iter_mut().zip(around.iter()).enumerate().map(start).collect();
+        Self { device, runs, current: None }
     }
 
     /// Lets the next draws be those of run `run`.
@@ -151,7 +215,7 @@ impl Pass {
 
     /// Returns a pass that draws, once, what this one draws next, for recomputation.
     pub fn repetition(&self) -> Self {
-        let noise = self.noise.as_ref().map(|noise| Noise::new(noise.streams()));
+        let noise = self.noise.as_ref().map(Noise::again);
         let generator =
             self.generator.as_ref().map(|generator| Rc::new(RefCell::new(generator.borrow().again())));
         Self { noise, generator, tokens: self.tokens.clone(), route: self.route.clone() }
@@ -179,18 +243,24 @@ impl Pass {
         let blocks = self.route.blocks(m).unwrap_or_default();
         if x.device().is_cuda() {
             self.enter(0);
-            let alone = noise.0.borrow().len() == 1;
+            let alone = noise.0.borrow().streams.len() == 1;
             return if alone { x.dropout(p, true) } else { self.dropout_of_each(x, p, &blocks) };
         }
+        let Draws { streams, around, sites } = &mut *noise.0.borrow_mut();
+        let width = width as usize;
+        match &self.tokens {
+            Some(_) => sites.tokens += width,
+            None => sites.sequences += width,
+        }
         let mask = filled(&x.size(), |mut mask| {
-            for (run, stream) in noise.0.borrow_mut().iter_mut().enumerate() {
+            for (run, (stream, around)) in streams.iter_mut().zip(around.iter()).enumerate() {
                 match (&self.tokens, &self.route) {
-                    (Some((places, _)), _) => tokens_mask(stream, &places[run], mask, width as usize, p),
+                    (Some((places, _)), _) => tokens_mask(stream, (&places[run], *around), mask, width, p),
                     (None, Route::One(one)) if *one != run as i64 => {}
-                    (None, Route::One(_)) => stream.fill_mask(mask, p),
+                    (None, Route::One(_)) => sequences_mask(stream, *around, mask, width, p),
                     (None, _) => {
-                        let (of_run, rest) = mask.split_at_mut((blocks[run] * width) as usize);
-                        stream.fill_mask(of_run, p);
+                        let (of_run, rest) = mask.split_at_mut(blocks[run] as usize * width);
+                        sequences_mask(stream, *around, of_run, width, p);
                         mask = rest;
                     }
                 }
@@ -206,9 +276,11 @@ impl Pass {
         let stretches = &batch.stretches;
         let shapes: Vec<[i64; 4]> = stretches.iter().map(|s| [s.count, heads, s.length, s.length]).collect();
         let sizes: Vec<i64> = shapes.iter().map(|shape| shape.iter().product()).collect();
+        let Draws { streams, around, sites } = &mut *noise.0.borrow_mut();
+        sites.pairs += heads as usize;
         let all = filled(&[sizes.iter().sum()], |mask| {
-            for (stream, places) in noise.0.borrow_mut().iter_mut().zip(batch.places.iter()) {
-                probabilities_mask(stream, places, mask, heads as usize, p);
+            for ((stream, places), around) in streams.iter_mut().zip(batch.places.iter()).zip(around.iter()) {
+                probabilities_mask(stream, (places, *around), mask, heads as usize, p);
             }
         });
         let parts = all.split_with_sizes(&sizes, 0);
@@ -231,18 +303,40 @@ impl Pass {
 }
 
 /// Fills one run's part of the mask of all tokens, `width` numbers each, from the padded batch's `[s, longest, width]`.
-fn tokens_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], width: usize, p: f64) {
-    let longest = longest(places);
+fn tokens_mask(
+    stream: &mut Stream,
+    (places, around): (&[Place], Around),
+    mask: &mut [f32],
+    width: usize,
+    p: f64,
+) {
+    let longest = longest(places).max(around.longest);
+    stream.pass_over(2 * around.before * longest * width);
     for place in places {
         let first = place.start * width;
         stream.fill_mask(&mut mask[first..first + place.length * width], p);
         stream.pass_over(2 * (longest - place.length) * width);
     }
+    stream.pass_over(2 * around.after * longest * width);
+}
+
+/// Fills one run's mask of sequences, from the batch's `[s, width]`.
+fn sequences_mask(stream: &mut Stream, around: Around, mask: &mut [f32], width: usize, p: f64) {
+    stream.pass_over(2 * around.before * width);
+    stream.fill_mask(mask, p);
+    stream.pass_over(2 * around.after * width);
 }
 
 /// Fills one run's masks of attention probabilities from the padded batch's `[s, h, longest, longest]`.
-fn probabilities_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], heads: usize, p: f64) {
-    let longest = longest(places);
+fn probabilities_mask(
+    stream: &mut Stream,
+    (places, around): (&[Place], Around),
+    mask: &mut [f32],
+    heads: usize,
+    p: f64,
+) {
+    let longest = longest(places).max(around.longest);
+    stream.pass_over(2 * around.before * heads * longest * longest);
     for place in places {
         let t = place.length;
         for head in 0..heads {
@@ -254,6 +348,7 @@ fn probabilities_mask(stream: &mut Stream, places: &[Place], mask: &mut [f32], h
             stream.pass_over(2 * (longest - t) * longest);
         }
     }
+    stream.pass_over(2 * around.after * heads * longest * longest);
 }
 
 fn longest(places: &[Place]) -> usize {

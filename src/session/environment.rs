@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tch::{Device, Kind};
 
+use super::launch;
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights, check_layer};
 use crate::adapters::file::short;
 use crate::data::catalog::Catalog;
@@ -57,6 +58,11 @@ impl Environment {
     /// catalog and to those before it.
     /// Fails when the catalog is wrong or the device cannot be used.
     pub fn open(device: DeviceChoice, threads: usize, datasets: &[&Path], offline: bool) -> Result<Self> {
+        let world = World::current();
+        let threads = match threads {
+            0 => launch::threads(world.local()[1]).unwrap_or(0),
+            given => given,
+        };
         let device = torch::open_device(device)?;
         if threads > 0 {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
@@ -67,14 +73,7 @@ impl Environment {
         for path in datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self {
-            hub: Hub::new(offline)?,
-            catalog,
-            device,
-            rehearsal: false,
-            world: World::alone(),
-            ranks: Vec::new(),
-        })
+        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false, world, ranks: Vec::new() })
     }
 
     /// Fetches and opens a base. For a rehearsal, a folder with `config.json` but no weights will do.

@@ -7,44 +7,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use super::course::{Course, GroupPlan};
 use super::recorder::RunRecorder;
 use super::results::Results;
 use super::resume::{Beginning, begin};
 use super::run_folder::{ADAPTER, EVAL, RECIPE, RESULTS};
-use super::training::{Course, Training};
+use super::training::Training;
 use crate::adapters::file::AdapterFile;
 use crate::eval::Evaluation;
 use crate::fault::Result;
 use crate::files;
+use crate::recipe::Recipe;
 use crate::report::metrics_log::TrainPoint;
 use crate::report::say;
 use crate::train::checkpoint::TrainState;
 use crate::train::{Recorder, RunEnd, Trainer, interrupt};
 
-/// How the runs of a training are trained.
-pub struct GroupPlan<'a> {
-    /// The course of each.
-    pub courses: &'a [Course],
-    /// Once others have ended and fewer than so many runs are left, these yield; 0 = never.
-    pub fewest: usize,
-    /// Name of the file of results of runs that pause.
-    pub paused: &'a str,
-    /// True if runs go on from their newest checkpoints.
-    pub resume: bool,
-    /// When the work on them began, loading included.
-    pub start: Instant,
-    /// Fails when a run may no longer be written by this process.
-    pub check: &'a dyn Fn(usize) -> Result<()>,
-}
-
 /// Trains all runs of `training`, and writes the results of each when it ends.
 /// Fails when a run cannot begin, or a file cannot be written; what ends a run alone is in its end.
 pub fn train(training: &mut Training, group: &GroupPlan) -> Result<Vec<(TrainState, RunEnd)>> {
-    let Beginning { plan, loaded, writes_recipe } =
-        begin(training, group.courses, group.fewest, group.resume)?;
+    let Beginning { plan, loaded, writes_recipe } = begin_together(training, group)?;
     let training = &*training;
     let mut runs = Vec::new();
-    for (run, Course { out, .. }) in group.courses.iter().enumerate() {
+    let written = if group.world.is_first() { group.courses } else { &[] };
+    for (run, Course { out, .. }) in written.iter().enumerate() {
         // Scores first, so that without results there are none of the adapter before.
         for stale in [out.join(EVAL).join(RESULTS), out.join(RESULTS)].iter().filter(|path| path.exists()) {
             fs::remove_file(stale).map_err(|error| files::cannot_write(stale, &error))?;
@@ -61,9 +47,38 @@ pub fn train(training: &mut Training, group: &GroupPlan) -> Result<Vec<(TrainSta
         say(&format!("resuming after step {step}"));
     }
     let objective = training.objective();
-    let mut recorder = Recorders { training, group, runs, checked: Instant::now() };
     let _awaited = interrupt::awaited();
-    Trainer::new(plan, objective.as_ref(), &training.trained, &mut recorder, loaded)?.run()
+    let mut recorders = Recorders { training, group, runs, checked: Instant::now() };
+    let recorder: &mut dyn Recorder = if group.world.is_first() { &mut recorders } else { &mut Silent };
+    Trainer::new(plan, objective.as_ref(), &training.trained, recorder, loaded)?.run()
+}
+
+/// Finds where the training begins: the first process looks, and the others take its recipes.
+fn begin_together(training: &mut Training, group: &GroupPlan) -> Result<Beginning> {
+    let GroupPlan { courses, fewest, world, .. } = *group;
+    let of_first = world.is_first().then(|| begin(training, group)).transpose();
+    let of_first = world.agreed(of_first)?;
+    let recipes: Vec<String> = world.on_first(|| training.recipes.iter().map(Recipe::to_toml).collect())?;
+    if let Some(beginning) = of_first {
+        return Ok(beginning);
+    }
+    let parse = |text: &String| Recipe::parse(text, RECIPE, &[]);
+    training.recipes = recipes.iter().map(parse).collect::<Result<_>>()?;
+    let plan = training.plan(courses, fewest, world)?;
+    Ok(Beginning { plan, loaded: Vec::new(), writes_recipe: Vec::new() })
+}
+
+/// The recorder of a process that writes nothing.
+struct Silent;
+
+impl Recorder for Silent {
+    fn logged(&mut self, _run: usize, _point: &TrainPoint) -> Result<()> {
+        Ok(())
+    }
+
+    fn evaluated(&mut self, _run: usize, _step: u64, _evaluation: &Evaluation, _best: bool) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Time after which a log point asks whether the runs are still this process's.

@@ -12,6 +12,8 @@
 //! | scores of a subject | [`score`] |
 //! | answers to new rows | [`predict`] |
 //! | a conversation with a subject | [`chat`] |
+//! | where and how far a run goes | [`course`] |
+//! | the other processes of a command | [`rendezvous`], and [`launch`] for those that it starts itself |
 //! | hub, catalog and device | [`environment`] |
 //! | whether base, tokenizer and data set fit each other | [`fit`] |
 //! | weights of classes in the loss | [`class_weights`] |
@@ -26,19 +28,23 @@ pub mod adapter_setup;
 pub mod chat;
 pub mod class_weights;
 pub mod counts;
+pub mod course;
 pub mod environment;
+pub mod facts;
 pub mod finished;
 pub mod fit;
 pub mod forecast;
 pub mod group;
 pub mod inputs;
 pub mod lasting;
+pub mod launch;
 pub mod machine;
 pub mod next;
 pub mod precedence;
 pub mod predict;
 pub mod recorder;
 pub mod reference;
+pub mod rendezvous;
 pub mod results;
 pub mod resume;
 pub mod run_folder;

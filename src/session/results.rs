@@ -96,6 +96,8 @@ impl Results<'_> {
             "ended": ended,
             // Runs trained at once.
             "together": training.recipes.len(),
+            // Processes that shared its steps.
+            "processes": state.processes,
             "skipped_steps": state.run.skipped,
             "seed": recipe.train.seed,
             "parameters": {"adapter": adapter, "base": full, "head": head},

@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+use super::course::{Course, GroupPlan};
+use super::facts::agree_on_recipe;
 use super::inputs::TrainInputs;
 use super::lasting::{FREE, LENGTH, ROUNDING, warmup};
 use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS, recipe_of};
-use super::training::{Course, Training};
+use super::training::Training;
 use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::{AdapterRecipe, Recipe, SWEEP, flat};
 use crate::spec::{Precision, Schedule};
+use crate::torch::world::World;
 use crate::train::TrainPlan;
 use crate::train::checkpoint::Loaded;
 
@@ -50,6 +53,20 @@ pub fn asked(args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
         keep_revision(&mut recipe, &out.join(RECIPE))?;
     }
     Ok((recipe, out))
+}
+
+/// As [`asked`], for all processes of `world`, which must be asked for the same: the first alone need see the run's folder.
+/// Fails as [`asked`], and where one is asked for another recipe.
+pub fn asked_by_all(world: &World, args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
+    if world.is_alone() {
+        return asked(args);
+    }
+    let own = args.recipe.as_ref().map(|name| Recipe::load(name, &args.set)).transpose();
+    let own = world.agreed(own)?;
+    agree_on_recipe(world, own.as_ref().map(|(recipe, _)| recipe))?;
+    let of_first = || asked(args).and_then(|(recipe, out)| Ok((recipe.to_toml()?, out)));
+    let (text, out) = world.on_first(of_first)?;
+    Ok((Recipe::parse(&text, RECIPE, &[])?, out))
 }
 
 /// Refuses a folder that holds a run, unless the command goes on with it or writes nothing (`may_be_used`).
@@ -213,22 +230,24 @@ pub struct Beginning {
     pub writes_recipe: Vec<bool>,
 }
 
-/// Finds where the training of runs that take these courses begins; if they go on, with what their recipes keep of the runs'.
+/// Finds where the training of a group begins; if its runs go on, with what their recipes keep of the runs'.
 /// Fails when recipe or checkpoint belong to another run, or a finished run is to take longer and has no checkpoint.
-pub fn begin(training: &mut Training, courses: &[Course], fewest: usize, resume: bool) -> Result<Beginning> {
+pub fn begin(training: &mut Training, group: &GroupPlan) -> Result<Beginning> {
+    let GroupPlan { courses, fewest, resume, world, rescale, .. } = *group;
     let Training { inputs, recipes, .. } = training;
     let mut writes_recipe = Vec::new();
     for (recipe, Course { out, .. }) in recipes.iter_mut().zip(courses) {
         let begun = out.join(RECIPE).exists();
         writes_recipe.push(!begun || refuse_another_recipe(out, recipe, inputs)?);
     }
-    let plan = training.plan(courses, fewest)?;
+    let plan = training.plan(courses, fewest, world)?;
     let newest = plan.runs.iter().map(|run| Loaded::newest(&run.checkpoints));
     let loaded = if resume { newest.collect() } else { Vec::new() };
     for (loaded, run) in
         loaded.iter().zip(&plan.runs).filter_map(|(loaded, run)| Some((loaded.as_ref()?, run)))
     {
         loaded.check(run)?;
+        refuse_rescaled(loaded, world, rescale)?;
     }
     let finished = courses.iter().enumerate().filter(|(_, course)| course.out.join(RESULTS).exists());
     let mut without = finished.filter(|(run, _)| !matches!(loaded.get(*run), Some(Some(_))));
@@ -240,6 +259,22 @@ pub fn begin(training: &mut Training, courses: &[Course], fewest: usize, resume:
         return Err(fault(message).hint(start).into());
     }
     Ok(Beginning { plan, loaded, writes_recipe })
+}
+
+/// Refuses to go on with another number of processes than a checkpoint was written by, unless that is asked for.
+fn refuse_rescaled(loaded: &Loaded, world: &World, rescale: bool) -> Result<()> {
+    let [before, now] = [loaded.state().processes, world.size()];
+    if before == now || rescale {
+        return Ok(());
+    }
+    let words = |count: usize| if count == 1 { "1 process".to_owned() } else { format!("{count} processes") };
+    let [before, now] = [before, now].map(words);
+    let message = format!(
+        "the checkpoint `{}` was written by {before}, and {now} would go on from it: sums would be rounded otherwise",
+        loaded.place().display()
+    );
+    let hint = format!("start {before}, or go on nevertheless with `--rescale`");
+    Err(usage(message).hint(hint).into())
 }
 
 /// Refuses to resume the run in `out` with another recipe than its own. Of a run that is asked to take longer, the recipe keeps

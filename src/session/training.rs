@@ -1,9 +1,10 @@
 //! A training before its first step: the model with its adapter, and the settings of the loop.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::adapter_setup::AdapterSetup;
 use super::counts::Counts;
+use super::course::Course;
 use super::environment::{Environment, use_precision};
 use super::inputs::TrainInputs;
 use super::lasting::{lasting, warmup};
@@ -17,27 +18,11 @@ use crate::models::adapt::{Plan, Start, attach};
 use crate::models::{Build, Model};
 use crate::recipe::Recipe;
 use crate::spec::Precision;
+use crate::torch::world::World;
 use crate::train::language::LanguageModelling;
 use crate::train::objective::LabelPrediction;
 use crate::train::recorded::Passes;
 use crate::train::{Objective, RunPlan, TrainPlan};
-
-/// Where and how far a run of a training goes.
-pub struct Course {
-    /// Its name among others; empty = the only one.
-    pub name: String,
-    /// Its folder.
-    pub out: PathBuf,
-    /// Step at which it pauses; at or after its last = at its end.
-    pub pause: u64,
-}
-
-impl Course {
-    /// Returns the course of the only run of a training.
-    pub fn of_only(out: &Path) -> Self {
-        Self { name: String::new(), out: out.to_owned(), pause: u64::MAX }
-    }
-}
 
 /// Everything that a training of one run, or of several together, needs.
 pub struct Training {
@@ -176,9 +161,10 @@ impl Training {
         self.inputs
     }
 
-    /// Builds the settings of the training loop for runs that take these courses, and yield if fewer than `fewest` are left.
+    /// Builds the settings of the training loop for runs that take these courses, and yield if fewer than `fewest` are left; the
+    /// processes of `world` train together.
     /// Fails when a recipe cannot be written as text, or the adapter that it starts from cannot be read.
-    pub fn plan(&self, courses: &[Course], fewest: usize) -> Result<TrainPlan> {
+    pub fn plan(&self, courses: &[Course], fewest: usize, world: &World) -> Result<TrainPlan> {
         let Self { inputs, .. } = self;
         let train = &inputs.recipe.train;
         let runs = self.recipes.iter().zip(courses).map(|(recipe, course)| self.run_plan(recipe, course));
@@ -196,6 +182,7 @@ impl Training {
             checkpoint: train.checkpoint_every,
             keep_checkpoints: train.keep_checkpoints,
             joined: self.model.device().is_cuda(),
+            world: world.clone(),
             fewest,
         })
     }

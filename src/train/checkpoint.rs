@@ -37,9 +37,16 @@ pub struct TrainState {
     pub tokens: u64,
     /// fp16's loss scale.
     pub scale: LossScale,
+    /// Processes that train together.
+    #[serde(default = "one")]
+    pub processes: usize,
     /// What depends on its gradients and evaluations; a list in the file.
     #[serde(rename = "runs", with = "list_of_one")]
     pub run: RunState,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// A value as a list of it alone.
@@ -112,6 +119,7 @@ impl TrainState {
             examples: 0,
             tokens: 0,
             scale: LossScale::new(loss_scaling),
+            processes: 1,
             run: RunState::new(noise),
         }
     }

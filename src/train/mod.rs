@@ -11,26 +11,31 @@ pub mod order;
 pub mod plan;
 pub mod recorded;
 pub mod schedule;
+pub mod share;
 pub mod source;
 pub mod trial;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::adapters::Trained;
 use crate::eval::Evaluation;
 use crate::fault::{Fault, Result, fault};
-use crate::nn::Noise;
+use crate::nn::{Around, Noise, Sites};
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use crate::spec::Every;
-use crate::torch::peak_memory_mib;
+use crate::torch::stream::Stream;
+use crate::torch::world::World;
+use crate::torch::{peak_memory_mib, unforeseen};
 use checkpoint::{EvalRecord, TrainState};
 pub use objective::Objective;
 use optim::{AdamW, Rates};
 pub use plan::{RunEnd, RunPlan, TrainPlan};
+use share::{Part, Share};
 use source::{BatchSource, MicroBatch};
 
 /// Receives and records the loop's progress.
@@ -81,6 +86,9 @@ pub struct Trainer<'a> {
     optimizer: AdamW,
     source: BatchSource,
     noise: Noise,
+    share: Share,
+    /// What a pass draws for, where others draw it.
+    sites: Sites,
     runs: Vec<Running>,
 }
 
@@ -117,9 +125,18 @@ impl<'a> Trainer<'a> {
             let begun = state.seconds;
             runs.push(Running { state, begun, window: (0, 0.0), end: None });
         }
+        let mut sites = Sites::default();
+        runs.iter_mut().for_each(|run: &mut Running| run.state.processes = plan.world.size());
+        if !plan.world.is_alone() {
+            begin_alike(&plan.world, &mut runs, &mut optimizer)?;
+            sites = trial::sites(objective, runs.len())?;
+            optimizer.clear_gradients();
+        }
         let source = BatchSource::new(&plan, objective.lengths());
         let noise = Noise::new(runs.iter().map(|run| run.state.run.noise.clone()).collect());
-        Ok(Self { plan, objective, recorder, optimizer, source, noise, runs })
+        let [rank, size] = [plan.world.rank(), plan.world.size()];
+        let share = Share { rank, size, whole: optimizer.device().is_cuda() };
+        Ok(Self { plan, objective, recorder, optimizer, source, noise, share, sites, runs })
     }
 
     /// Trains until every run has ended; returns how, with its counters.
@@ -137,13 +154,22 @@ impl<'a> Trainer<'a> {
                 break;
             }
             if active.len() < self.plan.fewest.min(self.runs.len()) {
-                self.save(&active)?;
+                self.save(&active, self.noise.streams())?;
                 for run in active {
                     self.end(run, RunEnd::Yielded)?;
                 }
                 break;
             }
-            let message = self.step(&active)?;
+            let before = self.noise.streams();
+            let (interrupted, message) = match self.step(&active) {
+                Ok(done) => done,
+                // What the others lost with their process ends here, and goes on later.
+                Err(error) if !self.plan.world.is_alone() => {
+                    self.save(&active, before)?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            };
             progress.tick(self.steps_done(), &message);
             for &run in &active {
                 let last = self.runs[run].state.step == self.plan.runs[run].steps;
@@ -151,10 +177,10 @@ impl<'a> Trainer<'a> {
                     self.evaluate(run)?;
                 }
             }
-            let interrupted = interrupt::requested();
+            let interrupted = interrupted || self.plan.world.is_alone() && interrupt::requested();
             let saved: Vec<usize> =
                 active.iter().copied().filter(|&run| interrupted || self.saves(run)).collect();
-            self.save(&saved)?;
+            self.save(&saved, self.noise.streams())?;
             if interrupted {
                 for &run in &active {
                     self.end(run, RunEnd::Interrupted)?;
@@ -207,10 +233,13 @@ impl<'a> Trainer<'a> {
         step < plan.steps && (step == plan.pause || self.due(run, self.plan.checkpoint))
     }
 
-    /// Writes checkpoints of these runs.
-    fn save(&mut self, saved: &[usize]) -> Result<()> {
-        for (run, noise) in self.runs.iter_mut().zip(self.noise.streams()) {
+    /// Writes checkpoints of these runs, whose noise goes on from these streams.
+    fn save(&mut self, saved: &[usize], noise: Vec<Stream>) -> Result<()> {
+        for (run, noise) in self.runs.iter_mut().zip(noise) {
             run.state.run.noise = noise;
+        }
+        if !self.plan.world.is_first() {
+            return Ok(());
         }
         for &run in saved {
             let (state, folder) = (&self.runs[run].state, &self.plan.runs[run].checkpoints);
@@ -221,13 +250,23 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Takes one optimiser step of the `active` runs; returns the message of the progress line.
-    fn step(&mut self, active: &[usize]) -> Result<String> {
+    /// Takes one optimiser step of the `active` runs; returns whether a signal came to another process, or this one of several, and the
+    /// message of the progress line.
+    fn step(&mut self, active: &[usize]) -> Result<(bool, String)> {
         let start = Instant::now();
         let mut steps = vec![None; self.runs.len()];
         active.iter().for_each(|&run| steps[run] = Some(self.runs[run].state.step));
         let batches = self.source.next(&steps);
-        let losses = self.accumulate(&batches)?;
+        let mut losses = self.accumulate(&batches)?;
+        let mut interrupted = false;
+        if !self.plan.world.is_alone() {
+            let signal = Tensor::from_slice(&[f32::from(u8::from(interrupt::requested()))]);
+            let beside = Tensor::cat(&[losses.to_device(Device::Cpu), signal], 0);
+            let sums = self.optimizer.all_reduce(&self.plan.world, &beside)?;
+            let runs = self.runs.len() as i64;
+            interrupted = sums.double_value(&[runs]) > 0.0;
+            losses = sums.narrow(0, 0, runs).to_device(self.optimizer.device());
+        }
         // One copy from the device; the CPU waits for the step there.
         let both = Tensor::cat(&[losses, self.optimizer.gradient_norms()], 0);
         let mut losses: Vec<f64> = Vec::try_from(both.to_kind(Kind::Double))?;
@@ -240,10 +279,12 @@ impl<'a> Trainer<'a> {
         let memory = peak_memory_mib(self.optimizer.device());
         let state = &self.runs[active[0]].state;
         let loss = shown.iter().sum::<f64>() / shown.len() as f64;
-        Ok(format!("loss {loss:.4}, {:.0} examples/s, {memory:.0} MiB", state.examples_per_second()))
+        let message =
+            format!("loss {loss:.4}, {:.0} examples/s, {memory:.0} MiB", state.examples_per_second());
+        Ok((interrupted, message))
     }
 
-    /// Runs forward and backward over the micro batches; returns each run's loss `[k]`.
+    /// Runs forward and backward over this process's part of the micro batches; returns its part of each run's loss `[k]`.
     fn accumulate(&self, batches: &[MicroBatch]) -> Result<Tensor> {
         let runs = self.runs.len();
         let weight =
@@ -251,15 +292,31 @@ impl<'a> Trainer<'a> {
         let has_rows = |run: usize| batches.iter().any(|batch| !batch[run].is_empty());
         let divisors: Vec<f64> = (0..runs).map(|run| if has_rows(run) { weight(run) } else { 1.0 }).collect();
         let scales: Vec<f64> = self.runs.iter().map(|run| run.state.scale.value).collect();
+        let device = self.optimizer.device();
         let mut sum: Option<Tensor> = None;
-        for batch in batches {
-            let passes = if self.plan.joined { vec![batch.clone()] } else { each_alone(batch) };
+        for Part { own, around } in self.share.of(batches, |example| self.source.tokens(&[example])) {
+            let elsewhere = |run: &usize| own[*run].is_empty() && around[*run].longest > 0;
+            for run in (0..runs).filter(elsewhere) {
+                self.noise.skip_pass(run, around[run], self.sites, device);
+            }
+            if own.iter().all(Vec::is_empty) {
+                continue;
+            }
+            let passes = if self.plan.joined { vec![own] } else { each_alone(&own) };
             for pass in passes {
+                let of_pass = pass.iter().zip(&around);
+                let of_pass =
+                    of_pass.map(|(own, around)| if own.is_empty() { Around::default() } else { *around });
+                self.noise.surround(of_pass.collect());
                 let losses = self.objective.backward(&pass, &divisors, &scales, &self.noise)?;
                 sum = Some(sum.map_or_else(|| losses.shallow_clone(), |sum| sum + &losses));
             }
         }
-        Ok(sum.ok_or_else(|| fault("there are no training examples"))?)
+        match sum {
+            None if batches.is_empty() => Err(fault("there are no training examples").into()),
+            None => Ok(Tensor::zeros([runs as i64], (Kind::Float, device))),
+            Some(sum) => Ok(sum),
+        }
     }
 
     /// Clips and updates the `active` runs, except those with a number that is not finite.
@@ -342,6 +399,25 @@ impl<'a> Trainer<'a> {
         let best = self.runs[run].state.run.note(record, value);
         self.recorder.evaluated(run, step, &evaluation, best)
     }
+}
+
+/// Lets all processes begin with the state of the first one, which alone has the checkpoints.
+fn begin_alike(world: &World, runs: &mut [Running], optimizer: &mut AdamW) -> Result<()> {
+    for (i, run) in runs.iter_mut().enumerate() {
+        let state = run.state.clone();
+        run.state = world.on_first(|| Ok(state))?;
+        run.begun = run.state.seconds;
+        let tensors = optimizer.state(i).into_iter().map(|(name, tensor)| {
+            let values = tensor.to_device(Device::Cpu).copy();
+            world.broadcast(&values, 0).map(|()| (name, values))
+        });
+        let tensors: BTreeMap<String, Tensor> = tensors.collect::<Result<_>>()?;
+        if !world.is_first() {
+            let of = |name: &str| tensors.get(name).map(Tensor::shallow_clone);
+            optimizer.restore(i, |name| of(name).ok_or_else(|| unforeseen(name).into()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns a micro batch of several runs as one for each that has examples.

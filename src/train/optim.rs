@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::adapters::{Group, Trained};
 use crate::fault::Result;
 use crate::torch::graph::{self, Graph};
+use crate::torch::world::World;
 use crate::torch::{dims2, set_grad};
 
 const BETA1: f64 = 0.9;
@@ -90,6 +91,27 @@ impl AdamW {
         no_grad(|| match self.in_turn() {
             true => Tensor::cat(&(0..self.runs()).map(|run| norms(run, 1)).collect::<Vec<_>>(), 0),
             false => norms(0, self.runs()),
+        })
+    }
+
+    /// Sums the gradients and the numbers `beside` `[n]` over all processes; returns the sums of `beside` on the CPU.
+    ///
+    /// # Errors
+    /// When another process failed or is lost.
+    pub fn all_reduce(&self, world: &World, beside: &Tensor) -> Result<Tensor> {
+        no_grad(|| {
+            let gradients = self.buffers.iter().map(|buffer| buffer.gradient.flatten(0, -1));
+            let parts =
+                gradients.chain([beside.to_kind(Kind::Float)]).map(|part| part.to_device(Device::Cpu));
+            let flat = Tensor::cat(&parts.collect::<Vec<_>>(), 0);
+            world.all_reduce(&flat)?;
+            let mut start = 0;
+            for Buffer { gradient, .. } in &self.buffers {
+                let count = gradient.numel() as i64;
+                gradient.shallow_clone().copy_(&flat.narrow(0, start, count).view_as(gradient));
+                start += count;
+            }
+            Ok(flat.narrow(0, start, beside.numel() as i64))
         })
     }
 

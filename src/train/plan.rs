@@ -9,6 +9,7 @@ use super::schedule;
 use crate::fault::fault;
 use crate::spec::{Every, Metric, Schedule};
 use crate::torch::stream::Stream;
+use crate::torch::world::World;
 
 /// Consecutive steps without a finite gradient after which a run ends.
 pub(super) const MOST_BAD_STEPS: u64 = 10;
@@ -143,6 +144,8 @@ pub struct TrainPlan {
     pub keep_checkpoints: usize,
     /// True if the runs' examples are computed in one pass; else each run's alone, with the bits that it has alone.
     pub joined: bool,
+    /// The processes that train together, each a part of every step.
+    pub world: World,
     /// Once others have ended and fewer than so many runs are left, these yield; 0 = never.
     pub fewest: usize,
 }

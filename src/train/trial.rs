@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::Objective;
 use crate::fault::Result;
-use crate::nn::Noise;
+use crate::nn::{Noise, Sites};
 use crate::torch::stream::Stream;
 
 /// Passes of a trial: what is slow only once is not counted.
@@ -48,6 +48,20 @@ pub fn seconds(
         least = least.min(start.elapsed().as_secs_f64());
     }
     Ok(least)
+}
+
+/// Returns what a pass of one run draws for on a CPU. Leaves gradients behind.
+///
+/// # Errors
+/// When libtorch fails.
+pub fn sites(objective: &dyn Objective, k: usize) -> Result<Sites> {
+    let noise = Noise::new(vec![Stream::seeded(0); k]);
+    let mut batch = vec![Vec::new(); k];
+    let lengths = objective.lengths();
+    batch[0].extend((0..lengths.len()).min_by_key(|example| lengths[*example]));
+    let ones = vec![1.0; k];
+    let _losses = objective.backward(&batch, &ones, &ones, &noise)?;
+    Ok(noise.sites())
 }
 
 /// Returns the operations a second of a large matrix product on a device.

@@ -25,6 +25,7 @@ use loraxs::nn::{Linear, Noise, Packed, Pass};
 use loraxs::report::metrics_log::TrainPoint;
 use loraxs::spec::{Every, Init, Metric, Problem, Schedule, Sigma, Tying};
 use loraxs::torch::stream::Stream;
+use loraxs::torch::world::World;
 use loraxs::train::objective::{LabelPrediction, Objective as _};
 use loraxs::train::order::Order;
 use loraxs::train::recorded::Passes;
@@ -686,6 +687,7 @@ impl Recorder for Heard {
 
 fn plan(runs: &[RunPlan]) -> TrainPlan {
     TrainPlan {
+        world: World::alone(),
         runs: runs.to_vec(),
         batch_size: 6,
         micro_batch_size: 4,

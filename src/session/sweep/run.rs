@@ -15,12 +15,13 @@ use crate::files::{self, Held};
 use crate::recipe::{Recipe, SWEEP, SweepRun};
 use crate::report::say;
 use crate::session::adapter_setup;
-use crate::session::group::{self, GroupPlan};
+use crate::session::course::{Course, GroupPlan};
+use crate::session::group;
 use crate::session::resume::{refuse_used, try_lock};
 use crate::session::run_folder::{EVAL, FAILED, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
-use crate::session::training::{Course, Training};
+use crate::session::training::Training;
 use crate::train::{Ending, RunEnd, interrupt};
 
 /// Interval at which runs that other processes train are looked at.
@@ -43,16 +44,21 @@ enum Round {
 type Claimed = (usize, Claim, (File, Held));
 
 impl SweepTraining<'_> {
-    /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
-    /// Fails when a run cannot begin, or a file cannot be written.
-    pub fn run(&mut self) -> Result<(Ending, usize)> {
+    /// Begins the sweep in its folder, or checks that it goes on there.
+    /// Fails when a run could not be trained, or the folder is another's.
+    pub fn begin(&mut self) -> Result<()> {
         self.check()?;
         if !self.out.join(SWEEP).exists() {
             refuse_used(self.out, false)?;
             files::write_new(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
         }
         // Another process may have begun another one meanwhile.
-        self.sweep.check_same(self.out)?;
+        self.sweep.check_same(self.out)
+    }
+
+    /// Trains what is left of the sweep; returns how it ended, and the number of runs that failed.
+    /// Fails when a run cannot begin, or a file cannot be written.
+    pub fn run(&mut self) -> Result<(Ending, usize)> {
         let claims = Claims::open(self.out)?;
         let rungs = self.sweep.settings.halving.as_ref().map_or(1, |halving| halving.rungs);
         let mut contenders: Vec<usize> = (0..self.sweep.runs.len()).collect();
@@ -267,6 +273,8 @@ impl SweepTraining<'_> {
             resume: true,
             start,
             check: &check,
+            world: &self.place.world,
+            rescale: false,
         };
         say(&match runs.as_slice() {
             [run] => format!("training {}", run.name),

@@ -266,14 +266,16 @@ impl Members {
         let here = own_host();
         let local_size = names.iter().filter(|name| **name == here).count();
         let names = (0..).zip(&names).map(|(rank, host): (usize, _)| format!("rank {rank} ({host})"));
-        let watch =
-            Watch::begin(rank, names.collect(), timeout, open(false, &format!("loraxs/{attempt}/{number}"))?)?;
+        let watch = Watch::begin(
+            rank,
+            names.collect(),
+            timeout,
+            open(false, &format!("loraxs/{attempt}/{number}"))?,
+        )?;
         let store = Arc::new(store);
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
-        let group = asked.answer(move |store| {
-            Group::open(store, rank, size, timeout.max(PATIENCE), &own)
-        })?;
+        let group = asked.answer(move |store| Group::open(store, rank, size, timeout.max(PATIENCE), &own))?;
         Ok(Self { rendezvous, local_size, group, store, watch })
     }
 
@@ -359,9 +361,9 @@ fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration) -> 
     store.set(&format!("hello/{rank}"), &serde_json::to_vec(&hello)?)?;
     let end = Instant::now() + timeout;
     if *rank > 0 {
-        let answer = store.get("start", timeout + LINGER).map_err(|_| {
-            Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST)
-        })?;
+        let answer = store
+            .get("start", timeout + LINGER)
+            .map_err(|_| Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST))?;
         let started: std::result::Result<Vec<String>, Failure> = serde_json::from_slice(&answer)?;
         return started.map_err(|failure| failure.error(None));
     }
@@ -375,7 +377,8 @@ fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration) -> 
         let hello: Hello = serde_json::from_slice(&hello)?;
         if hello.size != *size {
             let found = hello.size;
-            let message = format!("rank {other} was started as one of {found} processes, rank 0 as one of {size}");
+            let message =
+                format!("rank {other} was started as one of {found} processes, rank 0 as one of {size}");
             return Err(usage(message).hint("start all with one number of processes").into());
         }
         if hello.version != version {

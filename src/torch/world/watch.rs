@@ -41,7 +41,8 @@ impl Failure {
     }
 
     fn lost(rank: usize, message: String) -> Self {
-        let hint = "start all processes again: with `--resume`, a training goes on from its newest checkpoint";
+        let hint =
+            "start all processes again: with `--resume`, a training goes on from its newest checkpoint";
         Self { rank, message, hint: Some(hint.to_owned()), code: LOST, lost: true }
     }
 

@@ -1,0 +1,62 @@
+//! What the processes of a training must agree on.
+
+use std::collections::BTreeMap;
+
+use super::inputs::TrainInputs;
+use crate::fault::{Result, usage};
+use crate::files;
+use crate::recipe::{Recipe, flat};
+use crate::torch::world::World;
+
+/// Facts by name.
+type Facts = BTreeMap<String, String>;
+
+/// Refuses processes with different recipes.
+/// The error names each key, on every process.
+pub fn agree_on_recipe(world: &World, recipe: Option<&Recipe>) -> Result<()> {
+    let values = |recipe: &Recipe| -> Result<Facts> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) };
+    agree(world, "another recipe", recipe.map(values).transpose()?)
+}
+
+/// Refuses processes with different bases, data, or adapters to start from.
+/// The error names each, on every process.
+pub fn agree_on_inputs(world: &World, inputs: &TrainInputs) -> Result<()> {
+    if world.is_alone() {
+        return Ok(());
+    }
+    let TrainInputs { base, recipe, train, validation, .. } = inputs;
+    let mut facts = Facts::from([
+        ("base".to_owned(), base.hash.clone()),
+        ("config.json of the base".to_owned(), base.config_hash.clone()),
+        ("training data".to_owned(), train.hash.clone()),
+        (
+            "validation data".to_owned(),
+            validation.as_ref().map(|found| found.hash.clone()).unwrap_or_default(),
+        ),
+    ]);
+    let start = std::path::Path::new(&recipe.train.init_from).join(crate::adapters::file::WEIGHTS);
+    if !recipe.train.init_from.is_empty() && start.exists() {
+        facts.insert("adapter in `train.init_from`".into(), files::checksum(&start)?);
+    }
+    agree(world, "other inputs", Some(facts))
+}
+
+/// Refuses processes whose facts differ from those of the first one; a process without any has none of its own.
+fn agree(world: &World, what: &str, own: Option<Facts>) -> Result<()> {
+    let all = world.gather(own)?;
+    let Some((Some(first), others)) = all.split_first() else { return Ok(()) };
+    let value = |facts: &Facts, name: &str| facts.get(name).cloned().unwrap_or_else(|| "absent".into());
+    let differing = (1..).zip(others).filter_map(|(rank, facts): (usize, _)| Some((rank, facts.as_ref()?)));
+    for (rank, facts) in differing {
+        let names = first.keys().chain(facts.keys().filter(|name| !first.contains_key(*name)));
+        let lines: Vec<String> = names
+            .filter(|name| first.get(*name) != facts.get(*name))
+            .map(|name| format!("`{name}` is {}, on rank 0 {}", value(facts, name), value(first, name)))
+            .collect();
+        if !lines.is_empty() {
+            let message = format!("rank {rank} has {what} than rank 0: {}", lines.join("; "));
+            return Err(usage(message).hint("give all processes the same").into());
+        }
+    }
+    Ok(())
+}
