@@ -47,12 +47,13 @@ impl LanguageModelling<'_> {
         let hidden = hidden.detach();
         let shares = divisors.reciprocal().index_select(0, &batch.runs); // [T]
         let weights = &shares * scales.index_select(0, &batch.runs);
-        let (sums, mut gradients) = (divisors.zeros_like(), Vec::new());
+        let (sums, mut gradients) = (divisors.zeros_like().to_kind(Kind::Double), Vec::new());
         in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
             let (losses, gradient) =
                 losses_backward(self.model, &part(&hidden), &part(&batch.targets), &part(&weights))?;
-            let _ = sums.shallow_clone().index_add_(0, &part(&batch.runs), &(losses * part(&shares)));
+            let shared = (losses * part(&shares)).to_kind(Kind::Double);
+            let _ = sums.shallow_clone().index_add_(0, &part(&batch.runs), &shared);
             gradients.push(gradient);
             Ok(())
         })?;

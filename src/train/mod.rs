@@ -260,9 +260,9 @@ impl<'a> Trainer<'a> {
         let mut losses = self.accumulate(&batches)?;
         let mut interrupted = false;
         if !self.plan.world.is_alone() {
-            let signal = Tensor::from_slice(&[f32::from(u8::from(interrupt::requested()))]);
-            let beside = Tensor::cat(&[losses.to_device(Device::Cpu), signal], 0);
-            let sums = self.optimizer.all_reduce(&self.plan.world, &beside)?;
+            let signal = Tensor::from_slice(&[f64::from(u8::from(interrupt::requested()))]);
+            let sums = Tensor::cat(&[losses.to_device(Device::Cpu), signal], 0);
+            self.optimizer.all_reduce(&self.plan.world, &sums)?;
             let runs = self.runs.len() as i64;
             interrupted = sums.double_value(&[runs]) > 0.0;
             losses = sums.narrow(0, 0, runs).to_device(self.optimizer.device());
@@ -314,7 +314,7 @@ impl<'a> Trainer<'a> {
         }
         match sum {
             None if batches.is_empty() => Err(fault("there are no training examples").into()),
-            None => Ok(Tensor::zeros([runs as i64], (Kind::Float, device))),
+            None => Ok(Tensor::zeros([runs as i64], (Kind::Double, device))),
             Some(sum) => Ok(sum),
         }
     }

@@ -22,7 +22,7 @@ pub trait Objective {
     fn weight(&self, batch: &[usize]) -> f64;
 
     /// Adds the gradient of the summed losses of one micro batch, each run's times its scale, to the trained tensors. Returns the
-    /// loss of each run, divided by its divisor, `[k]` in fp32, without a graph: 0 without examples.
+    /// loss of each run, divided by its divisor, `[k]` in fp64, without a graph: 0 without examples.
     ///
     /// `batches` holds the examples of each of the k runs, `divisors` the divisor of each run's sum; dropout
     /// draws from `noise`.
@@ -73,7 +73,7 @@ const NO_TAG: f32 = -100.0;
 
 impl LabelPrediction<'_> {
     /// Returns the summed loss of each of k runs: logits `[n, c]` of sequences, or of tokens, and targets `[n]`, of sets `[n·c]`, to
-    /// `[k]`; `[1]` of the only run with sequences.
+    /// `[k]` in fp64; `[1]` of the only run with sequences.
     fn losses(&self, logits: &Tensor, targets: &Tensor, batch: &Packed, weights: Option<&Tensor>) -> Tensor {
         let problem = self.model.shape.problem;
         let each = match problem {
@@ -95,10 +95,10 @@ impl LabelPrediction<'_> {
         };
         let blocks = route.blocks(each.numel() as i64).unwrap_or_default();
         if blocks.iter().all(|block| *block == blocks[0]) {
-            return each.view([blocks.len() as i64, -1]).sum_dim_intlist(1, false, Kind::Float);
+            return each.view([blocks.len() as i64, -1]).sum_dim_intlist(1, false, Kind::Double);
         }
         let sums: Vec<Tensor> =
-            each.split_with_sizes(&blocks, 0).iter().map(|block| block.sum(Kind::Float)).collect();
+            each.split_with_sizes(&blocks, 0).iter().map(|block| block.sum(Kind::Double)).collect();
         Tensor::stack(&sums, 0)
     }
 
@@ -153,7 +153,7 @@ impl LabelPrediction<'_> {
         if let Some(tape) = tape {
             tape.backward()?;
         }
-        let all = divisors.zeros_like();
+        let all = divisors.zeros_like().to_kind(Kind::Double);
         batch.route.own(&all).copy_(&losses.detach());
         Ok(all)
     }

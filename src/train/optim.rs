@@ -94,24 +94,22 @@ impl AdamW {
         })
     }
 
-    /// Sums the gradients and the numbers `beside` `[n]` over all processes; returns the sums of `beside` on the CPU.
+    /// Sums the gradients over all processes, and with them `beside`, numbers on the CPU.
     ///
     /// # Errors
     /// When another process failed or is lost.
-    pub fn all_reduce(&self, world: &World, beside: &Tensor) -> Result<Tensor> {
+    pub fn all_reduce(&self, world: &World, beside: &Tensor) -> Result<()> {
         no_grad(|| {
-            let gradients = self.buffers.iter().map(|buffer| buffer.gradient.flatten(0, -1));
-            let parts =
-                gradients.chain([beside.to_kind(Kind::Float)]).map(|part| part.to_device(Device::Cpu));
-            let flat = Tensor::cat(&parts.collect::<Vec<_>>(), 0);
-            world.all_reduce(&flat)?;
+            let part = |buffer: &Buffer| buffer.gradient.flatten(0, -1).to_device(Device::Cpu);
+            let flat = Tensor::cat(&self.buffers.iter().map(part).collect::<Vec<_>>(), 0);
+            world.all_reduce(&[&flat, beside])?;
             let mut start = 0;
             for Buffer { gradient, .. } in &self.buffers {
                 let count = gradient.numel() as i64;
                 gradient.shallow_clone().copy_(&flat.narrow(0, start, count).view_as(gradient));
                 start += count;
             }
-            Ok(flat.narrow(0, start, beside.numel() as i64))
+            Ok(())
         })
     }
 

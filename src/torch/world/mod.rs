@@ -117,13 +117,15 @@ impl World {
         self.rank() == 0
     }
 
-    /// Replaces a tensor by its sum over all processes: contiguous, on the CPU, fp32, fp64 or int64, of one shape. All get the same
-    /// bits.
+    /// Replaces tensors by their sums over all processes: contiguous, on the CPU, fp32, fp64 or int64, of the same shapes everywhere.
+    /// All get the same bits.
     ///
     /// # Errors
     /// When another process failed or is lost.
-    pub fn all_reduce(&self, sum: &Tensor) -> Result<()> {
-        self.0.as_ref().map_or(Ok(()), |members| members.done(members.group.all_reduce(sum)))
+    pub fn all_reduce(&self, sums: &[&Tensor]) -> Result<()> {
+        let Some(members) = &self.0 else { return Ok(()) };
+        let started: Vec<Result<Work>> = sums.iter().map(|sum| members.group.all_reduce(sum)).collect();
+        started.into_iter().try_for_each(|work| members.done(work))
     }
 
     /// Replaces a tensor by that of process `from`: contiguous, on the CPU, of one shape.
@@ -231,7 +233,7 @@ impl World {
         let Some(members) = &self.0 else { return Ok(()) };
         let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
         members.watch.close();
-        self.all_reduce(&one)
+        self.all_reduce(&[&one])
     }
 
     /// Tells all others that this process failed, and gives them time to read it. Returns true if all end for this failure, or for the
