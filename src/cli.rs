@@ -5,6 +5,7 @@ mod generation;
 mod predict;
 mod processes;
 mod report;
+mod subject;
 mod values;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ pub use generation::GenerationArgs;
 pub use predict::{AnswerFormat, PredictArgs};
 pub use processes::ProcessArgs;
 pub use report::{ReportArgs, StudyFormat};
+pub use subject::SubjectArgs;
 use values::{bytes, path, threads, tolerance};
 
 /// Fine-tune, score and export language models with very small adapters.
@@ -195,30 +197,6 @@ pub struct TrainArgs {
     /// Go on with another number of processes than the run was trained by, which rounds sums differently
     #[arg(long, requires = "resume", help_heading = "Several processes")]
     pub rescale: bool,
-}
-
-/// The model that `eval`, `predict` and `merge` work on: a run, or a base with or without an adapter.
-#[derive(Debug, Clone, Default, Args)]
-pub struct SubjectArgs {
-    /// Folder of a run: use its base model and its best adapter
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "revision"], required_unless_present = "model", value_parser = path())]
-    pub run: Option<PathBuf>,
-    /// Checkpoint of the run to use instead of its best adapter, such as `step-40` [default for a run without an
-    /// adapter yet: the newest]
-    #[arg(long, value_name = "STEP", requires = "run")]
-    pub checkpoint: Option<String>,
-    /// Base model: hub id or folder; with `--run`, the place where the run's base is now
-    #[arg(long, value_name = "MODEL")]
-    pub model: Option<String>,
-    /// Branch, tag or commit of a hub id [default: the adapter's, else main]
-    #[arg(long, value_name = "REV")]
-    pub revision: Option<String>,
-    /// Folder of an adapter to load on `--model`
-    #[arg(long, value_name = "DIR", requires = "model", value_parser = path())]
-    pub adapter: Option<PathBuf>,
-    /// Folder of the basis that the adapter was trained in [default: taken from the cache, or computed]
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub basis: Option<PathBuf>,
 }
 
 /// `loraxs eval`.

@@ -7,6 +7,7 @@ mod eval;
 mod init_svd;
 mod merge;
 mod predict;
+mod processes;
 mod rebase;
 mod recipe;
 mod report;
@@ -14,13 +15,11 @@ mod sweep;
 mod train;
 
 use std::any::Any;
-use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
-use crate::cli::{Cli, Command, Global, LogFormat, ProcessArgs, SubjectArgs};
-use crate::fault::{Result, exit_code, fault, hint_of, in_hand, readable, reading, usage, words};
-use crate::report::{init_logging, redacted};
+use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
+use crate::fault::{Result, exit_code, fault, in_hand, reading, words};
+use crate::report::{init_logging, report_error};
 use crate::session::environment::Environment;
 use crate::session::run_folder::DATASETS;
 use crate::session::{launch, rendezvous};
@@ -82,7 +81,9 @@ pub fn run(cli: Cli) -> u8 {
             let error = torch::plain(error);
             let is_cause = World::current().fail(&error);
             if is_cause || !launch::is_launched() {
-                report_error(&error, global.log_format);
+                let rank = World::current().rank();
+                let whose = (rank > 0 && !launch::is_launched()).then(|| format!("rank {rank}"));
+                report_error(whose.as_deref(), &error, global.log_format == LogFormat::Json);
             }
             exit_code(&error)
         }
@@ -91,43 +92,12 @@ pub fn run(cli: Cli) -> u8 {
 
 fn dispatch(cli: &Cli) -> Result<Outcome> {
     interrupt::handle()?;
-    launch::end_with_parent();
     if torch::started_nowhere() {
         let hint = "change to an existing folder";
         return Err(fault("the current folder was removed").hint(hint).into());
     }
     let _reading = opened(&cli.command).map(reading);
-    let others = rendezvous::found();
-    let Some(ProcessArgs { processes, timeout }) = shared(&cli.command) else {
-        // Nothing is gained by doing it twice.
-        let is_first = others.ok().flatten().is_none_or(|others| others.rank == 0);
-        return if is_first { work(cli) } else { Ok(Outcome::Done) };
-    };
-    let timeout = Duration::from_secs(*timeout);
-    match (others?, processes) {
-        (None, Some(count)) if *count > 1 => {
-            return launch::run((*count).into(), timeout).map(Outcome::Launched);
-        }
-        (Some(others), Some(count)) if !launch::is_launched() => {
-            let message =
-                format!("`--processes {count}`: a launcher has started this process, of {}", others.size);
-            return Err(usage(message).hint("leave out `--processes`").into());
-        }
-        (others, _) => rendezvous::join(others, timeout)?,
-    };
-    let outcome = work(cli)?;
-    World::current().finish()?;
-    Ok(outcome)
-}
-
-/// Returns the settings of a command whose work several processes can share.
-fn shared(command: &Command) -> Option<&ProcessArgs> {
-    match command {
-        Command::Train(args) if !args.dry_run => Some(&args.processes),
-        Command::Eval(args) => Some(&args.processes),
-        Command::InitSvd(args) => Some(&args.processes),
-        _ => None,
-    }
+    processes::run(cli, work)
 }
 
 fn work(cli: &Cli) -> Result<Outcome> {
@@ -173,25 +143,10 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
     }
 }
 
-fn report_error(error: &anyhow::Error, format: LogFormat) {
-    let told = |text: &str| readable(&redacted(text));
-    let rank = World::current().rank();
-    let whose = if rank > 0 && !launch::is_launched() { format!("rank {rank}: ") } else { String::new() };
-    let (message, hint) = (told(&format!("{whose}{error:#}")), hint_of(error).map(told));
-    let text = match (format, &hint) {
-        (LogFormat::Json, _) => {
-            serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string()
-        }
-        (LogFormat::Text, None) => format!("error: {message}"),
-        (LogFormat::Text, Some(hint)) => format!("error: {message}\nhint: {hint}"),
-    };
-    // If standard error is closed, there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::hint_of;
 
     #[test]
     fn a_panic_tells_what_was_being_read_and_nothing_of_its_trace() {

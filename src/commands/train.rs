@@ -7,6 +7,7 @@ use super::{Outcome, environment, sweep};
 use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
 use crate::fault::Result;
 use crate::files;
+use crate::recipe::Recipe;
 use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::course::{Course, GroupPlan};
@@ -16,7 +17,7 @@ use crate::session::finished::refuse_half_done;
 use crate::session::group;
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
-use crate::session::resume::{asked_by_all, begin, is_done, lock, refuse_used};
+use crate::session::resume::{asked_by_all, begin, is_done, lock, lock_unused, refuse_used};
 use crate::session::run_folder::{EVAL, LOCK, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
@@ -50,45 +51,17 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         });
     }
     let place = Environment { rehearsal: args.dry_run, ..environment(global, resume.then_some(&*out))? };
-    let counts = if args.dry_run { from_config(&recipe)? } else { None };
-    counts.iter().for_each(|counts| say(counts));
-    let inputs = match TrainInputs::open(&place, recipe) {
-        Err(error) if counts.is_some() => {
-            say(&format!(
-                "the base has no weights here, and tokens, steps and memory cannot be counted: {error:#}"
-            ));
-            return Ok(Outcome::Done);
-        }
-        inputs => world.agreed(inputs)?,
-    };
+    let courses = [Course::of_only(&out)];
+    let group = GroupPlan { rescale: args.rescale, ..GroupPlan::of_one(&courses, resume, start, world) };
+    if args.dry_run {
+        return rehearse(&place, recipe, &group);
+    }
+    let inputs = world.agreed(TrainInputs::open(&place, recipe))?;
     agree_on_inputs(world, &inputs)?;
     let mut training = Training::new(&place, inputs, &[])?;
-    let courses = [Course::of_only(&out)];
-    let group = GroupPlan {
-        courses: &courses,
-        fewest: 0,
-        paused: RESULTS,
-        resume,
-        start,
-        check: &|_| Ok(()),
-        world,
-        rescale: args.rescale,
-    };
-    if args.dry_run {
-        if counts.is_some() {
-            say("the base has no weights here, which a training needs: counted from its `config.json`");
-        }
-        let _lock = out.join(LOCK).exists().then(|| lock(&out)).transpose()?;
-        begin(&mut training, &group)?;
-        say(&training.inputs.forecast(&place, &out)?);
-        return Ok(Outcome::Done);
-    }
     say(&training.counts().table());
     say(&training.inputs.shown_example()?);
-    // Another process may have begun since.
-    let locked =
-        world.is_first().then(|| lock(&out).and_then(|lock| refuse_used(&out, resume).map(|()| lock)));
-    let _lock = world.agreed(locked.transpose())?;
+    let _lock = lock_unused(world, &out, resume)?;
     let outcome = train(&mut training, &group)?;
     if outcome != Outcome::Done {
         return Ok(outcome);
@@ -100,6 +73,30 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     })?;
     say(&next);
     Ok(outcome)
+}
+
+/// Reports what would be trained.
+fn rehearse(place: &Environment, recipe: Recipe, group: &GroupPlan) -> Result<Outcome> {
+    let out = &group.courses[0].out;
+    let counts = from_config(&recipe)?;
+    counts.iter().for_each(|counts| say(counts));
+    let inputs = match TrainInputs::open(place, recipe) {
+        Err(error) if counts.is_some() => {
+            say(&format!(
+                "the base has no weights here, and tokens, steps and memory cannot be counted: {error:#}"
+            ));
+            return Ok(Outcome::Done);
+        }
+        inputs => inputs?,
+    };
+    let mut training = Training::new(place, inputs, &[])?;
+    if counts.is_some() {
+        say("the base has no weights here, which a training needs: counted from its `config.json`");
+    }
+    let _lock = out.join(LOCK).exists().then(|| lock(out)).transpose()?;
+    begin(&mut training, group)?;
+    say(&training.inputs.forecast(place, out)?);
+    Ok(Outcome::Done)
 }
 
 /// Scores the recipe's generation tasks with the best adapter, unless all were scored before.

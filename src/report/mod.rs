@@ -18,7 +18,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 
-use crate::fault::shortened;
+use crate::fault::{hint_of, readable, shortened};
 use json_lines::JsonLines;
 pub use redacted::{hide, redacted};
 
@@ -127,6 +127,20 @@ pub fn say(text: &str) {
     BARS.suspend(|| {
         let _ = writeln!(io::stdout(), "{text}");
     });
+}
+
+/// Tells an error with its hint on standard error, after the name of the process that it is of, as text or as a JSON object.
+pub fn report_error(whose: Option<&str>, error: &anyhow::Error, json: bool) {
+    let told = |text: &str| readable(&redacted(text));
+    let whose = whose.map(|whose| format!("{whose}: ")).unwrap_or_default();
+    let (message, hint) = (told(&format!("{whose}{error:#}")), hint_of(error).map(told));
+    let text = match (json, &hint) {
+        (true, _) => serde_json::json!({"level": "ERROR", "message": message, "hint": hint}).to_string(),
+        (false, None) => format!("error: {message}"),
+        (false, Some(hint)) => format!("error: {message}\nhint: {hint}"),
+    };
+    // If standard error is closed, there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Formats a plain table: a rule under the headers, numbers right-aligned, no trailing spaces.

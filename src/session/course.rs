@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::run_folder::RESULTS;
 use crate::fault::Result;
 use crate::torch::world::World;
 
@@ -42,4 +43,12 @@ pub struct GroupPlan<'a> {
     pub world: &'a World,
     /// True if runs go on with another number of processes than they began with.
     pub rescale: bool,
+}
+
+impl<'a> GroupPlan<'a> {
+    /// Returns the plan of a run of its own, by these processes.
+    pub fn of_one(courses: &'a [Course], resume: bool, start: Instant, world: &'a World) -> Self {
+        let check = &|_| Ok(());
+        Self { courses, fewest: 0, paused: RESULTS, resume, start, check, world, rescale: false }
+    }
 }

@@ -98,6 +98,13 @@ pub fn lock(out: &Path) -> Result<(File, Held)> {
     })
 }
 
+/// As [`lock`], by the first process, and if no other has begun there since ([`refuse_used`]).
+/// Fails on every process when it fails there.
+pub fn lock_unused(world: &World, out: &Path, may_be_used: bool) -> Result<Option<(File, Held)>> {
+    let locked = || lock(out).and_then(|lock| refuse_used(out, may_be_used).map(|()| lock));
+    world.agreed(world.is_first().then(locked).transpose())
+}
+
 /// As [`lock`]; `None` if another process holds the folder.
 /// Fails when it cannot be written.
 pub fn try_lock(out: &Path) -> Result<Option<(File, Held)>> {

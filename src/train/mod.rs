@@ -2,6 +2,7 @@
 //! [`BatchSource`] supplies the examples of each step, an [`Objective`] their loss and the metrics.
 
 pub mod checkpoint;
+mod gradient;
 pub mod interrupt;
 pub mod language;
 pub mod mixture;
@@ -15,27 +16,25 @@ pub mod share;
 pub mod source;
 pub mod trial;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::adapters::Trained;
 use crate::eval::Evaluation;
-use crate::fault::{Fault, Result, fault};
-use crate::nn::{Around, Noise, Sites};
+use crate::fault::{Fault, Result};
+use crate::nn::{Noise, Sites};
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use crate::spec::Every;
+use crate::torch::peak_memory_mib;
 use crate::torch::stream::Stream;
-use crate::torch::world::World;
-use crate::torch::{peak_memory_mib, unforeseen};
 use checkpoint::{EvalRecord, TrainState};
 pub use objective::Objective;
 use optim::{AdamW, Rates};
 pub use plan::{RunEnd, RunPlan, TrainPlan};
-use share::{Part, Share};
+use share::Share;
 use source::{BatchSource, MicroBatch};
 
 /// Receives and records the loop's progress.
@@ -128,7 +127,7 @@ impl<'a> Trainer<'a> {
         let mut sites = Sites::default();
         runs.iter_mut().for_each(|run: &mut Running| run.state.processes = plan.world.size());
         if !plan.world.is_alone() {
-            begin_alike(&plan.world, &mut runs, &mut optimizer)?;
+            gradient::begin_alike(&plan.world, &mut runs, &mut optimizer)?;
             sites = trial::sites(objective, runs.len())?;
             optimizer.clear_gradients();
         }
@@ -257,16 +256,7 @@ impl<'a> Trainer<'a> {
         let mut steps = vec![None; self.runs.len()];
         active.iter().for_each(|&run| steps[run] = Some(self.runs[run].state.step));
         let batches = self.source.next(&steps);
-        let mut losses = self.accumulate(&batches)?;
-        let mut interrupted = false;
-        if !self.plan.world.is_alone() {
-            let signal = Tensor::from_slice(&[f64::from(u8::from(interrupt::requested()))]);
-            let sums = Tensor::cat(&[losses.to_device(Device::Cpu), signal], 0);
-            self.optimizer.all_reduce(&self.plan.world, &sums)?;
-            let runs = self.runs.len() as i64;
-            interrupted = sums.double_value(&[runs]) > 0.0;
-            losses = sums.narrow(0, 0, runs).to_device(self.optimizer.device());
-        }
+        let (losses, interrupted) = self.gradient(&batches)?;
         // One copy from the device; the CPU waits for the step there.
         let both = Tensor::cat(&[losses, self.optimizer.gradient_norms()], 0);
         let mut losses: Vec<f64> = Vec::try_from(both.to_kind(Kind::Double))?;
@@ -282,41 +272,6 @@ impl<'a> Trainer<'a> {
         let message =
             format!("loss {loss:.4}, {:.0} examples/s, {memory:.0} MiB", state.examples_per_second());
         Ok((interrupted, message))
-    }
-
-    /// Runs forward and backward over this process's part of the micro batches; returns its part of each run's loss `[k]`.
-    fn accumulate(&self, batches: &[MicroBatch]) -> Result<Tensor> {
-        let runs = self.runs.len();
-        let weight =
-            |run: usize| -> f64 { batches.iter().map(|batch| self.objective.weight(&batch[run])).sum() };
-        let has_rows = |run: usize| batches.iter().any(|batch| !batch[run].is_empty());
-        let divisors: Vec<f64> = (0..runs).map(|run| if has_rows(run) { weight(run) } else { 1.0 }).collect();
-        let scales: Vec<f64> = self.runs.iter().map(|run| run.state.scale.value).collect();
-        let device = self.optimizer.device();
-        let mut sum: Option<Tensor> = None;
-        for Part { own, around } in self.share.of(batches, |example| self.source.tokens(&[example])) {
-            let elsewhere = |run: &usize| own[*run].is_empty() && around[*run].longest > 0;
-            for run in (0..runs).filter(elsewhere) {
-                self.noise.skip_pass(run, around[run], self.sites, device);
-            }
-            if own.iter().all(Vec::is_empty) {
-                continue;
-            }
-            let passes = if self.plan.joined { vec![own] } else { each_alone(&own) };
-            for pass in passes {
-                let of_pass = pass.iter().zip(&around);
-                let of_pass =
-                    of_pass.map(|(own, around)| if own.is_empty() { Around::default() } else { *around });
-                self.noise.surround(of_pass.collect());
-                let losses = self.objective.backward(&pass, &divisors, &scales, &self.noise)?;
-                sum = Some(sum.map_or_else(|| losses.shallow_clone(), |sum| sum + &losses));
-            }
-        }
-        match sum {
-            None if batches.is_empty() => Err(fault("there are no training examples").into()),
-            None => Ok(Tensor::zeros([runs as i64], (Kind::Double, device))),
-            Some(sum) => Ok(sum),
-        }
     }
 
     /// Clips and updates the `active` runs, except those with a number that is not finite.
@@ -399,33 +354,4 @@ impl<'a> Trainer<'a> {
         let best = self.runs[run].state.run.note(record, value);
         self.recorder.evaluated(run, step, &evaluation, best)
     }
-}
-
-/// Lets all processes begin with the state of the first one, which alone has the checkpoints.
-fn begin_alike(world: &World, runs: &mut [Running], optimizer: &mut AdamW) -> Result<()> {
-    for (i, run) in runs.iter_mut().enumerate() {
-        let state = run.state.clone();
-        run.state = world.on_first(|| Ok(state))?;
-        run.begun = run.state.seconds;
-        let tensors = optimizer.state(i).into_iter().map(|(name, tensor)| {
-            let values = tensor.to_device(Device::Cpu).copy();
-            world.broadcast(&values, 0).map(|()| (name, values))
-        });
-        let tensors: BTreeMap<String, Tensor> = tensors.collect::<Result<_>>()?;
-        if !world.is_first() {
-            let of = |name: &str| tensors.get(name).map(Tensor::shallow_clone);
-            optimizer.restore(i, |name| of(name).ok_or_else(|| unforeseen(name).into()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Returns a micro batch of several runs as one for each that has examples.
-fn each_alone(batch: &MicroBatch) -> Vec<MicroBatch> {
-    let only = |run: usize| {
-        let mut alone = vec![Vec::new(); batch.len()];
-        alone[run].clone_from(&batch[run]);
-        alone
-    };
-    (0..batch.len()).filter(|&run| !batch[run].is_empty()).map(only).collect()
 }

@@ -18,7 +18,7 @@ pub struct Share {
 
 /// A process's part of a micro batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct Portion {
     /// Its own examples of each run.
     pub own: MicroBatch,
     /// Of each run, the other examples.
@@ -32,11 +32,11 @@ impl Share {
     }
 
     /// Returns this process's part of each micro batch of a step; `tokens` tells the length of an example.
-    pub fn of(self, batches: &[MicroBatch], tokens: impl Fn(usize) -> usize) -> Vec<Part> {
+    pub fn of(self, batches: &[MicroBatch], tokens: impl Fn(usize) -> usize) -> Vec<Portion> {
         let runs = batches.first().map_or(0, Vec::len);
         let empty =
-            |_: &MicroBatch| Part { own: vec![Vec::new(); runs], around: vec![Around::default(); runs] };
-        let mut parts: Vec<Part> = batches.iter().map(empty).collect();
+            |_: &MicroBatch| Portion { own: vec![Vec::new(); runs], around: vec![Around::default(); runs] };
+        let mut parts: Vec<Portion> = batches.iter().map(empty).collect();
         for run in 0..runs {
             let rows: Vec<&[usize]> = batches.iter().map(|batch| batch[run].as_slice()).collect();
             let range = self.range(&rows, &tokens);
@@ -89,7 +89,7 @@ mod tests {
         let batches: Vec<MicroBatch> =
             vec![vec![vec![0, 1, 2, 3], vec![4]], vec![vec![4, 5, 6, 7], vec![]], vec![vec![8, 9], vec![]]];
         for (size, whole) in (1..=12).flat_map(|size| [(size, false), (size, true)]) {
-            let parts: Vec<Vec<Part>> =
+            let parts: Vec<Vec<Portion>> =
                 (0..size).map(|rank| Share { rank, size, whole }.of(&batches, |row| lengths[row])).collect();
             for (at, batch) in batches.iter().enumerate() {
                 for run in 0..2 {
@@ -97,7 +97,7 @@ mod tests {
                     assert_eq!(own, batch[run], "{size} {whole}");
                     let longest = batch[run].iter().map(|row| lengths[*row]).max().unwrap_or(0);
                     for of in &parts {
-                        let Part { own, around } = &of[at];
+                        let Portion { own, around } = &of[at];
                         let Around { before, after, .. } = around[run];
                         assert_eq!(around[run].longest, longest);
                         assert_eq!(before + own[run].len() + after, batch[run].len(), "{size} {of:?}");

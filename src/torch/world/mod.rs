@@ -3,50 +3,31 @@
 //! A world of one is the path of a single process: each call returns at once. Otherwise the processes meet at a store
 //! (`c10d::TCPStore`) and exchange tensors by Gloo, both of libtorch's CPU library, as PyTorch's `init_process_group("gloo")` does.
 
-mod group;
+mod gloo;
+mod meet;
 mod store;
 mod watch;
 
-use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use crate::fault::{Fault, LOST, Result, usage};
+use crate::fault::Result;
 use crate::torch::unforeseen;
-use group::{Group, Work};
+use gloo::{Gloo, Work};
+pub use meet::Rendezvous;
+use meet::{hellos, no_store, own_address, own_host};
 use store::Store;
 use watch::{Failure, Watch};
 
 /// Time between looks for a failure while an operation is under way.
 const LOOK: Duration = Duration::from_millis(100);
-/// Time in which others read the last that a process with the store says.
-const LINGER: Duration = Duration::from_millis(1500);
 /// Least time after which an operation fails that a living process does not take part in.
 const PATIENCE: Duration = Duration::from_secs(1800);
-
-/// Where the processes meet, as one of them was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rendezvous {
-    /// Number of this process, from 0.
-    pub rank: usize,
-    /// Number of processes.
-    pub size: usize,
-    /// Number of this process on its host.
-    pub local_rank: usize,
-    /// Host of the store.
-    pub host: String,
-    /// Its port.
-    pub port: u16,
-    /// True if the launcher has made the store; else the first process does.
-    pub is_served: bool,
-    /// Tells a start from those before in the same store.
-    pub attempt: String,
-}
 
 /// The processes of a command, as one of them sees them.
 #[derive(Debug, Clone, Default)]
@@ -57,17 +38,9 @@ struct Members {
     rendezvous: Rendezvous,
     /// Processes on this host.
     local_size: usize,
-    group: Group,
+    gloo: Gloo,
     store: Arc<Store>,
     watch: Arc<Watch>,
-}
-
-/// What each process tells of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct Hello {
-    size: usize,
-    version: String,
-    host: String,
 }
 
 static CURRENT: OnceLock<World> = OnceLock::new();
@@ -124,7 +97,7 @@ impl World {
     /// When another process failed or is lost.
     pub fn all_reduce(&self, sums: &[&Tensor]) -> Result<()> {
         let Some(members) = &self.0 else { return Ok(()) };
-        let started: Vec<Result<Work>> = sums.iter().map(|sum| members.group.all_reduce(sum)).collect();
+        let started: Vec<Result<Work>> = sums.iter().map(|sum| members.gloo.all_reduce(sum)).collect();
         started.into_iter().try_for_each(|work| members.done(work))
     }
 
@@ -133,7 +106,7 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn broadcast(&self, values: &Tensor, from: usize) -> Result<()> {
-        self.0.as_ref().map_or(Ok(()), |members| members.done(members.group.broadcast(values, from)))
+        self.0.as_ref().map_or(Ok(()), |members| members.done(members.gloo.broadcast(values, from)))
     }
 
     /// Returns the values of all processes, in the order of their ranks.
@@ -277,8 +250,8 @@ impl Members {
         let store = Arc::new(store);
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
-        let group = asked.answer(move |store| Group::open(store, rank, size, timeout.max(PATIENCE), &own))?;
-        Ok(Self { rendezvous, local_size, group, store, watch })
+        let gloo = asked.answer(move |store| Gloo::open(store, rank, size, timeout.max(PATIENCE), &own))?;
+        Ok(Self { rendezvous, local_size, gloo, store, watch })
     }
 
     /// Waits for an operation.
@@ -303,13 +276,13 @@ impl Members {
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let size = self.rendezvous.size as i64;
         let sizes = Tensor::zeros([size, 1], (Kind::Int64, Device::Cpu));
-        self.done(self.group.gather(&sizes, &Tensor::from_slice(&[own.len() as i64])))?;
+        self.done(self.gloo.gather(&sizes, &Tensor::from_slice(&[own.len() as i64])))?;
         let sizes: Vec<i64> = Vec::try_from(sizes.flatten(0, 1))?;
         let longest = sizes.iter().max().copied().unwrap_or(0).max(1);
         let mut padded = own.to_vec();
         padded.resize(usize::try_from(longest)?, 0);
         let all = Tensor::zeros([size, longest], (Kind::Uint8, Device::Cpu));
-        self.done(self.group.gather(&all, &Tensor::from_slice(&padded)))?;
+        self.done(self.gloo.gather(&all, &Tensor::from_slice(&padded)))?;
         let of = |(row, own): (i64, &i64)| Ok(Vec::try_from(all.get(row).narrow(0, 0, *own))?);
         (0..).zip(&sizes).map(of).collect()
     }
@@ -318,11 +291,11 @@ impl Members {
     fn tell(&self, of_first: Option<Vec<u8>>) -> Result<Vec<u8>> {
         let bytes = of_first.unwrap_or_default();
         let size = Tensor::from_slice(&[bytes.len() as i64]);
-        self.done(self.group.broadcast(&size, 0))?;
+        self.done(self.gloo.broadcast(&size, 0))?;
         let mut padded = bytes;
         padded.resize(usize::try_from(size.int64_value(&[0]))?.max(1), 0);
         let told = Tensor::from_slice(&padded);
-        self.done(self.group.broadcast(&told, 0))?;
+        self.done(self.gloo.broadcast(&told, 0))?;
         Ok(Vec::try_from(told)?)
     }
 
@@ -349,97 +322,4 @@ impl Asked<'_> {
             }
         }
     }
-}
-
-/// Tells of this process, and waits for what the first one says of all; returns their hosts.
-fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration) -> Result<Vec<String>> {
-    let Rendezvous { rank, size, host, port, .. } = own;
-    if store.add(&format!("came/{rank}"), 1)? > 1 {
-        let message = format!("another process at {host}:{port} is rank {rank} as well");
-        return Err(usage(message).hint("give each process a rank of its own, and each job a port").into());
-    }
-    Watch::first_sign(store, *rank)?;
-    let hello = Hello { size: *size, version: version.to_owned(), host: own_host() };
-    store.set(&format!("hello/{rank}"), &serde_json::to_vec(&hello)?)?;
-    let end = Instant::now() + timeout;
-    if *rank > 0 {
-        let answer = store
-            .get("start", timeout + LINGER)
-            .map_err(|_| Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST))?;
-        let started: std::result::Result<Vec<String>, Failure> = serde_json::from_slice(&answer)?;
-        return started.map_err(|failure| failure.error(None));
-    }
-    let of = |other: usize| -> Result<Hello> {
-        let left = end.saturating_duration_since(Instant::now()).max(LOOK);
-        let hello = store.get(&format!("hello/{other}"), left).map_err(|_| {
-            let message = format!("rank {other} of {size} has not come within {} s", timeout.as_secs());
-            let hint = "start every process; `--timeout` sets how long they wait for one another".to_owned();
-            Fault::with_code(message, Some(hint), LOST)
-        })?;
-        let hello: Hello = serde_json::from_slice(&hello)?;
-        if hello.size != *size {
-            let found = hello.size;
-            let message =
-                format!("rank {other} was started as one of {found} processes, rank 0 as one of {size}");
-            return Err(usage(message).hint("start all with one number of processes").into());
-        }
-        if hello.version != version {
-            let found = hello.version;
-            let message = format!("rank {other} is loraxs {found}, rank 0 is {version}");
-            return Err(usage(message).hint("install one version on all hosts").into());
-        }
-        Ok(hello)
-    };
-    let found: Result<Vec<String>> = (0..*size).map(|other| Ok(of(other)?.host)).collect();
-    let told = found.as_ref().map_err(|error| Failure::of(0, error));
-    store.set("start", &serde_json::to_vec(&told)?)?;
-    if found.is_err() {
-        // The store ends with this process.
-        thread::sleep(LINGER);
-    }
-    found
-}
-
-/// Returns the error of a store that cannot be opened.
-fn no_store(error: &anyhow::Error, (host, port): (&str, u16), serves: bool) -> anyhow::Error {
-    tracing::debug!("{error:#}");
-    let (message, hint) = match serves {
-        true => (
-            format!("cannot listen at port {port} for the other processes"),
-            "another job may use it: choose one with `MASTER_PORT`",
-        ),
-        false => (
-            format!("rank 0 cannot be reached at {host}:{port}"),
-            "`MASTER_ADDR` and `MASTER_PORT` say where: the host of the first process, and a free port on it",
-        ),
-    };
-    Fault::with_code(message, Some(hint.to_owned()), LOST).into()
-}
-
-fn own_host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
-}
-
-/// Returns the address of this host by which others reach it: that of the interface to the store, or, where that is this host by its own
-/// name, of the one to everywhere.
-fn own_address(store: (&str, u16)) -> String {
-    let loopback = || IpAddr::from([127, 0, 0, 1]);
-    let towards = |place: std::net::SocketAddr| -> Option<IpAddr> {
-        let any: IpAddr = if place.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-        let socket = UdpSocket::bind((any, 0)).ok()?;
-        // Nothing is sent.
-        socket.connect(place).ok()?;
-        Some(socket.local_addr().ok()?.ip())
-    };
-    let places = || store.to_socket_addrs().into_iter().flatten();
-    let found = places().find(std::net::SocketAddr::is_ipv4).or_else(|| places().next()).and_then(towards);
-    let by_name = store.0 != "localhost" && store.0.parse::<IpAddr>().is_err();
-    match found {
-        Some(address) if address.is_loopback() && by_name => {
-            towards(([192, 0, 2, 1], 9).into()).unwrap_or(address)
-        }
-        found => found.unwrap_or_else(loopback),
-    }
-    .to_string()
 }

@@ -42,14 +42,14 @@ unsafe extern "C" {
 
 /// Connections to all other processes. Never closed: that would wait for what is under way.
 #[derive(Debug)]
-pub struct Group(*mut c_void);
+pub struct Gloo(*mut c_void);
 
 // SAFETY: `c10d::ProcessGroupGloo` may be used by any thread; `World` starts one operation at a time.
-unsafe impl Send for Group {}
+unsafe impl Send for Gloo {}
 // SAFETY: as above.
-unsafe impl Sync for Group {}
+unsafe impl Sync for Gloo {}
 
-impl Group {
+impl Gloo {
     /// Connects to all other processes through the interface with the address `host`, or through those of `GLOO_SOCKET_IFNAME`.
     ///
     /// # Errors
