@@ -258,7 +258,8 @@ impl<'a> Trainer<'a> {
         let batches = self.source.next(&steps);
         let (losses, interrupted) = self.gradient(&batches)?;
         // One copy from the device; the CPU waits for the step there.
-        let both = Tensor::cat(&[losses, self.optimizer.gradient_norms()], 0);
+        let norms = self.optimizer.gradient_norms().to_device(losses.device());
+        let both = Tensor::cat(&[losses, norms], 0);
         let mut losses: Vec<f64> = Vec::try_from(both.to_kind(Kind::Double))?;
         let mut norms = losses.split_off(self.runs.len());
         norms.iter_mut().zip(&self.runs).for_each(|(norm, run)| *norm /= run.state.scale.value);

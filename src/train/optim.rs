@@ -1,6 +1,6 @@
 //! AdamW over flat buffers, gradient clipping, and fp16's dynamic loss scale.
 //!
-//! All trained tensors of a group are in one buffer `[k, p]`, their gradients in another: clipping and update
+//! All trained tensors of a group on one device are in one buffer `[k, p]`, their gradients in another: clipping and update
 //! take a few kernels, however many layers are adapted, and each run has its own norm and learning rate.
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,8 @@ use crate::torch::{dims2, set_grad};
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+/// What a checkpoint holds of each group.
+const PARTS: [&str; 3] = ["values", "mean", "square"];
 /// Updates after which they are recorded on a GPU.
 const RECORDED_AFTER: usize = 3;
 
@@ -42,10 +44,12 @@ pub struct Rates {
     pub weight_decay: f64,
 }
 
-/// One group's tensors, flat, `[k, p]` in fp32.
+/// One group's tensors on one device, flat, `[k, p]` in fp32.
 #[derive(Debug)]
 struct Buffer {
     group: Group,
+    /// Numbers of the tensors among those of the group, and the width of each.
+    places: Vec<(usize, i64)>,
     values: Tensor,
     gradient: Tensor,
     mean: Tensor,
@@ -60,10 +64,16 @@ impl AdamW {
     pub fn new(trained: &Trained) -> Result<Self> {
         let mut buffers = Vec::new();
         for group in [Group::Adapter, Group::Base, Group::Head] {
-            let entries: Vec<&Tensor> =
-                trained.entries().iter().filter(|e| e.group == group).map(|e| &e.tensor).collect();
-            if !entries.is_empty() {
-                buffers.push(Buffer::new(group, trained.runs(), &entries)?);
+            let entries = trained.entries().iter().filter(|e| e.group == group).map(|e| &e.tensor);
+            let mut by_device: Vec<(Device, Vec<(usize, &Tensor)>)> = Vec::new();
+            for (number, tensor) in entries.enumerate() {
+                match by_device.iter_mut().find(|(device, _)| *device == tensor.device()) {
+                    Some((_, tensors)) => tensors.push((number, tensor)),
+                    None => by_device.push((tensor.device(), vec![(number, tensor)])),
+                }
+            }
+            for (_, tensors) in by_device {
+                buffers.push(Buffer::new(group, trained.runs(), &tensors)?);
             }
         }
         Ok(Self {
@@ -74,16 +84,17 @@ impl AdamW {
         })
     }
 
-    /// Returns the device of the trained tensors.
+    /// Returns the device of the first trained tensors.
     pub fn device(&self) -> Device {
-        self.buffers.first().map_or(Device::Cpu, |buffer| buffer.values.device())
+        self.buffers.first().map_or(Device::Cpu, Buffer::device)
     }
 
-    /// Returns the norm of each run's whole gradient, over all groups: `[k]`.
+    /// Returns the norm of each run's whole gradient, over all groups: `[k]`, on [`AdamW::device`].
     pub fn gradient_norms(&self) -> Tensor {
         let norms = |first: i64, runs: i64| {
             let squares = |b: &Buffer| {
-                b.gradient.narrow(0, first, runs).square().sum_dim_intlist(1, false, Kind::Float)
+                let squares = b.gradient.narrow(0, first, runs).square();
+                squares.sum_dim_intlist(1, false, Kind::Float).to_device(self.device())
             };
             let squares: Vec<Tensor> = self.buffers.iter().map(squares).collect();
             Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt()
@@ -154,7 +165,8 @@ impl AdamW {
         let device = self.device();
         let numbers = numbers.to_device(device);
         self.taken += 1;
-        let records = self.taken == RECORDED_AFTER && graph::records(device);
+        let one_device = self.buffers.iter().all(|buffer| buffer.device() == device);
+        let records = self.taken == RECORDED_AFTER && one_device && graph::records(device);
         let scales = records || factors.iter().any(|factor| (factor - 1.0).abs() > 0.0);
         let update = || {
             self.update(0, &numbers, scales);
@@ -191,6 +203,7 @@ impl AdamW {
         no_grad(|| {
             let [runs, _] = dims2(numbers);
             for (buffer, start) in self.buffers.iter().zip((1..).step_by(4)) {
+                let numbers = numbers.to_device(buffer.device());
                 let [rates, decay, bias1, root2] = [0, 1, 2, 3].map(|at| numbers.narrow(1, start + at, 1)); // [runs, 1]
                 let [mut values, mut gradient, mut mean, mut square] =
                     [&buffer.values, &buffer.gradient, &buffer.mean, &buffer.square]
@@ -220,9 +233,17 @@ impl AdamW {
     /// Returns everything that run `run` needs to resume, by name.
     pub fn state(&self, run: usize) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
-        for buffer in &self.buffers {
-            for (part, tensor) in buffer.parts() {
-                state.push((format!("{}.{part}", buffer.group.name()), tensor.narrow(0, run as i64, 1)));
+        for of_group in self.buffers.chunk_by(|a, b| a.group == b.group) {
+            for (part, name) in PARTS.into_iter().enumerate() {
+                let whole = match of_group {
+                    [only] => only.part(part, run),
+                    _ => {
+                        let pieces = pieces(of_group, part, run);
+                        let pieces: Vec<Tensor> = pieces.iter().map(|x| x.to_device(Device::Cpu)).collect();
+                        Tensor::cat(&pieces, 1)
+                    }
+                };
+                state.push((format!("{}.{name}", of_group[0].group.name()), whole));
             }
         }
         state.push(("updates".into(), Tensor::from_slice(&self.updates[run..=run])));
@@ -234,10 +255,14 @@ impl AdamW {
     /// # Errors
     /// When `read` lacks a name or a shape does not fit.
     pub fn restore(&mut self, run: usize, read: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
-        for buffer in &self.buffers {
-            for (part, tensor) in buffer.parts() {
-                let stored = read(&format!("{}.{part}", buffer.group.name()))?;
-                no_grad(|| tensor.narrow(0, run as i64, 1).f_copy_(&stored))?;
+        for of_group in self.buffers.chunk_by(|a, b| a.group == b.group) {
+            for (part, name) in PARTS.into_iter().enumerate() {
+                let stored = read(&format!("{}.{name}", of_group[0].group.name()))?;
+                let mut pieces = pieces(of_group, part, run);
+                let widths: Vec<i64> = pieces.iter().map(|piece| dims2(piece)[1]).collect();
+                for (piece, stored) in pieces.iter_mut().zip(stored.f_split_with_sizes(&widths, 1)?) {
+                    no_grad(|| piece.f_copy_(&stored))?;
+                }
             }
         }
         self.updates[run] = read("updates")?.f_int64_value(&[0])?;
@@ -246,27 +271,45 @@ impl AdamW {
 }
 
 impl Buffer {
-    fn new(group: Group, runs: i64, tensors: &[&Tensor]) -> Result<Self> {
+    fn new(group: Group, runs: i64, tensors: &[(usize, &Tensor)]) -> Result<Self> {
         let values = no_grad(|| {
-            let rows: Vec<Tensor> = tensors.iter().map(|t| t.detach().reshape([runs, -1])).collect();
+            let rows: Vec<Tensor> = tensors.iter().map(|(_, t)| t.detach().reshape([runs, -1])).collect();
             Tensor::cat(&rows, 1)
         });
         let gradient = values.zeros_like();
-        let mut start = 0;
-        for tensor in tensors {
+        let (mut start, mut places) = (0, Vec::with_capacity(tensors.len()));
+        for (number, tensor) in tensors {
             let width = tensor.numel() as i64 / runs;
             let mut leaf = tensor.shallow_clone();
             no_grad(|| leaf.f_set_data(&view_of(&values, start, &tensor.size())))?;
             set_grad(tensor, &view_of(&gradient, start, &tensor.size()))?;
+            places.push((*number, width));
             start += width;
         }
         let (mean, square) = (values.zeros_like(), values.zeros_like());
-        Ok(Self { group, values, gradient, mean, square })
+        Ok(Self { group, places, values, gradient, mean, square })
     }
 
-    fn parts(&self) -> [(&'static str, &Tensor); 3] {
-        [("values", &self.values), ("mean", &self.mean), ("square", &self.square)]
+    fn device(&self) -> Device {
+        self.values.device()
     }
+
+    /// Returns one of the [`PARTS`] of run `run`, `[1, p]`.
+    fn part(&self, part: usize, run: usize) -> Tensor {
+        [&self.values, &self.mean, &self.square][part].narrow(0, run as i64, 1)
+    }
+}
+
+/// Returns the columns of each of a group's tensors in [`Buffer::part`], in the order in which these were added.
+fn pieces(of_group: &[Buffer], part: usize, run: usize) -> Vec<Tensor> {
+    let of_buffer = |buffer: &Buffer| {
+        let widths: Vec<i64> = buffer.places.iter().map(|(_, width)| *width).collect();
+        let numbers: Vec<usize> = buffer.places.iter().map(|(number, _)| *number).collect();
+        numbers.into_iter().zip(buffer.part(part, run).split_with_sizes(&widths, 1)).collect::<Vec<_>>()
+    };
+    let mut pieces: Vec<(usize, Tensor)> = of_group.iter().flat_map(of_buffer).collect();
+    pieces.sort_by_key(|(number, _)| *number);
+    pieces.into_iter().map(|(_, piece)| piece).collect()
 }
 
 /// Returns the columns of a flat buffer `[k, p]` from `start` on, shaped like a trained tensor.
