@@ -111,13 +111,14 @@ impl AdamW {
     /// When another process failed or is lost.
     pub fn all_reduce(&self, world: &World, beside: &Tensor) -> Result<()> {
         no_grad(|| {
-            let part = |buffer: &Buffer| buffer.gradient.flatten(0, -1).to_device(Device::Cpu);
-            let flat = Tensor::cat(&self.buffers.iter().map(part).collect::<Vec<_>>(), 0);
+            let gradient = |buffer: &Buffer| buffer.gradient.shallow_clone();
+            let part = |group| joined(group, gradient).flatten(0, -1).to_device(Device::Cpu);
+            let flat = Tensor::cat(&self.groups().map(part).collect::<Vec<_>>(), 0);
             world.all_reduce(&[&flat, beside])?;
             let mut start = 0;
-            for Buffer { gradient, .. } in &self.buffers {
-                let count = gradient.numel() as i64;
-                gradient.shallow_clone().copy_(&flat.narrow(0, start, count).view_as(gradient));
+            for group in self.groups() {
+                let count = group.iter().map(|buffer| buffer.gradient.numel() as i64).sum();
+                divide(group, gradient, &flat.narrow(0, start, count).view([self.runs(), -1]))?;
                 start += count;
             }
             Ok(())
@@ -126,6 +127,11 @@ impl AdamW {
 
     fn runs(&self) -> i64 {
         self.updates.len() as i64
+    }
+
+    /// Returns the buffers of each group.
+    fn groups(&self) -> impl Iterator<Item = &[Buffer]> {
+        self.buffers.chunk_by(|a, b| a.group == b.group)
     }
 
     /// Returns true if each run is updated by itself: on a CPU, with the bits of a run alone.
@@ -233,17 +239,10 @@ impl AdamW {
     /// Returns everything that run `run` needs to resume, by name.
     pub fn state(&self, run: usize) -> Vec<(String, Tensor)> {
         let mut state = Vec::new();
-        for of_group in self.buffers.chunk_by(|a, b| a.group == b.group) {
+        for group in self.groups() {
             for (part, name) in PARTS.into_iter().enumerate() {
-                let whole = match of_group {
-                    [only] => only.part(part, run),
-                    _ => {
-                        let pieces = pieces(of_group, part, run);
-                        let pieces: Vec<Tensor> = pieces.iter().map(|x| x.to_device(Device::Cpu)).collect();
-                        Tensor::cat(&pieces, 1)
-                    }
-                };
-                state.push((format!("{}.{name}", of_group[0].group.name()), whole));
+                let whole = joined(group, |buffer| buffer.part(part, run));
+                state.push((format!("{}.{name}", group[0].group.name()), whole));
             }
         }
         state.push(("updates".into(), Tensor::from_slice(&self.updates[run..=run])));
@@ -255,14 +254,10 @@ impl AdamW {
     /// # Errors
     /// When `read` lacks a name or a shape does not fit.
     pub fn restore(&mut self, run: usize, read: impl Fn(&str) -> Result<Tensor>) -> Result<()> {
-        for of_group in self.buffers.chunk_by(|a, b| a.group == b.group) {
+        for group in self.groups() {
             for (part, name) in PARTS.into_iter().enumerate() {
-                let stored = read(&format!("{}.{name}", of_group[0].group.name()))?;
-                let mut pieces = pieces(of_group, part, run);
-                let widths: Vec<i64> = pieces.iter().map(|piece| dims2(piece)[1]).collect();
-                for (piece, stored) in pieces.iter_mut().zip(stored.f_split_with_sizes(&widths, 1)?) {
-                    no_grad(|| piece.f_copy_(&stored))?;
-                }
+                let stored = read(&format!("{}.{name}", group[0].group.name()))?;
+                divide(group, |buffer| buffer.part(part, run), &stored)?;
             }
         }
         self.updates[run] = read("updates")?.f_int64_value(&[0])?;
@@ -300,16 +295,37 @@ impl Buffer {
     }
 }
 
-/// Returns the columns of each of a group's tensors in [`Buffer::part`], in the order in which these were added.
-fn pieces(of_group: &[Buffer], part: usize, run: usize) -> Vec<Tensor> {
+/// Returns the columns of each tensor of a group in what `of` takes of its buffers, in the order in which these were added.
+fn columns(group: &[Buffer], of: impl Fn(&Buffer) -> Tensor) -> Vec<Tensor> {
     let of_buffer = |buffer: &Buffer| {
-        let widths: Vec<i64> = buffer.places.iter().map(|(_, width)| *width).collect();
-        let numbers: Vec<usize> = buffer.places.iter().map(|(number, _)| *number).collect();
-        numbers.into_iter().zip(buffer.part(part, run).split_with_sizes(&widths, 1)).collect::<Vec<_>>()
+        let (numbers, widths): (Vec<usize>, Vec<i64>) = buffer.places.iter().copied().unzip();
+        numbers.into_iter().zip(of(buffer).split_with_sizes(&widths, 1)).collect::<Vec<_>>()
     };
-    let mut pieces: Vec<(usize, Tensor)> = of_group.iter().flat_map(of_buffer).collect();
-    pieces.sort_by_key(|(number, _)| *number);
-    pieces.into_iter().map(|(_, piece)| piece).collect()
+    let mut columns: Vec<(usize, Tensor)> = group.iter().flat_map(of_buffer).collect();
+    columns.sort_by_key(|(number, _)| *number);
+    columns.into_iter().map(|(_, tensor)| tensor).collect()
+}
+
+/// Returns what `of` takes of a group's buffers as if it had one; of several devices, on the CPU.
+fn joined(group: &[Buffer], of: impl Fn(&Buffer) -> Tensor) -> Tensor {
+    if let [only] = group {
+        return of(only);
+    }
+    let columns = columns(group, of);
+    no_grad(|| Tensor::cat(&columns.iter().map(|x| x.to_device(Device::Cpu)).collect::<Vec<_>>(), 1))
+}
+
+/// Writes what [`joined`] returned into what `of` takes of a group's buffers.
+fn divide(group: &[Buffer], of: impl Fn(&Buffer) -> Tensor, whole: &Tensor) -> Result<()> {
+    if let [only] = group {
+        return no_grad(|| Ok(of(only).f_copy_(whole)?));
+    }
+    let mut columns = columns(group, of);
+    let widths: Vec<i64> = columns.iter().map(|x| dims2(x)[1]).collect();
+    for (own, stored) in columns.iter_mut().zip(whole.f_split_with_sizes(&widths, 1)?) {
+        no_grad(|| own.f_copy_(&stored))?;
+    }
+    Ok(())
 }
 
 /// Returns the columns of a flat buffer `[k, p]` from `start` on, shaped like a trained tensor.
