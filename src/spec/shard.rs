@@ -24,6 +24,11 @@ impl Shard {
         Some(Self { index: id.saturating_sub(least) / step % count + 1, count })
     }
 
+    /// Returns the part of this share that process `rank` of `size` begins with.
+    pub fn of_process(self, rank: usize, size: usize) -> Self {
+        Self { index: (self.index - 1) * size + rank + 1, count: self.count * size }
+    }
+
     /// Returns the places 0..n of all runs in the order in which this process takes them: its own share, in which neighbours stay
     /// together, then backwards from there, where other processes come last.
     pub fn order(&self, n: usize) -> impl Iterator<Item = usize> + use<> {
@@ -66,6 +71,8 @@ mod tests {
     fn a_share_is_read_and_one_out_of_range_is_refused() {
         assert_eq!("3/16".parse(), Ok(Shard { index: 3, count: 16 }));
         assert_eq!("3/16".parse::<Shard>().unwrap().to_string(), "3/16");
+        let parts = [0, 1, 2].map(|rank| Shard { index: 2, count: 2 }.of_process(rank, 3).to_string());
+        assert_eq!(parts, ["4/6", "5/6", "6/6"]);
         assert_eq!("17/16".parse::<Shard>().unwrap_err(), "expected a share from 1/16 to 16/16");
         assert_eq!("0/16".parse::<Shard>().unwrap_err(), "expected a share from 1/16 to 16/16");
         for wrong in ["", "3", "3/0", "-1/4", "a/b", "1/2/3", "99999999999999999999999/2"] {

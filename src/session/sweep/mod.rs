@@ -15,6 +15,7 @@ use crate::fault::{Result, usage};
 use crate::recipe::{SWEEP, Sweep};
 use crate::report::say;
 use crate::spec::Shard;
+use crate::torch::world::World;
 
 /// A sweep that is to be trained.
 pub struct AskedSweep {
@@ -75,7 +76,8 @@ pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
         say(&format!("this task of the Slurm array begins with share {shard} of the sweep"));
         Some(shard)
     };
-    let shard = args.shard.or_else(slurm).unwrap_or_default();
+    let world = World::current();
+    let shard = args.shard.or_else(slurm).unwrap_or_default().of_process(world.rank(), world.size());
     Ok(Some(AskedSweep { sweep, out, shard }))
 }
 
