@@ -18,12 +18,14 @@ use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights};
+use crate::adapters::basis_shared::Reported;
 use crate::adapters::rules::Layer;
 use crate::adapters::svd::Factors;
 use crate::fault::{Result, fault, reading};
 use crate::files;
 use crate::spec::Sigma;
 use crate::torch::tensor_file::{self, TensorFile};
+use crate::torch::world::World;
 
 /// Name of the file in its folder.
 pub const FILE_NAME: &str = "basis.safetensors";
@@ -91,12 +93,14 @@ impl Basis {
     /// # Errors
     /// As [`Basis::compute`].
     pub fn cached_or_compute(
+        world: &World,
         spec: &BasisSpec,
         base_hash: &str,
         weights: Weights,
         progress: &dyn Fn(usize, &str),
-    ) -> Result<(Self, Vec<ModuleReport>)> {
-        cached_in(&cache_entry(spec, base_hash, weights.layers)?, spec, base_hash, weights, progress)
+    ) -> Result<Reported> {
+        let folder = cache_entry(spec, base_hash, weights.layers)?;
+        cached_in(world, &folder, (spec, base_hash), weights, progress)
     }
 
     /// Returns true if the cache holds the basis of these layers.
@@ -125,27 +129,31 @@ fn cache_entry(spec: &BasisSpec, base_hash: &str, layers: &[Layer]) -> Result<Pa
     Ok(files::cache_folder().join("basis").join(key.to_hex().as_str()))
 }
 
-/// Returns the basis in `folder`, or computes it and saves it there.
+/// Returns the basis in `folder`, or computes it and saves it there; on every host, where several processes work together.
 fn cached_in(
+    world: &World,
     folder: &Path,
-    spec: &BasisSpec,
-    base_hash: &str,
+    (spec, base_hash): (&BasisSpec, &str),
     weights: Weights,
     progress: &dyn Fn(usize, &str),
-) -> Result<(Basis, Vec<ModuleReport>)> {
-    match from_cache(folder, spec, base_hash, weights) {
-        Ok(Some(found)) => {
-            tracing::debug!("basis from the cache: {}", folder.display());
-            return Ok(found);
-        }
-        Ok(None) => {}
-        Err(error) => tracing::warn!("computing the cached basis again: {error:#}"),
-    }
-    let (basis, reports) = Basis::compute(spec, base_hash, weights, progress)?;
-    if let Err(error) = basis.save(folder) {
+) -> Result<Reported> {
+    let cached = from_cache(folder, spec, base_hash, weights).unwrap_or_else(|error| {
+        tracing::warn!("computing the cached basis again: {error:#}");
+        None
+    });
+    let is_cached = cached.is_some();
+    let found = match Basis::found_by_any(world, cached, (spec, base_hash), weights)? {
+        Some(found) => found,
+        None => Basis::compute_together(world, spec, base_hash, weights, progress)?,
+    };
+    if is_cached {
+        tracing::debug!("basis from the cache: {}", folder.display());
+    } else if world.local()[0] == 0
+        && let Err(error) = found.0.save(folder)
+    {
         tracing::warn!("cannot cache the basis: {error:#}");
     }
-    Ok((basis, reports))
+    Ok(found)
 }
 
 /// Reads the cached basis in `folder`, checked against the specification; `None` if there is none.
@@ -154,7 +162,7 @@ fn from_cache(
     spec: &BasisSpec,
     base_hash: &str,
     weights: Weights,
-) -> Result<Option<(Basis, Vec<ModuleReport>)>> {
+) -> Result<Option<Reported>> {
     if !folder.join(FILE_NAME).exists() {
         return Ok(None);
     }
@@ -339,7 +347,10 @@ mod tests {
     }
 
     fn cached(folder: &Path, base_hash: &str, progress: &dyn Fn(usize, &str)) -> (Basis, Vec<ModuleReport>) {
-        reading(&modules(), |weights| cached_in(folder, &spec(), base_hash, weights, progress)).unwrap()
+        reading(&modules(), |weights| {
+            cached_in(&World::alone(), folder, (&spec(), base_hash), weights, progress)
+        })
+        .unwrap()
     }
 
     #[test]

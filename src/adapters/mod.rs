@@ -4,6 +4,7 @@
 
 pub mod basis;
 pub mod basis_file;
+mod basis_shared;
 pub mod file;
 mod foreign;
 pub mod layout;

@@ -160,7 +160,9 @@ impl Environment {
                     ))
                     .into());
             }
-            return Ok((basis.select(layers)?, Vec::new()));
+            let basis = basis.select(layers)?;
+            basis.check_alike(&self.world)?;
+            return Ok((basis, Vec::new()));
         }
         if !self.knows_basis(base, layers, spec, None) {
             return Ok((Basis::imagined(spec, layers)?, Vec::new()));
@@ -175,7 +177,7 @@ impl Environment {
         let read = |layer: &str| base.base.weight(layer, self.device);
         let weights = Weights { layers, device: self.device, read: &read };
         let progress = Progress::new(layers.len() as u64, "svd", "modules");
-        let found = Basis::cached_or_compute(spec, &base.hash, weights, &|done, name| {
+        let found = Basis::cached_or_compute(&self.world, spec, &base.hash, weights, &|done, name| {
             progress.tick(done as u64, name);
         })?;
         progress.finish();
