@@ -170,6 +170,7 @@ fn training_step(criterion: &mut Criterion) {
         validation: &examples,
         eval_batch_tokens: BATCH * LENGTH,
         recompute: false,
+        world: World::alone(),
         longest: LENGTH as i64,
         passes: Passes::default(),
     };

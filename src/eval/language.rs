@@ -14,6 +14,7 @@ use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;
 use crate::torch::fused;
+use crate::torch::world::World;
 
 /// Maximum number of logits computed at once: 64 MiB in fp32.
 const MOST_LOGITS: i64 = 1 << 24;
@@ -148,7 +149,8 @@ pub fn losses_backward(
     Ok((found.detach(), leaf.grad()))
 }
 
-/// Computes the mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens per pass.
+/// Computes the mean loss of run `run` over the targets of `examples`, about `batch_tokens` tokens per pass; the processes of
+/// `world` share the passes.
 ///
 /// # Errors
 /// When a loss is not finite, or libtorch fails.
@@ -156,11 +158,12 @@ pub fn evaluate(
     model: &CausalLm,
     run: usize,
     examples: &[Example],
-    batch_tokens: usize,
+    (batch_tokens, world): (usize, &World),
 ) -> Result<Evaluation> {
     let start = Instant::now();
     let progress = Progress::new(examples.len() as u64, "eval", "examples");
     let sums = by_length(
+        world,
         examples,
         |_, tokens| tokens <= batch_tokens,
         |batch| {
@@ -171,14 +174,14 @@ pub fn evaluate(
                         .hint("evaluate in fp32 or bf16, or train with a lower learning rate")
                         .into())
                 }
-                None => Ok(sums),
+                None => Ok(sums.into_iter().map(|sum| vec![sum]).collect()),
             }
         },
         |done| progress.tick(done as u64, ""),
     )?;
     progress.finish();
     let counts: Vec<f64> = examples.iter().map(|example| target_count(example) as f64).collect();
-    let scores = vec![(Metric::Loss, pooled_mean(&sums, &counts))];
+    let scores = vec![(Metric::Loss, pooled_mean(&sums.concat(), &counts))];
     Ok(Evaluation { predictions: Vec::new(), scores, report: None, seconds: start.elapsed().as_secs_f64() })
 }
 

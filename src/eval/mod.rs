@@ -23,6 +23,7 @@ use crate::nn::layout::{Place, Sequence};
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::{Metric, Problem};
+use crate::torch::world::World;
 use metrics::{Score, combined};
 use outcomes::{ClassReport, Outcomes};
 use predictions::Prediction;
@@ -76,6 +77,8 @@ pub struct Scoring<'a> {
     pub outputs: &'a [usize],
     /// Examples in one pass.
     pub batch_size: usize,
+    /// The processes that share the passes.
+    pub world: &'a World,
 }
 
 /// Scores run `run` of `model` on `examples`.
@@ -84,9 +87,9 @@ pub struct Scoring<'a> {
 /// When a logit is not finite, or libtorch fails.
 pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scoring) -> Result<Evaluation> {
     let start = Instant::now();
-    let Scoring { metrics, labels, outputs, batch_size } = how;
+    let Scoring { metrics, labels, outputs, batch_size, world } = how;
     let progress = Progress::new(examples.len() as u64, "eval", "examples");
-    let logits = logits(model, run, examples, batch_size, |done| progress.tick(done as u64, ""))?;
+    let logits = logits(model, run, examples, (batch_size, world), |done| progress.tick(done as u64, ""))?;
     progress.finish();
     if let Some((example, row)) =
         examples.iter().zip(&logits).find(|(_, row)| row.iter().any(|logit| !logit.is_finite()))
@@ -118,17 +121,55 @@ pub fn evaluate(model: &Classifier, run: usize, examples: &[Example], how: Scori
 }
 
 /// Calls `pass` with batches of examples of similar length, as many as `fits` says of their number and tokens, and at least
-/// one; `tick` gets the number of those done. Returns what it finds for each example, in the order of `examples`.
-fn by_length<T: Clone + Default>(
+/// one; `tick` gets the number of those done. Returns the numbers that it finds for each example, in the order of `examples`.
+///
+/// The processes of `world` share the batches of one process.
+fn by_length(
+    world: &World,
     examples: &[Example],
     fits: impl Fn(usize, usize) -> bool,
-    mut pass: impl FnMut(&[&Example]) -> Result<Vec<T>>,
+    mut pass: impl FnMut(&[&Example]) -> Result<Vec<Vec<f64>>>,
     tick: impl Fn(usize),
-) -> Result<Vec<T>> {
+) -> Result<Vec<Vec<f64>>> {
+    let batches = batches(examples, fits);
+    let mut busy = vec![0; world.size()];
+    let (mut found, mut done) = (vec![Vec::new(); examples.len()], 0);
+    // The longest are the last, and are given first, each to the process with the least to do.
+    let mut own = batches.iter().rev().filter(|batch| {
+        let rank = (0..busy.len()).min_by_key(|&rank| busy[rank]).unwrap_or(0);
+        busy[rank] += batch.iter().map(|&i| examples[i].ids.len()).sum::<usize>();
+        rank == world.rank()
+    });
+    let passes = own.try_for_each(|batch| {
+        let of_batch = pass(&batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
+        batch.iter().zip(of_batch).for_each(|(&i, one)| found[i] = one);
+        done += batch.len();
+        tick((done * world.size()).min(examples.len()));
+        Ok(())
+    });
+    world.agreed(passes)?;
+    if world.is_alone() {
+        return Ok(found);
+    }
+    let own = found.iter().enumerate().filter(|(_, numbers)| !numbers.is_empty());
+    let own =
+        own.flat_map(|(i, numbers)| [i as f64, numbers.len() as f64].into_iter().chain(numbers.clone()));
+    for all in world.gather_numbers(&own.collect::<Vec<f64>>())? {
+        let mut rest = all.as_slice();
+        while let [i, count, numbers @ ..] = rest {
+            let (own, others) = numbers.split_at(*count as usize);
+            found[*i as usize] = own.to_vec();
+            rest = others;
+        }
+    }
+    Ok(found)
+}
+
+/// Divides examples into batches of similar length, the shortest first, as many in each as `fits` says.
+fn batches(examples: &[Example], fits: impl Fn(usize, usize) -> bool) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..examples.len()).collect();
     order.sort_by_key(|&i| examples[i].ids.len());
-    let mut found = vec![T::default(); examples.len()];
-    let mut rest = order.as_slice();
+    let (mut found, mut rest) = (Vec::new(), order.as_slice());
     while !rest.is_empty() {
         let (mut count, mut tokens) = (0, 0);
         let taken = rest.iter().take_while(|&&i| {
@@ -136,15 +177,13 @@ fn by_length<T: Clone + Default>(
             fits(count, tokens)
         });
         let (batch, left) = rest.split_at(taken.count().max(1));
+        found.push(batch.to_vec());
         rest = left;
-        let of_batch = pass(&batch.iter().map(|&i| &examples[i]).collect::<Vec<_>>())?;
-        batch.iter().zip(of_batch).for_each(|(&i, one)| found[i] = one);
-        tick(examples.len() - rest.len());
     }
-    Ok(found)
+    found
 }
 
-/// Returns what run `run` of `model` makes of each example, finite or not, `batch_size` of similar length in one pass; with a
+/// Returns what run `run` of `model` makes of each example, finite or not, `batch_size` of similar length in one pass, which the processes of `world` share; with a
 /// head for tokens the logits of the first token of each word; `tick` gets the number of examples done.
 ///
 /// # Errors
@@ -153,10 +192,15 @@ pub fn logits(
     model: &Classifier,
     run: usize,
     examples: &[Example],
-    batch_size: usize,
+    (batch_size, world): (usize, &World),
     tick: impl Fn(usize),
 ) -> Result<Vec<Vec<f32>>> {
-    by_length(examples, |count, _| count <= batch_size, |batch| batch_logits(model, run, batch), tick)
+    let pass = |batch: &[&Example]| -> Result<Vec<Vec<f64>>> {
+        let rows = batch_logits(model, run, batch)?.into_iter();
+        Ok(rows.map(|row| row.into_iter().map(f64::from).collect()).collect())
+    };
+    let found = by_length(world, examples, |count, _| count <= batch_size, pass, tick)?;
+    Ok(found.into_iter().map(|row| row.into_iter().map(|logit| logit as f32).collect()).collect())
 }
 
 /// Returns the logits of each example, with a head for tokens those of the first token of each word.

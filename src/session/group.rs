@@ -46,7 +46,7 @@ pub fn train(training: &mut Training, group: &GroupPlan) -> Result<Vec<(TrainSta
     if let Some(step) = resumed.iter().min() {
         say(&format!("resuming after step {step}"));
     }
-    let objective = training.objective();
+    let objective = training.objective(group.world);
     let _awaited = interrupt::awaited();
     let mut recorders = Recorders { training, group, runs, checked: Instant::now() };
     let recorder: &mut dyn Recorder = if group.world.is_first() { &mut recorders } else { &mut Silent };

@@ -117,8 +117,8 @@ impl Training {
         Counts { all: self.inputs.base.base.trunk_numbers(), adapter, full, head }
     }
 
-    /// Returns the objective of its data set.
-    pub fn objective(&self) -> Box<dyn Objective + '_> {
+    /// Returns the objective of its data set; the processes of `world` share evaluations.
+    pub fn objective(&self, world: &World) -> Box<dyn Objective + '_> {
         let TrainInputs { recipe, dataset, train, validation, metrics, class_weights, .. } = &self.inputs;
         let train = train.examples.as_slice();
         let validation = validation.as_ref().map(|found| found.examples.as_slice()).unwrap_or_default();
@@ -137,6 +137,7 @@ impl Training {
                 class_weights: class_weights.clone(),
                 eval_batch_size,
                 recompute,
+                world: world.clone(),
                 passes: Passes::default(),
             }),
             Model::Language(model) => {
@@ -149,6 +150,7 @@ impl Training {
                     validation,
                     eval_batch_tokens,
                     recompute,
+                    world: world.clone(),
                     longest,
                     passes,
                 })

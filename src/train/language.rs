@@ -11,6 +11,7 @@ use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::layout::Fill;
 use crate::nn::{Noise, Pass};
+use crate::torch::world::World;
 
 /// Prediction of the next token, scored on target tokens.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct LanguageModelling<'a> {
     pub eval_batch_tokens: usize,
     /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
+    /// The processes that share evaluations.
+    pub world: World,
     /// Tokens of the longest example.
     pub longest: i64,
     /// Recordings of passes on a GPU.
@@ -129,6 +132,6 @@ impl Objective for LanguageModelling<'_> {
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {
-        evaluate(self.model, run, self.validation, self.eval_batch_tokens)
+        evaluate(self.model, run, self.validation, (self.eval_batch_tokens, &self.world))
     }
 }

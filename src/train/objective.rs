@@ -11,6 +11,7 @@ use crate::nn::layout::{Fill, PackedLayout, Sequence};
 use crate::nn::{Noise, Packed, Pass};
 use crate::spec::{Metric, Problem};
 use crate::torch::unforeseen;
+use crate::torch::world::World;
 
 /// Loss and metrics of a task: all that the loop knows of it.
 pub trait Objective {
@@ -64,6 +65,8 @@ pub struct LabelPrediction<'a> {
     pub eval_batch_size: usize,
     /// True if activations are recomputed in the backward pass.
     pub recompute: bool,
+    /// The processes that share evaluations.
+    pub world: World,
     /// Recordings of passes on a GPU.
     pub passes: Passes,
 }
@@ -207,6 +210,7 @@ impl Objective for LabelPrediction<'_> {
             labels: self.labels,
             outputs: &[],
             batch_size: self.eval_batch_size,
+            world: &self.world,
         };
         evaluate(self.model, run, self.validation, how)
     }

@@ -195,6 +195,7 @@ fn task<'a>(model: &'a Classifier, examples: &'a [Example]) -> LabelPrediction<'
         class_weights: Vec::new(),
         eval_batch_size: 7,
         recompute: false,
+        world: World::alone(),
         passes: Passes::default(),
     }
 }

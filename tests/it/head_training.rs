@@ -11,6 +11,7 @@ use loraxs::models::{Base, Build, Classifier, HeadShape};
 use loraxs::nn::Noise;
 use loraxs::spec::Problem;
 use loraxs::torch::stream::Stream;
+use loraxs::torch::world::World;
 use loraxs::train::objective::{LabelPrediction, Objective as _};
 use loraxs::train::recorded::Passes;
 use safetensors::SafeTensors;
@@ -325,6 +326,7 @@ fn tagged(seeds: &[u64], batches: &[Vec<usize>], examples: &[Example]) -> (Vec<f
         class_weights: vec![0.5, 1.0, 2.0],
         eval_batch_size: 1,
         recompute: false,
+        world: World::alone(),
         passes: Passes::default(),
     };
     let divisors: Vec<f64> = batches.iter().map(|batch| objective.weight(batch)).collect();

@@ -21,6 +21,7 @@ use crate::models::{Classifier, HeadShape};
 use crate::session::environment::use_precision;
 use crate::session::fit::fitting;
 use crate::spec::Problem;
+use crate::torch::world::World;
 use crate::train::interrupt;
 
 /// Least rows that are taken at once, to be sorted by length.
@@ -113,7 +114,8 @@ impl Predictor<'_> {
                 Ok(sentence)
             })
             .collect();
-        let mut found = logits(model, 0, &examples, self.settings.batch_size, |_| {})?.into_iter();
+        let mut found =
+            logits(model, 0, &examples, (self.settings.batch_size, &World::alone()), |_| {})?.into_iter();
         let width = usize::try_from(model.shape.outputs)?.max(1);
         let ordered = |row: &[f32]| match order {
             [] => row.to_vec(),

@@ -48,7 +48,7 @@ impl Scorer<'_> {
         for dataset in read {
             let examples = self.examples(dataset)?;
             let tokens = settings.batch_size * settings.max_length;
-            let evaluation = evaluate(model.language()?, 0, &examples.examples, tokens)?;
+            let evaluation = evaluate(model.language()?, 0, &examples.examples, (tokens, &place.world))?;
             let result = TaskResult::new(&evaluation, settings.split(dataset), &examples);
             results.insert(dataset.name.clone(), result);
         }

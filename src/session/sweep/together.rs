@@ -8,6 +8,7 @@ use crate::fault::Result;
 use crate::recipe::Recipe;
 use crate::recipe::Together;
 use crate::session::training::Training;
+use crate::torch::world::World;
 use crate::train::trial;
 
 /// Most runs in a group of a CPU: it computes each by itself, and gains only the time in which a group begins.
@@ -70,7 +71,9 @@ fn fastest(training: &mut SweepTraining, recipes: &[&Recipe]) -> Result<usize> {
         // Too many for the memory: fewer were not.
         let train = &all.inputs.recipe.train;
         let passes = [train.micro_batch_size, train.micro_batch_tokens];
-        let Ok(seconds) = trial::seconds(all.objective().as_ref(), most, runs, passes) else { break };
+        let Ok(seconds) = trial::seconds(all.objective(&World::alone()).as_ref(), most, runs, passes) else {
+            break;
+        };
         let of_one = seconds / runs as f64;
         if of_one > least * (1.0 - WORTHWHILE) {
             break;

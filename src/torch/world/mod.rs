@@ -119,6 +119,18 @@ impl World {
         all.iter().map(|bytes| Ok(serde_json::from_slice(bytes)?)).collect()
     }
 
+    /// As [`World::gather`], of numbers, which need not be finite.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn gather_numbers(&self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let Some(members) = &self.0 else { return Ok(vec![own.to_vec()]) };
+        let bytes: Vec<u8> = own.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        let of = |bytes: Vec<u8>| bytes.chunks_exact(8).map(number).collect();
+        Ok(members.gather(&bytes)?.into_iter().map(of).collect())
+    }
+
     /// Computes a value on the first process, and returns it, or its error, on every one.
     ///
     /// # Errors
