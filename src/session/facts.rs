@@ -34,6 +34,8 @@ pub fn agree_on_inputs(world: &World, inputs: &TrainInputs) -> Result<()> {
             validation.as_ref().map(|found| found.hash.clone()).unwrap_or_default(),
         ),
     ]);
+    // As far as the base and the device have settled it.
+    facts.extend(flat(&toml::from_str(&recipe.to_toml()?)?, ""));
     let start = std::path::Path::new(&recipe.train.init_from).join(crate::adapters::file::WEIGHTS);
     if !recipe.train.init_from.is_empty() && start.exists() {
         facts.insert("adapter in `train.init_from`".into(), files::checksum(&start)?);

@@ -22,7 +22,7 @@ use gloo::{Gloo, Work};
 pub use meet::Rendezvous;
 use meet::{hellos, no_store, own_address, own_host};
 use store::Store;
-use watch::{Failure, Watch};
+use watch::{Failure, HANGS, Watch};
 
 /// Time between looks for a failure while an operation is under way.
 const LOOK: Duration = Duration::from_millis(100);
@@ -262,7 +262,8 @@ impl Members {
         let store = Arc::new(store);
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
-        let gloo = asked.answer(move |store| Gloo::open(store, rank, size, timeout.max(PATIENCE), &own))?;
+        let gloo = asked
+            .answer(move |store| Gloo::open(store, rank, size, PATIENCE.max(timeout * (HANGS + 2)), &own))?;
         Ok(Self { rendezvous, local_size, gloo, store, watch })
     }
 

@@ -16,6 +16,10 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const BROKEN: Duration = Duration::from_secs(3);
 /// Time in which a cause of a broken connection is looked for.
 const SEARCH: Duration = Duration::from_secs(10);
+/// A process that others wait for hangs after this many times the limit of silence: some work of one takes long.
+pub const HANGS: u32 = 6;
+/// A look that comes so late was not possible earlier: this process was suspended, and maybe all.
+const SUSPENDED: Duration = Duration::from_secs(5);
 /// Key of the failure that ends all.
 const FAILED: &str = "failed";
 /// Key of a process's wish that the cause of a broken connection be found.
@@ -78,6 +82,8 @@ struct State {
     failure: Option<Failure>,
     /// When the store last answered.
     contact: Instant,
+    /// When this was last asked for.
+    asked: Instant,
     /// True once a connection has broken.
     suspects: bool,
     /// True once the work is done.
@@ -87,7 +93,8 @@ struct State {
 impl Watch {
     /// Begins to watch, with a connection of its own to the store, in which all have told of themselves ([`Watch::first_sign`]).
     pub fn begin(rank: usize, names: Vec<String>, timeout: Duration, store: Store) -> Result<Arc<Self>> {
-        let state = State { failure: None, contact: Instant::now(), suspects: false, closing: false };
+        let now = Instant::now();
+        let state = State { failure: None, contact: now, asked: now, suspects: false, closing: false };
         let operations = AtomicU64::new(0);
         let watch = Arc::new(Self { rank, names, timeout, operations, state: Mutex::new(state) });
         let own = Arc::clone(&watch);
@@ -121,6 +128,10 @@ impl Watch {
     /// Returns the reason for which all end, if there is one.
     pub fn failure(&self) -> Option<Failure> {
         let mut state = self.state();
+        let asked = std::mem::replace(&mut state.asked, Instant::now());
+        if asked.elapsed() > SUSPENDED {
+            state.contact = Instant::now();
+        }
         let silence = state.contact.elapsed();
         if state.failure.is_none() && silence > self.timeout {
             let message = format!("{} has not answered for {} s", self.name(0), silence.as_secs());
@@ -177,8 +188,13 @@ impl Watch {
     /// The thread of the watch.
     fn run(&self, store: &Store) {
         let watched: Vec<usize> = if self.rank == 0 { (0..self.names.len()).collect() } else { vec![0] };
-        let mut heard: Vec<(Vec<u8>, Instant)> = vec![(Vec::new(), Instant::now()); watched.len()];
+        let mut heard = vec![Heard::new(); watched.len()];
+        let mut before = Instant::now();
         for sign in 1_u64.. {
+            if before.elapsed() > SUSPENDED {
+                heard = vec![Heard::new(); watched.len()];
+            }
+            before = Instant::now();
             let failure = match self.look(store, sign, &watched, &mut heard) {
                 Ok(failure) => failure,
                 // What fails at once is gone.
@@ -208,7 +224,7 @@ impl Watch {
         store: &Store,
         sign: u64,
         watched: &[usize],
-        heard: &mut [(Vec<u8>, Instant)],
+        heard: &mut [Heard],
     ) -> Result<Option<Failure>> {
         let operations = self.operations.load(Ordering::Relaxed);
         store.set(&sign_of(self.rank), format!("{sign} {operations}").as_bytes())?;
@@ -221,12 +237,18 @@ impl Watch {
         }
         let suspects = suspects || store.find(SUSPECTED)?.is_some();
         let keys: Vec<String> = watched.iter().map(|&rank| sign_of(rank)).collect();
-        for (last, now) in heard.iter_mut().zip(store.get_many(&keys)?) {
-            if last.0 != now {
-                *last = (now, Instant::now());
-            }
+        heard.iter_mut().zip(store.get_many(&keys)?).for_each(|(last, sign)| last.note(sign));
+        let most = heard.iter().map(|heard| heard.operations).max().unwrap_or(0);
+        let behind = watched.iter().zip(heard.iter()).filter(|(_, heard)| heard.operations < most);
+        let behind = behind.map(|(&rank, heard)| (heard.moved.elapsed(), rank)).max();
+        if let Some((waited, rank)) = behind.filter(|(waited, _)| *waited > self.timeout * HANGS) {
+            let (name, seconds) = (self.name(rank), waited.as_secs());
+            let message = format!(
+                "{name} hangs: others wait for it, and for {seconds} s it has done nothing with them"
+            );
+            return self.lost(store, rank, message);
         }
-        let silences = watched.iter().zip(heard.iter()).map(|(&rank, (_, since))| (since.elapsed(), rank));
+        let silences = watched.iter().zip(heard.iter()).map(|(&rank, heard)| (heard.alive.elapsed(), rank));
         let Some((silence, rank)) = silences.max() else { return Ok(None) };
         // The first process decides while it lives: it hears of all.
         let limit = match (suspects, rank == 0) {
@@ -238,8 +260,43 @@ impl Watch {
             return Ok(None);
         }
         let message = format!("{} is lost: no sign of life for {} s", self.name(rank), silence.as_secs());
+        self.lost(store, rank, message)
+    }
+
+    /// Tells all that a process is lost; returns the first failure of all.
+    fn lost(&self, store: &Store, rank: usize, message: String) -> Result<Option<Failure>> {
         let lost = serde_json::to_vec(&Failure::lost(rank, message))?;
         Ok(Some(serde_json::from_slice(&store.set_first(FAILED, &lost)?)?))
+    }
+}
+
+/// What was last heard of a process.
+#[derive(Debug, Clone)]
+struct Heard {
+    sign: Vec<u8>,
+    /// When its sign changed.
+    alive: Instant,
+    operations: u64,
+    /// When its number of operations changed.
+    moved: Instant,
+}
+
+impl Heard {
+    fn new() -> Self {
+        Self { sign: Vec::new(), alive: Instant::now(), operations: 0, moved: Instant::now() }
+    }
+
+    fn note(&mut self, sign: Vec<u8>) {
+        if sign == self.sign {
+            return;
+        }
+        let now = Instant::now();
+        let text = String::from_utf8_lossy(&sign);
+        let operations = text.split_once(' ').and_then(|(_, count)| count.parse().ok()).unwrap_or(0);
+        if operations != self.operations {
+            (self.operations, self.moved) = (operations, now);
+        }
+        (self.sign, self.alive) = (sign, now);
     }
 }
 
