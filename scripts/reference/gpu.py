@@ -293,6 +293,25 @@ class Bench:
         apart = max(abs(a - b) / b for a, b in zip(losses, others, strict=True))
         self.note("sweep", **{"times the runs an hour": alone / together, "losses apart": apart})
 
+    def processes(self):
+        """One process, and two that share the device: how far their losses are apart, and the seconds of a step in sums."""
+        self.data()
+        found = {}
+        for count in (1, 2):
+            folder = self.options.place / "runs" / f"processes-{count}"
+            shutil.rmtree(folder, ignore_errors=True)
+            steps = 4 if self.options.tiny else 40
+            # Micro batches are given whole, so that their masks are those of one process.
+            settings = dict(batch_size=32, micro_batch_size=16, max_steps=steps, precision="fp32", log_every=1, checkpoint_every="never")
+            path = self.recipe(folder, self.encoder(), ENCODER_TARGETS, "gpu/sst2", **settings)
+            self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "run", "--processes", str(count), name=f"processes-{count}", limit=120)
+            results = json.loads((folder / "run" / "results.json").read_text())
+            points = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+            found[count] = [point["loss"] for point in points if point["kind"] == "train"]
+            self.note(f"processes, {count}", **{"examples/s": results["examples_per_second"], "processes": results["processes"]})
+        apart = max(abs(a - b) / b for a, b in zip(found[1], found[2], strict=True))
+        self.note("processes", **{"losses apart": apart})
+
     def encoder_trunk(self, folder):
         from transformers import AutoModel
 
@@ -443,7 +462,7 @@ class Bench:
         self.free()
 
 
-PARTS = ["doctor", "machine", "glue", "glue_peer", "sweep", "svd", "lm", "lm_peer", "small", "small_peer", "generate", "generate_peer"]
+PARTS = ["doctor", "machine", "glue", "glue_peer", "sweep", "processes", "svd", "lm", "lm_peer", "small", "small_peer", "generate", "generate_peer"]
 
 
 def main():

@@ -19,7 +19,7 @@ pub mod trial;
 use std::path::Path;
 use std::time::Instant;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::adapters::Trained;
 use crate::eval::Evaluation;
@@ -128,8 +128,10 @@ impl<'a> Trainer<'a> {
         runs.iter_mut().for_each(|run: &mut Running| run.state.processes = plan.world.size());
         if !plan.world.is_alone() {
             gradient::begin_alike(&plan.world, &mut runs, &mut optimizer)?;
-            sites = trial::sites(objective, runs.len())?;
-            optimizer.clear_gradients();
+            if optimizer.device() == Device::Cpu {
+                sites = trial::sites(objective, runs.len())?;
+                optimizer.clear_gradients();
+            }
         }
         let source = BatchSource::new(&plan, objective.lengths());
         let noise = Noise::new(runs.iter().map(|run| run.state.run.noise.clone()).collect());
