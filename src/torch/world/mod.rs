@@ -245,9 +245,9 @@ impl Members {
         if size > 1 && rank == 0 {
             tracing::info!("waiting for {size} processes at {host}:{port}");
         }
-        // A launcher's store may hold what earlier commands left there.
+        // A launcher's store holds what earlier commands left there; the first process's own one is of this command.
         let first = open(serves, &format!("loraxs/{attempt}"))?;
-        let number = first.add(&format!("starts/{rank}"), 1)?;
+        let number = if *is_served { first.add(&format!("starts/{rank}"), 1)? } else { 1 };
         let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
         let names = hellos(&store, &rendezvous, version, timeout)?;
         let here = own_host();
