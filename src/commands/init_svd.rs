@@ -1,5 +1,7 @@
 //! `loraxs init-svd`: the frozen basis of LoRA-XS from a base's weights.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::environment;
@@ -8,7 +10,7 @@ use crate::adapters::file::short;
 use crate::cli::{Global, InitSvdArgs};
 use crate::fault::{Result, fault};
 use crate::files;
-use crate::models::adapt::targeted;
+use crate::models::adapt::{Layer, targeted};
 use crate::report::{say, table};
 use crate::spec::Init;
 
@@ -21,7 +23,7 @@ struct Report<'a> {
     modules: &'a [ModuleReport],
 }
 
-/// Computes the basis, or finds it in the cache, and reports each module.
+/// Computes the basis, or finds it in the cache, and reports each module; processes that work together share the modules.
 /// Fails when the base cannot be read, a target names nothing, or the rank is too large for a module.
 pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
     let place = environment(global, None)?;
@@ -42,21 +44,27 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         seed: args.seed,
     };
     let (basis, modules) = place.basis(&base, &layers, &spec, None)?;
-    say(&module_table(&modules));
-    let seconds: f64 = modules.iter().map(|module| module.seconds).sum();
-    say(&format!("{} modules, {seconds:.1} s of decomposition", modules.len()));
-    if let Some(out) = &args.out {
+    let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
+    place.world.on_first(|| keep(&basis, &report, &layers, args.out.as_deref()))
+}
+
+/// Prints the report, and writes it beside the basis if it is wanted in a folder.
+/// Fails when the basis is neither there nor in the cache.
+fn keep(basis: &Basis, report: &Report, layers: &[Layer], out: Option<&Path>) -> Result<()> {
+    say(&module_table(report.modules));
+    let seconds: f64 = report.modules.iter().map(|module| module.seconds).sum();
+    say(&format!("{} modules, {seconds:.1} s of decomposition", report.modules.len()));
+    if let Some(out) = out {
         files::hold_for_good(out)?;
         basis.save(out)?;
-        let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
-        files::write_json(&out.join("report.json"), &report)?;
+        files::write_json(&out.join("report.json"), report)?;
         say(&format!("wrote {}", out.display()));
-    } else if !Basis::is_cached(&spec, &base.hash, &layers) {
+    } else if !Basis::is_cached(report.spec, report.base_hash, layers) {
         return Err(fault("the basis was not saved: it could not be cached, and there is no `--out`")
             .hint("write it to a folder with `--out`, or point `LORAXS_CACHE` at a writable one")
             .into());
     } else {
-        say(&format!("cached for base {}; `train` finds it there", short(&base.hash)));
+        say(&format!("cached for base {}; `train` finds it there", short(report.base_hash)));
     }
     Ok(())
 }

@@ -39,7 +39,8 @@ pub fn run(cli: &Cli, work: impl FnOnce(&Cli) -> Result<Outcome>) -> Result<Outc
 fn shared(command: &Command) -> Option<&ProcessArgs> {
     match command {
         Command::Train(args) if !args.dry_run => Some(&args.processes),
-        Command::Eval(args) => Some(&args.processes),
+        // Answers made elsewhere are only read.
+        Command::Eval(args) if args.completions.is_none() => Some(&args.processes),
         Command::InitSvd(args) => Some(&args.processes),
         _ => None,
     }

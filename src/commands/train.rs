@@ -18,7 +18,7 @@ use crate::session::group;
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
 use crate::session::resume::{asked_by_all, begin, is_done, lock, lock_unused, refuse_used};
-use crate::session::run_folder::{EVAL, LOCK, RESULTS};
+use crate::session::run_folder::{ADAPTER, EVAL, LOCK, RESULTS};
 use crate::session::score::score;
 use crate::session::subject::Subject;
 use crate::session::sweep::asked_sweep;
@@ -118,6 +118,14 @@ fn score_tasks(
     if world.gather(interrupt::requested())?.contains(&true) {
         say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
+    }
+    // The folder may lie on the host of the first process alone.
+    if world.gather(world.is_first() || out.join(ADAPTER).exists())?.contains(&false) {
+        tracing::warn!(
+            "not every process can read `{0}`: score the recipe's tasks with `eval --run {0}`",
+            out.display()
+        );
+        return Ok(Outcome::Done);
     }
     let (place, subject) = open()?;
     Ok(score(&place, &subject, &EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() })?.into())

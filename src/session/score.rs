@@ -49,10 +49,7 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
         say("interrupted: run the same command again to continue");
         return Ok(Ending::Interrupted);
     };
-    if !place.world.is_first() {
-        return Ok(Ending::Finished);
-    }
-    write_and_show(&results, out, *of_run)?;
+    place.world.on_first(|| write_and_show(&results, out, *of_run))?;
     let task = results.keys().next().map(String::as_str).unwrap_or_default();
     after_eval(request, out, task).iter().for_each(|next| say(next));
     Ok(Ending::Finished)
@@ -108,15 +105,16 @@ impl Scorer<'_> {
             };
             let evaluation = evaluate(model, 0, &examples.examples, how)?;
             let (out, split) = (&settings.out, settings.split(dataset));
-            if place.world.is_first() {
+            place.world.on_first(|| {
                 files::hold_for_good(out)?;
                 let file = out.join("predictions").join(format!("{}.jsonl", dataset.name));
                 files::write_json_lines(&file, &evaluation.predictions)?;
-            }
-            if request.predict && place.world.is_first() {
-                let path = submit(dataset, split, &evaluation.predictions, out)?;
-                say(&format!("wrote {}", path.display()));
-            }
+                if request.predict {
+                    let path = submit(dataset, split, &evaluation.predictions, out)?;
+                    say(&format!("wrote {}", path.display()));
+                }
+                Ok(())
+            })?;
             results.insert(dataset.name.clone(), TaskResult::new(&evaluation, split, &examples));
         }
         Ok(Some(results))

@@ -700,7 +700,7 @@ fn run_of_heads(task: &str, metric: &str) -> (Bench, Vec<Value>) {
 }
 
 /// The catalog of the fixtures of heads, with the place of its files.
-fn catalog_of_heads() -> String {
+pub fn catalog_of_heads() -> String {
     let folder = fixture("heads/data");
     let text = fs::read_to_string(folder.join("datasets.toml")).unwrap();
     text.replace("files ", &format!("dir     = {folder:?}\nfiles "))

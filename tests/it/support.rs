@@ -1,9 +1,11 @@
 //! What the tests share: the built command in a place of its own, fixtures, and numbers read back from its files.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use loraxs::models::HeadShape;
 use loraxs::spec::{DeviceChoice, Problem};
@@ -97,6 +99,19 @@ impl Place {
         let output = forked::output(&self.command(args));
         assert_eq!(output.status.code(), Some(code), "loraxs {}\n{}", args.join(" "), errors(&output));
         output
+    }
+
+    /// The same command as `count` processes that work on it together, in the order of their ranks.
+    pub fn processes(&self, count: usize, args: &[&str]) -> Vec<Command> {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let of_rank = |rank: usize| {
+            let mut command = self.command(args);
+            command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+            command.env("WORLD_SIZE", count.to_string()).env("GLOO_SOCKET_IFNAME", "lo");
+            command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
+            command
+        };
+        (0..count).map(of_rank).collect()
     }
 
     /// Writes a recipe for a checkpoint of the fixtures, and runs it into `out` with further overrides.
@@ -212,4 +227,10 @@ pub fn alone() -> MutexGuard<'static, ()> {
     device();
     tch::set_num_threads(1);
     DRAWING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts commands together and waits for their ends.
+pub fn together(commands: &[Command]) -> Vec<Output> {
+    let started: Vec<forked::Run> = commands.iter().map(forked::start).collect();
+    started.into_iter().map(|run| run.within(Duration::from_secs(300)).0).collect()
 }
