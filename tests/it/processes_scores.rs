@@ -48,21 +48,22 @@ fn scored(place: &Place, out: &str, dataset: &str) -> (Value, Option<Vec<u8>>) {
     (found, fs::read(folder.join(format!("predictions/{dataset}.jsonl"))).ok())
 }
 
+fn svd<'a>(model: &'a str, out: &'a str, method: &'a str, targets: &'a str) -> [&'a str; 11] {
+    ["init-svd", "--model", model, "--rank", "4", "--method", method, "--targets", targets, "--out", out]
+}
+
 #[test]
 fn a_basis_is_that_of_one_process_to_the_bit_wherever_it_was_found() {
     let place = Place::new();
     let model = encoders().join("bert-gelu");
-    let svd = |out, method, targets| {
-        let model = model.to_str().unwrap();
-        ["init-svd", "--model", model, "--rank", "4", "--method", method, "--targets", targets, "--out", out]
-    };
+    let model = model.to_str().unwrap();
     // The last has more processes than modules.
     for (count, method, targets) in
         [(2, "randomized", "query,value,dense"), (3, "exact", "query,dense"), (5, "exact", "query")]
     {
         let out = format!("of-{count}");
-        place.run(&svd("one", method, targets), 0);
-        let outputs = end(&apart(&place, place.processes(count, &svd(&out, method, targets))), 0);
+        place.run(&svd(model, "one", method, targets), 0);
+        let outputs = end(&apart(&place, place.processes(count, &svd(model, &out, method, targets))), 0);
         let one = basis(&place.path("one"));
         assert!(basis(&place.path(&out)) == one, "{out}");
         for (rank, output) in outputs.iter().enumerate() {
@@ -78,7 +79,7 @@ fn a_basis_is_that_of_one_process_to_the_bit_wherever_it_was_found() {
         };
         assert_eq!(modules(&out), modules("one"));
     }
-    let svd = |out| svd(out, "exact", "query,dense");
+    let svd = |out| svd(model, out, "exact", "query,dense");
     place.run(&svd("one"), 0);
     let one = basis(&place.path("one"));
     end(&apart(&place, place.processes(3, &svd("all"))), 0);
@@ -123,7 +124,7 @@ fn scores_and_predictions_are_those_of_one_process() {
 fn scores_of_words_are_those_of_one_process() {
     let place = Place::with_own(&catalog_of_heads());
     let recipe = format!(
-        "[model]\nname = {:?}\n[adapter]\nrank = 4\nalpha = 4.0\n[data]\ndataset = \"heads/words\"\n[train]\nmax_steps = 4\n",
+        "[model]\nname = {:?}\n[adapter]\nrank = 4\nalpha = 4.0\n[data]\ndataset = \"heads/words\"\nmax_length = 32\n[train]\nmax_steps = 4\n",
         encoders().join("bert-gelu")
     );
     place.train(&recipe, "run", &[]);
@@ -141,7 +142,10 @@ fn the_loss_of_a_language_model_is_that_of_one_process() {
     let model = fixture("decoders/llama-biased");
     let eval = |out| {
         let model = model.to_str().unwrap();
-        ["eval", "--model", model, "--task", "tiny/instructions", "--batch-size", "1", "--max-length", "32", "--out", out]
+        [
+            "eval", "--model", model, "--task", "tiny/instructions", "--batch-size", "1", "--max-length",
+            "32", "--out", out,
+        ]
     };
     place.run(&eval("one"), 0);
     for count in [2, 3] {
@@ -168,19 +172,20 @@ fn what_is_wrong_is_told_once_by_each_as_one_process_tells_it() {
         }
     };
     let broken = copied(&encoders().join("bert-gelu"), &place.path("broken"));
-    let huge = |name| {
+    let huge = |name, value: f64| {
         rewrite(&broken.join("model.safetensors"), |stored| {
             let (kind, shape, bytes) = stored.get_mut(name).unwrap();
             *kind = "F64".to_owned();
-            *bytes = 1e300_f64.to_le_bytes().repeat(shape.iter().product());
+            *bytes = value.to_le_bytes().repeat(shape.iter().product());
         });
     };
     let model = broken.to_str().unwrap();
-    huge("classifier.bias");
-    let eval = |model| ["eval", "--model", model, "--task", "tiny/pairs", "--batch-size", "2", "--out", "out"];
+    huge("classifier.weight", 3e38);
+    let eval =
+        |model| ["eval", "--model", model, "--task", "tiny/pairs", "--batch-size", "2", "--out", "out"];
     told(&eval(model), "the logits of example 0 are not finite");
-    huge("bert.encoder.layer.1.output.dense.weight");
-    let svd = |model, out| ["init-svd", "--model", model, "--rank", "4", "--targets", "dense", "--out", out];
+    huge("bert.encoder.layer.1.output.dense.weight", 1e300);
+    let svd = |model, out| svd(model, out, "randomized", "dense");
     told(&svd(model, "basis"), "holds NaN, or a value beyond fp32's range");
     assert!(!place.path("basis").exists());
     // Only the first process writes.
