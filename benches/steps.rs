@@ -71,8 +71,13 @@ fn write_checkpoint(folder: &Path) {
 
 fn load(folder: &Path, trained: &mut Trained) -> (Base, CausalLm) {
     let base = Base::open(folder).unwrap();
-    let build =
-        Build { device: Device::Cpu, kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
+    let build = Build {
+        devices: Device::Cpu.into(),
+        kind: Kind::Float,
+        head: None,
+        seeds: vec![0],
+        train_base: false,
+    };
     let model = CausalLm::load(&base, &build, trained).unwrap();
     (base, model)
 }
@@ -93,7 +98,7 @@ fn adapt(base: &Base, model: &mut CausalLm, trained: &mut Trained) {
         init_stds: &[],
         dropout: 0.0,
     };
-    attach(model.decoder.linears_mut(), Device::Cpu, plan, &[0], trained).unwrap();
+    attach(model.decoder.linears_mut(), plan, &[0], trained).unwrap();
 }
 
 fn tokens(count: usize) -> Vec<u32> {

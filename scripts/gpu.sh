@@ -26,6 +26,14 @@ if [ -n "${LORAXS_TESTS:-}" ]; then
     # shellcheck disable=SC2086 # several filters
     timeout "${LORAXS_TEST_LIMIT:-150}" "$LORAXS_TESTS" $filters >"$out/tests.log" 2>&1 || failed=1
     grep -E '^test result|FAILED|panicked' "$out/tests.log" | head -60
+    # A base over two GPUs.
+    if [ "$("$python" -c 'import torch; print(torch.cuda.device_count())')" -ge 2 ]; then
+        LORAXS_TEST_DEVICE=cuda:0,cuda:1 timeout "${LORAXS_TEST_LIMIT:-150}" "$LORAXS_TESTS" divided:: doctor::a_sound contract:: \
+            >"$out/tests-two.log" 2>&1 || failed=1
+        grep -E '^test result|FAILED|panicked' "$out/tests-two.log" | head -60
+    else
+        echo "skipped: one GPU"
+    fi
 fi
 "$python" scripts/reference/gpu.py --loraxs "$loraxs" --out "$out" "$@" || failed=1
 exit "$failed"

@@ -31,8 +31,13 @@ if [ "${1:-}" = --library ]; then
     exit 0
 fi
 
-all=(standin:: doctor:: devices:: contract:: parity:: decoders:: decoder_training:: training:: generation:: eval_generation:: merge_decoders::
+all=(standin:: divided:: doctor:: devices:: contract:: parity:: decoders:: decoder_training:: training:: generation:: eval_generation:: merge_decoders::
     resume:: interchange:: heads:: svd:: sweeps::a_run_of_a_group sweeps::on_a_gpu)
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} LORAXS_TEST_DEVICE=cuda:0 LORAXS_STANDIN=1
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
-exec cargo test --release --locked --test it -- "${@:-${all[@]}}"
+cargo test --release --locked --test it -- "${@:-${all[@]}}"
+if [ $# = 0 ]; then
+    # The same over both devices of the stand-in.
+    export LORAXS_TEST_DEVICE=cuda:0,cuda:1
+    cargo test --release --locked --test it -- doctor::a_sound contract:: training::twenty decoder_training:: merge_decoders:: resume::a_run_killed_again
+fi

@@ -41,7 +41,8 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
-    /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`
+    /// Device to compute on: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:N`, or several GPUs that share the model's layers,
+    /// as `cuda:0,cuda:1`
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// TOML file with data sets of your own; an entry replaces the built-in one of the same name
@@ -401,7 +402,7 @@ mod tests {
     fn global_options_may_follow_the_command() {
         let cli = parse_line("loraxs train --recipe r --set a.b=1 --set c.d=2 --device cuda:3 -vv --offline")
             .unwrap();
-        assert_eq!(cli.global.device, DeviceChoice::Cuda(3));
+        assert_eq!(cli.global.device, DeviceChoice::Cuda(vec![3]));
         assert_eq!((cli.global.verbose, cli.global.offline, cli.global.threads), (2, true, 0));
         let Command::Train(train) = cli.command else { panic!("not train") };
         assert_eq!(train.set, ["a.b=1", "c.d=2"]);

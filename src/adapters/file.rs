@@ -157,7 +157,11 @@ fn stacked(trained: &Trained, entries: Named) -> Named {
     for (entry, (name, tensor)) in trained.entries().iter().zip(entries) {
         let suffix = name.rsplit('.').next().unwrap_or_default();
         match STACKS.iter().position(|(_, part)| entry.group == Group::Adapter && *part == suffix) {
-            Some(stack) => parts[stack].push(tensor),
+            Some(stack) => {
+                // Layers may lie on several devices.
+                let device = parts[stack].first().unwrap_or(&tensor).device();
+                parts[stack].push(tensor.to_device(device));
+            }
             None => rest.push((name, tensor)),
         }
     }

@@ -267,10 +267,12 @@ impl TinyLora {
     fn core(&self) -> Tensor {
         let [_u, _r, rank] = dims3(&self.projections);
         let of = |vectors: &Tensor| vectors.matmul(&self.projections.flatten(1, 2));
+        // Layers of several devices share a vector.
+        let vector = self.vector.to_device(self.projections.device());
         // On a CPU, rows of one product are rounded differently than one by one, and a run must not depend on its neighbours.
-        let cores = match self.vector.device() {
-            Device::Cpu => joined(self.vector.split(1, 0).iter().map(of).collect()),
-            _ => of(&self.vector),
+        let cores = match vector.device() {
+            Device::Cpu => joined(vector.split(1, 0).iter().map(of).collect()),
+            _ => of(&vector),
         };
         cores.view([-1, rank, rank])
     }

@@ -21,7 +21,7 @@ use crate::fault::{Result, fault};
 use crate::limits::{RANK, SEED};
 use crate::spec::keys;
 use crate::spec::values::NOT_NEGATIVE;
-use crate::torch::{cast, dims2};
+use crate::torch::{Copies, cast, dims2};
 
 /// Suffixes of the trained tensors' names after the layer's path: of λ_b, of λ_d.
 pub const SCALES: [&str; 2] = ["vera_lambda_b", "vera_lambda_d"];
@@ -78,8 +78,12 @@ impl Rules for VeraConfig {
             _ => pair(sites.iter().map(|site| site.shape), r, self.projection_prng_key),
         };
         let Some(first) = sites.first() else { return Ok((Vec::new(), Vec::new())) };
-        let [a, b] = [first.place(&pair[0].1), first.place(&pair[1].1)];
+        let place = |site: &Site| [0, 1].map(|part| site.place(&pair[part].1));
+        // Layers of one device share a pair.
+        let (own, copies) = (place(first), Copies::default());
         let (adapters, _) = each(sites, |site| {
+            let [a, b] =
+                if site.device == first.device { &own } else { copies.on(site.device, &|| place(site)) };
             let (a_size, b_size) = (a.size(), b.size());
             let fits = matches!(a_size[..], [rows, inputs] if rows == r && inputs >= site.shape[1])
                 && matches!(b_size[..], [out, columns] if columns == r && out >= site.shape[0]);
@@ -89,7 +93,7 @@ impl Rules for VeraConfig {
                     format!("the shared pair {a_size:?}, {b_size:?} of rank {r} is too small for `{name}`");
                 return Err(fault(message).into());
             }
-            Ok(Vera::build(site, [&a, &b], self.d_initial, trained))
+            Ok(Vera::build(site, [a, b], self.d_initial, trained))
         })?;
         Ok((adapters, if self.save_projection { pair } else { Vec::new() }))
     }

@@ -10,7 +10,7 @@ use crate::session::machine::{CacheFolder, Findings};
 /// Looks at the machine and tests the device.
 /// Fails when settings cannot be used; what is wrong with the machine is reported, with exit code 1.
 pub fn run(global: &Global, args: &DoctorArgs) -> Result<Outcome> {
-    let findings = Findings::gather(global.device, global.offline)?;
+    let findings = Findings::gather(&global.device, global.offline)?;
     if args.json {
         say(&serde_json::to_string_pretty(&findings)?);
     } else {

@@ -79,8 +79,13 @@ fn merge_hf(
         // Two models of 7B in fp32 would not fit where one does.
         drop(model);
         // Loaded as any user would, so that names, shapes and files are checked along with the numbers.
-        let build =
-            Build { device: place.device, kind: Kind::Float, head, seeds: vec![0], train_base: false };
+        let build = Build {
+            devices: place.devices.clone(),
+            kind: Kind::Float,
+            head,
+            seeds: vec![0],
+            train_base: false,
+        };
         let written = Model::load(&Base::open(folder)?, &build, &mut Trained::new(1))?;
         let difference =
             check(relative_difference(&expected, &probe(&base.config, &written)?), limit, "logits")?;

@@ -54,7 +54,7 @@ impl From<Ending> for Outcome {
 fn environment(global: &Global, run: Option<&Path>) -> Result<Environment> {
     let of_run = run.map(|run| run.join(DATASETS)).filter(|path| path.exists());
     let datasets: Vec<&Path> = of_run.as_deref().into_iter().chain(global.datasets.as_deref()).collect();
-    Environment::open(global.device, global.threads, &datasets, global.offline)
+    Environment::open(&global.device, global.threads, &datasets, global.offline)
 }
 
 /// Runs the command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 75 another process was lost, 130 interrupted.

@@ -1,5 +1,6 @@
 //! The loss of a language model: over target tokens only, and never with all logits at once.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tch::{Device, Kind, Reduction, Tensor, no_grad};
@@ -38,7 +39,7 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct BatchLayout {
     /// Where its tokens lie.
-    pub tokens: PackedLayout,
+    pub tokens: Arc<PackedLayout>,
     /// Rows before the targets, targets, sequences and runs.
     targets: [Vec<i64>; 4],
 }
@@ -69,7 +70,7 @@ impl BatchLayout {
             let all = rounded_up(count, step(count, 4).max(64));
             (count..all).for_each(|_| push([0, 0, 0, runs.len() as i64]));
         }
-        Self { tokens, targets }
+        Self { tokens: Arc::new(tokens), targets }
     }
 
     /// Returns its columns, one after another.
@@ -193,12 +194,15 @@ fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64
         let layout = BatchLayout::new(&runs, Fill::None);
         let batch = layout.over(&Tensor::from_slice(&layout.table()).to_device(model.device()));
         let hidden = model.hidden(&batch.packed, &Pass::evaluation().over(&batch.packed))?;
-        let sums = Tensor::zeros([examples.len() as i64], (Kind::Double, model.device()));
-        let rows = batch.before.size()[0];
+        let device = model.logits_device();
+        let sums = Tensor::zeros([examples.len() as i64], (Kind::Double, device));
+        let before = batch.before.to_device(hidden.device());
+        let [targets, sequences] = [&batch.targets, &batch.sequences].map(|x| x.to_device(device));
+        let rows = before.size()[0];
         in_chunks(rows, model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
-            let found = losses(model, &hidden.index_select(0, &part(&batch.before)), &part(&batch.targets))?;
-            let _ = sums.shallow_clone().index_add_(0, &part(&batch.sequences), &found.to_kind(Kind::Double));
+            let found = losses(model, &hidden.index_select(0, &part(&before)), &part(&targets))?;
+            let _ = sums.shallow_clone().index_add_(0, &part(&sequences), &found.to_kind(Kind::Double));
             Ok(())
         })?;
         Ok(Vec::try_from(sums.to_device(Device::Cpu))?)

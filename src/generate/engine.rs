@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::{Event, Id};
 use super::feed::{Feed, NextPrompt, PromptSource};
-use super::memory::shape;
+use super::memory::rooms;
 use super::request::{Request, StopRule};
 use super::scheduler::Scheduler;
 use super::slots::Limits;
@@ -17,7 +17,6 @@ use super::{GenerationSettings, OnDone, OnNews, SamplingParams};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
-use crate::torch::free_bytes;
 
 /// Default maximum of slots: more of them make a pass longer, for little gain in speed.
 pub const MOST_SLOTS: usize = 256;
@@ -154,21 +153,24 @@ impl How<'_> {
     /// When memory does not suffice for even one.
     fn slots(&self, model: &CausalLm, tokens: usize) -> Result<usize> {
         let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
-        let row = shape(model).bytes_per_token().saturating_mul(tokens);
-        let free = free_bytes(model.device()).unwrap_or(usize::MAX);
-        // One more slot, for the shared beginning of all prompts.
-        let least = row.saturating_mul(beams.saturating_add(1));
-        if least > free {
-            let [least, free] = [least, free].map(|bytes| bytes as f64 / 1e9);
-            let longest = tokens.saturating_sub(new);
-            return Err(fault(format!(
-                "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {least:.1} GB of keys and \
-                 values, and {free:.1} GB are free"
-            ))
-            .hint("lower `--max-new-tokens` or `--beams`")
-            .into());
+        let mut affordable = usize::MAX;
+        for (each, free) in rooms(model) {
+            let row = each.saturating_mul(tokens);
+            // One more slot, for the shared beginning of all prompts.
+            let least = row.saturating_mul(beams.saturating_add(1));
+            if least > free {
+                let [least, free] = [least, free].map(|bytes| bytes as f64 / 1e9);
+                let longest = tokens.saturating_sub(new);
+                return Err(fault(format!(
+                    "one prompt of {longest} tokens with {new} new ones and {beams} beams takes {least:.1} GB of keys \
+                     and values, and {free:.1} GB are free"
+                ))
+                .hint("lower `--max-new-tokens` or `--beams`")
+                .into());
+            }
+            let slots = (free as f64 * SHARE / row.saturating_mul(beams).max(1) as f64) as usize;
+            affordable = affordable.min(slots);
         }
-        let affordable = (free as f64 * SHARE / row.saturating_mul(beams).max(1) as f64) as usize;
         Ok((affordable.min(self.most()) / self.threads).max(1))
     }
 

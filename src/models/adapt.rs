@@ -1,7 +1,5 @@
 //! Selects a model's linear layers by name and attaches adapters to them.
 
-use tch::Device;
-
 pub use crate::adapters::rules::{Layer, Start};
 use crate::adapters::{Frozen, Method, Named, Site, Trained};
 use crate::fault::{Result, fault, usage};
@@ -59,14 +57,13 @@ pub struct Plan<'a> {
     pub init_stds: &'a [f64],
 }
 
-/// Attaches adapters to those `linears` (all on `device`) that the plan names, with one set of trained
+/// Attaches adapters to those `linears` that the plan names, each on its layer's device, with one set of trained
 /// factors per seed, added to `trained`. Returns the frozen tensors that an adapter file must hold.
 ///
 /// # Errors
 /// When the plan does not fit the layers.
 pub fn attach(
     mut linears: Vec<&mut Linear>,
-    device: Device,
     plan: Plan,
     seeds: &[u64],
     trained: &mut Trained,
@@ -101,7 +98,7 @@ pub fn attach(
             place: in_model.iter().position(|name| name == linear.name()).unwrap_or_default(),
             // The kind of the layer's frozen weight.
             kind: linear.weight().kind(),
-            device,
+            device: linear.weight().device(),
             seeds,
             alphas: plan.alphas,
             init_stds: plan.init_stds,

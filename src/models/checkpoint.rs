@@ -11,14 +11,19 @@ use super::encoder::Encoder;
 use super::encoder::config::HeadKind;
 use super::head_layer::HeadShape;
 use super::loader::Loader;
+use super::placement::{Placement, Sizes};
 use crate::adapters::rules::Layer;
 use crate::fault::{Result, fault, reading};
+use crate::torch::Devices;
 use crate::torch::tensors::Tensors;
 
 /// Canonical name of a decoder's embedding.
 pub(super) const WORDS: &str = "model.embed_tokens.weight";
 /// Canonical name of a decoder's output layer.
 pub const OUTPUT: &str = "lm_head.weight";
+
+/// Bytes of a trained number: its value, its gradient and two moments.
+const TRAINED: usize = 16;
 
 /// A checkpoint folder, opened but not loaded.
 #[derive(Debug)]
@@ -34,8 +39,8 @@ pub struct Base {
 /// Options for building a model from a base.
 #[derive(Debug)]
 pub struct Build {
-    /// Device to compute on.
-    pub device: Device,
+    /// Devices to compute on, among which layers are divided.
+    pub devices: Devices,
     /// Kind of the frozen weights and of the hidden states.
     pub kind: Kind,
     /// The head; `None` for a language model.
@@ -44,6 +49,16 @@ pub struct Build {
     pub seeds: Vec<u64>,
     /// True if every weight of the base is trained.
     pub train_base: bool,
+}
+
+impl Build {
+    /// Divides the layers of a base among the devices.
+    ///
+    /// # Errors
+    /// As [`Placement::new`].
+    pub fn placement(&self, base: &Base) -> Result<Placement> {
+        Placement::new(&self.devices, &base.sizes(self.kind, self.train_base))
+    }
 }
 
 impl Base {
@@ -70,7 +85,7 @@ impl Base {
             _ => Kind::Float,
         };
         let tensors = Tensors::imagined();
-        let loader = |prefix| Loader::new(&tensors, prefix, kind, Device::Cpu, None);
+        let loader = |prefix| Loader::new(&tensors, prefix, kind, Placement::on(Device::Cpu), None);
         match &config {
             Config::Encoder(encoder) => {
                 let pooled = encoder.head == HeadKind::Pooled;
@@ -128,6 +143,16 @@ impl Base {
     pub(super) fn stored_words(&self) -> &'static str {
         let own = self.has_output_layer() || !self.tensors.contains(OUTPUT);
         self.words().unwrap_or(if own { WORDS } else { OUTPUT })
+    }
+
+    /// Returns the sizes of the trunk's parts if its numbers are of this kind, or all trained.
+    pub fn sizes(&self, kind: Kind, trained: bool) -> Sizes {
+        let each = if trained { TRAINED } else { kind.elt_size_in_bytes() };
+        let bytes = |(canonical, stored): (String, String)| {
+            let numbers = self.tensors.shape(&stored).map_or(0, |shape| shape.iter().product::<i64>());
+            (canonical, usize::try_from(numbers).unwrap_or(0).saturating_mul(each))
+        };
+        Sizes::new(self.config.layers, self.trunk_tensors().into_iter().map(bytes))
     }
 
     /// Returns the number of parameters in the trunk.

@@ -9,6 +9,7 @@ use super::encoder::Encoder;
 use super::head::{Head, HeadSource};
 use super::head_layer::HeadShape;
 use super::loader::Loader;
+use super::placement::Placement;
 use super::trunk::{Tape, Trunk};
 use crate::adapters::Trained;
 use crate::fault::{Result, fault, reading};
@@ -26,7 +27,7 @@ pub struct Classifier {
     pub head: Head,
     /// What the head answers, and with how many outputs.
     pub shape: HeadShape,
-    device: Device,
+    placement: Placement,
     runs: usize,
 }
 
@@ -88,12 +89,12 @@ impl Classifier {
     /// # Errors
     /// Names every missing and mis-shaped tensor at once, or says that no head was asked for.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
-        let Build { device, kind, .. } = *build;
+        let placement = build.placement(base)?;
         let _reading = reading(&base.folder);
         let config = base.config.clone();
         let shape = build.head.ok_or_else(|| fault("a classifier needs a head with a number of outputs"))?;
         let store = if build.train_base { Some(&mut *trained) } else { None };
-        let mut loader = Loader::new(&base.tensors, config.prefix, kind, device, store);
+        let mut loader = Loader::new(&base.tensors, config.prefix, build.kind, placement.clone(), store);
         let pooled = config.pools(shape.problem);
         let pooler_stored = loader.contains(&format!("{}.pooler.dense.weight", config.prefix));
         let trunk = match &config {
@@ -119,14 +120,19 @@ impl Classifier {
                     ["weight", "bias"].contains(&part) && own.iter().any(|own| own == layer)
                 })
         })?;
-        let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device };
+        let source = HeadSource { checkpoint: &base.tensors, seeds: &build.seeds, device: placement.last() };
         let head = Head::load(&config, shape, pooled && !pooler_stored, source, trained)?;
-        Ok(Self { config, trunk, head, shape, device, runs: build.seeds.len() })
+        Ok(Self { config, trunk, head, shape, placement, runs: build.seeds.len() })
     }
 
-    /// Returns the device that the model computes on.
+    /// Returns the device of its inputs.
     pub fn device(&self) -> Device {
-        self.device
+        self.placement.first()
+    }
+
+    /// Returns where its parts lie.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Returns k, the number of runs trained together.
@@ -156,6 +162,7 @@ impl Classifier {
 
     /// Applies the head to every token, or to the one that stands for its sequence: `[m, d]` to `[m, c]` or `[s, c]`.
     fn logits(&self, hidden: &Tensor, batch: &Packed, pass: &Pass) -> Tensor {
+        let batch = batch.on(hidden.device());
         if self.shape.problem == Problem::Tokens {
             return self.head.forward(hidden, pass);
         }

@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
+use super::placement::Placement;
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
 use crate::nn::{LayerNorm, Linear, RmsNorm};
@@ -18,7 +19,7 @@ pub struct Loader<'a> {
     /// True if the checkpoint's names carry the prefix too.
     prefixed: bool,
     kind: Kind,
-    device: Device,
+    placement: Placement,
     /// Receives every tensor if the whole base is trained.
     trained: Option<&'a mut Trained>,
     /// Canonical names of tensors that are stored under others.
@@ -28,18 +29,28 @@ pub struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    /// Reads from `tensors` into `kind` on `device`. With `trained`, every tensor is trained, in fp32.
+    /// Reads from `tensors` into `kind`, each to its device. With `trained`, every tensor is trained, in fp32.
     pub fn new(
         tensors: &'a Tensors,
         prefix: &str,
         kind: Kind,
-        device: Device,
+        placement: Placement,
         trained: Option<&'a mut Trained>,
     ) -> Self {
         let prefixed =
             tensors.names().any(|name| name.starts_with(&format!("{prefix}."))) || tensors.contains(prefix);
         let (aliases, used, faults) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        Self { tensors, prefix: format!("{prefix}."), prefixed, kind, device, trained, aliases, used, faults }
+        Self {
+            tensors,
+            prefix: format!("{prefix}."),
+            prefixed,
+            kind,
+            placement,
+            trained,
+            aliases,
+            used,
+            faults,
+        }
     }
 
     /// Uses `stored` as the tensor of this canonical name.
@@ -52,9 +63,9 @@ impl<'a> Loader<'a> {
         self.kind
     }
 
-    /// Returns the device that tensors are loaded to.
-    pub fn device(&self) -> Device {
-        self.device
+    /// Returns the devices that tensors are loaded to.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Returns the checkpoint's name for a canonical name. Old TensorFlow conversions call a norm's weight
@@ -85,8 +96,9 @@ impl<'a> Loader<'a> {
     pub fn tensor(&mut self, canonical: &str, shape: &[i64]) -> Result<Tensor> {
         let name = self.stored_name(canonical);
         self.used.insert(name.clone());
+        let device = self.placement.of(canonical);
         if self.tensors.imagine(&name, shape) {
-            return Ok(zeros(shape, self.kind, self.device));
+            return Ok(zeros(shape, self.kind, device));
         }
         match self.tensors.shape(&name) {
             None => {
@@ -100,9 +112,9 @@ impl<'a> Loader<'a> {
             Some(_) => {}
         }
         match &mut self.trained {
-            None => self.tensors.tensor(&name, Some(self.kind), self.device),
+            None => self.tensors.tensor(&name, Some(self.kind), device),
             Some(trained) => {
-                let initial = self.tensors.tensor(&name, Some(Kind::Float), self.device)?;
+                let initial = self.tensors.tensor(&name, Some(Kind::Float), device)?;
                 Ok(trained.add(canonical, Group::Base, &initial))
             }
         }

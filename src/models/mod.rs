@@ -10,6 +10,7 @@ pub mod head;
 pub mod head_layer;
 pub mod loader;
 pub mod model;
+pub mod placement;
 pub mod self_test;
 pub mod trunk;
 pub mod trunk_config;

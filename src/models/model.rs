@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::{Device, Kind, no_grad};
 
+use super::placement::Placement;
 use super::{Base, Build, CausalLm, Classifier};
 use crate::adapters::Trained;
 use crate::fault::{Result, fault};
@@ -79,12 +80,17 @@ impl Model {
         }
     }
 
-    /// Returns the device that the model computes on.
-    pub fn device(&self) -> Device {
+    /// Returns where its parts lie.
+    pub fn placement(&self) -> &Placement {
         match self {
-            Self::Classifier(model) => model.device(),
-            Self::Language(model) => model.device(),
+            Self::Classifier(model) => model.placement(),
+            Self::Language(model) => model.placement(),
         }
+    }
+
+    /// Returns the device of its inputs.
+    pub fn device(&self) -> Device {
+        self.placement().first()
     }
 
     /// Returns the classifier.

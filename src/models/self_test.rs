@@ -14,7 +14,7 @@ use crate::nn::{Noise, Packed, Pass, Sight as _};
 use crate::torch::fused::{Adapted, adapted};
 use crate::torch::graph::Graph;
 use crate::torch::stream::Stream;
-use crate::torch::{allow_tf32, failure, unforeseen};
+use crate::torch::{Devices, allow_tf32, failure, unforeseen};
 
 /// Lengths of the sequences in a batch, heads of queries, heads of keys, and width of a head.
 const LENGTHS: [usize; 4] = [24, 9, 40, 33];
@@ -36,12 +36,35 @@ pub struct Check {
     pub failure: Option<String>,
 }
 
-/// Compares layers on `device` with fp64 on the CPU.
+/// Compares layers on each of the devices with fp64 on the CPU, and what is copied from one to the next.
 ///
 /// # Errors
 /// When the arithmetic cannot be chosen.
-pub fn run(device: Device) -> Result<Vec<Check>> {
+pub fn run(devices: &Devices) -> Result<Vec<Check>> {
     allow_tf32(false)?;
+    let all = devices.all();
+    if all.len() == 1 {
+        return Ok(of_device(devices.first()));
+    }
+    let mut checks = Vec::new();
+    for device in all {
+        let name = Devices::from(*device).entered()?;
+        checks.extend(
+            of_device(*device)
+                .into_iter()
+                .map(|check| Check { name: format!("{name}: {}", check.name), ..check }),
+        );
+    }
+    let copy = |pair: &[Device]| {
+        let names: Vec<String> = pair.iter().map(|device| Devices::from(*device).to_string()).collect();
+        Check::new(format!("copy from {}", names.join(" to ")), 1e-6, guarded(|| copied(pair)))
+    };
+    checks.extend(all.windows(2).map(copy));
+    Ok(checks)
+}
+
+/// Compares layers on a device with fp64 on the CPU.
+fn of_device(device: Device) -> Vec<Check> {
     let mut kinds = vec![(Kind::Float, "fp32", 1e-5), (Kind::BFloat16, "bf16", 3e-2)];
     if device.is_cuda() {
         kinds.push((Kind::Half, "fp16", 5e-3));
@@ -64,7 +87,7 @@ pub fn run(device: Device) -> Result<Vec<Check>> {
     if device.is_cuda() {
         checks.push(Check::new("recorded pass".into(), 1e-6, guarded(|| recorded(device))));
     }
-    Ok(checks)
+    checks
 }
 
 impl Check {
@@ -156,7 +179,7 @@ fn token(kind: Kind, device: Device) -> Result<Vec<f64>> {
         return numbers(&[&y.index_select(0, &last)]);
     }
     let [_, kv, d] = SHAPE;
-    let cache = Cache::new(Shape::new(1, [kv, d], kind, device), LENGTHS.len() as i64, 64, device)?;
+    let cache = Cache::new(Shape::new(1, [kv, d], kind, device), LENGTHS.len() as i64, 64, |_| device)?;
     let span = |(slot, place): (i64, &Place)| Span {
         start: place.start as i64,
         len: place.length as i64,
@@ -193,6 +216,13 @@ fn decomposition(device: Device) -> Result<Vec<f64>> {
     let decay = (Tensor::arange(80, (Kind::Float, device)) * -0.1).exp();
     let factors = svd::randomized(&(drawn(&[60, 80], 40, Kind::Float, device) * decay), 6, 10, 42)?;
     numbers(&[&factors.a, &factors.b])
+}
+
+/// Copies numbers along the devices.
+fn copied(devices: &[Device]) -> Result<f64> {
+    let x = drawn(&[1 << 18], 60, Kind::Float, Device::Cpu);
+    let y = devices.iter().try_fold(x.shallow_clone(), |x, device| x.f_to_device(*device))?;
+    Ok(distance(&numbers(&[&y])?, &numbers(&[&x])?))
 }
 
 fn recorded(device: Device) -> Result<f64> {

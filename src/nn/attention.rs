@@ -33,6 +33,7 @@ impl Attention {
     /// When the device's kernel refuses the shape.
     pub fn forward(&self, [q, k, v]: [&Tensor; 3], batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let [_m, h, _d] = dims3(q);
+        let batch = batch.on(q.device());
         let drops = pass.drops(self.dropout);
         let kernel = Kernel {
             longest: batch.longest,
@@ -105,12 +106,12 @@ impl Attention {
             && (has_flash(qkv[0].kind(), qkv[0].device()) || !drops && kernel.window.is_none());
         let runs = batch.places.len();
         if bounded && (runs == 1 || !drops) {
-            pass.enter(0);
+            pass.enter(0, qkv[0].device());
             return over_bounds(qkv, &batch.bounds, kernel);
         }
         // Each run draws from its own stream.
         let of_run = |run: usize| {
-            pass.enter(run);
+            pass.enter(run, qkv[0].device());
             let [first, count] = batch.rows_of(run);
             if bounded {
                 let [q, k, v] = qkv.map(|x| x.narrow(0, first, count));

@@ -7,7 +7,7 @@ use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::{Bounds, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
+use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,21 +48,22 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Creates an empty cache. Its memory is zeroed, since masked entries must still be finite.
+    /// Creates an empty cache, with each layer's part on the device that `layer` names. Its memory is zeroed, since masked entries must
+    /// still be finite.
     ///
     /// # Errors
-    /// When the device has no memory for it.
-    pub fn new(shape: Shape, slots: i64, capacity: i64, device: Device) -> Result<Self> {
-        let own = device == Device::Cpu;
+    /// When a device has no memory for it.
+    pub fn new(shape: Shape, slots: i64, capacity: i64, layer: impl Fn(usize) -> Device) -> Result<Self> {
+        let own = layer(0) == Device::Cpu;
         let blocks = (capacity + LANES - 1) / LANES;
         let (kv, d) = (shape.kv_heads, shape.width);
         let part = || -> Result<Vec<Tensor>> {
             // On the CPU, memory is taken on demand: few answers reach their maximum length.
-            let layer = || match own {
+            let part = |index| match own {
                 true => zeros_on_demand(&[slots, kv, blocks, d, LANES]),
-                false => Ok(Tensor::f_zeros([slots, capacity, kv, d], (shape.kind, device))?),
+                false => Ok(Tensor::f_zeros([slots, capacity, kv, d], (shape.kind, layer(index)))?),
             };
-            (0..shape.layers).map(|_| layer()).collect()
+            (0..shape.layers).map(part).collect()
         };
         Ok(Self { keys: part()?, values: part()?, capacity, own })
     }
@@ -103,13 +104,15 @@ impl Cache {
         }
     }
 
-    /// Copies the first `length` tokens of slot `rows[i]` into slot i; `rows` is int64 on the device.
+    /// Copies the first `length` tokens of slot `rows[i]` into slot i; `rows` is int64.
     pub fn reorder(&self, rows: &Tensor, length: i64) {
         let slots = rows.size().iter().product();
         let (axis, length) = self.axis(length);
+        let mut rows = rows.shallow_clone();
         for tensor in self.keys.iter().chain(&self.values) {
             let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
-            let moved = part.index_select(0, rows);
+            rows = rows.to_device(part.device());
+            let moved = part.index_select(0, &rows);
             part.copy_(&moved);
         }
     }
@@ -124,6 +127,7 @@ pub struct Prefill<'a> {
     spans: &'a [Span],
     /// Flat places of the batch's tokens in a cache on a GPU, int64 `[m]`.
     at: Option<Tensor>,
+    copies: Copies<Tensor>,
 }
 
 impl<'a> Prefill<'a> {
@@ -138,7 +142,7 @@ impl<'a> Prefill<'a> {
             }
             Tensor::from_slice(&at).to_device(batch.ids.device())
         });
-        Self { cache, batch, spans, at }
+        Self { cache, batch, spans, at, copies: Copies::default() }
     }
 }
 
@@ -153,6 +157,10 @@ impl Sight for Prefill<'_> {
         match &self.at {
             None => Ok(self.cache.attend(layer, attention, [q, k, v], self.spans)),
             Some(at) => {
+                let at = match k.device() {
+                    device if device == at.device() => at,
+                    device => self.copies.on(device, &|| at.to_device(device)),
+                };
                 self.cache.store(layer, at, [k, v]);
                 attention.forward([q, k, v], self.batch, pass)
             }
@@ -170,6 +178,7 @@ pub struct Decode<'a> {
     positions: Tensor,
     /// Index of the cache's rows, for a GPU.
     layout: Option<Layout>,
+    copies: Copies<Self>,
 }
 
 /// Places of the rows' tokens in a cache on a GPU.
@@ -213,7 +222,17 @@ impl<'a> Decode<'a> {
                 longest: ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity),
             }
         });
-        Self { cache, spans: Vec::new(), positions, layout }
+        Self { cache, spans: Vec::new(), positions, layout, copies: Copies::default() }
+    }
+
+    /// Returns the same tokens for a layer on another GPU.
+    fn on(&self, device: Device) -> &Self {
+        match &self.layout {
+            Some(layout) if device != self.positions.device() => self
+                .copies
+                .on(device, &|| Self::at(self.cache, self.positions.to_device(device), layout.longest)),
+            _ => self,
+        }
     }
 
     /// Returns the positions of the new tokens, int64 `[s]`.
@@ -244,7 +263,8 @@ impl Sight for Decode<'_> {
     ) -> Result<Tensor> {
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
-        let Some(layout) = &self.layout else {
+        let own = self.on(q.device());
+        let Some(layout) = &own.layout else {
             return Ok(self.cache.attend(layer, attention, [q, k, v], &self.spans));
         };
         self.cache.store(layer, &layout.at, [k, v]);
@@ -263,7 +283,7 @@ impl Sight for Decode<'_> {
             return packed_attention([q, &keys.flatten(0, 1), &values.flatten(0, 1)], bounds, kernel);
         }
         let seen = |x: &Tensor| x.narrow(0, 0, s).narrow(1, 0, layout.longest).transpose(1, 2); // [s, kv, used, d]
-        let mask = self.mask(layout.longest, window);
+        let mask = own.mask(layout.longest, window);
         // The queries that share a head of keys are rows of one product: nothing is repeated.
         let grouped = q.view([s, kv, h / kv, d]);
         let attended = attention.explicit([&grouped, &seen(keys), &seen(values)], Some(&mask), None)?;

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::layout::{Fill, PackedLayout, PaddedGroup, Place, Places, Positions, Sequence, Stretch};
 use crate::adapters::Route;
-use crate::torch::dims3;
+use crate::torch::{Copies, dims3};
 
 /// A batch of m tokens: those of all sequences of the first run, then those of the next. A single run may be filled up with
 /// sequences of zeros at its end.
@@ -42,6 +42,9 @@ pub struct Packed {
     padding: [Tensor; 2],
     /// The runs padded, made when first asked for.
     padded: OnceCell<Vec<Vec<Padded>>>,
+    /// What the batch on another device is made of.
+    source: (Arc<PackedLayout>, Tensor),
+    copies: Copies<Self>,
 }
 
 /// Sequences of one run as rows of equal length, for kernels that take no boundaries.
@@ -99,7 +102,7 @@ impl Padded {
 
 impl Packed {
     /// Creates the batch of a layout whose [`PackedLayout::table`] lies on a device.
-    pub fn over(layout: &PackedLayout, table: &Tensor) -> Self {
+    pub fn over(layout: &Arc<PackedLayout>, table: &Tensor) -> Self {
         let mut start = 0;
         let [ids, positions, types, bounds, first, to, lengths] = layout.columns.each_ref().map(|column| {
             let length = column.len() as i64;
@@ -122,12 +125,23 @@ impl Packed {
             groups: layout.groups.clone(),
             padding: [to, lengths],
             padded: OnceCell::new(),
+            source: (Arc::clone(layout), table.narrow(0, 0, start)),
+            copies: Copies::default(),
+        }
+    }
+
+    /// Returns the same batch on a device: itself, or a copy that is made once.
+    pub fn on(&self, device: Device) -> &Self {
+        let (layout, table) = &self.source;
+        match device == table.device() {
+            true => self,
+            false => self.copies.on(device, &|| Self::over(layout, &table.to_device(device))),
         }
     }
 
     /// Packs the sequences of each run, as [`PackedLayout::new`], on a device.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
-        let layout = PackedLayout::new(runs, positions, Fill::None);
+        let layout = Arc::new(PackedLayout::new(runs, positions, Fill::None));
         Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
     }
 

@@ -95,9 +95,11 @@ impl Noise {
     }
 }
 
-/// The generator of a GPU in a pass, which the runs share: each goes on where it stopped, as if it drew alone.
+/// The generator of a GPU in a pass, which the runs share: each goes on where it stopped, as if it drew alone. Where layers lie on
+/// several GPUs, the generator of the next goes on from there.
 #[derive(Debug)]
 struct Generator {
+    /// The GPU that drew last.
     device: Device,
     runs: Vec<Start>,
     /// The run whose state the generator has.
@@ -124,14 +126,15 @@ impl Generator {
         Self { device, runs, current: None }
     }
 
-    /// Lets the next draws be those of run `run`.
-    fn enter(&mut self, run: usize) {
-        if self.current == Some(run) {
+    /// Lets the next draws, on `device`, be those of run `run`.
+    fn enter(&mut self, run: usize, device: Device) {
+        if self.current == Some(run) && self.device == device {
             return;
         }
         if let Some(before) = self.current.replace(run) {
             self.runs[before] = Start::State(generator_state(self.device));
         }
+        self.device = device;
         match &self.runs[run] {
             Start::Seed(seed) => seed_torch(*seed),
             Start::State(state) => restore_generator(self.device, state),
@@ -188,7 +191,7 @@ impl Pass {
             tokens: None,
             route: Route::one_run(),
         };
-        pass.enter(0);
+        pass.enter(0, device);
         pass
     }
 
@@ -221,10 +224,10 @@ impl Pass {
         Self { noise, generator, tokens: self.tokens.clone(), route: self.route.clone() }
     }
 
-    /// On a GPU, lets an operator that draws internally draw for run `run`.
-    pub fn enter(&self, run: usize) {
+    /// On a GPU, lets an operator that draws internally on `device` draw for run `run`.
+    pub fn enter(&self, run: usize, device: Device) {
         if let Some(generator) = &self.generator {
-            generator.borrow_mut().enter(run);
+            generator.borrow_mut().enter(run, device);
         }
     }
 
@@ -242,7 +245,7 @@ impl Pass {
         let [m, width] = dims2(x);
         let blocks = self.route.blocks(m).unwrap_or_default();
         if x.device().is_cuda() {
-            self.enter(0);
+            self.enter(0, x.device());
             let alone = noise.0.borrow().streams.len() == 1;
             return if alone { x.dropout(p, true) } else { self.dropout_of_each(x, p, &blocks) };
         }
@@ -290,7 +293,7 @@ impl Pass {
     /// Applies dropout on a GPU, run by run.
     fn dropout_of_each(&self, x: &Tensor, p: f64, blocks: &[i64]) -> Tensor {
         let dropped = |(run, block): (usize, &Tensor)| {
-            self.enter(run);
+            self.enter(run, x.device());
             let Some((_, drawn)) = &self.tokens else { return block.dropout(p, true) };
             // A mask depends on its size, which must be that of the run alone.
             let [own, d] = dims2(block);

@@ -86,6 +86,11 @@ impl Rope {
 }
 
 impl Angles {
+    /// Returns the same angles on another device.
+    pub fn to_device(&self, device: Device) -> Self {
+        Self { cos: self.cos.to_device(device), sin: self.sin.to_device(device) }
+    }
+
     /// Like [`Angles::rotate`], but in place: `x` is fp32 on the CPU, contiguous, and needs no gradient.
     pub fn rotate_in_place(&self, x: Tensor) -> Tensor {
         kernels::rotate(&x, &self.cos, &self.sin);

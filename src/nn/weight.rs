@@ -1,6 +1,6 @@
 //! The weight of a linear layer, by the way it is stored.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::torch::kernels::Panels;
 use crate::torch::{cast, dims2};
@@ -36,6 +36,11 @@ impl Weight {
             Self::Dense(weight) => weight.kind(),
             Self::Panels(panels) => panels.kind(),
         }
+    }
+
+    /// Returns the device of its numbers.
+    pub fn device(&self) -> Device {
+        self.dense().map_or(Device::Cpu, Tensor::device)
     }
 
     /// Returns the weight `[out, in]` unless it is packed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tch::{Device, Kind};
+use tch::Kind;
 
 use super::launch;
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights, check_layer};
@@ -20,8 +20,8 @@ use crate::models::adapt::Layer;
 use crate::models::{Base, Config};
 use crate::report::progress::Progress;
 use crate::spec::{DeviceChoice, Init, Precision, Spectrum, SvdMethod};
-use crate::torch;
 use crate::torch::world::World;
+use crate::torch::{self, Devices};
 
 /// What every command works with.
 pub struct Environment {
@@ -29,8 +29,8 @@ pub struct Environment {
     pub hub: Hub,
     /// All known data sets.
     pub catalog: Catalog,
-    /// Device to compute on.
-    pub device: Device,
+    /// Devices to compute on.
+    pub devices: Devices,
     /// True if no number of a base is read and nothing is computed from it, but all else is as for a training.
     pub rehearsal: bool,
     /// The processes that work on the command together.
@@ -54,16 +54,16 @@ pub struct OpenBase {
 }
 
 impl Environment {
-    /// Opens hub, catalog and device; `threads` 0 leaves the number to libtorch, each of `datasets` adds to the built-in
+    /// Opens hub, catalog and devices; `threads` 0 leaves the number to libtorch, each of `datasets` adds to the built-in
     /// catalog and to those before it.
-    /// Fails when the catalog is wrong or the device cannot be used.
-    pub fn open(device: DeviceChoice, threads: usize, datasets: &[&Path], offline: bool) -> Result<Self> {
+    /// Fails when the catalog is wrong or a device cannot be used.
+    pub fn open(wanted: &DeviceChoice, threads: usize, datasets: &[&Path], offline: bool) -> Result<Self> {
         let world = World::current();
         let threads = match threads {
             0 => launch::threads(world.local()[1]).unwrap_or(0),
             given => given,
         };
-        let device = torch::open_device(device)?;
+        let devices = Devices::open(wanted, world.local())?;
         if threads > 0 {
             tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
             // An error means that the pool runs already, in a test.
@@ -73,7 +73,7 @@ impl Environment {
         for path in datasets {
             catalog = catalog.with_file(path)?;
         }
-        Ok(Self { hub: Hub::new(offline)?, catalog, device, rehearsal: false, world, ranks: Vec::new() })
+        Ok(Self { hub: Hub::new(offline)?, catalog, devices, rehearsal: false, world, ranks: Vec::new() })
     }
 
     /// Fetches and opens a base. For a rehearsal, a folder with `config.json` but no weights will do.
@@ -149,7 +149,7 @@ impl Environment {
         folder: Option<&Path>,
     ) -> Result<(Basis, Vec<ModuleReport>)> {
         if let Some(folder) = folder {
-            let basis = Basis::load(folder, self.device)?;
+            let basis = Basis::load(folder, self.devices.first())?;
             if basis.base_hash != base.hash {
                 let [made, found] = [short(&basis.base_hash), short(&base.hash)];
                 let place = folder.display();
@@ -174,8 +174,9 @@ impl Environment {
             let (basis, reports) = self.basis(base, layers, &BasisSpec { rank, ..spec.clone() }, None)?;
             return Ok((basis.first(spec.rank)?, reports));
         }
-        let read = |layer: &str| base.base.weight(layer, self.device);
-        let weights = Weights { layers, device: self.device, read: &read };
+        let device = self.devices.first();
+        let read = |layer: &str| base.base.weight(layer, device);
+        let weights = Weights { layers, device, read: &read };
         let progress = Progress::new(layers.len() as u64, "svd", "modules");
         let found = Basis::cached_or_compute(&self.world, spec, &base.hash, weights, &|done, name| {
             progress.tick(done as u64, name);
@@ -185,13 +186,15 @@ impl Environment {
     }
 }
 
-/// Returns the arithmetic that `auto` stands for on a device, and says so.
-pub fn settled(precision: Precision, device: Device, config: &Config) -> Precision {
+/// Returns the arithmetic that `auto` stands for on these devices, and says so.
+pub fn settled(precision: Precision, devices: &Devices, config: &Config) -> Precision {
     if precision != Precision::Auto {
         return precision;
     }
     let (chosen, name) = match config {
-        _ if !torch::has_flash(Kind::BFloat16, device) => return Precision::Fp32,
+        _ if !devices.all().iter().all(|device| torch::has_flash(Kind::BFloat16, *device)) => {
+            return Precision::Fp32;
+        }
         Config::Encoder(_) => (Precision::Tf32, "tf32"),
         Config::Decoder(_) => (Precision::Bf16, "bf16"),
     };

@@ -1,5 +1,7 @@
 //! Cost of a training, estimated before its model is loaded (`--dry-run`).
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use tch::Kind;
@@ -28,12 +30,58 @@ pub struct Forecast<'a> {
     pub recompute: bool,
     /// Optimiser steps.
     pub steps: u64,
-    /// Free bytes on the device, if known.
-    pub free: Option<usize>,
+    /// What lies on each device.
+    pub parts: Vec<DevicePart>,
     /// Checkpoints kept.
     pub keep_checkpoints: usize,
     /// Free bytes on the disk of the run, if known.
     pub free_on_disk: Option<u64>,
+}
+
+/// The part of a model that lies on one device.
+pub struct DevicePart {
+    /// The device's name.
+    pub device: String,
+    /// The layers.
+    pub layers: Range<usize>,
+    /// Share of the weights.
+    pub share: f64,
+    /// True if logits are computed there.
+    pub has_logits: bool,
+    /// Free bytes, if known.
+    pub free: Option<usize>,
+}
+
+impl DevicePart {
+    /// Returns the part of all bytes that is here.
+    fn of(&self, all: &Memory, layers: usize) -> Memory {
+        Memory {
+            weights: all.weights * self.share,
+            trained: all.trained * self.share,
+            activations: all.activations * self.layers.len() as f64 / layers.max(1) as f64,
+            logits: if self.has_logits { all.logits } else { 0.0 },
+        }
+    }
+
+    /// Returns the lines of the device, with the bytes estimated there if it is one of several.
+    fn rows(&self, estimated: f64, several: bool) -> Vec<(Cow<'static, str>, String)> {
+        let Self { device, layers, free, .. } = self;
+        let mut rows = Vec::new();
+        let mib = |bytes: f64| format!("{:.1}", bytes / MIB);
+        if several {
+            let layers = match layers.len() {
+                1 => format!("layer {}", layers.start),
+                _ => format!("layers {} to {}", layers.start, layers.end.saturating_sub(1)),
+            };
+            rows.push((format!("{device}, {layers} (MiB, estimated)").into(), mib(estimated)));
+        }
+        if let Some(free) = free {
+            let name =
+                if several { format!("free on {device} (MiB)") } else { "free on the device (MiB)".into() };
+            rows.push((name.into(), mib(*free as f64)));
+        }
+        rows
+    }
 }
 
 /// Bytes by purpose.
@@ -133,7 +181,7 @@ impl Forecast<'_> {
             advice.push("`train.precision=bf16`".to_owned());
         }
         advice.push("a smaller `data.max_length`".to_owned());
-        format!("does not fit: change {}, or use a device with more memory", advice.join(", or "))
+        format!("does not fit: change {}, or use devices with more memory", advice.join(", or "))
     }
 
     /// Formats the forecast, with the files that a run in `out` would write.
@@ -141,39 +189,41 @@ impl Forecast<'_> {
         let tokens: usize = self.lengths.iter().sum();
         let memory = self.memory();
         let mib = |bytes: f64| format!("{:.1}", bytes / MIB);
-        let mut rows = vec![
+        let mut rows: Vec<(Cow<'_, str>, String)> = [
             ("training examples", self.lengths.len().to_string()),
             ("tokens per epoch", tokens.to_string()),
             ("optimiser steps", self.steps.to_string()),
             ("memory of weights (MiB, estimated)", mib(memory.weights)),
             ("memory of trainable tensors (MiB, estimated)", mib(memory.trained)),
             ("memory of activations (MiB, estimated)", mib(memory.activations)),
-        ];
+        ]
+        .map(|(name, value)| (name.into(), value))
+        .into();
         if let Config::Decoder(config) = self.config {
-            rows.push(("memory of logits (MiB, estimated)", mib(memory.logits)));
+            rows.push(("memory of logits (MiB, estimated)".into(), mib(memory.logits)));
             let cache = 2 * config.layers as i64 * config.kv_heads * config.head_width;
             let bytes = 1000.0 * cache as f64 * self.kind.elt_size_in_bytes() as f64;
-            rows.push(("cache of 1000 generated tokens (MiB)", mib(bytes)));
+            rows.push(("cache of 1000 generated tokens (MiB)".into(), mib(bytes)));
         }
-        rows.push(("total memory (MiB, estimated)", mib(memory.all())));
+        rows.push(("total memory (MiB, estimated)".into(), mib(memory.all())));
         let mut verdict = String::new();
-        if let Some(free) = self.free {
-            let free = free as f64;
-            rows.push(("free on the device (MiB)", mib(free)));
-            if memory.all() > free {
-                verdict = format!("\n{}", self.advice(&memory, free));
+        for part in &self.parts {
+            let own = part.of(&memory, self.config.layers);
+            rows.extend(part.rows(own.all(), self.parts.len() > 1));
+            if let Some(free) = part.free.filter(|free| own.all() > *free as f64 && verdict.is_empty()) {
+                verdict = format!("\n{}", self.advice(&own, free as f64));
             }
         }
         let files = self.bytes_of_files();
-        rows.push(("files of the run at most (MiB, estimated)", mib(files)));
+        rows.push(("files of the run at most (MiB, estimated)".into(), mib(files)));
         if let Some(free) = self.free_on_disk.map(|free| free as f64) {
-            rows.push(("free on the disk (MiB)", mib(free)));
+            rows.push(("free on the disk (MiB)".into(), mib(free)));
             if files > free {
                 verdict += "\nthe disk has too little space: keep fewer checkpoints, or choose another folder with `--out`";
             }
         }
         let rows: Vec<Vec<String>> =
-            rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+            rows.into_iter().map(|(name, value)| vec![name.into_owned(), value]).collect();
         let files = [
             "recipe.toml",
             "metrics.jsonl",
@@ -192,10 +242,15 @@ impl Forecast<'_> {
 mod tests {
     use super::*;
 
+    fn part(layers: Range<usize>, share: f64, free: f64) -> DevicePart {
+        let device = format!("cuda:{}", layers.start);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small")]
+        DevicePart { device, layers, share, has_logits: true, free: Some(free as usize) }
+    }
+
     /// Returns the forecast of 40 examples in one pass.
     fn forecast(config: &Config, micro_batch_tokens: usize, free: f64) -> Forecast<'_> {
         let counts = Counts { all: 10_000, adapter: 200, full: 0, head: 0 };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and small")]
         Forecast {
             config,
             counts,
@@ -205,7 +260,7 @@ mod tests {
             kind: Kind::Float,
             recompute: false,
             steps: 3,
-            free: Some(free as usize),
+            parts: vec![part(0..config.layers, 1.0, free)],
             keep_checkpoints: 1,
             free_on_disk: Some(8_800),
         }
@@ -237,5 +292,23 @@ mod tests {
         // If not even one example fits, no number of tokens is named.
         let none = text(memory.all() - memory.activations);
         assert!(none.contains("does not fit") && !none.contains("micro_batch_tokens"), "{none}");
+    }
+
+    #[test]
+    fn each_device_is_told_what_lies_on_it() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/decoders/llama-biased");
+        let config = Config::load(&folder).unwrap();
+        assert_eq!(config.layers, 2);
+        let memory = forecast(&config, 0, 0.0).memory();
+        let half = memory.all() / 2.0 + memory.logits / 2.0;
+        let text = |free: f64| {
+            let parts = vec![part(0..1, 0.5, half + 1.0), part(1..2, 0.5, free)];
+            Forecast { parts, ..forecast(&config, 0, 0.0) }.text(Path::new("run"))
+        };
+        let told = text(half + 1.0);
+        for line in ["cuda:0, layer 0 (MiB", "cuda:1, layer 1 (MiB", "free on cuda:1 (MiB)"] {
+            assert!(told.contains(line), "no `{line}` in {told}");
+        }
+        assert!(!told.contains("does not fit") && text(half - 1.0).contains("does not fit"));
     }
 }

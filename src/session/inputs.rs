@@ -1,12 +1,15 @@
 //! Inputs of a training before its model: recipe, base, data and their settings, with counts and a forecast.
 
+use std::ops::Range;
 use std::path::Path;
+
+use tch::Device;
 
 use super::class_weights::class_weights;
 use super::counts::{Counts, adapted};
 use super::environment::{Environment, OpenBase, kind_of, settled};
 use super::fit::{check_fit, head_for};
-use super::forecast::Forecast;
+use super::forecast::{DevicePart, Forecast};
 use super::precedence::prompt_split;
 use super::sources;
 use super::training_data::{self, Sets, TrainingData};
@@ -18,8 +21,10 @@ use crate::fault::{Result, usage};
 use crate::files;
 use crate::models::HeadShape;
 use crate::models::head::count_of;
+use crate::models::placement::Placement;
 use crate::recipe::{EvalRecipe, Recipe, TrainRecipe};
 use crate::spec::Metric;
+use crate::torch::{Devices, free_bytes};
 use crate::train::mixture::Part;
 use crate::train::order::steps_per_epoch;
 
@@ -65,7 +70,7 @@ impl TrainInputs {
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);
         }
-        recipe.train.precision = settled(recipe.train.precision, place.device, &base.base.config);
+        recipe.train.precision = settled(recipe.train.precision, &place.devices, &base.base.config);
         if recipe.adapter.targets.is_empty() {
             recipe.adapter.targets = base.base.config.default_targets();
         }
@@ -201,10 +206,28 @@ impl TrainInputs {
             kind: kind_of(self.recipe.train.precision),
             recompute: self.recipe.train.gradient_checkpointing,
             steps: self.steps(),
-            free: crate::torch::free_bytes(place.device),
+            parts: self.parts(&place.devices)?,
             keep_checkpoints: self.recipe.train.keep_checkpoints,
             free_on_disk: files::free_on_disk(out),
         })
+    }
+
+    /// Returns what would lie on each of the devices.
+    fn parts(&self, devices: &Devices) -> Result<Vec<DevicePart>> {
+        let (base, recipe) = (&self.base.base, &self.recipe);
+        let sizes = base.sizes(kind_of(recipe.train.precision), recipe.adapter.method == Method::Full);
+        let free: Vec<Option<usize>> = devices.all().iter().map(|device| free_bytes(*device)).collect();
+        let (placement, _) = Placement::planned(devices, &sizes, &free)?;
+        // An output layer that is the embedding computes where that lies.
+        let logits = if base.has_output_layer() { placement.last() } else { placement.first() };
+        let part = |((device, layers), free): ((Device, Range<usize>), _)| DevicePart {
+            device: Devices::from(device).to_string(),
+            share: sizes.of(layers.clone()) as f64 / sizes.all().max(1) as f64,
+            layers,
+            has_logits: device == logits,
+            free,
+        };
+        Ok(placement.ranges(base.config.layers).into_iter().zip(free).map(part).collect())
     }
 }
 

@@ -13,8 +13,8 @@ use crate::hub::Settings;
 use crate::models::self_test::{self, Check};
 use crate::report::redacted;
 use crate::spec::DeviceChoice;
-use crate::torch;
 use crate::torch::kernels::packs;
+use crate::torch::{self, Devices};
 
 /// Time limit for an answer from the hub.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,15 +28,15 @@ pub struct Findings {
     pub cpu: Cpu,
     /// The GPU.
     pub gpu: Gpu,
-    /// The device that was tested.
+    /// The devices that were tested.
     pub device: String,
     /// Folders that downloads and results of computations are kept in.
     pub caches: Vec<CacheFolder>,
     /// Whether the hub answers, or why it cannot be asked, in words.
     pub hub: String,
-    /// Comparisons of the device with fp64 on the CPU.
+    /// Comparisons of the devices with fp64 on the CPU.
     pub self_test: Vec<Check>,
-    /// True if the wanted device is there and computes rightly, and the hub's settings can be used.
+    /// True if the wanted devices are there and compute rightly, and the hub's settings can be used.
     pub ok: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct Gpu {
     pub driver: Option<String>,
     /// Names of the GPUs that the driver knows.
     pub models: Vec<String>,
-    /// Free memory of the one that is used.
+    /// Free memory of those that are used.
     pub free_bytes: Option<usize>,
     /// The reason why none is used.
     pub problem: Option<String>,
@@ -78,21 +78,22 @@ pub struct CacheFolder {
 }
 
 impl Findings {
-    /// Looks at the machine, and tests the device that the options want, or the CPU where it is not there.
+    /// Looks at the machine, and tests the devices that the options want, or the CPU where one is not there.
     /// Fails when the arithmetic of the tests cannot be chosen.
-    pub fn gather(wanted: DeviceChoice, offline: bool) -> Result<Self> {
+    pub fn gather(wanted: &DeviceChoice, offline: bool) -> Result<Self> {
         let driver = torch::driver();
         let wanted = match wanted {
-            DeviceChoice::Auto if driver.is_some() => DeviceChoice::Cuda(0),
+            DeviceChoice::Auto if driver.is_some() => &DeviceChoice::Cuda(vec![0]),
             wanted => wanted,
         };
-        let opened = torch::open_device(wanted);
-        let device = *opened.as_ref().unwrap_or(&Device::Cpu);
+        let opened = Devices::open(wanted, [0, 1]);
+        let devices = opened.as_ref().map_or_else(|_| Device::Cpu.into(), Clone::clone);
         let problem = opened.err();
         let settings = Settings::from_environment(offline);
         let of_hub = settings.as_ref().ok().map(|settings| settings.cache.clone());
         let caches = [files::cache_folder()].into_iter().chain(of_hub);
-        let self_test = self_test::run(device)?;
+        let self_test = self_test::run(&devices)?;
+        let free = || devices.all().iter().filter_map(|device| torch::free_bytes(*device)).sum();
         Ok(Self {
             libraries: libraries(),
             cpu: Cpu {
@@ -103,11 +104,11 @@ impl Findings {
             gpu: Gpu {
                 driver: driver.map(|(version, _)| version),
                 models: gpu_models(),
-                free_bytes: device.is_cuda().then(|| torch::free_bytes(device)).flatten(),
+                free_bytes: devices.is_cuda().then(free),
                 problem: problem.as_ref().map(|error| format!("{error:#}")),
                 hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
             },
-            device: torch::name_of(device),
+            device: devices.to_string(),
             caches: caches.map(|folder| cache(&folder)).collect(),
             ok: settings.is_ok() && problem.is_none() && self_test.iter().all(|check| check.ok),
             hub: settings

@@ -8,8 +8,6 @@ mod decoding;
 
 use std::path::PathBuf;
 
-use tch::Device;
-
 use super::environment::settled;
 use super::run_folder::EVAL;
 use super::subject::Subject;
@@ -17,6 +15,7 @@ use crate::cli::EvalArgs;
 use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::spec::Precision;
+use crate::torch::Devices;
 pub(super) use decoding::{arguments, decoding};
 
 /// Default number of examples in one pass.
@@ -45,8 +44,8 @@ pub struct ScoreSettings {
 }
 
 impl ScoreSettings {
-    /// Decides the settings of a request for a subject, computed on `device`.
-    pub fn new(args: &EvalArgs, subject: &Subject, device: Device) -> Self {
+    /// Decides the settings of a request for a subject, computed on `devices`.
+    pub fn new(args: &EvalArgs, subject: &Subject, devices: &Devices) -> Self {
         let recipe = subject.run.as_ref().map(|(_, recipe)| recipe);
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
@@ -68,7 +67,7 @@ impl ScoreSettings {
             split: recipe.map_or("validation", |recipe| recipe.data.validation.split()).to_owned(),
             precision: settled(
                 args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
-                device,
+                devices,
                 &subject.base.base.config,
             ),
             batch_size: args.batch_size.unwrap_or(BATCH_SIZE),

@@ -44,7 +44,7 @@ pub fn predict(place: &Environment, args: &PredictArgs) -> Result<Ending> {
         max_length: args.max_length,
         ..EvalArgs::default()
     };
-    let settings = ScoreSettings::new(&request, &subject, place.device);
+    let settings = ScoreSettings::new(&request, &subject, &place.devices);
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;

@@ -14,7 +14,7 @@ use super::training::Training;
 use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
-use crate::torch::{self, LIBTORCH_VERSION, peak_memory_mib};
+use crate::torch::LIBTORCH_VERSION;
 use crate::train::checkpoint::{EvalRecord, TrainState};
 
 /// Results of a finished training.
@@ -72,7 +72,7 @@ impl Results<'_> {
             self.scores(),
             self.state.examples_per_second(),
             self.tokens_per_second(),
-            peak_memory_mib(self.training.0.model.device()),
+            self.training.0.model.placement().devices().peak_memory_mib(),
         )
     }
 
@@ -85,7 +85,7 @@ impl Results<'_> {
         let [adapter, full, head] =
             [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
         let [best, last] = self.evaluations();
-        let device = training.model.device();
+        let devices = training.model.placement().devices();
         let tokenizer = base.base.folder.join(TOKENIZER);
         let results = json!({
             "task": dataset.name,
@@ -112,8 +112,8 @@ impl Results<'_> {
             "tokens_per_second": self.tokens_per_second(),
             "examples_per_second": state.examples_per_second(),
             // Resident on a CPU, allocated on a GPU.
-            "peak_memory_mib": peak_memory_mib(device),
-            "device": torch::name_of(device),
+            "peak_memory_mib": devices.peak_memory_mib(),
+            "device": devices.to_string(),
             "delta_norm": delta_norm,
             "base": {
                 "name": base.name,

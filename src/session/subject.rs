@@ -122,7 +122,7 @@ impl Subject {
     ) -> Result<(Model, Trained)> {
         let mut trained = Trained::new(1);
         let train_base = self.adapter.as_ref().is_some_and(|adapter| adapter.config.method == Method::Full);
-        let build = Build { device: place.device, kind, head, seeds: vec![0], train_base };
+        let build = Build { devices: place.devices.clone(), kind, head, seeds: vec![0], train_base };
         let mut model = Model::load(&self.base.base, &build, &mut trained)?;
         if let Some(adapter) = &self.adapter {
             attach(place, &self.base, adapter, self.basis.as_deref(), &mut model, &mut trained)?;
@@ -220,8 +220,7 @@ fn attach(
         alphas: &[],
         init_stds: &[],
     };
-    let device = model.device();
-    adapt::attach(model.linears_mut(), device, plan, &[0], trained).map(drop)
+    adapt::attach(model.linears_mut(), plan, &[0], trained).map(drop)
 }
 
 /// Returns the layers that an adapter names, in its order, which stacked tensors and witnesses follow.
@@ -268,5 +267,5 @@ pub fn adapter_basis(
     if let Some(record) = record.as_ref().filter(known) {
         witness::check(&basis, &record.witness)?;
     }
-    basis.to_device(place.device)
+    basis.to_device(place.devices.first())
 }

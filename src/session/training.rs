@@ -52,7 +52,8 @@ impl Training {
         let seeds: Vec<u64> = all.clone().map(|recipe| recipe.train.seed).collect();
         let init_stds: Vec<f64> = all.map(|recipe| recipe.adapter.init_std).collect();
         let build = Build {
-            device: place.device,
+            // A rehearsal has nothing to divide.
+            devices: if place.rehearsal { place.devices.first().into() } else { place.devices.clone() },
             kind: use_precision(recipe.train.precision)?,
             head: *head,
             seeds: seeds.clone(),
@@ -88,8 +89,7 @@ impl Training {
         };
         let shapes: Vec<[i64; 2]> = plan.layers.iter().map(|(_, shape)| *shape).collect();
         let [lora, cores] = plan.method.words_drawn(&shapes, plan.frozen.is_random());
-        let device = model.device();
-        let mut kept = attach(model.linears_mut(), device, plan, &seeds, &mut trained)?;
+        let mut kept = attach(model.linears_mut(), plan, &seeds, &mut trained)?;
         kept.extend(setup.stored_basis(&recipe.adapter));
         let of_base = place.rehearsal && recipe.adapter.method == Method::Full;
         let mut of_head = 0;

@@ -1,66 +1,169 @@
-//! Choosing a device, and loading libtorch's CUDA library if there is a GPU.
+//! Choosing devices, and loading libtorch's CUDA library if there is a GPU.
 
+use std::cell::OnceCell;
 use std::error::Error as _;
+use std::fmt;
 use std::path::Path;
 
 use tch::{Cuda, Device};
 
 use super::checked;
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, usage};
 use crate::spec::DeviceChoice;
 
-/// Chooses the device and loads libtorch's CUDA library when a GPU may be used.
-///
-/// Must precede any other call that queries libtorch about CUDA, since libtorch caches its first answer.
-///
-/// # Errors
-/// When a GPU was requested explicitly and cannot be used.
-pub fn open_device(wanted: DeviceChoice) -> Result<Device> {
-    if wanted == DeviceChoice::Cpu {
-        return Ok(Device::Cpu);
-    }
-    let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
-    let loaded =
-        if gpu_present || wanted != DeviceChoice::Auto { load_cuda() } else { Err("no GPU found".into()) };
-    let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
-    let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
-    let missing = match (&old, loaded) {
-        (Some((version, _)), Ok(())) => format!("the driver {version} is too old for CUDA 13.0"),
-        (_, Ok(())) => format!("libtorch sees {count} CUDA devices"),
-        (_, Err(reason)) => reason,
-    };
-    let hint = match old {
-        Some(_) => format!("install driver {OLDEST_DRIVER} or later"),
-        None => {
-            "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
-                 NVIDIA's libraries on LD_LIBRARY_PATH"
-                .to_owned()
+/// The devices of a process, at least one: the layers of a model lie on them in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Devices(Vec<Device>);
+
+impl Devices {
+    /// Chooses the devices of process `local_rank` of the `local_size` on this host, and loads libtorch's CUDA library when a GPU may be
+    /// used. `auto` gives each process one GPU; of a list see [`Devices::of_process`].
+    ///
+    /// Must precede any other call that queries libtorch about CUDA, since libtorch caches its first answer.
+    ///
+    /// # Errors
+    /// When a GPU was requested explicitly and cannot be used, or a list cannot be divided.
+    pub fn open(wanted: &DeviceChoice, [local_rank, local_size]: [usize; 2]) -> Result<Self> {
+        if *wanted == DeviceChoice::Cpu {
+            return Ok(Device::Cpu.into());
         }
-    };
-    match wanted {
-        DeviceChoice::Cuda(index) if index < count => {
+        let gpu_present = Path::new("/dev/nvidiactl").exists() || Path::new("/proc/driver/nvidia").exists();
+        let loaded = if gpu_present || *wanted != DeviceChoice::Auto {
+            load_cuda()
+        } else {
+            Err("no GPU found".into())
+        };
+        let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
+        let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
+        let missing = match (&old, loaded) {
+            (Some((version, _)), Ok(())) => format!("the driver {version} is too old for CUDA 13.0"),
+            (_, Ok(())) => format!("libtorch sees {count} CUDA devices"),
+            (_, Err(reason)) => reason,
+        };
+        let hint = match old {
+            Some(_) => format!("install driver {OLDEST_DRIVER} or later"),
+            None if count > 0 => format!("the last one is `cuda:{}`", count - 1),
+            None => {
+                "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
+                 NVIDIA's libraries on LD_LIBRARY_PATH"
+                    .to_owned()
+            }
+        };
+        if let DeviceChoice::Cuda(numbers) = wanted {
+            if let Some(unknown) = numbers.iter().find(|number| **number >= count) {
+                return Err(fault(format!("cannot use `cuda:{unknown}`: {missing}")).hint(hint).into());
+            }
+            let all = Self(numbers.iter().map(|number| Device::Cuda(*number)).collect());
+            return all.of_process(local_rank, local_size)?.entered();
+        }
+        if count > 0 {
+            return Self::from(Device::Cuda(local_rank % count)).entered();
+        }
+        if gpu_present {
+            tracing::warn!("the GPU cannot be used ({missing}); running on the CPU\nhint: {hint}");
+        }
+        Ok(Device::Cpu.into())
+    }
+
+    /// Returns the devices of one of `local_size` processes that share a host: each gets as many of several, and all share a
+    /// single one.
+    ///
+    /// # Errors
+    /// When they cannot be divided equally.
+    pub fn of_process(&self, local_rank: usize, local_size: usize) -> Result<Self> {
+        let count = self.0.len();
+        if count == 1 || local_size <= 1 {
+            return Ok(self.clone());
+        }
+        if !count.is_multiple_of(local_size) {
+            return Err(usage(format!(
+                "`--device` names {count} devices for the {local_size} processes of this host"
+            ))
+            .hint(format!("name {local_size} devices, or a multiple of them: each process gets as many"))
+            .into());
+        }
+        let each = count / local_size;
+        Ok(Self(self.0.iter().copied().skip(local_rank % local_size * each).take(each).collect()))
+    }
+
+    /// Makes the first device this thread's own, for what names none.
+    ///
+    /// # Errors
+    /// When libtorch refuses.
+    pub fn entered(self) -> Result<Self> {
+        if let Device::Cuda(index) = self.first() {
             // SAFETY: one of libtorch's devices becomes this thread's.
             checked(unsafe { super::lx_use_device(std::ffi::c_int::try_from(index).unwrap_or(0)) })?;
-            Ok(Device::Cuda(index))
         }
-        DeviceChoice::Cuda(index) => {
-            Err(fault(format!("cannot use `cuda:{index}`: {missing}")).hint(hint).into())
-        }
-        _ if count > 0 => Ok(Device::Cuda(0)),
-        _ => {
-            if gpu_present {
-                tracing::warn!("the GPU cannot be used ({missing}); running on the CPU\nhint: {hint}");
+        Ok(self)
+    }
+
+    /// Returns the first device, which gets a model's inputs.
+    pub fn first(&self) -> Device {
+        self.0.first().copied().unwrap_or(Device::Cpu)
+    }
+
+    /// Returns all of them, in order.
+    pub fn all(&self) -> &[Device] {
+        &self.0
+    }
+
+    /// Returns true if they are GPUs.
+    pub fn is_cuda(&self) -> bool {
+        self.first().is_cuda()
+    }
+
+    /// Returns the peak memory in MiB of all together.
+    pub fn peak_memory_mib(&self) -> f64 {
+        self.0.iter().map(|device| super::peak_memory_mib(*device)).sum()
+    }
+}
+
+/// Of each device the first mention.
+impl FromIterator<Device> for Devices {
+    fn from_iter<T: IntoIterator<Item = Device>>(all: T) -> Self {
+        let mut devices = Vec::new();
+        for device in all {
+            if !devices.contains(&device) {
+                devices.push(device);
             }
-            Ok(Device::Cpu)
+        }
+        Self(devices)
+    }
+}
+
+impl From<Device> for Devices {
+    fn from(device: Device) -> Self {
+        Self(vec![device])
+    }
+}
+
+/// As the command line takes them.
+impl fmt::Display for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |device: &Device| if let Device::Cuda(index) = device { Some(*index) } else { None };
+        match self.0.iter().map(number).collect::<Option<Vec<usize>>>() {
+            Some(numbers) => DeviceChoice::Cuda(numbers).fmt(f),
+            None => DeviceChoice::Cpu.fmt(f),
         }
     }
 }
 
-/// Returns a device's name, as the command line takes it.
-pub fn name_of(device: Device) -> String {
-    match device {
-        Device::Cuda(index) => DeviceChoice::Cuda(index).to_string(),
-        _ => DeviceChoice::Cpu.to_string(),
+/// Copies of a value on further devices, made when first asked for.
+#[derive(Debug)]
+pub struct Copies<T>(OnceCell<Box<(Device, T, Copies<T>)>>);
+
+impl<T> Default for Copies<T> {
+    fn default() -> Self {
+        Self(OnceCell::new())
+    }
+}
+
+impl<T> Copies<T> {
+    /// Returns the copy on `device`, which `make` makes the first time.
+    pub fn on(&self, device: Device, make: &dyn Fn() -> T) -> &T {
+        let (own, value, others) = &**self.0.get_or_init(|| Box::new((device, make(), Self::default())));
+        if *own == device { value } else { others.on(device, make) }
     }
 }
 
@@ -97,6 +200,20 @@ fn version_in(text: &str) -> Option<(String, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_is_divided_among_the_processes_of_a_host() {
+        let list =
+            |numbers: &[usize]| numbers.iter().map(|number| Device::Cuda(*number)).collect::<Devices>();
+        let all = list(&[4, 5, 6, 7]);
+        assert_eq!(all.of_process(0, 1).unwrap(), all);
+        assert_eq!(all.of_process(1, 2).unwrap(), list(&[6, 7]));
+        assert_eq!(all.of_process(2, 4).unwrap(), list(&[6]));
+        assert_eq!(list(&[3]).of_process(5, 8).unwrap(), list(&[3]));
+        let error = all.of_process(0, 3).unwrap_err();
+        assert_eq!(error.to_string(), "`--device` names 4 devices for the 3 processes of this host");
+        assert_eq!(crate::fault::exit_code(&error), 2);
+    }
 
     #[test]
     fn the_drivers_version_is_found_in_either_file() {

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
-pub use device::{driver, name_of, open_device};
+pub use device::{Copies, Devices, driver};
 
 use crate::fault::{Fault, Result, fault};
 
@@ -186,12 +186,15 @@ pub fn packed_attention(qkv: [&Tensor; 3], bounds: Bounds<'_>, kernel: Kernel) -
     }
 }
 
+/// Most GPUs of a process: libtorch's own limit.
+const MOST_DEVICES: usize = 120;
+
 /// Returns true if FlashAttention serves: for 16-bit kinds, on a GPU from Ampere on.
 pub fn has_flash(kind: Kind, device: Device) -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    device.is_cuda()
-        && matches!(kind, Kind::BFloat16 | Kind::Half)
-        && *FOUND.get_or_init(|| {
+    static FOUND: [OnceLock<bool>; MOST_DEVICES] = [const { OnceLock::new() }; MOST_DEVICES];
+    let Device::Cuda(index) = device else { return false };
+    matches!(kind, Kind::BFloat16 | Kind::Half)
+        && *FOUND[index % MOST_DEVICES].get_or_init(|| {
             let x = Tensor::zeros([1, 1, 8], (Kind::Half, device));
             let one = Tensor::from_slice(&[0_i32, 1]).to_device(device);
             let bounds = Bounds { queries: &one, keys: &one, used: None, longest: [1, 1], flash: true };

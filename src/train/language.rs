@@ -39,24 +39,26 @@ pub struct LanguageModelling<'a> {
 const MOST_RECORDED: f64 = 7e12;
 
 impl LanguageModelling<'_> {
-    /// Computes losses of the targets after `hidden` `[T, d]`, by run as `divisors`, and the gradient of `hidden`. Each chunk
-    /// of logits is freed before the next is made.
+    /// Computes losses of the targets after `hidden` `[T, d]`, by run as `divisors`, and the gradient of `hidden`, on the device of
+    /// the logits. Each chunk of these is freed before the next is made.
     fn output_layer(
         &self,
         hidden: &Tensor,
         batch: &Batch,
         [divisors, scales]: [&Tensor; 2],
     ) -> Result<(Tensor, Tensor)> {
-        let hidden = hidden.detach();
-        let shares = divisors.reciprocal().index_select(0, &batch.runs); // [T]
-        let weights = &shares * scales.index_select(0, &batch.runs);
+        let device = self.model.logits_device();
+        let [hidden, divisors, scales, runs, targets] =
+            [&hidden.detach(), divisors, scales, &batch.runs, &batch.targets].map(|x| x.to_device(device));
+        let shares = divisors.reciprocal().index_select(0, &runs); // [T]
+        let weights = &shares * scales.index_select(0, &runs);
         let (sums, mut gradients) = (divisors.zeros_like().to_kind(Kind::Double), Vec::new());
-        in_chunks(batch.targets.size()[0], self.model.config.vocabulary, |start, count| {
+        in_chunks(targets.size()[0], self.model.config.vocabulary, |start, count| {
             let part = |x: &Tensor| x.narrow(0, start, count);
             let (losses, gradient) =
-                losses_backward(self.model, &part(&hidden), &part(&batch.targets), &part(&weights))?;
+                losses_backward(self.model, &part(&hidden), &part(&targets), &part(&weights))?;
             let shared = (losses * part(&shares)).to_kind(Kind::Double);
-            let _ = sums.shallow_clone().index_add_(0, &part(&batch.runs), &shared);
+            let _ = sums.shallow_clone().index_add_(0, &part(&runs), &shared);
             gradients.push(gradient);
             Ok(())
         })?;
@@ -87,11 +89,11 @@ impl LanguageModelling<'_> {
         } else {
             (self.model.hidden(&batch.packed, pass)?, None)
         };
-        let before_targets = hidden.index_select(0, &batch.before); // [T, d]
+        let before_targets = hidden.index_select(0, &batch.before.to_device(hidden.device())); // [T, d]
         let (losses, gradient) = self.output_layer(&before_targets, batch, [&divisors, &scales])?;
         if before_targets.requires_grad() {
             // d(sum(y · g))/dy = g: a backward pass from y with the gradient g.
-            (before_targets * gradient).sum(Kind::Float).f_backward()?;
+            (&before_targets * gradient.to_device(before_targets.device())).sum(Kind::Float).f_backward()?;
         }
         if let Some(tape) = tape {
             tape.backward()?;
@@ -124,7 +126,7 @@ impl Objective for LanguageModelling<'_> {
         // The target that fills up others belongs to a run of its own, whose share is 0.
         let numbers = divisors.iter().chain(&[f64::INFINITY]).chain(scales).chain(&[1.0]);
         let numbers: Vec<f32> = numbers.map(|&number| number as f32).collect();
-        let shape = layout.shape();
+        let shape = layout.shape().filter(|_| !self.model.placement().is_divided());
         self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = layout.over(table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch.packed))

@@ -28,7 +28,6 @@ use crate::nn::{Noise, Sites};
 use crate::report::metrics_log::TrainPoint;
 use crate::report::progress::Progress;
 use crate::spec::Every;
-use crate::torch::peak_memory_mib;
 use crate::torch::stream::Stream;
 use checkpoint::{EvalRecord, TrainState};
 pub use objective::Objective;
@@ -269,7 +268,7 @@ impl<'a> Trainer<'a> {
         self.count(active, &batches, start.elapsed().as_secs_f64());
         self.log(active, &norms)?;
         let shown: Vec<f64> = active.iter().map(|&run| losses[run]).collect();
-        let memory = peak_memory_mib(self.optimizer.device());
+        let memory = self.optimizer.devices().peak_memory_mib();
         let state = &self.runs[active[0]].state;
         let loss = shown.iter().sum::<f64>() / shown.len() as f64;
         let message =

@@ -10,7 +10,7 @@ use crate::adapters::{Group, Trained};
 use crate::fault::Result;
 use crate::torch::graph::{self, Graph};
 use crate::torch::world::World;
-use crate::torch::{dims2, set_grad};
+use crate::torch::{Devices, dims2, set_grad};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -87,6 +87,11 @@ impl AdamW {
     /// Returns the device of the first trained tensors.
     pub fn device(&self) -> Device {
         self.buffers.first().map_or(Device::Cpu, Buffer::device)
+    }
+
+    /// Returns the devices of the trained tensors.
+    pub fn devices(&self) -> Devices {
+        self.buffers.iter().map(Buffer::device).collect()
     }
 
     /// Returns the norm of each run's whole gradient, over all groups: `[k]`, on [`AdamW::device`].
@@ -171,7 +176,7 @@ impl AdamW {
         let device = self.device();
         let numbers = numbers.to_device(device);
         self.taken += 1;
-        let one_device = self.buffers.iter().all(|buffer| buffer.device() == device);
+        let one_device = self.devices() == device.into();
         let records = self.taken == RECORDED_AFTER && one_device && graph::records(device);
         let scales = records || factors.iter().any(|factor| (factor - 1.0).abs() > 0.0);
         let update = || {

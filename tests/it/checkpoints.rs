@@ -232,7 +232,7 @@ fn sizes_of_a_config_are_refused_by_name_before_anything_of_them_is_made() {
 /// Builds the model.
 fn load(base: &Base) -> loraxs::fault::Result<()> {
     let build = Build {
-        device: Device::Cpu,
+        devices: Device::Cpu.into(),
         kind: Kind::Float,
         head: Some(classes(3)),
         seeds: vec![0],

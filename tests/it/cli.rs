@@ -182,7 +182,7 @@ fn global_options_are_checked() {
         let args = [&["train", "--recipe", "glue-rte", "--dry-run"], more].concat();
         check(&args, &forked::output(&bench.bare(&args)), code, words);
     };
-    refuses(&["--device", "gpu"], 2, &["expected `auto`, `cpu`, `cuda` or `cuda:N`"]);
+    refuses(&["--device", "gpu"], 2, &["expected `auto`, `cpu`, `cuda`, `cuda:N` or a list"]);
     refuses(&["--device", "cuda:99"], 1, &["cannot use `cuda:99`", "hint: install libtorch with"]);
     refuses(&["--threads", "100000"], 2, &["expected a whole number from 0 to 1024"]);
     refuses(&["--verbose", "--quiet"], 2, &["cannot be used with"]);

@@ -217,7 +217,8 @@ fn found(folder: &Path, ids: &[u32]) -> Found {
             }
         };
         let head = if base.config.is_decoder() { None } else { Some(base.head("model")?) };
-        let build = Build { device: Device::Cpu, kind: Kind::Float, head, seeds: vec![0], train_base: false };
+        let build =
+            Build { devices: Device::Cpu.into(), kind: Kind::Float, head, seeds: vec![0], train_base: false };
         let batch = |rule: Positions| Packed::new(&[vec![Sequence { ids, types: &[] }]], rule, Device::Cpu);
         let pass = Pass::evaluation();
         let logits = match Model::load(&base, &build, &mut Trained::new(1))? {

@@ -33,7 +33,7 @@ use loraxs::train::{Recorder, RunPlan, TrainPlan, Trainer};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::support::{alone, classes, device, distance, encoders, json, numbers, room};
+use crate::support::{alone, classes, device, devices, distance, encoders, json, numbers, room};
 
 const TARGETS: [&str; 4] = ["query", "value", "attention.output.dense", "output.dense"];
 const RANK: i64 = 4;
@@ -148,13 +148,18 @@ fn put(
     kind: Kind,
     (seeds, (init_std, dropout), alphas): (&[u64], Start, &[f64]),
 ) -> Adapted {
-    let build =
-        Build { device: device(), kind, head: Some(classes(3)), seeds: seeds.to_vec(), train_base: false };
+    let build = Build {
+        devices: devices().clone(),
+        kind,
+        head: Some(classes(3)),
+        seeds: seeds.to_vec(),
+        train_base: false,
+    };
     let mut trained = Trained::new(seeds.len() as i64);
     let mut model = Classifier::load(&base, &build, &mut trained).unwrap();
     let start = adapt::Start { init_std, drawn: 0 };
     let plan = Plan { method, layers: &layers, frozen: &frozen, start, dropout, alphas, init_stds: &[] };
-    let kept = attach(model.trunk.linears_mut(), device(), plan, seeds, &mut trained).unwrap();
+    let kept = attach(model.trunk.linears_mut(), plan, seeds, &mut trained).unwrap();
     Adapted { base, method: method.clone(), layers, frozen, kept, model, trained }
 }
 
@@ -518,7 +523,7 @@ fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() 
     for checkpoint in ["bert-gelu", "roberta-gelu"] {
         let base = Base::open(&encoders().join(checkpoint)).unwrap();
         let build = Build {
-            device: device(),
+            devices: devices().clone(),
             kind: Kind::Float,
             head: Some(classes(3)),
             seeds: vec![1, 2],

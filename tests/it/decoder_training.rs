@@ -183,7 +183,8 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
     let basis = Basis::compute(&spec, &base.hash(), weights, &|_, _| ()).unwrap().0;
     let frozen = Frozen { basis: Some(basis), ..Frozen::default() };
     let method = Method::LoraXs(LoraXsConfig { r: settings.rank, lora_alpha: settings.alpha });
-    let build = Build { device: device(), kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
+    let build =
+        Build { devices: device().into(), kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
     let mut trained = Trained::new(1);
     let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
     let plan = Plan {
@@ -195,7 +196,7 @@ fn adapted(case: &Case, settings: &Settings) -> (CausalLm, Trained) {
         alphas: &[],
         init_stds: &[],
     };
-    attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
+    attach(model.decoder.linears_mut(), plan, &[0], &mut trained).unwrap();
     (model, trained)
 }
 

@@ -51,7 +51,7 @@ pub fn model(folder: &std::path::Path) -> CausalLm {
 
 pub fn model_of(folder: &std::path::Path, kind: Kind) -> CausalLm {
     let base = Base::open(folder).unwrap();
-    let build = Build { device: device(), kind, head: None, seeds: vec![0], train_base: false };
+    let build = Build { devices: device().into(), kind, head: None, seeds: vec![0], train_base: false };
     CausalLm::load(&base, &build, &mut Trained::new(1)).unwrap()
 }
 

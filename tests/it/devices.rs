@@ -182,7 +182,7 @@ fn a_token_decoded_from_the_cache_sees_what_it_would_in_a_whole_sequence() {
         {
             let attention = attention(true, window, cap, 0.0);
             let [h, kv, d] = shape;
-            let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 96, device()).unwrap();
+            let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 96, |_| device()).unwrap();
             let packed = batch(&[before]);
             let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
             let span = |((slot, &length), &start): ((i64, &usize), &i64)| Span {

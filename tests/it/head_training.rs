@@ -314,7 +314,8 @@ fn rows_that_no_head_can_learn_from_are_told() {
 fn tagged(seeds: &[u64], batches: &[Vec<usize>], examples: &[Example]) -> (Vec<f64>, Vec<f64>) {
     let base = Base::open(&fixture("encoders/bert-relu-trunk")).unwrap();
     let head = Some(HeadShape { problem: Problem::Tokens, outputs: 3 });
-    let build = Build { device: device(), kind: Kind::Float, head, seeds: seeds.to_vec(), train_base: false };
+    let build =
+        Build { devices: device().into(), kind: Kind::Float, head, seeds: seeds.to_vec(), train_base: false };
     let mut trained = Trained::new(seeds.len() as i64);
     let model = Classifier::load(&base, &build, &mut trained).unwrap();
     let objective = LabelPrediction {

@@ -266,8 +266,13 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
     let fixture = of("llama-linear");
     let base = Base::open(&self::fixture("decoders").join("llama-linear")).unwrap();
     for (name, case) in fixture.cases {
-        let build =
-            Build { device: device(), kind: Kind::Float, head: None, seeds: vec![0], train_base: false };
+        let build = Build {
+            devices: device().into(),
+            kind: Kind::Float,
+            head: None,
+            seeds: vec![0],
+            train_base: false,
+        };
         let mut trained = Trained::new(1);
         let mut model = CausalLm::load(&base, &build, &mut trained).unwrap();
         let file = AdapterFile::open(&adapter("llama-linear", &name)).unwrap();
@@ -282,7 +287,7 @@ fn adapters_of_a_decoder_give_their_own_logits_here() {
             alphas: &[],
             init_stds: &[],
         };
-        attach(model.decoder.linears_mut(), device(), plan, &[0], &mut trained).unwrap();
+        attach(model.decoder.linears_mut(), plan, &[0], &mut trained).unwrap();
         file.load_into(&trained, false).unwrap();
         let distance = last_logits(&model, &fixture.rows, &case.logits);
         assert!(distance < 1e-5, "{name}: logits are off by {distance:e}");

@@ -23,6 +23,7 @@ mod data; // local files to tokenised examples
 mod decoder_training; // LoRA-XS on decoders against PyTorch
 mod decoders; // logits and continuations of every family of decoders against Transformers
 mod devices; // attention and caches on any device against plain products
+mod divided; // a base over several devices of one process, equal to one
 mod doctor; // `doctor` on working and broken machines
 mod dry_run; // `--dry-run`: the files it needs, its counts, and what it refuses
 mod earlier; // runs and adapters of earlier releases

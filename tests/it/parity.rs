@@ -128,7 +128,7 @@ fn logits_in_bf16_are_near_but_not_equal() {
 fn trunk(folder: &Path) -> Classifier {
     let base = Base::open(folder).unwrap();
     let build = Build {
-        device: device(),
+        devices: device().into(),
         kind: Kind::Float,
         head: Some(classes(3)),
         seeds: vec![0],

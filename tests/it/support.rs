@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use loraxs::models::HeadShape;
-use loraxs::spec::{DeviceChoice, Problem};
-use loraxs::torch::open_device;
+use loraxs::spec::Problem;
+use loraxs::torch::Devices;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
@@ -126,21 +126,20 @@ impl Place {
     }
 }
 
-/// The device that tests run on: the CPU, or the one that `LORAXS_TEST_DEVICE` names.
+/// The devices that tests run on: the CPU, or those that `LORAXS_TEST_DEVICE` names.
 pub fn device_name() -> String {
     std::env::var("LORAXS_TEST_DEVICE").unwrap_or_else(|_| "cpu".into())
 }
 
-/// The device of [`device_name`], opened.
+/// The devices of [`device_name`], opened.
+pub fn devices() -> &'static Devices {
+    static OPENED: OnceLock<Devices> = OnceLock::new();
+    OPENED.get_or_init(|| Devices::open(&device_name().parse().unwrap(), [0, 1]).unwrap())
+}
+
+/// The first of them.
 pub fn device() -> Device {
-    static OPENED: OnceLock<Device> = OnceLock::new();
-    *OPENED.get_or_init(|| {
-        let wanted = match device_name().strip_prefix("cuda:") {
-            Some(index) => DeviceChoice::Cuda(index.parse().unwrap()),
-            None => DeviceChoice::Cpu,
-        };
-        open_device(wanted).unwrap()
-    })
+    devices().first()
 }
 
 /// What rounding may do to results on the tests' device: ten times this on a GPU, which sums in orders that depend on shapes.

@@ -1,7 +1,8 @@
 // A stand-in for a GPU: a libtorch_cuda of our own, with which an unchanged binary runs `--device cuda:0` on a CPU.
 //
 // Device memory is host memory under another name. Every operator runs on the CPU, but refuses tensors of mixed devices as CUDA does,
-// and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8). Attention kernels are references that
+// and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8; on the second device, the name ends in
+// "@1"). Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
 // whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention is off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
 // PyTorch's openreg example shows which interfaces a back-end needs.
@@ -43,7 +44,7 @@ struct Count {
 };
 constexpr size_t MOST_COUNTS = 1024;
 
-void count(const char* name) {
+void count(const std::string& name) {
   static std::mutex mutex;
   static std::map<std::string, Count*> known;
   static Count* table = [] {
@@ -60,10 +61,12 @@ void count(const char* name) {
   auto [at, is_new] = known.try_emplace(name, nullptr);
   if (is_new && known.size() <= MOST_COUNTS) {
     at->second = table + known.size() - 1;
-    std::strncpy(at->second->name, name, sizeof(Count::name) - 1);
+    std::strncpy(at->second->name, name.c_str(), sizeof(Count::name) - 1);
   }
   if (at->second) ++at->second->value;
 }
+
+void count_on(c10::Device device, const std::string& name) { count(device.index() == 1 ? name + "@1" : name); }
 
 // Devices, streams, memory
 
@@ -96,6 +99,12 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void synchronizeStream(const c10::Stream&) const override {}
   void synchronizeDevice(c10::DeviceIndex) const override {}
   void recordDataPtrOnStream(const c10::DataPtr&, const c10::Stream&) const override {}
+  // Nothing is ever left to do.
+  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  void block(void*, const c10::Stream&) const override {}
+  bool queryEvent(void*) const override { return true; }
+  void destroyEvent(void*, c10::DeviceIndex) const noexcept override {}
+  void synchronizeEvent(void*) const override {}
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
@@ -150,9 +159,19 @@ void Memory::release(void* block) {
   std::free(block);
 }
 
-// What draws is computed on the CPU, with its generator.
-const at::Generator& generator(c10::DeviceIndex) {
+// What draws is computed on the CPU, whose generator has the state of the device that drew last.
+const at::Generator& generator(c10::DeviceIndex device) {
   static const at::Generator cpu = at::detail::getDefaultCPUGenerator();
+  static std::mutex mutex;
+  static c10::DeviceIndex current = 0;
+  static Tensor states[DEVICES];
+  const std::lock_guard lock(mutex);
+  if (device != current) {
+    at::Generator both = cpu;
+    states[current] = both.get_state();
+    if (states[device].defined()) both.set_state(states[device]);
+    current = device;
+  }
   return cpu;
 }
 
@@ -246,8 +265,11 @@ Tensor to_cuda(const Tensor& x, c10::Device device) {
 }
 
 Tensor& copy(Tensor& self, const Tensor& from, bool) {
-  const char* kind = !from.is_cuda() ? "host to device" : !self.is_cuda() ? "device to host" : "aten::copy_";
-  count(kind);
+  const char* kind = !from.is_cuda()                    ? "host to device"
+                     : !self.is_cuda()                  ? "device to host"
+                     : self.device() != from.device() ? "device to device"
+                                                        : "aten::copy_";
+  count_on(self.is_cuda() ? self.device() : from.device(), kind);
   if (!from.is_cuda() || !self.is_cuda()) refuse_recording(kind);
   on_cpu(self).copy_(on_cpu(from));
   note([self = bare(self), from = bare(from)] { on_cpu(self).copy_(on_cpu(from)); });
@@ -255,7 +277,7 @@ Tensor& copy(Tensor& self, const Tensor& from, bool) {
 }
 
 at::Scalar to_number(const Tensor& self) {
-  count("device to host");
+  count_on(self.device(), "device to host");
   refuse_recording("a number for the host");
   return on_cpu(self).item();
 }
@@ -339,7 +361,6 @@ struct Call {
 
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
-  count(schema.overload_name().empty() ? schema.name().c_str() : (schema.name() + "." + schema.overload_name()).c_str());
   Call call{op, std::nullopt, {}};
   torch::jit::Stack inner;
   const size_t first = stack->size() - schema.arguments().size();
@@ -347,6 +368,10 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     const auto* alias = schema.arguments()[i].alias_info();
     inner.push_back(call.take((*stack)[first + i], alias && alias->isWrite()));
   }
+  const c10::Device device = call.device.value_or(c10::Device(CUDA, current_device));
+  count_on(device, schema.overload_name().empty() ? schema.name() : schema.name() + "." + schema.overload_name());
+  const bool draws = op.hasTag(at::Tag::nondeterministic_seeded);
+  if (draws) generator(device.index());
   torch::jit::Stack again = recording() ? inner : torch::jit::Stack();
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &inner);
   torch::jit::drop(*stack, schema.arguments().size());
@@ -365,8 +390,9 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     }
   }
   if (!recording()) return;
-  note([op, again, results] {
+  note([op, again, results, draws, device] {
     torch::jit::Stack inner = again;
+    if (draws) generator(device.index());
     op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &inner);
     size_t at = 0;
     for (c10::IValue& value : inner) {
@@ -380,7 +406,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
 // Runs `body`, now and whenever what is recorded is replayed; it returns results on the CPU.
 template <typename F>
 std::vector<Tensor> computed(const char* name, c10::Device device, F body) {
-  count(name);
+  count_on(device, name);
   std::vector<Tensor> results, kept;
   for (const Tensor& x : body()) {
     results.push_back(to_cuda(x, device));
@@ -466,6 +492,12 @@ struct One {
   }
 };
 
+void check_devices(std::initializer_list<OptTensor> all) {
+  for (const OptTensor& x : all) {
+    TORCH_CHECK(!x || !x->defined() || x->device() == (*all.begin())->device(), "Expected all tensors to be on the same device, but found two, in attention");
+  }
+}
+
 void check_rows(const Tensor& x, const char* kernel) {
   const int64_t vector = 16 / static_cast<int64_t>(x.element_size());
   TORCH_CHECK(x.stride(-1) == 1 && x.size(-1) % vector == 0 && reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0, kernel,
@@ -479,7 +511,7 @@ uint64_t draw(const Tensor& seed, double p) {
     on_cpu(seed).fill_(0);
     return 0;
   }
-  auto cpu = at::detail::getDefaultCPUGenerator();
+  auto cpu = generator(seed.device().index());
   const std::lock_guard lock(cpu.mutex());
   const uint64_t drawn = at::check_generator<at::CPUGeneratorImpl>(cpu)->random64() >> 1;
   on_cpu(seed).fill_(static_cast<int64_t>(drawn));
@@ -493,6 +525,7 @@ Tensor bias_of(const OptTensor& bias, int64_t sequence) { return bias && bias->d
 Six efficient_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptTensor& bias, const OptTensor& starts, const OptTensor& key_starts,
                       std::optional<c10::SymInt> longest_q, std::optional<c10::SymInt> longest_k, double p, int64_t form, bool, std::optional<double> scale,
                       const OptTensor& used, std::optional<int64_t> window) {
+  check_devices({q, k, v, bias, starts, key_starts, used});
   for (const Tensor* x : {&q, &k, &v}) check_rows(*x, "the memory-efficient kernel");
   TORCH_CHECK(q.size(2) == k.size(2), "the memory-efficient kernel wants as many heads of keys as of queries");
   if (bias && bias->defined()) {
@@ -575,6 +608,7 @@ Five flash_forward(const Tensor& q, const Tensor& k, const Tensor& v, const OptT
                    bool causal, bool, std::optional<double> scale, std::optional<c10::SymInt> left, std::optional<c10::SymInt>, const OptTensor& used,
                    const OptTensor&) {
   check_flash(q, k);
+  check_devices({q, k, v, starts, key_starts, used});
   for (const Tensor* x : {&q, &k, &v}) TORCH_CHECK(x->stride(-1) == 1, "Input tensor must have contiguous last dimension");
   const Rules rules = flash_rules(causal, left, scale.value_or(1.0 / std::sqrt(q.size(2))));
   const Tensor state = at::empty({1}, q.options().dtype(at::kLong));
@@ -726,7 +760,7 @@ void CUDAGraph::capture_begin(c10::MempoolId_t, int) {
   // What is recorded does not run.
   const std::lock_guard lock(memory.mutex);
   for (const auto& [block, size] : memory.blocks) before[block].assign(static_cast<char*>(block), static_cast<char*>(block) + size.first);
-  drawn = at::detail::getDefaultCPUGenerator().get_state();
+  drawn = generator(::current_device).get_state();
   recorded = steps;
 }
 void CUDAGraph::capture_end() {
@@ -741,7 +775,7 @@ void CUDAGraph::capture_end() {
     }
   }
   before.clear();
-  at::Generator(at::detail::getDefaultCPUGenerator()).set_state(drawn);
+  at::Generator(generator(::current_device)).set_state(drawn);
 }
 c10::MempoolId_t CUDAGraph::pool() { return {1, 0}; }
 void CUDAGraph::replay() {

@@ -8,6 +8,7 @@ use crate::adapters::Trained;
 use crate::fault::{Result, reading};
 use crate::models::checkpoint::{Base, Build, OUTPUT, WORDS};
 use crate::models::loader::Loader;
+use crate::models::placement::Placement;
 use crate::models::trunk::Tape;
 use crate::nn::{Packed, Pass, Weight};
 use crate::torch::kernels::packs;
@@ -26,9 +27,10 @@ pub struct CausalLm {
     pub config: DecoderConfig,
     /// The trunk.
     pub decoder: Decoder,
-    /// `[v, d]`; the embedding itself where they are tied.
+    /// `[v, d]`; the embedding itself where they are tied, on its device: the one trained tensor of both has one gradient, and to
+    /// move hidden states back costs less than a second table.
     head: Weight,
-    device: Device,
+    placement: Placement,
     runs: usize,
 }
 
@@ -39,9 +41,10 @@ impl CausalLm {
     /// Names every missing and mis-shaped tensor at once.
     pub fn load(base: &Base, build: &Build, trained: &mut Trained) -> Result<Self> {
         let config = base.config.decoder()?.clone();
+        let placement = build.placement(base)?;
         let _reading = reading(&base.folder);
         let store = if build.train_base { Some(trained) } else { None };
-        let mut loader = Loader::new(&base.tensors, "model", build.kind, build.device, store);
+        let mut loader = Loader::new(&base.tensors, "model", build.kind, placement.clone(), store);
         loader.alias(WORDS, base.stored_words());
         let decoder = Decoder::load(&config, &mut loader)?;
         let head = if base.has_output_layer() {
@@ -51,12 +54,22 @@ impl CausalLm {
         };
         // A copy of the tied embedding, and a buffer of old versions.
         loader.finish(|name| name == OUTPUT || name.ends_with("rotary_emb.inv_freq"))?;
-        Ok(Self { config, decoder, head: Weight::Dense(head), device: build.device, runs: build.seeds.len() })
+        Ok(Self { config, decoder, head: Weight::Dense(head), placement, runs: build.seeds.len() })
     }
 
-    /// Returns the device that the model computes on.
+    /// Returns the device of its inputs.
     pub fn device(&self) -> Device {
-        self.device
+        self.placement.first()
+    }
+
+    /// Returns the device of its logits.
+    pub fn logits_device(&self) -> Device {
+        self.head.device()
+    }
+
+    /// Returns where its parts lie.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Returns k, the number of runs trained together.
@@ -68,12 +81,12 @@ impl CausalLm {
     /// Weights are packed for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
     /// multiplies bf16, [`MOST_NARROW_BYTES`] in it.
     pub fn pack(&mut self) {
-        if self.device.is_cuda() {
+        if self.device().is_cuda() {
             self.decoder.join();
         }
         let kind = self.decoder.kind();
         let most = if kind == Kind::Float { MOST_PACKED_BYTES } else { MOST_NARROW_BYTES };
-        if self.device == Device::Cpu && packs(kind) && self.bytes() <= most {
+        if self.device() == Device::Cpu && packs(kind) && self.bytes() <= most {
             self.decoder.pack();
             self.head.pack(None);
         }
@@ -81,7 +94,7 @@ impl CausalLm {
 
     /// Returns true if a GPU attends to a cache in one kernel.
     pub fn decodes_in_one_kernel(&self) -> bool {
-        has_flash(self.decoder.kind(), self.device)
+        has_flash(self.decoder.kind(), self.device())
             && self.decoder.attends_in_one_kernel(self.config.head_width)
     }
 
@@ -127,9 +140,9 @@ impl CausalLm {
     /// Returns logits in fp32.
     ///
     /// # Shapes
-    /// `hidden` `[m, d]` to `[m, v]`.
+    /// `hidden` `[m, d]` to `[m, v]` on [`CausalLm::logits_device`].
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = self.head.multiply(hidden, None);
+        let logits = self.head.multiply(&hidden.to_device(self.logits_device()), None);
         let logits = match self.config.logit_cap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

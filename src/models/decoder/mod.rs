@@ -8,7 +8,7 @@ pub mod config;
 pub(super) mod fields;
 mod rope_fields;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::loader::Loader;
 use super::trunk::Trunk;
@@ -80,7 +80,7 @@ impl Decoder {
         let words = loader.tensor("model.embed_tokens.weight", &[config.vocabulary, config.width])?;
         let blocks = (0..config.layers).map(|i| Block::load(config, loader, i)).collect::<Result<_>>()?;
         let norm = loader.rms_norm("model.norm", config.width, config.norm_offset, config.norm_eps)?;
-        let (kind, device) = (loader.kind(), loader.device());
+        let (kind, device) = (loader.kind(), loader.placement().first());
         let scale = |scale: f64| Tensor::from(scale).to_kind(kind).to_device(device);
         Ok(Self {
             words,
@@ -117,9 +117,13 @@ impl Decoder {
         sight: &dyn Sight,
         pass: &Pass,
     ) -> Result<Tensor> {
-        let angles = Rope::angles(positions, &self.frequencies, self.kind);
+        let mut angles = Rope::angles(positions, &self.frequencies, self.kind);
         let mut x = self.look_up(ids);
         for (i, block) in self.blocks.iter().enumerate() {
+            let device = block.device();
+            if x.device() != device {
+                (x, angles) = (x.to_device(device), angles.to_device(device));
+            }
             x = block.forward(&x, &angles, (i, sight), pass)?;
         }
         Ok(self.norm.forward(&x))
@@ -181,7 +185,10 @@ impl Trunk for Decoder {
     fn layer(&self, index: usize, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let angles = Rope::angles(&batch.positions, &self.frequencies, self.kind);
         match self.blocks.get(index) {
-            Some(block) => block.forward(x, &angles, (index, batch), pass),
+            Some(block) => {
+                let device = block.device();
+                block.forward(&x.to_device(device), &angles.to_device(device), (index, batch), pass)
+            }
             None => Ok(x.shallow_clone()),
         }
     }
@@ -248,6 +255,10 @@ impl Block {
             dropout: config.dropout,
             packed: false,
         })
+    }
+
+    fn device(&self) -> Device {
+        self.output.weight().device()
     }
 
     /// # Shapes

@@ -158,9 +158,10 @@ impl Block {
     }
 
     /// # Shapes
-    /// `x` `[m, d]` to the same.
+    /// `x` `[m, d]` on any device to the same on that of the layer.
     fn forward(&self, x: &Tensor, batch: &Packed, pass: &Pass) -> Result<Tensor> {
         let [m, d] = dims2(x);
+        let x = &x.to_device(self.output.weight().device());
         let inputs = Linear::forward_all([&self.query, &self.key, &self.value], x, pass);
         let [q, key, v] = inputs.map(|y| y.view([m, self.heads, d / self.heads])); // [m, h, d]
         let attended = self.attention.forward([&q, &key, &v], batch, pass)?.view([m, d]);

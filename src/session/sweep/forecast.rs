@@ -38,7 +38,7 @@ pub fn text(training: &mut SweepTraining) -> Result<String> {
         let products = if first.recipe.adapter.method == Method::Full { 6.0 } else { 4.0 };
         operations += products * forecast.counts.all as f64 * tokens * all as f64;
         arithmetic = arithmetic.or(Some(kind_of(inputs.recipe.train.precision)));
-        let memory = forecast.bytes(together, training.place.device.is_cuda());
+        let memory = forecast.bytes(together, training.place.devices.is_cuda());
         let steps = if least == most { most.to_string() } else { format!("{least} to {most}") };
         let counts = forecast.counts;
         rows.push(vec![
@@ -59,7 +59,8 @@ pub fn text(training: &mut SweepTraining) -> Result<String> {
     if more > 0 {
         text += &format!("\n… and {more} groups more");
     }
-    let speed = operations_per_second(arithmetic.unwrap_or(tch::Kind::Float), training.place.device)?;
+    let speed =
+        operations_per_second(arithmetic.unwrap_or(tch::Kind::Float), training.place.devices.first())?;
     let hours = operations / speed / 3600.0;
     let at_most = if halving.is_some() { ", without what halving spares" } else { "" };
     text += &format!(

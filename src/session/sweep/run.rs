@@ -203,7 +203,7 @@ impl SweepTraining<'_> {
             }
             // Places are worth something where all runs are computed in one pass, and others wait for them.
             let others = open.len() > groups[group].len();
-            let fewest = if others && self.place.device.is_cuda() { claimed.len().div_ceil(2) } else { 0 };
+            let fewest = if others && self.place.devices.is_cuda() { claimed.len().div_ceil(2) } else { 0 };
             round = match self.train_group(rung, &claimed, fewest) {
                 Err(error) if interrupt::requested() => return Err(error),
                 Err(error) => {

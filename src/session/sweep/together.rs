@@ -31,7 +31,8 @@ pub fn groups(training: &mut SweepTraining, runs: &[usize]) -> Result<Vec<Vec<us
         }
         let recipes: Vec<&Recipe> = of_kind.iter().map(|run| &training.sweep.runs[*run].recipe).collect();
         let mut most = training.most_together(of_kind.len(), &recipes[0].adapter.method);
-        if training.sweep.settings.together == Together::Auto && training.place.device.is_cuda() && most > 1 {
+        if training.sweep.settings.together == Together::Auto && training.place.devices.is_cuda() && most > 1
+        {
             most = match training.fastest.get(&kind) {
                 Some(known) => most.min(*known),
                 None => fastest(training, &recipes[..most])?,
@@ -54,7 +55,7 @@ impl SweepTraining<'_> {
             // The weights of the base have no axis of runs.
             _ if *method == Method::Full => 1,
             Together::Runs(most) => most.clamp(1, of_kind),
-            Together::Auto if self.place.device.is_cuda() => share.min(MOST),
+            Together::Auto if self.place.devices.is_cuda() => share.min(MOST),
             Together::Auto => share.min(MOST_ON_CPU),
         }
     }
