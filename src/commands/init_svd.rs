@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::environment;
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport};
@@ -12,6 +13,7 @@ use crate::fault::{Result, fault};
 use crate::files;
 use crate::models::adapt::{Layer, targeted};
 use crate::report::{say, table};
+use crate::session::facts::agree_on_values;
 use crate::spec::Init;
 
 /// Contents of `OUT/report.json`.
@@ -43,6 +45,8 @@ pub fn run(global: &Global, args: &InitSvdArgs) -> Result<()> {
         iterations: args.iterations,
         seed: args.seed,
     };
+    let asked = json!({ "base": base.hash, "--targets": targets, "settings": spec });
+    agree_on_values(&place.world, "another basis", &asked)?;
     let (basis, modules) = place.basis(&base, &layers, &spec, None)?;
     let report = Report { base: &base.name, base_hash: &base.hash, spec: &spec, modules: &modules };
     place.world.on_first(|| keep(&basis, &report, &layers, args.out.as_deref()))

@@ -1,6 +1,8 @@
-//! What the processes of a training must agree on.
+//! What processes that work together must agree on.
 
 use std::collections::BTreeMap;
+
+use serde_json::Value;
 
 use super::inputs::TrainInputs;
 use crate::fault::{Result, usage};
@@ -41,6 +43,14 @@ pub fn agree_on_inputs(world: &World, inputs: &TrainInputs) -> Result<()> {
         facts.insert("adapter in `train.init_from`".into(), files::checksum(&start)?);
     }
     agree(world, "other inputs", Some(facts))
+}
+
+/// Refuses processes that do `what` with other `values`, an object.
+/// The error names each value, on every process.
+pub fn agree_on_values(world: &World, what: &str, values: &Value) -> Result<()> {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let fields = values.as_object().into_iter().flatten();
+    agree(world, what, Some(fields.map(|(name, value)| (name.clone(), text(value))).collect()))
 }
 
 /// Refuses processes whose facts differ from those of the first one; a process without any has none of its own.

@@ -7,12 +7,16 @@ mod language;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::environment::{Environment, use_precision};
+use super::facts::agree_on_values;
 use super::fit::{check_fit, fitting};
 use super::next::after_eval;
 use super::precedence::ScoreSettings;
 use super::sources;
 use super::subject::Subject;
+use crate::adapters::file::AdapterFile;
 use crate::cli::EvalArgs;
 use crate::data::Examples;
 use crate::data::dataset::Dataset;
@@ -40,6 +44,7 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;
     let scorer = Scorer { place, subject, request, settings, tokenizer };
+    scorer.agree()?;
     let results = match subject.head()? {
         Some(head) => scorer.classification(head)?,
         None => scorer.language()?,
@@ -77,6 +82,23 @@ struct Scorer<'a> {
 }
 
 impl Scorer<'_> {
+    /// Refuses processes that would score otherwise than the first.
+    fn agree(&self) -> Result<()> {
+        let Self { place, subject, settings, .. } = self;
+        if place.world.is_alone() {
+            return Ok(());
+        }
+        let asked = json!({
+            "base": subject.base.hash,
+            "config.json of the base": subject.base.config_hash,
+            "adapter": subject.adapter.as_ref().map(AdapterFile::hash).transpose()?,
+            "--task": settings.tasks,
+            "precision": settings.precision,
+            "--batch-size": settings.batch_size,
+        });
+        agree_on_values(&place.world, "another evaluation", &asked)
+    }
+
     /// Scores a classifier, with its predictions for every example.
     fn classification(&self, head: HeadShape) -> Result<Results> {
         let Self { place, subject, request, settings, .. } = self;
@@ -126,6 +148,11 @@ impl Scorer<'_> {
         let data = subject.run.as_ref().map(|(_, recipe)| &recipe.data);
         let data = data.filter(|data| data.names().iter().any(|name| entry::shown(name) == dataset.name));
         let split = settings.split(dataset);
-        sources::examples(place, (dataset, split), data, tokenizer, (settings.max_length, request.limit))
+        let limits = (settings.max_length, request.limit);
+        let found =
+            place.world.agreed(sources::examples(place, (dataset, split), data, tokenizer, limits))?;
+        let rows = json!({ "rows": found.hash, "number of rows": found.examples.len() });
+        agree_on_values(&place.world, "other data", &rows)?;
+        Ok(found)
     }
 }

@@ -222,3 +222,45 @@ fn tasks_are_not_scored_where_some_processes_cannot_read_the_run() {
     assert!(place.path("run/results.json").exists() && !place.path("run/eval").exists());
     assert!(fs::read_dir(place.path("elsewhere")).unwrap().next().is_none());
 }
+
+#[test]
+fn processes_that_were_asked_for_different_things_are_refused() {
+    let bench = Bench::new();
+    let model = encoders().join("bert-gelu");
+    let model = model.to_str().unwrap();
+    let eval = ["eval", "--model", model, "--split", "train", "--out", "out"];
+    let svd = ["init-svd", "--model", model, "--out", "out"];
+    for (args, [first, second], words) in [
+        (
+            &eval[..],
+            [&["--limit", "20"][..], &["--limit", "50"]],
+            "other data than rank 0: `number of rows` is 50, on rank 0 20",
+        ),
+        (
+            &eval,
+            [&["--batch-size", "3"], &["--batch-size", "7"]],
+            "another evaluation than rank 0: `--batch-size` is 7, on rank 0 3",
+        ),
+        (
+            &eval,
+            [&["--task", "tiny/pairs"], &["--task", "tiny/sentences"]],
+            "`--task` is [\"tiny/sentences\"], on rank 0",
+        ),
+        (&svd, [&["--rank", "3"], &["--rank", "4"]], "another basis than rank 0: `settings` is "),
+        (&svd, [&["--targets", "query"], &["--targets", "query,key"]], "`--targets` is [\"query\",\"key\"]"),
+    ] {
+        let rest = if args[0] == "init-svd" { ["--rank", "3"] } else { ["--task", "tiny/pairs"] };
+        let rest = if first[0] == rest[0] { &[][..] } else { &rest };
+        let [mut commands, others] =
+            [first, second].map(|own| bench.0.processes(2, &[args, own, rest].concat()));
+        let port =
+            commands[0].get_envs().find(|(key, _)| *key == "MASTER_PORT").unwrap().1.unwrap().to_owned();
+        commands[1] = others.into_iter().nth(1).unwrap();
+        commands[1].env("MASTER_PORT", port);
+        for output in end(&commands, 2) {
+            let told = errors(&output);
+            assert!(told.contains(words), "no `{words}` in {told}");
+        }
+    }
+    assert!(!bench.path("out").exists());
+}
