@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::{Outcome, environment, sweep};
 use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
 use crate::fault::Result;
-use crate::files;
 use crate::recipe::Recipe;
 use crate::report::say;
 use crate::session::counts::from_config;
@@ -18,13 +17,13 @@ use crate::session::group;
 use crate::session::inputs::TrainInputs;
 use crate::session::next;
 use crate::session::resume::{asked_by_all, begin, is_done, lock, lock_unused, refuse_used};
-use crate::session::run_folder::{ADAPTER, EVAL, LOCK, RESULTS};
-use crate::session::score::score;
+use crate::session::run_folder::{ADAPTER, LOCK};
+use crate::session::score::{has_scores, score};
 use crate::session::subject::Subject;
 use crate::session::sweep::asked_sweep;
 use crate::session::training::Training;
 use crate::torch::world::World;
-use crate::train::{RunEnd, interrupt};
+use crate::train::{Ending, RunEnd, interrupt};
 
 /// Trains a recipe, or with `--dry-run` only reports what would be trained.
 /// Fails when recipe, base, data or folder cannot be used, or training fails.
@@ -106,29 +105,25 @@ fn score_tasks(
     open: impl FnOnce() -> Result<(Environment, Subject)>,
 ) -> Result<Outcome> {
     let world = World::current();
-    let is_scored = || {
-        let results = out.join(EVAL).join(RESULTS);
-        let found: serde_json::Value =
-            if results.exists() { files::read_json(&results)? } else { serde_json::Value::Null };
-        Ok(tasks.iter().all(|task| found.get(task).is_some()))
-    };
-    if world.on_first(is_scored)? {
+    if world.on_first(|| has_scores(out, tasks))? {
         return Ok(Outcome::Done);
     }
     if world.gather(interrupt::requested())?.contains(&true) {
         say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
     }
+    let request = EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() };
     // The folder may lie on the host of the first process alone.
-    if world.gather(world.is_first() || out.join(ADAPTER).exists())?.contains(&false) {
-        tracing::warn!(
-            "not every process can read `{0}`: score the recipe's tasks with `eval --run {0}`",
-            out.display()
-        );
-        return Ok(Outcome::Done);
+    if !world.gather(out.join(ADAPTER).is_dir())?.contains(&false) {
+        let (place, subject) = open()?;
+        return Ok(score(&place, &subject, &request)?.into());
     }
-    let (place, subject) = open()?;
-    Ok(score(&place, &subject, &EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() })?.into())
+    tracing::warn!("not every process can read `{}`: rank 0 alone scores the recipe's tasks", out.display());
+    let is_whole = world.on_first_slowly("scores", || {
+        let (place, subject) = open()?;
+        Ok(score(&Environment { world: World::alone(), ..place }, &subject, &request)? == Ending::Finished)
+    })?;
+    Ok(if is_whole { Outcome::Done } else { Outcome::Interrupted })
 }
 
 fn train(training: &mut Training, group: &GroupPlan) -> Result<Outcome> {

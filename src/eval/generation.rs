@@ -1,22 +1,14 @@
 //! Scores completions: each prompt is continued once, judged by several rules, and kept in a resumable file.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::metrics::Score;
 use crate::data::prompts::Prompt;
-use crate::data::tokenize::Tokenizer;
-use crate::fault::{Result, usage};
-use crate::files;
-use crate::generate::{Engine, Finish, GenerationSettings};
-use crate::models::CausalLm;
-use crate::report::progress::Progress;
+use crate::fault::Result;
+use crate::generate::{Completion, Finish};
 use crate::scoring::{Rule, Verdict};
 
 /// One line of `OUT/predictions/TASK.jsonl`.
@@ -87,7 +79,7 @@ impl AnswerRecord {
 
     /// Rejudges a line that was written under `identity`; `None` if it is torn, changed, or answers no prompt of the
     /// task.
-    fn read(
+    pub(super) fn read(
         task: &PromptSet,
         prompts: &BTreeMap<usize, &Prompt>,
         identity: &Value,
@@ -98,6 +90,26 @@ impl AnswerRecord {
         let whole = Self::new(task, prompt, (found.completion, found.finish, found.tokens)).ok()?;
         let is_known = found.check.is_empty() || found.check == whole.hash(identity).ok()?;
         (is_known && (&found.prompt, &found.gold) == (&whole.prompt, &whole.gold)).then_some(whole)
+    }
+}
+
+/// What a model answers to a prompt.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answered {
+    /// The prompt's row.
+    pub index: usize,
+    /// The text.
+    pub completion: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Its number of tokens.
+    pub tokens: usize,
+}
+
+impl Answered {
+    /// Keeps what counts of a completion.
+    pub fn new(index: usize, Completion { ids, text, finish }: Completion) -> Self {
+        Self { index, completion: text, finish, tokens: ids.len() }
     }
 }
 
@@ -114,99 +126,6 @@ pub struct PromptSet<'a> {
     pub identity: &'a Value,
     /// The same as earlier releases wrote it.
     pub earlier: &'a Value,
-}
-
-/// Continues and judges every prompt, except those already answered in the file `path`. Returns the records
-/// in the order of their rows, or `None` if the run was interrupted.
-///
-/// # Errors
-/// When the file belongs to other settings or cannot be written, or generation fails.
-pub fn answer(
-    task: &PromptSet<'_>,
-    (model, tokenizer): (&CausalLm, &Tokenizer),
-    settings: &GenerationSettings,
-    path: &Path,
-) -> Result<Option<Vec<AnswerRecord>>> {
-    let by_index: BTreeMap<usize, &Prompt> =
-        task.prompts.iter().map(|prompt| (prompt.index, prompt)).collect();
-    let mut records = resumed(task, &by_index, path)?;
-    let known: BTreeSet<usize> = records.iter().map(|record| record.index).collect();
-    let open = task.prompts.iter().filter(|prompt| !known.contains(&prompt.index));
-    let open: Vec<(usize, &[u32])> = open.map(|prompt| (prompt.index, &prompt.ids[..])).collect();
-    let mut file = OpenOptions::new().append(true).open(path).with_context(|| cannot_write(path))?;
-    let progress =
-        Progress::new(task.prompts.len() as u64, task.name, "prompts").starting_at(known.len() as u64);
-    let is_right = |record: &AnswerRecord| record.correct == Some(true);
-    let mut right = records.iter().filter(|record| is_right(record)).count();
-    let all = Engine::new(model, tokenizer, settings).run(&open, &mut |index, completion| {
-        if let Some(prompt) = by_index.get(&index) {
-            let answered = (completion.text, Some(completion.finish), Some(completion.ids.len()));
-            let record = AnswerRecord::new(task, prompt, answered)?;
-            files::check_held(path)?;
-            append(&mut file, &record).with_context(|| cannot_write(path))?;
-            right += usize::from(is_right(&record));
-            records.push(record);
-            let accuracy = right as f64 / records.len() as f64;
-            let told = if task.rules.is_empty() { String::new() } else { format!("accuracy {accuracy:.4}") };
-            progress.tick(records.len() as u64, &told);
-        }
-        Ok(())
-    })?;
-    progress.finish();
-    if !all {
-        return Ok(None);
-    }
-    records.sort_by_key(|record| record.index);
-    files::write_json_lines(path, &records)?;
-    Ok(Some(records))
-}
-
-fn cannot_write(path: &Path) -> String {
-    format!("cannot write `{}`", path.display())
-}
-
-fn append(file: &mut File, record: &AnswerRecord) -> Result<()> {
-    // One write per line: an interruption breaks at most the last line.
-    Ok(file.write_all(format!("{}\n", serde_json::to_string(record)?).as_bytes())?)
-}
-
-/// Reads the records of an earlier, interrupted run under the same settings; leaves a whole file behind.
-fn resumed(
-    task: &PromptSet<'_>,
-    prompts: &BTreeMap<usize, &Prompt>,
-    path: &Path,
-) -> Result<Vec<AnswerRecord>> {
-    let beside = path.with_extension("settings.json");
-    let mut records: BTreeMap<usize, AnswerRecord> = BTreeMap::new();
-    if path.exists() {
-        let known = files::read_json::<Value>(&beside).ok();
-        let known = known.filter(|known| [task.identity, task.earlier].contains(&known));
-        let Some(known) = known else {
-            let message = format!("`{}` has completions of another model or other settings", path.display());
-            return Err(usage(message).hint("choose another folder with `--out`, or delete it").into());
-        };
-        let bytes = files::read_bytes(path)?;
-        // A line without its end was torn when the run was interrupted.
-        let lines: Vec<&[u8]> =
-            bytes.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).collect();
-        records.extend(
-            lines
-                .iter()
-                .filter_map(|line| AnswerRecord::read(task, prompts, &known, line))
-                .map(|read| (read.index, read)),
-        );
-        if records.len() < lines.len() {
-            let (name, all, rest) = (path.display(), lines.len(), lines.len() - records.len());
-            tracing::warn!(
-                "`{name}`: left out {rest} of {all} completions that are damaged, duplicates, or not of the task"
-            );
-        }
-    }
-    // Settings first: answers alone would be taken for another model's.
-    files::write_json(&beside, task.identity)?;
-    let records: Vec<AnswerRecord> = records.into_values().collect();
-    files::write_json_lines(path, &records)?;
-    Ok(records)
 }
 
 /// Returns the share of right answers by each rule.

@@ -1,6 +1,8 @@
 //! Scoring without generation: logits of every example, predictions, metrics; the loss of a language model.
 
+mod answer_file;
 pub mod averages;
+pub mod deal;
 pub mod entities;
 pub mod generation;
 pub mod harness;

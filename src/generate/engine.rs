@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::entry::{Event, Id};
-use super::feed::{Feed, NextPrompt, PromptSource};
+use super::feed::{Feed, NextPrompt, PromptShare, PromptSource};
 use super::memory::rooms;
 use super::request::{Request, StopRule};
 use super::scheduler::Scheduler;
@@ -48,6 +48,21 @@ impl<'a> Engine<'a> {
     /// When a prompt is empty or has a token that the model lacks, the logits are not finite, one slot does not fit
     /// into memory, or `on_done` fails.
     pub fn run(&self, prompts: &[(usize, &[u32])], on_done: &mut OnDone<'_>) -> Result<bool> {
+        let mut all = Some(0..prompts.len());
+        let share = PromptShare { processes: 1, claim: &mut || Ok(all.take()), look: &|| Ok(true) };
+        self.run_shared(prompts, share, on_done)
+    }
+
+    /// As [`Self::run`], for the prompts that are this process's.
+    ///
+    /// # Errors
+    /// As [`Self::run`], and as the functions of `share`.
+    pub fn run_shared(
+        &self,
+        prompts: &[(usize, &[u32])],
+        share: PromptShare<'_>,
+        on_done: &mut OnDone<'_>,
+    ) -> Result<bool> {
         let config = &self.model.config;
         let params = Arc::new(self.settings.params.clone());
         let request = |&(index, ids): &(usize, &[u32])| Request {
@@ -69,14 +84,25 @@ impl<'a> Engine<'a> {
                 config.positions
             );
         }
-        let (count, longest) = (requests.len(), requests.first().map_or(0, Request::tokens));
-        let mut rest = requests.into_iter();
+        let longest = requests.first().map_or(0, Request::tokens);
+        // With all prompts running from the start, each process has as many.
+        let count = requests.len().div_ceil(share.processes);
+        let PromptShare { claim, look, .. } = share;
+        let mut places = 0..0;
         let mut next = |_| {
-            Ok(rest.next().map_or(NextPrompt::End, |request| NextPrompt::Prompt(request.index, request.ids)))
+            loop {
+                if let Some(request) = places.next().and_then(|place: usize| requests.get(place)) {
+                    return Ok(NextPrompt::Prompt(request.index, request.ids.clone()));
+                }
+                match claim()? {
+                    Some(more) => places = more,
+                    None => return Ok(NextPrompt::End),
+                }
+            }
         };
         let mut done =
             |index, found: Option<_>| found.map_or(Ok(()), |completion| on_done(index, completion));
-        self.serve(&mut next, (count, longest), &mut done)
+        self.serve(&mut next, (count, longest), look, &mut done)
     }
 
     /// Continues prompts as `next` has them; `on_news` gets completions in the order in which they end, and for what has no
@@ -85,20 +111,21 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As [`Self::run`], and as `next`.
     pub fn follow(&self, next: &mut PromptSource<'_>, on_news: &mut OnNews<'_>) -> Result<bool> {
-        self.serve(next, (usize::MAX, 0), on_news)
+        self.serve(next, (usize::MAX, 0), &|| Ok(true), on_news)
     }
 
-    /// Continues at most `count` prompts; `longest` are the tokens of the longest and its completion, 0 if unknown.
+    /// Continues at most `count` prompts at a time; `longest` are the tokens of the longest and its completion, 0 if unknown.
     fn serve(
         &self,
         next: &mut PromptSource<'_>,
         (count, longest): (usize, usize),
+        look: &(dyn Fn() -> Result<bool> + Sync),
         on_news: &mut OnNews<'_>,
     ) -> Result<bool> {
         let threads = self.workers().min(count).max(1);
         let feed = Feed::new(next, threads);
         let (tokenizer, settings) = (self.tokenizer, self.settings);
-        let how = How { tokenizer, settings, threads, count, longest };
+        let how = How { tokenizer, settings, threads, count, longest, look };
         if threads > 1 {
             let mut note = |index, found| {
                 feed.done(index);
@@ -136,10 +163,12 @@ struct How<'a> {
     settings: &'a GenerationSettings,
     /// Threads that do so.
     threads: usize,
-    /// Most prompts that will come.
+    /// Most prompts at a time.
     count: usize,
     /// Tokens of the longest and its completion; 0 if unknown.
     longest: usize,
+    /// Called between passes; false ends the run.
+    look: &'a (dyn Fn() -> Result<bool> + Sync + 'a),
 }
 
 impl How<'_> {
@@ -224,7 +253,7 @@ impl<'a, 'f, 'p> Server<'a, 'f, 'p> {
     /// Continues prompts until there are no more; false when interrupted.
     fn run(&mut self, news: &mut OnNews<'_>, stop: &AtomicBool) -> Result<bool> {
         loop {
-            if (self.how.settings.interrupted)() || stop.load(Ordering::Relaxed) {
+            if (self.how.settings.interrupted)() || stop.load(Ordering::Relaxed) || !(self.how.look)()? {
                 return Ok(false);
             }
             self.take(news)?;

@@ -1,6 +1,7 @@
 //! Prompts that come while others are continued, dealt out to threads.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::fault::Result;
@@ -23,6 +24,16 @@ pub enum NextPrompt {
 
 /// A source of prompts; where it is asked to, it waits for one, but not for long.
 pub type PromptSource<'a> = dyn FnMut(bool) -> Result<NextPrompt> + Send + 'a;
+
+/// What one of several processes takes of the same prompts.
+pub struct PromptShare<'s> {
+    /// Number of processes.
+    pub processes: usize,
+    /// Returns the next places of the queue, which has the longest prompts first, that are this process's; `None` once all are taken.
+    pub claim: &'s mut (dyn FnMut() -> Result<Option<Range<usize>>> + Send + 's),
+    /// Called between passes; false ends the run.
+    pub look: &'s (dyn Fn() -> Result<bool> + Sync + 's),
+}
 
 /// A source of prompts, shared between threads.
 pub struct Feed<'f, 'p> {

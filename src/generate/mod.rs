@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::Result;
 pub use engine::Engine;
 pub use entry::{Event, Id};
-pub use feed::{NextPrompt, PromptSource};
+pub use feed::{NextPrompt, PromptShare, PromptSource};
 pub use penalties::Penalties;
 pub use request::{Request, StopRule};
 pub use scheduler::Scheduler;

@@ -7,13 +7,14 @@ mod language;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::environment::{Environment, use_precision};
 use super::facts::agree_on_values;
 use super::fit::{check_fit, fitting};
 use super::next::after_eval;
 use super::precedence::ScoreSettings;
+use super::run_folder::{EVAL, RESULTS};
 use super::sources;
 use super::subject::Subject;
 use crate::adapters::file::AdapterFile;
@@ -70,6 +71,14 @@ fn write_and_show(results: &BTreeMap<String, TaskResult>, out: &Path, of_run: bo
     }
     say(&format!("wrote {}", out.display()));
     Ok(())
+}
+
+/// Returns true if the run in `out` has scores on all these data sets.
+/// Fails when they cannot be read.
+pub fn has_scores(out: &Path, tasks: &[String]) -> Result<bool> {
+    let results = out.join(EVAL).join(RESULTS);
+    let found: Value = if results.exists() { files::read_json(&results)? } else { Value::Null };
+    Ok(tasks.iter().all(|task| found.get(task).is_some()))
 }
 
 /// A subject with everything to score it.

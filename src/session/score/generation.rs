@@ -10,7 +10,8 @@ use crate::data::dataset::Dataset;
 use crate::data::prompts::{self, Prompts, Shots};
 use crate::data::split::Split;
 use crate::data::task::Generation;
-use crate::eval::generation::{PromptSet, answer};
+use crate::eval::deal::answer;
+use crate::eval::generation::PromptSet;
 use crate::eval::harness::{self, Scored};
 use crate::eval::results::TaskResult;
 use crate::fault::{Result, usage};
@@ -19,6 +20,7 @@ use crate::generate::{GenerationSettings, SamplingParams};
 use crate::models::CausalLm;
 use crate::report::say;
 use crate::scoring::Rule;
+use crate::session::facts::agree_on_values;
 use crate::session::precedence::arguments;
 use crate::train::interrupt;
 
@@ -66,10 +68,12 @@ impl Scorer<'_> {
             identity: &identity,
             earlier: &earlier,
         };
-        files::hold_for_good(&self.settings.out)?;
+        let world = &self.place.world;
+        agree_on_values(world, "other prompts or settings", &identity)?;
+        world.on_first(|| files::hold_for_good(&self.settings.out))?;
         let _awaited = interrupt::awaited();
         let file = self.settings.out.join("predictions").join(format!("{}.jsonl", dataset.name));
-        let Some(records) = answer(&task, (model, &self.tokenizer), generation, &file)? else {
+        let Some(records) = answer(&task, world, (model, &self.tokenizer), generation, &file)? else {
             return Ok(None);
         };
         let seconds = start.elapsed().as_secs_f64();
@@ -78,7 +82,11 @@ impl Scorer<'_> {
         let scored = Scored { task: &task, records: &records, shots, arguments: &arguments, seconds };
         let scoring = match rules.is_empty() {
             true => ", not scored: its catalog entry has no `scorers`",
-            false => harness::write(&self.settings.out, &self.subject.base.name, &scored).map(|_| "")?,
+            false => {
+                let write = || harness::write(&self.settings.out, &self.subject.base.name, &scored);
+                world.on_first(|| write().map(drop))?;
+                ""
+            }
         };
         let tokens: usize = records.iter().filter_map(|record| record.tokens).sum();
         let (name, count) = (&dataset.name, records.len());

@@ -147,6 +147,27 @@ impl World {
         told.map_err(|failure| failure.error(None))
     }
 
+    /// As [`World::on_first`], of what may take longer than the others can wait for a message. `name` is as in [`World::claim`].
+    ///
+    /// # Errors
+    /// As [`World::on_first`].
+    pub fn on_first_slowly<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        while !self.is_first() && self.claimed(name)? == 0 {
+            thread::sleep(LOOK);
+        }
+        self.on_first(|| {
+            let found = body();
+            if !self.is_alone() {
+                self.claim(name)?;
+            }
+            found
+        })
+    }
+
     /// Returns this process's value once all have one.
     ///
     /// # Errors
@@ -169,6 +190,24 @@ impl World {
         let Some(members) = &self.0 else { return Err(unforeseen("a claim of one process").into()) };
         let key = format!("claims/{name}");
         Ok(u64::try_from(members.asked(move |store| store.add(&key, 1))? - 1)?)
+    }
+
+    /// Returns how often this counter was claimed.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn claimed(&self, name: &str) -> Result<u64> {
+        let Some(members) = &self.0 else { return Ok(0) };
+        let key = format!("claims/{name}");
+        Ok(u64::try_from(members.asked(move |store| store.add(&key, 0))?)?)
+    }
+
+    /// Looks whether another process failed or is lost, which is known without a message.
+    ///
+    /// # Errors
+    /// Then.
+    pub fn check(&self) -> Result<()> {
+        self.0.as_ref().map_or(Ok(()), |members| members.watch.check())
     }
 
     /// Sends a message to the first process; does not wait.
@@ -325,6 +364,8 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     fn answer<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
+        // The store may answer at once though another process has failed.
+        self.watch.check()?;
         let (sender, receiver) = mpsc::channel();
         let store = Arc::clone(self.store);
         thread::spawn(move || sender.send(ask(&store)));
