@@ -10,12 +10,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::bench::check;
-use crate::support::{Place, errors, fixture, json, json_lines};
+use crate::support::{Place, errors, fixture, json, json_lines, together};
 
 const CATALOG: &str = r#"
 [sums]
 task = "generation"
-dir = "DIR"
 files = { test = "sums.jsonl" }
 prompt = "Question: {question}\nAnswer:"
 answer = "{answer}"
@@ -26,28 +25,23 @@ stop = ["Question:"]
 
 /// A place with so many questions, of different lengths.
 fn place(count: usize) -> Place {
-    let place = Place::new();
+    let place = Place::with_own(CATALOG);
     let row = |i: usize| {
         let sum = vec!["2"; i % 5 + 1].join(" + ");
         format!("{{\"question\": \"What is {i} + {sum}?\", \"answer\": \"#### {}\"}}\n", i + 2)
     };
     fs::write(place.path("sums.jsonl"), (0..count).map(row).collect::<String>()).unwrap();
-    let folder = place.path("");
-    fs::write(place.path("sums.toml"), CATALOG.replace("DIR", folder.to_str().unwrap())).unwrap();
     place
+}
+
+fn args<'a>(model: &'a Path, out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = ["eval", "--model", model.to_str().unwrap(), "--task", "sums", "--out", out];
+    [&args[..], more].concat()
 }
 
 /// The command itself: a process that starts others cannot be forked.
 fn command(place: &Place, out: &str, more: &[&str]) -> Command {
-    command_on(&place.path("sums.toml"), place, out, more)
-}
-
-fn command_on(catalog: &Path, place: &Place, out: &str, more: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
-    let model = fixture("decoders/llama-biased");
-    command.args(["eval", "--model", model.to_str().unwrap(), "--task", "sums", "--out", out]).args(more);
-    command.arg("--datasets").arg(catalog).args(["--device", "cpu", "--threads", "1"]);
-    command.env("LORAXS_CACHE", place.path("cache")).env("HF_HUB_OFFLINE", "1").current_dir(place.path(""));
+    let mut command = place.command(&args(&fixture("decoders/llama-biased"), out, more));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -169,27 +163,12 @@ fn interrupted_or_killed_processes_are_resumed_by_any_number() {
     assert_eq!(indices.len(), known);
 }
 
-/// Starts two processes as a launcher does, with these data sets.
-fn two(place: &Place, catalogs: [&str; 2]) -> [Output; 2] {
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let start = |rank: usize| {
-        let catalog = place.path(catalogs[rank]);
-        let mut command = command_on(&catalog, place, "out", &[]);
-        let variables =
-            [("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2), ("MASTER_PORT", port.into())];
-        command.envs(variables.map(|(name, value)| (name, value.to_string())));
-        command.env("MASTER_ADDR", "127.0.0.1").env("GLOO_SOCKET_IFNAME", "lo");
-        command.spawn().unwrap()
-    };
-    [0, 1].map(start).map(|child| child.wait_with_output().unwrap())
-}
-
 #[test]
 fn processes_with_other_prompts_are_refused_and_a_failing_one_ends_all() {
     let place = place(3000);
-    let catalog = fs::read_to_string(place.path("sums.toml")).unwrap();
-    fs::write(place.path("other.toml"), catalog.replace("Answer:", "Sum:")).unwrap();
-    for output in two(&place, ["sums.toml", "other.toml"]) {
+    let mut commands = place.processes(2, &args(&fixture("decoders/llama-biased"), "out", &[]));
+    commands[1].args(["--limit", "10"]);
+    for output in together(&commands) {
         let words = "rank 1 has other prompts or settings than rank 0: `prompts` is";
         check(&["eval"], &output, 2, &[words, "hint: give all processes the same"]);
     }

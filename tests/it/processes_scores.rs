@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::bench::{Bench, copied, rewrite};
 use crate::predict::catalog_of_heads;
-use crate::support::{Place, encoders, errors, fixture, json, together};
+use crate::support::{Place, encoders, errors, fixture, json, json_lines, together};
 
 /// Runs commands together, which must all end with this exit code.
 fn end(commands: &[Command], code: i32) -> Vec<Output> {
@@ -199,7 +199,7 @@ fn what_is_wrong_is_told_once_by_each_as_one_process_tells_it() {
 }
 
 #[test]
-fn tasks_are_not_scored_where_some_processes_cannot_read_the_run() {
+fn the_first_process_scores_tasks_alone_where_others_cannot_read_the_run() {
     let data = fixture("decoders/data");
     let instructions = fs::read_to_string(data.join("datasets.toml")).unwrap();
     let instructions = instructions.replace("\".\"", &format!("{data:?}"));
@@ -218,8 +218,8 @@ fn tasks_are_not_scored_where_some_processes_cannot_read_the_run() {
     fs::create_dir(place.path("elsewhere")).unwrap();
     commands[1].current_dir(place.path("elsewhere"));
     let told = errors(&end(&commands, 0)[0]);
-    assert!(told.contains("score the recipe's tasks with `eval --run "), "{told}");
-    assert!(place.path("run/results.json").exists() && !place.path("run/eval").exists());
+    assert!(told.contains("rank 0 alone scores the recipe's tasks"), "{told}");
+    assert_eq!(json_lines::<Value>(&place.path("run/eval/predictions/sums.jsonl")).len(), 1);
     assert!(fs::read_dir(place.path("elsewhere")).unwrap().next().is_none());
 }
 
