@@ -8,9 +8,10 @@ mod meet;
 mod store;
 mod watch;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,8 @@ struct Members {
     gloo: Gloo,
     store: Arc<Store>,
     watch: Arc<Watch>,
+    /// Microseconds in sums.
+    summing: AtomicU64,
 }
 
 static CURRENT: OnceLock<World> = OnceLock::new();
@@ -97,8 +100,12 @@ impl World {
     /// When another process failed or is lost.
     pub fn all_reduce(&self, sums: &[&Tensor]) -> Result<()> {
         let Some(members) = &self.0 else { return Ok(()) };
+        let start = Instant::now();
         let started: Vec<Result<Work>> = sums.iter().map(|sum| members.gloo.all_reduce(sum)).collect();
-        started.into_iter().try_for_each(|work| members.done(work))
+        started.into_iter().try_for_each(|work| members.done(work))?;
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        members.summing.fetch_add(micros, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Replaces a tensor by that of process `from`: contiguous, on the CPU, of one shape.
@@ -217,6 +224,8 @@ impl World {
     pub fn finish(&self) -> Result<()> {
         let Some(members) = &self.0 else { return Ok(()) };
         let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        let seconds = Duration::from_micros(members.summing.load(Ordering::Relaxed)).as_secs_f64();
+        tracing::debug!("sums took {seconds:.3} s, with the time in which others were waited for");
         members.watch.close();
         self.all_reduce(&[&one])
     }
@@ -264,7 +273,7 @@ impl Members {
         let asked = Asked { store: &store, watch: &watch };
         let gloo = asked
             .answer(move |store| Gloo::open(store, rank, size, PATIENCE.max(timeout * (HANGS + 2)), &own))?;
-        Ok(Self { rendezvous, local_size, gloo, store, watch })
+        Ok(Self { rendezvous, local_size, gloo, store, watch, summing: AtomicU64::new(0) })
     }
 
     /// Waits for an operation.
