@@ -6,12 +6,13 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
 
 use crate::forked::{self, Run};
-use crate::resume::{logged_step, outcome};
+use crate::resume::{Outcome, logged_step, outcome};
 use crate::support::{Place, encoders, errors, fixture, json, log, losses};
 
 /// The longest that any run may take, on a machine that is busy with other tests.
@@ -33,7 +34,7 @@ fn decoder() -> Place {
 fn of_recipe(place: Place, base: &Path, dataset: &str, train: &str) -> Place {
     let recipe = format!(
         "[model]\nname = {base:?}\n[adapter]\nrank = 4\nalpha = 8.0\ndropout = 0.1\n[data]\ndataset = {dataset:?}\nmax_length = 24\n\
-         [train]\nmax_steps = 50\nbatch_size = 5\nlearning_rate = 1e-2\nseed = 5\nlog_every = 1\ncheckpoint_every = 10\n{train}\n\
+         [train]\nmax_steps = 50\nbatch_size = 5\nlearning_rate = 1e-3\nseed = 5\nlog_every = 1\ncheckpoint_every = 10\n{train}\n\
          [eval]\nevery = 25\n"
     );
     fs::write(place.path("recipe.toml"), recipe).unwrap();
@@ -114,28 +115,29 @@ fn assert_alike(found: &Path, one: &Path, steps: usize, [of_losses, of_adapter]:
     let pairs = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let [own, expected] = [found, one].map(losses);
     assert_eq!((own.len(), expected.len()), (steps, steps));
-    assert!(expected.iter().any(|loss| (loss - expected[0]).abs() > 1e-3), "nothing was trained");
     let differs = pairs(&own, &expected);
     let [own, expected] = [found, one].map(adapter);
     assert!(own.keys().eq(expected.keys()) && !own.is_empty());
+    assert!(own.values().flatten().any(|value| value.abs() > 1e-3), "nothing was trained");
+    // The true gradient of a key's bias is zero; AdamW makes steps of what rounding leaves of it.
+    let own = own.iter().filter(|(name, _)| !name.ends_with("key.bias"));
     let of = |(name, own): (&String, &Vec<f32>)| {
         own.iter().zip(&expected[name]).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
     };
-    let moved = own.iter().map(of).fold(0.0, f64::max);
+    let moved = own.map(of).fold(0.0, f64::max);
     println!("{}: losses differ by {differs:.1e}, adapters by {moved:.1e}", found.display());
     assert!(differs <= of_losses && moved <= of_adapter, "{differs:e}, {moved:e}");
-    let evaluated =
-        |run: &Path| -> Vec<_> { log(run).into_iter().filter_map(|point| point.metrics).collect() };
+    let evaluated = |run: &Path| -> Vec<Option<f64>> {
+        let metrics = log(run).into_iter().filter_map(|point| point.metrics);
+        metrics.flat_map(|metrics| metrics.into_values().collect::<Vec<_>>()).collect()
+    };
     let [own, expected] = [found, one].map(evaluated);
     assert_eq!((own.len(), own.is_empty()), (expected.len(), false));
-    for (name, value) in
-        own.iter().zip(&expected).flat_map(|(own, expected)| own.iter().map(|(n, v)| (v, expected[n])))
-    {
-        let (own, expected) = (name.unwrap_or(f64::NAN), value.unwrap_or(f64::NAN));
-        assert!(
-            (own - expected).abs() <= 10.0 * of_losses || own.is_nan() && expected.is_nan(),
-            "{own} {expected}"
-        );
+    for values in own.iter().zip(&expected) {
+        match values {
+            (Some(own), Some(expected)) => assert!((own - expected).abs() <= 10.0 * of_losses, "{values:?}"),
+            _ => assert_eq!(values.0, values.1),
+        }
     }
 }
 
@@ -204,18 +206,16 @@ fn every_way_to_split_a_step_is_shared() {
 fn every_method_and_precision_is_shared() {
     for place in [encoder(), decoder()] {
         assert_alike_with(&place, &[2], &["adapter.method=full", "train.learning_rate=1e-4"], CLOSE);
-        assert_alike_with(&place, &[3], &["adapter.method=lora", "train.learning_rate=1e-3"], CLOSE);
-        // A row's gradient for R is a sum over its tokens in 8 bits, which depends on what else the pass holds.
-        assert_alike_with(&place, &[2], &["train.precision=bf16", "train.learning_rate=1e-3"], [5e-3, 1e-2]);
+        assert_alike_with(&place, &[3], &["adapter.method=lora"], CLOSE);
+        // What sums of other rows round to differs in 8 bits: as much as with micro-batches of another size in one process.
+        assert_alike_with(&place, &[2], &["train.precision=bf16"], [3e-2, 2e-2]);
     }
 }
 
-/// The program with this name, if it is on the `PATH` or where `LORAXS_TEST_TORCHRUN` says.
+/// The program with this name on the `PATH`.
 fn installed(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let named = std::env::var_os(format!("LORAXS_TEST_{}", name.to_uppercase())).map(PathBuf::from);
-    let found = named
-        .or_else(|| std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists()));
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.exists());
     if found.is_none() {
         println!("skipped: no {name} on the PATH");
     }
@@ -283,7 +283,7 @@ fn the_command_starts_its_own_processes() {
         assert_alike(&place.path(size), &one, 50, CLOSE);
         // One speaks for all.
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &errors(&output);
-        assert_eq!(said.matches("trainable parameters").count(), 1, "{said}");
+        assert_eq!(said.matches("\nwrote ").count(), 1, "{said}");
     }
     let output = of_rank(&place, &[&TRAIN[..], &["--out", "two", "--processes", "2"]].concat(), 0, 2, "1")
         .output()
@@ -296,52 +296,63 @@ fn the_command_starts_its_own_processes() {
 fn processes_that_were_asked_for_different_work_are_refused_by_name() {
     let place = encoder();
     let text = fs::read_to_string(place.path("recipe.toml")).unwrap();
-    let of = |more: &[&'static str]| [&TRAIN[..], &["--out", "run"], more].concat();
-    let refused = |others: &[&'static str], expected: &str| {
-        for output in ends(start_each(&place, &[of(&[]), of(&[]), of(others)]), 2) {
+    fs::write(place.path("other.toml"), text.replace("rank = 4", "rank = 3")).unwrap();
+    let train = [&TRAIN[..], &["--out", "run"]].concat();
+    let refused = |other: &[&'static str], expected: &str| {
+        for output in ends(start_each(&place, &[train.clone(), train.clone(), other.to_vec()]), 2) {
             let error = error_of(&output);
             assert!(error.contains("rank 2") && error.contains(expected), "{error}");
         }
     };
-    refused(&["--set", "train.seed=6"], "`train.seed` is 6, on rank 0 5");
-    fs::write(place.path("other.toml"), text.replace("rank = 4", "rank = 3")).unwrap();
-    refused(&["--recipe", "other.toml"], "`adapter.rank` is 3, on rank 0 4");
+    refused(&[&train[..], &["--set", "train.seed=6"]].concat(), "`train.seed` is 6, on rank 0 5");
+    refused(&["train", "--recipe", "other.toml", "--out", "run"], "`adapter.rank` is 3, on rank 0 4");
+    refused(&[&train[..], &["--sweep", "train.seed=1,2"]].concat(), "a sweep of 2 runs, on rank 0 one run");
+    refused(&["init-svd", "--model", "base"], "rank 2 was started for `init-svd`, rank 0 for `train`");
+    refused(&[&train[..], &["--set", "train.sede=1"]].concat(), "`train.seed`");
+}
 
-    // Other data, and another base, under the same names.
-    let copy = place.path("copy");
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(encoders().join("data")).unwrap().flatten() {
-        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+/// Each of two processes has a folder of its own, with the same names in it.
+fn refused_for(places: &[Place; 2], expected: &str) {
+    let port = free_port();
+    let start = |(rank, place)| forked::start(&of_rank(place, &TRAIN[..3], rank, 2, &port));
+    for output in ends(places.iter().enumerate().map(start).collect(), 2) {
+        let error = error_of(&output);
+        assert!(error.contains("rank 1 has other inputs than rank 0") && error.contains(expected), "{error}");
     }
-    let rows = fs::read_to_string(copy.join("train.jsonl")).unwrap();
-    fs::write(
-        copy.join("train.jsonl"),
-        rows.lines().skip(1).map(|row| format!("{row}\n")).collect::<String>(),
-    )
-    .unwrap();
-    refused(&["--datasets", "copy/datasets.toml"], "`training data`");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }
 
 #[test]
 fn processes_with_another_base_are_refused_by_name() {
-    // Each process has a folder of its own, with a base of one name.
     let places = [encoder(), encoder()];
     for (place, from) in places.iter().zip(["bert-gelu", "bert-relu-trunk"]) {
         let text = fs::read_to_string(place.path("recipe.toml")).unwrap();
         let named = text.replace(&format!("{:?}", encoders().join("bert-gelu")), "\"base\"");
         assert_ne!(named, text);
         fs::write(place.path("recipe.toml"), named).unwrap();
-        fs::create_dir(place.path("base")).unwrap();
-        for entry in fs::read_dir(encoders().join(from)).unwrap().flatten() {
-            fs::copy(entry.path(), place.path("base").join(entry.file_name())).unwrap();
-        }
+        copy(&encoders().join(from), &place.path("base"));
     }
-    let port = free_port();
-    let start = |(rank, place)| forked::start(&of_rank(place, &TRAIN[..3], rank, 2, &port));
-    for output in ends(places.iter().enumerate().map(start).collect(), 2) {
-        let error = error_of(&output);
-        assert!(error.contains("rank 1") && error.contains("`base` is"), "{error}");
-    }
+    refused_for(&places, "`base` is");
+}
+
+#[test]
+fn processes_with_other_data_are_refused_by_name() {
+    let data = encoders().join("data");
+    let places = [0, 1].map(|skipped| {
+        let place = Place::with_own(&fs::read_to_string(data.join("datasets.toml")).unwrap());
+        copy(&data, &place.path(""));
+        let rows = fs::read_to_string(data.join("train.jsonl")).unwrap();
+        let rows: Vec<&str> = rows.lines().skip(skipped).collect();
+        fs::write(place.path("train.jsonl"), rows.join("\n") + "\n").unwrap();
+        of_recipe(place, &encoders().join("bert-gelu"), "tiny/pairs", "")
+    });
+    refused_for(&places, "`training data` is");
 }
 
 #[test]
@@ -351,7 +362,17 @@ fn processes_that_do_not_fit_together_are_refused_by_name() {
     let port = free_port();
     let start = |rank, size| forked::start(&of_rank(&place, &args, rank, size, &port));
     for output in ends(vec![start(0, 2), start(1, 3)], 2) {
-        assert!(error_of(&output).contains("rank 1 was started as one of 3 processes, rank 0 as one of 2"));
+        let error = error_of(&output);
+        assert!(error.contains("rank 1 was started as one of 3 processes, rank 0 as one of 2"), "{error}");
+    }
+    // An interface that one does not have.
+    let port = free_port();
+    let mut other = of_rank(&place, &args, 1, 2, &port);
+    other.env("GLOO_SOCKET_IFNAME", "nowhere0");
+    let first = of_rank(&place, &args, 0, 2, &port);
+    for output in ends(vec![forked::start(&first), forked::start(&other)], 2) {
+        let error = error_of(&output);
+        assert!(error.contains("rank 1") && error.contains("no network interface `nowhere0`"), "{error}");
     }
     // One that does not come.
     let output = ends(vec![start(0, 2)], 75).remove(0);
@@ -369,7 +390,7 @@ fn processes_that_do_not_fit_together_are_refused_by_name() {
 #[test]
 fn a_rank_that_comes_twice_is_refused() {
     let place = encoder();
-    let args = [&TRAIN[..], &["--out", "run", "--timeout", "20"]].concat();
+    let args = [&TRAIN[..], &["--out", "run", "--timeout", "60"]].concat();
     let port = free_port();
     let start = |rank| forked::start(&of_rank(&place, &args, rank, 3, &port));
     let (first, mut twice) = (start(0), vec![start(1), start(1)]);
@@ -388,10 +409,12 @@ fn a_rank_that_comes_twice_is_refused() {
     ends(twice, 0);
 }
 
+/// What three processes come to without a stop.
+static WHOLE: LazyLock<Outcome> = LazyLock::new(|| outcome(&train(&encoder(), 3, "whole", &[])));
+
 #[test]
 fn a_run_goes_on_by_as_many_processes_as_before() {
     let place = encoder();
-    let whole = outcome(&train(&place, 3, "whole", &[]));
     interrupted(&place, 3, 1, libc::SIGTERM);
     for size in [2, 1] {
         for output in ends(start(&place, size, "run", &[]), 2) {
@@ -400,7 +423,7 @@ fn a_run_goes_on_by_as_many_processes_as_before() {
         }
     }
     ends(start(&place, 3, "run", &[]), 0);
-    assert_eq!(outcome(&place.path("run")), whole);
+    assert_eq!(outcome(&place.path("run")), *WHOLE);
 }
 
 /// Starts a training by so many processes and sends one of them a signal that asks it to end.
@@ -429,34 +452,44 @@ fn a_run_goes_on_by_another_number_of_processes_if_asked() {
 #[test]
 fn a_signal_to_any_process_ends_all_with_one_checkpoint() {
     let place = encoder();
-    let whole = outcome(&train(&place, 3, "whole", &[]));
     for (rank, signal) in [(0, libc::SIGINT), (1, libc::SIGTERM), (2, libc::SIGUSR1)] {
         interrupted(&place, 3, rank, signal);
         ends(start(&place, 3, "run", &[]), 0);
-        assert_eq!(outcome(&place.path("run")), whole);
+        assert_eq!(outcome(&place.path("run")), *WHOLE);
         fs::remove_dir_all(place.path("run")).unwrap();
     }
 }
 
-#[test]
-fn a_process_that_is_killed_or_stopped_ends_all_others() {
+/// One of three processes gets this signal at a step; the others must end, and the run go on to the same bits.
+fn survives_the_loss_of(victim: usize, signal: i32) {
     let place = encoder();
-    let whole = outcome(&train(&place, 3, "whole", &[]));
-    for (victim, signal) in [(0, libc::SIGKILL), (1, libc::SIGKILL), (2, libc::SIGSTOP)] {
-        let mut runs = start(&place, 3, "run", &["--timeout", "4"]);
-        reaches(&mut runs, &place.path("run"), 12);
-        runs[victim].signal(signal);
-        let mut lost = runs.remove(victim);
-        for output in ends(runs, 75) {
-            let error = error_of(&output);
-            assert!(error.contains(&format!("rank {victim} (")), "{error}");
-        }
-        lost.signal(libc::SIGKILL);
-        assert_eq!(lost.wait().status.code(), None);
-        ends(start(&place, 3, "run", &[]), 0);
-        assert_eq!(outcome(&place.path("run")), whole);
-        fs::remove_dir_all(place.path("run")).unwrap();
+    let mut runs = start(&place, 3, "run", &["--timeout", "4"]);
+    reaches(&mut runs, &place.path("run"), 12);
+    runs[victim].signal(signal);
+    let mut lost = runs.remove(victim);
+    for output in ends(runs, 75) {
+        let error = error_of(&output);
+        assert!(error.contains(&format!("rank {victim} (")), "{error}");
     }
+    lost.signal(libc::SIGKILL);
+    assert_eq!(lost.wait().status.code(), None);
+    ends(start(&place, 3, "run", &[]), 0);
+    assert_eq!(outcome(&place.path("run")), *WHOLE);
+}
+
+#[test]
+fn the_first_process_may_be_killed() {
+    survives_the_loss_of(0, libc::SIGKILL);
+}
+
+#[test]
+fn another_process_may_be_killed() {
+    survives_the_loss_of(1, libc::SIGKILL);
+}
+
+#[test]
+fn a_process_that_hangs_ends_all() {
+    survives_the_loss_of(2, libc::SIGSTOP);
 }
 
 #[test]
@@ -481,10 +514,18 @@ fn a_command_that_is_not_shared_is_done_once() {
     assert!(outputs[1].stdout.is_empty() && outputs[1].stderr.is_empty(), "{}", errors(&outputs[1]));
 }
 
-/// The processes that this one has started.
+/// The processes that this one has started, in their order.
 fn children(parent: u32) -> Vec<i32> {
-    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    text.split_whitespace().map(|number| number.parse().unwrap()).collect()
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |process: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        fields.split_whitespace().nth(1) == Some(&parent.to_string())
+    };
+    let mut found: Vec<i32> = numbers.filter(is_child).collect();
+    found.sort_unstable();
+    found
 }
 
 /// Starts a training with `--processes 3`, and waits until it trains.
@@ -527,7 +568,7 @@ fn are_gone(processes: &[i32]) {
 fn a_launched_training_ends_with_its_parent_and_with_any_process() {
     let place = encoder();
     // A signal to the parent asks all to end; after its loss nothing stays.
-    for (to_parent, code) in [(libc::SIGTERM, Some(130)), (libc::SIGINT, Some(130)), (libc::SIGKILL, None)] {
+    for (to_parent, code) in [(libc::SIGTERM, Some(130)), (libc::SIGUSR1, Some(130)), (libc::SIGKILL, None)] {
         let mut parent = own_processes(&place);
         let started = children(parent.id());
         assert_eq!(started.len(), 3);

@@ -21,7 +21,7 @@ use crate::fault::Result;
 use crate::torch::unforeseen;
 use gloo::{Gloo, Work};
 pub use meet::Rendezvous;
-use meet::{hellos, no_store, own_address, own_host};
+use meet::{Hello, hellos, no_store, own_address, own_host, refuse_interfaces};
 use store::Store;
 use watch::{Failure, HANGS, Watch};
 
@@ -59,12 +59,12 @@ impl World {
         CURRENT.get().cloned().unwrap_or_default()
     }
 
-    /// Meets all other processes, which must be of the same `version`. Silence of one for longer than `timeout` ends all.
+    /// Meets all other processes, which must be of the same `version` and do the same `work`. Silence of one for longer than `timeout` ends all.
     ///
     /// # Errors
     /// When one does not come in time, or was started otherwise.
-    pub fn join(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
-        let members = Members::meet(rendezvous, version, timeout)?;
+    pub fn join(rendezvous: Rendezvous, version: &str, work: &str, timeout: Duration) -> Result<Self> {
+        let members = Members::meet(rendezvous, version, work, timeout)?;
         Ok(CURRENT.get_or_init(|| Self(Some(Arc::new(members)))).clone())
     }
 
@@ -244,7 +244,9 @@ impl World {
 }
 
 impl Members {
-    fn meet(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
+    fn meet(rendezvous: Rendezvous, version: &str, work: &str, timeout: Duration) -> Result<Self> {
+        let [version, work] = [version, work].map(str::to_owned);
+        let hello = Hello { size: rendezvous.size, version, work, host: own_host() };
         let Rendezvous { rank, size, host, port, is_served, attempt, .. } = &rendezvous;
         let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
         let serves = rank == 0 && !is_served;
@@ -258,9 +260,8 @@ impl Members {
         let first = open(serves, &format!("loraxs/{attempt}"))?;
         let number = if *is_served { first.add(&format!("starts/{rank}"), 1)? } else { 1 };
         let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
-        let names = hellos(&store, &rendezvous, version, timeout)?;
-        let here = own_host();
-        let local_size = names.iter().filter(|name| **name == here).count();
+        let names = hellos(&store, &rendezvous, &hello, timeout)?;
+        let local_size = names.iter().filter(|name| **name == hello.host).count();
         let names = (0..).zip(&names).map(|(rank, host): (usize, _)| format!("rank {rank} ({host})"));
         let watch = Watch::begin(
             rank,
@@ -269,6 +270,11 @@ impl Members {
             open(false, &format!("loraxs/{attempt}/{number}"))?,
         )?;
         let store = Arc::new(store);
+        if let Err(error) = refuse_interfaces(&std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default()) {
+            watch.post(&store, Failure::of(rank, &error));
+            watch.linger();
+            return Err(error);
+        }
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
         let gloo = asked
