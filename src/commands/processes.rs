@@ -13,7 +13,7 @@ use crate::torch::world::World;
 pub fn run(cli: &Cli, work: impl FnOnce(&Cli) -> Result<Outcome>) -> Result<Outcome> {
     launch::end_with_parent();
     let others = rendezvous::found();
-    let Some(ProcessArgs { processes, timeout }) = shared(&cli.command) else {
+    let Some((name, ProcessArgs { processes, timeout })) = shared(&cli.command) else {
         // Nothing is gained by doing it twice.
         let is_first = others.ok().flatten().is_none_or(|others| others.rank == 0);
         return if is_first { work(cli) } else { Ok(Outcome::Done) };
@@ -28,20 +28,20 @@ pub fn run(cli: &Cli, work: impl FnOnce(&Cli) -> Result<Outcome>) -> Result<Outc
                 format!("`--processes {count}`: a launcher has started this process, of {}", others.size);
             return Err(usage(message).hint("leave out `--processes`").into());
         }
-        (others, _) => rendezvous::join(others, timeout)?,
+        (others, _) => rendezvous::join(others, name, timeout)?,
     };
     let outcome = work(cli)?;
     World::current().finish()?;
     Ok(outcome)
 }
 
-/// Returns the settings of a command whose work several processes can share.
-fn shared(command: &Command) -> Option<&ProcessArgs> {
+/// Returns name and settings of a command whose work several processes can share.
+fn shared(command: &Command) -> Option<(&'static str, &ProcessArgs)> {
     match command {
-        Command::Train(args) if !args.dry_run => Some(&args.processes),
+        Command::Train(args) if !args.dry_run => Some(("train", &args.processes)),
         // Answers made elsewhere are only read.
-        Command::Eval(args) if args.completions.is_none() => Some(&args.processes),
-        Command::InitSvd(args) => Some(&args.processes),
+        Command::Eval(args) if args.completions.is_none() => Some(("eval", &args.processes)),
+        Command::InitSvd(args) => Some(("init-svd", &args.processes)),
         _ => None,
     }
 }

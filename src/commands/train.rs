@@ -11,7 +11,7 @@ use crate::report::say;
 use crate::session::counts::from_config;
 use crate::session::course::{Course, GroupPlan};
 use crate::session::environment::Environment;
-use crate::session::facts::agree_on_inputs;
+use crate::session::facts::{agree_on_inputs, agree_on_sweep};
 use crate::session::finished::refuse_half_done;
 use crate::session::group;
 use crate::session::inputs::TrainInputs;
@@ -29,10 +29,12 @@ use crate::train::{Ending, RunEnd, interrupt};
 /// Fails when recipe, base, data or folder cannot be used, or training fails.
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
-    if let Some(asked) = asked_sweep(args)? {
+    let world = &World::current();
+    let sweep = world.agreed(asked_sweep(args))?;
+    agree_on_sweep(world, sweep.as_ref().map(|asked| &asked.sweep))?;
+    if let Some(asked) = sweep {
         return sweep::run(global, &asked, args.dry_run);
     }
-    let world = &World::current();
     let (recipe, out) = asked_by_all(world, args)?;
     let resume = args.resume.is_some();
     let check = || {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::inputs::TrainInputs;
 use crate::fault::{Result, usage};
 use crate::files;
-use crate::recipe::{Recipe, flat};
+use crate::recipe::{Recipe, Sweep, flat};
 use crate::torch::world::World;
 
 /// Facts by name.
@@ -18,6 +18,19 @@ type Facts = BTreeMap<String, String>;
 pub fn agree_on_recipe(world: &World, recipe: Option<&Recipe>) -> Result<()> {
     let values = |recipe: &Recipe| -> Result<Facts> { Ok(flat(&toml::from_str(&recipe.to_toml()?)?, "")) };
     agree(world, "another recipe", recipe.map(values).transpose()?)
+}
+
+/// Refuses processes that are asked for different sweeps, or only some for one.
+/// The error names each key, on every process.
+pub fn agree_on_sweep(world: &World, sweep: Option<&Sweep>) -> Result<()> {
+    if world.is_alone() {
+        return Ok(());
+    }
+    let what =
+        sweep.map_or_else(|| "one run".to_owned(), |sweep| format!("a sweep of {} runs", sweep.runs.len()));
+    agree(world, "another task", Some(Facts::from([("train".to_owned(), what)])))?;
+    let keys = |sweep: &Sweep| -> Result<Facts> { Ok(flat(&toml::from_str(&sweep.text)?, "")) };
+    agree(world, "another sweep", sweep.map(keys).transpose()?)
 }
 
 /// Refuses processes with different bases, data, or adapters to start from.

@@ -11,10 +11,10 @@ const PORTS: (u64, u64) = (15_000, 15_000);
 /// Version that all processes must have.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " with libtorch 2.11.0");
 
-/// Joins the processes that a launcher tells of, if it does; silence of one for longer than `timeout` ends all.
+/// Joins the processes that a launcher tells of, if it does, for the command `work`; silence of one for longer than `timeout` ends all.
 /// Fails when a process does not come, or differs.
-pub fn join(others: Option<Rendezvous>, timeout: Duration) -> Result<World> {
-    others.map_or_else(|| Ok(World::alone()), |others| World::join(others, VERSION, timeout))
+pub fn join(others: Option<Rendezvous>, work: &str, timeout: Duration) -> Result<World> {
+    others.map_or_else(|| Ok(World::alone()), |others| World::join(others, VERSION, work, timeout))
 }
 
 /// Returns what a launcher tells this process; `None` if there is one process.

@@ -43,6 +43,7 @@ mod merge_decoders; // merged decoders: files, shards, and one loss in every for
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
 mod parity; // logits and hidden states against Transformers
 mod predict; // answers to new rows: equal to those of `eval` and Transformers, streamed, and told why there is none
+mod processes; // several processes train as one, by every launcher; ends, refusals, restarts
 mod processes_eval; // prompts shared over processes: equal to one, resumed by any number, and one that fails ends all
 mod processes_scores; // bases and scores of several processes: those of one, or one message
 mod quantised; // messages about quantised checkpoints

@@ -34,22 +34,27 @@ pub struct Rendezvous {
 
 /// What each process tells of itself.
 #[derive(Debug, Serialize, Deserialize)]
-struct Hello {
-    size: usize,
-    version: String,
-    host: String,
+pub struct Hello {
+    /// Number of processes.
+    pub size: usize,
+    /// Version of the program.
+    pub version: String,
+    /// The command.
+    pub work: String,
+    /// Name of the host.
+    pub host: String,
 }
 
 /// Tells of this process, and waits for what the first one says of all; returns their hosts.
-pub fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration) -> Result<Vec<String>> {
+pub fn hellos(store: &Store, own: &Rendezvous, hello: &Hello, timeout: Duration) -> Result<Vec<String>> {
     let Rendezvous { rank, size, host, port, .. } = own;
+    let Hello { version, work, .. } = hello;
     if store.add(&format!("came/{rank}"), 1)? > 1 {
         let message = format!("another process at {host}:{port} is rank {rank} as well");
         return Err(usage(message).hint("give each process a rank of its own, and each job a port").into());
     }
     Watch::first_sign(store, *rank)?;
-    let hello = Hello { size: *size, version: version.to_owned(), host: own_host() };
-    store.set(&format!("hello/{rank}"), &serde_json::to_vec(&hello)?)?;
+    store.set(&format!("hello/{rank}"), &serde_json::to_vec(hello)?)?;
     let end = Instant::now() + timeout;
     if *rank > 0 {
         let answer = store
@@ -72,10 +77,14 @@ pub fn hellos(store: &Store, own: &Rendezvous, version: &str, timeout: Duration)
                 format!("rank {other} was started as one of {found} processes, rank 0 as one of {size}");
             return Err(usage(message).hint("start all with one number of processes").into());
         }
-        if hello.version != version {
+        if hello.version != *version {
             let found = hello.version;
             let message = format!("rank {other} is loraxs {found}, rank 0 is {version}");
             return Err(usage(message).hint("install one version on all hosts").into());
+        }
+        if hello.work != *work {
+            let message = format!("rank {other} was started for `{}`, rank 0 for `{work}`", hello.work);
+            return Err(usage(message).hint("start all with one command").into());
         }
         Ok(hello)
     };
@@ -103,6 +112,18 @@ pub fn no_store(error: &anyhow::Error, (host, port): (&str, u16), serves: bool) 
         ),
     };
     Fault::with_code(message, Some(hint.to_owned()), LOST).into()
+}
+
+/// Refuses interfaces that this host does not have; `names` by commas.
+pub fn refuse_interfaces(names: &str) -> Result<()> {
+    let is_there = |name: &&str| std::path::Path::new("/sys/class/net").join(name).exists();
+    match names.split(',').filter(|name| !name.is_empty()).find(|name| !is_there(name)) {
+        Some(name) => {
+            let message = format!("`GLOO_SOCKET_IFNAME`: this host has no network interface `{name}`");
+            Err(usage(message).hint("`ip address` lists those that there are").into())
+        }
+        None => Ok(()),
+    }
 }
 
 pub fn own_host() -> String {

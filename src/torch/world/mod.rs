@@ -8,9 +8,10 @@ mod meet;
 mod store;
 mod watch;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,7 +21,7 @@ use crate::fault::Result;
 use crate::torch::unforeseen;
 use gloo::{Gloo, Work};
 pub use meet::Rendezvous;
-use meet::{hellos, no_store, own_address, own_host};
+use meet::{Hello, hellos, no_store, own_address, own_host, refuse_interfaces};
 use store::Store;
 use watch::{Failure, HANGS, Watch};
 
@@ -41,6 +42,8 @@ struct Members {
     gloo: Gloo,
     store: Arc<Store>,
     watch: Arc<Watch>,
+    /// Microseconds in sums.
+    summing: AtomicU64,
 }
 
 static CURRENT: OnceLock<World> = OnceLock::new();
@@ -56,12 +59,12 @@ impl World {
         CURRENT.get().cloned().unwrap_or_default()
     }
 
-    /// Meets all other processes, which must be of the same `version`. Silence of one for longer than `timeout` ends all.
+    /// Meets all other processes, which must be of the same `version` and do the same `work`. Silence of one for longer than `timeout` ends all.
     ///
     /// # Errors
     /// When one does not come in time, or was started otherwise.
-    pub fn join(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
-        let members = Members::meet(rendezvous, version, timeout)?;
+    pub fn join(rendezvous: Rendezvous, version: &str, work: &str, timeout: Duration) -> Result<Self> {
+        let members = Members::meet(rendezvous, version, work, timeout)?;
         Ok(CURRENT.get_or_init(|| Self(Some(Arc::new(members)))).clone())
     }
 
@@ -97,8 +100,12 @@ impl World {
     /// When another process failed or is lost.
     pub fn all_reduce(&self, sums: &[&Tensor]) -> Result<()> {
         let Some(members) = &self.0 else { return Ok(()) };
+        let start = Instant::now();
         let started: Vec<Result<Work>> = sums.iter().map(|sum| members.gloo.all_reduce(sum)).collect();
-        started.into_iter().try_for_each(|work| members.done(work))
+        started.into_iter().try_for_each(|work| members.done(work))?;
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        members.summing.fetch_add(micros, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Replaces a tensor by that of process `from`: contiguous, on the CPU, of one shape.
@@ -256,6 +263,8 @@ impl World {
     pub fn finish(&self) -> Result<()> {
         let Some(members) = &self.0 else { return Ok(()) };
         let one = Tensor::ones([1], (Kind::Float, Device::Cpu));
+        let seconds = Duration::from_micros(members.summing.load(Ordering::Relaxed)).as_secs_f64();
+        tracing::debug!("sums took {seconds:.3} s, with the time in which others were waited for");
         members.watch.close();
         self.all_reduce(&[&one])
     }
@@ -274,7 +283,9 @@ impl World {
 }
 
 impl Members {
-    fn meet(rendezvous: Rendezvous, version: &str, timeout: Duration) -> Result<Self> {
+    fn meet(rendezvous: Rendezvous, version: &str, work: &str, timeout: Duration) -> Result<Self> {
+        let [version, work] = [version, work].map(str::to_owned);
+        let hello = Hello { size: rendezvous.size, version, work, host: own_host() };
         let Rendezvous { rank, size, host, port, is_served, attempt, .. } = &rendezvous;
         let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
         let serves = rank == 0 && !is_served;
@@ -288,9 +299,8 @@ impl Members {
         let first = open(serves, &format!("loraxs/{attempt}"))?;
         let number = if *is_served { first.add(&format!("starts/{rank}"), 1)? } else { 1 };
         let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
-        let names = hellos(&store, &rendezvous, version, timeout)?;
-        let here = own_host();
-        let local_size = names.iter().filter(|name| **name == here).count();
+        let names = hellos(&store, &rendezvous, &hello, timeout)?;
+        let local_size = names.iter().filter(|name| **name == hello.host).count();
         let names = (0..).zip(&names).map(|(rank, host): (usize, _)| format!("rank {rank} ({host})"));
         let watch = Watch::begin(
             rank,
@@ -299,11 +309,16 @@ impl Members {
             open(false, &format!("loraxs/{attempt}/{number}"))?,
         )?;
         let store = Arc::new(store);
+        if let Err(error) = refuse_interfaces(&std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default()) {
+            watch.post(&store, Failure::of(rank, &error));
+            watch.linger();
+            return Err(error);
+        }
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
         let gloo = asked
             .answer(move |store| Gloo::open(store, rank, size, PATIENCE.max(timeout * (HANGS + 2)), &own))?;
-        Ok(Self { rendezvous, local_size, gloo, store, watch })
+        Ok(Self { rendezvous, local_size, gloo, store, watch, summing: AtomicU64::new(0) })
     }
 
     /// Waits for an operation.
