@@ -10,6 +10,9 @@ use crate::files;
 use crate::recipe::{Recipe, Sweep, flat};
 use crate::torch::world::World;
 
+/// Keys of paths, which may differ between hosts that hold the same: hashes tell.
+const PATHS: [&str; 3] = ["model.name", "adapter.basis", "train.init_from"];
+
 /// Facts by name.
 type Facts = BTreeMap<String, String>;
 
@@ -50,7 +53,9 @@ pub fn agree_on_inputs(world: &World, inputs: &TrainInputs) -> Result<()> {
         ),
     ]);
     // As far as the base and the device have settled it.
-    facts.extend(flat(&toml::from_str(&recipe.to_toml()?)?, ""));
+    let mut settled = flat(&toml::from_str(&recipe.to_toml()?)?, "");
+    settled.retain(|key, _| !PATHS.contains(&key.as_str()));
+    facts.extend(settled);
     let start = std::path::Path::new(&recipe.train.init_from).join(crate::adapters::file::WEIGHTS);
     if !recipe.train.init_from.is_empty() && start.exists() {
         facts.insert("adapter in `train.init_from`".into(), files::checksum(&start)?);

@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 
 use crate::forked::{self, Run};
 use crate::resume::{Outcome, logged_step, outcome};
-use crate::support::{Place, encoders, errors, fixture, json, log, losses};
+use crate::support::{Place, encoders, errors, fixture, json, log, losses, strays};
 
 /// The longest that any run may take, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -110,12 +110,11 @@ fn adapter(run: &Path) -> BTreeMap<String, Vec<f32>> {
     file.iter().map(|(name, view)| (name.to_owned(), numbers(view.data()))).collect()
 }
 
-/// Both runs must have the same losses, metrics and adapters within these bounds.
+/// Both runs must have the same losses, metrics and adapters within these bounds, the losses relative to their size.
 fn assert_alike(found: &Path, one: &Path, steps: usize, [of_losses, of_adapter]: [f64; 2]) {
-    let pairs = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     let [own, expected] = [found, one].map(losses);
     assert_eq!((own.len(), expected.len()), (steps, steps));
-    let differs = pairs(&own, &expected);
+    let differs = strays(&own, &expected);
     let [own, expected] = [found, one].map(adapter);
     assert!(own.keys().eq(expected.keys()) && !own.is_empty());
     assert!(own.values().flatten().any(|value| value.abs() > 1e-3), "nothing was trained");
@@ -372,7 +371,7 @@ fn processes_that_do_not_fit_together_are_refused_by_name() {
     let first = of_rank(&place, &args, 0, 2, &port);
     for output in ends(vec![forked::start(&first), forked::start(&other)], 2) {
         let error = error_of(&output);
-        assert!(error.contains("rank 1") && error.contains("no network interface `nowhere0`"), "{error}");
+        assert!(error.contains("no network interface `nowhere0`"), "{error}");
     }
     // One that does not come.
     let output = ends(vec![start(0, 2)], 75).remove(0);

@@ -38,11 +38,7 @@ impl Scorer<'_> {
         self.warn_of_plain_prompts((dataset, keys));
         let split = self.settings.split(dataset);
         let found = self.prompts((dataset, keys), split)?;
-        let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
-        if let Some(column) = keys.group_by.iter().find(|column| !has(column)) {
-            let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
-            return Err(usage(message).into());
-        }
+        check_groups((dataset, keys), &found)?;
         let params = &generation.params;
         if params.ends.is_empty() {
             tracing::warn!(
@@ -83,8 +79,8 @@ impl Scorer<'_> {
         let scoring = match rules.is_empty() {
             true => ", not scored: its catalog entry has no `scorers`",
             false => {
-                let write = || harness::write(&self.settings.out, &self.subject.base.name, &scored);
-                world.on_first(|| write().map(drop))?;
+                let base = &self.subject.base.name;
+                world.on_first(|| harness::write(&self.settings.out, base, &scored).map(drop))?;
                 ""
             }
         };
@@ -129,5 +125,17 @@ impl Scorer<'_> {
         let split_of_shots = Split { dataset, name: &keys.shot_split, files: &files, limit: 0 };
         let shots = Shots { count, split: split_of_shots };
         prompts::load(&split, Some(&shots), Some((&self.tokenizer, longest)))
+    }
+}
+
+/// Refuses to group by columns that no row has.
+fn check_groups((dataset, keys): (&Dataset, &Generation), found: &Prompts) -> Result<()> {
+    let has = |column: &String| found.prompts.iter().any(|prompt| prompt.columns.contains_key(column));
+    match keys.group_by.iter().find(|column| !has(column)) {
+        Some(column) => {
+            let message = format!("`{}.group_by`: the rows have no column `{column}`", dataset.name);
+            Err(usage(message).into())
+        }
+        None => Ok(()),
     }
 }

@@ -289,8 +289,10 @@ impl Members {
         let Rendezvous { rank, size, host, port, is_served, attempt, .. } = &rendezvous;
         let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
         let serves = rank == 0 && !is_served;
+        let end = Instant::now() + timeout;
         let open = |serves, prefix: &str| {
-            Store::open(address, serves, prefix, timeout).map_err(|error| no_store(&error, address, serves))
+            let left = end.saturating_duration_since(Instant::now()).max(10 * LOOK);
+            Store::open(address, serves, prefix, left).map_err(|error| no_store(&error, address, serves))
         };
         if size > 1 && rank == 0 {
             tracing::info!("waiting for {size} processes at {host}:{port}");

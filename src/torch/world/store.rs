@@ -74,7 +74,8 @@ impl Store {
                 host.as_ptr(),
                 c_int::from(port),
                 c_int::from(serves),
-                millis(patience),
+                // c10d's socket.cpp tries IPv6, then IPv4, each for so long.
+                millis(patience / 2),
                 prefix.as_ptr(),
             )
         })?;

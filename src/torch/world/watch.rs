@@ -197,6 +197,8 @@ impl Watch {
             before = Instant::now();
             let failure = match self.look(store, sign, &watched, &mut heard) {
                 Ok(failure) => failure,
+                // The first process, with the store, may end before the others.
+                Err(_) if self.state().closing => return,
                 // What fails at once is gone.
                 Err(_) if self.rank > 0 => Some(Failure::lost(0, format!("{} is gone", self.name(0)))),
                 Err(error) => {
@@ -204,9 +206,6 @@ impl Watch {
                 }
             };
             let mut state = self.state();
-            if state.closing {
-                return;
-            }
             state.contact = Instant::now();
             if failure.is_some() {
                 // The first one counts.
