@@ -306,7 +306,10 @@ fn processes_that_were_asked_for_different_work_are_refused_by_name() {
     refused(&[&train[..], &["--set", "train.seed=6"]].concat(), "`train.seed` is 6, on rank 0 5");
     refused(&["train", "--recipe", "other.toml", "--out", "run"], "`adapter.rank` is 3, on rank 0 4");
     refused(&[&train[..], &["--sweep", "train.seed=1,2"]].concat(), "a sweep of 2 runs, on rank 0 one run");
-    refused(&["init-svd", "--model", "base"], "rank 2 was started for `init-svd`, rank 0 for `train`");
+    refused(
+        &["init-svd", "--model", "base", "--rank", "4"],
+        "rank 2 was started for `init-svd`, rank 0 for `train`",
+    );
     refused(&[&train[..], &["--set", "train.sede=1"]].concat(), "`train.seed`");
 }
 
