@@ -216,6 +216,6 @@ mod tests {
             assert!(pieces.is_sorted_by_key(|piece| std::cmp::Reverse(piece.len())));
             assert!(pieces.last().is_none_or(|last| last.len() == 1));
         }
-        assert_eq!(pieces(1319, 2).len(), 194);
+        assert_eq!(pieces(1319, 2).len(), 184);
     }
 }
