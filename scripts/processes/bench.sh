@@ -22,6 +22,7 @@ task = "classification"
 files = { train = "$PWD/quickstart/city/train.jsonl", validation = "$PWD/quickstart/city/validation.jsonl" }
 text = ["story"]
 label = "city"
+labels  = ["Paris", "Rome", "Oslo", "Cairo", "Lima", "Delhi", "Tokyo", "Boston"]
 metrics = ["accuracy"]
 ["questions"]
 task = "instruction"
