@@ -14,6 +14,8 @@ pub struct Linear {
     weight: Weight,
     /// `None` also if the weight holds it.
     bias: Option<Tensor>,
+    /// True if the model's outputs do not depend on the bias.
+    bias_is_idle: bool,
     adapter: Option<Attached>,
 }
 
@@ -27,7 +29,14 @@ struct Attached {
 impl Linear {
     /// `name` is the layer's path as in the checkpoint; `weight` is `[out, in]`, `bias` `[out]`.
     pub fn new(name: String, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { name, weight: Weight::Dense(weight), bias, adapter: None }
+        Self { name, weight: Weight::Dense(weight), bias, bias_is_idle: false, adapter: None }
+    }
+
+    /// Makes the gradient of the bias exactly zero, for a layer whose bias the model's outputs do not depend on. Of such a gradient, rounding
+    /// leaves noise, and AdamW would make whole steps of it.
+    pub fn with_idle_bias(mut self) -> Self {
+        self.bias_is_idle = true;
+        self
     }
 
     /// Returns the layer's path as in the checkpoint, without `.weight`.
@@ -92,7 +101,9 @@ impl Linear {
         if let Some([y]) = Self::through_cores([self], x, pass) {
             return y;
         }
-        let y = self.weight.multiply(x, self.bias.as_ref());
+        let bias = self.bias.as_ref();
+        let idle = bias.filter(|bias| self.bias_is_idle && bias.requires_grad()).map(Tensor::detach);
+        let y = self.weight.multiply(x, idle.as_ref().or(bias));
         match &self.adapter {
             Some(Attached { adapter, dropout }) => {
                 adapter.add_to(y, &pass.dropout(x, *dropout), pass.route())

@@ -137,7 +137,8 @@ impl Block {
         let (d, wide) = (config.width, config.intermediate);
         Ok(Self {
             query: loader.linear(&format!("{at}.attention.self.query"), d, d)?,
-            key: loader.linear(&format!("{at}.attention.self.key"), d, d)?,
+            // A query's scores all move by the same number, which softmax does not see.
+            key: loader.linear(&format!("{at}.attention.self.key"), d, d)?.with_idle_bias(),
             value: loader.linear(&format!("{at}.attention.self.value"), d, d)?,
             attention_output: loader.linear(&format!("{at}.attention.output.dense"), d, d)?,
             attention_norm: loader.norm(&format!("{at}.attention.output.LayerNorm"), d, config.norm_eps)?,
