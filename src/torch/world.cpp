@@ -60,6 +60,8 @@ int lx_store_open(void** out, const char* host, int port, int serves, int64_t mi
     options.waitWorkers = false;
     options.timeout = milliseconds(millis);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    // The time to connect is not that of later calls.
+    store->setTimeout(c10d::Store::kDefaultTimeout);
     *out = new StorePtr(c10::make_intrusive<c10d::PrefixStore>(prefix, store));
   });
 }
