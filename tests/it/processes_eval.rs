@@ -68,7 +68,10 @@ fn answered(place: &Place, out: &str) -> usize {
 fn begun(place: &Place, out: &str, more: &[&str], count: usize) -> Child {
     let mut child = command(place, out, more).spawn().unwrap();
     while answered(place, out) < count {
-        assert!(child.try_wait().unwrap().is_none(), "it ended with {} answers", answered(place, out));
+        if child.try_wait().unwrap().is_some() {
+            let output = child.wait_with_output().unwrap();
+            panic!("it ended with {} answers: {}", answered(place, out), errors(&output));
+        }
         sleep(Duration::from_millis(2));
     }
     child
@@ -119,14 +122,17 @@ fn answers_of_several_processes_equal_those_of_one() {
 #[test]
 fn interrupted_or_killed_processes_are_resumed_by_any_number() {
     let place = place(3000);
-    eval(&place, "whole", &[]);
+    let long = ["--max-new-tokens", "200"];
+    eval(&place, "whole", &long);
     let lengths = |count: &str| ["--processes".to_owned(), count.to_owned()];
     let [two, three] = ["2", "3"].map(lengths);
     let [two, three] = [&two, &three].map(|args| args.each_ref().map(String::as_str));
     let mut known = 0;
     // To all, then to one alone, then to the first and to another one for good.
     let stopped = |more: &[&str], known: usize, stop: &dyn Fn(&Child)| -> (Output, usize) {
-        let child = begun(&place, "out", &[more, &["--timeout", "3"]].concat(), known + 5);
+        // One prompt at a time takes half a minute, so that much is left after each stop.
+        let slow = ["--batch-size", "1", "--timeout", "10"];
+        let child = begun(&place, "out", &[more, &long, &slow].concat(), known + 5);
         stop(&child);
         let output = child.wait_with_output().unwrap();
         let count = answered(&place, "out");
@@ -148,7 +154,7 @@ fn interrupted_or_killed_processes_are_resumed_by_any_number() {
         known = count;
     }
     let kept = fs::read_to_string(file(&place, "out")).unwrap();
-    eval(&place, "out", &[]);
+    eval(&place, "out", &long);
     let whole = predictions(&place, "whole");
     assert_eq!(predictions(&place, "out"), whole);
     assert_eq!(scores(&place, "out"), scores(&place, "whole"));
