@@ -3,10 +3,13 @@
 use tch::{Kind, Tensor};
 
 use super::beams;
-use super::candidates::{best, candidates, draw, likeliest, warp};
+use super::candidates::{best, candidates, draw, draw_on_device, likeliest, tokens, unit, warp};
 use super::entry::{Event, State, Submitted};
+use super::request::Request;
 use super::{Finish, Sampling, SamplingParams};
 use crate::fault::Result;
+use crate::torch::coming::{Coming, sent};
+use crate::torch::draw::mix;
 
 /// Returns true if the tokens of requests with these settings can be chosen together.
 pub fn alike(a: &SamplingParams, b: &SamplingParams) -> bool {
@@ -24,35 +27,51 @@ fn penalised(
         return Ok(None);
     }
     if !params.penalties.remove_invalid_values {
-        best(scores)?;
+        tokens(&best(scores))?;
     }
     let rows: Vec<_> = entries.iter().flat_map(|entry| entry.contexts()).collect();
     Ok(Some(params.penalties.apply(scores, &rows)))
 }
 
-/// Gives each request its next token, and tells of it; `logits` `[s, v]` has a row for each.
+/// Chooses the next token of each request.
+fn chosen(entries: &[&mut Submitted<'_>], params: &SamplingParams, logits: &Tensor) -> Result<Tensor> {
+    let penalised = penalised(entries, params, logits)?;
+    let Sampling::Random { top_k, .. } = params.sampling else {
+        return Ok(penalised.as_ref().map_or_else(|| best(logits), likeliest));
+    };
+    let scores = penalised.as_ref().unwrap_or(logits).log_softmax(1, Kind::Float);
+    let wanted = entries.iter().map(|entry| {
+        let Request { params, index, .. } = &entry.request;
+        unit(mix(&[params.seed, *index as u64, entry.made().len() as u64]))
+    });
+    let wanted: Vec<f64> = wanted.collect();
+    if scores.device().is_cuda() {
+        let wanted = sent(&Tensor::from_slice(&wanted), scores.device());
+        return Ok(draw_on_device(&scores, params.sampling, &wanted));
+    }
+    let draw_one = |(mut found, wanted): (Vec<_>, &f64)| {
+        warp(&mut found, params.sampling, 1);
+        i64::from(draw(&found, *wanted))
+    };
+    Ok(Tensor::from_slice(&candidates(&scores, top_k)?.zip(&wanted).map(draw_one).collect::<Vec<i64>>()))
+}
+
+/// Gives each request its next token, and tells of it; `logits` `[s, v]` has a row for each. `meanwhile` gets the tokens, int64 `[s]`, while
+/// they are copied to the host.
 ///
 /// # Errors
-/// When logits are not finite, or a stop rule fails.
-pub fn choose(entries: &mut [&mut Submitted<'_>], logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
+/// When logits are not finite, `meanwhile` or a stop rule fails.
+pub fn choose(
+    entries: &mut [&mut Submitted<'_>],
+    logits: &Tensor,
+    meanwhile: impl FnOnce(&Tensor) -> Result<()>,
+    events: &mut Vec<Event>,
+) -> Result<()> {
     let Some(params) = entries.first().map(|entry| entry.request.params.clone()) else { return Ok(()) };
-    let penalised = penalised(entries, &params, logits)?;
-    let chosen = match (params.sampling, &penalised) {
-        (Sampling::Greedy, None) => best(logits)?,
-        (Sampling::Greedy, Some(scores)) => likeliest(scores)?,
-        (Sampling::Random { top_k, .. }, _) => {
-            let scores = penalised.as_ref().unwrap_or(logits).log_softmax(1, Kind::Float);
-            let draw_one = |(entry, mut found): (&&mut Submitted<'_>, _)| {
-                warp(&mut found, params.sampling, 1);
-                draw(
-                    &found,
-                    &[entry.request.params.seed, entry.request.index as u64, entry.made().len() as u64],
-                )
-            };
-            entries.iter().zip(candidates(&scores, top_k)?).map(draw_one).collect()
-        }
-    };
-    for (entry, id) in entries.iter_mut().zip(chosen) {
+    let ids = chosen(entries, &params, logits)?;
+    let coming = Coming::of(&ids)?;
+    meanwhile(&ids)?;
+    for (entry, id) in entries.iter_mut().zip(tokens(&coming.wait()?)?) {
         let State::One(ids) = &mut entry.state else { continue };
         ids.push(id);
         // A step that fails is taken again.

@@ -8,6 +8,7 @@ use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::Pass;
 use crate::nn::cache::{Cache, Decode};
+use crate::torch::coming::sent;
 use crate::torch::graph::{self, Graph};
 
 /// Passes of a size after which it is recorded: recording takes as long as some of them.
@@ -36,6 +37,8 @@ struct Recorded {
     graph: Graph,
     /// Token, and tokens before it, of each row: int64 `[2, s]`.
     inputs: Tensor,
+    /// Tokens before it, of each sequence of the last replay.
+    lengths: Vec<i64>,
     /// `[s, v]`.
     logits: Tensor,
 }
@@ -67,14 +70,43 @@ impl<'a> Decoding<'a> {
         pass(self.model, &ids, &Decode::new(&self.cache, lengths, device))
     }
 
+    /// As [`Decoding::next`] for tokens that are on the device, int64 `[s]`, without waiting for it; `None` if no such pass is recorded.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn next_on_device(&mut self, ids: &Tensor, lengths: Vec<i64>) -> Result<Option<Tensor>> {
+        let rows = self.rows(lengths.len());
+        let Some(recorded) = self.recorded.get_mut(&rows) else { return Ok(None) };
+        let count = lengths.len() as i64;
+        // A row that is not finite has the token -1, of which the host hears soon.
+        recorded.inputs.get(0).narrow(0, 0, count).copy_(&ids.clamp_min(0));
+        let mut held = recorded.inputs.get(1);
+        if lengths.len() == recorded.lengths.len()
+            && lengths.iter().zip(&recorded.lengths).all(|(length, before)| *length == before + 1)
+        {
+            let _ = held.narrow(0, 0, count).g_add_scalar_(1);
+        } else {
+            let mut padded = lengths.clone();
+            padded.resize(rows, 0);
+            held.copy_(&sent(&Tensor::from_slice(&padded), held.device()));
+        }
+        recorded.lengths = lengths;
+        recorded.graph.replay()?;
+        Ok(Some(recorded.logits.narrow(0, 0, count)))
+    }
+
+    /// Returns the number of rows of a recorded pass for so many sequences.
+    fn rows(&self, count: usize) -> usize {
+        let rows = if count <= 8 { count.next_power_of_two() } else { count.next_multiple_of(ROWS) };
+        rows.min(self.slots)
+    }
+
     /// As [`Decoding::next`] by a recorded pass; `None` if there is none.
     fn replayed(&mut self, ids: &[i64], lengths: &[i64]) -> Result<Option<Tensor>> {
         if !self.records {
             return Ok(None);
         }
-        let rows =
-            if ids.len() <= 8 { ids.len().next_power_of_two() } else { ids.len().next_multiple_of(ROWS) };
-        let rows = rows.min(self.slots);
+        let rows = self.rows(ids.len());
         let taken = self.taken.entry(rows).or_default();
         *taken += 1;
         if *taken <= RECORDED_AFTER {
@@ -85,8 +117,9 @@ impl<'a> Decoding<'a> {
         numbers[..ids.len()].copy_from_slice(ids);
         numbers[rows..rows + lengths.len()].copy_from_slice(lengths);
         let numbers = Tensor::from_slice(&numbers).view([2, -1]);
-        if let Some(recorded) = self.recorded.get(&rows) {
-            recorded.inputs.shallow_clone().copy_(&numbers);
+        if let Some(recorded) = self.recorded.get_mut(&rows) {
+            recorded.inputs.copy_(&numbers);
+            recorded.lengths = lengths.to_vec();
             recorded.graph.replay()?;
             return Ok(Some(recorded.logits.narrow(0, 0, ids.len() as i64)));
         }
@@ -100,7 +133,8 @@ impl<'a> Decoding<'a> {
         let first = logits.narrow(0, 0, ids.len() as i64);
         match made {
             Some((graph, logits)) => {
-                self.recorded.insert(rows, Recorded { graph, inputs, logits });
+                let lengths = lengths.to_vec();
+                self.recorded.insert(rows, Recorded { graph, inputs, lengths, logits });
             }
             None => self.records = false,
         }

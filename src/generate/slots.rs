@@ -14,6 +14,7 @@ use crate::models::CausalLm;
 use crate::nn::cache::{Cache, Prefill, Span};
 use crate::nn::layout::{Place, Positions, Sequence};
 use crate::nn::{Packed, Pass};
+use crate::torch::coming::sent;
 
 /// Maximum tokens of one prefill, except for a longer single prompt.
 const PREFILL_TOKENS: usize = 4096;
@@ -40,8 +41,17 @@ pub struct Slots<'a> {
     /// Number of slots, without the one for `shared`.
     count: usize,
     running: Vec<Submitted<'a>>,
+    /// A pass that was begun when the tokens of the last one were on the device alone.
+    ahead: Option<Ahead>,
     /// The beginning of several prompts, which one more slot holds.
     shared: Vec<u32>,
+}
+
+/// Logits `[s, v]` of the next tokens.
+struct Ahead {
+    logits: Tensor,
+    /// Of each of the first running requests, its row.
+    rows: Vec<i64>,
 }
 
 /// Tokens to be read into a slot that already holds the first `held`.
@@ -60,7 +70,7 @@ impl<'a> Slots<'a> {
         let layer = |layer| model.placement().layer(layer);
         let cache = Cache::new(shape(model), i64::try_from(slots + 1)?, i64::try_from(tokens)?, layer)?;
         let decoding = Decoding::new(model, cache, slots);
-        Ok(Self { model, decoding, count: slots, running: Vec::new(), shared: Vec::new() })
+        Ok(Self { model, decoding, count: slots, running: Vec::new(), ahead: None, shared: Vec::new() })
     }
 
     /// Returns the running requests.
@@ -148,7 +158,7 @@ impl<'a> Slots<'a> {
         for (entry, text) in self.running[places.clone()].iter_mut().zip(&texts) {
             entry.length = text.len();
         }
-        self.decide(places, &logits, events)
+        self.decide(places, &logits, false, events)
     }
 
     /// Reads tokens into the cache; returns the logits after each text, `[s, v]`.
@@ -179,11 +189,17 @@ impl<'a> Slots<'a> {
         Ok(model.logits(&selected(&hidden, &last)))
     }
 
-    /// Gives every running request its next token.
+    /// Gives every running request its next token; those that came after a pass was begun get theirs in the next step.
     ///
     /// # Errors
     /// When a pass fails.
     pub fn step(&mut self, events: &mut Vec<Event>) -> Result<()> {
+        if let Some(Ahead { logits, rows }) = self.ahead.take().filter(|ahead| !ahead.rows.is_empty()) {
+            let count = rows.len();
+            let in_order = (0..).zip(&rows).all(|(place, row)| place == *row);
+            let logits = if in_order { logits.narrow(0, 0, count as i64) } else { selected(&logits, &rows) };
+            return self.advance(0..count, &logits, events);
+        }
         if self.is_empty() {
             return Ok(());
         }
@@ -191,18 +207,40 @@ impl<'a> Slots<'a> {
         let lengths =
             self.running.iter().flat_map(|entry| std::iter::repeat_n(entry.length as i64, entry.width()));
         let logits = self.decoding.next(&ids, &lengths.collect::<Vec<_>>())?; // [s, v]
-        for entry in &mut self.running {
+        self.advance(0..self.running.len(), &logits, events)
+    }
+
+    /// Gives these requests the tokens after a pass.
+    fn advance(&mut self, places: Range<usize>, logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
+        for entry in &mut self.running[places.clone()] {
             entry.length += 1;
         }
-        self.decide(0..self.running.len(), &logits, events)
+        let is_all = places.len() == self.running.len();
+        self.decide(places, logits, is_all, events)
     }
 
     /// Chooses the next tokens of these requests, and takes away those that have ended.
     ///
     /// # Shapes
-    /// `logits` `[s, v]`: a row for each slot of theirs.
-    fn decide(&mut self, places: Range<usize>, logits: &Tensor, events: &mut Vec<Event>) -> Result<()> {
+    /// `logits` `[s, v]`: a row for each slot of theirs. If they go `on`, the next pass may begin before the host knows the tokens.
+    fn decide(
+        &mut self,
+        places: Range<usize>,
+        logits: &Tensor,
+        on: bool,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
         let mut sources: Vec<i64> = (0..self.occupied() as i64).collect();
+        let lengths: Vec<i64> = self.running.iter().map(|entry| entry.length as i64).collect();
+        let goes_on =
+            self.running.iter().any(|entry| entry.made().len() + 1 < entry.request.params.max_new_tokens);
+        let (decoding, ahead) = (&mut self.decoding, &mut self.ahead);
+        let begin = |ids: &Tensor| {
+            let rows = (0..lengths.len() as i64).collect();
+            *ahead = decoding.next_on_device(ids, lengths)?.map(|logits| Ahead { logits, rows });
+            Ok(())
+        };
+        let mut begin = Some(begin).filter(|_| on && goes_on);
         let mut rest: Vec<&mut Submitted<'a>> = self.running[places].iter_mut().collect();
         let (all, first) = (rest.len(), rest.first().map_or(0, |entry| entry.slot));
         while let Some(params) = rest.first().map(|entry| entry.request.params.clone()) {
@@ -214,7 +252,8 @@ impl<'a> Slots<'a> {
             if params.search.beams > 1 {
                 search(&mut chosen, &own, &mut sources, events)?;
             } else {
-                choose(&mut chosen, &own, events)?;
+                let begin = begin.take().filter(|_| chosen.len() == all);
+                choose(&mut chosen, &own, |ids| begin.map_or(Ok(()), |begin| begin(ids)), events)?;
             }
             rest = others;
         }
@@ -230,10 +269,16 @@ impl<'a> Slots<'a> {
     /// Takes requests away; others move into their slots. Returns true if there were any.
     pub fn retire(&mut self, is_gone: impl Fn(&Submitted<'_>) -> bool) -> bool {
         let before = self.running.len();
+        // A pass ahead has stored one more token of each.
+        let more = usize::from(self.ahead.is_some());
         // From the last, so that requests only move into gaps before them.
         for place in (0..before).rev().filter(|&place| is_gone(&self.running[place])).collect::<Vec<_>>() {
             let fits = self.running.last().is_some_and(|last| last.width() == self.running[place].width());
             let gone = if fits { self.running.swap_remove(place) } else { self.running.remove(place) };
+            // A pass ahead is of all that run, or the newest alone end.
+            if let Some(Ahead { rows, .. }) = self.ahead.as_mut().filter(|ahead| place < ahead.rows.len()) {
+                rows.swap_remove(place);
+            }
             let mut slot = gone.slot;
             for entry in &mut self.running[place..] {
                 let from = std::mem::replace(&mut entry.slot, slot);
@@ -241,7 +286,7 @@ impl<'a> Slots<'a> {
                     self.decoding.cache().copy_slot(
                         (from + i) as i64,
                         (slot + i) as i64,
-                        entry.length as i64,
+                        (entry.length + more) as i64,
                     );
                 }
                 slot += entry.width();
@@ -258,5 +303,5 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 
 /// Returns some rows of a matrix.
 fn selected(rows: &Tensor, indices: &[i64]) -> Tensor {
-    rows.index_select(0, &Tensor::from_slice(indices).to_device(rows.device()))
+    rows.index_select(0, &sent(&Tensor::from_slice(indices), rows.device()))
 }

@@ -5,6 +5,7 @@
 #include <ATen/ops/_efficient_attention_forward.h>
 #include <ATen/ops/_flash_attention_forward_ops.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <malloc.h>
 
@@ -94,6 +95,23 @@ void lx_graph_free(Graph* graph) {
   guarded([&] { graph->call("_ZN2at4cuda9CUDAGraphD1Ev"); });
   delete graph;
 }
+
+// Makes a mark after all that was launched on the current stream of CUDA device `index`.
+int lx_mark(c10::Event** out, int index) {
+  return guarded([&] {
+    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    auto mark = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    mark->record(c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device));
+    *out = mark.release();
+  });
+}
+
+// Waits until the GPU has come to a mark.
+int lx_mark_reached(c10::Event* mark) {
+  return guarded([&] { mark->synchronize(); });
+}
+
+void lx_mark_free(c10::Event* mark) { delete mark; }
 
 const char* lx_last_error() { return last_error().c_str(); }
 

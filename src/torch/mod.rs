@@ -1,5 +1,6 @@
 //! Additions to tch: choosing a device, loading CUDA if there is a GPU, and the functions of `glue.cpp`.
 
+pub mod coming;
 mod device;
 pub mod draw;
 pub mod fused;
@@ -90,7 +91,7 @@ pub fn zeros_on_demand(size: &[i64]) -> Result<Tensor> {
     }
 }
 
-/// Makes `grad` the buffer that backward passes add `tensor`'s gradient to. Both have the same shape.
+/// Makes `grad` the buffer that backward passes add `tensor`'s gradient to. Both have the same shape; the buffer may be in fp64.
 pub fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
     // SAFETY: both pointers are live tensors for the length of the call.
     checked(unsafe { lx_set_grad(tensor.as_ptr(), grad.as_ptr()) })

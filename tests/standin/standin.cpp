@@ -195,6 +195,7 @@ struct CUDAHooks : at::CUDAHooksInterface {
   at::Allocator* getCUDADeviceAllocator() const override { return &memory; }
   c10::DeviceIndex deviceCount() const override { return DEVICES; }
   int getNumGPUs() const override { return DEVICES; }
+  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
 using at::CUDAHooksRegistry;
