@@ -24,6 +24,7 @@ use crate::spec::keys;
 use crate::spec::reader::Reader;
 use crate::spec::values::POSITIVE;
 use crate::spec::{Init, Sigma};
+use crate::torch::fused::wide;
 use crate::torch::{cast, draw};
 
 /// Suffixes of the trained tensors' names after the layer's path: of A_train, of B_train.
@@ -138,7 +139,8 @@ impl LoraMini {
 
 impl LoraMini {
     fn factors(&self) -> [Tensor; 3] {
-        [self.right.shallow_clone(), self.scale.times(&self.a.matmul(&self.b)), self.left.shallow_clone()]
+        let core = self.scale.times(&wide(&self.a).matmul(&wide(&self.b)));
+        [self.right.shallow_clone(), core, self.left.shallow_clone()]
     }
 }
 

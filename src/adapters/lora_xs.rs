@@ -23,6 +23,7 @@ use crate::limits::RANK;
 use crate::spec::keys;
 use crate::spec::values::POSITIVE;
 use crate::torch::cast;
+use crate::torch::fused::wide;
 use crate::torch::stream::{Stream, words_of_normal};
 
 /// Suffix of the trained tensor's name after the layer's path.
@@ -182,7 +183,7 @@ impl Cores {
 
 impl LoraXs {
     fn factors(&self) -> [Tensor; 3] {
-        [self.a.shallow_clone(), self.scale.times(&self.core), self.b.shallow_clone()]
+        [self.a.shallow_clone(), self.scale.times(&wide(&self.core)), self.b.shallow_clone()]
     }
 }
 

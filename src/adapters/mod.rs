@@ -33,7 +33,7 @@ pub use method::Method;
 pub use route::Route;
 pub use trained::{Group, Trained};
 
-use crate::torch::{cast, dims2};
+use crate::torch::dims2;
 use basis::Basis;
 
 /// Addition to a linear layer `y = W x`: `y = W x + ΔW x`.
@@ -150,7 +150,7 @@ impl Site<'_> {
 /// # Shapes
 /// `y` and the result `[m, out]`; `x` `[m, in]`.
 fn add_through_core(mut y: Tensor, x: &Tensor, [a, core, b]: &[Tensor; 3], route: &Route) -> Tensor {
-    let thin = route.multiply(&x.matmul(&a.tr()), &cast(core, x.kind())); // [m, o]
+    let thin = route.multiply(&x.matmul(&a.tr()), core); // [m, o]
     // One product that adds into the base's result: no separate read and write of y.
     y.addmm_(&thin, &b.tr())
 }

@@ -1,8 +1,8 @@
 //! Which run or adapter each row of a batch belongs to, and products with a matrix for each run.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use crate::torch::{dims2, dims3, joined};
+use crate::torch::{cast, dims2, dims3, fused, joined};
 
 /// The run or adapter of each row of `[m, ..]`.
 #[derive(Debug)]
@@ -54,10 +54,13 @@ impl Route {
     /// Computes `x Mᵀ` with the matrix M of each row's run.
     ///
     /// # Shapes
-    /// `x` `[m, i]`, `matrices` `[k, o, i]` to `[m, o]`.
+    /// `x` `[m, i]`, `matrices` `[k, o, i]` of the same kind, or [`fused::wide`], to `[m, o]`.
     pub fn multiply(&self, x: &Tensor, matrices: &Tensor) -> Tensor {
-        let matrices = self.own(matrices);
-        let ([m, i], [k, _o, _i]) = (dims2(x), dims3(&matrices));
+        let ([m, i], matrices) = (dims2(x), self.own(matrices));
+        if let Some(blocks) = self.blocks(m).filter(|_| matrices.kind() == Kind::Double) {
+            return fused::through(x, &matrices, None, &blocks);
+        }
+        let (matrices, [k, _o, _i]) = (cast(&matrices, x.kind()), dims3(&matrices));
         match self {
             Self::Rows(rows) => {
                 x.unsqueeze(1).bmm(&matrices.index_select(0, rows).transpose(1, 2)).squeeze_dim(1)
@@ -95,6 +98,9 @@ impl Route {
     pub fn affine(&self, x: &Tensor, matrices: &Tensor, vectors: &Tensor) -> Tensor {
         let own = self.own(matrices);
         let ([m, i], [k, _o, _i]) = (dims2(x), dims3(&own));
+        if let Some(blocks) = self.blocks(m).filter(|_| own.kind() == Kind::Double) {
+            return fused::through(x, &own, Some(&self.own(vectors)), &blocks);
+        }
         if self.is_even(m, k) {
             let (x, vectors) = (x.reshape([k, m / k, i]), self.own(vectors));
             return vectors.unsqueeze(1).baddbmm(&x, &own.transpose(1, 2), 1.0, 1.0).flatten(0, 1);

@@ -22,6 +22,7 @@ use crate::fault::{Result, fault};
 use crate::limits::{Most, RANK, SEED};
 use crate::spec::reader::Reader;
 use crate::spec::{Init, Sigma, Tying, keys};
+use crate::torch::fused::wide;
 use crate::torch::{cast, dims3, joined};
 
 /// Suffixes of the frozen tensors' names after the layer's path: of A, B and P.
@@ -266,9 +267,10 @@ impl TinyLora {
     /// Computes `Σ_i v_i P_i`: `[k, r, r]`.
     fn core(&self) -> Tensor {
         let [_u, _r, rank] = dims3(&self.projections);
-        let of = |vectors: &Tensor| vectors.matmul(&self.projections.flatten(1, 2));
         // Layers of several devices share a vector.
-        let vector = self.vector.to_device(self.projections.device());
+        let vector = wide(&self.vector).to_device(self.projections.device());
+        let projections = cast(&self.projections, vector.kind()).flatten(1, 2);
+        let of = |vectors: &Tensor| vectors.matmul(&projections);
         // On a CPU, rows of one product are rounded differently than one by one, and a run must not depend on its neighbours.
         let cores = match vector.device() {
             Device::Cpu => joined(vector.split(1, 0).iter().map(of).collect()),
@@ -287,7 +289,7 @@ impl TinyLora {
 impl Adapter for TinyLora {
     fn delta(&self) -> Tensor {
         let (a, b) = (cast(&self.a, Kind::Float), cast(&self.b, Kind::Float));
-        b.matmul(&self.core()).matmul(&a) // [k, out, in]
+        b.matmul(&cast(&self.core(), Kind::Float)).matmul(&a) // [k, out, in]
     }
 
     fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor {
@@ -301,7 +303,7 @@ impl Adapter for TinyLora {
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {
         no_grad(|| {
             let (a, b) = (cast(&self.a, Kind::Float), cast(&self.b, Kind::Float));
-            Some((a, b.matmul(&self.core().get(run))))
+            Some((a, b.matmul(&cast(&self.core().get(run), Kind::Float))))
         })
     }
 

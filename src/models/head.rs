@@ -10,6 +10,7 @@ use crate::fault::{Result, fault};
 use crate::nn::Pass;
 use crate::spec::Problem;
 use crate::torch::cast;
+use crate::torch::fused::wide;
 use crate::torch::stream::words_of_normal;
 use crate::torch::tensors::Tensors;
 
@@ -254,8 +255,8 @@ impl Head {
             let dropout = if i > 0 || self.drop_first { self.dropout } else { 0.0 };
             x = pass.dropout(&x, dropout);
             x = match &layer.bias {
-                Some(bias) => pass.route().affine(&x, &layer.weight, bias),
-                None => pass.route().multiply(&x, &layer.weight),
+                Some(bias) => pass.route().affine(&x, &wide(&layer.weight), &wide(bias)),
+                None => pass.route().multiply(&x, &wide(&layer.weight)),
             };
         }
         x

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::torch::fused::filled;
 use crate::torch::kernels::Panels;
 use crate::torch::{cast, dims2};
 
@@ -64,7 +65,9 @@ impl Weight {
         match self {
             Self::Dense(weight) => {
                 let bias = bias.map(|bias| cast(bias, x.kind()));
-                x.linear(&cast(weight, x.kind()), bias.as_ref())
+                let rows = filled(x);
+                let y = rows.linear(&cast(weight, x.kind()), bias.as_ref());
+                if rows.size() == x.size() { y } else { y.narrow(0, 0, dims2(x)[0]).copy() }
             }
             Self::Panels(panels) => panels.multiply(x),
         }

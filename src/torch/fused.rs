@@ -36,6 +36,15 @@ unsafe extern "C" {
         blocks: *const i64,
         runs: i64,
     ) -> c_int;
+    fn lx_wide(out: *mut *mut C_tensor, x: *const C_tensor) -> c_int;
+    fn lx_through(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        matrices: *const C_tensor,
+        vectors: *const C_tensor,
+        blocks: *const i64,
+        runs: i64,
+    ) -> c_int;
     fn lx_padded_attention(
         out: *mut *mut C_tensor,
         qkv: *const *const C_tensor,
@@ -197,7 +206,7 @@ pub struct Adapted<'a> {
     pub weight: &'a Tensor,
     /// `[out]`.
     pub bias: Option<&'a Tensor>,
-    /// A `[i, in]`, M `[k, o, i]` in fp32, B `[out, o]`, if the layer has an adapter.
+    /// A `[i, in]`, M `[k, o, i]` in fp32 or [`wide`], B `[out, o]`, if the layer has an adapter.
     pub factors: Option<[Tensor; 3]>,
 }
 
@@ -219,6 +228,45 @@ pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N], blocks: &[
     let all: Vec<*const C_tensor> = layers.iter().flat_map(pointers).collect();
     // SAFETY: five pointers a layer, to live tensors or null where the layer has none; as many blocks as told.
     made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64, blocks.as_ptr(), runs) })
+}
+
+/// oneMKL rounds each row of a product as in any other, if there are as many.
+const ROWS: i64 = 4;
+
+/// Returns `x` `[m, d]` on the CPU with at least [`ROWS`] rows, which further ones of zeros make up, and any other as it is. Without them, what
+/// becomes of a row would depend on the number of its neighbours.
+pub fn filled(x: &Tensor) -> Tensor {
+    let [rows, _] = dims2(x);
+    match x.device() {
+        Device::Cpu if rows < ROWS => x.constant_pad_nd([0, 0, 0, ROWS - rows]),
+        _ => x.shallow_clone(),
+    }
+}
+
+/// Returns a trained leaf on the CPU in fp64, so that its gradient is summed in fp64 and hardly depends on how rows are divided; any other
+/// tensor as it is.
+pub fn wide(leaf: &Tensor) -> Tensor {
+    if leaf.device() != Device::Cpu || !leaf.requires_grad() {
+        return leaf.shallow_clone();
+    }
+    // SAFETY: a live tensor for the length of the call.
+    let [wide] = made(|out| unsafe { lx_wide(out, leaf.as_ptr()) });
+    wide
+}
+
+/// Computes `x Mᵀ + b` with the matrix and the vector of each row's run, made of [`wide`] leaves; `blocks` as in [`adapted`].
+///
+/// # Shapes
+/// `x` `[m, i]`, `matrices` `[k, o, i]` and `vectors` `[k, o]` to `[m, o]` of the kind of `x`.
+pub fn through(x: &Tensor, matrices: &Tensor, vectors: Option<&Tensor>, blocks: &[i64]) -> Tensor {
+    let ([m, i], [k, o, width], runs) = (dims2(x), dims3(matrices), blocks.len() as i64);
+    assert!(k == runs && width == i && blocks.iter().sum::<i64>() == m, "runs of the rows");
+    assert!(vectors.is_none_or(|vectors| dims2(vectors) == [k, o]), "vectors of the runs");
+    let vectors = vectors.map_or(std::ptr::null(), |vectors| vectors.as_ptr());
+    // SAFETY: live tensors, or null for none, for the length of the call; as many blocks as told.
+    let [y] =
+        made(|out| unsafe { lx_through(out, x.as_ptr(), matrices.as_ptr(), vectors, blocks.as_ptr(), runs) });
+    y
 }
 
 /// Returns negative log-likelihoods of `targets`; `logits` become the gradient of their weighted sum.

@@ -161,7 +161,10 @@ int lx_set_grad(at::Tensor* tensor, at::Tensor* grad) {
     }
   } but_gaps;
   c10::WarningUtils::set_warning_handler(&but_gaps);
-  return guarded([&] { tensor->mutable_grad() = *grad; });
+  return guarded([&] {
+    tensor->set_grad_dtype(grad->scalar_type());
+    tensor->mutable_grad() = *grad;
+  });
 }
 
 // Decompositions by cuSOLVER; MAGMA, which libtorch takes for some shapes, writes warnings to standard output. That the choice is

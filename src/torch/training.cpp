@@ -209,10 +209,18 @@ bool are_even(const Blocks& blocks) {
   return std::all_of(blocks.begin(), blocks.end(), [&](int64_t length) { return length == blocks[0]; });
 }
 
+// x with at least ROWS rows on a CPU: products round those of fewer rows otherwise (src/torch/fused.rs).
+constexpr int64_t ROWS = 4;
+Tensor filled(const Tensor& x) {
+  const int64_t rows = x.size(0);
+  return x.is_cpu() && rows < ROWS ? at::constant_pad_nd(x, {0, 0, 0, ROWS - rows}) : x;
+}
+Tensor first(const Tensor& y, int64_t rows) { return y.size(0) == rows ? y : y.narrow(0, 0, rows).clone(); }
+
 // x Mᵀ, of each run's rows with its M: x is [m, i], the matrices M are [k, o, i].
 Tensor through_each(const Tensor& x, const Tensor& matrices, const Blocks& blocks) {
   const int64_t k = matrices.size(0);
-  if (k == 1) return at::mm(x, matrices[0].t());
+  if (k == 1) return first(at::mm(filled(x), matrices[0].t()), x.size(0));
   if (are_even(blocks)) return at::bmm(x.reshape({k, blocks[0], x.size(1)}), matrices.transpose(1, 2)).flatten(0, 1);
   const variable_list parts = x.split_with_sizes(blocks);
   variable_list found;
@@ -235,6 +243,44 @@ Tensor products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) 
   return at::stack(found, 0);
 }
 
+// Sums of products of fp32 or bf16 numbers in fp64, which hardly depend on how rows are divided, in place of products_of_each.
+Tensor wide_products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) {
+  return products_of_each(y.to(at::kDouble), x.to(at::kDouble), blocks);
+}
+
+// An fp32 leaf in fp64; its gradient stays in fp64.
+struct Wide : Function<Wide> {
+  static Tensor forward(AutogradContext*, const Tensor& x) { return x.to(at::kDouble); }
+  static variable_list backward(AutogradContext*, variable_list grads) { return {grads[0]}; }
+};
+
+// x Mᵀ + b of each run's rows, in the kind of x. M [k, o, i] and b [k, o] are wide, and so are their gradients.
+struct Through : Function<Through> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& matrices, const std::optional<Tensor>& vectors,
+                        const Blocks& blocks) {
+    const Tensor own = matrices.to(x.scalar_type());
+    ctx->save_for_backward({x, own});
+    ctx->saved_data["blocks"] = blocks, ctx->saved_data["shifts"] = vectors.has_value();
+    if (!vectors) return through_each(x, own, blocks);
+    const Tensor bias = vectors->to(x.scalar_type());
+    if (blocks.size() == 1) return first(at::addmm(bias[0], filled(x), own[0].t()), x.size(0));
+    return through_each(x, own, blocks) + bias.repeat_interleave(at::tensor(blocks), 0);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
+    const Tensor dy = grads[0].contiguous();
+    variable_list found(4);
+    if (ctx->needs_input_grad(0)) found[0] = through_each(dy, saved[1].transpose(1, 2), blocks);
+    found[1] = wide_products_of_each(dy, saved[0], blocks);
+    if (ctx->saved_data["shifts"].toBool()) {
+      found[2] = wide_products_of_each(dy, at::ones({dy.size(0), 1}, dy.options()), blocks).squeeze(2);
+    }
+    return found;
+  }
+};
+
 // Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [m, in]; the cores M [k, o, i] are those of the adapters alone.
 //
 // The layers' thin products with x are one, and so are the sums of their gradients of x: each is added to where it is computed.
@@ -247,6 +293,7 @@ struct Adapted : Function<Adapted> {
     const Tensor a = thins.size() == 1 ? thins[0] : at::cat(thins, 0);  // [Σ i, in]
     const Tensor thin = at::mm(x, a.t());                               // [m, Σ i]
     variable_list outputs, saved{thin, a};
+    const bool wide = cores[0].scalar_type() == at::kDouble;
     int64_t from = 0, adapter = 0;
     for (size_t i = 0; i < layers.weights.size(); ++i) {
       Tensor core, y = layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
@@ -261,7 +308,7 @@ struct Adapted : Function<Adapted> {
       saved.insert(saved.end(), {core, layers.weights[i], layers.b[i]});
     }
     ctx->save_for_backward(saved);
-    ctx->saved_data["blocks"] = layers.blocks;
+    ctx->saved_data["blocks"] = layers.blocks, ctx->saved_data["wide"] = wide;
     ctx->set_materialize_grads(false);
     return outputs;
   }
@@ -270,7 +317,7 @@ struct Adapted : Function<Adapted> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &thin = saved[0], &a = saved[1];
     const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
-    const bool wants_x = ctx->needs_input_grad(0);
+    const bool wants_x = ctx->needs_input_grad(0), wide = ctx->saved_data["wide"].toBool();
     variable_list of_cores, of_thin;
     Tensor dx;
     int64_t from = 0;
@@ -288,7 +335,8 @@ struct Adapted : Function<Adapted> {
       const Tensor dy = grads[i].contiguous();
       if (core.defined()) {
         const Tensor through = at::mm(dy, b);  // [m, o]
-        of_cores.back() = products_of_each(through, own, blocks).to(at::kFloat);
+        of_cores.back() =
+            wide ? wide_products_of_each(through, own, blocks) : products_of_each(through, own, blocks).to(at::kFloat);
         if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2), blocks));
       }
       if (!wants_x) continue;
@@ -390,6 +438,18 @@ int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count, co
     }
     const auto found = Adapted::apply(*x, at::TensorList(cores), frozen);
     for (int64_t i = 0; i < count; ++i) out[i] = new Tensor(found[i]);
+  });
+}
+
+int lx_wide(Tensor** out, Tensor* x) {
+  return guarded([&] { *out = new Tensor(Wide::apply(*x)); });
+}
+
+// vectors: null if there are none. blocks: rows of each run.
+int lx_through(Tensor** out, Tensor* x, Tensor* matrices, Tensor* vectors, const int64_t* blocks, int64_t runs) {
+  return guarded([&] {
+    const auto bias = vectors ? std::optional<Tensor>(*vectors) : std::nullopt;
+    *out = new Tensor(Through::apply(*x, *matrices, bias, Blocks(blocks, blocks + runs)));
   });
 }
 

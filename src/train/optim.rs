@@ -10,7 +10,7 @@ use crate::adapters::{Group, Trained};
 use crate::fault::Result;
 use crate::torch::graph::{self, Graph};
 use crate::torch::world::World;
-use crate::torch::{Devices, dims2, set_grad};
+use crate::torch::{Devices, cast, dims2, set_grad};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
@@ -44,7 +44,7 @@ pub struct Rates {
     pub weight_decay: f64,
 }
 
-/// One group's tensors on one device, flat, `[k, p]` in fp32.
+/// One group's tensors on one device, flat, `[k, p]`; on a CPU, gradients of all but a base in fp64, all else in fp32.
 #[derive(Debug)]
 struct Buffer {
     group: Group,
@@ -99,7 +99,7 @@ impl AdamW {
         let norms = |first: i64, runs: i64| {
             let squares = |b: &Buffer| {
                 let squares = b.gradient.narrow(0, first, runs).square();
-                squares.sum_dim_intlist(1, false, Kind::Float).to_device(self.device())
+                cast(&squares.sum_dim_intlist(1, false, squares.kind()), Kind::Float).to_device(self.device())
             };
             let squares: Vec<Tensor> = self.buffers.iter().map(squares).collect();
             Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt()
@@ -118,13 +118,22 @@ impl AdamW {
         no_grad(|| {
             let gradient = |buffer: &Buffer| buffer.gradient.shallow_clone();
             let part = |group| joined(group, gradient).flatten(0, -1).to_device(Device::Cpu);
-            let flat = Tensor::cat(&self.groups().map(part).collect::<Vec<_>>(), 0);
-            world.all_reduce(&[&flat, beside])?;
-            let mut start = 0;
-            for group in self.groups() {
-                let count = group.iter().map(|buffer| buffer.gradient.numel() as i64).sum();
-                divide(group, gradient, &flat.narrow(0, start, count).view([self.runs(), -1]))?;
-                start += count;
+            let parts: Vec<Tensor> = self.groups().map(part).chain([beside.shallow_clone()]).collect();
+            // One sum of each kind of numbers.
+            for kind in [Kind::Float, Kind::Double] {
+                let own: Vec<&Tensor> = parts.iter().filter(|part| part.kind() == kind).collect();
+                if own.is_empty() {
+                    continue;
+                }
+                let flat = Tensor::cat(&own, 0);
+                world.all_reduce(&[&flat])?;
+                let lengths: Vec<i64> = own.iter().map(|part| part.numel() as i64).collect();
+                for (part, sum) in own.into_iter().zip(flat.split_with_sizes(&lengths, 0)) {
+                    part.shallow_clone().copy_(&sum);
+                }
+            }
+            for (group, sum) in self.groups().zip(&parts) {
+                divide(group, gradient, &sum.view([self.runs(), -1]))?;
             }
             Ok(())
         })
@@ -222,6 +231,7 @@ impl AdamW {
                 if scales {
                     let _ = gradient.g_mul_(&numbers.narrow(1, 0, 1));
                 }
+                let gradient = cast(&gradient, Kind::Float);
                 let _ = values.g_mul_(&(1.0 - &rates * decay));
                 let _ = mean.lerp_(&gradient, 1.0 - BETA1);
                 square *= BETA2;
@@ -276,7 +286,9 @@ impl Buffer {
             let rows: Vec<Tensor> = tensors.iter().map(|(_, t)| t.detach().reshape([runs, -1])).collect();
             Tensor::cat(&rows, 1)
         });
-        let gradient = values.zeros_like();
+        // On a CPU, the few numbers beside a base are summed in fp64: nearly the same bits however rows are divided.
+        let is_wide = group != Group::Base && values.device() == Device::Cpu;
+        let gradient = if is_wide { values.zeros_like().to_kind(Kind::Double) } else { values.zeros_like() };
         let (mut start, mut places) = (0, Vec::with_capacity(tensors.len()));
         for (number, tensor) in tensors {
             let width = tensor.numel() as i64 / runs;

@@ -540,7 +540,9 @@ fn with_the_whole_base_trained_every_weight_of_the_checkpoint_gets_a_gradient() 
         // The base has no axis of runs.
         assert_eq!(trained.count(Group::Base), base.trunk_numbers(), "{checkpoint}");
         for entry in trained.entries() {
-            assert!(moved(&entry.tensor), "{checkpoint}, {}", entry.name);
+            // Softmax does not see a key's bias.
+            let is_idle = entry.name.ends_with("attention.self.key.bias");
+            assert_eq!(moved(&entry.tensor), !is_idle, "{checkpoint}, {}", entry.name);
         }
     }
 }
