@@ -189,7 +189,7 @@ pub fn evaluate(
 /// Returns each example's summed loss.
 fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64>> {
     no_grad(|| {
-        let mut runs = vec![Vec::new(); model.runs()];
+        let mut runs = vec![Vec::new(); model.runs];
         runs[run] = examples.to_vec();
         let layout = BatchLayout::new(&runs, Fill::None);
         let batch = layout.over(&Tensor::from_slice(&layout.table()).to_device(model.device()));

@@ -143,7 +143,7 @@ impl Recorder for Recorders<'_> {
 /// Fails when the adapter cannot be read.
 fn delta_norms(training: &Training, run: usize, out: &Path) -> Result<BTreeMap<String, f64>> {
     let (model, run) = (&training.model, run as i64);
-    if !model.is_adapted() {
+    if model.linears().iter().all(|layer| layer.adapter().is_none()) {
         return Ok(BTreeMap::new());
     }
     AdapterFile::open(&out.join(ADAPTER))?.load_into(&training.trained.of_run(run), true)?;
