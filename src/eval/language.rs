@@ -57,7 +57,7 @@ impl BatchLayout {
             }
         };
         let (mut count, mut owner) = (0, 0);
-        for ((run, examples), places) in (0..).zip(runs).zip(tokens.places().iter()) {
+        for ((run, examples), places) in (0..).zip(runs).zip(tokens.places.iter()) {
             for (example, place) in examples.iter().zip(places) {
                 for at in target_places(example) {
                     push([(place.start + at) as i64 - 1, i64::from(example.ids[at]), owner, run]);

@@ -122,7 +122,7 @@ impl LabelPrediction<'_> {
             }
             Problem::Tokens => {
                 let mut targets = vec![NO_TAG; layout.rows()];
-                for (example, place) in examples().zip(layout.places().iter().flatten()) {
+                for (example, place) in examples().zip(layout.places.iter().flatten()) {
                     let tags = example.label.as_ref().map(Label::numbers).unwrap_or_default();
                     let firsts = (0..).zip(&example.trained).filter(|(_, trained)| **trained != 0);
                     for ((at, _), tag) in firsts.zip(tags) {
