@@ -210,8 +210,7 @@ pub fn save(
     beside: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<()> {
     files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
-        let tensors: Vec<_> = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        write(&partial.join(TENSORS), &[], &tensors)?;
+        write(&partial.join(TENSORS), &[], optimizer)?;
         beside(partial)?;
         let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
