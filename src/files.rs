@@ -241,6 +241,29 @@ pub fn is_companion(path: &str) -> bool {
     name.ends_with(".jinja") || template.is_none() && (of_tokenizer || COMPANIONS.contains(&name))
 }
 
+/// Returns a text as a part of a URL: percent-encoded, except for the unreserved characters of RFC 3986 and those of `also`.
+pub fn url_part(text: impl AsRef<[u8]>, also: &str) -> String {
+    let is_plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || also.as_bytes().contains(byte);
+    let one = |byte: &u8| if is_plain(byte) { char::from(*byte).into() } else { format!("%{byte:02X}") };
+    text.as_ref().iter().map(one).collect()
+}
+
+/// Matches `name` against `pattern`: `?` is one byte, `*` any number within a folder, `**` across folders.
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'*', b'*', b'/', rest @ ..] if matches(rest, name) => true,
+        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[]))),
+        [b'*', rest @ ..] => {
+            let reach = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
+            (0..=reach).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[])))
+        }
+        [b'?', rest @ ..] => matches!(name, [first, tail @ ..] if *first != b'/' && matches(rest, tail)),
+        [wanted, rest @ ..] => matches!(name, [first, tail @ ..] if first == wanted && matches(rest, tail)),
+    }
+}
+
 /// Endings of data files, each also before `.gz`.
 const DATA: [&str; 8] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet", "arrow", "txt"];
 

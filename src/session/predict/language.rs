@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::slice::from_ref;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::data::split::Split;
 use crate::data::task::Generation;
 use crate::data::template::Template;
 use crate::data::texts::recognised_prompt;
-use crate::fault::{Result, usage};
+use crate::fault::{Result, locked, usage};
 use crate::generate::config::Asked;
 use crate::generate::engine::MOST_SLOTS;
 use crate::generate::{Completion, Engine, GenerationSettings, NextPrompt};
@@ -55,10 +55,6 @@ impl Window {
         self.first += ready;
         self.rows.drain(..ready).filter_map(|(row, answer)| Some((row, answer?))).collect()
     }
-}
-
-fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Predictor<'_> {
