@@ -23,19 +23,24 @@ use crate::torch::world::World;
 use crate::train::TrainPlan;
 use crate::train::checkpoint::Loaded;
 
-/// Returns the recipe that `train` is asked for, and the folder of its run: with `--resume` alone, the run's own.
-/// Fails when there is no such recipe or run.
-pub fn asked(request: &TrainRequest) -> Result<(Recipe, PathBuf)> {
-    let resumed = request.resume.clone().flatten();
-    if let (Some(resumed), Some(out)) = (&resumed, &request.out)
+/// Returns the folder of what is to be trained, if it is named.
+/// Fails when two are.
+pub fn folder(request: &TrainRequest) -> Result<Option<&PathBuf>> {
+    let resumed = request.resume.as_ref().and_then(Option::as_ref);
+    if let (Some(resumed), Some(out)) = (resumed, &request.out)
         && resumed != out
     {
         let message =
             format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
         return Err(usage(message).hint("leave out `--out`").into());
     }
-    let out = resumed.or(request.out.clone());
-    let (mut recipe, out) = match (&request.recipe, out) {
+    Ok(resumed.or(request.out.as_ref()))
+}
+
+/// Returns the recipe that `train` is asked for, and the folder of its run: with `--resume` alone, the run's own.
+/// Fails when there is no such recipe or run.
+pub fn asked(request: &TrainRequest) -> Result<(Recipe, PathBuf)> {
+    let (mut recipe, out) = match (&request.recipe, folder(request)?.cloned()) {
         (Some(name), out) => {
             let (recipe, origin) = Recipe::load(name, &request.set)?;
             (recipe, out.unwrap_or_else(|| Path::new("runs").join(origin.stem())))

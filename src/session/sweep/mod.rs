@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::fault::{Result, usage};
 use crate::recipe::{SWEEP, Sweep};
 use crate::report::say;
+use crate::session::resume::folder;
 use crate::spec::Shard;
 use crate::spec::request::TrainRequest;
 use crate::torch::world::World;
@@ -31,16 +32,7 @@ pub struct AskedSweep {
 /// of one. `None` if it is asked for one run.
 /// Fails when there is no such recipe, or its sweep has faults.
 pub fn asked_sweep(request: &TrainRequest) -> Result<Option<AskedSweep>> {
-    let resumed = request.resume.as_ref().and_then(Option::as_ref);
-    let out = resumed.or(request.out.as_ref());
-    if let (Some(resumed), Some(out)) = (resumed, &request.out)
-        && resumed != out
-        && resumed.join(SWEEP).is_file()
-    {
-        let message =
-            format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
-        return Err(usage(message).hint("leave out `--out`").into());
-    }
+    let out = folder(request)?;
     let found = match (&request.recipe, out) {
         (Some(name), out) => {
             let basis = request.basis.as_ref().map(|basis| format!("adapter.basis={}", basis.display()));
