@@ -71,15 +71,7 @@ fn begin_together(training: &mut Training, group: &GroupPlan) -> Result<Beginnin
 /// The recorder of a process that writes nothing.
 struct Silent;
 
-impl Recorder for Silent {
-    fn logged(&mut self, _run: usize, _point: &TrainPoint) -> Result<()> {
-        Ok(())
-    }
-
-    fn evaluated(&mut self, _run: usize, _step: u64, _evaluation: &Evaluation, _best: bool) -> Result<()> {
-        Ok(())
-    }
-}
+impl Recorder for Silent {}
 
 /// Time after which a log point asks whether the runs are still this process's.
 const CHECK_AFTER: Duration = Duration::from_secs(5);

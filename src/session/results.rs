@@ -7,11 +7,11 @@ use std::{fs, io};
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::counts::Counts;
 use super::finished::TOKENIZER;
 use super::inputs::TrainInputs;
 use super::run_folder::ADAPTER;
 use super::training::Training;
-use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
 use crate::torch::LIBTORCH_VERSION;
@@ -82,8 +82,7 @@ impl Results<'_> {
         let Self { training: (training, run), state, ended, seconds, delta_norm } = self;
         let recipe = &training.recipes[*run];
         let TrainInputs { base, dataset, train, validation, metrics, .. } = &training.inputs;
-        let [adapter, full, head] =
-            [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
+        let Counts { adapter, full, head, .. } = training.counts();
         let [best, last] = self.evaluations();
         let devices = training.model.placement().devices();
         let tokenizer = base.base.folder.join(TOKENIZER);
