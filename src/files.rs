@@ -6,6 +6,7 @@ mod partial;
 pub mod quantised;
 mod stand_in;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
@@ -124,6 +125,19 @@ pub fn checksum(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_mmap_rayon(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Returns the [`checksum`] of each file in a folder by its name.
+/// The error names what cannot be read.
+pub fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            found.insert(entry.file_name().to_string_lossy().into_owned(), checksum(&entry.path())?);
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a whole file, naming it in the error.

@@ -212,7 +212,7 @@ pub fn save(
     files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
         write(&partial.join(TENSORS), &[], optimizer)?;
         beside(partial)?;
-        let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
+        let counters = Counters { files: files::checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
     })?;
     // Any newer ones were broken when the run resumed: they must not count.
@@ -223,17 +223,6 @@ pub fn save(
         let _ = fs::remove_dir_all(old);
     }
     Ok(())
-}
-
-/// Returns the checksums of a folder's files by name.
-fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        found.insert(name, files::checksum(&entry.path())?);
-    }
-    Ok(found)
 }
 
 /// Returns the steps of the checkpoints in a folder, the newest first.
