@@ -1,11 +1,7 @@
 //! The command line: arguments are checked for form only; the commands act on them.
 
-mod chat;
-mod generation;
-mod predict;
 mod processes;
 mod report;
-mod subject;
 mod values;
 
 use std::ffi::OsString;
@@ -15,15 +11,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use crate::fault::readable;
-use crate::limits::{BATCH_SIZE, LENGTH, SHOTS};
-use crate::spec::{DeviceChoice, Precision, Shard, Sigma, Spectrum, SvdMethod};
-pub use chat::ChatArgs;
-pub use generation::GenerationArgs;
-pub use predict::{AnswerFormat, PredictArgs};
+use crate::spec::request::{
+    ChatRequest, MergeFormat, PredictRequest, ScoreRequest, SubjectSource, TrainRequest, path,
+};
+use crate::spec::values::NOT_NEGATIVE;
+use crate::spec::{DeviceChoice, Sigma, Spectrum, SvdMethod};
 pub use processes::ProcessArgs;
 pub use report::{ReportArgs, StudyFormat};
-pub use subject::SubjectArgs;
-use values::{bytes, path, threads, tolerance};
+use values::{bytes, threads};
 
 /// Fine-tune, score and export language models with very small adapters.
 #[derive(Debug, Parser)]
@@ -73,11 +68,21 @@ pub enum Command {
     /// Train an adapter from a recipe
     Train(TrainArgs),
     /// Score a run, or a base model with or without an adapter
-    Eval(EvalArgs),
+    #[command(after_help = EVAL_EXAMPLES)]
+    Eval {
+        /// The subject, and what it is scored on.
+        #[command(flatten)]
+        request: ScoreRequest,
+        /// The processes that share the examples or prompts.
+        #[command(flatten)]
+        processes: ProcessArgs,
+    },
     /// Answer new rows or texts: labels with probabilities, numbers, or completions
-    Predict(PredictArgs),
+    #[command(after_help = PREDICT_EXAMPLES)]
+    Predict(PredictRequest),
     /// Talk with a language model by its chat template
-    Chat(ChatArgs),
+    #[command(after_help = CHAT_EXAMPLES)]
+    Chat(ChatRequest),
     /// Merge an adapter into its base model, or export it as a plain PEFT LoRA
     Merge(MergeArgs),
     /// Compare runs: tables as papers print them, and a page with plots
@@ -164,30 +169,9 @@ pub struct InitSvdArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = TRAIN_EXAMPLES)]
 pub struct TrainArgs {
-    /// Recipe: a file, a file in `recipes/`, or the name of a built-in recipe [default with `--resume`: the run's]
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
-    pub recipe: Option<String>,
-    /// Override a recipe key; can be repeated
-    #[arg(long, value_name = "KEY.PATH=VALUE")]
-    pub set: Vec<String>,
-    /// Train a run for each value of a key, a folder for each in `--out`: of several keys, for every combination. Also
-    /// the settings of `[sweep]`, such as `halving=2x3`; can be repeated
-    #[arg(long, value_name = "KEY.PATH=V1,V2,...")]
-    pub sweep: Vec<String>,
-    /// Begin with this share of a sweep's runs, such as `3/16`, while other processes begin with theirs in the same
-    /// folder [default in a Slurm array: by its variables]
-    #[arg(long, value_name = "I/N")]
-    pub shard: Option<Shard>,
-    /// Folder of the run [default: `runs/RECIPE`]
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub out: Option<PathBuf>,
-    /// Basis written by `init-svd --out`; short for `--set adapter.basis=DIR`
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub basis: Option<PathBuf>,
-    /// Go on from the newest checkpoint of the run in DIR [default: in `--out`], or start if there is none. `--set`
-    /// may change keys that change no result, such as `train.log_every`, and with a constant schedule prolong it
-    #[arg(long, value_name = "DIR", num_args = 0..=1, value_parser = path())]
-    pub resume: Option<Option<PathBuf>>,
+    /// The run or the sweep.
+    #[command(flatten)]
+    pub request: TrainRequest,
     /// Make every check of the training but those of the base's numbers, print what would be trained and written,
     /// and stop; `config.json` alone, without weights, will do
     #[arg(long)]
@@ -200,63 +184,13 @@ pub struct TrainArgs {
     pub rescale: bool,
 }
 
-/// `loraxs eval`.
-#[derive(Debug, Clone, Default, Args)]
-#[command(after_help = EVAL_EXAMPLES)]
-pub struct EvalArgs {
-    /// The model to score.
-    #[command(flatten)]
-    pub subject: SubjectArgs,
-    /// Data set to score on, by its catalog name; can be repeated [default: the run's]
-    #[arg(long, value_name = "T", required_unless_present = "run")]
-    pub task: Vec<String>,
-    /// Split to score [default: `test` for generation tasks, else the recipe's, else `validation`]
-    #[arg(long, value_name = "SPLIT")]
-    pub split: Option<String>,
-    /// Score only the first N examples; 0 scores all
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub limit: usize,
-    /// Override a recipe key; can be repeated
-    #[arg(long, value_name = "KEY.PATH=VALUE")]
-    pub set: Vec<String>,
-    /// Score the answers in FILE instead of a model's: rows with `index` or `prompt`, and `completion`, in any format
-    /// of data; samples of lm-evaluation-harness; or predictions of an earlier `eval`
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "model", "set", "predict", "shots"], value_parser = path())]
-    pub completions: Option<PathBuf>,
-    /// Write the predictions of a test split as a GLUE submission file
-    #[arg(long)]
-    pub predict: bool,
-    /// Precision to compute in [default: the recipe's, else `fp32`]
-    #[arg(long)]
-    pub precision: Option<Precision>,
-    /// Examples in one forward pass [default: the recipe's]
-    #[arg(long, value_name = "N", value_parser = |text: &str| BATCH_SIZE.read(text, 1))]
-    pub batch_size: Option<usize>,
-    /// Tokens that longer sequences are truncated to [default: the recipe's]
-    #[arg(long, value_name = "N", value_parser = |text: &str| LENGTH.read(text, 1))]
-    pub max_length: Option<usize>,
-    /// Folder to write results and predictions to [default: `eval`; with `--run`, `RUN/eval`, or
-    /// `RUN/eval/SPLIT` for splits other than the recipe's validation split]
-    #[arg(long, value_name = "DIR", value_parser = path())]
-    pub out: Option<PathBuf>,
-    /// Settings of generation tasks.
-    #[command(flatten)]
-    pub generation: GenerationArgs,
-    /// Number of solved examples before each prompt
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Generation", value_parser = |text: &str| SHOTS.read(text, 0))]
-    pub shots: usize,
-    /// The processes that share the examples or prompts.
-    #[command(flatten)]
-    pub processes: ProcessArgs,
-}
-
 /// `loraxs merge`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = MERGE_EXAMPLES)]
 pub struct MergeArgs {
     /// The model to merge.
     #[command(flatten)]
-    pub subject: SubjectArgs,
+    pub subject: SubjectSource,
     /// Folder to write
     #[arg(long, value_name = "DIR", value_parser = path())]
     pub out: PathBuf,
@@ -273,7 +207,7 @@ pub struct MergeArgs {
     /// Largest allowed difference between the logits before and after, relative to the largest logit
     /// [default: 1e-5 in fp32, 2e-2 in fp16, 1e-1 in bf16]; with `--rebase`, of ΔW relative to its norm
     /// [default: 1e-4]
-    #[arg(long, value_name = "X", value_parser = tolerance)]
+    #[arg(long, value_name = "X", value_parser = |text: &str| NOT_NEGATIVE.parse(text))]
     pub tolerance: Option<f64>,
     /// Largest size of a weight file, such as 500MB, 5GB or 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
@@ -287,15 +221,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line
     Json,
-}
-
-/// Output format of `merge`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MergeFormat {
-    /// A Hugging Face checkpoint with the adapter merged into its weights
-    Hf,
-    /// A plain LoRA adapter in PEFT's layout
-    Peft,
 }
 
 /// Data type of stored weights.
@@ -375,6 +300,20 @@ Examples:
   loraxs eval --model ./mistral-merged --task gsm8k --task math
   loraxs eval --completions answers.jsonl --task gsm8k --split test";
 
+const PREDICT_EXAMPLES: &str = "\
+Examples:
+  loraxs predict --run runs/reviews --text 'A fine film.'
+  loraxs predict --run runs/reviews --input new.csv --out answers.csv
+  cat new.txt | loraxs predict --run runs/reviews | jq -r .prediction
+  loraxs predict --model ./qnli-merged --columns question,sentence --input pairs.jsonl
+  loraxs predict --run runs/metamath --text 'What is 3 + 4?' --max-new-tokens 200";
+
+const CHAT_EXAMPLES: &str = "\
+Examples:
+  loraxs chat --run runs/assistant
+  loraxs chat --model HuggingFaceTB/SmolLM2-135M-Instruct --temperature 0.7 --system 'Answer briefly.'
+  printf 'Hello!\\nAnd now?\\n' | loraxs chat --model ./merged   # a message a line; answers go to standard output";
+
 const MERGE_EXAMPLES: &str = "\
 Examples:
   loraxs merge --run runs/qnli --out qnli-merged
@@ -405,7 +344,7 @@ mod tests {
         assert_eq!(cli.global.device, DeviceChoice::Cuda(vec![3]));
         assert_eq!((cli.global.verbose, cli.global.offline, cli.global.threads), (2, true, 0));
         let Command::Train(train) = cli.command else { panic!("not train") };
-        assert_eq!(train.set, ["a.b=1", "c.d=2"]);
+        assert_eq!(train.request.set, ["a.b=1", "c.d=2"]);
     }
 
     #[test]
@@ -442,9 +381,10 @@ mod tests {
     #[test]
     fn resume_takes_the_folder_or_leaves_it_to_out() {
         let resumed = |line: &str| match parse_line(line).unwrap().command {
-            Command::Train(args) => {
-                (args.recipe, args.resume.map(|folder| folder.map(|f| f.display().to_string())))
-            }
+            Command::Train(args) => (
+                args.request.recipe,
+                args.request.resume.map(|folder| folder.map(|f| f.display().to_string())),
+            ),
             other => panic!("{other:?}"),
         };
         assert_eq!(resumed("loraxs train --resume runs/x"), (None, Some(Some("runs/x".into()))));

@@ -8,8 +8,8 @@ mod panics;
 
 use std::fmt;
 
-pub use names::{nearest, short, unknown, which};
-pub use panics::{Reading, contained, in_hand, reading, words};
+pub use names::{beginning, nearest, short, unknown, which};
+pub use panics::{Reading, contained, in_hand, locked, reading, words};
 
 /// The result of everything that can fail.
 pub type Result<T> = anyhow::Result<T>;

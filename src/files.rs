@@ -6,6 +6,7 @@ mod partial;
 pub mod quantised;
 mod stand_in;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
@@ -126,6 +127,19 @@ pub fn checksum(path: &Path) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
+/// Returns the [`checksum`] of each file in a folder by its name.
+/// The error names what cannot be read.
+pub fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            found.insert(entry.file_name().to_string_lossy().into_owned(), checksum(&entry.path())?);
+        }
+    }
+    Ok(found)
+}
+
 /// Reads a whole file, naming it in the error.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
@@ -239,6 +253,29 @@ pub fn is_companion(path: &str) -> bool {
     let code = name.starts_with("tokenization_") && name.ends_with(".py");
     let of_tokenizer = [".model", ".tiktoken"].iter().any(|ending| name.ends_with(ending)) || code;
     name.ends_with(".jinja") || template.is_none() && (of_tokenizer || COMPANIONS.contains(&name))
+}
+
+/// Returns a text as a part of a URL: percent-encoded, except for the unreserved characters of RFC 3986 and those of `also`.
+pub fn url_part(text: impl AsRef<[u8]>, also: &str) -> String {
+    let is_plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || also.as_bytes().contains(byte);
+    let one = |byte: &u8| if is_plain(byte) { char::from(*byte).into() } else { format!("%{byte:02X}") };
+    text.as_ref().iter().map(one).collect()
+}
+
+/// Matches `name` against `pattern`: `?` is one byte, `*` any number within a folder, `**` across folders.
+pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern {
+        [] => name.is_empty(),
+        [b'*', b'*', b'/', rest @ ..] if matches(rest, name) => true,
+        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[]))),
+        [b'*', rest @ ..] => {
+            let reach = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
+            (0..=reach).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[])))
+        }
+        [b'?', rest @ ..] => matches!(name, [first, tail @ ..] if *first != b'/' && matches(rest, tail)),
+        [wanted, rest @ ..] => matches!(name, [first, tail @ ..] if first == wanted && matches(rest, tail)),
+    }
 }
 
 /// Endings of data files, each also before `.gz`.

@@ -4,7 +4,7 @@
 //! [`BasisSpec`] alone: neither the number of threads nor the order of the work changes a bit of it.
 //! `basis_file` keeps it on disk, `witness` recognises it.
 
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapters::rules::Layer;
 use crate::adapters::svd::{self, Factors};
-use crate::fault::{Result, fault, usage};
+use crate::fault::{Result, fault, locked, usage};
 use crate::spec::{Init, Sigma, Spectrum, SvdMethod};
 use crate::torch::tensors::zeros;
 
@@ -303,7 +303,7 @@ fn work<'a>(
 ) {
     tch::set_num_threads(1);
     loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let next = locked(queue).pop();
         let Some((index, (name, _))) = next.and_then(|index| Some((index, weights.layers.get(index)?)))
         else {
             return;

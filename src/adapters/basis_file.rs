@@ -45,10 +45,6 @@ impl Basis {
                 tensors.push((format!("{name}.{suffix}"), tensor));
             }
         }
-        let mut hash = blake3::Hasher::new();
-        for (_, tensor) in &tensors {
-            hash.update(&tensor_file::bytes_of(tensor)?);
-        }
         let energies: Vec<f64> = self.modules.iter().map(|(_, factors)| factors.captured_energy).collect();
         let BasisSpec { rank, init, spectrum, sigma, method, iterations, seed } = &self.spec;
         let mut metadata = vec![
@@ -62,7 +58,7 @@ impl Basis {
             ("iterations", iterations.to_string()),
             ("seed", seed.to_string()),
             ("captured_energy", serde_json::to_string(&energies)?),
-            ("checksum", hash.finalize().to_hex().to_string()),
+            ("checksum", self.checksum()?),
         ];
         let said = metadata.iter().map(|(key, value)| (*key, value.as_str()));
         let header =

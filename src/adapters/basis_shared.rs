@@ -108,7 +108,7 @@ impl Basis {
     }
 
     /// Returns BLAKE3 of all values.
-    fn checksum(&self) -> Result<String> {
+    pub(super) fn checksum(&self) -> Result<String> {
         let mut hash = blake3::Hasher::new();
         for (_, Factors { a, b, s, .. }) in &self.modules {
             for tensor in [a, b, s] {

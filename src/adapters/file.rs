@@ -106,7 +106,7 @@ pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, 
     };
     let entries: Named =
         trained.entries().iter().map(|e| (e.name.clone(), of_run(&e.tensor, e.group))).collect();
-    let tensors = if config.method.is_of_peft() {
+    let mut tensors = if config.method.is_of_peft() {
         let head = trained.entries().iter().filter(|e| e.group == Group::Head).map(|e| e.name.as_str());
         let about = About {
             task_type: &config.task_type,
@@ -117,20 +117,19 @@ pub fn save(folder: &Path, config: &AdapterConfig, trained: &Trained, run: i64, 
         };
         files::write_json(&folder.join(CONFIG), &peft_config::write(&config.method, &about)?)?;
         files::write_json(&folder.join(NOTES), config)?;
-        let mut tensors = untied(config, entries);
-        tensors.extend(kept.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
-        tensors.into_iter().map(|(name, tensor)| (layout::peft_key(&name), tensor)).collect()
+        untied(config, entries)
     } else {
         let mut json = serde_json::to_value(config)?;
         if let Some(object) = json.as_object_mut() {
             object.insert("peft_type".into(), OWN.into());
         }
         files::write_json(&folder.join(CONFIG), &json)?;
-        let mut tensors = stacked(trained, entries);
-        tensors.extend(kept.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
-        tensors
+        stacked(trained, entries)
     };
-    let tensors: Vec<(String, &Tensor)> = tensors.iter().map(|(name, t)| (name.clone(), t)).collect();
+    tensors.extend(kept.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+    if config.method.is_of_peft() {
+        tensors.iter_mut().for_each(|(name, _)| *name = layout::peft_key(name));
+    }
     write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)
 }
 

@@ -37,14 +37,6 @@ keys! {
     }
 }
 
-impl LoraConfig {
-    /// Returns the factor of each run by its α.
-    fn scales(&self, site: &Site) -> Scale {
-        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
-        Scale::new(self.scale(), site.alphas.iter().map(of_run))
-    }
-}
-
 impl Rules for LoraConfig {
     fn name(&self) -> &'static str {
         "lora"
@@ -68,7 +60,8 @@ impl Rules for LoraConfig {
     }
 
     fn build(&self, sites: &[Site], _: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
-        each(sites, |site| Ok(Lora::build(site, self.r, self.scales(site), trained)))
+        let scale = |lora_alpha| Self { lora_alpha, ..*self }.scale();
+        each(sites, |site| Ok(Lora::build(site, self.r, site.scale(self.lora_alpha, scale), trained)))
     }
 
     fn peft(&self, _layers: usize) -> Option<serde_json::Value> {

@@ -45,14 +45,6 @@ keys! {
     }
 }
 
-impl LoraMiniConfig {
-    /// Returns the factor of each run by its α.
-    fn scales(&self, site: &Site) -> Scale {
-        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
-        Scale::new(self.scale(), site.alphas.iter().map(of_run))
-    }
-}
-
 impl Rules for LoraMiniConfig {
     fn name(&self) -> &'static str {
         "lora-mini"
@@ -89,9 +81,11 @@ impl Rules for LoraMiniConfig {
     }
 
     fn build(&self, sites: &[Site], frozen: &Frozen, _: Start, trained: &mut Trained) -> Result<Built> {
+        let Self { rank_a, rank_b, r, lora_alpha } = *self;
+        let scale = |lora_alpha| Self { lora_alpha, ..*self }.scale();
         each(sites, |site| {
-            let factors = frozen.factors(site, self.rank_a.max(self.rank_b))?;
-            Ok(LoraMini::build(site, factors, [self.rank_a, self.rank_b, self.r], self.scales(site), trained))
+            let factors = frozen.factors(site, rank_a.max(rank_b))?;
+            Ok(LoraMini::build(site, factors, [rank_a, rank_b, r], site.scale(lora_alpha, scale), trained))
         })
     }
 

@@ -42,14 +42,6 @@ keys! {
     }
 }
 
-impl LoraXsConfig {
-    /// Returns the factor of each run by its α.
-    fn scales(&self, site: &Site) -> Scale {
-        let of_run = |&lora_alpha: &f64| Self { lora_alpha, ..*self }.scale();
-        Scale::new(self.scale(), site.alphas.iter().map(of_run))
-    }
-}
-
 impl Rules for LoraXsConfig {
     fn name(&self) -> &'static str {
         "lora-xs"
@@ -88,9 +80,10 @@ impl Rules for LoraXsConfig {
         let mut in_model: Vec<&Site> = sites.iter().collect();
         in_model.sort_by_key(|site| site.place);
         let drawn: Vec<Tensor> = in_model.iter().map(|site| cores.next(site.shape)).collect();
+        let scale = |lora_alpha| Self { lora_alpha, ..*self }.scale();
         each(sites, |site| {
             let (factors, core) = (frozen.factors(site, r)?, &drawn[site.place]);
-            Ok(LoraXs::build(site, factors, self.scales(site), core, trained))
+            Ok(LoraXs::build(site, factors, site.scale(self.lora_alpha, scale), core, trained))
         })
     }
 

@@ -65,12 +65,6 @@ pub trait Adapter: std::fmt::Debug {
 pub struct Scale(Vec<f64>);
 
 impl Scale {
-    /// Creates one factor for each run or, without any, `common` for all.
-    fn new(common: f64, each: impl Iterator<Item = f64>) -> Self {
-        let each: Vec<f64> = each.collect();
-        Self(if each.is_empty() { vec![common] } else { each })
-    }
-
     /// Returns the factor of run `run`.
     fn of(&self, run: i64) -> f64 {
         let run = usize::try_from(run).unwrap_or(0);
@@ -132,6 +126,12 @@ pub struct Site<'a> {
 }
 
 impl Site<'_> {
+    /// Returns the factor `of` each run's α; without any, `of` the α that is common to all.
+    fn scale(&self, common: f64, of: impl Fn(f64) -> f64) -> Scale {
+        let alphas = if self.alphas.is_empty() { &[common] } else { self.alphas };
+        Scale(alphas.iter().copied().map(of).collect())
+    }
+
     /// Moves a frozen factor to the device and kind that the layer computes in.
     fn place(&self, factor: &Tensor) -> Tensor {
         factor.to_device(self.device).to_kind(self.kind).contiguous()

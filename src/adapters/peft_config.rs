@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Method;
@@ -83,9 +84,9 @@ pub fn write(method: &Method, about: &About) -> Result<Map<String, Value>> {
 /// # Errors
 /// Names the settings that cannot be represented here.
 pub fn read(config: &Json) -> Result<Method> {
-    let kind = config.get("peft_type").and_then(Value::as_str).unwrap_or("none");
-    let Some(keys) = KEYS.iter().find(|keys| keys.0 == kind) else {
-        return Err(refused("peft_type", &format!("`{kind}`"))
+    let stated = config.get("peft_type").and_then(Value::as_str).unwrap_or("none");
+    let Ok(kind) = serde_json::from_value(json!(stated)) else {
+        return Err(refused("peft_type", &format!("`{stated}`"))
             .hint("supported PEFT adapters are `LORA`, `VERA` and `TINYLORA`")
             .into());
     };
@@ -120,20 +121,20 @@ pub fn read(config: &Json) -> Result<Method> {
         None => Ok(default),
         Some(value) => value.as_bool().ok_or_else(|| wrong(key, value, "true or false")),
     };
-    let r = positive("r", keys.1)?;
     Ok(match kind {
-        "LORA" => {
-            let (lora_alpha, use_rslora) = (number("lora_alpha", 8.0)?, flag("use_rslora", false)?);
-            Method::Lora(LoraConfig { r, lora_alpha, use_rslora })
-        }
-        "VERA" => Method::Vera(VeraConfig {
-            r,
+        PeftType::Lora => Method::Lora(LoraConfig {
+            r: positive("r", 8)?,
+            lora_alpha: number("lora_alpha", 8.0)?,
+            use_rslora: flag("use_rslora", false)?,
+        }),
+        PeftType::Vera => Method::Vera(VeraConfig {
+            r: positive("r", 256)?,
             d_initial: number("d_initial", 0.1)?,
             projection_prng_key: whole("projection_prng_key", 0)?.unsigned_abs(),
             save_projection: flag("save_projection", true)?,
         }),
-        _ => Method::TinyLora(TinyLoraConfig {
-            r,
+        PeftType::TinyLora => Method::TinyLora(TinyLoraConfig {
+            r: positive("r", 2)?,
             u: positive("u", 64)?,
             untied: 1.0 - number("weight_tying", 0.0)?.clamp(0.0, 1.0),
             tying: Tying::Depth,
@@ -142,8 +143,14 @@ pub fn read(config: &Json) -> Result<Method> {
     })
 }
 
-/// Types that can be read, with PEFT's default rank.
-const KEYS: [(&str, i64); 3] = [("LORA", 8), ("VERA", 256), ("TINYLORA", 2)];
+/// Types of adapter that can be read.
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum PeftType {
+    Lora,
+    Vera,
+    TinyLora,
+}
 
 fn refused(key: &str, value: &str) -> Fault {
     fault(format!("the adapter has `{key}` {value}, which is not supported"))

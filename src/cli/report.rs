@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::values::path;
+use crate::spec::request::path;
 
 /// `loraxs report`.
 #[derive(Debug, Clone, Args)]

@@ -1,8 +1,5 @@
 //! Parsers of option values.
 
-use std::path::PathBuf;
-
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, Command};
 
 /// Value names of options that take numbers.
@@ -22,27 +19,12 @@ pub(super) fn with_negative_numbers(command: Command) -> Command {
     command.mut_args(of_number).mut_subcommands(with_negative_numbers)
 }
 
-/// Returns a parser of UTF-8 paths: recipes, results and adapters are text and name them.
-pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
-    OsStringValueParser::new().try_map(|text| match text.into_string() {
-        Ok(text) if text.is_empty() => Err("expected a path"),
-        Ok(text) => Ok(PathBuf::from(text)),
-        Err(_) => Err("expected a path in UTF-8: recipes and results must be able to name it"),
-    })
-}
-
 /// Reads a number of threads; the limit keeps a slip of the finger from bringing the machine to a halt.
 pub(super) fn threads(text: &str) -> std::result::Result<usize, String> {
     text.parse()
         .ok()
         .filter(|number| *number <= 1024)
         .ok_or("expected a whole number from 0 to 1024".to_owned())
-}
-
-/// Reads the largest accepted difference between two results.
-pub(super) fn tolerance(text: &str) -> std::result::Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
 }
 
 /// Reads a size in bytes; KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.

@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::{environment, rebase};
 use crate::adapters::Trained;
-use crate::cli::{Dtype, Global, MergeArgs, MergeFormat};
+use crate::cli::{Dtype, Global, MergeArgs};
 use crate::export::{AdaptedModel, hf, peft, probe, relative_difference};
 use crate::fault::{Result, fault, usage};
 use crate::files;
@@ -13,6 +13,7 @@ use crate::report::say;
 use crate::session::environment::Environment;
 use crate::session::next::after_merge;
 use crate::session::subject::Subject;
+use crate::spec::request::MergeFormat;
 
 /// Merges, checks the logits on a probe batch, and only then puts the folder in its place.
 /// Fails when there is nothing to merge, a file cannot be written, or the logits differ by more than the
@@ -48,7 +49,7 @@ pub fn run(global: &Global, args: &MergeArgs) -> Result<()> {
             ));
         }
     }
-    say(&after_merge(args, &subject, head));
+    say(&after_merge((&args.out, args.format), &subject, head));
     Ok(())
 }
 

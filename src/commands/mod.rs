@@ -17,12 +17,13 @@ mod train;
 use std::any::Any;
 use std::path::Path;
 
-use crate::cli::{Cli, Command, Global, LogFormat, SubjectArgs};
+use crate::cli::{Cli, Command, Global, LogFormat};
 use crate::fault::{Result, exit_code, fault, in_hand, reading, words};
 use crate::report::{init_logging, report_error};
 use crate::session::environment::Environment;
 use crate::session::run_folder::DATASETS;
 use crate::session::{launch, rendezvous};
+use crate::spec::request::SubjectSource;
 use crate::torch;
 use crate::torch::world::World;
 use crate::train::{Ending, interrupt};
@@ -104,9 +105,9 @@ fn work(cli: &Cli) -> Result<Outcome> {
     match &cli.command {
         Command::InitSvd(args) => init_svd::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Train(args) => train::run(&cli.global, args),
-        Command::Eval(args) => eval::run(&cli.global, args),
-        Command::Predict(args) => predict::run(&cli.global, args),
-        Command::Chat(args) => chat::run(&cli.global, args),
+        Command::Eval { request, .. } => eval::run(&cli.global, request),
+        Command::Predict(request) => predict::run(&cli.global, request),
+        Command::Chat(request) => chat::run(&cli.global, request),
         Command::Merge(args) => merge::run(&cli.global, args).map(|()| Outcome::Done),
         Command::Report(args) => report::run(args),
         Command::Recipe(args) => recipe::run(args).map(|()| Outcome::Done),
@@ -119,16 +120,16 @@ fn work(cli: &Cli) -> Result<Outcome> {
 fn opened(command: &Command) -> Option<&Path> {
     match command {
         Command::InitSvd(args) => Some(Path::new(&args.model)),
-        Command::Train(args) => args.recipe.as_deref().map(Path::new),
-        Command::Eval(args) => of_subject(&args.subject),
-        Command::Predict(args) => of_subject(&args.subject),
-        Command::Chat(args) => of_subject(&args.subject),
+        Command::Train(args) => args.request.recipe.as_deref().map(Path::new),
+        Command::Eval { request, .. } => of_subject(&request.subject),
+        Command::Predict(request) => of_subject(&request.subject),
+        Command::Chat(request) => of_subject(&request.subject),
         Command::Merge(args) => of_subject(&args.subject),
         Command::Report(_) | Command::Recipe(_) | Command::Doctor(_) | Command::Completions { .. } => None,
     }
 }
 
-fn of_subject(subject: &SubjectArgs) -> Option<&Path> {
+fn of_subject(subject: &SubjectSource) -> Option<&Path> {
     subject.run.as_deref().or(subject.model.as_deref().map(Path::new))
 }
 

@@ -40,7 +40,7 @@ fn shared(command: &Command) -> Option<(&'static str, &ProcessArgs)> {
     match command {
         Command::Train(args) if !args.dry_run => Some(("train", &args.processes)),
         // Answers made elsewhere are only read.
-        Command::Eval(args) if args.completions.is_none() => Some(("eval", &args.processes)),
+        Command::Eval { request, processes } if request.completions.is_none() => Some(("eval", processes)),
         Command::InitSvd(args) => Some(("init-svd", &args.processes)),
         _ => None,
     }

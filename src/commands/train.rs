@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::{Outcome, environment, sweep};
-use crate::cli::{EvalArgs, Global, SubjectArgs, TrainArgs};
+use crate::cli::{Global, TrainArgs};
 use crate::fault::Result;
 use crate::recipe::Recipe;
 use crate::report::say;
@@ -22,6 +22,7 @@ use crate::session::score::{has_scores, score};
 use crate::session::subject::Subject;
 use crate::session::sweep::asked_sweep;
 use crate::session::training::Training;
+use crate::spec::request::{ScoreRequest, SubjectSource};
 use crate::torch::world::World;
 use crate::train::{Ending, RunEnd, interrupt};
 
@@ -30,13 +31,13 @@ use crate::train::{Ending, RunEnd, interrupt};
 pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
     let start = Instant::now();
     let world = &World::current();
-    let sweep = world.agreed(asked_sweep(args))?;
+    let sweep = world.agreed(asked_sweep(&args.request))?;
     agree_on_sweep(world, sweep.as_ref().map(|asked| &asked.sweep))?;
     if let Some(asked) = sweep {
         return sweep::run(global, &asked, args.dry_run);
     }
-    let (recipe, out) = asked_by_all(world, args)?;
-    let resume = args.resume.is_some();
+    let (recipe, out) = asked_by_all(world, &args.request)?;
+    let resume = args.request.resume.is_some();
     let check = || {
         let is_done = resume && is_done(&out, recipe.clone())?;
         if is_done { refuse_half_done(&out) } else { refuse_used(&out, resume) }.map(|()| is_done)
@@ -46,7 +47,7 @@ pub fn run(global: &Global, args: &TrainArgs) -> Result<Outcome> {
         let tasks = if args.dry_run { &[] } else { recipe.eval.tasks.as_slice() };
         return score_tasks(tasks, &out, || {
             let place = environment(global, Some(&out))?;
-            let run = SubjectArgs { run: Some(out.clone()), ..SubjectArgs::default() };
+            let run = SubjectSource { run: Some(out.clone()), ..SubjectSource::default() };
             let subject = Subject::open(&place, &run, &[])?;
             Ok((place, subject))
         });
@@ -114,7 +115,7 @@ fn score_tasks(
         say(&format!("interrupted: score the recipe's tasks with `eval --run {}`", out.display()));
         return Ok(Outcome::Interrupted);
     }
-    let request = EvalArgs { task: tasks.to_vec(), ..EvalArgs::default() };
+    let request = ScoreRequest { task: tasks.to_vec(), ..ScoreRequest::default() };
     // The folder may lie on the host of the first process alone.
     if !world.gather(out.join(ADAPTER).is_dir())?.contains(&false) {
         let (place, subject) = open()?;

@@ -14,7 +14,7 @@ use arrow_ipc::reader::StreamReader;
 use arrow_schema::DataType;
 use serde_json::Value;
 
-use super::json::Source;
+use super::json::{Source, source};
 use super::odd;
 use super::row::{Body, Columns, Raw};
 use crate::fault::{Fault, Result, contained, fault};
@@ -29,8 +29,8 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Source, Vec<String>, Opti
     let schema = reader.schema();
     let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
     let features = schema.metadata().get("huggingface").cloned();
-    let rows = Batches { path: path.to_owned(), reader, batch: None, at: 0, number: 0, is_done: false };
-    Ok((Box::new(rows), columns, features))
+    let mut rows = Batches { path: path.to_owned(), reader, batch: None, at: 0, number: 0 };
+    Ok((source(move || rows.read()), columns, features))
 }
 
 fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Fault {
@@ -46,7 +46,6 @@ struct Batches {
     /// Row of the batch.
     at: usize,
     number: usize,
-    is_done: bool,
 }
 
 impl Batches {
@@ -60,19 +59,6 @@ impl Batches {
         let row = contained(&self.path, || columns(batch, self.at))?;
         (self.at, self.number) = (self.at + 1, self.number + 1);
         Ok(Some(Raw::new(self.number, row.values().map(odd::size).sum(), Body::Read(Ok(row)))))
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<Raw>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let row = self.read().transpose();
-        self.is_done = !matches!(row, Some(Ok(_)));
-        row
     }
 }
 

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 
 use super::task::Task;
 use crate::fault::{Result, fault, usage, which};
+use crate::files::matches;
 
 /// One entry of the catalog, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -130,14 +131,4 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// Returns true if `name` matches `pattern`, where `*` is any run of bytes and `?` any one byte.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=name.len()).any(|i| name.get(i..).is_some_and(|n| matches(rest, n))),
-        (Some((p, rest)), Some((n, names))) => (*p == b'?' || p == n) && matches(rest, names),
-        _ => false,
-    }
 }

@@ -24,6 +24,16 @@ const MOST_NAMES: usize = 256;
 /// Rows as they are in the file.
 pub(super) type Source = Box<dyn Iterator<Item = Result<Raw>>>;
 
+/// Returns the rows that `read` finds one after another, up to the first error.
+pub(super) fn source(mut read: impl FnMut() -> Result<Option<Raw>> + 'static) -> Source {
+    let mut is_done = false;
+    Box::new(std::iter::from_fn(move || {
+        let row = if is_done { None } else { read().transpose() };
+        is_done = !matches!(row, Some(Ok(_)));
+        row
+    }))
+}
+
 /// Contents of a `.json` file.
 pub(super) struct Document {
     /// Unit that the numbers of rows count.
@@ -79,11 +89,8 @@ pub(super) fn document(path: &Path, is_packed: bool, wanted: &Wanted<'_>) -> Res
 }
 
 fn values(scan: Scan, list: List) -> Document {
-    Document {
-        unit: "row",
-        rows: Box::new(Values { scan, list, number: 0, is_done: false }),
-        lists: Vec::new(),
-    }
+    let mut values = Values { scan, list, number: 0 };
+    Document { unit: "row", rows: source(move || values.read()), lists: Vec::new() }
 }
 
 /// Outline of the first object of a file.
@@ -198,7 +205,6 @@ struct Values {
     scan: Scan,
     list: List,
     number: usize,
-    is_done: bool,
 }
 
 impl Values {
@@ -217,19 +223,6 @@ impl Values {
         let json = self.scan.text.utf8(line, bytes)?;
         self.number += 1;
         Ok(Some(Raw::new(self.number, json.len(), Body::Json(json, true))))
-    }
-}
-
-impl Iterator for Values {
-    type Item = Result<Raw>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let row = self.read().transpose();
-        self.is_done = !matches!(row, Some(Ok(_)));
-        row
     }
 }
 

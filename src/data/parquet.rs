@@ -13,7 +13,7 @@ use parquet::record::{Field, Row as Record};
 use parquet::schema::types::Type;
 use serde_json::Value;
 
-use super::json::Source;
+use super::json::{Source, source};
 use super::odd;
 use super::row::{Body, Columns, Raw};
 use crate::fault::{Fault, Result, contained, fault};
@@ -32,8 +32,8 @@ pub(super) fn open(path: &Path, file: File) -> Result<(Source, Vec<String>, Opti
     let features = said.and_then(|pair| pair.value.clone());
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
     let records = contained(path, || RowIter::from_file_into(Box::new(reader)))?;
-    let rows = Records { path: path.to_owned(), records, schema, number: 0, is_done: false };
-    Ok((Box::new(rows), columns, features))
+    let mut rows = Records { path: path.to_owned(), records, schema, number: 0 };
+    Ok((source(move || rows.read()), columns, features))
 }
 
 fn broken(path: &Path, reason: &dyn std::fmt::Display) -> Fault {
@@ -76,31 +76,18 @@ struct Records {
     records: RowIter<'static>,
     schema: std::sync::Arc<Type>,
     number: usize,
-    is_done: bool,
 }
 
-impl Iterator for Records {
-    type Item = Result<Raw>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
+impl Records {
+    fn read(&mut self) -> Result<Option<Raw>> {
         let next = contained(&self.path, || {
-            self.records.next().map(|record| record.map(|r| columns(&r, &self.schema)))
-        });
-        let row = match next {
-            Ok(None) => None,
-            Ok(Some(Ok(columns))) => {
-                self.number += 1;
-                let size = columns.values().map(odd::size).sum();
-                Some(Ok(Raw::new(self.number, size, Body::Read(Ok(columns)))))
-            }
-            Ok(Some(Err(error))) => Some(Err(broken(&self.path, &error).into())),
-            Err(fault) => Some(Err(fault.into())),
-        };
-        self.is_done = !matches!(row, Some(Ok(_)));
-        row
+            let next = self.records.next().transpose();
+            next.map(|record| record.map(|record| columns(&record, &self.schema)))
+        })?;
+        let Some(columns) = next.map_err(|error| broken(&self.path, &error))? else { return Ok(None) };
+        self.number += 1;
+        let size = columns.values().map(odd::size).sum();
+        Ok(Some(Raw::new(self.number, size, Body::Read(Ok(columns)))))
     }
 }
 

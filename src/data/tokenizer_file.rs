@@ -11,18 +11,13 @@ use tokenizers::{
     PreTokenizerWrapper, Tokenizer, TruncationParams,
 };
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, words};
 use crate::files::{self, check_start};
 
 /// Calls the library and turns a panic, which some files cause, into an ordinary error.
 pub(super) fn guarded<T>(body: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(payload) => {
-            let owned = payload.downcast_ref::<String>().map(String::as_str);
-            Err(owned.or(payload.downcast_ref::<&str>().copied()).unwrap_or("it cannot be used").to_owned())
-        }
-    }
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    outcome.map_err(|payload| words(payload.as_ref()).to_owned())?.map_err(|error| error.to_string())
 }
 
 /// Wraps an error or panic message of the library.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::answer_file::AnswerFile;
 use super::generation::{AnswerRecord, Answered, PromptSet};
 use crate::data::prompts::Prompt;
 use crate::data::tokenize::Tokenizer;
-use crate::fault::Result;
+use crate::fault::{Result, locked};
 use crate::generate::{Engine, GenerationSettings, PromptShare};
 use crate::models::CausalLm;
 use crate::torch::world::World;
@@ -186,10 +186,6 @@ impl<'a> Deal<'a> {
         }
         Ok(())
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the pieces in which `count` prompts are taken: ever smaller ones, so that no process has many when the others have none.

@@ -57,7 +57,7 @@ impl BatchLayout {
             }
         };
         let (mut count, mut owner) = (0, 0);
-        for ((run, examples), places) in (0..).zip(runs).zip(tokens.places().iter()) {
+        for ((run, examples), places) in (0..).zip(runs).zip(tokens.places.iter()) {
             for (example, place) in examples.iter().zip(places) {
                 for at in target_places(example) {
                     push([(place.start + at) as i64 - 1, i64::from(example.ids[at]), owner, run]);
@@ -189,7 +189,7 @@ pub fn evaluate(
 /// Returns each example's summed loss.
 fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64>> {
     no_grad(|| {
-        let mut runs = vec![Vec::new(); model.runs()];
+        let mut runs = vec![Vec::new(); model.runs];
         runs[run] = examples.to_vec();
         let layout = BatchLayout::new(&runs, Fill::None);
         let batch = layout.over(&Tensor::from_slice(&layout.table()).to_device(model.device()));

@@ -207,7 +207,7 @@ pub fn logits(
 
 /// Returns the logits of each example, with a head for tokens those of the first token of each word.
 fn batch_logits(model: &Classifier, run: usize, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
-    let mut runs = vec![Vec::new(); model.runs()];
+    let mut runs = vec![Vec::new(); model.runs];
     runs[run] = examples.iter().map(|example| sequence(example)).collect();
     let batch = Packed::new(&runs, model.config.position_rule, model.device());
     let pass = Pass::evaluation().over(&batch);

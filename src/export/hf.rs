@@ -151,9 +151,7 @@ fn write_shards(
             .filter_map(|name| entries.get(*name).map(|entry| (name, entry)))
             .map(|(name, entry)| Ok(((*name).clone(), entry.compute(source)?)))
             .collect::<Result<_>>()?;
-        let views: Vec<(String, &Tensor)> =
-            computed.iter().map(|(name, value)| (name.clone(), value)).collect();
-        tensor_file::write(&folder.join(file), &metadata, &views)
+        tensor_file::write(&folder.join(file), &metadata, &computed)
     };
     if let [only] = shards.as_slice() {
         return write("model.safetensors", only);

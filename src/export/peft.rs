@@ -58,8 +58,7 @@ pub fn write(folder: &Path, source: &AdaptedModel, adapter: &AdapterConfig, kind
     }
     tensors.extend(head.into_iter().map(|(name, tensor)| (layout::peft_key(&name), tensor)));
     tensors.iter_mut().for_each(|(_, tensor)| *tensor = tensor.to_kind(kind));
-    let views: Vec<(String, &Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-    tensor_file::write(&folder.join(WEIGHTS), &[("format", "pt".into())], &views)?;
+    tensor_file::write(&folder.join(WEIGHTS), &[("format", "pt".into())], &tensors)?;
     difference(&folder.join(WEIGHTS), source, &plain)
 }
 

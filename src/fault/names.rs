@@ -54,7 +54,12 @@ pub fn which<'a>(what: &str, wanted: &str, known: impl Iterator<Item = &'a str> 
 
 /// Returns at most the first 80 characters of a text quoted in a message.
 pub fn short(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(80) {
+    beginning(text, 80)
+}
+
+/// Returns at most the first `most` characters of a text, and `…` if there are more.
+pub fn beginning(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),
     }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Fault, fault};
 
@@ -39,6 +40,11 @@ impl Drop for Reading {
 /// Returns the file being read now, or when this thread panicked.
 pub fn in_hand() -> Option<PathBuf> {
     READ.with_borrow(|read| read.last().cloned())
+}
+
+/// Locks a mutex, also after a thread that held it panicked.
+pub fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the message of a panic.

@@ -4,10 +4,10 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use super::cannot_write;
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, locked};
 
 struct Folder {
     /// Every write below this path checks that the folder is still the same.
@@ -18,10 +18,6 @@ struct Folder {
 }
 
 static HELD: Mutex<Vec<Folder>> = Mutex::new(Vec::new());
-
-fn held() -> MutexGuard<'static, Vec<Folder>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Guard: the folder must stay in place while this lives.
 #[derive(Debug)]
@@ -35,7 +31,7 @@ pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
         File::open(path)
     };
     let opened = open().map_err(|error| cannot_write(shown, &error))?;
-    held().push(Folder { path: path.to_owned(), shown: shown.to_owned(), opened });
+    locked(&HELD).push(Folder { path: path.to_owned(), shown: shown.to_owned(), opened });
     Ok(Held(path.to_owned()))
 }
 
@@ -43,7 +39,7 @@ pub fn hold(path: &Path, shown: &Path) -> Result<Held> {
 /// no folder.
 /// Fails as [`hold`].
 pub fn hold_for_good(path: &Path) -> Result<()> {
-    if !held().iter().any(|folder| folder.path == path) {
+    if !locked(&HELD).iter().any(|folder| folder.path == path) {
         std::mem::forget(hold(path, path)?);
     }
     Ok(())
@@ -51,7 +47,7 @@ pub fn hold_for_good(path: &Path) -> Result<()> {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut held = held();
+        let mut held = locked(&HELD);
         if let Some(place) = held.iter().rposition(|folder| folder.path == self.0) {
             held.remove(place);
         }
@@ -62,7 +58,7 @@ impl Drop for Held {
 /// The error names the one that was removed or moved.
 pub fn check(path: &Path) -> Result<()> {
     let gone = |folder: &&Folder| path.starts_with(&folder.path) && !is_at(&folder.opened, &folder.path);
-    match held().iter().find(gone) {
+    match locked(&HELD).iter().find(gone) {
         None => Ok(()),
         Some(folder) => {
             Err(fault(format!("`{}` was removed or moved while being written", folder.shown.display()))

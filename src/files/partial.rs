@@ -8,9 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::held::is_at;
+use crate::fault::locked;
 
 /// Prefix of temporary names.
 const PREFIX: &str = ".partial-loraxs-";
@@ -26,11 +27,7 @@ static BUSY: Mutex<()> = Mutex::new(());
 
 /// Delays interruptions until the guard is dropped; for short steps that would leave a mess.
 pub fn uninterrupted() -> MutexGuard<'static, ()> {
-    BUSY.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn locked(paths: &Mutex<BTreeSet<PathBuf>>) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-    paths.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&BUSY)
 }
 
 /// A temporary file or folder, removed if dropped before it gets its name.

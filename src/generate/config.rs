@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{BeamSearch, EarlyStopping, Penalties};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, beginning, fault};
 use crate::files;
 
 /// Treatment of a setting.
@@ -138,7 +138,7 @@ impl Asked {
     pub fn remarks(&self, decided: impl Fn(&str, &Value) -> bool) -> Vec<String> {
         let names = |list: &[(String, Value)]| {
             let open = list.iter().filter(|(key, value)| !decided(key, value));
-            open.map(|(key, value)| format!("`{key}` {}", shortened(&value.to_string())))
+            open.map(|(key, value)| format!("`{key}` {}", beginning(&value.to_string(), 40)))
                 .collect::<Vec<_>>()
                 .join(", ")
         };
@@ -160,13 +160,6 @@ fn does_nothing(key: &str, value: &Value) -> bool {
     let mut idle =
         of.flat_map(|(_, values)| serde_json::Deserializer::from_str(values).into_iter::<Value>().flatten());
     idle.any(|idle| idle == *value || (value.is_number() && idle.as_f64() == value.as_f64()))
-}
-
-fn shortened(value: &str) -> String {
-    match value.char_indices().nth(40) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
 }
 
 /// Reads settings one by one.
@@ -227,7 +220,7 @@ impl Reader<'_> {
 
     fn wrong(&self, key: &str, expected: &str, found: &str) -> anyhow::Error {
         let place = self.path.display();
-        fault(format!("`{place}`: `{key}`: expected {expected}, found `{}`", shortened(found)))
+        fault(format!("`{place}`: `{key}`: expected {expected}, found `{}`", beginning(found, 40)))
             .hint("correct it, or remove it from the file")
             .into()
     }

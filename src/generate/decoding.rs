@@ -46,7 +46,7 @@ struct Recorded {
 impl<'a> Decoding<'a> {
     /// Decodes from the first `slots` rows of the cache.
     pub fn new(model: &'a CausalLm, cache: Cache, slots: usize) -> Self {
-        let one_device = !model.placement().is_divided();
+        let one_device = !model.placement.is_divided();
         let records = one_device && graph::records(model.device()) && model.decodes_in_one_kernel();
         Self { model, cache, slots, taken: BTreeMap::new(), recorded: BTreeMap::new(), records }
     }

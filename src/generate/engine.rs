@@ -17,6 +17,7 @@ use super::{GenerationSettings, OnDone, OnNews, SamplingParams};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
+use crate::models::decoder::causal::MOST_PACKED_BYTES;
 
 /// Default maximum of slots: more of them make a pass longer, for little gain in speed.
 pub const MOST_SLOTS: usize = 256;
@@ -149,7 +150,7 @@ impl<'a> Engine<'a> {
     /// Returns the number of threads that continue separate prompts. The passes of a model that fits a CPU's
     /// caches are so short that threads inside them mostly wait for each other.
     fn workers(&self) -> usize {
-        if self.model.device().is_cuda() || !self.model.is_small() {
+        if self.model.device().is_cuda() || self.model.bytes() > MOST_PACKED_BYTES {
             return 1;
         }
         usize::try_from(tch::get_num_threads()).unwrap_or(1)

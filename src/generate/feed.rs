@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use crate::fault::Result;
+use crate::fault::{Result, locked};
 
 /// Prompts that a thread may hold beyond the one with the fewest: all have work where there is some.
 const AHEAD: usize = 4;
@@ -50,10 +50,6 @@ struct Dealt {
     loads: Vec<usize>,
     /// Prompts to be dealt again.
     again: Vec<(usize, Vec<u32>)>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<'f, 'p> Feed<'f, 'p> {

@@ -20,7 +20,7 @@ pub fn rooms(model: &CausalLm) -> Vec<(usize, usize)> {
     let each = shape.bytes_per_token() / shape.layers.max(1);
     let of =
         |(device, layers): (_, Range<usize>)| (each * layers.len(), free_bytes(device).unwrap_or(usize::MAX));
-    model.placement().ranges(shape.layers).into_iter().map(of).collect()
+    model.placement.ranges(shape.layers).into_iter().map(of).collect()
 }
 
 /// Returns what `body` returns, or `None` if the device ran out of memory.

@@ -67,7 +67,7 @@ impl<'a> Slots<'a> {
     /// # Errors
     /// When the device has no memory for it.
     pub fn new(model: &'a CausalLm, Limits { slots, tokens }: Limits) -> Result<Self> {
-        let layer = |layer| model.placement().layer(layer);
+        let layer = |layer| model.placement.layer(layer);
         let cache = Cache::new(shape(model), i64::try_from(slots + 1)?, i64::try_from(tokens)?, layer)?;
         let decoding = Decoding::new(model, cache, slots);
         Ok(Self { model, decoding, count: slots, running: Vec::new(), ahead: None, shared: Vec::new() })

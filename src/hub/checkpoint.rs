@@ -32,7 +32,7 @@ pub(super) fn check_folder(folder: &Path, name: &str) -> Result<()> {
 }
 
 /// Returns true for a folder with `config.json` and no file of weights, of any program.
-pub(super) fn is_without_weights(folder: &Path) -> bool {
+pub fn is_without_weights(folder: &Path) -> bool {
     let names: BTreeSet<String> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()

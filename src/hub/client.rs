@@ -9,6 +9,7 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 
 use crate::fault::fault;
+use crate::files::url_part;
 
 /// Number of attempts at a request before the hub counts as unreachable.
 const ATTEMPTS: u32 = 3;
@@ -103,7 +104,7 @@ impl Client {
             RepoType::Dataset => "datasets",
             RepoType::Space => "spaces",
         };
-        let revision = encode(target.repo.revision(), false);
+        let revision = url_part(target.repo.revision(), "");
         let url = format!("{}/api/{folder}/{}/revision/{revision}", self.endpoint, target.id);
         patiently(|| {
             let mut answer = self.get(&url, 0)?;
@@ -127,7 +128,7 @@ impl Client {
     }
 
     fn open_at(&self, target: &Target, revision: &str, file: &str, start: u64) -> Attempt<Answer> {
-        let (repo, revision, path) = (target.repo.url(), encode(revision, false), encode(file, true));
+        let (repo, revision, path) = (target.repo.url(), url_part(revision, ""), url_part(file, "/"));
         let answer = self.get(&format!("{}/{repo}/resolve/{revision}/{path}", self.endpoint), start)?;
         self.check_status(&answer, target, Some(file))?;
         Ok(answer)
@@ -274,19 +275,6 @@ fn redirected(url: &str, location: &str) -> Option<String> {
     Some(format!("{folder}/{location}"))
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986, and `/` if `slashes` is set.
-fn encode(text: &str, slashes: bool) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (slashes && byte == b'/') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_is_not_plain_in_an_address_is_encoded() {
-        assert_eq!(encode("refs/pr/1", false), "refs%2Fpr%2F1");
-        assert_eq!(encode("a b/c#d?.json", true), "a%20b/c%23d%3F.json");
+        assert_eq!(url_part("refs/pr/1", ""), "refs%2Fpr%2F1");
+        assert_eq!(url_part("a b/c#d?.json", "/"), "a%20b/c%23d%3F.json");
     }
 }

@@ -1,4 +1,4 @@
-//! Names of repositories, revisions and files, and file patterns.
+//! Names of repositories, revisions and files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -99,21 +99,6 @@ pub(super) fn check_file_name(name: &str) -> Result<()> {
     .into())
 }
 
-/// Matches `name` against `pattern`: `?` is one byte, `*` any number within a folder, `**` across folders.
-pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match pattern {
-        [] => name.is_empty(),
-        [b'*', b'*', b'/', rest @ ..] if matches(rest, name) => true,
-        [b'*', b'*', rest @ ..] => (0..=name.len()).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[]))),
-        [b'*', rest @ ..] => {
-            let reach = name.iter().position(|byte| *byte == b'/').unwrap_or(name.len());
-            (0..=reach).any(|cut| matches(rest, name.get(cut..).unwrap_or(&[])))
-        }
-        [b'?', rest @ ..] => matches!(name, [first, tail @ ..] if *first != b'/' && matches(rest, tail)),
-        [wanted, rest @ ..] => matches!(name, [first, tail @ ..] if first == wanted && matches(rest, tail)),
-    }
-}
-
 /// Rejects a set of files such as `train-00000-of-00002.parquet` with missing parts.
 pub(super) fn check_parts(names: &[String]) -> Result<()> {
     let mut groups: BTreeMap<(&str, u32), u32> = BTreeMap::new();
@@ -160,7 +145,7 @@ mod tests {
     }
 
     fn glob(pattern: &str, name: &str) -> bool {
-        matches(pattern.as_bytes(), name.as_bytes())
+        crate::files::matches(pattern.as_bytes(), name.as_bytes())
     }
 
     #[test]

@@ -12,14 +12,15 @@ mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::Context as _;
 use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
 
-use crate::fault::{Result, fault, hint_of, nearest};
+use crate::fault::{Result, fault, hint_of, locked, nearest};
 use crate::files;
+pub use checkpoint::is_without_weights;
 use client::{Client, Failure, Target};
 pub use settings::Settings;
 
@@ -40,11 +41,6 @@ pub struct Snapshot {
     pub folder: PathBuf,
     /// The commit it belongs to; `None` for a plain folder.
     pub commit: Option<String>,
-}
-
-/// Returns true for a folder with `config.json` and no file of weights, of any program.
-pub fn is_without_weights(folder: &Path) -> bool {
-    checkpoint::is_without_weights(folder)
 }
 
 impl Hub {
@@ -162,7 +158,7 @@ impl Hub {
             return Ok(None);
         }
         let key = target.repo.api_url();
-        if let Some(known) = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(known) = locked(&self.listings).get(&key) {
             return Ok(known.clone());
         }
         let asked = match self.down.get() {
@@ -170,7 +166,7 @@ impl Hub {
             None => self.client.info(target),
         };
         let remember = |answer: Option<RepoInfo>| {
-            self.listings.lock().unwrap_or_else(PoisonError::into_inner).insert(key, answer.clone());
+            locked(&self.listings).insert(key, answer.clone());
             answer
         };
         let why = match asked {
@@ -303,7 +299,7 @@ fn names_of(info: &RepoInfo) -> Result<BTreeSet<String>> {
 }
 
 fn matching(names: &BTreeSet<String>, pattern: &str) -> Vec<String> {
-    names.iter().filter(|name| id::matches(pattern.as_bytes(), name.as_bytes())).cloned().collect()
+    names.iter().filter(|name| files::matches(pattern.as_bytes(), name.as_bytes())).cloned().collect()
 }
 
 fn no_match(target: &Target, pattern: &str, names: &BTreeSet<String>) -> crate::fault::Fault {

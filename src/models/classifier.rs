@@ -27,8 +27,10 @@ pub struct Classifier {
     pub head: Head,
     /// What the head answers, and with how many outputs.
     pub shape: HeadShape,
-    placement: Placement,
-    runs: usize,
+    /// Where its parts lie.
+    pub placement: Placement,
+    /// k, the number of runs trained together.
+    pub runs: usize,
 }
 
 /// The trunk below a head.
@@ -128,16 +130,6 @@ impl Classifier {
     /// Returns the device of its inputs.
     pub fn device(&self) -> Device {
         self.placement.first()
-    }
-
-    /// Returns where its parts lie.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    /// Returns k, the number of runs trained together.
-    pub fn runs(&self) -> usize {
-        self.runs
     }
 
     /// Returns fp32 logits of every sequence, in the order in which they were packed, or of every token.

@@ -47,11 +47,6 @@ impl Model {
         }
     }
 
-    /// Returns true if a layer has an adapter.
-    pub fn is_adapted(&self) -> bool {
-        self.linears().iter().any(|layer| layer.adapter().is_some())
-    }
-
     /// Returns the Frobenius norm of ΔW of run `run`, by layer; none where it is not of low rank.
     ///
     /// # Errors
@@ -83,8 +78,8 @@ impl Model {
     /// Returns where its parts lie.
     pub fn placement(&self) -> &Placement {
         match self {
-            Self::Classifier(model) => model.placement(),
-            Self::Language(model) => model.placement(),
+            Self::Classifier(model) => &model.placement,
+            Self::Language(model) => &model.placement,
         }
     }
 

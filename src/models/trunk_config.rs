@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tch::Tensor;
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, beginning, fault};
 use crate::nn::layout::Positions;
 use crate::spec::Problem;
 
@@ -139,11 +139,7 @@ pub fn check_positive(sizes: &[(&str, i64)]) -> Result<()> {
 
 /// Returns the beginning of a config value, for an error message.
 pub fn cut(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(100) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    beginning(&value.to_string(), 100).into_owned()
 }
 
 /// Returns the probability that a field gives, 0 if it is absent.

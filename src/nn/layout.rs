@@ -52,12 +52,19 @@ pub type PassShape = [i64; 4];
 /// A batch before it is on a device: what is known of it there, and its columns.
 #[derive(Debug)]
 pub struct PackedLayout {
-    pub(super) longest: i64,
-    pub(super) tokens: usize,
-    pub(super) places: Places,
-    pub(super) stretches: Vec<Stretch>,
-    pub(super) drawn: Arc<Vec<i64>>,
+    /// Tokens in the longest sequence, or more.
+    pub longest: i64,
+    /// Number of tokens, filling excluded.
+    pub tokens: usize,
+    /// The sequences of each run, in the order in which they were given.
+    pub places: Places,
+    /// The sequences from left to right, run after run.
+    pub stretches: Vec<Stretch>,
+    /// Rows that each run's masks are drawn for on a GPU: those of the run alone.
+    pub drawn: Arc<Vec<i64>>,
+    /// Sequences of filling of each run alone.
     pub(super) fillers: Vec<i64>,
+    /// The groups of each run.
     pub(super) groups: Vec<Vec<PaddedGroup>>,
     fill: Fill,
     /// Ids, positions, types, bounds, first tokens; where each token lies in its padded group, and lengths.
@@ -284,19 +291,9 @@ impl PackedLayout {
         one_of_few.then_some([bounds + starts, rows, self.longest, 0])
     }
 
-    /// Returns the sequences of each run, in the order in which they were given.
-    pub fn places(&self) -> &Places {
-        &self.places
-    }
-
     /// Returns the number of tokens, filling included.
     pub fn rows(&self) -> usize {
         self.columns[0].len()
-    }
-
-    /// Returns the number of tokens, filling excluded.
-    pub fn tokens(&self) -> usize {
-        self.tokens
     }
 }
 

@@ -1,11 +1,12 @@
 //! A packed batch: the tokens of all sequences back to back, and where each sequence begins.
 
 use std::cell::{OnceCell, RefCell};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::layout::{Fill, PackedLayout, PaddedGroup, Place, Places, Positions, Sequence, Stretch};
+use super::layout::{Fill, PackedLayout, PaddedGroup, Place, Positions, Sequence};
 use crate::adapters::Route;
 use crate::torch::{Copies, dims3};
 
@@ -23,28 +24,24 @@ pub struct Packed {
     pub first: Tensor,
     /// The run of each token.
     pub route: Route,
-    /// The sequences of each run, in the order in which they were given.
-    pub places: Places,
-    /// The sequences from left to right, run after run.
-    pub stretches: Vec<Stretch>,
     /// Start of each sequence from left to right, and the end of the last: int32 `[s + 1]`, on the device.
     pub bounds: Tensor,
-    /// Tokens in the longest sequence, or more.
-    pub longest: i64,
-    /// Number of tokens, filling excluded.
-    pub tokens: usize,
-    /// Rows that each run's masks are drawn for on a GPU: those of the run alone.
-    pub drawn: Arc<Vec<i64>>,
-    /// Sequences of filling of each run alone.
-    fillers: Vec<i64>,
-    /// The groups of each run, and for all of them, int64: places of tokens and lengths of sequences.
-    groups: Vec<Vec<PaddedGroup>>,
+    /// Of all groups of the layout, int64: places of tokens and lengths of sequences.
     padding: [Tensor; 2],
     /// The runs padded, made when first asked for.
     padded: OnceCell<Vec<Vec<Padded>>>,
-    /// What the batch on another device is made of.
-    source: (Arc<PackedLayout>, Tensor),
+    layout: Arc<PackedLayout>,
+    /// The layout's table on the device.
+    table: Tensor,
     copies: Copies<Self>,
+}
+
+impl Deref for Packed {
+    type Target = PackedLayout;
+
+    fn deref(&self) -> &PackedLayout {
+        &self.layout
+    }
 }
 
 /// Sequences of one run as rows of equal length, for kernels that take no boundaries.
@@ -115,27 +112,20 @@ impl Packed {
             types,
             first,
             route: Route::of_blocks(layout.places.iter().map(|places| tokens_of(places)).collect()),
-            longest: layout.longest,
-            stretches: layout.stretches.clone(),
             bounds: bounds.to_kind(Kind::Int),
-            tokens: layout.tokens,
-            places: Arc::clone(&layout.places),
-            drawn: Arc::clone(&layout.drawn),
-            fillers: layout.fillers.clone(),
-            groups: layout.groups.clone(),
             padding: [to, lengths],
             padded: OnceCell::new(),
-            source: (Arc::clone(layout), table.narrow(0, 0, start)),
+            layout: Arc::clone(layout),
+            table: table.narrow(0, 0, start),
             copies: Copies::default(),
         }
     }
 
     /// Returns the same batch on a device: itself, or a copy that is made once.
     pub fn on(&self, device: Device) -> &Self {
-        let (layout, table) = &self.source;
-        match device == table.device() {
+        match device == self.table.device() {
             true => self,
-            false => self.copies.on(device, &|| Self::over(layout, &table.to_device(device))),
+            false => self.copies.on(device, &|| Self::over(&self.layout, &self.table.to_device(device))),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Progress of long work: one line on a terminal, as wide as that, and a log line every ten seconds elsewhere.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle, WeakProgressBar};
 
 use super::BARS;
+use crate::fault::locked;
 
 /// Time between two log lines if no bar is shown.
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
 /// Returns the bar that is shown, or a new one.
 fn shared_bar(label: &str) -> ProgressBar {
-    let mut shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut shown = locked(&SHOWN);
     if let Some(bar) = shown.as_ref().and_then(WeakProgressBar::upgrade) {
         return bar;
     }
@@ -79,14 +80,14 @@ impl Progress {
 
     /// Reports `done` finished pieces, and a `message` (the loss, the memory); cheap enough for every step.
     pub fn tick(&self, done: u64, message: &str) {
-        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = done;
+        *locked(&self.done) = done;
         let elapsed = self.began.elapsed();
         if let Some(bar) = &self.bar {
             bar.set_message(self.line(done, elapsed, message, width()));
             bar.tick();
             return;
         }
-        let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_line = locked(&self.last_line);
         if last_line.elapsed() >= BETWEEN_LINES {
             *last_line = Instant::now();
             let Self { label, unit, total, .. } = self;
@@ -99,7 +100,7 @@ impl Progress {
     /// Clears the bar and logs the duration, unless too short to be worth a line.
     pub fn finish(self) {
         let elapsed = self.began.elapsed();
-        let done = *self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = *locked(&self.done);
         let (work, seconds, summary) = (&self.label, elapsed.as_secs_f64(), self.summary(done, elapsed));
         if elapsed >= WORTH_A_LINE {
             tracing::info!(work, done, unit = self.unit, seconds, "{summary}");

@@ -1,8 +1,10 @@
 //! Hides secrets in messages: passwords and tokens in URLs, and the hub's access token.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use regex::Regex;
+
+use crate::fault::locked;
 
 /// Replacement for a secret.
 const HIDDEN: &str = "***";
@@ -27,14 +29,14 @@ static PLACES: LazyLock<[Regex; 4]> = LazyLock::new(|| {
 pub fn hide(secret: &str) {
     // One or two letters would match all over every message.
     if secret.len() > 2 {
-        SECRETS.lock().unwrap_or_else(PoisonError::into_inner).push(secret.to_owned());
+        locked(&SECRETS).push(secret.to_owned());
     }
 }
 
 /// Returns `text` without its secrets.
 pub fn redacted(text: &str) -> String {
     let mut text = text.to_owned();
-    for secret in SECRETS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    for secret in locked(&SECRETS).iter() {
         text = text.replace(secret, HIDDEN);
     }
     let hidden = format!("${{before}}{HIDDEN}$after");

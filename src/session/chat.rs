@@ -16,7 +16,6 @@ use super::environment::{Environment, settled, use_precision};
 use super::fit::check_fit;
 use super::precedence::decoding;
 use super::subject::Subject;
-use crate::cli::{ChatArgs, GenerationArgs};
 use crate::data::chat_prompt::{ChatPrompt, NO_TEMPLATE};
 use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
@@ -26,6 +25,7 @@ use crate::generate::{Finish, Sampling, SamplingParams};
 use crate::models::{Config, Model};
 use crate::report::{say, table};
 use crate::spec::Precision;
+use crate::spec::request::{ChatRequest, GenerationOptions};
 use crate::train::{Ending, interrupt};
 
 /// Default number of new tokens.
@@ -33,8 +33,8 @@ const MAX_NEW_TOKENS: usize = 1024;
 
 /// Talks until the input ends. An error of a message or a command ends a chat only where no person sits before it.
 /// Fails when the subject is no language model with a chat template, or an answer fails.
-pub fn chat(place: &Environment, args: &ChatArgs) -> Result<Ending> {
-    let mut subject = Subject::open(place, &args.subject, &[])?;
+pub fn chat(place: &Environment, request: &ChatRequest) -> Result<Ending> {
+    let mut subject = Subject::open(place, &request.subject, &[])?;
     let base = &subject.base.base;
     if matches!(base.config, Config::Encoder(_)) || subject.head()?.is_some() {
         let message = format!("a chat needs a language model, and `{}` is a classifier", subject.base.name);
@@ -48,7 +48,7 @@ pub fn chat(place: &Environment, args: &ChatArgs) -> Result<Ending> {
     };
     let asked = Asked::read(&base.folder, base.config.vocabulary)?;
     let task = Generation { max_new_tokens: Some(MAX_NEW_TOKENS), ..Generation::unset() };
-    let (first, remarks) = decoding(&args.generation, &task, &tokenizer, &asked)?;
+    let (first, remarks) = decoding(&request.generation, &task, &tokenizer, &asked)?;
     for remark in remarks {
         tracing::warn!("{remark}");
     }
@@ -56,14 +56,14 @@ pub fn chat(place: &Environment, args: &ChatArgs) -> Result<Ending> {
         input: ChatInput::open()?,
         prompt: &prompt,
         positions: usize::try_from(base.config.longest_sequence())?,
-        decoding: &|args| Ok(decoding(args, &task, &tokenizer, &asked)?.0.params),
-        settings: args.generation.clone(),
+        decoding: &|options| Ok(decoding(options, &task, &tokenizer, &asked)?.0.params),
+        settings: request.generation.clone(),
         params: first.params,
-        system: args.system.clone(),
+        system: request.system.clone(),
         turns: Vec::new(),
     };
     let recipe = subject.run.as_ref().map(|(_, recipe)| recipe.train.precision);
-    let precision = args.precision.or(recipe).unwrap_or(Precision::Auto);
+    let precision = request.precision.or(recipe).unwrap_or(Precision::Auto);
     let kind = use_precision(settled(precision, &place.devices, &base.config))?;
     let mut model = build(place, &subject, kind)?;
     let is_terminal = chat.input.is_terminal();
@@ -115,8 +115,8 @@ struct Chat<'a> {
     /// Tokens that the model has positions for.
     positions: usize,
     /// What options make of the checkpoint's settings.
-    decoding: &'a dyn Fn(&GenerationArgs) -> Result<SamplingParams>,
-    settings: GenerationArgs,
+    decoding: &'a dyn Fn(&GenerationOptions) -> Result<SamplingParams>,
+    settings: GenerationOptions,
     params: SamplingParams,
     system: Option<String>,
     /// Messages of user and assistant in turns.

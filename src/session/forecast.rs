@@ -7,7 +7,9 @@ use std::path::Path;
 use tch::Kind;
 
 use super::counts::Counts;
+use super::environment::kind_of;
 use crate::models::Config;
+use crate::recipe::TrainRecipe;
 use crate::report::table;
 
 const MIB: f64 = 1_048_576.0;
@@ -20,20 +22,12 @@ pub struct Forecast<'a> {
     pub counts: Counts,
     /// Tokens of each training example.
     pub lengths: Vec<usize>,
-    /// Examples in one forward pass.
-    pub micro_batch_size: usize,
-    /// Tokens in one forward pass, 0 = by examples.
-    pub micro_batch_tokens: usize,
-    /// Kind of weights and hidden states.
-    pub kind: Kind,
-    /// True if activations are recomputed.
-    pub recompute: bool,
+    /// The recipe's settings of the training.
+    pub train: TrainRecipe,
     /// Optimiser steps.
     pub steps: u64,
     /// What lies on each device.
     pub parts: Vec<DevicePart>,
-    /// Checkpoints kept.
-    pub keep_checkpoints: usize,
     /// Free bytes on the disk of the run, if known.
     pub free_on_disk: Option<u64>,
 }
@@ -106,10 +100,10 @@ impl Forecast<'_> {
         let mut tokens = 0;
         let fits = |length: &&usize| {
             tokens += **length;
-            tokens <= self.micro_batch_tokens
+            tokens <= self.train.micro_batch_tokens
         };
-        let count = match self.micro_batch_tokens {
-            0 => self.micro_batch_size,
+        let count = match self.train.micro_batch_tokens {
+            0 => self.train.micro_batch_size,
             _ => lengths.iter().take_while(fits).count().max(1),
         };
         let longest = lengths.iter().take(count).map(|&t| t as f64);
@@ -123,7 +117,7 @@ impl Forecast<'_> {
     /// and the attention probabilities twice; of a decoder's layer with frozen weights the inputs of both norms (in fp32,
     /// twice), queries, keys, values and attention's output, and 3 values of the feed-forward width.
     fn memory(&self) -> Memory {
-        let size = self.kind.elt_size_in_bytes() as f64;
+        let size = kind_of(self.train.precision).elt_size_in_bytes() as f64;
         let config = self.config;
         let (d, wide, layers) = (config.width as f64, config.intermediate as f64, config.layers as f64);
         let (tokens, squares) = self.longest_micro_batch();
@@ -138,7 +132,11 @@ impl Forecast<'_> {
                 (layer, chunk * (2.0 * 4.0 + size))
             }
         };
-        let activations = if self.recompute { layer + layers * tokens * d * size } else { layers * layer };
+        let activations = if self.train.gradient_checkpointing {
+            layer + layers * tokens * d * size
+        } else {
+            layers * layer
+        };
         let Counts { all, adapter, full, head } = self.counts;
         let weights = if full > 0 { 0.0 } else { all as f64 * size };
         Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
@@ -149,7 +147,7 @@ impl Forecast<'_> {
     fn bytes_of_files(&self) -> f64 {
         let Counts { adapter, full, head, .. } = self.counts;
         let adapter = 4.0 * (adapter + full + head) as f64;
-        adapter + (self.keep_checkpoints + 1) as f64 * 5.0 * adapter
+        adapter + (self.train.keep_checkpoints + 1) as f64 * 5.0 * adapter
     }
 
     /// Estimates the bytes of so many runs, computed in one pass if `joined`, else one after another.
@@ -162,7 +160,7 @@ impl Forecast<'_> {
     /// Suggests what to change if the memory does not suffice.
     fn advice(&self, memory: &Memory, free: f64) -> String {
         let mut advice = Vec::new();
-        if !self.recompute {
+        if !self.train.gradient_checkpointing {
             advice.push("`train.gradient_checkpointing=true`".to_owned());
         }
         let (tokens, _) = self.longest_micro_batch();
@@ -177,7 +175,7 @@ impl Forecast<'_> {
         if fitting >= longest {
             advice.push(format!("`train.micro_batch_tokens={fitting}`"));
         }
-        if self.kind == Kind::Float {
+        if kind_of(self.train.precision) == Kind::Float {
             advice.push("`train.precision=bf16`".to_owned());
         }
         advice.push("a smaller `data.max_length`".to_owned());
@@ -202,7 +200,7 @@ impl Forecast<'_> {
         if let Config::Decoder(config) = self.config {
             rows.push(("memory of logits (MiB, estimated)".into(), mib(memory.logits)));
             let cache = 2 * config.layers as i64 * config.kv_heads * config.head_width;
-            let bytes = 1000.0 * cache as f64 * self.kind.elt_size_in_bytes() as f64;
+            let bytes = 1000.0 * cache as f64 * kind_of(self.train.precision).elt_size_in_bytes() as f64;
             rows.push(("cache of 1000 generated tokens (MiB)".into(), mib(bytes)));
         }
         rows.push(("total memory (MiB, estimated)".into(), mib(memory.all())));
@@ -241,6 +239,7 @@ impl Forecast<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::reader::Reader;
 
     fn part(layers: Range<usize>, share: f64, free: f64) -> DevicePart {
         let device = format!("cuda:{}", layers.start);
@@ -251,17 +250,15 @@ mod tests {
     /// Returns the forecast of 40 examples in one pass.
     fn forecast(config: &Config, micro_batch_tokens: usize, free: f64) -> Forecast<'_> {
         let counts = Counts { all: 10_000, adapter: 200, full: 0, head: 0 };
+        let defaults = TrainRecipe::read(&mut Reader::default());
+        let train = TrainRecipe { micro_batch_size: 40, micro_batch_tokens, keep_checkpoints: 1, ..defaults };
         Forecast {
             config,
             counts,
             lengths: vec![64; 40],
-            micro_batch_size: 40,
-            micro_batch_tokens,
-            kind: Kind::Float,
-            recompute: false,
+            train,
             steps: 3,
             parts: vec![part(0..config.layers, 1.0, free)],
-            keep_checkpoints: 1,
             free_on_disk: Some(8_800),
         }
     }

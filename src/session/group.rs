@@ -71,15 +71,7 @@ fn begin_together(training: &mut Training, group: &GroupPlan) -> Result<Beginnin
 /// The recorder of a process that writes nothing.
 struct Silent;
 
-impl Recorder for Silent {
-    fn logged(&mut self, _run: usize, _point: &TrainPoint) -> Result<()> {
-        Ok(())
-    }
-
-    fn evaluated(&mut self, _run: usize, _step: u64, _evaluation: &Evaluation, _best: bool) -> Result<()> {
-        Ok(())
-    }
-}
+impl Recorder for Silent {}
 
 /// Time after which a log point asks whether the runs are still this process's.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
@@ -143,7 +135,7 @@ impl Recorder for Recorders<'_> {
 /// Fails when the adapter cannot be read.
 fn delta_norms(training: &Training, run: usize, out: &Path) -> Result<BTreeMap<String, f64>> {
     let (model, run) = (&training.model, run as i64);
-    if !model.is_adapted() {
+    if model.linears().iter().all(|layer| layer.adapter().is_none()) {
         return Ok(BTreeMap::new());
     }
     AdapterFile::open(&out.join(ADAPTER))?.load_into(&training.trained.of_run(run), true)?;

@@ -201,13 +201,9 @@ impl TrainInputs {
             config: &self.base.base.config,
             counts: self.counts()?,
             lengths: self.train.examples.iter().map(|example| example.ids.len()).collect(),
-            micro_batch_size: self.recipe.train.micro_batch_size,
-            micro_batch_tokens: self.recipe.train.micro_batch_tokens,
-            kind: kind_of(self.recipe.train.precision),
-            recompute: self.recipe.train.gradient_checkpointing,
+            train: self.recipe.train.clone(),
             steps: self.steps(),
             parts: self.parts(&place.devices)?,
-            keep_checkpoints: self.recipe.train.keep_checkpoints,
             free_on_disk: files::free_on_disk(out),
         })
     }

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::subject::Subject;
 use super::training::Training;
-use crate::cli::{EvalArgs, MergeArgs, MergeFormat, SubjectArgs};
 use crate::data::Task;
 use crate::files::is_data;
 use crate::models::HeadShape;
 use crate::spec::Problem;
+use crate::spec::request::{MergeFormat, SubjectSource};
 
 /// Returns what to do with the run that was trained into `out`.
 pub fn after_training(training: &Training, out: &Path) -> String {
@@ -41,16 +41,16 @@ pub fn after_training(training: &Training, out: &Path) -> String {
 
 /// Returns what to do with a subject that was scored into `out`, one of whose data sets is `task`; `None` where the command was
 /// another than `eval`.
-pub fn after_eval(args: &EvalArgs, out: &Path, task: &str) -> Option<String> {
-    let SubjectArgs { run, model, adapter, .. } = &args.subject;
+pub fn after_eval(subject: &SubjectSource, out: &Path, task: &str) -> Option<String> {
+    let SubjectSource { run, model, adapter, .. } = subject;
     let next = match (run, adapter, model) {
         (Some(run), ..) => {
-            format!("loraxs merge {} --out {}", words(&args.subject), quoted(&beside(run, "-merged")))
+            format!("loraxs merge {} --out {}", words(subject), quoted(&beside(run, "-merged")))
         }
         (_, Some(adapter), _) => {
-            format!("loraxs merge {} --out {}", words(&args.subject), quoted(&beside(adapter, "-merged")))
+            format!("loraxs merge {} --out {}", words(subject), quoted(&beside(adapter, "-merged")))
         }
-        (.., Some(_)) => format!("loraxs predict {} --input FILE", words(&args.subject)),
+        (.., Some(_)) => format!("loraxs predict {} --input FILE", words(subject)),
         _ => return None,
     };
     let predictions = out.join("predictions").join(format!("{task}.jsonl"));
@@ -61,9 +61,13 @@ pub fn after_eval(args: &EvalArgs, out: &Path, task: &str) -> Option<String> {
     Some(format!("next: {next}\nin Python: {python}"))
 }
 
-/// Returns what to do with a merged subject, which has this head.
-pub fn after_merge(args: &MergeArgs, subject: &Subject, head: Option<HeadShape>) -> String {
-    let (out, base) = (&args.out, &subject.base);
+/// Returns what to do with a subject that was merged into `out`, and has this head.
+pub fn after_merge(
+    (out, format): (&Path, MergeFormat),
+    subject: &Subject,
+    head: Option<HeadShape>,
+) -> String {
+    let base = &subject.base;
     let config = subject.adapter.as_ref().map(|adapter| &adapter.config);
     let class = auto_class(head);
     let run = subject.run.as_ref().map(|(_, recipe)| recipe.data.dataset.as_str());
@@ -76,7 +80,7 @@ pub fn after_merge(args: &MergeArgs, subject: &Subject, head: Option<HeadShape>)
         Some(task) => format!("loraxs eval {subject} --task {task}"),
         None => format!("loraxs predict {subject} --input FILE"),
     };
-    match args.format {
+    match format {
         MergeFormat::Hf => {
             let next = next(format!("--model {place}"));
             format!("next: {next}\nin Python: {class}.from_pretrained({out:?})")
@@ -103,8 +107,8 @@ fn auto_class(head: Option<HeadShape>) -> String {
 }
 
 /// Returns the options that name a subject.
-fn words(args: &SubjectArgs) -> String {
-    let SubjectArgs { run, checkpoint, model, revision, adapter, basis } = args;
+fn words(subject: &SubjectSource) -> String {
+    let SubjectSource { run, checkpoint, model, revision, adapter, basis } = subject;
     let path = |path: &Option<std::path::PathBuf>| path.as_deref().map(quoted);
     let plain = |text: &Option<String>| text.as_deref().map(|text| quoted(Path::new(text)));
     let all = [

@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use super::environment::settled;
 use super::run_folder::EVAL;
 use super::subject::Subject;
-use crate::cli::EvalArgs;
 use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::spec::Precision;
+use crate::spec::request::ScoreRequest;
 use crate::torch::Devices;
 pub(super) use decoding::{arguments, decoding};
 
@@ -45,7 +45,7 @@ pub struct ScoreSettings {
 
 impl ScoreSettings {
     /// Decides the settings of a request for a subject, computed on `devices`.
-    pub fn new(args: &EvalArgs, subject: &Subject, devices: &Devices) -> Self {
+    pub fn new(request: &ScoreRequest, subject: &Subject, devices: &Devices) -> Self {
         let recipe = subject.run.as_ref().map(|(_, recipe)| recipe);
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
@@ -54,29 +54,29 @@ impl ScoreSettings {
         let other = |split: &&String| recipe.is_none_or(|recipe| recipe.data.validation.split() != **split);
         let own_out = subject.run.as_ref().map(|(run, _)| {
             let checkpoint = subject.checkpoint.as_ref();
-            let parts = checkpoint.into_iter().chain(args.split.as_ref().filter(other));
+            let parts = checkpoint.into_iter().chain(request.split.as_ref().filter(other));
             parts.fold(run.join(EVAL), |folder, part| folder.join(part))
         });
         Self {
-            of_run: args.out.is_none() && own_out.is_some(),
-            tasks: match (&recipe, args.task.as_slice()) {
+            of_run: request.out.is_none() && own_out.is_some(),
+            tasks: match (&recipe, request.task.as_slice()) {
                 (Some(recipe), []) => recipe.data.names().into_iter().map(str::to_owned).collect(),
                 (_, tasks) => tasks.to_vec(),
             },
-            asked_split: args.split.clone(),
+            asked_split: request.split.clone(),
             split: recipe.map_or("validation", |recipe| recipe.data.validation.split()).to_owned(),
             precision: settled(
-                args.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
+                request.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
                 devices,
                 &subject.base.base.config,
             ),
-            batch_size: args.batch_size.unwrap_or(BATCH_SIZE),
-            max_length: args
+            batch_size: request.batch_size.unwrap_or(BATCH_SIZE),
+            max_length: request
                 .max_length
                 .or(recipe.map(|recipe| recipe.data.max_length))
                 .or(trained_length)
                 .unwrap_or(MAX_LENGTH.min(longest)),
-            out: args.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from(EVAL)),
+            out: request.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from(EVAL)),
         }
     }
 

@@ -17,7 +17,6 @@ use super::fit::check_fit;
 use super::precedence::ScoreSettings;
 use super::sources;
 use super::subject::Subject;
-use crate::cli::{AnswerFormat, EvalArgs, PredictArgs};
 use crate::data::dataset::Dataset;
 use crate::data::rows::TEXT;
 use crate::data::template::Template;
@@ -26,6 +25,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::report::say;
+use crate::spec::request::{AnswerFormat, PredictRequest, ScoreRequest};
 use crate::train::{Ending, interrupt};
 
 /// Time between two looks whether a signal came, while nothing else does.
@@ -35,22 +35,22 @@ const PAIR: &str = "text_pair";
 
 /// Answers every row of the input, in order.
 /// Fails when subject, input or output cannot be used, or some rows could not be answered.
-pub fn predict(place: &Environment, args: &PredictArgs) -> Result<Ending> {
-    check(args)?;
-    let subject = Subject::open(place, &args.subject, &[])?;
-    let request = EvalArgs {
-        precision: args.precision,
-        batch_size: args.batch_size,
-        max_length: args.max_length,
-        ..EvalArgs::default()
+pub fn predict(place: &Environment, request: &PredictRequest) -> Result<Ending> {
+    check(request)?;
+    let subject = Subject::open(place, &request.subject, &[])?;
+    let scored = ScoreRequest {
+        precision: request.precision,
+        batch_size: request.batch_size,
+        max_length: request.max_length,
+        ..ScoreRequest::default()
     };
-    let settings = ScoreSettings::new(&request, &subject, &place.devices);
+    let settings = ScoreSettings::new(&scored, &subject, &place.devices);
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;
-    let predictor = Predictor { place, subject: &subject, args, settings, tokenizer };
+    let predictor = Predictor { place, subject: &subject, request, settings, tokenizer };
     let _awaited = interrupt::awaited();
-    let told = match &args.out {
+    let told = match &request.out {
         Some(path) => predictor.write_file(path)?,
         None => predictor.write(&mut io::stdout())?,
     };
@@ -66,7 +66,7 @@ pub fn predict(place: &Environment, args: &PredictArgs) -> Result<Ending> {
         End::Finished => {}
     }
     let Told { rows, bad: (bad, first), .. } = told;
-    if let Some(path) = &args.out {
+    if let Some(path) = &request.out {
         say(&format!("wrote {}: {rows} rows", path.display()));
     }
     match bad {
@@ -79,7 +79,7 @@ pub fn predict(place: &Environment, args: &PredictArgs) -> Result<Ending> {
 struct Predictor<'a> {
     place: &'a Environment,
     subject: &'a Subject,
-    args: &'a PredictArgs,
+    request: &'a PredictRequest,
     settings: ScoreSettings,
     tokenizer: Tokenizer,
 }
@@ -132,7 +132,7 @@ impl Predictor<'_> {
     /// Returns the data set that columns, names and templates come from, if one is known.
     /// Fails when the command line names one that does not exist.
     fn dataset(&self) -> Result<Option<Dataset>> {
-        if let Some(task) = &self.args.task {
+        if let Some(task) = &self.request.task {
             return sources::open(self.place, task).map(Some);
         }
         let of_run = self.subject.run.as_ref().and_then(|(_, recipe)| recipe.data.names().first().copied());
@@ -149,30 +149,30 @@ impl Predictor<'_> {
 
     /// Returns the columns of the texts of a classifier.
     fn text_form(&self, dataset: Option<&Dataset>) -> Form {
-        let args = self.args;
+        let request = self.request;
         let named = dataset.and_then(|dataset| dataset.task.labelled()).unwrap_or_default().0;
-        let columns = if args.columns.is_empty() { columns_of(named) } else { args.columns.clone() };
+        let columns = if request.columns.is_empty() { columns_of(named) } else { request.columns.clone() };
         let plain = match columns.is_empty() {
             true => [TEXT, PAIR].map(str::to_owned).to_vec(),
             false => columns.clone(),
         };
         let field = dataset.and_then(|dataset| dataset.field.clone());
-        let is_given = !args.columns.is_empty();
+        let is_given = !request.columns.is_empty();
         Form { columns, find: recognised, is_given, plain, field }
     }
 
     /// Begins to read the rows.
     fn input(&self, mut form: Form) -> Result<Input> {
-        let args = self.args;
-        let source = match &args.input {
+        let request = self.request;
+        let source = match &request.input {
             Some(path) => Source::File(path.clone()),
-            None if args.text.is_empty() => Source::Stream,
+            None if request.text.is_empty() => Source::Stream,
             None => {
-                let width = if args.text_pair.is_empty() { 1 } else { 2 };
+                let width = if request.text_pair.is_empty() { 1 } else { 2 };
                 check_width(&form, width)?;
                 form.plain.truncate(width);
-                let pair = |i: usize| args.text_pair.get(i).cloned();
-                let texts = args.text.iter().enumerate();
+                let pair = |i: usize| request.text_pair.get(i).cloned();
+                let texts = request.text.iter().enumerate();
                 Source::Texts(
                     texts.map(|(i, text)| std::iter::once(text.clone()).chain(pair(i)).collect()).collect(),
                 )
@@ -182,8 +182,8 @@ impl Predictor<'_> {
     }
 
     fn format(&self) -> AnswerFormat {
-        let of_name = self.args.out.as_ref().and_then(|path| path.extension()?.to_str());
-        self.args.format.unwrap_or(match of_name {
+        let of_name = self.request.out.as_ref().and_then(|path| path.extension()?.to_str());
+        self.request.format.unwrap_or(match of_name {
             Some("csv") => AnswerFormat::Csv,
             Some("tsv") => AnswerFormat::Tsv,
             _ => AnswerFormat::Jsonl,
@@ -205,17 +205,17 @@ fn columns_of(templates: &[Template]) -> Vec<String> {
 }
 
 /// Refuses options that do not go together, and files that cannot be replaced.
-fn check(args: &PredictArgs) -> Result<()> {
-    let (texts, pairs) = (args.text.len(), args.text_pair.len());
+fn check(request: &PredictRequest) -> Result<()> {
+    let (texts, pairs) = (request.text.len(), request.text_pair.len());
     if pairs != 0 && pairs != texts {
         let message = format!("there are {texts} `--text`, but {pairs} `--text-pair`");
         return Err(usage(message).hint("give one second text for each text").into());
     }
-    if args.columns.len() > 2 {
-        let message = format!("expected one or two `--columns`, found {}", args.columns.len());
+    if request.columns.len() > 2 {
+        let message = format!("expected one or two `--columns`, found {}", request.columns.len());
         return Err(usage(message).hint("name the column of the text, or those of the pair").into());
     }
-    if let Some(out) = args.out.as_ref().filter(|out| out.exists() && !out.is_file()) {
+    if let Some(out) = request.out.as_ref().filter(|out| out.exists() && !out.is_file()) {
         let message = format!("`{}` is not a file that can be replaced", out.display());
         return Err(usage(message).hint("leave `--out` out to write to standard output").into());
     }

@@ -1,17 +1,15 @@
 //! `RUN/results.json`: the results of a run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::path::Path;
 
-use anyhow::Context as _;
 use serde_json::json;
 
+use super::counts::Counts;
 use super::finished::TOKENIZER;
 use super::inputs::TrainInputs;
 use super::run_folder::ADAPTER;
 use super::training::Training;
-use crate::adapters::Group;
 use crate::fault::Result;
 use crate::files;
 use crate::torch::LIBTORCH_VERSION;
@@ -82,8 +80,7 @@ impl Results<'_> {
         let Self { training: (training, run), state, ended, seconds, delta_norm } = self;
         let recipe = &training.recipes[*run];
         let TrainInputs { base, dataset, train, validation, metrics, .. } = &training.inputs;
-        let [adapter, full, head] =
-            [Group::Adapter, Group::Base, Group::Head].map(|g| training.trained.count(g));
+        let Counts { adapter, full, head, .. } = training.counts();
         let [best, last] = self.evaluations();
         let devices = training.model.placement().devices();
         let tokenizer = base.base.folder.join(TOKENIZER);
@@ -123,20 +120,10 @@ impl Results<'_> {
                 "tokenizer_hash": tokenizer.exists().then(|| files::checksum(&tokenizer)).transpose()?,
             },
             // BLAKE3 of the files, by their names.
-            "adapter": checksums(&out.join(ADAPTER))?,
+            "adapter": files::checksums(&out.join(ADAPTER))?,
             "versions": {"libtorch": LIBTORCH_VERSION, "loraxs": env!("CARGO_PKG_VERSION")},
             "recipe": recipe,
         });
         files::write_json(&out.join(name), &results)
     }
-}
-
-fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let found = fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))?;
-    let paths: Vec<PathBuf> = found.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
-    let of = |path: PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, files::checksum(&path)?))
-    };
-    paths.into_iter().filter(|path| path.is_file()).map(of).collect()
 }

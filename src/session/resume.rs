@@ -14,42 +14,47 @@ use super::inputs::TrainInputs;
 use super::lasting::{FREE, LENGTH, ROUNDING, warmup};
 use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS, recipe_of};
 use super::training::Training;
-use crate::cli::TrainArgs;
 use crate::fault::{Result, fault, usage};
 use crate::files::{self, Held};
 use crate::recipe::{AdapterRecipe, Recipe, SWEEP, flat};
+use crate::spec::request::TrainRequest;
 use crate::spec::{Precision, Schedule};
 use crate::torch::world::World;
 use crate::train::TrainPlan;
 use crate::train::checkpoint::Loaded;
 
-/// Returns the recipe that `train` is asked for, and the folder of its run: with `--resume` alone, the run's own.
-/// Fails when there is no such recipe or run.
-pub fn asked(args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
-    let resumed = args.resume.clone().flatten();
-    if let (Some(resumed), Some(out)) = (&resumed, &args.out)
+/// Returns the folder of what is to be trained, if it is named.
+/// Fails when two are.
+pub fn folder(request: &TrainRequest) -> Result<Option<&PathBuf>> {
+    let resumed = request.resume.as_ref().and_then(Option::as_ref);
+    if let (Some(resumed), Some(out)) = (resumed, &request.out)
         && resumed != out
     {
         let message =
             format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
         return Err(usage(message).hint("leave out `--out`").into());
     }
-    let out = resumed.or(args.out.clone());
-    let (mut recipe, out) = match (&args.recipe, out) {
+    Ok(resumed.or(request.out.as_ref()))
+}
+
+/// Returns the recipe that `train` is asked for, and the folder of its run: with `--resume` alone, the run's own.
+/// Fails when there is no such recipe or run.
+pub fn asked(request: &TrainRequest) -> Result<(Recipe, PathBuf)> {
+    let (mut recipe, out) = match (&request.recipe, folder(request)?.cloned()) {
         (Some(name), out) => {
-            let (recipe, origin) = Recipe::load(name, &args.set)?;
+            let (recipe, origin) = Recipe::load(name, &request.set)?;
             (recipe, out.unwrap_or_else(|| Path::new("runs").join(origin.stem())))
         }
-        (None, Some(out)) => (recipe_of(&out, &args.set)?, out),
+        (None, Some(out)) => (recipe_of(&out, &request.set)?, out),
         (None, None) => {
             let message = "`--resume` alone does not say which run goes on";
             return Err(usage(message).hint("name its folder: `--resume DIR`").into());
         }
     };
-    if let Some(basis) = &args.basis {
+    if let Some(basis) = &request.basis {
         recipe.adapter.basis = basis.display().to_string();
     }
-    if args.resume.is_some() {
+    if request.resume.is_some() {
         keep_revision(&mut recipe, &out.join(RECIPE))?;
     }
     Ok((recipe, out))
@@ -57,14 +62,14 @@ pub fn asked(args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
 
 /// As [`asked`], for all processes of `world`, which must be asked for the same: the first alone need see the run's folder.
 /// Fails as [`asked`], and where one is asked for another recipe.
-pub fn asked_by_all(world: &World, args: &TrainArgs) -> Result<(Recipe, PathBuf)> {
+pub fn asked_by_all(world: &World, request: &TrainRequest) -> Result<(Recipe, PathBuf)> {
     if world.is_alone() {
-        return asked(args);
+        return asked(request);
     }
-    let own = args.recipe.as_ref().map(|name| Recipe::load(name, &args.set)).transpose();
+    let own = request.recipe.as_ref().map(|name| Recipe::load(name, &request.set)).transpose();
     let own = world.agreed(own)?;
     agree_on_recipe(world, own.as_ref().map(|(recipe, _)| recipe))?;
-    let of_first = || asked(args).and_then(|(recipe, out)| Ok((recipe.to_toml()?, out)));
+    let of_first = || asked(request).and_then(|(recipe, out)| Ok((recipe.to_toml()?, out)));
     let (text, out) = world.on_first(of_first)?;
     Ok((Recipe::parse(&text, RECIPE, &[])?, out))
 }

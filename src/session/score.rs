@@ -18,7 +18,6 @@ use super::run_folder::{EVAL, RESULTS};
 use super::sources;
 use super::subject::Subject;
 use crate::adapters::file::AdapterFile;
-use crate::cli::EvalArgs;
 use crate::data::Examples;
 use crate::data::dataset::Dataset;
 use crate::data::entry;
@@ -30,6 +29,7 @@ use crate::fault::Result;
 use crate::files;
 use crate::models::HeadShape;
 use crate::report::say;
+use crate::spec::request::ScoreRequest;
 use crate::train::Ending;
 
 /// Results by the names of the data sets; `None` if interrupted.
@@ -38,7 +38,7 @@ type Results = Option<BTreeMap<String, TaskResult>>;
 /// Scores the subject on every data set asked for; writes and prints results and predictions.
 /// Fails when a data set or the folder for the results cannot be used, or a data set does not fit the
 /// subject.
-pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Result<Ending> {
+pub fn score(place: &Environment, subject: &Subject, request: &ScoreRequest) -> Result<Ending> {
     let settings = ScoreSettings::new(request, subject, &place.devices);
     files::refuse_file(&settings.out)?;
     let base = &subject.base.base;
@@ -57,7 +57,7 @@ pub fn score(place: &Environment, subject: &Subject, request: &EvalArgs) -> Resu
     };
     place.world.on_first(|| write_and_show(&results, out, *of_run))?;
     let task = results.keys().next().map(String::as_str).unwrap_or_default();
-    after_eval(request, out, task).iter().for_each(|next| say(next));
+    after_eval(&request.subject, out, task).iter().for_each(|next| say(next));
     Ok(Ending::Finished)
 }
 
@@ -85,7 +85,7 @@ pub fn has_scores(out: &Path, tasks: &[String]) -> Result<bool> {
 struct Scorer<'a> {
     place: &'a Environment,
     subject: &'a Subject,
-    request: &'a EvalArgs,
+    request: &'a ScoreRequest,
     settings: ScoreSettings,
     tokenizer: Tokenizer,
 }

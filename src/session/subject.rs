@@ -11,12 +11,12 @@ use super::run_folder::{ADAPTER, CHECKPOINTS, recipe_of};
 use crate::adapters::basis::Basis;
 use crate::adapters::file::{AdapterConfig, AdapterFile, BasisRecord, WEIGHTS};
 use crate::adapters::{Frozen, Method, Trained, witness};
-use crate::cli::SubjectArgs;
 use crate::fault::{Result, fault, usage, which};
 use crate::models::adapt::{self, Layer, Plan, Start};
 use crate::models::{Build, HeadShape, Model};
 use crate::recipe::Recipe;
 use crate::spec::Problem;
+use crate::spec::request::SubjectSource;
 use crate::train::checkpoint::steps as checkpoints;
 
 /// A subject, opened.
@@ -36,12 +36,12 @@ pub struct Subject {
 impl Subject {
     /// Opens what the command line names; `sets` change the run's recipe.
     /// Fails when a folder or file is missing or wrong, or the adapter belongs to another base.
-    pub fn open(place: &Environment, args: &SubjectArgs, sets: &[String]) -> Result<Self> {
+    pub fn open(place: &Environment, source: &SubjectSource, sets: &[String]) -> Result<Self> {
         let opened = |name: &str, revision: &str| {
             place.base(name, if revision.is_empty() { "main" } else { revision })
         };
-        if let Some(run) = &args.run {
-            let open = |recipe: &Recipe| match &args.model {
+        if let Some(run) = &source.run {
+            let open = |recipe: &Recipe| match &source.model {
                 Some(moved) => opened(moved, ""),
                 None if Path::new(&recipe.model.name).is_absolute()
                     && !Path::new(&recipe.model.name).exists() =>
@@ -56,26 +56,26 @@ impl Subject {
                 None => opened(&recipe.model.name, &recipe.model.revision),
             };
             let recipe = recipe_of(run, sets)?;
-            let (adapter, checkpoint) = adapter_of(run, args.checkpoint.as_deref())?;
+            let (adapter, checkpoint) = adapter_of(run, source.checkpoint.as_deref())?;
             let subject = Self::opened(run, &adapter, recipe, open)?;
-            return Ok(Self { basis: args.basis.clone(), checkpoint, ..subject });
+            return Ok(Self { basis: source.basis.clone(), checkpoint, ..subject });
         }
-        let Some(name) = &args.model else {
+        let Some(name) = &source.model else {
             return Err(usage("expected `--run` or `--model`").into());
         };
         if !sets.is_empty() {
             let message = "`--set` changes the recipe of a run and needs `--run`";
             return Err(usage(message).into());
         }
-        let adapter = args.adapter.as_deref().map(AdapterFile::open).transpose()?;
+        let adapter = source.adapter.as_deref().map(AdapterFile::open).transpose()?;
         let trained_on = adapter.as_ref().map(|adapter| &adapter.config);
         let trained_on = trained_on.filter(|config| config.base_model_name_or_path == *name);
-        let revision = args.revision.clone().or(trained_on.map(|config| config.revision.clone()));
+        let revision = source.revision.clone().or(trained_on.map(|config| config.revision.clone()));
         let base = opened(name, &revision.unwrap_or_default())?;
         if let Some(adapter) = &adapter {
             adapter.check_base(name, &base.hash)?;
         }
-        Ok(Self { run: None, checkpoint: None, base, adapter, basis: args.basis.clone() })
+        Ok(Self { run: None, checkpoint: None, base, adapter, basis: source.basis.clone() })
     }
 
     /// Opens the adapter of the run in `folder`, and its base through `base`.

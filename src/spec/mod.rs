@@ -7,6 +7,7 @@ mod keys;
 mod metric;
 mod problem;
 pub mod reader;
+pub mod request;
 mod shard;
 pub mod values;
 

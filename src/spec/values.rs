@@ -15,6 +15,17 @@ pub struct Bound {
     words: &'static str,
 }
 
+impl Bound {
+    /// Reads a number that is typed.
+    ///
+    /// # Errors
+    /// When the text is no such number.
+    pub fn parse(&self, text: &str) -> Result<f64, String> {
+        let number: Option<f64> = text.parse().ok();
+        number.filter(|&x| x.is_finite() && (self.holds)(x)).ok_or_else(|| format!("expected {}", self.words))
+    }
+}
+
 /// A number that may be zero.
 pub const NOT_NEGATIVE: Bound = Bound { holds: |x| x >= 0.0, words: "a number of at least 0" };
 /// A number that may not be zero.

@@ -18,7 +18,7 @@ use yaml_rust2::YamlLoader;
 use super::record::{Record, Status};
 use super::times::Times;
 use crate::fault::Result;
-use crate::files::{cannot_write, read_text, write_bytes};
+use crate::files::{cannot_write, read_text, url_part, write_bytes};
 
 /// Longest parameter or tag, in characters; MLflow's databases take no longer ones.
 const LONGEST: usize = 6000;
@@ -219,15 +219,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn uri(path: &Path) -> String {
-    let mut uri = "file://".to_owned();
-    for byte in path.as_os_str().as_encoded_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) {
-            uri.push(char::from(*byte));
-        } else {
-            let _ = write!(uri, "%{byte:02X}");
-        }
-    }
-    uri
+    format!("file://{}", url_part(path.as_os_str().as_encoded_bytes(), "/"))
 }
 
 fn write_yaml(folder: &Path, fields: &[(&str, String)]) -> Result<()> {

@@ -11,6 +11,7 @@ use super::record::{Record, SEED};
 use super::settings::{Setting, plain, short_names};
 use super::table::{SettingTable, counts, spread};
 use crate::fault::Result;
+use crate::files::url_part;
 
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
@@ -280,25 +281,9 @@ fn link(from: &Path, to: &Path) -> String {
     let (from, to) = (whole(from), whole(to));
     let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
     let up = from.components().skip(common).map(|_| "..".to_owned());
-    let name = |part: Component<'_>| encoded(&part.as_os_str().to_string_lossy());
+    let name = |part: Component<'_>| url_part(part.as_os_str().to_string_lossy().as_bytes(), ",=");
     let parts: Vec<String> = up.chain(to.components().skip(common).map(name)).collect();
     let path = if parts.is_empty() { ".".to_owned() } else { parts.join("/") };
     // Results of another tool are a file.
     if to.is_file() { path } else { path + "/" }
-}
-
-/// Returns a name as a part of an address.
-fn encoded(name: &str) -> String {
-    let mut out = String::new();
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b',' | b'=' => {
-                out.push(char::from(byte))
-            }
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
 }

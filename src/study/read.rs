@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::foreign;
-use super::record::{Evaluated, LossPoint, Record, Status, higher_is_better};
+use super::record::{Evaluated, LossPoint, Record, Status, higher_is_better, null_as_nan};
 use crate::fault::{Result, fault};
 use crate::files;
 use crate::report::metrics_log::METRICS_FILE;
@@ -131,57 +131,19 @@ fn natural(name: &str) -> Vec<(u64, String)> {
     parts
 }
 
-/// Fields of `results.json`; all may be missing, as in runs of earlier releases.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ResultsFile {
-    task: String,
-    metric: String,
-    best: Option<EvaluationOfFile>,
-    last: Option<EvaluationOfFile>,
-    steps: Option<u64>,
-    parameters: IndexMap<String, u64>,
-    train_seconds: Option<f64>,
-    seconds: Option<f64>,
-    examples_per_second: Option<f64>,
-    tokens_per_second: Option<f64>,
-    peak_memory_mib: Option<f64>,
-    device: String,
-    ended: String,
-    together: Option<u64>,
-    delta_norm: Option<IndexMap<String, Option<f64>>>,
-    recipe: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct EvaluationOfFile {
-    step: u64,
-    epoch: Option<f64>,
-    metrics: IndexMap<String, Option<f64>>,
-}
-
-impl From<EvaluationOfFile> for Evaluated {
-    fn from(file: EvaluationOfFile) -> Self {
-        Self { step: file.step, epoch: file.epoch, metrics: defined(file.metrics) }
-    }
-}
-
-/// Reads `null` as NaN, as the files have no other word for it.
-fn defined(metrics: IndexMap<String, Option<f64>>) -> IndexMap<String, f64> {
-    metrics.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect()
-}
-
 /// Returns the record of a run, and one for each data set that it was scored on besides its own.
 fn read(name: &str, folder: &Path) -> Vec<Record> {
+    let path = folder.join(RESULTS);
+    let found = json(&path).map(|results| of_results(&path, results));
     let mut record = Record {
         name: name.to_owned(),
         folder: folder.to_owned(),
         source: "loraxs".to_owned(),
-        ..Record::default()
+        ..found.unwrap_or_default()
     };
-    if let Some(results) = json::<Value>(&folder.join(RESULTS)) {
-        take_results(&mut record, results);
-    } else if let Some(failed) = json::<Value>(&folder.join(FAILED)) {
+    if !record.status.is_end()
+        && let Some(failed) = json::<Value>(&folder.join(FAILED))
+    {
         let error = failed["error"].as_str().unwrap_or("no reason given").to_owned();
         record.status = Status::Failed { error, step: failed["step"].as_u64() };
     }
@@ -200,26 +162,19 @@ fn read(name: &str, folder: &Path) -> Vec<Record> {
     if record.best.is_none() && !scores.is_empty() { scores } else { [vec![record], scores].concat() }
 }
 
-fn take_results(record: &mut Record, results: Value) {
-    let found = ResultsFile::deserialize(&results).unwrap_or_else(|error| {
-        warn(&record.folder.join(RESULTS), &error);
-        ResultsFile::default()
-    });
-    let count = |name: &str| found.parameters.get(name).copied();
-    (record.adapter_parameters, record.head_parameters, record.base_parameters) =
-        (count("adapter"), count("head"), count("base"));
-    (record.train_seconds, record.seconds) = (found.train_seconds, found.seconds);
-    (record.examples_per_second, record.tokens_per_second) =
-        (found.examples_per_second, found.tokens_per_second);
-    (record.steps, record.peak_memory_mib) = (found.steps, found.peak_memory_mib);
-    (record.together, record.device) = (found.together, found.device);
-    (record.task, record.metric) = (found.task, found.metric);
-    record.best = found.best.map(Evaluated::from);
-    record.last = found.last.map(Evaluated::from);
-    record.delta_norm = defined(found.delta_norm.unwrap_or_default());
-    record.status = if found.ended == "halving" { Status::Stopped } else { Status::Finished };
-    record.settings = flat(&found.recipe);
-    record.results = results;
+/// Returns the record of a run that has results.
+fn of_results(path: &Path, results: Value) -> Record {
+    let found = Record::deserialize(&results).inspect_err(|error| warn(path, error)).unwrap_or_default();
+    let count = |name: &str| results["parameters"][name].as_u64();
+    Record {
+        adapter_parameters: count("adapter"),
+        head_parameters: count("head"),
+        base_parameters: count("base"),
+        status: if results["ended"] == "halving" { Status::Stopped } else { Status::Finished },
+        settings: flat(&results["recipe"]),
+        results,
+        ..found
+    }
 }
 
 /// A line of `metrics.jsonl`.
@@ -229,8 +184,11 @@ struct LogLine {
     epoch: Option<f64>,
     loss: Option<f64>,
     task: Option<String>,
-    metrics: Option<IndexMap<String, Option<f64>>>,
+    metrics: Option<Metrics>,
 }
+
+#[derive(Deserialize)]
+struct Metrics(#[serde(deserialize_with = "null_as_nan")] IndexMap<String, f64>);
 
 /// Reads the log; a run without results gets its evaluations and last step from there.
 fn take_log(record: &mut Record) {
@@ -243,12 +201,8 @@ fn take_log(record: &mut Record) {
             continue;
         };
         match line.metrics {
-            Some(metrics) if line.task.as_ref().is_none_or(|task| *task == record.task) => {
-                record.evaluations.push(Evaluated {
-                    step: line.step,
-                    epoch: line.epoch,
-                    metrics: defined(metrics),
-                });
+            Some(Metrics(metrics)) if line.task.as_ref().is_none_or(|task| *task == record.task) => {
+                record.evaluations.push(Evaluated { step: line.step, epoch: line.epoch, metrics });
             }
             Some(_) => {}
             None => record.points.push(LossPoint {

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::spec::Metric;
 
 /// One run with one task. Numbers that a file does not tell are `None`; undefined ones are NaN.
-#[derive(Debug, Clone, Default, Serialize)]
+///
+/// Read from `results.json`, where all may be missing, as in runs of earlier releases.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
     /// Its path below the folder that was named, or that folder's own name.
     pub name: String,
@@ -18,6 +21,7 @@ pub struct Record {
     /// The tool that made it.
     pub source: String,
     /// How far it is.
+    #[serde(skip_deserializing)]
     pub status: Status,
     /// The recipe by dotted key.
     pub settings: Map<String, Value>,
@@ -36,6 +40,7 @@ pub struct Record {
     /// All of them.
     pub evaluations: Vec<Evaluated>,
     /// The log points of the training.
+    #[serde(skip_deserializing)]
     pub points: Vec<LossPoint>,
     /// Trainable parameters of the adapter.
     pub adapter_parameters: Option<u64>,
@@ -62,6 +67,7 @@ pub struct Record {
     /// Runs trained together with it, itself included.
     pub together: Option<u64>,
     /// ‖ΔW‖ (Frobenius) of each adapted layer.
+    #[serde(deserialize_with = "null_as_nan")]
     pub delta_norm: IndexMap<String, f64>,
     /// `results.json` as it is, for what has no field here.
     pub results: Value,
@@ -88,14 +94,22 @@ pub enum Status {
 }
 
 /// One evaluation.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evaluated {
     /// Optimiser steps done.
     pub step: u64,
     /// The same in epochs.
     pub epoch: Option<f64>,
     /// Metrics by name; NaN where undefined.
+    #[serde(deserialize_with = "null_as_nan")]
     pub metrics: IndexMap<String, f64>,
+}
+
+/// Reads `null` as NaN, as the files have no other word for it.
+pub fn null_as_nan<'de, D: Deserializer<'de>>(from: D) -> Result<IndexMap<String, f64>, D::Error> {
+    let numbers: Option<IndexMap<String, Option<f64>>> = Deserialize::deserialize(from)?;
+    let numbers = numbers.unwrap_or_default().into_iter();
+    Ok(numbers.map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
 }
 
 /// One log point of a training.

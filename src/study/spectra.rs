@@ -1,11 +1,11 @@
 //! The singular values of a basis, read from its file: that of the recipe, else one in the cache of the same base.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 use serde_json::Value;
 
 use super::record::Record;
@@ -19,18 +19,10 @@ const MOST_HEADER: u64 = 64 << 20;
 /// The singular values of layers, by name.
 pub type Spectra = Vec<(String, Vec<f64>)>;
 
-/// A tensor's place in a safetensors file.
-#[derive(Deserialize)]
-struct StoredTensor {
-    dtype: String,
-    data_offsets: [u64; 2],
-}
-
 /// The header of a basis.
 struct BasisHeader {
     path: PathBuf,
-    metadata: HashMap<String, String>,
-    tensors: Vec<(String, StoredTensor)>,
+    header: Metadata,
     /// Where the values start.
     start: u64,
 }
@@ -56,7 +48,8 @@ pub fn spectra_of<'a>(records: impl Iterator<Item = &'a Record>) -> Spectra {
             record.settings.get("adapter.basis").and_then(Value::as_str).filter(|folder| !folder.is_empty());
         let own = folder.and_then(|folder| header(&Path::new(folder).join(FILE)));
         let matching = |found: &&BasisHeader| {
-            let is = |key: &str, value: &str| found.metadata.get(key).is_some_and(|known| known == value);
+            let known = |key: &str| found.header.metadata().as_ref()?.get(key);
+            let is = |key: &str, value: &str| known(key).is_some_and(|known| known == value);
             let spectrum = record.settings.get("adapter.spectrum").and_then(Value::as_str).unwrap_or("top");
             is("base_hash", &hash)
                 && is("rank", &rank.to_string())
@@ -87,35 +80,30 @@ fn header(path: &Path) -> Option<BasisHeader> {
     let length = Some(u64::from_le_bytes(length)).filter(|length| *length < MOST_HEADER)?;
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text).ok()?;
-    let mut all: serde_json::Map<String, Value> = serde_json::from_slice(&text).ok()?;
-    let metadata = all
-        .shift_remove("__metadata__")
-        .and_then(|found| serde_json::from_value(found).ok())
-        .unwrap_or_default();
-    let tensor = |(name, value)| Some((name, StoredTensor::deserialize(&value).ok()?));
-    let tensors =
-        all.into_iter().filter_map(|(name, value): (String, Value)| tensor((name, value))).collect();
-    Some(BasisHeader { path: path.to_owned(), metadata, tensors, start: length + 8 })
+    Some(BasisHeader {
+        path: path.to_owned(),
+        header: serde_json::from_slice(&text).ok()?,
+        start: length + 8,
+    })
 }
 
 /// Reads the singular values of each layer.
 fn values(basis: &BasisHeader) -> Spectra {
     let Ok(mut file) = File::open(&basis.path) else { return Vec::new() };
-    let mut read = |(name, tensor): &(String, StoredTensor)| {
-        let layer = name.strip_suffix(".S")?;
-        let [start, end] = tensor.data_offsets;
-        file.seek(SeekFrom::Start(basis.start + start)).ok()?;
-        let mut bytes =
-            vec![0; usize::try_from(end.checked_sub(start)?).ok().filter(|size| *size < 1 << 20)?];
+    let mut read = |name: String| {
+        let (layer, tensor) = (name.strip_suffix(".S")?, basis.header.info(&name)?);
+        let (start, end) = tensor.data_offsets;
+        file.seek(SeekFrom::Start(basis.start + start as u64)).ok()?;
+        let mut bytes = vec![0; end.checked_sub(start).filter(|size| *size < 1 << 20)?];
         file.read_exact(&mut bytes).ok()?;
-        let numbers = match &*tensor.dtype {
-            "F32" => {
+        let numbers = match tensor.dtype {
+            Dtype::F32 => {
                 bytes.as_chunks::<4>().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect()
             }
-            "F64" => bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
+            Dtype::F64 => bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect(),
             _ => return None,
         };
         Some((layer.to_owned(), numbers))
     };
-    basis.tensors.iter().filter_map(&mut read).collect()
+    basis.header.offset_keys().into_iter().filter_map(&mut read).collect()
 }

@@ -3,6 +3,7 @@
 //! The `safetensors` crate writes metadata in the order of a hash map, so equal content gives unequal files;
 //! here equal content gives equal bytes. Layout: <https://huggingface.co/docs/safetensors>.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,13 +25,18 @@ const PREFIX: usize = 8;
 ///
 /// # Errors
 /// Names `path` when it cannot be written, or the tensor whose kind safetensors does not have.
-pub fn write(path: &Path, metadata: &[(&str, String)], tensors: &[(String, &Tensor)]) -> Result<()> {
+pub fn write(
+    path: &Path,
+    metadata: &[(&str, String)],
+    tensors: &[(String, impl Borrow<Tensor>)],
+) -> Result<()> {
     let mut header = Map::new();
     let metadata: Map<String, Value> =
         metadata.iter().map(|(key, value)| ((*key).to_owned(), Value::from(value.as_str()))).collect();
     header.insert("__metadata__".into(), metadata.into());
     let mut end = 0;
     for (name, tensor) in tensors {
+        let tensor: &Tensor = tensor.borrow();
         let kind = tensor.kind();
         let Some((_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
             return Err(
@@ -48,7 +54,7 @@ pub fn write(path: &Path, metadata: &[(&str, String)], tensors: &[(String, &Tens
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for (_, tensor) in tensors {
-            out.write_all(&bytes_of(tensor)?)?;
+            out.write_all(&bytes_of(tensor.borrow())?)?;
         }
         Ok(())
     })
@@ -298,8 +304,7 @@ mod tests {
                 (format!("z{dtype}"), values.transpose(0, 1))
             })
             .collect();
-        let views: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        write(&path, &[("b", "1".into()), ("a", "\"2\"".into())], &views).unwrap();
+        write(&path, &[("b", "1".into()), ("a", "\"2\"".into())], &tensors).unwrap();
         let file = TensorFile::open(&path).unwrap();
         assert_eq!(file.names(), tensors.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>());
         assert_eq!((file.metadata("b").unwrap(), file.metadata("a").unwrap()), ("1", "\"2\""));
@@ -307,7 +312,7 @@ mod tests {
             assert_eq!(&file.tensor(name).unwrap(), tensor);
         }
         let first = std::fs::read(&path).unwrap();
-        write(&path, &[("b", "1".into()), ("a", "\"2\"".into())], &views).unwrap();
+        write(&path, &[("b", "1".into()), ("a", "\"2\"".into())], &tensors).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
     }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use super::tensor_file::{StoredTensor, TensorFile, View};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, locked};
 use crate::files::{self, quantised};
 
 /// The tensors of one or several safetensors files, by name.
@@ -73,7 +73,7 @@ impl Tensors {
     /// Notes that a tensor of this shape is asked for, if any is there.
     pub fn imagine(&self, name: &str, shape: &[i64]) -> bool {
         let Some(asked) = &self.imagined else { return false };
-        asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), shape.to_vec());
+        locked(asked).insert(name.to_owned(), shape.to_vec());
         true
     }
 
@@ -91,11 +91,6 @@ impl Tensors {
     /// Makes all tensors zeros that take no memory.
     pub fn without_numbers(&mut self) {
         self.unread = true;
-    }
-
-    /// Returns true if the tensors have no numbers.
-    pub fn is_unread(&self) -> bool {
-        self.unread
     }
 
     /// Opens these files.

@@ -210,10 +210,9 @@ pub fn save(
     beside: &dyn Fn(&Path) -> Result<()>,
 ) -> Result<()> {
     files::replace_folder(&folder.join(format!("step-{}", state.step)), |partial| {
-        let tensors: Vec<_> = optimizer.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-        write(&partial.join(TENSORS), &[], &tensors)?;
+        write(&partial.join(TENSORS), &[], optimizer)?;
         beside(partial)?;
-        let counters = Counters { files: checksums(partial)?, checksum: None, state: state.clone() };
+        let counters = Counters { files: files::checksums(partial)?, checksum: None, state: state.clone() };
         files::write_sealed(&partial.join(COUNTERS), &counters)
     })?;
     // Any newer ones were broken when the run resumed: they must not count.
@@ -224,17 +223,6 @@ pub fn save(
         let _ = fs::remove_dir_all(old);
     }
     Ok(())
-}
-
-/// Returns the checksums of a folder's files by name.
-fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        found.insert(name, files::checksum(&entry.path())?);
-    }
-    Ok(found)
 }
 
 /// Returns the steps of the checkpoints in a folder, the newest first.

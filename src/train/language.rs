@@ -126,7 +126,7 @@ impl Objective for LanguageModelling<'_> {
         // The target that fills up others belongs to a run of its own, whose share is 0.
         let numbers = divisors.iter().chain(&[f64::INFINITY]).chain(scales).chain(&[1.0]);
         let numbers: Vec<f32> = numbers.map(|&number| number as f32).collect();
-        let shape = layout.shape().filter(|_| !self.model.placement().is_divided());
+        let shape = layout.shape().filter(|_| !self.model.placement.is_divided());
         self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = layout.over(table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch.packed))

@@ -42,7 +42,9 @@ pub trait Recorder {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn logged(&mut self, run: usize, point: &TrainPoint) -> Result<()>;
+    fn logged(&mut self, _run: usize, _point: &TrainPoint) -> Result<()> {
+        Ok(())
+    }
 
     /// Saves what run `run` needs to resume from here into a checkpoint's folder.
     ///
@@ -56,7 +58,9 @@ pub trait Recorder {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn evaluated(&mut self, run: usize, step: u64, evaluation: &Evaluation, best: bool) -> Result<()>;
+    fn evaluated(&mut self, _run: usize, _step: u64, _evaluation: &Evaluation, _best: bool) -> Result<()> {
+        Ok(())
+    }
 
     /// Records that run `run` ended, while others go on; `share` is its part of the training time of all runs so far.
     ///

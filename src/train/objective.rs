@@ -122,7 +122,7 @@ impl LabelPrediction<'_> {
             }
             Problem::Tokens => {
                 let mut targets = vec![NO_TAG; layout.rows()];
-                for (example, place) in examples().zip(layout.places().iter().flatten()) {
+                for (example, place) in examples().zip(layout.places.iter().flatten()) {
                     let tags = example.label.as_ref().map(Label::numbers).unwrap_or_default();
                     let firsts = (0..).zip(&example.trained).filter(|(_, trained)| **trained != 0);
                     for ((at, _), tag) in firsts.zip(tags) {
@@ -137,7 +137,7 @@ impl LabelPrediction<'_> {
     /// Runs forward and backward; `numbers` holds the targets, the divisors `[k]`, the weights of classes, and the scales `[k]`.
     /// Returns losses `[k]`.
     fn forward_and_backward(&self, batch: &Packed, numbers: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let numbers = numbers.to_device(self.model.placement().last());
+        let numbers = numbers.to_device(self.model.placement.last());
         let k = batch.places.len() as i64;
         let classes = self.class_weights.len() as i64;
         let targets = numbers.numel() as i64 - 2 * k - classes;
@@ -200,7 +200,7 @@ impl Objective for LabelPrediction<'_> {
         let pass = Pass::seeded(noise, device, |run| !batches[run].is_empty());
         let others = divisors.iter().chain(&self.class_weights).chain(scales).map(|number| *number as f32);
         let numbers: Vec<f32> = self.targets(batches, &layout).into_iter().chain(others).collect();
-        let shape = layout.shape().filter(|_| !self.recompute && !self.model.placement().is_divided());
+        let shape = layout.shape().filter(|_| !self.recompute && !self.model.placement.is_divided());
         self.passes.run(shape, &layout.table(), &numbers, device, |table, numbers| {
             let batch = Packed::over(&layout, table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
-use crate::fault::Result;
+use crate::fault::{Result, fault};
 use crate::torch::graph::{self, Graph};
 use crate::torch::world::World;
 use crate::torch::{Devices, cast, dims2, set_grad};
@@ -60,7 +60,7 @@ impl AdamW {
     /// Moves the trained tensors into flat buffers; layers keep computing with the same leaves.
     ///
     /// # Errors
-    /// When libtorch refuses to share the memory.
+    /// When libtorch refuses to share the memory, or several runs would train weights of the base, which have no axis of runs.
     pub fn new(trained: &Trained) -> Result<Self> {
         let mut buffers = Vec::new();
         for group in [Group::Adapter, Group::Base, Group::Head] {
@@ -73,6 +73,10 @@ impl AdamW {
                 }
             }
             for (_, tensors) in by_device {
+                if group == Group::Base && trained.runs() > 1 {
+                    let message = format!("{} runs cannot train one base together", trained.runs());
+                    return Err(fault(message).hint("train each of them alone").into());
+                }
                 buffers.push(Buffer::new(group, trained.runs(), &tensors)?);
             }
         }
@@ -388,5 +392,22 @@ impl LossScale {
         } else if self.steps == 2_000 {
             (self.value, self.steps) = (self.value * 2.0, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_trained_by_one_run() {
+        let optimizer = |runs, group| {
+            let mut trained = Trained::new(runs);
+            let _leaf = trained.add("weight", group, &Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)));
+            AdamW::new(&trained)
+        };
+        assert!(optimizer(1, Group::Base).is_ok() && optimizer(2, Group::Head).is_ok());
+        let error = optimizer(2, Group::Base).unwrap_err();
+        assert_eq!(error.to_string(), "2 runs cannot train one base together");
     }
 }

@@ -13,10 +13,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("commands", &["adapters", "cli", "export", "models", "recipe", "report", "session", "study", "train"]),
     (
         "session",
-        &[
-            "adapters", "cli", "data", "eval", "generate", "hub", "models", "recipe", "report", "scoring",
-            "train",
-        ],
+        &["adapters", "data", "eval", "generate", "hub", "models", "recipe", "report", "scoring", "train"],
     ),
     ("cli", &[]),
     ("train", &["adapters", "data", "eval", "models", "nn", "report"]),

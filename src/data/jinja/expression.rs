@@ -18,28 +18,33 @@ impl Parser {
     }
 
     fn tuple_of(&mut self, has_conditions: bool, ends: &[&str], may_be_empty: bool) -> Outcome<Expr> {
-        let (mut items, mut is_tuple) = (Vec::new(), false);
-        loop {
-            let is_end =
-                *self.token() == Token::End || self.is_op(")") || ends.iter().any(|end| self.is_word(end));
-            if is_end {
-                break;
+        let item = if has_conditions { Self::conditional_expression } else { Self::or };
+        let (mut items, is_tuple) = self.between_commas(ends, item)?;
+        match items.pop() {
+            Some(only) if !is_tuple => Ok(only),
+            None if !may_be_empty => Err(self.unexpected("an expression")),
+            last => {
+                items.extend(last);
+                Ok(Expr::Tuple(items))
             }
-            items.push(if has_conditions { self.conditional_expression()? } else { self.or()? });
+        }
+    }
+
+    /// Parses what stands between commas, up to a bracket or one of these words; returns true if there is a comma.
+    pub fn between_commas<T>(
+        &mut self,
+        ends: &[&str],
+        item: impl Fn(&mut Self) -> Outcome<T>,
+    ) -> Outcome<(Vec<T>, bool)> {
+        let (mut items, mut has_comma) = (Vec::new(), false);
+        while *self.token() != Token::End && !self.is_op(")") && !ends.iter().any(|end| self.is_word(end)) {
+            items.push(item(self)?);
             if !self.skip_op(",") {
                 break;
             }
-            is_tuple = true;
+            has_comma = true;
         }
-        match items.pop() {
-            Some(only) if !is_tuple => Ok(only),
-            Some(last) => {
-                items.push(last);
-                Ok(Expr::Tuple(items))
-            }
-            None if may_be_empty => Ok(Expr::Tuple(items)),
-            None => Err(self.unexpected("an expression")),
-        }
+        Ok((items, has_comma))
     }
 
     pub fn conditional_expression(&mut self) -> Outcome<Expr> {

@@ -103,7 +103,7 @@ impl Run<'_> {
                 rest = after;
                 continue;
             }
-            let end = if brace == "{" { field_end(after) } else { None };
+            let end = if brace == "{" { closing(after, ['{', '}']) } else { None };
             let Some(end) = end else {
                 return Err(Failure::new(format!("Single '{brace}' encountered in format string")));
             };
@@ -295,14 +295,14 @@ impl Run<'_> {
     }
 }
 
-/// Returns where a field ends, past the braces in it.
-fn field_end(text: &str) -> Option<usize> {
-    let mut open = 0_usize;
+/// Returns where what has been opened is closed, past the pairs of these brackets in it.
+pub fn closing(text: &str, [open, close]: [char; 2]) -> Option<usize> {
+    let mut inner = 0_usize;
     for (at, c) in text.char_indices() {
         match c {
-            '{' => open += 1,
-            '}' if open == 0 => return Some(at),
-            '}' => open -= 1,
+            c if c == open => inner += 1,
+            c if c == close && inner == 0 => return Some(at),
+            c if c == close => inner -= 1,
             _ => {}
         }
     }

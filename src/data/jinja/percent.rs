@@ -1,7 +1,7 @@
 //! `%`: formatting of texts in the manner of C's `printf`.
 
 use super::eval::escaped;
-use super::format::Spec;
+use super::format::{Spec, closing};
 use super::meter::{Failure, Outcome};
 use super::methods::integer;
 use super::number;
@@ -69,7 +69,7 @@ impl Run<'_> {
         }
         let mut named = None;
         if let Some(after) = chars.as_str().strip_prefix('(') {
-            let end = key_end(after).ok_or_else(|| Failure::new("incomplete format key"))?;
+            let end = closing(after, ['(', ')']).ok_or_else(|| Failure::new("incomplete format key"))?;
             let Value::Dict(dict) = values.of else {
                 return Err(Failure::new("format requires a mapping"));
             };
@@ -184,18 +184,4 @@ impl Run<'_> {
         let fill = " ".repeat(spec.width.saturating_sub(text.chars().count()));
         Ok(if spec.align == Some('<') { text + &fill } else { fill + &text })
     }
-}
-
-/// Returns where a key in parentheses ends.
-fn key_end(text: &str) -> Option<usize> {
-    let mut open = 0_usize;
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' => open += 1,
-            ')' if open == 0 => return Some(at),
-            ')' => open -= 1,
-            _ => {}
-        }
-    }
-    None
 }

@@ -247,26 +247,15 @@ impl Parser {
 
     /// Parses the target of an assignment, up to one of these words.
     fn target(&mut self, has_attributes: bool, ends: &[&str]) -> Outcome<Target> {
-        let (mut targets, mut is_tuple) = (Vec::new(), false);
-        loop {
-            let is_end =
-                *self.token() == Token::End || self.is_op(")") || ends.iter().any(|end| self.is_word(end));
-            if is_end {
-                break;
-            }
-            targets.push(self.one_target(has_attributes)?);
-            if !self.skip_op(",") {
-                break;
-            }
-            is_tuple = true;
-        }
+        let (mut targets, is_tuple) =
+            self.between_commas(ends, |parser| parser.one_target(has_attributes))?;
         match targets.pop() {
             Some(only) if !is_tuple => Ok(only),
-            Some(last) => {
-                targets.push(last);
+            None => Err(self.unexpected("what is assigned to")),
+            last => {
+                targets.extend(last);
                 Ok(Target::Tuple(targets))
             }
-            None => Err(self.unexpected("what is assigned to")),
         }
     }
 

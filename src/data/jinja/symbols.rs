@@ -108,7 +108,7 @@ impl Symbols {
                             &mut of.body.body,
                             |symbols| {
                                 symbols.parameter(loop_name);
-                                symbols.parameters(target);
+                                symbols.visit_target(target, Self::parameter);
                             },
                             |_| {},
                         );
@@ -117,7 +117,7 @@ impl Symbols {
                 }
                 Node::SetBlock(_, _, block) | Node::Generation(block) => self.block(block, |_| {}),
                 Node::With(values, block) => self.block(block, |symbols| {
-                    values.iter().for_each(|(target, _)| symbols.parameters(target));
+                    values.iter().for_each(|(target, _)| symbols.visit_target(target, Self::parameter));
                 }),
                 Node::Filter(filters, block) => {
                     block.hidden =
@@ -144,14 +144,6 @@ impl Symbols {
         block.hidden = self.frame(&mut block.body, before, |_| {});
     }
 
-    fn parameters(&mut self, target: &Target) {
-        match target {
-            Target::Name(name) => self.parameter(*name),
-            Target::Attribute(name, _) => self.load(*name),
-            Target::Tuple(targets) => targets.iter().for_each(|target| self.parameters(target)),
-        }
-    }
-
     fn visit_all(&mut self, body: &[Stmt]) {
         for stmt in body {
             self.visit(&stmt.node);
@@ -165,9 +157,9 @@ impl Symbols {
             Node::For(of) => self.visit_expr(&of.items),
             Node::Set(target, value) => {
                 self.visit_expr(value);
-                self.visit_target(target);
+                self.visit_target(target, Self::store);
             }
-            Node::SetBlock(target, ..) => self.visit_target(target),
+            Node::SetBlock(target, ..) => self.visit_target(target, Self::store),
             Node::With(values, _) => values.iter().for_each(|(_, value)| self.visit_expr(value)),
             Node::Filter(filters, _) => self.visit_links(filters),
             Node::Macro(of) => of.name.into_iter().for_each(|name| self.store(name)),
@@ -208,11 +200,12 @@ impl Symbols {
         self.layers.pop().unwrap_or_default()
     }
 
-    fn visit_target(&mut self, target: &Target) {
+    /// Visits a target, whose names are those of parameters or are stored.
+    fn visit_target(&mut self, target: &Target, note: fn(&mut Self, Name)) {
         match target {
-            Target::Name(name) => self.store(*name),
+            Target::Name(name) => note(self, *name),
             Target::Attribute(name, _) => self.load(*name),
-            Target::Tuple(targets) => targets.iter().for_each(|target| self.visit_target(target)),
+            Target::Tuple(targets) => targets.iter().for_each(|target| self.visit_target(target, note)),
         }
     }
 

@@ -30,8 +30,10 @@ pub struct CausalLm {
     /// `[v, d]`; the embedding itself where they are tied, on its device: the one trained tensor of both has one gradient, and to
     /// move hidden states back costs less than a second table.
     head: Weight,
-    placement: Placement,
-    runs: usize,
+    /// Where its parts lie.
+    pub placement: Placement,
+    /// k, the number of runs trained together.
+    pub runs: usize,
 }
 
 impl CausalLm {
@@ -67,16 +69,6 @@ impl CausalLm {
         self.head.device()
     }
 
-    /// Returns where its parts lie.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    /// Returns k, the number of runs trained together.
-    pub fn runs(&self) -> usize {
-        self.runs
-    }
-
     /// Prepares for passes without gradients of one run; adapters are best merged first. On a GPU, layers that share an input are joined.
     /// Weights are packed for our own kernels on the CPU: up to [`MOST_PACKED_BYTES`] in fp32, or, if the CPU
     /// multiplies bf16, [`MOST_NARROW_BYTES`] in it.
@@ -96,11 +88,6 @@ impl CausalLm {
     pub fn decodes_in_one_kernel(&self) -> bool {
         has_flash(self.decoder.kind(), self.device())
             && self.decoder.attends_in_one_kernel(self.config.head_width)
-    }
-
-    /// Returns true if the weights are small enough for a CPU's caches.
-    pub fn is_small(&self) -> bool {
-        self.bytes() <= MOST_PACKED_BYTES
     }
 
     /// Returns the bytes of its weights.

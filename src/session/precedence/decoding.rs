@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cli::GenerationArgs;
 use crate::data::task::Generation;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Result, usage};
 use crate::generate::config::Asked;
 use crate::generate::{GenerationSettings, Penalties, Sampling, SamplingParams};
+use crate::spec::request::GenerationOptions;
 use crate::train::interrupt;
 
 /// Default number of new tokens, where neither catalog nor command line gives one.
@@ -16,24 +16,24 @@ const MAX_NEW_TOKENS: usize = 256;
 /// Returns the settings, and remarks on those of the checkpoint that they overrule or that have no effect.
 /// Fails when options contradict each other.
 pub fn decoding(
-    args: &GenerationArgs,
+    options: &GenerationOptions,
     task: &Generation,
     tokenizer: &Tokenizer,
     asked: &Asked,
 ) -> Result<(GenerationSettings, Vec<String>)> {
-    let given = args.max_new_tokens.or(task.max_new_tokens);
-    let temperature = args.temperature.unwrap_or(task.temperature);
-    let (top_k, top_p) = (args.top_k.unwrap_or(task.top_k), args.top_p.unwrap_or(task.top_p));
-    if temperature == 0.0 && (args.top_k.is_some() || args.top_p.is_some()) {
+    let given = options.max_new_tokens.or(task.max_new_tokens);
+    let temperature = options.temperature.unwrap_or(task.temperature);
+    let (top_k, top_p) = (options.top_k.unwrap_or(task.top_k), options.top_p.unwrap_or(task.top_p));
+    if temperature == 0.0 && (options.top_k.is_some() || options.top_p.is_some()) {
         return Err(usage("`--top-k` and `--top-p` have no effect on greedy decoding")
             .hint("pass a `--temperature` above 0")
             .into());
     }
     let mut penalties = asked.penalties.clone();
-    penalties.repetition_penalty = args.repetition_penalty.unwrap_or(penalties.repetition_penalty);
+    penalties.repetition_penalty = options.repetition_penalty.unwrap_or(penalties.repetition_penalty);
     let mut stop = task.stop.clone();
     stop.extend(asked.stop_strings.iter().filter(|text| !task.stop.contains(text)).cloned());
-    let beams = args.beams.unwrap_or(task.beams);
+    let beams = options.beams.unwrap_or(task.beams);
     let decided = |key: &str, value: &Value| match key {
         "do_sample" => *value == json!(temperature > 0.0),
         "num_beams" => *value == json!(beams),
@@ -47,7 +47,7 @@ pub fn decoding(
         },
         search: asked.search(beams),
         penalties,
-        seed: args.seed.unwrap_or(0),
+        seed: options.seed.unwrap_or(0),
         ..SamplingParams::greedy(given.unwrap_or(MAX_NEW_TOKENS), tokenizer.ends())
     };
     let settings =

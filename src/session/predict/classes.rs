@@ -8,7 +8,6 @@ use super::answer::{Kind, of_words};
 use super::input::Next;
 use super::output::Output;
 use super::{End, PATIENCE, Predictor, Told};
-use crate::cli::GenerationArgs;
 use crate::data::examples::encode_texts;
 use crate::data::row::{Columns, Row};
 use crate::data::template::Template;
@@ -21,6 +20,7 @@ use crate::models::{Classifier, HeadShape};
 use crate::session::environment::use_precision;
 use crate::session::fit::fitting;
 use crate::spec::Problem;
+use crate::spec::request::GenerationOptions;
 use crate::torch::world::World;
 use crate::train::interrupt;
 
@@ -30,8 +30,8 @@ const CHUNK: usize = 1024;
 impl Predictor<'_> {
     /// Answers all rows.
     pub(super) fn classes(&self, head: HeadShape, out: &mut dyn Write) -> Result<Told> {
-        let Self { place, subject, args, settings, .. } = self;
-        if args.raw || args.shots > 0 || args.generation != GenerationArgs::default() {
+        let Self { place, subject, request, settings, .. } = self;
+        if request.raw || request.shots > 0 || request.generation != GenerationOptions::default() {
             let message = "options of generation are for a language model, but the base is a classifier";
             return Err(usage(message).hint("leave them out").into());
         }
@@ -46,7 +46,8 @@ impl Predictor<'_> {
         };
         let of_words = (head.problem == Problem::Tokens).then(|| self.tokenizer.of_words()).transpose()?;
         let mut input = self.input(self.text_form(dataset.as_ref()))?;
-        let texts = dataset.as_ref().filter(|_| args.columns.is_empty()).and_then(|own| own.task.labelled());
+        let texts =
+            dataset.as_ref().filter(|_| request.columns.is_empty()).and_then(|own| own.task.labelled());
         let (model, _trained) = subject.build(place, use_precision(settings.precision)?, Some(head))?;
         let model = model.classifier()?;
         let mut output = Output::new(out, self.format(), &kind);

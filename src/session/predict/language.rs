@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::slice::from_ref;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::data::split::Split;
 use crate::data::task::Generation;
 use crate::data::template::Template;
 use crate::data::texts::recognised_prompt;
-use crate::fault::{Result, usage};
+use crate::fault::{Result, locked, usage};
 use crate::generate::config::Asked;
 use crate::generate::engine::MOST_SLOTS;
 use crate::generate::{Completion, Engine, GenerationSettings, NextPrompt};
@@ -57,27 +57,23 @@ impl Window {
     }
 }
 
-fn locked(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Predictor<'_> {
     /// Completes all rows.
     pub(super) fn completions(&self, out: &mut dyn Write) -> Result<Told> {
-        let Self { place, subject, args, settings, tokenizer } = self;
-        if args.max_length.is_some() {
+        let Self { place, subject, request, settings, tokenizer } = self;
+        if request.max_length.is_some() {
             let message = "`--max-length` cuts the texts of classifiers, but the base is a language model";
             return Err(usage(message).hint("`--max-new-tokens` limits completions").into());
         }
-        let dataset = if args.raw { None } else { self.dataset()? };
+        let dataset = if request.raw { None } else { self.dataset()? };
         let known = dataset.as_ref().map(task_of).transpose()?;
         let dataset = dataset.as_ref();
         let base = &subject.base.base;
         let asked = Asked::read(&base.folder, base.config.vocabulary)?;
         let task = known.clone().unwrap_or_else(Generation::unset);
-        let (generation, remarks) = decoding(&args.generation, &task, tokenizer, &asked)?;
+        let (generation, remarks) = decoding(&request.generation, &task, tokenizer, &asked)?;
         remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-        let generation = GenerationSettings { max_slots: args.batch_size.unwrap_or(0), ..generation };
+        let generation = GenerationSettings { max_slots: request.batch_size.unwrap_or(0), ..generation };
         let input = self.input(self.prompt_form(dataset, known.as_ref())?)?;
         let (mut model, _trained) = subject.build(place, use_precision(settings.precision)?, None)?;
         model.merge_adapters();
@@ -156,7 +152,7 @@ impl Predictor<'_> {
 
     /// Returns the columns of prompts.
     fn prompt_form(&self, dataset: Option<&Dataset>, task: Option<&Generation>) -> Result<Form> {
-        let given = &self.args.columns;
+        let given = &self.request.columns;
         let named: Vec<String> = match task {
             Some(Generation { messages: Some(column), .. }) => vec![column.clone()],
             Some(task) if !given.is_empty() => {
@@ -195,7 +191,7 @@ impl Predictor<'_> {
             return Ok(Generation { messages: Some(column.to_owned()), ..own });
         }
         let prompt = Template::column(column);
-        let is_chat = known.is_some() || !self.args.raw && self.tokenizer.chat_template().is_some();
+        let is_chat = known.is_some() || !self.request.raw && self.tokenizer.chat_template().is_some();
         tracing::info!(
             "`{column}` is {}",
             match is_chat {
@@ -210,7 +206,7 @@ impl Predictor<'_> {
     fn asker<'t>(&'t self, dataset: Option<&Dataset>, task: &'t Generation) -> Result<Asker<'t>> {
         let longest = usize::try_from(self.subject.base.base.config.longest_sequence())?;
         let reader = (&self.tokenizer, longest);
-        let count = self.args.shots;
+        let count = self.request.shots;
         if count == 0 {
             return Asker::new(dataset.map_or("the input", |dataset| &dataset.name), task, None, reader);
         }

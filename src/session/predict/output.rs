@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::answer::{ERROR, Kind, flattened};
-use crate::cli::AnswerFormat;
 use crate::data::row::{Columns, Row, plain};
 use crate::fault::{Result, fault};
+use crate::spec::request::AnswerFormat;
 
 /// Answered rows on their way out.
 pub struct Output<'a> {

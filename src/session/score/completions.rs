@@ -7,7 +7,6 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::write_and_show;
-use crate::cli::EvalArgs;
 use crate::data::Task;
 use crate::data::dataset::Dataset;
 use crate::data::prompts::{self, Prompt, Prompts};
@@ -24,6 +23,7 @@ use crate::session::environment::Environment;
 use crate::session::precedence::prompt_split;
 use crate::session::run_folder::EVAL;
 use crate::session::sources;
+use crate::spec::request::ScoreRequest;
 use crate::train::Ending;
 
 /// Rows read at once.
@@ -31,9 +31,9 @@ const PIECE: usize = 4096;
 
 /// Scores the completions in `file` on the data set asked for, by its rules.
 /// Fails when the data set has none, a row cannot be used, or a prompt has no completion or two.
-pub fn rescore(place: &Environment, args: &EvalArgs, file: &Path) -> Result<Ending> {
+pub fn rescore(place: &Environment, request: &ScoreRequest, file: &Path) -> Result<Ending> {
     let start = Instant::now();
-    let [name] = &args.task[..] else {
+    let [name] = &request.task[..] else {
         return Err(usage("`--completions` are the answers to one `--task`").into());
     };
     let dataset = sources::open(place, name)?;
@@ -48,21 +48,21 @@ pub fn rescore(place: &Environment, args: &EvalArgs, file: &Path) -> Result<Endi
             .hint("give its catalog entry `scorers`")
             .into());
     }
-    let split = args.split.as_deref().or(prompt_split(&dataset)).unwrap_or("validation");
+    let split = request.split.as_deref().or(prompt_split(&dataset)).unwrap_or("validation");
     let files = place.files(&dataset, split)?;
     let mut found =
         prompts::load(&Split { dataset: &dataset, name: split, files: &files, limit: 0 }, None, None)?;
-    let answers = Answers { file, dataset: &dataset, split }.all(&mut found, args.limit)?;
+    let answers = Answers { file, dataset: &dataset, split }.all(&mut found, request.limit)?;
     let identity = json!({
         "completions": blake3::hash(&files::read_bytes(file)?).to_hex().to_string(),
-        "split": split, "prompts": found.hash, "scorers": keys.scorers, "limit": args.limit,
+        "split": split, "prompts": found.hash, "scorers": keys.scorers, "limit": request.limit,
     });
     let (prompts, earlier) = (&found.prompts, &Value::Null);
     let task = PromptSet { name, rules: &rules, prompts, identity: &identity, earlier };
     let records: Vec<AnswerRecord> = (prompts.iter().zip(answers))
         .map(|(prompt, text)| AnswerRecord::new(&task, prompt, (text, None, None)))
         .collect::<Result<_>>()?;
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(EVAL));
+    let out = request.out.clone().unwrap_or_else(|| PathBuf::from(EVAL));
     write(&out, &task, &records)?;
     let seconds = start.elapsed().as_secs_f64();
     let scored = Scored { task: &task, records: &records, shots: 0, arguments: &json!({}), seconds };

@@ -13,7 +13,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +22,7 @@ use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, locked};
 use crate::files;
 
 /// Folder of the claims in that of the sweep.
@@ -149,7 +149,7 @@ impl Claims {
             return Err(error);
         }
         let file = Arc::new(file);
-        self.beating.claimed().push(Arc::clone(&file));
+        locked(&self.beating.claimed).push(Arc::clone(&file));
         Ok(Claim {
             path,
             name: name.to_owned(),
@@ -217,17 +217,11 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.beating.claimed().retain(|file| !Arc::ptr_eq(file, &self.file));
+        locked(&self.beating.claimed).retain(|file| !Arc::ptr_eq(file, &self.file));
         if self.is_held().unwrap_or(false) {
             // Left behind, it is dead with this process.
             let _ = fs::remove_file(&self.path);
         }
-    }
-}
-
-impl Beating {
-    fn claimed(&self) -> MutexGuard<'_, Vec<Arc<File>>> {
-        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -274,7 +268,7 @@ impl Found {
 fn beat(beats: &Weak<Beating>, ended: &Receiver<()>, interval: Duration) {
     while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let Some(beating) = beats.upgrade() else { return };
-        let claimed = beating.claimed().clone();
+        let claimed = locked(&beating.claimed).clone();
         for file in claimed {
             // A claim that cannot be touched is lost in the end, which its check tells.
             let _ = touch(&file);
@@ -427,16 +421,21 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path().join("sweep/.claims")).unwrap().count(), 0);
     }
 
+    /// Lets two processes take what they can at the same time, and returns all that they took, in order.
+    fn taken(others: &mut [Other; 2]) -> Vec<String> {
+        others.iter_mut().for_each(Other::send);
+        let names = others.each_mut().map(Other::answer).join(" ");
+        let mut all: Vec<String> = names.split_whitespace().map(str::to_owned).collect();
+        all.sort_unstable_by_key(|name| name.trim_start_matches("seed=").parse::<u32>().unwrap());
+        all
+    }
+
     #[test]
     fn of_two_processes_each_run_goes_to_one() {
         let folder = tempfile::tempdir().unwrap();
         let names: Vec<String> = (0..200).map(|number| format!("seed={number}")).collect();
         let mut others = [0, 1].map(|_| Other::start(folder.path(), TIMEOUT, &names.join(" ")));
-        others.iter_mut().for_each(Other::send);
-        let [one, other] = others.each_mut().map(Other::answer);
-        let mut all: Vec<&str> =
-            one.split(' ').chain(other.split(' ')).filter(|name| !name.is_empty()).collect();
-        all.sort_unstable_by_key(|name| name.trim_start_matches("seed=").parse::<u32>().unwrap());
+        let all = taken(&mut others);
         assert_eq!(all, names);
     }
 
@@ -452,11 +451,7 @@ mod tests {
         let mut others = [0, 1].map(|_| Other::start(folder.path(), TIMEOUT, &names));
         killed.signal(rustix::process::Signal::KILL);
         killed.process.wait().unwrap();
-        others.iter_mut().for_each(Other::send);
-        let [one, other] = others.each_mut().map(Other::answer);
-        let mut all: Vec<&str> =
-            one.split(' ').chain(other.split(' ')).filter(|name| !name.is_empty()).collect();
-        all.sort_unstable_by_key(|name| name.trim_start_matches("seed=").parse::<u32>().unwrap());
+        let all = taken(&mut others);
         assert_eq!(all.join(" "), names);
         for mut other in others {
             let told = other.ask();

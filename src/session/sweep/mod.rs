@@ -10,11 +10,12 @@ pub mod work;
 
 use std::path::{Path, PathBuf};
 
-use crate::cli::TrainArgs;
 use crate::fault::{Result, usage};
 use crate::recipe::{SWEEP, Sweep};
 use crate::report::say;
+use crate::session::resume::folder;
 use crate::spec::Shard;
+use crate::spec::request::TrainRequest;
 use crate::torch::world::World;
 
 /// A sweep that is to be trained.
@@ -30,40 +31,31 @@ pub struct AskedSweep {
 /// Returns the sweep that `train` is asked for: by a recipe with a section `[sweep]`, `--sweep`, or `--resume` with the folder
 /// of one. `None` if it is asked for one run.
 /// Fails when there is no such recipe, or its sweep has faults.
-pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
-    let resumed = args.resume.as_ref().and_then(Option::as_ref);
-    let out = resumed.or(args.out.as_ref());
-    if let (Some(resumed), Some(out)) = (resumed, &args.out)
-        && resumed != out
-        && resumed.join(SWEEP).is_file()
-    {
-        let message =
-            format!("`--resume {}` and `--out {}` name two folders", resumed.display(), out.display());
-        return Err(usage(message).hint("leave out `--out`").into());
-    }
-    let found = match (&args.recipe, out) {
+pub fn asked_sweep(request: &TrainRequest) -> Result<Option<AskedSweep>> {
+    let out = folder(request)?;
+    let found = match (&request.recipe, out) {
         (Some(name), out) => {
-            let basis = args.basis.as_ref().map(|basis| format!("adapter.basis={}", basis.display()));
-            let sets: Vec<String> = args.set.iter().cloned().chain(basis).collect();
-            Sweep::load(name, &sets, &args.sweep)?.map(|(sweep, origin)| {
+            let basis = request.basis.as_ref().map(|basis| format!("adapter.basis={}", basis.display()));
+            let sets: Vec<String> = request.set.iter().cloned().chain(basis).collect();
+            Sweep::load(name, &sets, &request.sweep)?.map(|(sweep, origin)| {
                 (sweep, out.cloned().unwrap_or_else(|| Path::new("runs").join(origin.stem())))
             })
         }
         (None, Some(out)) if out.join(SWEEP).is_file() => {
-            if !args.sweep.is_empty() || !args.set.is_empty() || args.basis.is_some() {
+            if !request.sweep.is_empty() || !request.set.is_empty() || request.basis.is_some() {
                 let message = format!("`{}` is a sweep, which goes on as it began", out.display());
                 return Err(usage(message).hint("leave out `--set`, `--sweep` and `--basis`").into());
             }
             Some((Sweep::of_folder(out)?, out.clone()))
         }
-        (None, _) if !args.sweep.is_empty() => {
+        (None, _) if !request.sweep.is_empty() => {
             let message = "`--sweep` begins a sweep, for which `--recipe` is missing";
             return Err(usage(message).hint("name a recipe with `--recipe`, or leave out `--sweep`").into());
         }
         (None, _) => None,
     };
     let Some((sweep, out)) = found else {
-        return match args.shard {
+        return match request.shard {
             Some(shard) => Err(usage(format!("`--shard {shard}` is for a sweep, and the recipe is one run"))
                 .hint("vary a key with `--sweep KEY.PATH=V1,V2`, or leave out `--shard`")
                 .into()),
@@ -77,7 +69,7 @@ pub fn asked_sweep(args: &TrainArgs) -> Result<Option<AskedSweep>> {
         Some(shard)
     };
     let world = World::current();
-    let shard = args.shard.or_else(slurm).unwrap_or_default().of_process(world.rank(), world.size());
+    let shard = request.shard.or_else(slurm).unwrap_or_default().of_process(world.rank(), world.size());
     Ok(Some(AskedSweep { sweep, out, shard }))
 }
 

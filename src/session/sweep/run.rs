@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::claim::{Claim, Claims};
 use super::work::SweepTraining;
 use super::{halving, together};
-use crate::cli::{EvalArgs, SubjectArgs};
 use crate::fault::{Result, hint_of};
 use crate::files::{self, Held};
 use crate::recipe::{Recipe, SWEEP, SweepRun};
@@ -18,10 +17,11 @@ use crate::session::adapter_setup;
 use crate::session::course::{Course, GroupPlan};
 use crate::session::group;
 use crate::session::resume::{refuse_used, try_lock};
-use crate::session::run_folder::{EVAL, FAILED, RESULTS};
-use crate::session::score::score;
+use crate::session::run_folder::{FAILED, RESULTS};
+use crate::session::score::{has_scores, score};
 use crate::session::subject::Subject;
 use crate::session::training::Training;
+use crate::spec::request::{ScoreRequest, SubjectSource};
 use crate::train::{Ending, RunEnd, interrupt};
 
 /// Interval at which runs that other processes train are looked at.
@@ -128,22 +128,17 @@ impl SweepTraining<'_> {
     fn score(&self, claims: &Claims, run: usize) -> Result<Ending> {
         let SweepRun { recipe, name, .. } = &self.sweep.runs[run];
         let (out, tasks) = (self.folder(run), recipe.eval.tasks.clone());
-        let is_scored = || {
-            let found = out.join(EVAL).join(RESULTS);
-            let found: Value = if found.exists() { files::read_json(&found)? } else { Value::Null };
-            Ok::<_, anyhow::Error>(tasks.iter().all(|task| found.get(task).is_some()))
-        };
         let is_finished = || {
             let results: Value = files::read_json(&out.join(RESULTS))?;
             Ok::<_, anyhow::Error>(results["ended"] != "halving")
         };
-        if tasks.is_empty() || !out.join(RESULTS).exists() || !is_finished()? || is_scored()? {
+        if tasks.is_empty() || !out.join(RESULTS).exists() || !is_finished()? || has_scores(&out, &tasks)? {
             return Ok(Ending::Finished);
         }
         let Some(_claim) = claims.take(name)? else { return Ok(Ending::Finished) };
-        let args = SubjectArgs { run: Some(out.clone()), ..SubjectArgs::default() };
-        let subject = Subject::open(self.place, &args, &[])?;
-        score(self.place, &subject, &EvalArgs { task: tasks, ..EvalArgs::default() })
+        let source = SubjectSource { run: Some(out.clone()), ..SubjectSource::default() };
+        let subject = Subject::open(self.place, &source, &[])?;
+        score(self.place, &subject, &ScoreRequest { task: tasks, ..ScoreRequest::default() })
     }
 
     /// Returns the number of runs that have no results, because they diverged or could not be trained.

@@ -8,6 +8,7 @@ use super::super::methods::string;
 use super::super::run::Run;
 use super::super::unicode::is_space;
 use super::super::value::{Value, View};
+use crate::files::url_part;
 
 impl Run<'_> {
     pub fn markup_filter(&self, name: &str, value: &Value, args: Args) -> Outcome<Value> {
@@ -28,7 +29,8 @@ impl Run<'_> {
         let quoted = |value: &Value, is_query: bool| {
             let text = self.str(value)?;
             self.meter.room(text.len().saturating_mul(3))?;
-            Ok::<_, Box<Failure>>(url_quoted(&text, is_query))
+            let quoted = url_part(&text, if is_query { "" } else { "/" });
+            Ok::<_, Box<Failure>>(if is_query { quoted.replace("%20", "+") } else { quoted })
         };
         let is_whole =
             value.text().is_some() || self.test("iterable", value, Args::default()).is_ok_and(|is| !is);
@@ -92,18 +94,4 @@ fn without_tags(text: &str) -> Outcome<String> {
         return Err(Failure::refused("`striptags` of a text with `&`"));
     }
     Ok(out.split(is_space).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "))
-}
-
-fn url_quoted(text: &str, is_query: bool) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'_' | b'.' | b'-' | b'~' => out.push(char::from(byte)),
-            b'/' if !is_query => out.push('/'),
-            b' ' if is_query => out.push('+'),
-            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
-            byte => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
 }

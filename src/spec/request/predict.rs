@@ -1,22 +1,19 @@
-//! Arguments of `loraxs predict`.
+//! What is asked of predictions.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::SubjectArgs;
-use super::generation::GenerationArgs;
-use super::values::path;
+use super::{GenerationOptions, SubjectSource, path};
 use crate::limits::{BATCH_SIZE, LENGTH, SHOTS};
 use crate::spec::Precision;
 
-/// `loraxs predict`.
+/// Rows or texts to answer, and how.
 #[derive(Debug, Clone, Default, Args)]
-#[command(after_help = EXAMPLES)]
-pub struct PredictArgs {
+pub struct PredictRequest {
     /// The model that answers.
     #[command(flatten)]
-    pub subject: SubjectArgs,
+    pub subject: SubjectSource,
     /// Rows to answer: JSON lines, JSON, CSV, TSV, Parquet or plain lines (`.txt`), each also as `.gz` [default: JSON
     /// lines or plain lines on standard input]
     #[arg(long, value_name = "FILE", value_parser = path(), conflicts_with = "text")]
@@ -56,7 +53,7 @@ pub struct PredictArgs {
     pub shots: usize,
     /// Settings of language models.
     #[command(flatten)]
-    pub generation: GenerationArgs,
+    pub generation: GenerationOptions,
 }
 
 /// Format of the answers of `predict`.
@@ -69,11 +66,3 @@ pub enum AnswerFormat {
     /// Tab-separated values without quotes; tabs and line ends inside become spaces
     Tsv,
 }
-
-const EXAMPLES: &str = "\
-Examples:
-  loraxs predict --run runs/reviews --text 'A fine film.'
-  loraxs predict --run runs/reviews --input new.csv --out answers.csv
-  cat new.txt | loraxs predict --run runs/reviews | jq -r .prediction
-  loraxs predict --model ./qnli-merged --columns question,sentence --input pairs.jsonl
-  loraxs predict --run runs/metamath --text 'What is 3 + 4?' --max-new-tokens 200";

@@ -1,14 +1,14 @@
-//! Arguments that name a model.
+//! The name of a model.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::path;
+use super::path;
 
 /// The model that `eval`, `predict` and `merge` work on: a run, or a base with or without an adapter.
 #[derive(Debug, Clone, Default, Args)]
-pub struct SubjectArgs {
+pub struct SubjectSource {
     /// Folder of a run: use its base model and its best adapter
     #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "revision"], required_unless_present = "model", value_parser = path())]
     pub run: Option<PathBuf>,

@@ -2,25 +2,26 @@
 
 use clap::{Args, Command, FromArgMatches as _};
 
-use crate::fault::{Result as Outcome, unknown, usage};
+use crate::fault::{Result, unknown, usage};
 use crate::limits::{BEAMS, NEW_TOKENS, TOP_K};
+use crate::spec::values::{NOT_NEGATIVE, POSITIVE, SHARE};
 
 /// Settings of generation; each defaults to the catalog's.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 #[command(next_help_heading = "Generation")]
-pub struct GenerationArgs {
+pub struct GenerationOptions {
     /// Largest number of new tokens per prompt [default: the catalog's]
     #[arg(long, value_name = "N", value_parser = |text: &str| NEW_TOKENS.read(text, 1))]
     pub max_new_tokens: Option<usize>,
     /// Sampling temperature; 0 decodes greedily. The checkpoint's `generation_config.json` does not turn
     /// sampling on [default: the catalog's]
-    #[arg(long, value_name = "X", value_parser = not_negative)]
+    #[arg(long, value_name = "X", value_parser = |text: &str| NOT_NEGATIVE.parse(text))]
     pub temperature: Option<f64>,
     /// Sample from the N likeliest tokens; 0 samples from all [default: the catalog's]
     #[arg(long, value_name = "N", value_parser = |text: &str| TOP_K.read(text, 0))]
     pub top_k: Option<usize>,
     /// Sample from the likeliest tokens whose probabilities add up to P [default: the catalog's]
-    #[arg(long, value_name = "P", value_parser = share)]
+    #[arg(long, value_name = "P", value_parser = |text: &str| SHARE.parse(text))]
     pub top_p: Option<f64>,
     /// Number of beams; 1 disables beam search [default: the catalog's]
     #[arg(long, value_name = "N", value_parser = |text: &str| BEAMS.read(text, 1))]
@@ -28,14 +29,14 @@ pub struct GenerationArgs {
     /// Penalty on tokens that already occur in the prompt or completion; 1 disables it [default: from the
     /// checkpoint's `generation_config.json`, whose other penalties, bans, minimum lengths and forced tokens
     /// always apply]
-    #[arg(long, value_name = "X", value_parser = positive)]
+    #[arg(long, value_name = "X", value_parser = |text: &str| POSITIVE.parse(text))]
     pub repetition_penalty: Option<f64>,
     /// Random seed for sampling [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 }
 
-impl GenerationArgs {
+impl GenerationOptions {
     /// Returns the options by their names, each with its value where it is given.
     fn given(&self) -> [(&'static str, Option<String>); 7] {
         let text = |number: Option<f64>| number.map(|number| number.to_string());
@@ -54,7 +55,7 @@ impl GenerationArgs {
     ///
     /// # Errors
     /// When there is no such option, or the value is none of its.
-    pub fn with(&self, name: &str, value: &str) -> Outcome<Self> {
+    pub fn with(&self, name: &str, value: &str) -> Result<Self> {
         let mut given = self.given();
         let wanted = name.replace('_', "-");
         let names = given.each_ref().map(|(name, _)| *name);
@@ -71,19 +72,4 @@ impl GenerationArgs {
             usage(line.trim_start_matches("error: ").to_owned()).into()
         })
     }
-}
-
-fn not_negative(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|x| x.is_finite() && *x >= 0.0).ok_or("expected a number of at least 0".to_owned())
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|x| x.is_finite() && *x > 0.0).ok_or("expected a number above 0".to_owned())
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.filter(|x| *x > 0.0 && *x <= 1.0).ok_or("expected a number above 0 and up to 1".to_owned())
 }
