@@ -286,6 +286,7 @@ pub fn softmax_loss(logits: &Tensor, targets: &Tensor, weights: &Tensor) -> Tens
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torch::set_grad;
     use tch::Reduction;
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -484,5 +485,28 @@ mod tests {
         let one = Tensor::ones([1], CPU);
         let loss = softmax_loss(&broken, &Tensor::zeros([1], (Kind::Int64, Device::Cpu)), &one);
         assert!(f64::try_from(loss.get(0)).unwrap().is_nan());
+    }
+
+    #[test]
+    fn gradients_of_wide_leaves_do_not_depend_on_how_rows_are_divided() {
+        let (x, dy) = (noise(&[40, 48], Kind::Float).detach(), noise(&[40, 16], Kind::Float).detach());
+        let gradients = |parts: &[i64]| -> [Tensor; 2] {
+            let leaves = [noise(&[1, 16, 48], Kind::Float), noise(&[1, 16], Kind::Float)];
+            let sums = leaves.each_ref().map(|leaf| leaf.zeros_like().to_kind(Kind::Double));
+            leaves.iter().zip(&sums).for_each(|(leaf, sum)| set_grad(leaf, sum).unwrap());
+            let rows = x.split_with_sizes(parts, 0).into_iter().zip(dy.split_with_sizes(parts, 0));
+            for ((x, dy), count) in rows.zip(parts) {
+                let y = through(&x, &wide(&leaves[0]), Some(&wide(&leaves[1])), &[*count]);
+                (y * dy).sum(Kind::Float).backward();
+            }
+            sums.map(|sum| sum.to_kind(Kind::Float))
+        };
+        let whole = gradients(&[40]);
+        let plain = dy.tr().mm(&x).unsqueeze(0);
+        close(&whole[0], &plain, 1e-5);
+        close(&whole[1], &dy.sum_dim_intlist(0, true, Kind::Float), 1e-5);
+        for parts in [&[20, 20][..], &[1, 2, 3, 34], &[39, 1], &[5; 8]] {
+            assert_eq!(gradients(parts), whole, "{parts:?}");
+        }
     }
 }

@@ -37,6 +37,11 @@ pub struct Point {
     pub metrics: Option<std::collections::BTreeMap<String, Option<f64>>>,
 }
 
+/// The folder of the quick start.
+pub fn quickstart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("quickstart")
+}
+
 impl Place {
     /// A new empty folder, with the catalog of the encoders' fixtures.
     pub fn new() -> Self {
@@ -53,6 +58,11 @@ impl Place {
 
     fn with(catalog: PathBuf) -> Self {
         Self { folder: tempfile::tempdir().unwrap(), catalog }
+    }
+
+    /// A new empty folder, with the catalog of the quick start.
+    pub fn of_quickstart() -> Self {
+        Self::with(quickstart().join("datasets.toml"))
     }
 
     /// A new empty folder, with the catalog of the decoders' fixtures.
