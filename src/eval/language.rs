@@ -14,6 +14,7 @@ use crate::nn::layout::{Fill, PackedLayout, PassShape, Positions, Sequence, roun
 use crate::nn::{Packed, Pass};
 use crate::report::progress::Progress;
 use crate::spec::Metric;
+use crate::torch::coming::sent;
 use crate::torch::fused;
 use crate::torch::world::World;
 
@@ -192,7 +193,7 @@ fn summed(model: &CausalLm, run: usize, examples: &[&Example]) -> Result<Vec<f64
         let mut runs = vec![Vec::new(); model.runs];
         runs[run] = examples.to_vec();
         let layout = BatchLayout::new(&runs, Fill::None);
-        let batch = layout.over(&Tensor::from_slice(&layout.table()).to_device(model.device()));
+        let batch = layout.over(&sent(&Tensor::from_slice(&layout.table()), model.device()));
         let hidden = model.hidden(&batch.packed, &Pass::evaluation().over(&batch.packed))?;
         let device = model.logits_device();
         let sums = Tensor::zeros([examples.len() as i64], (Kind::Double, device));

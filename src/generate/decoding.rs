@@ -66,7 +66,7 @@ impl<'a> Decoding<'a> {
             return Ok(logits);
         }
         let device = self.model.device();
-        let ids = Tensor::from_slice(ids).to_device(device);
+        let ids = sent(&Tensor::from_slice(ids), device);
         pass(self.model, &ids, &Decode::new(&self.cache, lengths, device))
     }
 

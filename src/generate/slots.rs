@@ -182,7 +182,7 @@ impl<'a> Slots<'a> {
         }
         let positions = match held.iter().all(|held| *held == 0) {
             true => batch.positions.shallow_clone(),
-            false => &batch.positions + Tensor::from_slice(&held).to_device(model.device()),
+            false => &batch.positions + sent(&Tensor::from_slice(&held), model.device()),
         };
         let hidden = model.decoder.forward(&batch.ids, &positions, &sight, &Pass::evaluation())?;
         let last: Vec<i64> = spans.iter().map(|span| span.start + span.len - 1).collect();
@@ -259,7 +259,7 @@ impl<'a> Slots<'a> {
         }
         if (0..).zip(&sources).any(|(slot, source)| slot != *source) {
             let longest = self.running.iter().map(|entry| entry.length).max().unwrap_or(0);
-            let sources = Tensor::from_slice(&sources).to_device(logits.device());
+            let sources = sent(&Tensor::from_slice(&sources), logits.device());
             self.decoding.cache().reorder(&sources, longest as i64);
         }
         self.retire(|entry| entry.done);

@@ -5,6 +5,7 @@ use tch::{Device, IndexOp as _, Kind, Tensor};
 use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
+use crate::torch::coming::sent;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
@@ -140,7 +141,7 @@ impl<'a> Prefill<'a> {
                     at[(span.start + i) as usize] = span.slot * cache.capacity + span.held + i;
                 }
             }
-            Tensor::from_slice(&at).to_device(batch.ids.device())
+            sent(&Tensor::from_slice(&at), batch.ids.device())
         });
         Self { cache, batch, spans, at, copies: Copies::default() }
     }
@@ -205,7 +206,7 @@ impl<'a> Decode<'a> {
         let longest = 1 + lengths.iter().max().copied().unwrap_or(0);
         let span = |(row, &held)| Span { start: row, len: 1, slot: row, held };
         let spans = (0..).zip(lengths).map(span).collect();
-        Self { spans, ..Self::at(cache, Tensor::from_slice(lengths).to_device(device), longest) }
+        Self { spans, ..Self::at(cache, sent(&Tensor::from_slice(lengths), device), longest) }
     }
 
     /// As [`Decode::new`], on a GPU: `positions` int64 `[s]` counts the tokens that each slot holds, fewer than `longest`.

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::layout::{Fill, PackedLayout, PaddedGroup, Place, Positions, Sequence};
 use crate::adapters::Route;
+use crate::torch::coming::sent;
 use crate::torch::{Copies, dims3};
 
 /// A batch of m tokens: those of all sequences of the first run, then those of the next. A single run may be filled up with
@@ -132,7 +133,7 @@ impl Packed {
     /// Packs the sequences of each run, as [`PackedLayout::new`], on a device.
     pub fn new(runs: &[Vec<Sequence>], positions: Positions, device: Device) -> Self {
         let layout = Arc::new(PackedLayout::new(runs, positions, Fill::None));
-        Self::over(&layout, &Tensor::from_slice(&layout.table()).to_device(device))
+        Self::over(&layout, &sent(&Tensor::from_slice(&layout.table()), device))
     }
 
     /// Returns the run of each sequence, in the order in which they were given.

@@ -3,11 +3,14 @@
 use std::ffi::{c_int, c_void};
 
 use tch::{Device, Tensor};
+use torch_sys::C_tensor;
 
 use super::checked;
+use super::fused::made;
 use crate::fault::Result;
 
 unsafe extern "C" {
+    fn lx_sent(out: *mut *mut C_tensor, tensor: *const C_tensor, index: c_int) -> c_int;
     fn lx_mark(out: *mut *mut c_void, index: c_int) -> c_int;
     fn lx_mark_reached(mark: *mut c_void) -> c_int;
     fn lx_mark_free(mark: *mut c_void);
@@ -15,10 +18,10 @@ unsafe extern "C" {
 
 /// Returns a tensor of the CPU on `device`, where a GPU finds it when it comes to that.
 pub fn sent(tensor: &Tensor, device: Device) -> Tensor {
-    match device {
-        Device::Cuda(_) => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
-        device => tensor.to_device(device),
-    }
+    let Device::Cuda(index) = device else { return tensor.to_device(device) };
+    // SAFETY: a live tensor for the length of the call.
+    let [sent] = made(|out| unsafe { lx_sent(out, tensor.as_ptr(), c_int::try_from(index).unwrap_or(0)) });
+    sent
 }
 
 /// A tensor on its way to the CPU.

@@ -233,7 +233,7 @@ pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N], blocks: &[
 /// oneMKL rounds each row of a product as in any other, if there are as many.
 const ROWS: i64 = 4;
 
-/// Returns `x` `[m, d]` on the CPU with at least [`ROWS`] rows, which further ones of zeros make up, and any other as it is. Without them, what
+/// Returns `x` `[m, d]` on the CPU with at least four rows, which further ones of zeros make up, and any other as it is. Without them, what
 /// becomes of a row would depend on the number of its neighbours.
 pub fn filled(x: &Tensor) -> Tensor {
     let [rows, _] = dims2(x);

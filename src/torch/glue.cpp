@@ -96,6 +96,15 @@ void lx_graph_free(Graph* graph) {
   delete graph;
 }
 
+// Copies a tensor of the CPU to CUDA device `index` when the device comes to that.
+int lx_sent(at::Tensor** out, at::Tensor* tensor, int index) {
+  return guarded([&] {
+    const c10::Device device(c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(index));
+    // From pinned memory, or the call would wait.
+    *out = new at::Tensor(tensor->pin_memory().to(device, tensor->scalar_type(), /*non_blocking=*/true));
+  });
+}
+
 // Makes a mark after all that was launched on the current stream of CUDA device `index`.
 int lx_mark(c10::Event** out, int index) {
   return guarded([&] {

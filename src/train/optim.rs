@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
+use crate::torch::coming::sent;
 use crate::torch::graph::{self, Graph};
 use crate::torch::world::World;
 use crate::torch::{Devices, cast, dims2, set_grad};
@@ -172,7 +173,7 @@ impl AdamW {
             return self.update_all(&updated, factors);
         }
         for (run, rates) in updated {
-            let numbers = self.numbers(&[(run, rates)], factors).to_device(self.device());
+            let numbers = sent(&self.numbers(&[(run, rates)], factors), self.device());
             self.update(run, &numbers, true);
         }
         self.clear_gradients();
@@ -181,13 +182,12 @@ impl AdamW {
 
     /// Updates all runs at once; on a GPU, from a recording.
     fn update_all(&mut self, runs: &[(usize, Rates)], factors: &[f64]) -> Result<()> {
-        let numbers = self.numbers(runs, factors);
+        let device = self.device();
+        let numbers = sent(&self.numbers(runs, factors), device);
         if let Some((graph, inputs)) = &self.recorded {
             inputs.shallow_clone().copy_(&numbers);
             return graph.replay();
         }
-        let device = self.device();
-        let numbers = numbers.to_device(device);
         self.taken += 1;
         let one_device = self.devices() == device.into();
         let records = self.taken == RECORDED_AFTER && one_device && graph::records(device);

@@ -7,6 +7,7 @@ use tch::{Device, Tensor};
 
 use crate::fault::Result;
 use crate::nn::layout::PassShape;
+use crate::torch::coming::sent;
 use crate::torch::graph::{self, Graph};
 
 /// Passes of a shape after which it is recorded: recording takes as long as some of them.
@@ -52,7 +53,8 @@ impl Passes {
         device: Device,
         body: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let (table, numbers) = (Tensor::from_slice(table), Tensor::from_slice(numbers));
+        let [table, numbers] =
+            [Tensor::from_slice(table), Tensor::from_slice(numbers)].map(|tensor| sent(&tensor, device));
         let mut shapes = self.shapes.borrow_mut();
         let full = shapes.values().filter(|seen| seen.recorded.is_some()).count() >= MOST;
         let mut records = None;
@@ -67,7 +69,6 @@ impl Passes {
             }
             records = Some(shape).filter(|_| seen.taken > RECORDED_AFTER && !full);
         }
-        let [table, numbers] = [table, numbers].map(|tensor| tensor.to_device(device));
         let Some(shape) = records else { return body(&table, &numbers) };
         // One is replayed at a time, and its losses are copied before the next.
         let sharing = shapes.values().find_map(|seen| Some(&seen.recorded.as_ref()?.graph));
