@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::course::{Course, GroupPlan};
-use super::facts::agree_on_recipe;
+use super::facts::{agree_on_recipe, agree_on_values};
 use super::inputs::TrainInputs;
 use super::lasting::{FREE, LENGTH, ROUNDING, warmup};
 use super::run_folder::{ADAPTER, CHECKPOINTS, LOCK, RECIPE, RESULTS, recipe_of};
@@ -69,6 +69,13 @@ pub fn asked_by_all(world: &World, request: &TrainRequest) -> Result<(Recipe, Pa
     let own = request.recipe.as_ref().map(|name| Recipe::load(name, &request.set)).transpose();
     let own = world.agreed(own)?;
     agree_on_recipe(world, own.as_ref().map(|(recipe, _)| recipe))?;
+    // What changes the recipe of a run that only the first can see.
+    let sets = request.set.iter().filter(|_| own.is_none()).filter_map(|set| set.split_once('='));
+    agree_on_values(
+        world,
+        "other settings",
+        &sets.map(|(key, value)| (key.to_owned(), serde_json::Value::from(value))).collect(),
+    )?;
     let of_first = || asked(request).and_then(|(recipe, out)| Ok((recipe.to_toml()?, out)));
     let (text, out) = world.on_first(of_first)?;
     Ok((Recipe::parse(&text, RECIPE, &[])?, out))

@@ -326,6 +326,17 @@ fn processes_that_were_asked_for_different_work_are_refused_by_name() {
         "rank 2 was started for `init-svd`, rank 0 for `train`",
     );
     refused(&[&train[..], &["--set", "train.sede=1"]].concat(), "`train.seed`");
+    // Of a run that goes on by its folder alone.
+    alone(&place, &["--set", "train.max_steps=2"]);
+    let resumed = |set| vec!["train", "--resume", "one", "--set", set];
+    for output in ends(start_each(&place, &[resumed("train.log_every=2"), resumed("train.log_every=3")]), 2) {
+        let error = error_of(&output);
+        assert!(
+            error.contains("rank 1 has other settings")
+                && error.contains("`train.log_every` is 3, on rank 0 2"),
+            "{error}"
+        );
+    }
 }
 
 /// Each of two processes has a folder of its own, with the same names in it.
@@ -375,7 +386,7 @@ fn processes_with_other_data_are_refused_by_name() {
 #[test]
 fn processes_that_do_not_fit_together_are_refused_by_name() {
     let place = encoder();
-    let args = [&TRAIN[..], &["--out", "run", "--timeout", "3"]].concat();
+    let args = [&TRAIN[..], &["--out", "run", "--timeout", "30"]].concat();
     let port = free_port();
     let start = |rank, size| forked::start(&of_rank(&place, &args, rank, size, &port));
     for output in ends(vec![start(0, 2), start(1, 3)], 2) {
@@ -392,9 +403,12 @@ fn processes_that_do_not_fit_together_are_refused_by_name() {
         assert!(error.contains("no network interface `nowhere0`"), "{error}");
     }
     // One that does not come.
-    let output = ends(vec![start(0, 2)], 75).remove(0);
+    let args = [&TRAIN[..], &["--out", "run", "--timeout", "3"]].concat();
+    let port = free_port();
+    let start = |rank| forked::start(&of_rank(&place, &args, rank, 2, &port));
+    let output = ends(vec![start(0)], 75).remove(0);
     assert!(error_of(&output).contains("rank 1 of 2 has not come within 3 s"), "{}", errors(&output));
-    let output = ends(vec![start(1, 2)], 75).remove(0);
+    let output = ends(vec![start(1)], 75).remove(0);
     assert!(error_of(&output).contains("rank 0 cannot be reached at 127.0.0.1"), "{}", errors(&output));
     // A port that is taken.
     let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
@@ -480,7 +494,7 @@ fn a_signal_to_any_process_ends_all_with_one_checkpoint() {
 /// One of three processes gets this signal at a step; the others must end, and the run go on to the same bits.
 fn survives_the_loss_of(victim: usize, signal: i32) {
     let place = encoder();
-    let mut runs = start(&place, 3, "run", &["--timeout", "4"]);
+    let mut runs = start(&place, 3, "run", &["--timeout", "8"]);
     reaches(&mut runs, &place.path("run"), 12);
     runs[victim].signal(signal);
     let mut lost = runs.remove(victim);
@@ -549,7 +563,7 @@ fn children(parent: u32) -> Vec<i32> {
 fn own_processes(place: &Place) -> std::process::Child {
     let args = [
         &TRAIN[..],
-        &["--out", "run", "--processes", "3", "--timeout", "6", "--set", "train.max_steps=100000"],
+        &["--out", "run", "--processes", "3", "--timeout", "10", "--set", "train.max_steps=100000"],
     ]
     .concat();
     let mut command = place.command(&args);

@@ -193,6 +193,51 @@ fn a_token_more_is_one_copy_to_the_host_and_one_replay() {
 }
 
 #[test]
+fn passes_that_begin_before_the_last_tokens_are_known_give_the_same_completions() {
+    if !standin() {
+        return;
+    }
+    let place = Place::with_own(
+        "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
+         scorers = [\"gsm8k/strict\"]\n",
+    );
+    let row = |i: usize| format!("{{\"text\": \"What is {i}{}?\"}}\n", " + 2".repeat(i % 5));
+    fs::write(place.path("rows.jsonl"), (0..60).map(row).collect::<String>()).unwrap();
+    let model = fixture("decoders/llama-biased");
+    let answers = |out: &str, how: &[&str], graphs: &str| {
+        let args = [
+            "eval",
+            "--model",
+            model.to_str().unwrap(),
+            "--task",
+            "my/prompts",
+            "--precision",
+            "bf16",
+            "--out",
+            out,
+        ];
+        // Seven at a time: they end one by one, and others take their places.
+        let args = [&args[..], &["--batch-size", "7", "--max-new-tokens", "50"], how].concat();
+        let (mut command, file) = (place.command(&args), place.path(&format!("{out}.counts")));
+        let output = forked::output(command.env("LORAXS_CUDA_GRAPHS", graphs).env("STANDIN_COUNTS", &file));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        let mut rows = json_lines::<serde_json::Value>(&place.path(out).join("predictions/my/prompts.jsonl"));
+        rows.sort_by_key(|row| row["index"].as_u64());
+        (rows, counts(&file))
+    };
+    let ways: [&[&str]; 3] =
+        [&[], &["--temperature", "1", "--top-p", "0.9"], &["--temperature", "1.3", "--top-k", "20"]];
+    for (number, how) in ways.into_iter().enumerate() {
+        let (expected, _) = answers(&format!("in-turn-{number}"), how, "0");
+        let (found, counts) = answers(&format!("ahead-{number}"), how, "1");
+        assert_eq!(found, expected, "{how:?}");
+        assert!(counts["replay"] > 100, "{how:?}: {} passes are recorded ones", counts["replay"]);
+        let ends: Vec<u64> = found.iter().map(|row| row["tokens"].as_u64().unwrap()).collect();
+        assert!(ends.iter().any(|tokens| *tokens < 40) && ends.contains(&50), "{ends:?}");
+    }
+}
+
+#[test]
 fn without_flash_attention_fp16_trains_as_with_it() {
     if !standin() {
         return;
