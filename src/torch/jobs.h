@@ -51,6 +51,15 @@ struct Entropy {
   int64_t v;
 };
 
+// yᵀ x in fp64; what the functions call its rows are kTall columns of y.
+template <typename T>
+struct WideProduct {
+  const T *y, *x;   // [m, o] and [m, i], with so many numbers from one row to the next
+  double* product;  // [o, i]
+  int64_t m, o, i, y_step, x_step;
+};
+constexpr int64_t kTall = 4;
+
 // Attention inside each sequence of packed rows. The heads of q may be more than those of k and v: each of these serves as
 // many that lie side by side.
 template <typename T>
@@ -77,7 +86,8 @@ void lx_attend_packed(const PackedAttention<Bf16>& job, bool backward, int64_t t
   each(turn, Turn)              \
   each(gated_forward, Gated)    \
   each(gated_backward, Gated)   \
-  each(entropy, Entropy)
+  each(entropy, Entropy)        \
+  each(wide_product, WideProduct)
 
 // `rows` rows of about `width` numbers each, on up to `threads` threads.
 #define LX_DECLARED(name, Job)                                                             \

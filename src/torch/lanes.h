@@ -109,5 +109,13 @@ LX_INLINE void write(Bf16* at, Lanes x, int64_t count) {
   std::copy(some, some + count, at);
 }
 
+LX_INLINE double number(const float* at) { return *at; }
+LX_INLINE double number(const Bf16* at) {
+  const uint32_t bits = static_cast<uint32_t>(at->bits) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 LX_INLINE Lanes rounded(Lanes x, const float*) { return x; }
 LX_INLINE Lanes rounded(Lanes x, const Bf16*) { return widened(narrowed(x)); }

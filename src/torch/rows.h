@@ -133,6 +133,37 @@ LX_INLINE void entropy_of(const Entropy<T>& job, int64_t begin, int64_t end) {
   }
 }
 
+// product ← yᵀ x, whose terms are exact.
+template <typename T>
+LX_INLINE void wide_product_of(const WideProduct<T>& job, int64_t begin, int64_t end) {
+  typedef float Half __attribute__((vector_size(32), aligned(4), may_alias));
+  typedef double Wide __attribute__((vector_size(64)));
+  for (int64_t top = begin * kTall; top < std::min(job.o, end * kTall); top += kTall) {
+    const int64_t tall = std::min(kTall, job.o - top);
+    for (int64_t left = 0; left < job.i; left += kLanes) {
+      const int64_t wide = std::min(kLanes, job.i - left);
+      Wide sums[kTall][2] = {};
+      for (int64_t r = 0; r < job.m; ++r) {
+        const T* y = job.y + r * job.y_step + top;
+        const Lanes x = read(job.x + r * job.x_step + left, wide);
+        Half halves[2];
+        std::memcpy(halves, &x, sizeof x);
+        const Wide low = __builtin_convertvector(halves[0], Wide), high = __builtin_convertvector(halves[1], Wide);
+        for (int64_t q = 0; q < kTall; ++q) {
+          const double each = q < tall ? number(y + q) : 0.0;
+          sums[q][0] += low * each;
+          sums[q][1] += high * each;
+        }
+      }
+      for (int64_t q = 0; q < tall; ++q) {
+        double numbers[kLanes];
+        std::memcpy(numbers, sums[q], sizeof numbers);
+        std::copy(numbers, numbers + wide, job.product + (top + q) * job.i + left);
+      }
+    }
+  }
+}
+
 // Of both kinds; no templates, which are compiled for the target at the end of the file.
 #define LX_OF_BOTH(name, Job)                                                                               \
   inline void name(const Job<float>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); } \

@@ -245,6 +245,17 @@ Tensor products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) 
 
 // Sums of products of fp32 or bf16 numbers in fp64, which hardly depend on how rows are divided, in place of products_of_each.
 Tensor wide_products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) {
+  const bool is_known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  if (blocks.size() == 1 && is_known && y.scalar_type() == x.scalar_type() && y.stride(1) == 1 && x.stride(1) == 1) {
+    const int64_t m = x.size(0), o = y.size(1), i = x.size(1);
+    const Tensor product = at::empty({1, o, i}, x.options().dtype(at::kDouble));
+    by_kind(x, [&](auto kind) {
+      using T = decltype(kind);
+      const WideProduct<T> job{of<T>(y), of<T>(x), static_cast<double*>(product.data_ptr()), m, o, i, y.stride(0), x.stride(0)};
+      lx_wide_product(job, (o + kTall - 1) / kTall, m * i, threads());
+    });
+    return product;
+  }
   return products_of_each(y.to(at::kDouble), x.to(at::kDouble), blocks);
 }
 
