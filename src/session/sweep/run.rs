@@ -48,8 +48,10 @@ impl SweepTraining<'_> {
     /// Fails when a run could not be trained, or the folder is another's.
     pub fn begin(&mut self) -> Result<()> {
         self.check()?;
+        let unused = refuse_used(self.out, false);
+        // Another process may begin it at any time.
         if !self.out.join(SWEEP).exists() {
-            refuse_used(self.out, false)?;
+            unused?;
             files::write_new(&self.out.join(SWEEP), self.sweep.text.as_bytes())?;
         }
         // Another process may have begun another one meanwhile.
