@@ -49,17 +49,20 @@ pub struct Hello {
 pub fn hellos(store: &Store, own: &Rendezvous, hello: &Hello, timeout: Duration) -> Result<Vec<String>> {
     let Rendezvous { rank, size, host, port, .. } = own;
     let Hello { version, work, .. } = hello;
-    if store.add(&format!("came/{rank}"), 1)? > 1 {
+    // The first process may end at any time, and the store with it.
+    let lost = |error: anyhow::Error| {
+        tracing::debug!("{error:#}");
+        Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST)
+    };
+    if store.add(&format!("came/{rank}"), 1).map_err(lost)? > 1 {
         let message = format!("another process at {host}:{port} is rank {rank} as well");
         return Err(usage(message).hint("give each process a rank of its own, and each job a port").into());
     }
-    Watch::first_sign(store, *rank)?;
-    store.set(&format!("hello/{rank}"), &serde_json::to_vec(hello)?)?;
+    Watch::first_sign(store, *rank).map_err(lost)?;
+    store.set(&format!("hello/{rank}"), &serde_json::to_vec(hello)?).map_err(lost)?;
     let end = Instant::now() + timeout;
     if *rank > 0 {
-        let answer = store
-            .get("start", timeout + LINGER)
-            .map_err(|_| Fault::with_code(format!("rank 0 at {host}:{port} has not answered"), None, LOST))?;
+        let answer = store.get("start", timeout + LINGER).map_err(lost)?;
         let started: std::result::Result<Vec<String>, Failure> = serde_json::from_slice(&answer)?;
         return started.map_err(|failure| failure.error(None));
     }

@@ -299,7 +299,8 @@ impl Members {
         }
         // A launcher's store holds what earlier commands left there; the first process's own one is of this command.
         let first = open(serves, &format!("loraxs/{attempt}"))?;
-        let number = if *is_served { first.add(&format!("starts/{rank}"), 1)? } else { 1 };
+        let lost = |error| no_store(&error, address, false);
+        let number = if *is_served { first.add(&format!("starts/{rank}"), 1).map_err(lost)? } else { 1 };
         let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
         let names = hellos(&store, &rendezvous, &hello, timeout)?;
         let local_size = names.iter().filter(|name| **name == hello.host).count();
@@ -311,15 +312,20 @@ impl Members {
             open(false, &format!("loraxs/{attempt}/{number}"))?,
         )?;
         let store = Arc::new(store);
-        if let Err(error) = refuse_interfaces(&std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default()) {
-            watch.post(&store, Failure::of(rank, &error));
-            watch.linger();
-            return Err(error);
-        }
         let own = own_address(address);
         let asked = Asked { store: &store, watch: &watch };
-        let gloo = asked
-            .answer(move |store| Gloo::open(store, rank, size, PATIENCE.max(timeout * (HANGS + 2)), &own))?;
+        let patience = PATIENCE.max(timeout * (HANGS + 2));
+        let gloo = refuse_interfaces(&std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default())
+            .and_then(|()| asked.answer(move |store| Gloo::open(store, rank, size, patience, &own)))
+            .inspect_err(|error| {
+                if watch.failure().is_none() {
+                    watch.post(&store, Failure::of(rank, error));
+                }
+                // The store ends with this process.
+                if serves {
+                    watch.linger();
+                }
+            })?;
         Ok(Self { rendezvous, local_size, gloo, store, watch, summing: AtomicU64::new(0) })
     }
 
