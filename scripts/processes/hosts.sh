@@ -31,6 +31,8 @@ for i in 0 1; do
     host=${hosts[i]} other=$((1 - i))
     mkdir -p "/etc/netns/$host"
     printf '127.0.0.1 localhost\n127.0.1.1 host%d\n10.77.%d.2 host%d\n' $i $other $other > "/etc/netns/$host/hosts"
+    # c10d looks up the names of addresses, and no server can be reached from here.
+    echo 'nameserver 127.0.0.1' > "/etc/netns/$host/resolv.conf"
     ip netns add "$host"
     ip link add eth0 netns "$host" type veth peer name port$i netns "$router"
     ip -n "$host" address add 10.77.$i.2/24 dev eth0
