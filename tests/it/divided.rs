@@ -278,10 +278,7 @@ fn a_decoder_over_two_devices_continues_prompts_as_on_one() {
     if !has_two() {
         return;
     }
-    let place = Place::with_own(
-        "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
-         scorers = [\"gsm8k/strict\"]\n",
-    );
+    let place = Place::with_own(crate::standin::PROMPTS);
     let rows = ["one five", "one six", "two two", "three", "four nine one two", "seven"];
     fs::write(place.path("rows.jsonl"), rows.map(|text| format!("{{\"text\": \"{text}\"}}\n")).concat())
         .unwrap();

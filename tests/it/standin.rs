@@ -7,6 +7,10 @@ use std::path::Path;
 use crate::forked;
 use crate::support::{Place, encoders, errors, fixture, json_lines, losses};
 
+/// A catalog of prompts, in `rows.jsonl`.
+pub const PROMPTS: &str = "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
+    scorers = [\"gsm8k/strict\"]\n";
+
 /// Skips by name where there is no stand-in.
 pub fn standin() -> bool {
     let found = std::env::var_os("LORAXS_STANDIN").is_some();
@@ -159,10 +163,7 @@ fn a_token_more_is_one_copy_to_the_host_and_one_replay() {
     if !standin() {
         return;
     }
-    let place = Place::with_own(
-        "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
-         scorers = [\"gsm8k/strict\"]\n",
-    );
+    let place = Place::with_own(PROMPTS);
     fs::write(
         place.path("rows.jsonl"),
         "{\"text\": \"one five\"}\n{\"text\": \"one six\"}\n{\"text\": \"two two\"}\n",
@@ -197,10 +198,7 @@ fn passes_that_begin_before_the_last_tokens_are_known_give_the_same_completions(
     if !standin() {
         return;
     }
-    let place = Place::with_own(
-        "[\"my/prompts\"]\ntask = \"generation\"\nfiles = { test = \"rows.jsonl\" }\nprompt = \"{text}\"\nanswer = \"#### 1\"\n\
-         scorers = [\"gsm8k/strict\"]\n",
-    );
+    let place = Place::with_own(PROMPTS);
     let row = |i: usize| format!("{{\"text\": \"What is {i}{}?\"}}\n", " + 2".repeat(i % 5));
     fs::write(place.path("rows.jsonl"), (0..60).map(row).collect::<String>()).unwrap();
     let model = fixture("decoders/llama-biased");
