@@ -21,8 +21,7 @@ impl LayerNorm {
     /// # Shapes
     /// `[.., d]` to the same.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (weight, bias) = (cast(&self.weight, x.kind()), cast(&self.bias, x.kind()));
-        x.layer_norm(weight.size(), Some(&weight), Some(&bias), self.eps, true)
+        fused::layer_norm(x, &self.weight, &self.bias, self.eps)
     }
 }
 
@@ -85,15 +84,18 @@ impl RmsNorm {
             return fused::rms_norm(x, &weight, self.eps, self.offset == 0.0);
         }
         let width = self.weight.size();
-        if self.offset > 0.0 {
-            let weight = cast(&self.weight, Kind::Float) + self.offset;
-            return cast(&cast(x, Kind::Float).rms_norm(width, Some(&weight), self.eps), x.kind());
-        }
         // On a GPU one kernel computes in fp32 and rounds once, also in low precision; else the rounding is Transformers'.
-        if x.kind() == Kind::Float || x.device().is_cuda() {
-            return x.rms_norm(width, Some(&cast(&self.weight, x.kind())), self.eps);
+        if x.device().is_cuda() {
+            let (wide, weight) = match self.offset > 0.0 {
+                true => (cast(x, Kind::Float), cast(&self.weight, Kind::Float) + self.offset),
+                false => (x.shallow_clone(), cast(&self.weight, x.kind())),
+            };
+            return cast(&wide.rms_norm(width, Some(&weight), self.eps), x.kind());
         }
-        let normed = cast(&cast(x, Kind::Float).rms_norm(width, None::<&Tensor>, self.eps), x.kind());
-        normed * cast(&self.weight, x.kind())
+        let normed = cast(x, Kind::Float).rms_norm(width, None::<&Tensor>, self.eps);
+        if self.offset > 0.0 {
+            return cast(&fused::scaled(&normed, &self.weight, self.offset), x.kind());
+        }
+        fused::scaled(&cast(&normed, x.kind()), &self.weight, 0.0)
     }
 }

@@ -2,9 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::fused::filled;
+use crate::torch::dims2;
+use crate::torch::fused::linear;
 use crate::torch::kernels::Panels;
-use crate::torch::{cast, dims2};
 
 /// W of `x Wᵀ`.
 #[derive(Debug)]
@@ -63,12 +63,7 @@ impl Weight {
     /// `x` `[m, in]` and `bias` `[out]` to `[m, out]`.
     pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
         match self {
-            Self::Dense(weight) => {
-                let bias = bias.map(|bias| cast(bias, x.kind()));
-                let rows = filled(x);
-                let y = rows.linear(&cast(weight, x.kind()), bias.as_ref());
-                if rows.size() == x.size() { y } else { y.narrow(0, 0, dims2(x)[0]).copy() }
-            }
+            Self::Dense(weight) => linear(x, weight, bias),
             Self::Panels(panels) => panels.multiply(x),
         }
     }

@@ -1,11 +1,13 @@
 //! Starts the processes of a command on this host, and looks after them.
 
 use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::io::dup;
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::fault::{Fault, LOST, Result};
@@ -13,6 +15,8 @@ use crate::train::interrupt;
 
 /// Tells a process that its parent is [`run`].
 const LAUNCHED: &str = "LORAXS_LAUNCHED";
+/// Tells the first one of its socket that listens.
+pub const LISTENER: &str = "LORAXS_LISTENER";
 /// Time between looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Time after the end of one process in which the others end by themselves, beyond that of silence.
@@ -34,13 +38,14 @@ pub fn end_with_parent() {
 /// Runs this command as so many processes, and returns its exit code.
 /// Fails when a process cannot be started, or the first one was killed.
 pub fn run(processes: usize, timeout: Duration) -> Result<u8> {
-    // Free now; whoever takes it in between is told by name.
-    let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    let port = port.context("cannot find a free port")?.port();
+    // The first process gets it open, so that nobody can take its port.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("cannot listen at a port")?;
+    let port = listener.local_addr()?.port();
+    let mut listener = Some(listener);
     let _awaited = interrupt::awaited();
     let mut children = Vec::new();
     for rank in 0..processes {
-        match start(rank, processes, port) {
+        match start(rank, processes, port, listener.take()) {
             Ok(child) => children.push(child),
             Err(error) => {
                 end(&mut children, Signal::KILL);
@@ -59,7 +64,8 @@ pub fn run(processes: usize, timeout: Duration) -> Result<u8> {
     Ok(ends.iter().map(|(_, status)| code(status)).find(|code| *code != 0).unwrap_or(0))
 }
 
-fn start(rank: usize, processes: usize, port: u16) -> Result<Child> {
+/// Starts a process, which gets `listener`, if there is one.
+fn start(rank: usize, processes: usize, port: u16, listener: Option<TcpListener>) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find this program")?;
     let mut command = Command::new(program);
     command
@@ -71,9 +77,15 @@ fn start(rank: usize, processes: usize, port: u16) -> Result<Child> {
         .env("MASTER_ADDR", "127.0.0.1")
         .env("MASTER_PORT", port.to_string())
         .env_remove("TORCHELASTIC_USE_AGENT_STORE")
+        .env_remove(LISTENER)
         .stdin(Stdio::null())
         // Ctrl-C comes here alone, and is passed on once.
         .process_group(0);
+    // A copy that outlives the start of the new program, unlike sockets of `std`.
+    let inherited = listener.map(dup).transpose().context("cannot pass on a socket")?;
+    if let Some(socket) = &inherited {
+        command.env(LISTENER, socket.as_raw_fd().to_string());
+    }
     if std::env::var_os("GLOO_SOCKET_IFNAME").is_none() {
         command.env("GLOO_SOCKET_IFNAME", "lo");
     }

@@ -1,8 +1,10 @@
 //! The processes of a command as their launcher tells each: by the variables of `torchrun`, Open MPI or Slurm.
 
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::fault::{Result, usage};
+use crate::session::launch::LISTENER;
 use crate::torch::world::{Rendezvous, World};
 
 /// Ports for jobs that were given none: below those that the system gives to connections.
@@ -50,6 +52,7 @@ fn torchrun(variable: Variables) -> Result<Option<Rendezvous>> {
     let found = place.meets(variable)?;
     Ok(Some(Rendezvous {
         is_served: variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True"),
+        listener: number(variable, LISTENER)?.and_then(|socket| RawFd::try_from(socket).ok()),
         attempt: attempt.into_iter().flatten().collect::<Vec<_>>().join("/"),
         ..found
     }))
@@ -129,7 +132,16 @@ impl Place {
             None if job.is_empty() => return Err(missing("MASTER_PORT", "a free port of that host").into()),
             None => port_of(&job),
         };
-        Ok(Rendezvous { rank, size, local_rank, host, port, is_served: false, attempt: String::new() })
+        Ok(Rendezvous {
+            rank,
+            size,
+            local_rank,
+            host,
+            port,
+            is_served: false,
+            listener: None,
+            attempt: String::new(),
+        })
     }
 }
 
@@ -205,6 +217,7 @@ mod tests {
             host: "a".into(),
             port: 29_500,
             is_served: true,
+            listener: None,
             attempt: "x/2".into(),
         };
         assert_eq!(of(&torchrun).unwrap(), Some(expected.clone()));

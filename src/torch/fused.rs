@@ -1,4 +1,4 @@
-//! Training operations with their own backward passes: the functions of `training.cpp`.
+//! Training operations with their own backward passes: the functions of `training.cpp` and `wide.h`.
 //!
 //! libtorch computes a low-precision norm, rotation or gate in a dozen passes over memory, and sums the
 //! gradients of an input that several layers share in as many more. Here each is one pass, in fp32 inside.
@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{Kernel, checked, dims2, dims3, kernels};
+use super::{Kernel, cast, checked, dims2, dims3, kernels};
 use crate::fault::Result;
 
 unsafe extern "C" {
@@ -45,6 +45,20 @@ unsafe extern "C" {
         blocks: *const i64,
         runs: i64,
     ) -> c_int;
+    fn lx_look_up(
+        out: *mut *mut C_tensor,
+        table: *const C_tensor,
+        ids: *const C_tensor,
+        padding: i64,
+    ) -> c_int;
+    fn lx_layer_norm(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        eps: f64,
+    ) -> c_int;
+    fn lx_scaled(out: *mut *mut C_tensor, x: *const C_tensor, weight: *const C_tensor, offset: f64) -> c_int;
     fn lx_padded_attention(
         out: *mut *mut C_tensor,
         qkv: *const *const C_tensor,
@@ -243,10 +257,75 @@ pub fn filled(x: &Tensor) -> Tensor {
     }
 }
 
+/// Returns true for a trained leaf on the CPU, whose gradient is summed in fp64.
+fn is_wide(leaf: &Tensor) -> bool {
+    leaf.device() == Device::Cpu && leaf.requires_grad()
+}
+
+/// Computes `x Wᵀ + b` of at least four rows ([`filled`]).
+///
+/// # Shapes
+/// `x` `[m, i]`, the leaves or frozen tensors `weight` `[o, i]` and `bias` `[o]` to `[m, o]` of the kind of `x`.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    let ([m, i], [o, width]) = (dims2(x), dims2(weight));
+    if is_wide(weight) {
+        assert!(width == i && bias.is_none_or(|bias| bias.size() == [o]), "a layer's input and bias");
+        let bias = bias.map_or(std::ptr::null(), |bias| bias.as_ptr());
+        // SAFETY: live tensors, or null for none, for the length of the call; the rows of one run.
+        let [y] = made(|out| unsafe { lx_through(out, x.as_ptr(), weight.as_ptr(), bias, &raw const m, 1) });
+        return y;
+    }
+    let bias = bias.map(|bias| cast(bias, x.kind()));
+    let rows = filled(x);
+    let y = rows.linear(&cast(weight, x.kind()), bias.as_ref());
+    if rows.size() == x.size() { y } else { y.narrow(0, 0, m).copy() }
+}
+
+/// Returns the rows of a table, a leaf or frozen, by their ids; that of the id `padding`, unless -1, gets no gradient.
+///
+/// # Shapes
+/// `table` `[v, d]` and `ids` int64 `[m]` to `[m, d]`.
+pub fn look_up(table: &Tensor, ids: &Tensor, padding: i64) -> Tensor {
+    if !is_wide(table) {
+        return Tensor::embedding(table, ids, padding, false, false);
+    }
+    // SAFETY: live tensors for the length of the call.
+    let [rows] = made(|out| unsafe { lx_look_up(out, table.as_ptr(), ids.as_ptr(), padding) });
+    rows
+}
+
+/// Normalises the last axis, with leaves or frozen tensors: `(x − mean) / sqrt(var + eps) · weight + bias`.
+///
+/// # Shapes
+/// `x` `[.., d]` to the same; `weight` and `bias` `[d]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Tensor {
+    if !is_wide(weight) {
+        let (weight, bias) = (cast(weight, x.kind()), cast(bias, x.kind()));
+        return x.layer_norm(weight.size(), Some(&weight), Some(&bias), eps, true);
+    }
+    // SAFETY: live tensors for the length of the call.
+    let [y] = made(|out| unsafe { lx_layer_norm(out, x.as_ptr(), weight.as_ptr(), bias.as_ptr(), eps) });
+    y
+}
+
+/// Computes `x · (weight + offset)` in the kind of `x`, with a leaf or a frozen tensor.
+///
+/// # Shapes
+/// `x` `[.., d]` to the same; `weight` `[d]`.
+pub fn scaled(x: &Tensor, weight: &Tensor, offset: f64) -> Tensor {
+    if !is_wide(weight) {
+        let weight = if offset == 0.0 { weight.shallow_clone() } else { weight + offset };
+        return x * cast(&weight, x.kind());
+    }
+    // SAFETY: live tensors for the length of the call.
+    let [y] = made(|out| unsafe { lx_scaled(out, x.as_ptr(), weight.as_ptr(), offset) });
+    y
+}
+
 /// Returns a trained leaf on the CPU in fp64, so that its gradient is summed in fp64 and hardly depends on how rows are divided; any other
 /// tensor as it is.
 pub fn wide(leaf: &Tensor) -> Tensor {
-    if leaf.device() != Device::Cpu || !leaf.requires_grad() {
+    if !is_wide(leaf) {
         return leaf.shallow_clone();
     }
     // SAFETY: a live tensor for the length of the call.

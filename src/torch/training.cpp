@@ -3,38 +3,13 @@
 // adapters that read one input.
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include "guarded.h"
 #include "jobs.h"
 #include "on_cuda.h"
+#include "wide.h"
 
 namespace {
-
-using at::Tensor;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-
-float* f32(const Tensor& x) { return static_cast<float*>(x.data_ptr()); }
-
-template <typename T>
-T* of(const Tensor& x) {
-  return x.defined() ? static_cast<T*>(x.data_ptr()) : nullptr;
-}
-
-// Calls body with a number of x's kind.
-template <typename F>
-void by_kind(const Tensor& x, F&& body) {
-  if (x.scalar_type() == at::kFloat) {
-    body(float{});
-  } else {
-    body(Bf16{});
-  }
-}
-
-int64_t threads() { return at::get_num_threads(); }
 
 // (x + add, norm of that); without an `add`, (x, norm of x).
 struct RmsNorm : Function<RmsNorm> {
@@ -201,95 +176,6 @@ struct Attention : Function<Attention> {
 struct Layers {
   variable_list weights, biases, a, b;
   std::vector<int64_t> blocks;  // rows of each of the k runs, one after another
-};
-
-using Blocks = std::vector<int64_t>;
-
-bool are_even(const Blocks& blocks) {
-  return std::all_of(blocks.begin(), blocks.end(), [&](int64_t length) { return length == blocks[0]; });
-}
-
-// x with at least ROWS rows on a CPU: products round those of fewer rows otherwise (src/torch/fused.rs).
-constexpr int64_t ROWS = 4;
-Tensor filled(const Tensor& x) {
-  const int64_t rows = x.size(0);
-  return x.is_cpu() && rows < ROWS ? at::constant_pad_nd(x, {0, 0, 0, ROWS - rows}) : x;
-}
-Tensor first(const Tensor& y, int64_t rows) { return y.size(0) == rows ? y : y.narrow(0, 0, rows).clone(); }
-
-// x Mᵀ, of each run's rows with its M: x is [m, i], the matrices M are [k, o, i].
-Tensor through_each(const Tensor& x, const Tensor& matrices, const Blocks& blocks) {
-  const int64_t k = matrices.size(0);
-  if (k == 1) return first(at::mm(filled(x), matrices[0].t()), x.size(0));
-  if (are_even(blocks)) return at::bmm(x.reshape({k, blocks[0], x.size(1)}), matrices.transpose(1, 2)).flatten(0, 1);
-  const variable_list parts = x.split_with_sizes(blocks);
-  variable_list found;
-  for (int64_t run = 0; run < k; ++run) {
-    if (blocks[run] > 0) found.push_back(at::mm(parts[run], matrices[run].t()));
-  }
-  return at::cat(found, 0);
-}
-
-// yᵀ x of each run's rows: y is [m, o], x [m, i], the result [k, o, i].
-Tensor products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) {
-  const int64_t k = blocks.size();
-  if (k == 1) return at::mm(y.t(), x).unsqueeze(0);
-  if (are_even(blocks)) {
-    return at::bmm(y.view({k, blocks[0], y.size(1)}).transpose(1, 2), x.reshape({k, blocks[0], x.size(1)}));
-  }
-  const variable_list ys = y.split_with_sizes(blocks), xs = x.split_with_sizes(blocks);
-  variable_list found;
-  for (int64_t run = 0; run < k; ++run) found.push_back(at::mm(ys[run].t(), xs[run]));
-  return at::stack(found, 0);
-}
-
-// Sums of products of fp32 or bf16 numbers in fp64, which hardly depend on how rows are divided, in place of products_of_each.
-Tensor wide_products_of_each(const Tensor& y, const Tensor& x, const Blocks& blocks) {
-  const bool is_known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
-  if (blocks.size() == 1 && is_known && y.scalar_type() == x.scalar_type() && y.stride(1) == 1 && x.stride(1) == 1) {
-    const int64_t m = x.size(0), o = y.size(1), i = x.size(1);
-    const Tensor product = at::empty({1, o, i}, x.options().dtype(at::kDouble));
-    by_kind(x, [&](auto kind) {
-      using T = decltype(kind);
-      const WideProduct<T> job{of<T>(y), of<T>(x), static_cast<double*>(product.data_ptr()), m, o, i, y.stride(0), x.stride(0)};
-      lx_wide_product(job, (o + kTall - 1) / kTall, m * i, threads());
-    });
-    return product;
-  }
-  return products_of_each(y.to(at::kDouble), x.to(at::kDouble), blocks);
-}
-
-// An fp32 leaf in fp64; its gradient stays in fp64.
-struct Wide : Function<Wide> {
-  static Tensor forward(AutogradContext*, const Tensor& x) { return x.to(at::kDouble); }
-  static variable_list backward(AutogradContext*, variable_list grads) { return {grads[0]}; }
-};
-
-// x Mᵀ + b of each run's rows, in the kind of x. M [k, o, i] and b [k, o] are wide, and so are their gradients.
-struct Through : Function<Through> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& matrices, const std::optional<Tensor>& vectors,
-                        const Blocks& blocks) {
-    const Tensor own = matrices.to(x.scalar_type());
-    ctx->save_for_backward({x, own});
-    ctx->saved_data["blocks"] = blocks, ctx->saved_data["shifts"] = vectors.has_value();
-    if (!vectors) return through_each(x, own, blocks);
-    const Tensor bias = vectors->to(x.scalar_type());
-    if (blocks.size() == 1) return first(at::addmm(bias[0], filled(x), own[0].t()), x.size(0));
-    return through_each(x, own, blocks) + bias.repeat_interleave(at::tensor(blocks), 0);
-  }
-
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
-    const Tensor dy = grads[0].contiguous();
-    variable_list found(4);
-    if (ctx->needs_input_grad(0)) found[0] = through_each(dy, saved[1].transpose(1, 2), blocks);
-    found[1] = wide_products_of_each(dy, saved[0], blocks);
-    if (ctx->saved_data["shifts"].toBool()) {
-      found[2] = wide_products_of_each(dy, at::ones({dy.size(0), 1}, dy.options()), blocks).squeeze(2);
-    }
-    return found;
-  }
 };
 
 // Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [m, in]; the cores M [k, o, i] are those of the adapters alone.
@@ -462,6 +348,18 @@ int lx_through(Tensor** out, Tensor* x, Tensor* matrices, Tensor* vectors, const
     const auto bias = vectors ? std::optional<Tensor>(*vectors) : std::nullopt;
     *out = new Tensor(Through::apply(*x, *matrices, bias, Blocks(blocks, blocks + runs)));
   });
+}
+
+int lx_look_up(Tensor** out, Tensor* table, Tensor* ids, int64_t padding) {
+  return guarded([&] { *out = new Tensor(LookUp::apply(*table, *ids, padding)); });
+}
+
+int lx_layer_norm(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias, double eps) {
+  return guarded([&] { *out = new Tensor(LayerNorm::apply(*x, *weight, *bias, eps)); });
+}
+
+int lx_scaled(Tensor** out, Tensor* x, Tensor* weight, double offset) {
+  return guarded([&] { *out = new Tensor(Scaled::apply(*x, *weight, offset)); });
 }
 
 // qkv of a run's tokens; `to` and `mask` as PaddedAttention takes them.

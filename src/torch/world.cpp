@@ -52,11 +52,13 @@ using Take = void (*)(void*, const uint8_t*, size_t);
 
 extern "C" {
 
-int lx_store_open(void** out, const char* host, int port, int serves, int64_t millis, const char* prefix) {
+// role: -1 = connect to a store, 0 = make it at `port`, else a socket that listens there, at which to make it.
+int lx_store_open(void** out, const char* host, int port, int role, int64_t millis, const char* prefix) {
   return guarded([&] {
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(port);
-    options.isServer = serves != 0;
+    options.isServer = role >= 0;
+    if (role > 0) options.masterListenFd = role;
     options.waitWorkers = false;
     options.timeout = milliseconds(millis);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);

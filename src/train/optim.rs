@@ -45,7 +45,7 @@ pub struct Rates {
     pub weight_decay: f64,
 }
 
-/// One group's tensors on one device, flat, `[k, p]`; on a CPU, gradients of all but a base in fp64, all else in fp32.
+/// One group's tensors on one device, flat, `[k, p]`; on a CPU, gradients in fp64, all else in fp32.
 #[derive(Debug)]
 struct Buffer {
     group: Group,
@@ -290,8 +290,8 @@ impl Buffer {
             let rows: Vec<Tensor> = tensors.iter().map(|(_, t)| t.detach().reshape([runs, -1])).collect();
             Tensor::cat(&rows, 1)
         });
-        // On a CPU, the few numbers beside a base are summed in fp64: nearly the same bits however rows are divided.
-        let is_wide = group != Group::Base && values.device() == Device::Cpu;
+        // On a CPU summed in fp64: nearly the same bits however rows are divided.
+        let is_wide = values.device() == Device::Cpu;
         let gradient = if is_wide { values.zeros_like().to_kind(Kind::Double) } else { values.zeros_like() };
         let (mut start, mut places) = (0, Vec::with_capacity(tensors.len()));
         for (number, tensor) in tensors {

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use safetensors::SafeTensors;
@@ -41,9 +42,12 @@ fn of_recipe(place: Place, base: &Path, dataset: &str, train: &str) -> Place {
     place
 }
 
-/// A port that nothing listens at.
+/// A port that nothing listens at, none of those that the system gives to connections, as tests beside this one need them.
 fn free_port() -> String {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 200 * 100;
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.find(|port| TcpListener::bind(("0.0.0.0", *port as u16)).is_ok()).unwrap().to_string()
 }
 
 /// The command of process `rank`, as `torchrun` would start it.
@@ -467,8 +471,12 @@ fn interrupted(place: &Place, size: usize, rank: usize, signal: i32) {
     assert!(logged_step(&run) < 50, "the run ended before the signal");
 }
 
-fn reaches(runs: &mut [Run], run: &Path, step: u64) {
-    assert!(crate::resume::wait_until(&mut runs[0], || logged_step(run) >= step), "the run ended before");
+/// Waits until the first process has logged this step.
+fn reaches(runs: &mut Vec<Run>, run: &Path, step: u64) {
+    if !crate::resume::wait_until(&mut runs[0], || logged_step(run) >= step) {
+        let said = runs.drain(..).map(|run| errors(&run.within(PATIENCE).0)).collect::<Vec<_>>();
+        panic!("the run ended before: {}", said.join("\n--\n"));
+    }
 }
 
 #[test]
@@ -494,7 +502,7 @@ fn a_signal_to_any_process_ends_all_with_one_checkpoint() {
 /// One of three processes gets this signal at a step; the others must end, and the run go on to the same bits.
 fn survives_the_loss_of(victim: usize, signal: i32) {
     let place = encoder();
-    let mut runs = start(&place, 3, "run", &["--timeout", "8"]);
+    let mut runs = start(&place, 3, "run", &["--timeout", "15"]);
     reaches(&mut runs, &place.path("run"), 12);
     runs[victim].signal(signal);
     let mut lost = runs.remove(victim);

@@ -135,7 +135,7 @@ impl Decoder {
     }
 
     fn look_up(&self, ids: &Tensor) -> Tensor {
-        let x = cast(&Tensor::embedding(&self.words, ids, self.padding, false, false), self.kind);
+        let x = cast(&fused::look_up(&self.words, ids, self.padding), self.kind);
         match &self.scale {
             Some(scale) => x * scale,
             None => x,

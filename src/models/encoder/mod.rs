@@ -11,6 +11,7 @@ use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::layout::Positions;
 use crate::nn::{LayerNorm, Linear, Packed, Pass};
+use crate::torch::fused::look_up;
 use crate::torch::{cast, dims2};
 use config::EncoderConfig;
 
@@ -116,8 +117,6 @@ impl Trunk for Encoder {
 
     /// Returns the normed sum of the three embeddings.
     fn embed(&self, batch: &Packed, pass: &Pass) -> Tensor {
-        let look_up =
-            |table: &Tensor, ids: &Tensor, padding| Tensor::embedding(table, ids, padding, false, false);
         let sum = look_up(&self.words, &batch.ids, self.padding)
             + look_up(&self.types, &batch.types, -1)
             + look_up(&self.positions, &batch.positions, self.position_padding);

@@ -1,6 +1,7 @@
 //! How the processes meet: by a store at an address that each was told.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::os::fd::RawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Rendezvous {
     pub port: u16,
     /// True if the launcher has made the store; else the first process does.
     pub is_served: bool,
+    /// A socket that listens at the port, for the first process.
+    pub listener: Option<RawFd>,
     /// Tells a start from those before in the same store.
     pub attempt: String,
 }

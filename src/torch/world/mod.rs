@@ -3,13 +3,14 @@
 //! A world of one is the path of a single process: each call returns at once. Otherwise the processes meet at a store
 //! (`c10d::TCPStore`) and exchange tensors by Gloo, both of libtorch's CPU library, as PyTorch's `init_process_group("gloo")` does.
 
+mod asked;
 mod gloo;
 mod meet;
 mod store;
 mod watch;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,14 +20,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::fault::Result;
 use crate::torch::unforeseen;
+use asked::Asked;
 use gloo::{Gloo, Work};
 pub use meet::Rendezvous;
 use meet::{Hello, hellos, no_store, own_address, own_host, refuse_interfaces};
-use store::Store;
-use watch::{Failure, HANGS, Watch};
+use store::{Role, Store};
+use watch::{Failure, HANGS, LOOK, Watch};
 
-/// Time between looks for a failure while an operation is under way.
-const LOOK: Duration = Duration::from_millis(100);
 /// Least time after which an operation fails that a living process does not take part in.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -286,22 +286,28 @@ impl Members {
     fn meet(rendezvous: Rendezvous, version: &str, work: &str, timeout: Duration) -> Result<Self> {
         let [version, work] = [version, work].map(str::to_owned);
         let hello = Hello { size: rendezvous.size, version, work, host: own_host() };
-        let Rendezvous { rank, size, host, port, is_served, attempt, .. } = &rendezvous;
+        let Rendezvous { rank, size, host, port, is_served, attempt, listener, .. } = &rendezvous;
         let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
         let serves = rank == 0 && !is_served;
         let end = Instant::now() + timeout;
-        let open = |serves, prefix: &str| {
+        let open = |role: Role, prefix: &str| {
             let left = end.saturating_duration_since(Instant::now()).max(10 * LOOK);
-            Store::open(address, serves, prefix, left).map_err(|error| no_store(&error, address, serves))
+            Store::open(address, role, prefix, left)
+                .map_err(|error| no_store(&error, address, role != Role::Client))
         };
         if size > 1 && rank == 0 {
             tracing::info!("waiting for {size} processes at {host}:{port}");
         }
         // A launcher's store holds what earlier commands left there; the first process's own one is of this command.
-        let first = open(serves, &format!("loraxs/{attempt}"))?;
+        let role = match listener {
+            _ if !serves => Role::Client,
+            Some(socket) => Role::ServerOf(*socket),
+            None => Role::Server,
+        };
+        let first = open(role, &format!("loraxs/{attempt}"))?;
         let lost = |error| no_store(&error, address, false);
         let number = if *is_served { first.add(&format!("starts/{rank}"), 1).map_err(lost)? } else { 1 };
-        let store = open(false, &format!("loraxs/{attempt}/{number}"))?;
+        let store = open(Role::Client, &format!("loraxs/{attempt}/{number}"))?;
         let names = hellos(&store, &rendezvous, &hello, timeout)?;
         let local_size = names.iter().filter(|name| **name == hello.host).count();
         let names = (0..).zip(&names).map(|(rank, host): (usize, _)| format!("rank {rank} ({host})"));
@@ -309,7 +315,7 @@ impl Members {
             rank,
             names.collect(),
             timeout,
-            open(false, &format!("loraxs/{attempt}/{number}"))?,
+            open(Role::Client, &format!("loraxs/{attempt}/{number}"))?,
         )?;
         let store = Arc::new(store);
         let own = own_address(address);
@@ -376,27 +382,5 @@ impl Members {
 
     fn asked<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
         Asked { store: &self.store, watch: &self.watch }.answer(ask)
-    }
-}
-
-/// The store, asked by a thread: a call may take for ever.
-struct Asked<'a> {
-    store: &'a Arc<Store>,
-    watch: &'a Watch,
-}
-
-impl Asked<'_> {
-    fn answer<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
-        // The store may answer at once though another process has failed.
-        self.watch.check()?;
-        let (sender, receiver) = mpsc::channel();
-        let store = Arc::clone(self.store);
-        thread::spawn(move || sender.send(ask(&store)));
-        loop {
-            match receiver.recv_timeout(LOOK) {
-                Ok(answer) => return answer.map_err(|error| self.watch.cause(error)),
-                Err(_) => self.watch.check()?,
-            }
-        }
     }
 }

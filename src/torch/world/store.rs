@@ -1,6 +1,7 @@
 //! Keys and values that all processes share, in a `c10d::TCPStore` of one of them or of `torchrun`.
 
 use std::ffi::{CString, c_char, c_int, c_void};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::fault::Result;
@@ -14,7 +15,7 @@ unsafe extern "C" {
         out: *mut *mut c_void,
         host: *const c_char,
         port: c_int,
-        serves: c_int,
+        role: c_int,
         millis: i64,
         prefix: *const c_char,
     ) -> c_int;
@@ -49,6 +50,17 @@ unsafe extern "C" {
     fn lx_store_add(store: *mut c_void, key: *const c_char, number: i64, sum: *mut i64) -> c_int;
 }
 
+/// What a process is to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It connects to it.
+    Client,
+    /// It has the store, at the port of the address.
+    Server,
+    /// It has the store, at this socket, which listens at that port.
+    ServerOf(RawFd),
+}
+
 /// A connection to the store. Calls of several threads wait for one another; none of them ends when the network is cut.
 #[derive(Debug)]
 pub struct Store(*mut c_void);
@@ -59,12 +71,12 @@ unsafe impl Send for Store {}
 unsafe impl Sync for Store {}
 
 impl Store {
-    /// Connects to the store at `host`, with keys below `prefix`, or makes it there if this process `serves` it. It lives as long as
-    /// the process.
+    /// Connects to the store at `host`, with keys below `prefix`, or makes it there first, by this process's `role`. It lives as long
+    /// as the process.
     ///
     /// # Errors
     /// When nothing is there in time, or the port is taken.
-    pub fn open((host, port): (&str, u16), serves: bool, prefix: &str, patience: Duration) -> Result<Self> {
+    pub fn open((host, port): (&str, u16), role: Role, prefix: &str, patience: Duration) -> Result<Self> {
         let mut store = std::ptr::null_mut();
         let (host, prefix) = (CString::new(host)?, CString::new(prefix)?);
         // SAFETY: both strings live for the call; on success `store` is a new connection.
@@ -73,7 +85,11 @@ impl Store {
                 &raw mut store,
                 host.as_ptr(),
                 c_int::from(port),
-                c_int::from(serves),
+                match role {
+                    Role::Client => -1,
+                    Role::Server => 0,
+                    Role::ServerOf(socket) => socket,
+                },
                 // c10d's socket.cpp tries IPv6, then IPv4, each for so long.
                 millis(patience / 2),
                 prefix.as_ptr(),

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::store::Store;
 use crate::fault::{Fault, LOST, Result, exit_code, hint_of};
 
+/// Time between looks for a failure while an operation is under way.
+pub const LOOK: Duration = Duration::from_millis(100);
 /// Time between signs of life.
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Silence that counts once a connection has broken.
