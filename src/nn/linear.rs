@@ -103,7 +103,7 @@ impl Linear {
         }
         let bias = self.bias.as_ref();
         let idle = bias.filter(|bias| self.bias_is_idle && bias.requires_grad()).map(Tensor::detach);
-        let y = self.weight.multiply(x, idle.as_ref().or(bias));
+        let y = self.weight.multiply(x, idle.as_ref().or(bias), &pass.sequences(x));
         match &self.adapter {
             Some(Attached { adapter, dropout }) => {
                 adapter.add_to(y, &pass.dropout(x, *dropout), pass.route())

@@ -216,6 +216,18 @@ impl Pass {
         &self.route
     }
 
+    /// Returns the lengths of the sequences that the rows `x` `[m, d]` are; empty if they are something else, or no gradients are wanted.
+    pub fn sequences(&self, x: &Tensor) -> Vec<i64> {
+        let Some((places, _)) = self.tokens.as_ref().filter(|_| self.noise.is_some()) else {
+            return Vec::new();
+        };
+        let mut all: Vec<(usize, i64)> =
+            places.iter().flatten().map(|place| (place.start, place.length as i64)).collect();
+        all.sort_unstable();
+        let lengths: Vec<i64> = all.into_iter().map(|(_, length)| length).collect();
+        if lengths.iter().sum::<i64>() == dims2(x)[0] { lengths } else { Vec::new() }
+    }
+
     /// Returns a pass that draws, once, what this one draws next, for recomputation.
     pub fn repetition(&self) -> Self {
         let noise = self.noise.as_ref().map(Noise::again);

@@ -57,13 +57,13 @@ impl Weight {
         self.dense().filter(|weight| !weight.requires_grad())
     }
 
-    /// Computes `x Wᵀ + bias`, where panels have their own bias.
+    /// Computes `x Wᵀ + bias`, where panels have their own bias; `blocks` as in [`linear`].
     ///
     /// # Shapes
     /// `x` `[m, in]` and `bias` `[out]` to `[m, out]`.
-    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    pub fn multiply(&self, x: &Tensor, bias: Option<&Tensor>, blocks: &[i64]) -> Tensor {
         match self {
-            Self::Dense(weight) => linear(x, weight, bias),
+            Self::Dense(weight) => linear(x, weight, bias, blocks),
             Self::Panels(panels) => panels.multiply(x),
         }
     }

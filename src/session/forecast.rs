@@ -110,7 +110,7 @@ impl Forecast<'_> {
         longest.fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t))
     }
 
-    /// Estimates weights and trained tensors (value, gradient, two moments in fp32), the memory that autograd
+    /// Estimates weights and trained tensors (value, gradient, two moments in fp32; on a CPU the gradient in fp64), the memory that autograd
     /// keeps of the longest micro batch, and the largest chunk of logits with its gradient.
     ///
     /// Of an encoder's layer autograd keeps about 16 values of the model's width and 3 of the feed-forward width a token,
@@ -139,7 +139,9 @@ impl Forecast<'_> {
         };
         let Counts { all, adapter, full, head } = self.counts;
         let weights = if full > 0 { 0.0 } else { all as f64 * size };
-        Memory { weights, trained: (adapter + full + head) as f64 * 16.0, activations, logits }
+        let on_cpu = self.parts.iter().all(|part| part.device == "cpu");
+        let each = if on_cpu { 20.0 } else { 16.0 };
+        Memory { weights, trained: (adapter + full + head) as f64 * each, activations, logits }
     }
 
     /// Estimates the bytes of the adapter and of the checkpoints, one of which is being written: value and two moments,

@@ -45,6 +45,14 @@ unsafe extern "C" {
         blocks: *const i64,
         runs: i64,
     ) -> c_int;
+    fn lx_linear(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        blocks: *const i64,
+        count: i64,
+    ) -> c_int;
     fn lx_look_up(
         out: *mut *mut C_tensor,
         table: *const C_tensor,
@@ -262,17 +270,21 @@ fn is_wide(leaf: &Tensor) -> bool {
     leaf.device() == Device::Cpu && leaf.requires_grad()
 }
 
-/// Computes `x Wᵀ + b` of at least four rows ([`filled`]).
+/// Computes `x Wᵀ + b` of at least four rows ([`filled`]). The rows are blocks of so many each, if any are given, that stay together
+/// however rows are divided, so that a leaf's gradient can be summed in fp32 in each of them.
 ///
 /// # Shapes
 /// `x` `[m, i]`, the leaves or frozen tensors `weight` `[o, i]` and `bias` `[o]` to `[m, o]` of the kind of `x`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, blocks: &[i64]) -> Tensor {
     let ([m, i], [o, width]) = (dims2(x), dims2(weight));
     if is_wide(weight) {
         assert!(width == i && bias.is_none_or(|bias| bias.size() == [o]), "a layer's input and bias");
         let bias = bias.map_or(std::ptr::null(), |bias| bias.as_ptr());
-        // SAFETY: live tensors, or null for none, for the length of the call; the rows of one run.
-        let [y] = made(|out| unsafe { lx_through(out, x.as_ptr(), weight.as_ptr(), bias, &raw const m, 1) });
+        assert!(blocks.is_empty() || blocks.iter().sum::<i64>() == m, "rows of the blocks");
+        let count = blocks.len() as i64;
+        // SAFETY: live tensors, or null for none, for the length of the call; as many blocks as told.
+        let [y] =
+            made(|out| unsafe { lx_linear(out, x.as_ptr(), weight.as_ptr(), bias, blocks.as_ptr(), count) });
         return y;
     }
     let bias = bias.map(|bias| cast(bias, x.kind()));
@@ -586,6 +598,63 @@ mod tests {
         close(&whole[1], &dy.sum_dim_intlist(0, true, Kind::Float), 1e-5);
         for parts in [&[20, 20][..], &[1, 2, 3, 34], &[39, 1], &[5; 8]] {
             assert_eq!(gradients(parts), whole, "{parts:?}");
+        }
+    }
+
+    /// Layers over rows `[m, d]` with ids, leaves of a base, and the lengths of their sequences.
+    type Layers<'a> = &'a dyn Fn(&Tensor, &Tensor, &[Tensor; 7], &[i64]) -> Tensor;
+
+    /// Returns the gradients of leaves after passes over so many sequences each, summed in `kind`.
+    fn gradients([x, ids, dy]: [&Tensor; 3], parts: &[&[i64]], kind: Kind, layers: Layers) -> [Tensor; 7] {
+        let (width, out) = (dims2(x)[1], dims2(dy)[1]);
+        let shapes: [&[i64]; 7] =
+            [&[out, width], &[out], &[7, width], &[width], &[width], &[width], &[out, width]];
+        let leaves = shapes.map(|shape| noise(shape, Kind::Float));
+        let sums = leaves.each_ref().map(|leaf| leaf.zeros_like().to_kind(kind));
+        leaves.iter().zip(&sums).for_each(|(leaf, sum)| set_grad(leaf, sum).unwrap());
+        let mut start = 0;
+        for part in parts {
+            let rows: i64 = part.iter().sum();
+            let [x, ids, dy] = [x, ids, dy].map(|all| all.narrow(0, start, rows));
+            (layers(&x, &ids, &leaves, part) * dy).sum(Kind::Float).backward();
+            start += rows;
+        }
+        sums.map(|sum| sum.to_kind(Kind::Float))
+    }
+
+    #[test]
+    fn gradients_of_a_base_are_libtorchs_and_do_not_depend_on_how_sequences_are_divided() {
+        let lengths = [5, 1, 12, 300, 3, 40];
+        let m = lengths.iter().sum();
+        let ids = Tensor::arange(m, (Kind::Int64, Device::Cpu)).remainder(7);
+        let theirs = |x: &Tensor, ids: &Tensor, leaves: &[Tensor; 7], _: &[i64]| {
+            let [weight, bias, table, scale, shift, root, free] = leaves;
+            let x = x.to_kind(Kind::Float) + Tensor::embedding(table, ids, 0, false, false);
+            let x = x.layer_norm(scale.size(), Some(scale), Some(shift), 1e-5, true);
+            (&x * (root + 1.0)).linear(weight, Some(bias)) + x.linear(free, None::<&Tensor>)
+        };
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 3.0 / 256.0)] {
+            let ours = |x: &Tensor, ids: &Tensor, leaves: &[Tensor; 7], blocks: &[i64]| {
+                let [weight, bias, table, scale, shift, root, free] = leaves;
+                let x = layer_norm(&(x + cast(&look_up(table, ids, 0), kind)), scale, shift, 1e-5);
+                linear(&scaled(&x, root, 1.0), weight, Some(bias), blocks) + linear(&x, free, None, &[])
+            };
+            for (width, out) in [(48, 64), (21, 7), (33, 13)] {
+                let (x, dy) = (noise(&[m, width], kind).detach(), noise(&[m, out], kind).detach());
+                let all = [&x, &ids, &dy];
+                let whole = gradients(all, &[&lengths], Kind::Double, &ours);
+                let plain = gradients(all, &[&lengths], Kind::Float, &theirs);
+                whole.iter().zip(&plain).for_each(|(found, wanted)| close(found, wanted, tolerance));
+                for parts in
+                    [&[&lengths[..3], &lengths[3..]][..], &[&lengths[..1], &lengths[1..5], &lengths[5..]]]
+                {
+                    assert_eq!(
+                        gradients(all, parts, Kind::Double, &ours),
+                        whole,
+                        "{kind:?} {width} {parts:?}"
+                    );
+                }
+            }
         }
     }
 }

@@ -60,6 +60,26 @@ struct WideProduct {
 };
 constexpr int64_t kTall = 4;
 
+// Adds Σ of yᵀ x over blocks of rows, each summed in fp32, in fp64; what the functions call its rows are kTile columns of y.
+template <typename T>
+struct BlockProduct {
+  const T *y, *x;         // [m, o] and [m, i]
+  const int64_t* bounds;  // [blocks + 1]: rows before each block, up to m
+  double* product;        // [o, i]
+  int64_t blocks, o, i;
+};
+constexpr int64_t kTile = 8;
+
+// Sums of columns of dy, and of dy · x, each product rounded to fp32, in fp64; what the function calls its rows are kColumns columns.
+template <typename T>
+struct ColumnSums {
+  const T *dy, *x;             // [m, d]; x may be null
+  const float *mean, *scale;   // [m]: x is taken as (x − mean) · scale, unless null
+  double *sums, *products;     // [d]; products only where there is an x
+  int64_t m, d;
+};
+constexpr int64_t kColumns = 16;
+
 // Attention inside each sequence of packed rows. The heads of q may be more than those of k and v: each of these serves as
 // many that lie side by side.
 template <typename T>
@@ -87,7 +107,9 @@ void lx_attend_packed(const PackedAttention<Bf16>& job, bool backward, int64_t t
   each(gated_forward, Gated)    \
   each(gated_backward, Gated)   \
   each(entropy, Entropy)        \
-  each(wide_product, WideProduct)
+  each(wide_product, WideProduct) \
+  each(block_product, BlockProduct) \
+  each(column_sums, ColumnSums)
 
 // `rows` rows of about `width` numbers each, on up to `threads` threads.
 #define LX_DECLARED(name, Job)                                                             \

@@ -164,6 +164,87 @@ LX_INLINE void wide_product_of(const WideProduct<T>& job, int64_t begin, int64_t
   }
 }
 
+template <typename T>
+LX_INLINE void column_sums_of(const ColumnSums<T>& job, int64_t begin, int64_t end) {
+  typedef double Wide __attribute__((vector_size(64)));
+  const auto add = [](Wide* sums, Lanes each) {
+    float numbers[kLanes];
+    store(numbers, each);
+    for (int64_t i = 0; i < kLanes; ++i) sums[i / 8][i % 8] += numbers[i];
+  };
+  static_assert(kColumns == kLanes);
+  for (int64_t j = begin * kColumns; j < std::min(job.d, end * kColumns); j += kColumns) {
+    const int64_t wide = std::min(kColumns, job.d - j);
+    Wide sums[2] = {}, products[2] = {};
+    for (int64_t r = 0; r < job.m; ++r) {
+      const Lanes dy = read(job.dy + r * job.d + j, wide);
+      add(sums, dy);
+      if (!job.x) continue;
+      Lanes x = read(job.x + r * job.d + j, wide);
+      if (job.scale) x = (x - job.mean[r]) * job.scale[r];
+      add(products, dy * x);
+    }
+    double numbers[2][kColumns];
+    std::memcpy(numbers[0], sums, sizeof sums);
+    std::memcpy(numbers[1], products, sizeof products);
+    std::copy(numbers[0], numbers[0] + wide, job.sums + j);
+    if (job.x) std::copy(numbers[1], numbers[1] + wide, job.products + j);
+  }
+}
+
+// One tile of a product: columns top.. of y and left.. of x, of the blocks begin..end; `whole` if these are as many as the tile has.
+template <bool whole, typename T>
+LX_INLINE void tile_of_blocks(const BlockProduct<T>& job, int64_t top, int64_t left, int64_t begin, int64_t end) {
+  // As many sums as the target has registers for.
+  constexpr int64_t tall = kVectors == 1 ? kTile : kTile / 2, across = kVectors == 1 ? 2 : 1;
+  const int64_t rows = whole ? tall : std::min(tall, job.o - top);
+  double all[tall][across * kLanes] = {};
+  for (int64_t block = begin; block < end; ++block) {
+    Lanes sums[tall][across] = {};
+    for (int64_t r = job.bounds[block]; r < job.bounds[block + 1]; ++r) {
+      const T *y = job.y + r * job.o + top, *x = job.x + r * job.i + left;
+      Lanes each[across];
+      for (int64_t j = 0; j < across; ++j) {
+        each[j] = whole ? read(x + j * kLanes, kLanes) : read(x + j * kLanes, std::clamp<int64_t>(job.i - left - j * kLanes, 0, kLanes));
+      }
+      for (int64_t q = 0; q < tall; ++q) {
+        const float own = static_cast<float>(number(y + (whole ? q : std::min(q, rows - 1))));
+        for (int64_t j = 0; j < across; ++j) sums[q][j] += own * each[j];
+      }
+    }
+    float numbers[tall][across * kLanes];
+    for (int64_t q = 0; q < tall; ++q) {
+      for (int64_t j = 0; j < across; ++j) store(numbers[q] + j * kLanes, sums[q][j]);
+    }
+    for (int64_t q = 0; q < tall; ++q) {
+      for (int64_t j = 0; j < across * kLanes; ++j) all[q][j] += numbers[q][j];
+    }
+  }
+  const int64_t wide = std::min(across * kLanes, job.i - left);
+  for (int64_t q = 0; q < rows; ++q) {
+    for (int64_t j = 0; j < wide; ++j) job.product[(top + q) * job.i + left + j] += all[q][j];
+  }
+}
+
+template <typename T>
+LX_INLINE void block_product_of(const BlockProduct<T>& job, int64_t begin, int64_t end) {
+  constexpr int64_t tall = kVectors == 1 ? kTile : kTile / 2, wide = (kVectors == 1 ? 2 : 1) * kLanes;
+  constexpr int64_t most = 256;  // rows whose columns of x stay in the first cache
+  const int64_t last = std::min(job.o, end * kTile);
+  for (int64_t first = 0, next = 0; first < job.blocks; first = next) {
+    while (next < job.blocks && (next == first || job.bounds[next + 1] - job.bounds[first] <= most)) ++next;
+    for (int64_t left = 0; left < job.i; left += wide) {
+      for (int64_t top = begin * kTile; top < last; top += tall) {
+        if (top + tall <= job.o && left + wide <= job.i) {
+          tile_of_blocks<true>(job, top, left, first, next);
+        } else {
+          tile_of_blocks<false>(job, top, left, first, next);
+        }
+      }
+    }
+  }
+}
+
 // Of both kinds; no templates, which are compiled for the target at the end of the file.
 #define LX_OF_BOTH(name, Job)                                                                               \
   inline void name(const Job<float>& job, int64_t begin, int64_t end) { name##_of(job, begin, end); } \

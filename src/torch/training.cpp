@@ -350,6 +350,14 @@ int lx_through(Tensor** out, Tensor* x, Tensor* matrices, Tensor* vectors, const
   });
 }
 
+// bias: null if there is none. blocks: rows of each of `count` blocks.
+int lx_linear(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias, const int64_t* blocks, int64_t count) {
+  return guarded([&] {
+    const auto own = bias ? std::optional<Tensor>(*bias) : std::nullopt;
+    *out = new Tensor(Linear::apply(*x, *weight, own, Blocks(blocks, blocks + count)));
+  });
+}
+
 int lx_look_up(Tensor** out, Tensor* table, Tensor* ids, int64_t padding) {
   return guarded([&] { *out = new Tensor(LookUp::apply(*table, *ids, padding)); });
 }

@@ -97,49 +97,103 @@ Tensor wide_products_of_each(const Tensor& y, const Tensor& x, const Blocks& blo
   return products_of_each(y.to(at::kDouble), x.to(at::kDouble), blocks);
 }
 
+// yᵀ x as sums in fp64 over blocks of so many rows each, which are summed in fp32: y is [m, o], x [m, i], the result [o, i].
+Tensor block_products(const Tensor& y, const Tensor& x, const Blocks& blocks) {
+  const int64_t o = y.size(1), i = x.size(1);
+  const Tensor product = at::zeros({o, i}, x.options().dtype(at::kDouble));
+  Blocks bounds{0};
+  for (const int64_t rows : blocks) bounds.push_back(bounds.back() + rows);
+  by_kind(x, [&](auto kind) {
+    using T = decltype(kind);
+    const int64_t count = blocks.size();
+    const BlockProduct<T> job{of<T>(y), of<T>(x), bounds.data(), static_cast<double*>(product.data_ptr()), count, o, i};
+    lx_block_product(job, (o + kTile - 1) / kTile, bounds.back() * i, threads());
+  });
+  return product;
+}
+
+// Sums over the rows of dy [.., d], and of dy · x with x of its shape and kind, or (x − mean) · scale with a mean and a scale of each row.
+struct Sums {
+  Tensor of_dy, of_products;
+};
+Sums column_sums(const Tensor& gradient, const Tensor& x, const Tensor& mean = {}, const Tensor& scale = {}) {
+  const Tensor dy = gradient.contiguous();
+  const int64_t d = dy.size(-1), m = dy.numel() / std::max<int64_t>(d, 1);
+  if (dy.scalar_type() != at::kFloat && dy.scalar_type() != at::kBFloat16) {
+    return column_sums(dy.to(at::kFloat), x.defined() ? x.to(at::kFloat) : x, mean, scale);
+  }
+  const Tensor sums = at::empty({2, d}, dy.options().dtype(at::kDouble)), own = x.defined() ? x.contiguous() : x;
+  const auto rows = [](const Tensor& of_rows) { return of_rows.defined() ? of_rows.to(at::kFloat).contiguous() : of_rows; };
+  const Tensor means = rows(mean), scales = rows(scale);
+  by_kind(dy, [&](auto kind) {
+    using T = decltype(kind);
+    double* out = static_cast<double*>(sums.data_ptr());
+    lx_column_sums(ColumnSums<T>{of<T>(dy), of<T>(own), of<float>(means), of<float>(scales), out, out + d, m, d},
+                   (d + kColumns - 1) / kColumns, m * kColumns, threads());
+  });
+  return {sums[0], sums[1]};
+}
+
 // An fp32 leaf in fp64; its gradient stays in fp64.
 struct Wide : Function<Wide> {
   static Tensor forward(AutogradContext*, const Tensor& x) { return x.to(at::kDouble); }
   static variable_list backward(AutogradContext*, variable_list grads) { return {grads[0]}; }
 };
 
-// x Mᵀ + b of each run's rows, in the kind of x. M [k, o, i] and b [k, o] are wide, or leaves; of one run also [o, i] and [o].
+// x Mᵀ + b of each run's rows, in the kind of x. M [k, o, i] and b [k, o] are wide.
 struct Through : Function<Through> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& matrices, const std::optional<Tensor>& vectors,
                         const Blocks& blocks) {
     const Tensor own = matrices.to(x.scalar_type());
     ctx->save_for_backward({x, own});
-    ctx->saved_data["blocks"] = blocks;
-    const Tensor each = own.dim() == 2 ? own.unsqueeze(0) : own;
-    if (!vectors) return through_each(x, each, blocks);
-    const Tensor bias = vectors->to(x.scalar_type()).view({each.size(0), each.size(1)});
-    if (blocks.size() == 1) return first(at::addmm(bias[0], filled(x), each[0].t()), x.size(0));
-    return through_each(x, each, blocks) + bias.repeat_interleave(at::tensor(blocks), 0);
+    ctx->saved_data["blocks"] = blocks, ctx->saved_data["shifts"] = vectors.has_value();
+    if (!vectors) return through_each(x, own, blocks);
+    const Tensor bias = vectors->to(x.scalar_type());
+    if (blocks.size() == 1) return first(at::addmm(bias[0], filled(x), own[0].t()), x.size(0));
+    return through_each(x, own, blocks) + bias.repeat_interleave(at::tensor(blocks), 0);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
     const Tensor dy = grads[0].contiguous();
-    const bool alone = saved[1].dim() == 2;
     variable_list found(4);
-    if (ctx->needs_input_grad(0)) {
-      found[0] = through_each(dy, (alone ? saved[1].unsqueeze(0) : saved[1]).transpose(1, 2), blocks);
+    if (ctx->needs_input_grad(0)) found[0] = through_each(dy, saved[1].transpose(1, 2), blocks);
+    found[1] = wide_products_of_each(dy, saved[0], blocks);
+    if (ctx->saved_data["shifts"].toBool()) {
+      found[2] = wide_products_of_each(dy, at::ones({dy.size(0), 1}, dy.options()), blocks).squeeze(2);
     }
-    const auto gradient = [&](const Tensor& x) {
-      const Tensor products = wide_products_of_each(dy, x, blocks);
-      return alone ? products[0] : products;
-    };
-    found[1] = gradient(saved[0]);
-    if (ctx->needs_input_grad(2)) found[2] = gradient(at::ones({dy.size(0), 1}, dy.options())).squeeze(-1);
     return found;
   }
 };
 
-// Sums rows [.., d] of dy · x, each rounded to fp32, to [d].
-Tensor wide_sum(const Tensor& dy, const Tensor& x) {
-  return (dy.to(at::kFloat) * x.to(at::kFloat)).reshape({-1, x.size(-1)}).sum(0, false, at::kDouble);
-}
+// x Wᵀ + b in the kind of x. W [o, i] is a leaf, b [o], unless null, a leaf or frozen; x [m, i] consists of blocks of so many rows, if any are
+// given, which stay together however rows are divided.
+struct Linear : Function<Linear> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                        const Blocks& blocks) {
+    const Tensor own = weight.to(x.scalar_type());
+    ctx->save_for_backward({x, own});
+    ctx->saved_data["blocks"] = blocks, ctx->saved_data["shifts"] = bias.has_value();
+    return first(bias ? at::addmm(bias->to(x.scalar_type()), filled(x), own.t()) : at::mm(filled(x), own.t()), x.size(0));
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor x = saved[0].contiguous(), dy = grads[0].contiguous();
+    const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
+    const bool is_known = (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16) && dy.scalar_type() == x.scalar_type();
+    variable_list found(4);
+    if (ctx->needs_input_grad(0)) found[0] = first(at::mm(filled(dy), saved[1]), dy.size(0));
+    if (is_known && !blocks.empty()) {
+      found[1] = block_products(dy, x, blocks);
+    } else {
+      found[1] = at::mm(dy.t().to(at::kDouble), x.to(at::kDouble));
+    }
+    if (ctx->saved_data["shifts"].toBool() && ctx->needs_input_grad(2)) found[2] = column_sums(dy, Tensor()).of_dy;
+    return found;
+  }
+};
 
 // Rows of a table [v, d] by their ids; that of the id `padding`, unless -1, gets no gradient.
 struct LookUp : Function<LookUp> {
@@ -171,8 +225,8 @@ struct LayerNorm : Function<LayerNorm> {
     const Tensor &x = saved[0], &weight = saved[1], &mean = saved[2], &scale = saved[3], dy = grads[0].contiguous();
     const auto dx =
         at::native_layer_norm_backward(dy, x, weight.sizes(), mean, scale, weight, weight, {ctx->needs_input_grad(0), false, false});
-    const Tensor normed = (x.to(at::kFloat) - mean) * scale;
-    return {std::get<0>(dx), wide_sum(dy, normed), dy.reshape({-1, x.size(-1)}).sum(0, false, at::kDouble), Tensor()};
+    const auto [of_bias, of_weight] = column_sums(dy, x, mean, scale);
+    return {std::get<0>(dx), of_weight, of_bias, Tensor()};
   }
 };
 
@@ -186,7 +240,7 @@ struct Scaled : Function<Scaled> {
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    return {grads[0] * saved[1], wide_sum(grads[0], saved[0]), Tensor()};
+    return {grads[0] * saved[1], column_sums(grads[0], saved[0]).of_products, Tensor()};
   }
 };
 

@@ -133,6 +133,10 @@ impl Objective for LanguageModelling<'_> {
         })
     }
 
+    fn passes(&self) -> &Passes {
+        &self.passes
+    }
+
     fn evaluate(&self, run: usize) -> Result<Evaluation> {
         evaluate(self.model, run, self.validation, (self.eval_batch_tokens, &self.world))
     }

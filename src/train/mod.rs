@@ -14,12 +14,12 @@ pub mod recorded;
 pub mod schedule;
 pub mod share;
 pub mod source;
+mod step;
 pub mod trial;
 
 use std::path::Path;
-use std::time::Instant;
 
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use crate::adapters::Trained;
 use crate::eval::Evaluation;
@@ -34,7 +34,8 @@ pub use objective::Objective;
 use optim::{AdamW, Rates};
 pub use plan::{RunEnd, RunPlan, TrainPlan};
 use share::Share;
-use source::{BatchSource, MicroBatch};
+use source::BatchSource;
+use step::Unseen;
 
 /// Receives and records the loop's progress.
 pub trait Recorder {
@@ -92,6 +93,10 @@ pub struct Trainer<'a> {
     /// What a pass draws for, where others draw it.
     sites: Sites,
     runs: Vec<Running>,
+    /// Steps that a GPU has taken and the CPU has not looked at.
+    unseen: Vec<Unseen>,
+    /// Loss, speed and memory when it last looked.
+    message: String,
 }
 
 /// One of the k runs.
@@ -101,6 +106,8 @@ struct Running {
     begun: f64,
     /// Tokens and seconds since the last log point.
     window: (usize, f64),
+    /// Loss and norm of the last step that was looked at.
+    last: [f64; 2],
     end: Option<RunEnd>,
 }
 
@@ -125,7 +132,7 @@ impl<'a> Trainer<'a> {
                 Some(loaded) => loaded.restore(run, i, &mut optimizer)?,
             };
             let begun = state.seconds;
-            runs.push(Running { state, begun, window: (0, 0.0), end: None });
+            runs.push(Running { state, begun, window: (0, 0.0), last: [f64::NAN; 2], end: None });
         }
         let mut sites = Sites::default();
         runs.iter_mut().for_each(|run: &mut Running| run.state.processes = plan.world.size());
@@ -140,7 +147,8 @@ impl<'a> Trainer<'a> {
         let noise = Noise::new(runs.iter().map(|run| run.state.run.noise.clone()).collect());
         let [rank, size] = [plan.world.rank(), plan.world.size()];
         let share = Share { rank, size, whole: optimizer.device().is_cuda() };
-        Ok(Self { plan, objective, recorder, optimizer, source, noise, share, sites, runs })
+        let (unseen, message) = (Vec::new(), String::new());
+        Ok(Self { plan, objective, recorder, optimizer, source, noise, share, sites, runs, unseen, message })
     }
 
     /// Trains until every run has ended; returns how, with its counters.
@@ -165,7 +173,7 @@ impl<'a> Trainer<'a> {
                 break;
             }
             let before = self.noise.streams();
-            let (interrupted, message) = match self.step(&active) {
+            let interrupted = match self.step(&active) {
                 Ok(done) => done,
                 // What the others lost with their process ends here, and goes on later.
                 Err(error) if !self.plan.world.is_alone() => {
@@ -174,7 +182,7 @@ impl<'a> Trainer<'a> {
                 }
                 Err(error) => return Err(error),
             };
-            progress.tick(self.steps_done(), &message);
+            progress.tick(self.steps_done(), &self.message);
             for &run in &active {
                 let last = self.runs[run].state.step == self.plan.runs[run].steps;
                 if self.due(run, self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
@@ -239,6 +247,9 @@ impl<'a> Trainer<'a> {
 
     /// Writes checkpoints of these runs, whose noise goes on from these streams.
     fn save(&mut self, saved: &[usize], noise: Vec<Stream>) -> Result<()> {
+        if !saved.is_empty() {
+            self.look()?;
+        }
         for (run, noise) in self.runs.iter_mut().zip(noise) {
             run.state.run.noise = noise;
         }
@@ -254,79 +265,17 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Takes one optimiser step of the `active` runs; returns whether a signal came to another process, or this one of several, and the
-    /// message of the progress line.
-    fn step(&mut self, active: &[usize]) -> Result<(bool, String)> {
-        let start = Instant::now();
-        let mut steps = vec![None; self.runs.len()];
-        active.iter().for_each(|&run| steps[run] = Some(self.runs[run].state.step));
-        let batches = self.source.next(&steps);
-        let (losses, interrupted) = self.gradient(&batches)?;
-        // One copy from the device; the CPU waits for the step there.
-        let norms = self.optimizer.gradient_norms().to_device(losses.device());
-        let both = Tensor::cat(&[losses, norms], 0);
-        let mut losses: Vec<f64> = Vec::try_from(both.to_kind(Kind::Double))?;
-        let mut norms = losses.split_off(self.runs.len());
-        norms.iter_mut().zip(&self.runs).for_each(|(norm, run)| *norm /= run.state.scale.value);
-        self.update(active, &losses, &norms)?;
-        self.count(active, &batches, start.elapsed().as_secs_f64());
-        self.log(active, &norms)?;
-        let shown: Vec<f64> = active.iter().map(|&run| losses[run]).collect();
-        let memory = self.optimizer.devices().peak_memory_mib();
-        let state = &self.runs[active[0]].state;
-        let loss = shown.iter().sum::<f64>() / shown.len() as f64;
-        let message =
-            format!("loss {loss:.4}, {:.0} examples/s, {memory:.0} MiB", state.examples_per_second());
-        Ok((interrupted, message))
-    }
-
-    /// Clips and updates the `active` runs, except those with a number that is not finite.
-    fn update(&mut self, active: &[usize], losses: &[f64], norms: &[f64]) -> Result<()> {
-        let mut rates = vec![None; self.runs.len()];
-        let mut factors = vec![1.0; self.runs.len()];
-        for &run in active {
-            let (plan, state) = (&self.plan.runs[run], &mut self.runs[run].state);
-            factors[run] = plan.clip(norms[run]) / state.scale.value;
-            let is_finite = losses[run].is_finite() && norms[run].is_finite();
-            state.scale.update(is_finite);
-            if is_finite {
-                rates[run] = Some(plan.rates(state.step));
-                state.run.bad_in_a_row = 0;
-                state.run.add_loss(losses[run]);
-            } else {
-                state.run.skipped += 1;
-                state.run.bad_in_a_row += 1;
-                let of_run = if plan.name.is_empty() { String::new() } else { format!(" of {}", plan.name) };
-                tracing::warn!("step {}{of_run}: loss or gradient is not finite, skipped", state.step + 1);
-            }
-        }
-        self.optimizer.step(&rates, &factors)
-    }
-
-    /// Counts a step of the `active` runs, which took so many seconds; each has its share by tokens.
-    fn count(&mut self, active: &[usize], batches: &[MicroBatch], seconds: f64) {
-        let of_run = |run: usize| batches.iter().map(|batch| self.source.tokens(&batch[run])).sum::<usize>();
-        let tokens: Vec<usize> = (0..self.runs.len()).map(of_run).collect();
-        let all = tokens.iter().sum::<usize>().max(1) as f64;
-        for &run in active {
-            let Running { state, window, .. } = &mut self.runs[run];
-            let (own, seconds) = (tokens[run], seconds * tokens[run] as f64 / all);
-            state.step += 1;
-            state.seconds += seconds;
-            state.examples += batches.iter().map(|batch| batch[run].len() as u64).sum::<u64>();
-            state.tokens += own as u64;
-            *window = (window.0 + own, window.1 + seconds);
-        }
+    /// Returns true if the run has a log point after the step just done.
+    fn logs(&self, run: usize) -> bool {
+        let step = self.runs[run].state.step;
+        step.is_multiple_of(self.plan.log_every) || step == self.plan.runs[run].steps
     }
 
     /// Records a log point of the `active` runs that have one after the step just done.
-    fn log(&mut self, active: &[usize], norms: &[f64]) -> Result<()> {
-        for &run in active {
-            let (plan, Running { state, window, .. }) = (&self.plan.runs[run], &mut self.runs[run]);
+    fn log(&mut self, active: &[usize]) -> Result<()> {
+        for run in active.iter().copied().filter(|&run| self.logs(run)).collect::<Vec<_>>() {
+            let (plan, Running { state, window, last, .. }) = (&self.plan.runs[run], &mut self.runs[run]);
             let step = state.step;
-            if !step.is_multiple_of(self.plan.log_every) && step != plan.steps {
-                continue;
-            }
             let (tokens, seconds) = std::mem::take(window);
             let Rates { adapter, head, .. } = plan.rates(step - 1);
             let point = TrainPoint {
@@ -335,7 +284,7 @@ impl<'a> Trainer<'a> {
                 loss: state.run.take_mean_loss(),
                 learning_rate: adapter,
                 head_learning_rate: Some(head),
-                grad_norm: norms.get(run).copied().unwrap_or(f64::NAN),
+                grad_norm: last[1],
                 tokens_per_second: tokens as f64 / seconds.max(f64::MIN_POSITIVE),
             };
             self.recorder.logged(run, &point)?;

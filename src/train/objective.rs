@@ -40,6 +40,9 @@ pub trait Objective {
         noise: &Noise,
     ) -> Result<Tensor>;
 
+    /// Returns what runs the passes.
+    fn passes(&self) -> &Passes;
+
     /// Scores run `run` on the validation data.
     ///
     /// # Errors
@@ -205,6 +208,10 @@ impl Objective for LabelPrediction<'_> {
             let batch = Packed::over(&layout, table);
             self.forward_and_backward(&batch, numbers, &pass.over(&batch))
         })
+    }
+
+    fn passes(&self) -> &Passes {
+        &self.passes
     }
 
     fn evaluate(&self, run: usize) -> Result<Evaluation> {

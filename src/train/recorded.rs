@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::fault::Result;
 use crate::nn::layout::PassShape;
@@ -19,6 +19,8 @@ const MOST: usize = 64;
 #[derive(Debug, Default)]
 pub struct Passes {
     shapes: RefCell<BTreeMap<PassShape, Seen>>,
+    /// Numbers that wait for the next batch to go to the device, and those that have come there.
+    beside: RefCell<(Vec<f32>, Option<Tensor>)>,
 }
 
 #[derive(Debug, Default)]
@@ -31,13 +33,36 @@ struct Seen {
 #[derive(Debug)]
 struct Recorded {
     graph: Graph,
-    /// The batch's table and the other numbers, which each pass reads anew.
-    table: Tensor,
-    numbers: Tensor,
+    /// The words of the batch, which each pass reads anew.
+    batch: Tensor,
     losses: Tensor,
 }
 
 impl Passes {
+    /// Lets `numbers` go to the device with the next batch.
+    pub fn send_along(&self, numbers: Vec<f32>) {
+        self.beside.replace((numbers, None));
+    }
+
+    /// Returns on `device` what was to be sent along.
+    pub fn arrived(&self, device: Device) -> Tensor {
+        let (waiting, arrived) = self.beside.take();
+        // Without a batch it goes alone.
+        arrived.unwrap_or_else(|| sent(&Tensor::from_slice(&waiting), device))
+    }
+
+    /// Sends words to the device in one copy, with what goes along.
+    fn sent(&self, mut words: Vec<i64>, device: Device) -> Tensor {
+        let (waiting, arrived) = &mut *self.beside.borrow_mut();
+        let (count, beside) = (words.len() as i64, std::mem::take(waiting));
+        words.extend(words_of(&beside));
+        let words = sent(&Tensor::from_slice(&words), device);
+        if !beside.is_empty() {
+            *arrived = Some(numbers_of(&words.narrow(0, count, words.numel() as i64 - count), beside.len()));
+        }
+        words.narrow(0, 0, count)
+    }
+
     /// Runs `body` over a batch's table and the `numbers` that go with it, or repeats its recording; returns its losses.
     ///
     /// What `body` launches must depend on `shape` alone, without which nothing is recorded, and its results on the two tensors and on
@@ -53,8 +78,12 @@ impl Passes {
         device: Device,
         body: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
-        let [table, numbers] =
-            [Tensor::from_slice(table), Tensor::from_slice(numbers)].map(|tensor| sent(&tensor, device));
+        let batch = self.sent(table.iter().copied().chain(words_of(numbers)).collect(), device);
+        let [entries, words] = [table.len(), numbers.len().div_ceil(2)].map(|count| count as i64);
+        let body = |batch: &Tensor| {
+            let words = batch.narrow(0, entries, words);
+            body(&batch.narrow(0, 0, entries), &numbers_of(&words, numbers.len()))
+        };
         let mut shapes = self.shapes.borrow_mut();
         let full = shapes.values().filter(|seen| seen.recorded.is_some()).count() >= MOST;
         let mut records = None;
@@ -62,19 +91,30 @@ impl Passes {
             let seen = shapes.entry(shape).or_default();
             seen.taken += 1;
             if let Some(recorded) = &seen.recorded {
-                recorded.table.shallow_clone().copy_(&table);
-                recorded.numbers.shallow_clone().copy_(&numbers);
+                recorded.batch.shallow_clone().copy_(&batch);
                 recorded.graph.replay()?;
                 return Ok(recorded.losses.copy());
             }
             records = Some(shape).filter(|_| seen.taken > RECORDED_AFTER && !full);
         }
-        let Some(shape) = records else { return body(&table, &numbers) };
+        let Some(shape) = records else { return body(&batch) };
         // One is replayed at a time, and its losses are copied before the next.
         let sharing = shapes.values().find_map(|seen| Some(&seen.recorded.as_ref()?.graph));
-        let (losses, made) = Graph::record(device, sharing, || body(&table, &numbers))?;
-        let recorded = made.map(|(graph, losses)| Recorded { graph, table, numbers, losses });
+        let (losses, made) = Graph::record(device, sharing, || body(&batch))?;
+        let recorded = made.map(|(graph, losses)| Recorded { graph, batch, losses });
         shapes.entry(shape).and_modify(|seen| seen.recorded = recorded);
         Ok(losses)
     }
+}
+
+/// Returns the bits of numbers, two a word.
+fn words_of(numbers: &[f32]) -> impl Iterator<Item = i64> {
+    let bits =
+        |pair: &[f32]| pair.iter().rev().fold(0, |word, number| word << 32 | i64::from(number.to_bits()));
+    numbers.chunks(2).map(bits)
+}
+
+/// Returns so many numbers whose bits these words are.
+fn numbers_of(words: &Tensor, count: usize) -> Tensor {
+    words.view_dtype(Kind::Float).narrow(0, 0, count as i64)
 }

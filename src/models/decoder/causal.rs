@@ -129,7 +129,7 @@ impl CausalLm {
     /// # Shapes
     /// `hidden` `[m, d]` to `[m, v]` on [`CausalLm::logits_device`].
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = self.head.multiply(&hidden.to_device(self.logits_device()), None);
+        let logits = self.head.multiply(&hidden.to_device(self.logits_device()), None, &[]);
         let logits = match self.config.logit_cap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

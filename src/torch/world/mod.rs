@@ -3,9 +3,9 @@
 //! A world of one is the path of a single process: each call returns at once. Otherwise the processes meet at a store
 //! (`c10d::TCPStore`) and exchange tensors by Gloo, both of libtorch's CPU library, as PyTorch's `init_process_group("gloo")` does.
 
-mod asked;
 mod gloo;
 mod meet;
+mod question;
 mod store;
 mod watch;
 
@@ -20,10 +20,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::fault::Result;
 use crate::torch::unforeseen;
-use asked::Asked;
 use gloo::{Gloo, Work};
 pub use meet::Rendezvous;
 use meet::{Hello, hellos, no_store, own_address, own_host, refuse_interfaces};
+use question::Question;
 use store::{Role, Store};
 use watch::{Failure, HANGS, LOOK, Watch};
 
@@ -319,10 +319,10 @@ impl Members {
         )?;
         let store = Arc::new(store);
         let own = own_address(address);
-        let asked = Asked { store: &store, watch: &watch };
+        let question = Question { store: &store, watch: &watch };
         let patience = PATIENCE.max(timeout * (HANGS + 2));
         let gloo = refuse_interfaces(&std::env::var("GLOO_SOCKET_IFNAME").unwrap_or_default())
-            .and_then(|()| asked.answer(move |store| Gloo::open(store, rank, size, patience, &own)))
+            .and_then(|()| question.answer(move |store| Gloo::open(store, rank, size, patience, &own)))
             .inspect_err(|error| {
                 if watch.failure().is_none() {
                     watch.post(&store, Failure::of(rank, error));
@@ -381,6 +381,6 @@ impl Members {
     }
 
     fn asked<T: Send + 'static>(&self, ask: impl FnOnce(&Store) -> Result<T> + Send + 'static) -> Result<T> {
-        Asked { store: &self.store, watch: &self.watch }.answer(ask)
+        Question { store: &self.store, watch: &self.watch }.answer(ask)
     }
 }

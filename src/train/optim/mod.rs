@@ -1,25 +1,25 @@
-//! AdamW over flat buffers, gradient clipping, and fp16's dynamic loss scale.
+//! AdamW over flat buffers, and fp16's dynamic loss scale.
 //!
 //! All trained tensors of a group on one device are in one buffer `[k, p]`, their gradients in another: clipping and update
 //! take a few kernels, however many layers are adapted, and each run has its own norm and learning rate.
+
+mod ahead;
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
-use crate::torch::coming::sent;
-use crate::torch::graph::{self, Graph};
 use crate::torch::world::World;
 use crate::torch::{Devices, cast, dims2, set_grad};
+use ahead::Ahead;
+pub use ahead::Terms;
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 /// What a checkpoint holds of each group.
 const PARTS: [&str; 3] = ["values", "mean", "square"];
-/// Updates after which they are recorded on a GPU.
-const RECORDED_AFTER: usize = 3;
 
 /// AdamW (arXiv 1711.05101) as `torch.optim.AdamW` computes it: decoupled decay on every trained tensor,
 /// betas 0.9 and 0.999, epsilon 1e-8.
@@ -28,10 +28,8 @@ pub struct AdamW {
     buffers: Vec<Buffer>,
     /// Updates done of each run.
     updates: Vec<i64>,
-    /// Updates of all runs at once since the start.
-    taken: usize,
-    /// On a GPU, such an update, and the numbers that it reads.
-    recorded: Option<(Graph, Tensor)>,
+    /// What decides on a GPU.
+    ahead: Ahead,
 }
 
 /// One run's settings of an update.
@@ -43,6 +41,13 @@ pub struct Rates {
     pub head: f64,
     /// Decoupled decay.
     pub weight_decay: f64,
+}
+
+impl Rates {
+    /// Returns the learning rate of a group.
+    fn of(&self, group: Group) -> f64 {
+        if group == Group::Head { self.head } else { self.adapter }
+    }
 }
 
 /// One group's tensors on one device, flat, `[k, p]`; on a CPU, gradients in fp64, all else in fp32.
@@ -84,8 +89,7 @@ impl AdamW {
         Ok(Self {
             buffers,
             updates: vec![0; usize::try_from(trained.runs()).unwrap_or(1)],
-            taken: 0,
-            recorded: None,
+            ahead: Ahead::default(),
         })
     }
 
@@ -109,9 +113,10 @@ impl AdamW {
             let squares: Vec<Tensor> = self.buffers.iter().map(squares).collect();
             Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt()
         };
-        no_grad(|| match self.in_turn() {
-            true => Tensor::cat(&(0..self.runs()).map(|run| norms(run, 1)).collect::<Vec<_>>(), 0),
-            false => norms(0, self.runs()),
+        // On a CPU run by run, with the bits of a run alone.
+        no_grad(|| match self.device() {
+            Device::Cpu => Tensor::cat(&(0..self.runs()).map(|run| norms(run, 1)).collect::<Vec<_>>(), 0),
+            _ => norms(0, self.runs()),
         })
     }
 
@@ -153,95 +158,37 @@ impl AdamW {
         self.buffers.chunk_by(|a, b| a.group == b.group)
     }
 
-    /// Returns true if each run is updated by itself: on a CPU, with the bits of a run alone.
-    fn in_turn(&self) -> bool {
-        self.device() == Device::Cpu
-    }
-
     /// Multiplies the gradient of each run by its factor, performs one update of the runs that have rates, then clears the gradients of
-    /// all.
-    ///
-    /// # Errors
-    /// When the GPU fails.
-    pub fn step(&mut self, rates: &[Option<Rates>], factors: &[f64]) -> Result<()> {
-        let mut updated: Vec<(usize, Rates)> = Vec::new();
+    /// all; on a CPU.
+    pub fn step(&mut self, rates: &[Option<Rates>], factors: &[f64]) {
         for (run, rates) in rates.iter().enumerate().filter_map(|(run, rates)| Some((run, (*rates)?))) {
             self.updates[run] += 1;
-            updated.push((run, rates));
-        }
-        if updated.len() == rates.len() && (rates.len() == 1 || !self.in_turn()) {
-            return self.update_all(&updated, factors);
-        }
-        for (run, rates) in updated {
-            let numbers = sent(&self.numbers(&[(run, rates)], factors), self.device());
-            self.update(run, &numbers, true);
+            self.update(run, rates, factors[run]);
         }
         self.clear_gradients();
-        Ok(())
     }
 
-    /// Updates all runs at once; on a GPU, from a recording.
-    fn update_all(&mut self, runs: &[(usize, Rates)], factors: &[f64]) -> Result<()> {
-        let device = self.device();
-        let numbers = sent(&self.numbers(runs, factors), device);
-        if let Some((graph, inputs)) = &self.recorded {
-            inputs.shallow_clone().copy_(&numbers);
-            return graph.replay();
-        }
-        self.taken += 1;
-        let one_device = self.devices() == device.into();
-        let records = self.taken == RECORDED_AFTER && one_device && graph::records(device);
-        let scales = records || factors.iter().any(|factor| (factor - 1.0).abs() > 0.0);
-        let update = || {
-            self.update(0, &numbers, scales);
-            self.clear_gradients();
-            Ok(())
-        };
-        if !records {
-            return update();
-        }
-        let ((), made) = Graph::record(device, None, update)?;
-        self.recorded = made.map(|(graph, ())| (graph, numbers));
-        Ok(())
-    }
-
-    /// Returns what an update of these runs depends on, `[runs, 1 + 4 b]` in fp32: the factor of the gradient; for each of the b buffers
-    /// the rate, the decay, and the corrections of both moments.
-    fn numbers(&self, runs: &[(usize, Rates)], factors: &[f64]) -> Tensor {
-        let bias =
-            |beta: f64, run: usize| 1.0 - beta.powi(i32::try_from(self.updates[run]).unwrap_or(i32::MAX));
-        let of_run = |&(run, rates): &(usize, Rates)| {
-            let of_buffer = move |buffer: &Buffer| {
-                let rate = if buffer.group == Group::Head { rates.head } else { rates.adapter };
-                [rate, rates.weight_decay, bias(BETA1, run), bias(BETA2, run).sqrt()]
-            };
-            let factor = factors.get(run).copied().unwrap_or(1.0);
-            std::iter::once(factor).chain(self.buffers.iter().flat_map(of_buffer)).collect::<Vec<_>>()
-        };
-        let numbers: Vec<f64> = runs.iter().flat_map(of_run).collect();
-        Tensor::from_slice(&numbers).to_kind(Kind::Float).view([runs.len() as i64, -1])
-    }
-
-    /// Updates adjacent runs from `first` on by their [`AdamW::numbers`]; `scales` is false if all factors are 1.
-    fn update(&self, first: usize, numbers: &Tensor, scales: bool) {
+    /// Updates run `run`, with settings in fp32, as a GPU does.
+    fn update(&self, run: usize, rates: Rates, factor: f64) {
+        let bias = |beta: f64| 1.0 - beta.powi(i32::try_from(self.updates[run]).unwrap_or(i32::MAX));
+        let [bias1, root2, decay, factor] =
+            [bias(BETA1), bias(BETA2).sqrt(), rates.weight_decay, factor].map(|number| number as f32);
         no_grad(|| {
-            let [runs, _] = dims2(numbers);
-            for (buffer, start) in self.buffers.iter().zip((1..).step_by(4)) {
-                let numbers = numbers.to_device(buffer.device());
-                let [rates, decay, bias1, root2] = [0, 1, 2, 3].map(|at| numbers.narrow(1, start + at, 1)); // [runs, 1]
+            for buffer in &self.buffers {
+                let rate = rates.of(buffer.group) as f32;
                 let [mut values, mut gradient, mut mean, mut square] =
                     [&buffer.values, &buffer.gradient, &buffer.mean, &buffer.square]
-                        .map(|tensor| tensor.narrow(0, first as i64, runs));
-                if scales {
-                    let _ = gradient.g_mul_(&numbers.narrow(1, 0, 1));
+                        .map(|tensor| tensor.narrow(0, run as i64, 1));
+                if (factor - 1.0).abs() > 0.0 {
+                    gradient *= f64::from(factor);
                 }
                 let gradient = cast(&gradient, Kind::Float);
-                let _ = values.g_mul_(&(1.0 - &rates * decay));
+                values *= f64::from(1.0 - rate * decay);
                 let _ = mean.lerp_(&gradient, 1.0 - BETA1);
                 square *= BETA2;
                 square += &gradient * &gradient * (1.0 - BETA2);
-                let denominator = square.sqrt() / root2 + EPSILON;
-                values -= mean / denominator * (rates / bias1);
+                let denominator = square.sqrt() / f64::from(root2) + EPSILON;
+                values -= mean / denominator * f64::from(rate / bias1);
             }
         });
     }
@@ -280,6 +227,7 @@ impl AdamW {
             }
         }
         self.updates[run] = read("updates")?.f_int64_value(&[0])?;
+        self.ahead.forget_counts();
         Ok(())
     }
 }

@@ -8,14 +8,14 @@ use super::watch::{LOOK, Watch};
 use crate::fault::Result;
 
 /// The store and the watch, while the answer is awaited.
-pub struct Asked<'a> {
+pub struct Question<'a> {
     /// What is asked.
     pub store: &'a Arc<Store>,
     /// What ends the waiting.
     pub watch: &'a Watch,
 }
 
-impl Asked<'_> {
+impl Question<'_> {
     /// Returns what `ask` returns.
     ///
     /// # Errors
