@@ -135,3 +135,75 @@ impl AdamW {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    use super::{AdamW, Rates, Terms};
+    use crate::adapters::{Group, Trained};
+
+    const RUNS: usize = 4;
+
+    fn optimizer() -> AdamW {
+        let mut trained = Trained::new(RUNS as i64);
+        for (name, group) in [("core", Group::Adapter), ("head", Group::Head)] {
+            let initial = Tensor::arange(RUNS as i64 * 6, (Kind::Float, Device::Cpu)).view([-1, 2, 3]).cos();
+            let _leaf = trained.add(name, group, &initial);
+        }
+        AdamW::new(&trained).unwrap()
+    }
+
+    #[test]
+    fn a_step_that_the_device_decides_on_is_that_of_the_host() {
+        let (mut host, mut device) = (optimizer(), optimizer());
+        for step in 0..6 {
+            for (at, (a, b)) in host.buffers.iter().zip(&device.buffers).enumerate() {
+                let numbers = Tensor::arange(a.gradient.numel() as i64, (Kind::Double, Device::Cpu));
+                let noise = ((numbers + (10 * step + at) as i64).sin() * 5.0).view_as(&a.gradient);
+                // The third run has no finite gradient in one step, the second no finite loss in another.
+                if step == 2 {
+                    let _ = noise.get(2).get(1).fill_(f64::INFINITY);
+                }
+                for buffer in [a, b] {
+                    buffer.gradient.shallow_clone().copy_(&noise);
+                }
+            }
+            let rates = Rates { adapter: 0.01 * (step + 1) as f64, head: 0.02, weight_decay: 0.1 };
+            let scale = if step == 3 { 4.0 } else { 1.0 };
+            let losses = [1.0, if step == 4 { f64::NAN } else { 2.0 }, 3.0, 4.0];
+            // The last run ends early; the first is not clipped.
+            let terms = |run: usize| {
+                let max_norm = if run == 0 { 0.0 } else { 0.5 };
+                (run < 3 || step < 3).then_some(Terms { rates, max_norm, scale })
+            };
+            let terms: Vec<Option<Terms>> = (0..RUNS).map(terms).collect();
+            let norms: Vec<f64> = Vec::try_from(host.gradient_norms().to_kind(Kind::Double)).unwrap();
+            let numbers = Tensor::from_slice(&device.terms(&terms));
+            let outcome = device.step_ahead(&numbers, &Tensor::from_slice(&losses)).unwrap();
+            let mut factors = [1.0; RUNS];
+            let mut own = [None; RUNS];
+            for run in (0..RUNS).filter(|run| terms[*run].is_some()) {
+                let norm = norms[run] / scale;
+                let found: Vec<f64> = Vec::try_from(outcome.get(run as i64)).unwrap();
+                assert_eq!(format!("{found:?}"), format!("{:?}", [losses[run], norm]));
+                if losses[run].is_finite() && norm.is_finite() {
+                    own[run] = Some(rates);
+                    factors[run] = if run == 0 { 1.0 } else { (0.5 / (norm + 1e-6)).min(1.0) } / scale;
+                    device.count(run);
+                }
+            }
+            host.step(&own, &factors);
+        }
+        assert_eq!((&host.updates, &host.updates), (&device.updates, &vec![6, 5, 5, 3]));
+        let counts: Vec<f64> = Vec::try_from(device.ahead.counts.as_ref().unwrap().view([-1])).unwrap();
+        assert_eq!(counts, [6.0, 5.0, 5.0, 3.0]);
+        for (a, b) in host.buffers.iter().zip(&device.buffers) {
+            assert_eq!(f64::try_from(b.gradient.abs().max()).unwrap(), 0.0);
+            for (a, b) in [(&a.values, &b.values), (&a.mean, &b.mean), (&a.square, &b.square)] {
+                let apart = f64::try_from((a - b).abs().max()).unwrap();
+                assert!(apart < 1e-6, "{apart}");
+            }
+        }
+    }
+}
