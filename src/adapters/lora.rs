@@ -13,7 +13,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor, no_grad};
 use toml::Value;
 
-use super::rules::{Built, Layer, Rules, Shapes, Start, each};
+use super::rules::{Built, Kept, Layer, Rules, Shapes, Start, each};
 use super::{Adapter, Frozen, Route, Scale, Site, Trained};
 use crate::fault::Result;
 use crate::limits::RANK;
@@ -44,6 +44,10 @@ impl Rules for LoraConfig {
 
     fn keys(&self) -> Vec<(&'static str, Value)> {
         self.values()
+    }
+
+    fn kept(&self) -> Kept {
+        Kept::Inputs
     }
 
     fn scale(&self) -> f64 {

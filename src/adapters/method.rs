@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::lora::LoraConfig;
 use super::lora_mini::LoraMiniConfig;
 use super::lora_xs::LoraXsConfig;
-use super::rules::{Built, Layer, Rules, Start};
+use super::rules::{Built, Kept, Layer, Rules, Start};
 use super::tiny_lora::TinyLoraConfig;
 use super::vera::VeraConfig;
 use super::{Frozen, Site, Trained};
@@ -138,6 +138,10 @@ struct WithoutAdapters(&'static str);
 impl Rules for WithoutAdapters {
     fn name(&self) -> &'static str {
         self.0
+    }
+
+    fn kept(&self) -> Kept {
+        if self.0 == "full" { Kept::Inputs } else { Kept::Nothing }
     }
 
     fn count(&self, _layers: &[Layer]) -> i64 {

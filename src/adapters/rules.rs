@@ -27,6 +27,17 @@ pub type Built = (Vec<Box<dyn Adapter>>, Named);
 /// Tensors of a layer in a file of PEFT's: the ending of the name, and the sides; `None` where the base decides.
 pub type Shapes = Vec<(&'static str, Vec<Option<i64>>)>;
 
+/// What autograd keeps of the layers of a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Nothing: no gradient reaches them.
+    Nothing,
+    /// What the gradients of their inputs take.
+    Activations,
+    /// The inputs of linear layers, too.
+    Inputs,
+}
+
 /// Properties of a method; the defaults are those of most.
 pub trait Rules {
     /// Returns the method's name in recipes.
@@ -54,6 +65,11 @@ pub trait Rules {
     /// Returns the factor of ΔW.
     fn scale(&self) -> f64 {
         1.0
+    }
+
+    /// Returns what autograd keeps of a base's layers.
+    fn kept(&self) -> Kept {
+        Kept::Activations
     }
 
     /// Returns the rank of each layer's own frozen pair A, B; `None` for methods without one.

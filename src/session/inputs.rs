@@ -202,6 +202,8 @@ impl TrainInputs {
             counts: self.counts()?,
             lengths: self.train.examples.iter().map(|example| example.ids.len()).collect(),
             train: self.recipe.train.clone(),
+            kept: self.recipe.adapter.method.kept(),
+            drops: self.recipe.adapter.dropout > 0.0,
             steps: self.steps(),
             parts: self.parts(&place.devices)?,
             free_on_disk: files::free_on_disk(out),

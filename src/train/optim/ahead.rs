@@ -119,16 +119,16 @@ impl AdamW {
                 let [counted, one, factor, bias1, root2] = [&counted, &one, &factor, &bias1, &root2].map(on);
                 let rates = on(&terms.narrow(1, start, 1)) * &one;
                 let decay = &rates * on(&terms.narrow(1, start + 1, 1));
-                let [mut values, mut mean, mut square] =
-                    [&buffer.values, &buffer.mean, &buffer.square].map(Tensor::shallow_clone);
-                let gradient = cast(&buffer.gradient, Kind::Float) * factor;
-                let gradient = gradient.masked_fill(&counted.logical_not(), 0.0);
-                let _ = values.g_mul_(&(1.0 - decay));
-                let _ = mean.lerp_tensor_(&gradient, &(&one * (1.0 - BETA1)));
-                let _ = square.g_mul_(&(1.0 - &one * (1.0 - BETA2)));
-                square += &gradient * &gradient * (1.0 - BETA2);
-                let denominator = square.sqrt() / root2 + EPSILON;
-                values -= mean / denominator * (rates / bias1);
+                for [mut values, gradient, mut mean, mut square] in buffer.pieces() {
+                    let gradient = cast(&gradient, Kind::Float) * &factor;
+                    let gradient = gradient.masked_fill(&counted.logical_not(), 0.0);
+                    let _ = values.g_mul_(&(1.0 - &decay));
+                    let _ = mean.lerp_tensor_(&gradient, &(&one * (1.0 - BETA1)));
+                    let _ = square.g_mul_(&(1.0 - &one * (1.0 - BETA2)));
+                    square += &gradient * &gradient * (1.0 - BETA2);
+                    let denominator = square.sqrt() / &root2 + EPSILON;
+                    values -= mean / denominator * (&rates / &bias1);
+                }
             }
             self.clear_gradients();
             Tensor::cat(&[losses, norms], 1)

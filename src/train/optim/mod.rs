@@ -18,6 +18,8 @@ pub use ahead::Terms;
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+/// Most numbers of a run that are updated at once.
+const PIECE: i64 = 1 << 24;
 /// What a checkpoint holds of each group.
 const PARTS: [&str; 3] = ["values", "mean", "square"];
 
@@ -176,19 +178,20 @@ impl AdamW {
         no_grad(|| {
             for buffer in &self.buffers {
                 let rate = rates.of(buffer.group) as f32;
-                let [mut values, mut gradient, mut mean, mut square] =
-                    [&buffer.values, &buffer.gradient, &buffer.mean, &buffer.square]
-                        .map(|tensor| tensor.narrow(0, run as i64, 1));
-                if (factor - 1.0).abs() > 0.0 {
-                    gradient *= f64::from(factor);
+                for piece in buffer.pieces() {
+                    let [mut values, mut gradient, mut mean, mut square] =
+                        piece.map(|tensor| tensor.narrow(0, run as i64, 1));
+                    if (factor - 1.0).abs() > 0.0 {
+                        gradient *= f64::from(factor);
+                    }
+                    let gradient = cast(&gradient, Kind::Float);
+                    values *= f64::from(1.0 - rate * decay);
+                    let _ = mean.lerp_(&gradient, 1.0 - BETA1);
+                    square *= BETA2;
+                    square += &gradient * &gradient * (1.0 - BETA2);
+                    let denominator = square.sqrt() / f64::from(root2) + EPSILON;
+                    values -= mean / denominator * f64::from(rate / bias1);
                 }
-                let gradient = cast(&gradient, Kind::Float);
-                values *= f64::from(1.0 - rate * decay);
-                let _ = mean.lerp_(&gradient, 1.0 - BETA1);
-                square *= BETA2;
-                square += &gradient * &gradient * (1.0 - BETA2);
-                let denominator = square.sqrt() / f64::from(root2) + EPSILON;
-                values -= mean / denominator * f64::from(rate / bias1);
             }
         });
     }
@@ -256,6 +259,15 @@ impl Buffer {
 
     fn device(&self) -> Device {
         self.values.device()
+    }
+
+    /// Returns values, gradient and moments in pieces `[k, ..]`, so that what an update makes beside them stays small.
+    fn pieces(&self) -> Vec<[Tensor; 4]> {
+        let all = [&self.values, &self.gradient, &self.mean, &self.square];
+        let pieces = all.map(|tensor| tensor.split(PIECE, 1));
+        let [values, gradients, means, squares] = pieces.map(Vec::into_iter);
+        let moments = means.zip(squares);
+        values.zip(gradients).zip(moments).map(|((a, b), (c, d))| [a, b, c, d]).collect()
     }
 
     /// Returns one of the [`PARTS`] of run `run`, `[1, p]`.
