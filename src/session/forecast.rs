@@ -154,8 +154,10 @@ impl Forecast<'_> {
         };
         let Counts { all, adapter, full, head } = self.counts;
         let weights = if full > 0 { 0.0 } else { all as f64 * size };
-        let each = if on_cpu { 20.0 } else { 16.0 };
-        Memory { weights, trained: (adapter + full + head) as f64 * each, activations, logits }
+        // Of the embeddings, a CPU makes whole gradients in fp64.
+        let [each, of_base] = if on_cpu { [20.0, 24.0] } else { [16.0, 16.0] };
+        let trained = (adapter + head) as f64 * each + full as f64 * of_base;
+        Memory { weights, trained, activations, logits }
     }
 
     /// Estimates the bytes of the adapter and of the checkpoints, one of which is being written: value and two moments,

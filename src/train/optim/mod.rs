@@ -109,8 +109,13 @@ impl AdamW {
     pub fn gradient_norms(&self) -> Tensor {
         let norms = |first: i64, runs: i64| {
             let squares = |b: &Buffer| {
-                let squares = b.gradient.narrow(0, first, runs).square();
-                cast(&squares.sum_dim_intlist(1, false, squares.kind()), Kind::Float).to_device(self.device())
+                let of_piece = |[_, gradient, ..]: [Tensor; 4]| {
+                    let squares = gradient.narrow(0, first, runs).square();
+                    squares.sum_dim_intlist(1, false, squares.kind())
+                };
+                let pieces = b.pieces().into_iter().map(of_piece);
+                let sum = pieces.reduce(|a, b| a + b).unwrap_or_default();
+                cast(&sum, Kind::Float).to_device(self.device())
             };
             let squares: Vec<Tensor> = self.buffers.iter().map(squares).collect();
             Tensor::stack(&squares, 0).sum_dim_intlist(0, false, Kind::Float).sqrt()
