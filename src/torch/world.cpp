@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <sstream>
@@ -55,6 +56,9 @@ extern "C" {
 // role: -1 = connect to a store, 0 = make it at `port`, else a socket that listens there, at which to make it.
 int lx_store_open(void** out, const char* host, int port, int role, int64_t millis, const char* prefix) {
   return guarded([&] {
+    // c10d prints each failure with a stack, though it is told by an exception as well.
+    constexpr int fatal = 3;
+    if (std::getenv("TORCH_CPP_LOG_LEVEL") == nullptr) FLAGS_caffe2_log_level = fatal;
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(port);
     options.isServer = role >= 0;

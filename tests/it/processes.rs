@@ -80,6 +80,7 @@ fn start(place: &Place, size: usize, out: &str, more: &[&str]) -> Vec<Run> {
 fn ends(runs: Vec<Run>, code: i32) -> Vec<Output> {
     let outputs: Vec<Output> = runs.into_iter().map(|run| run.within(PATIENCE).0).collect();
     let said: Vec<String> = outputs.iter().map(errors).collect();
+    assert!(!said.iter().any(|said| said.contains("[c10d]")), "{}", said.join("\n--\n"));
     let codes: Vec<_> = outputs.iter().map(|output| output.status.code()).collect();
     assert_eq!(codes, vec![Some(code); codes.len()], "{}", said.join("\n--\n"));
     outputs
