@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use rustix::io::dup;
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 use crate::fault::{Fault, LOST, Result};
 use crate::train::interrupt;
 
-/// Tells a process that its parent is [`run`].
+/// Tells a process that its parent is [`run`], by the parent's number.
 const LAUNCHED: &str = "LORAXS_LAUNCHED";
 /// Tells the first one of its socket that listens.
 pub const LISTENER: &str = "LORAXS_LISTENER";
@@ -32,6 +32,11 @@ pub fn end_with_parent() {
     if is_launched() {
         // Without it, the others still notice the silence.
         let _ = set_parent_process_death_signal(Some(Signal::TERM));
+        // It may have ended before.
+        let parent = getppid().map(|parent| parent.as_raw_nonzero().to_string());
+        if std::env::var(LAUNCHED).ok() != parent {
+            std::process::exit(130);
+        }
     }
 }
 
@@ -70,7 +75,7 @@ fn start(rank: usize, processes: usize, port: u16, listener: Option<TcpListener>
     let mut command = Command::new(program);
     command
         .args(std::env::args_os().skip(1))
-        .env(LAUNCHED, "1")
+        .env(LAUNCHED, std::process::id().to_string())
         .env("RANK", rank.to_string())
         .env("LOCAL_RANK", rank.to_string())
         .env("WORLD_SIZE", processes.to_string())

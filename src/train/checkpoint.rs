@@ -17,6 +17,9 @@ use crate::files;
 use crate::torch::stream::Stream;
 use crate::torch::tensor_file::{TensorFile, write};
 
+/// Consecutive steps without a finite gradient after which a run ends.
+pub const MOST_BAD_STEPS: u64 = 10;
+
 /// The counters of one run's training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TrainState {
@@ -148,6 +151,11 @@ impl RunState {
     /// Returns true if it went `patience` evaluations without improvement.
     pub fn stopped_early(&self, patience: u64) -> bool {
         patience > 0 && self.without_improvement >= patience
+    }
+
+    /// Returns true if it went too many steps without a finite gradient.
+    pub fn has_diverged(&self) -> bool {
+        self.bad_in_a_row >= MOST_BAD_STEPS
     }
 
     /// Records a step's loss.

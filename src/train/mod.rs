@@ -166,10 +166,13 @@ impl<'a> Trainer<'a> {
                 break;
             }
             if active.len() < self.plan.fewest.min(self.runs.len()) {
-                self.save(&active, self.noise.streams())?;
-                for run in active {
+                self.look()?;
+                let going = self.going(&active);
+                self.save(&going, self.noise.streams())?;
+                for run in going {
                     self.end(run, RunEnd::Yielded)?;
                 }
+                self.active()?;
                 break;
             }
             let before = self.noise.streams();
@@ -183,18 +186,21 @@ impl<'a> Trainer<'a> {
                 Err(error) => return Err(error),
             };
             progress.tick(self.steps_done(), &self.message);
-            for &run in &active {
+            for run in self.going(&active) {
                 let last = self.runs[run].state.step == self.plan.runs[run].steps;
                 if self.due(run, self.plan.evaluate) || (last && self.plan.evaluate != Every::Never) {
                     self.evaluate(run)?;
                 }
             }
             let interrupted = interrupted || self.plan.world.is_alone() && interrupt::requested();
-            let saved: Vec<usize> =
-                active.iter().copied().filter(|&run| interrupted || self.saves(run)).collect();
+            if interrupted {
+                self.look()?;
+            }
+            let mut saved = self.going(&active);
+            saved.retain(|&run| interrupted || self.saves(run));
             self.save(&saved, self.noise.streams())?;
             if interrupted {
-                for &run in &active {
+                for run in saved {
                     self.end(run, RunEnd::Interrupted)?;
                 }
             }
@@ -215,6 +221,11 @@ impl<'a> Trainer<'a> {
             }
         }
         Ok((0..self.runs.len()).filter(|&run| self.runs[run].end.is_none()).collect())
+    }
+
+    /// Returns those of the runs that have not diverged.
+    fn going(&self, runs: &[usize]) -> Vec<usize> {
+        runs.iter().copied().filter(|&run| !self.runs[run].state.run.has_diverged()).collect()
     }
 
     /// Ends a run, unless it has ended.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::checkpoint::TrainState;
+use super::checkpoint::{MOST_BAD_STEPS, TrainState};
 use super::mixture::Part;
 use super::optim::Rates;
 use super::schedule;
@@ -10,9 +10,6 @@ use crate::fault::fault;
 use crate::spec::{Every, Metric, Schedule};
 use crate::torch::stream::Stream;
 use crate::torch::world::World;
-
-/// Consecutive steps without a finite gradient after which a run ends.
-pub(super) const MOST_BAD_STEPS: u64 = 10;
 
 /// Settings of one of the k runs.
 #[derive(Debug, Clone)]
@@ -62,12 +59,12 @@ impl RunPlan {
 
     /// Returns how a run in this state ended, if it did.
     pub(super) fn end(&self, TrainState { step, run, .. }: &TrainState) -> Option<RunEnd> {
-        if *step >= self.steps {
+        if run.has_diverged() {
+            Some(RunEnd::Failed(self.diverged(*step)))
+        } else if *step >= self.steps {
             Some(RunEnd::Finished)
         } else if run.stopped_early(self.patience) {
             Some(RunEnd::StoppedEarly)
-        } else if run.bad_in_a_row >= MOST_BAD_STEPS {
-            Some(RunEnd::Failed(self.diverged(*step)))
         } else {
             (*step >= self.pause).then_some(RunEnd::Paused)
         }

@@ -96,6 +96,11 @@ impl Trainer<'_> {
     /// Notes the loss and the norm of a run's step; returns true if both are finite.
     fn note(&mut self, run: usize, step: u64, [loss, norm]: [f64; 2]) -> bool {
         let Running { state, last, .. } = &mut self.runs[run];
+        if state.run.has_diverged() {
+            // A GPU had gone ahead.
+            state.step = state.step.min(step);
+            return false;
+        }
         let is_finite = loss.is_finite() && norm.is_finite();
         *last = [loss, norm];
         state.scale.update(is_finite);

@@ -570,15 +570,20 @@ fn children(parent: u32) -> Vec<i32> {
     found
 }
 
-/// Starts a training with `--processes 3`, and waits until it trains.
-fn own_processes(place: &Place) -> std::process::Child {
+/// Starts a training with `--processes 3`.
+fn launcher(place: &Place) -> std::process::Child {
     let args = [
         &TRAIN[..],
         &["--out", "run", "--processes", "3", "--timeout", "10", "--set", "train.max_steps=100000"],
     ]
     .concat();
     let mut command = place.command(&args);
-    let parent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// As [`launcher`], and waits until it trains.
+fn own_processes(place: &Place) -> std::process::Child {
+    let parent = launcher(place);
     let since = Instant::now();
     while logged_step(&place.path("run")) < 12 {
         assert!(since.elapsed() < PATIENCE, "the run does not come to the point");
@@ -627,6 +632,27 @@ fn a_launched_training_ends_with_its_parent_and_with_any_process() {
         assert_eq!(parent.wait().unwrap().code(), Some(75));
         are_gone(&started);
         fs::remove_dir_all(place.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn processes_that_have_just_been_started_end_with_their_parent() {
+    let place = encoder();
+    for millis in [0, 20, 60, 120] {
+        let mut parent = launcher(&place);
+        let since = Instant::now();
+        let started = loop {
+            let started = children(parent.id());
+            if started.len() == 3 {
+                break started;
+            }
+            assert!(since.elapsed() < PATIENCE, "the processes do not start");
+        };
+        // Before they can ask for a signal at its end, or after.
+        std::thread::sleep(Duration::from_millis(millis));
+        signal(parent.id() as i32, libc::SIGKILL);
+        parent.wait().unwrap();
+        are_gone(&started);
     }
 }
 

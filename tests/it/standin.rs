@@ -118,6 +118,37 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
 }
 
 #[test]
+fn a_run_that_diverges_between_two_looks_fails_as_on_a_cpu() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("recipe.toml"), recipe(&encoders().join("bert-gelu"), "[\"query\"]", "tiny/pairs"))
+        .unwrap();
+    let ends = |device: &str, sets: &[&str]| {
+        let rates = ["train.learning_rate=1e30", "train.head_learning_rate=1e30", "train.max_grad_norm=0"];
+        let sets = rates.iter().chain(sets).flat_map(|set| ["--set", set]);
+        let args: Vec<&str> =
+            ["train", "--recipe", "recipe.toml", "--out", "run"].into_iter().chain(sets).collect();
+        let output = forked::output(&place.command_on(device, &args));
+        let said = errors(&output);
+        let error = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default().to_owned();
+        assert!(!place.path("run/results.json").exists(), "{said}");
+        fs::remove_dir_all(place.path("run")).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        error
+    };
+    for steps in ["train.max_steps=20", "train.max_steps=40"] {
+        for more in [&["eval.every=never"][..], &["eval.every=15"], &["train.log_every=7"]] {
+            let sets = [&[steps, "train.log_every=1000"], more].concat();
+            let found = ends("cuda:0", &sets);
+            assert!(found.contains("no finite gradient in 10 steps up to step"), "{found}");
+            assert_eq!(found, ends("cpu", &sets), "{sets:?}");
+        }
+    }
+}
+
+#[test]
 fn recorded_steps_of_training_are_what_they_are_without_recordings() {
     if !standin() {
         return;
