@@ -121,7 +121,7 @@ impl Forecast<'_> {
     /// Of an encoder's layer autograd keeps about 16 values of the model's width and 3 of the feed-forward width a token,
     /// and the attention probabilities twice; of a decoder's layer as measured on the stand-in for a GPU and on an H100: 3 values of the
     /// model's width (4 in fp32), queries, keys, values and attention's output, and 2 values of the feed-forward width; where layers keep
-    /// their inputs, 2 and 1 more; a byte for each number with dropout. The backward pass works with about 3 layers more. A CPU
+    /// their inputs, 2 and 1 more; a byte for each number with dropout; capped scores. The backward pass works with about 3 layers more. A CPU
     /// without kernels of one pass keeps 1.6 times as much.
     fn memory(&self) -> Memory {
         let size = kind_of(self.train.precision).elt_size_in_bytes() as f64;
@@ -134,10 +134,12 @@ impl Forecast<'_> {
             }
             Config::Decoder(c) => {
                 let heads = ((2 * c.heads + 2 * c.kv_heads) * c.head_width) as f64;
+                // Capped scores have no kernel that computes them anew: their tanh, softmax, and that rounded.
+                let scores = if c.score_cap.is_some() { 8.0 * squares * c.heads as f64 } else { 0.0 };
                 let inputs = if self.kept == Kept::Inputs { 2.0 * d + wide } else { 0.0 };
                 let rows = if size > 2.0 { 4.0 } else { 3.0 };
                 let masks = if self.drops { 6.0 * d + wide } else { 0.0 };
-                let layer = tokens * ((rows * d + heads + 2.0 * wide + inputs) * size + masks);
+                let layer = tokens * ((rows * d + heads + 2.0 * wide + inputs) * size + masks) + scores;
                 let chunk = (tokens * c.vocabulary as f64).min(f64::from(1 << 24));
                 (layer, chunk * (2.0 * 4.0 + size))
             }

@@ -195,19 +195,33 @@ struct Linear : Function<Linear> {
   }
 };
 
-// Rows of a table [v, d] by their ids; that of the id `padding`, unless -1, gets no gradient.
+// Rows of a table [v, d] by their ids [m]; that of the id `padding`, unless -1, gets no gradient.
 struct LookUp : Function<LookUp> {
   static Tensor forward(AutogradContext* ctx, const Tensor& table, const Tensor& ids, int64_t padding) {
-    ctx->save_for_backward({ids});
-    ctx->saved_data["rows"] = table.size(0), ctx->saved_data["padding"] = padding;
+    ctx->save_for_backward({table, ids});
+    ctx->saved_data["padding"] = padding;
     return at::embedding(table, ids);
   }
 
+  // Added where the leaf's gradient is, if that is in fp64: a whole table of mostly zeros would take longer than all layers of a small model.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Tensor gradient =
-        at::embedding_dense_backward(grads[0].to(at::kDouble), ctx->get_saved_variables()[0], ctx->saved_data["rows"].toInt(),
-                                     ctx->saved_data["padding"].toInt(), /*scale_grad_by_freq=*/false);
-    return {gradient, Tensor(), Tensor()};
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &table = saved[0], ids = saved[1].contiguous(), own = table.grad();
+    const int64_t padding = ctx->saved_data["padding"].toInt(), d = table.size(1), rows = ids.numel();
+    const Tensor dy = grads[0].to(at::kFloat).contiguous();
+    const bool adds = own.defined() && own.scalar_type() == at::kDouble && own.is_contiguous();
+    const Tensor sums = adds ? own : at::zeros(table.sizes(), table.options().dtype(at::kDouble));
+    double* const all = static_cast<double*>(sums.data_ptr());
+    const auto* id = static_cast<const int64_t*>(ids.data_ptr());
+    at::parallel_for(0, d, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(rows, 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < rows; ++r) {
+        if (id[r] == padding) continue;
+        const float* from = f32(dy) + r * d;
+        double* to = all + id[r] * d;
+        for (int64_t j = begin; j < end; ++j) to[j] += from[j];
+      }
+    });
+    return {adds ? Tensor() : sums, Tensor(), Tensor()};
   }
 };
 
