@@ -574,19 +574,22 @@ fn children(parent: u32) -> Vec<i32> {
 fn launcher(place: &Place) -> std::process::Child {
     let args = [
         &TRAIN[..],
-        &["--out", "run", "--processes", "3", "--timeout", "10", "--set", "train.max_steps=100000"],
+        &["--out", "run", "--processes", "3", "--timeout", "30", "--set", "train.max_steps=100000"],
     ]
     .concat();
     let mut command = place.command(&args);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    let said = fs::File::create(place.path("launcher.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).spawn().unwrap()
 }
 
 /// As [`launcher`], and waits until it trains.
 fn own_processes(place: &Place) -> std::process::Child {
-    let parent = launcher(place);
+    let mut parent = launcher(place);
     let since = Instant::now();
     while logged_step(&place.path("run")) < 12 {
-        assert!(since.elapsed() < PATIENCE, "the run does not come to the point");
+        let is_over = parent.try_wait().unwrap().is_some() || since.elapsed() > PATIENCE;
+        let said = || fs::read_to_string(place.path("launcher.log")).unwrap();
+        assert!(!is_over, "the run does not come to the point: {}", said());
         std::thread::sleep(Duration::from_millis(20));
     }
     parent
