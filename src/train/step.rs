@@ -93,7 +93,7 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// Notes the loss and the norm of a run's step; returns true if both are finite.
+    /// Notes the loss and the norm of a run's step; returns true if it counts: both are finite, and the run has not diverged before.
     fn note(&mut self, run: usize, step: u64, [loss, norm]: [f64; 2]) -> bool {
         let Running { state, last, .. } = &mut self.runs[run];
         if state.run.has_diverged() {
