@@ -24,6 +24,7 @@ if [ ! -f "$folder/libtorch_cuda.so" ]; then
     rm -f "$folder"/partial.*
     "$compiler" -std=c++17 -O1 -fPIC -shared -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
         -o "$folder/partial.$$" -L"$real/lib" -ltorch_cpu -lc10
+    ln -sf libtorch_cuda.so "$folder/libcaffe2_nvrtc.so"
     mv "$folder/partial.$$" "$folder/libtorch_cuda.so"
 fi
 if [ "${1:-}" = --library ]; then

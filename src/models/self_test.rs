@@ -133,14 +133,16 @@ fn layer(kind: Kind, device: Device) -> Result<Vec<f64>> {
     let [input, out, rank] = [96, 64, 8];
     let draw = |shape: &[i64], seed| drawn(shape, seed, kind, device) * 0.1;
     let core = drawn(&[1, rank, rank], 4, Kind::Float, device).set_requires_grad(true);
-    let x = drawn(&[40, input], 5, kind, device).set_requires_grad(true);
+    // Enough rows for the products of halves (`halves.h`).
+    let rows = 160;
+    let x = drawn(&[rows, input], 5, kind, device).set_requires_grad(true);
     let factors = [draw(&[rank, input], 2), core.shallow_clone(), draw(&[out, rank], 3)];
     let [y] = adapted(
         &x,
         &[Adapted { weight: &draw(&[out, input], 1), bias: None, factors: Some(factors) }],
-        &[40],
+        &[rows],
     );
-    (&y * drawn(&[40, out], 6, kind, device)).sum(Kind::Float).f_backward()?;
+    (&y * drawn(&[rows, out], 6, kind, device)).sum(Kind::Float).f_backward()?;
     numbers(&[&y, &x.grad(), &core.grad()])
 }
 

@@ -53,6 +53,12 @@ unsafe extern "C" {
         blocks: *const i64,
         count: i64,
     ) -> c_int;
+    fn lx_frozen_linear(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+    ) -> c_int;
     fn lx_look_up(
         out: *mut *mut C_tensor,
         table: *const C_tensor,
@@ -287,10 +293,25 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, blocks: &[i64]
             made(|out| unsafe { lx_linear(out, x.as_ptr(), weight.as_ptr(), bias, blocks.as_ptr(), count) });
         return y;
     }
+    if let Some(y) = by_halves(x, weight, bias) {
+        return y;
+    }
     let bias = bias.map(|bias| cast(bias, x.kind()));
     let rows = filled(x);
     let y = rows.linear(&cast(weight, x.kind()), bias.as_ref());
     if rows.size() == x.size() { y } else { y.narrow(0, 0, m).copy() }
+}
+
+/// Computes `x Wᵀ + b` of a frozen layer in fp32 by products of halves, which tensor cores compute (`halves.h`); `None` where they do not serve.
+fn by_halves(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<Tensor> {
+    if !x.device().is_cuda() || x.kind() != Kind::Float {
+        return None;
+    }
+    let (mut y, bias) = (std::ptr::null_mut(), bias.map_or(std::ptr::null(), |bias| bias.as_ptr()));
+    // SAFETY: live tensors, or null for none, for the length of the call.
+    unless_failed(unsafe { lx_frozen_linear(&raw mut y, x.as_ptr(), weight.as_ptr(), bias) });
+    // SAFETY: unless it is null, a new tensor that we own.
+    (!y.is_null()).then(|| unsafe { Tensor::from_ptr(y) })
 }
 
 /// Returns the rows of a table, a leaf or frozen, by their ids; that of the id `padding`, unless -1, gets no gradient.

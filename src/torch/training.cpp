@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "guarded.h"
+#include "halves.h"
 #include "jobs.h"
 #include "on_cuda.h"
 #include "wide.h"
@@ -188,13 +189,19 @@ struct Adapted : Function<Adapted> {
       if (a.defined()) thins.push_back(a);
     }
     const Tensor a = thins.size() == 1 ? thins[0] : at::cat(thins, 0);  // [Σ i, in]
-    const Tensor thin = at::mm(x, a.t());                               // [m, Σ i]
+    const bool halved = std::all_of(layers.weights.begin(), layers.weights.end(), [&](const Tensor& w) { return halves::serve(x, w); });
+    const bool joins = halved && a.size(0) % 8 == 0 && halves::is_even(a);
+    variable_list whole = layers.weights, shifts = layers.biases, products;
+    if (joins) whole.push_back(a), shifts.emplace_back();
+    if (halved) products = halves::products(x, whole, shifts);
+    const Tensor thin = joins ? products.back() : at::mm(x, a.t());  // [m, Σ i]
     variable_list outputs, saved{thin, a};
     const bool wide = cores[0].scalar_type() == at::kDouble;
     int64_t from = 0, adapter = 0;
     for (size_t i = 0; i < layers.weights.size(); ++i) {
-      Tensor core, y = layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
-                                                  : at::mm(x, layers.weights[i].t());
+      Tensor core, y = halved                       ? products[i]
+                       : layers.biases[i].defined() ? at::addmm(layers.biases[i], x, layers.weights[i].t())
+                                                    : at::mm(x, layers.weights[i].t());
       if (layers.a[i].defined()) {
         core = cores[adapter++].to(x.scalar_type());
         const Tensor own = thin.narrow(1, from, core.size(2));
@@ -237,7 +244,9 @@ struct Adapted : Function<Adapted> {
         if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2), blocks));
       }
       if (!wants_x) continue;
-      if (dx.defined()) {
+      if (halves::serve(dy, weight)) {
+        dx = halves::back(dx, dy, weight);
+      } else if (dx.defined()) {
         dx.addmm_(dy, weight);
       } else {
         dx = at::mm(dy, weight);
@@ -248,6 +257,19 @@ struct Adapted : Function<Adapted> {
     all.insert(all.end(), of_cores.begin(), of_cores.end());
     all.emplace_back();
     return all;
+  }
+};
+
+// x Wᵀ + b of a frozen layer, which halves::serve.
+struct Frozen : Function<Frozen> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+    ctx->save_for_backward({weight});
+    return halves::products(x, {weight}, {bias.value_or(Tensor())})[0];
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const Tensor dy = grads[0].contiguous(), weight = ctx->get_saved_variables()[0];
+    return {halves::serve(dy, weight) ? halves::back(Tensor(), dy, weight) : at::mm(dy, weight), Tensor(), Tensor()};
   }
 };
 
@@ -355,6 +377,15 @@ int lx_linear(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias, const int64
   return guarded([&] {
     const auto own = bias ? std::optional<Tensor>(*bias) : std::nullopt;
     *out = new Tensor(Linear::apply(*x, *weight, own, Blocks(blocks, blocks + count)));
+  });
+}
+
+// out ← null where the tensor cores do not serve.
+int lx_frozen_linear(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias) {
+  return guarded([&] {
+    const auto own = bias ? std::optional<Tensor>(*bias) : std::nullopt;
+    const bool serves = halves::serve(*x, *weight) && !(bias && bias->requires_grad());
+    *out = serves ? new Tensor(Frozen::apply(*x, *weight, own)) : nullptr;
   });
 }
 

@@ -1,9 +1,10 @@
-//! Attention and caches on the device that `LORAXS_TEST_DEVICE` names, else on the CPU, against plain products in fp64.
+//! Attention, caches and products on the device that `LORAXS_TEST_DEVICE` names, else on the CPU, against plain products in fp64.
 
 use loraxs::nn::attention::Attention;
 use loraxs::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::{Noise, Packed, Pass, Sight as _};
+use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::stream::Stream;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -219,6 +220,104 @@ fn a_token_decoded_from_the_cache_sees_what_it_would_in_a_whole_sequence() {
             let off = distance(&numbers(&found), &numbers(&expected));
             println!("{kind:?}, {h} heads, {shape:?}, window {window:?}, cap {cap:?}: {off:.1e}");
             assert!(off < tolerance, "{kind:?}, {shape:?}, window {window:?}, cap {cap:?}: {off:e}");
+        }
+    }
+}
+
+/// Rows of numbers from 1e-15 to 1e15.
+fn spread(x: &Tensor) -> Tensor {
+    let exponents = Tensor::arange(x.size()[0], (Kind::Float, Device::Cpu)).remainder(31.0) - 15.0;
+    x * Tensor::from(10.0).pow(&exponents).unsqueeze(1)
+}
+
+/// The largest of |found − expected| / scale.
+fn worst(found: &Tensor, expected: &Tensor, scale: &Tensor) -> f64 {
+    let off =
+        (found.to_device(Device::Cpu).to_kind(Kind::Double) - expected).abs() / (scale + f64::MIN_POSITIVE);
+    off.max().double_value(&[])
+}
+
+#[test]
+fn each_number_of_an_fp32_product_is_right_to_its_own_rows_and_columns() {
+    let _alone = alone();
+    tch::manual_seed(6);
+    let draw = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let wide = |x: &Tensor| x.to_kind(Kind::Double);
+    for [m, i, o] in [[300, 256, 512], [129, 1032, 72], [40, 64, 64], [200, 100, 76]] {
+        let name = format!("{m} rows, {i} to {o}");
+        let (x, weight, bias) = (spread(&draw([m, i])), spread(&draw([o, i])), draw([1, o]).squeeze());
+        let _zeros = (x.get(7).zero_(), weight.get(3).zero_());
+        let here = [&x, &weight, &bias].map(|x| x.to_device(device()));
+        let leaf = here[0].set_requires_grad(true);
+        let y = fused::linear(&leaf, &here[1], Some(&here[2]), &[m]);
+        let expected = wide(&x).matmul(&wide(&weight).tr()) + wide(&bias);
+        let scale = wide(&x).abs().matmul(&wide(&weight).abs().tr()) + wide(&bias).abs();
+        let off = worst(&y, &expected, &scale);
+        println!("{name}: {off:.1e}");
+        assert!(off < 2e-6, "{name}: {off:e}");
+
+        let dy = spread(&draw([m, o])) * 1e-6;
+        (&y * dy.to_device(device())).sum(Kind::Float).backward();
+        let off = worst(
+            &leaf.grad(),
+            &wide(&dy).matmul(&wide(&weight)),
+            &wide(&dy).abs().matmul(&wide(&weight).abs()),
+        );
+        println!("{name}, gradient: {off:.1e}");
+        assert!(off < 2e-6, "{name}, gradient: {off:e}");
+
+        // What is no number stays in its row.
+        let broken = here[0].detach().copy();
+        let _inf = broken.get(5).narrow(0, 2, 1).fill_(f64::INFINITY);
+        let found = no_grad(|| fused::linear(&broken, &here[1], Some(&here[2]), &[m]));
+        let finite = found.isfinite().to_kind(Kind::Int64).sum_dim_intlist([1].as_slice(), false, None);
+        let rows: Vec<i64> = Vec::try_from(finite.to_device(Device::Cpu)).unwrap();
+        assert!(
+            rows.iter().enumerate().all(|(row, &count)| if row == 5 { count < o } else { count == o }),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn layers_that_share_an_input_in_fp32_are_right_with_adapters_and_without() {
+    let _alone = alone();
+    tch::manual_seed(8);
+    let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    for (m, rank) in [(300, 8), (300, 5), (20, 8)] {
+        let [input, out] = [256, 128];
+        let tensors = [
+            draw(&[m, input]),
+            draw(&[out, input]),
+            draw(&[out]),
+            draw(&[rank, input]),
+            draw(&[1, rank, rank]),
+            draw(&[out, rank]),
+            draw(&[out, input]),
+            draw(&[m, out]),
+        ];
+        let run = |kind: Kind, device: Device| {
+            let [x, w, bias, a, core, b, plain, dy] =
+                tensors.each_ref().map(|x| x.detach().to_kind(kind).to_device(device));
+            let x = x.set_requires_grad(true);
+            let core =
+                core.to_kind(if kind == Kind::Double { kind } else { Kind::Float }).set_requires_grad(true);
+            let factors = Some([a, core.shallow_clone(), b]);
+            let layers = [
+                Adapted { weight: &w, bias: Some(&bias), factors },
+                Adapted { weight: &plain, bias: None, factors: None },
+            ];
+            let [y, z] = fused::adapted(&x, &layers, &[m]);
+            (&y * &dy + &z * &dy * 0.5).sum(Kind::Double).backward();
+            [&y, &z, &x.grad(), &core.grad()].map(numbers)
+        };
+        let (found, expected) = (run(Kind::Float, device()), run(Kind::Double, Device::Cpu));
+        for (what, (found, expected)) in
+            ["first", "second", "input", "core"].iter().zip(found.iter().zip(&expected))
+        {
+            let off = distance(found, expected);
+            println!("{m} rows, rank {rank}, {what}: {off:.1e}");
+            assert!(off < 2e-6, "{m} rows, rank {rank}, {what}: {off:e}");
         }
     }
 }

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -98,6 +99,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   bool queryStream(const c10::Stream&) const override { return true; }
   void synchronizeStream(const c10::Stream&) const override {}
   void synchronizeDevice(c10::DeviceIndex) const override {}
+  void* getStreamNativeHandle(const c10::Stream) const override { return nullptr; }
   void recordDataPtrOnStream(const c10::DataPtr&, const c10::Stream&) const override {}
   // Nothing is ever left to do.
   void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
@@ -150,13 +152,17 @@ struct Memory final : c10::DeviceAllocator {
 };
 Memory memory;
 
+// What ran while a graph was recorded, to run again: each step recomputes its results into the memory of the first ones.
+std::atomic<std::vector<std::function<void()>>*> recorded{nullptr};
+
 void Memory::release(void* block) {
   const std::lock_guard lock(memory.mutex);
   const auto found = memory.blocks.find(block);
   if (found == memory.blocks.end()) return;
   memory.used[found->second.second] -= found->second.first;
   memory.blocks.erase(found);
-  std::free(block);
+  // Recorded kernels write there again.
+  if (!recorded) std::free(block);
 }
 
 // What draws is computed on the CPU, whose generator has the state of the device that drew last.
@@ -211,9 +217,6 @@ const bool allocates = [] {
 }();
 
 // Recording
-
-// What ran while a graph was recorded, to run again: each step recomputes its results into the memory of the first ones.
-std::atomic<std::vector<std::function<void()>>*> recorded{nullptr};
 
 // Backward passes run on threads of their own, on the stream of the forward pass.
 std::vector<std::function<void()>>* recording() { return current_stream[current_device] ? recorded.load() : nullptr; }
@@ -418,6 +421,15 @@ std::vector<Tensor> computed(const char* name, c10::Device device, F body) {
     for (size_t i = 0; i < again.size(); ++i) on_cpu(kept[i]).copy_(again[i]);
   });
   return results;
+}
+
+// Products of fp16 with sums and results in fp32, which only a GPU has.
+
+Tensor wide_product(const Tensor& a, const Tensor& b, at::ScalarType kind) {
+  TORCH_CHECK(a.scalar_type() == at::kHalf && b.scalar_type() == at::kHalf && kind == at::kFloat, "no such product");
+  return computed("aten::mm.dtype", a.device(), [a = bare(a), b = bare(b)] {
+    return std::vector<Tensor>{at::mm(on_cpu(a).to(at::kFloat), on_cpu(b).to(at::kFloat))};
+  })[0];
 }
 
 // Attention
@@ -715,6 +727,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("_efficient_attention_backward", &efficient_backward);
   m.impl("_flash_attention_forward", &flash_forward);
   m.impl("_flash_attention_backward", &flash_backward);
+  m.impl("mm.dtype", &wide_product);
   m.impl("_softmax", &softmax);
   m.impl("_softmax_backward_data", &softmax_backward);
   m.impl("_fused_rms_norm", &rms_norm);
@@ -722,6 +735,82 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
 }
 
 }  // namespace
+
+// Our own kernels (src/torch/halves.h), by their meaning.
+
+namespace {
+
+struct Split {
+  const float *x, *columns;
+  c10::Half* out;
+  float* inverse;
+  int64_t stride, row, plane;
+  int k, low;
+};
+
+void split(const Split& job, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto at = [&](int i) { return job.x[r * job.stride + i] * (job.columns ? job.columns[i] : 1.0f); };
+    float most = 0;
+    for (int i = 0; i < job.k; ++i) most = std::max(most, std::fabs(at(i)));
+    int exponent = 0;
+    std::frexp(most, &exponent);
+    const int scale = most == 0 ? 126 : std::min(15 - exponent, 126);
+    job.inverse[r] = std::ldexp(1.0f, -scale);
+    for (int i = 0; i < job.k; ++i) {
+      const float v = std::ldexp(at(i), scale);
+      const c10::Half high(v), low(v - static_cast<float>(high));
+      for (int plane = 0; plane < 3; ++plane) job.out[r * job.row + plane * job.plane + i] = plane == job.low ? low : high;
+    }
+  }
+}
+
+struct Rescale {
+  const float *sums, *rows, *columns, *bias, *add;
+  float* out;
+  int64_t stride;
+  int n;
+};
+
+void rescale(const Rescale& job, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int i = 0; i < job.n; ++i) {
+      float v = job.sums[r * job.stride + i] * job.rows[r] * (job.columns ? job.columns[i] : 1.0f);
+      if (job.bias) v += job.bias[i];
+      if (job.add) v += job.add[r * job.n + i];
+      job.out[r * job.n + i] = v;
+    }
+  }
+}
+
+template <typename Job>
+void launch(const char* name, const void* argument, void (*kernel)(const Job&, int64_t), int64_t rows) {
+  count_on({CUDA, current_device}, name);
+  const auto step = [job = *static_cast<const Job*>(argument), kernel, rows] { kernel(job, rows); };
+  step();
+  note(step);
+}
+
+}  // namespace
+
+// NVRTC and the driver (src/torch/cuda_kernels.h). A kernel is its name.
+extern "C" {
+int nvrtcCreateProgram(void**, const char*, const char*, int, const char* const*, const char* const*) { return 0; }
+int nvrtcCompileProgram(void*, int, const char* const*) { return 0; }
+int nvrtcGetCUBINSize(void*, size_t* size) { return *size = 0, 0; }
+int nvrtcGetCUBIN(void*, char*) { return 0; }
+int nvrtcDestroyProgram(void**) { return 0; }
+int cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 9 : 0, 0; }
+int cuDevicePrimaryCtxRetain(void**, int) { return 0; }
+int cuCtxSetCurrent(void*) { return 0; }
+int cuModuleLoadData(void**, const void*) { return 0; }
+int cuModuleGetFunction(const void** function, void*, const char* name) { return *function = name, 0; }
+int cuLaunchKernel(const void* function, unsigned blocks, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void** arguments, void**) {
+  const char* const name = static_cast<const char*>(function);
+  if (std::strcmp(name, "lx_split") == 0) return launch(name, arguments[0], &split, blocks), 0;
+  return std::strcmp(name, "lx_rescale") == 0 ? (launch(name, arguments[0], &rescale, blocks), 0) : 500;
+}
+}
 
 // What libtorch_cuda is asked for by name (src/torch/on_cuda.h, src/torch/glue.cpp).
 namespace at::cuda {
