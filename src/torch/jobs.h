@@ -78,7 +78,7 @@ struct ColumnSums {
   double *sums, *products;     // [d]; products only where there is an x
   int64_t m, d;
 };
-constexpr int64_t kColumns = 16;
+constexpr int64_t kColumns = 64;
 
 // Attention inside each sequence of packed rows. The heads of q may be more than those of k and v: each of these serves as
 // many that lie side by side.

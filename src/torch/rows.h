@@ -166,23 +166,27 @@ LX_INLINE void wide_product_of(const WideProduct<T>& job, int64_t begin, int64_t
 
 template <typename T>
 LX_INLINE void column_sums_of(const ColumnSums<T>& job, int64_t begin, int64_t end) {
+  typedef float Half __attribute__((vector_size(32), aligned(4), may_alias));
   typedef double Wide __attribute__((vector_size(64)));
-  const auto add = [](Wide* sums, Lanes each) {
-    float numbers[kLanes];
-    store(numbers, each);
-    for (int64_t i = 0; i < kLanes; ++i) sums[i / 8][i % 8] += numbers[i];
+  constexpr int64_t parts = kColumns / kLanes;
+  const auto add = [](Wide* sums, const Lanes& each) {
+    Half halves[2];
+    std::memcpy(halves, &each, sizeof each);
+    for (int64_t i = 0; i < 2; ++i) sums[i] += __builtin_convertvector(halves[i], Wide);
   };
-  static_assert(kColumns == kLanes);
   for (int64_t j = begin * kColumns; j < std::min(job.d, end * kColumns); j += kColumns) {
     const int64_t wide = std::min(kColumns, job.d - j);
-    Wide sums[2] = {}, products[2] = {};
+    Wide sums[2 * parts] = {}, products[2 * parts] = {};
     for (int64_t r = 0; r < job.m; ++r) {
-      const Lanes dy = read(job.dy + r * job.d + j, wide);
-      add(sums, dy);
-      if (!job.x) continue;
-      Lanes x = read(job.x + r * job.d + j, wide);
-      if (job.scale) x = (x - job.mean[r]) * job.scale[r];
-      add(products, dy * x);
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t at = r * job.d + j + part * kLanes, count = std::clamp<int64_t>(wide - part * kLanes, 0, kLanes);
+        const Lanes dy = read(job.dy + at, count);
+        add(sums + 2 * part, dy);
+        if (!job.x) continue;
+        Lanes x = read(job.x + at, count);
+        if (job.scale) x = (x - job.mean[r]) * job.scale[r];
+        add(products + 2 * part, dy * x);
+      }
     }
     double numbers[2][kColumns];
     std::memcpy(numbers[0], sums, sizeof sums);

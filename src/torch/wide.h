@@ -97,19 +97,32 @@ Tensor wide_products_of_each(const Tensor& y, const Tensor& x, const Blocks& blo
   return products_of_each(y.to(at::kDouble), x.to(at::kDouble), blocks);
 }
 
-// yᵀ x as sums in fp64 over blocks of so many rows each, which are summed in fp32: y is [m, o], x [m, i], the result [o, i].
-Tensor block_products(const Tensor& y, const Tensor& x, const Blocks& blocks) {
+// Where the gradient of a leaf is summed in fp64: in the leaf's own, if that is one, since to add all of another to it takes a share of a
+// step that shows.
+struct Sum {
+  Tensor numbers;
+  bool is_own;
+
+  explicit Sum(const Tensor& leaf) : numbers(leaf.grad()) {
+    is_own = numbers.defined() && numbers.scalar_type() == at::kDouble && numbers.is_contiguous();
+    if (!is_own) numbers = at::zeros(leaf.sizes(), leaf.options().dtype(at::kDouble));
+  }
+
+  // What a backward pass returns.
+  Tensor rest() const { return is_own ? Tensor() : numbers; }
+};
+
+// sum [o, i] += yᵀ x in fp64 over blocks of so many rows each, which are summed in fp32: y is [m, o], x [m, i].
+void add_block_products(const Tensor& sum, const Tensor& y, const Tensor& x, const Blocks& blocks) {
   const int64_t o = y.size(1), i = x.size(1);
-  const Tensor product = at::zeros({o, i}, x.options().dtype(at::kDouble));
   Blocks bounds{0};
   for (const int64_t rows : blocks) bounds.push_back(bounds.back() + rows);
   by_kind(x, [&](auto kind) {
     using T = decltype(kind);
     const int64_t count = blocks.size();
-    const BlockProduct<T> job{of<T>(y), of<T>(x), bounds.data(), static_cast<double*>(product.data_ptr()), count, o, i};
+    const BlockProduct<T> job{of<T>(y), of<T>(x), bounds.data(), static_cast<double*>(sum.data_ptr()), count, o, i};
     lx_block_product(job, (o + kTile - 1) / kTile, bounds.back() * i, threads());
   });
-  return product;
 }
 
 // Sums over the rows of dy [.., d], and of dy · x with x of its shape and kind, or (x − mean) · scale with a mean and a scale of each row.
@@ -173,7 +186,7 @@ struct Linear : Function<Linear> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                         const Blocks& blocks) {
     const Tensor own = weight.to(x.scalar_type());
-    ctx->save_for_backward({x, own});
+    ctx->save_for_backward({x, own, weight});
     ctx->saved_data["blocks"] = blocks, ctx->saved_data["shifts"] = bias.has_value();
     return first(bias ? at::addmm(bias->to(x.scalar_type()), filled(x), own.t()) : at::mm(filled(x), own.t()), x.size(0));
   }
@@ -186,7 +199,9 @@ struct Linear : Function<Linear> {
     variable_list found(4);
     if (ctx->needs_input_grad(0)) found[0] = first(at::mm(filled(dy), saved[1]), dy.size(0));
     if (is_known && !blocks.empty()) {
-      found[1] = block_products(dy, x, blocks);
+      const Sum sum(saved[2]);
+      add_block_products(sum.numbers, dy, x, blocks);
+      found[1] = sum.rest();
     } else {
       found[1] = at::mm(dy.t().to(at::kDouble), x.to(at::kDouble));
     }
@@ -203,15 +218,13 @@ struct LookUp : Function<LookUp> {
     return at::embedding(table, ids);
   }
 
-  // Added where the leaf's gradient is, if that is in fp64: a whole table of mostly zeros would take longer than all layers of a small model.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &table = saved[0], ids = saved[1].contiguous(), own = table.grad();
+    const Tensor &table = saved[0], ids = saved[1].contiguous();
     const int64_t padding = ctx->saved_data["padding"].toInt(), d = table.size(1), rows = ids.numel();
     const Tensor dy = grads[0].to(at::kFloat).contiguous();
-    const bool adds = own.defined() && own.scalar_type() == at::kDouble && own.is_contiguous();
-    const Tensor sums = adds ? own : at::zeros(table.sizes(), table.options().dtype(at::kDouble));
-    double* const all = static_cast<double*>(sums.data_ptr());
+    const Sum sum(table);
+    double* const all = static_cast<double*>(sum.numbers.data_ptr());
     const auto* id = static_cast<const int64_t*>(ids.data_ptr());
     at::parallel_for(0, d, std::max<int64_t>(1, (1 << 15) / std::max<int64_t>(rows, 1)), [&](int64_t begin, int64_t end) {
       for (int64_t r = 0; r < rows; ++r) {
@@ -221,7 +234,7 @@ struct LookUp : Function<LookUp> {
         for (int64_t j = begin; j < end; ++j) to[j] += from[j];
       }
     });
-    return {adds ? Tensor() : sums, Tensor(), Tensor()};
+    return {sum.rest(), Tensor(), Tensor()};
   }
 };
 

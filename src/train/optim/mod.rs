@@ -18,8 +18,9 @@ pub use ahead::Terms;
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
-/// Most numbers of a run that are updated at once.
+/// Most numbers of a run that are updated at once: on a CPU so many that all passes over them find them in its cache.
 const PIECE: i64 = 1 << 24;
+const PIECE_ON_CPU: i64 = 1 << 16;
 /// What a checkpoint holds of each group.
 const PARTS: [&str; 3] = ["values", "mean", "square"];
 
@@ -269,7 +270,8 @@ impl Buffer {
     /// Returns values, gradient and moments in pieces `[k, ..]`, so that what an update makes beside them stays small.
     fn pieces(&self) -> Vec<[Tensor; 4]> {
         let all = [&self.values, &self.gradient, &self.mean, &self.square];
-        let pieces = all.map(|tensor| tensor.split(PIECE, 1));
+        let most = if self.device() == Device::Cpu { PIECE_ON_CPU } else { PIECE };
+        let pieces = all.map(|tensor| tensor.split(most, 1));
         let [values, gradients, means, squares] = pieces.map(Vec::into_iter);
         let moments = means.zip(squares);
         values.zip(gradients).zip(moments).map(|((a, b), (c, d))| [a, b, c, d]).collect()
