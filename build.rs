@@ -5,9 +5,9 @@ use std::{env, fs};
 
 /// Files of `src/torch` to compile, and the headers that they include.
 const SOURCES: [&str; 5] = ["early.cpp", "glue.cpp", "kernels.cpp", "training.cpp", "world.cpp"];
-const HEADERS: [&str; 11] = [
-    "attention.h", "cuda_kernels.h", "guarded.h", "halves.h", "jobs.h", "kernels.h", "lanes.h", "narrow.h",
-    "on_cuda.h", "rows.h", "wide.h",
+const HEADERS: [&str; 12] = [
+    "attention.h", "cuda_kernels.h", "guarded.h", "halves.h", "heads.h", "jobs.h", "kernels.h", "lanes.h",
+    "narrow.h", "on_cuda.h", "rows.h", "wide.h",
 ];
 
 fn main() {

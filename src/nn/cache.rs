@@ -6,6 +6,7 @@ use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::coming::sent;
+use crate::torch::fused::store;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
@@ -76,7 +77,11 @@ impl Cache {
 
     /// Stores keys and values `[m, kv, d]` of a layer at the flat places `[m]`, slot · capacity + position.
     fn store(&self, layer: usize, at: &Tensor, [k, v]: [&Tensor; 2]) {
-        for (cache, new) in [(&self.keys[layer], k), (&self.values[layer], v)] {
+        let (keys, values) = (&self.keys[layer], &self.values[layer]);
+        if k.device().is_cuda() && store([k, v], [keys, values], at) {
+            return;
+        }
+        for (cache, new) in [(keys, k), (values, v)] {
             let _ = cache.flatten(0, 1).index_copy_(0, at, &cast(new, cache.kind()));
         }
     }

@@ -30,13 +30,29 @@ void call_toolkit(const char* name, A... arguments) {
   TORCH_CHECK(failed == 0, name, " failed with ", failed);
 }
 
-// The compute capability of a device, as 90 for 9.0.
-inline int capability(int device) {
-  int major = 0, minor = 0;
-  call_toolkit("cuDeviceGetAttribute", &major, 75, device);
-  call_toolkit("cuDeviceGetAttribute", &minor, 76, device);
-  return 10 * major + minor;
-}
+// Makes a device's context, which libtorch shares, the current one of this thread, which may have that of another device or none yet.
+class InContext {
+ public:
+  explicit InContext(void* context) {
+    static const auto current = toolkit_function<int (*)(void**)>("cuCtxGetCurrent");
+    TORCH_CHECK(current(&before) == 0, "CUDA error: no context");
+    if (before == context) before = nullptr;
+    else TORCH_CHECK(set(context) == 0, "CUDA error: a context cannot be made current");
+  }
+  ~InContext() {
+    if (before) set(before);
+  }
+  InContext(const InContext&) = delete;
+  InContext& operator=(const InContext&) = delete;
+
+ private:
+  static int set(void* context) {
+    static const auto set = toolkit_function<int (*)(void*)>("cuCtxSetCurrent");
+    return set(context);
+  }
+
+  void* before = nullptr;
+};
 
 // The kernels of one source on each device.
 class CudaKernels {
@@ -46,30 +62,52 @@ class CudaKernels {
   // Launches kernel `which` with one argument, a struct, on the current stream of the device.
   template <typename Job>
   void launch(int which, Job job, int64_t blocks, int threads, c10::Device device) {
-    const auto function = on(device.index())[which];
+    const Compiled& all = on(device.index());
     const c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
     void* const stream = cuda.getStream(device).native_handle();
     void* arguments[] = {&job};
     static const auto start =
         toolkit_function<int (*)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**)>(
             "cuLaunchKernel");
-    const int failed = start(function, static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, stream, arguments, nullptr);
+    const InContext here(all.context);
+    const int failed = start(all.functions[which], static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, stream, arguments, nullptr);
     TORCH_CHECK(failed == 0, "CUDA error: the kernel ", names[which], " cannot be launched: ", failed);
   }
 
-  // Compiles the kernels for a device, unless it was done.
-  const std::vector<void*>& on(int device) {
+  // True if the kernels can be launched on a device; compiles them the first time.
+  bool serve(int device) { return !on(device).functions.empty(); }
+
+  // The compute capability of a device that they serve, as 90 for 9.0.
+  int capability(int device) { return on(device).capability; }
+
+ private:
+  struct Compiled {
+    std::vector<void*> functions;  // none where CUDA's libraries do not compile
+    void* context = nullptr;
+    int capability = 0;
+  };
+
+  const Compiled& on(int device) {
     const std::lock_guard lock(mutex);
     auto [at, is_new] = compiled.try_emplace(device);
-    if (is_new || at->second.empty()) at->second = compile(device);
+    if (!is_new) return at->second;
+    try {
+      at->second = compile(device);
+    } catch (const c10::Error& error) {
+      TORCH_WARN("slower kernels are used on this GPU: ", error.what_without_backtrace());
+    }
     return at->second;
   }
 
- private:
-  std::vector<void*> compile(int device) const {
-    const std::string architecture = "--gpu-architecture=sm_" + std::to_string(capability(device));
+  Compiled compile(int device) const {
+    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+    int major = 0, minor = 0;
+    call_toolkit("cuDeviceGetAttribute", &major, 75, device);
+    call_toolkit("cuDeviceGetAttribute", &minor, 76, device);
+    Compiled made{{}, nullptr, 10 * major + minor};
+    const std::string architecture = "--gpu-architecture=sm_" + std::to_string(made.capability);
     const std::array<const char*, 1> options{architecture.c_str()};
-    void *program = nullptr, *module = nullptr, *context = nullptr;
+    void *program = nullptr, *module = nullptr;
     call_toolkit("nvrtcCreateProgram", &program, source, names[0], 0, nullptr, nullptr);
     call_toolkit("nvrtcCompileProgram", program, static_cast<int>(options.size()), options.data());
     size_t size = 0;
@@ -77,20 +115,18 @@ class CudaKernels {
     std::vector<char> binary(size);
     call_toolkit("nvrtcGetCUBIN", program, binary.data());
     call_toolkit("nvrtcDestroyProgram", &program);
-    // The context that libtorch uses, which a new thread may not have yet.
-    call_toolkit("cuDevicePrimaryCtxRetain", &context, device);
-    call_toolkit("cuCtxSetCurrent", context);
+    call_toolkit("cuDevicePrimaryCtxRetain", &made.context, device);
+    const InContext here(made.context);
     call_toolkit("cuModuleLoadData", &module, static_cast<const void*>(binary.data()));
-    std::vector<void*> functions;
     for (const char* name : names) {
-      functions.emplace_back();
-      call_toolkit("cuModuleGetFunction", &functions.back(), module, name);
+      made.functions.emplace_back();
+      call_toolkit("cuModuleGetFunction", &made.functions.back(), module, name);
     }
-    return functions;
+    return made;
   }
 
   const char* source;
   std::vector<const char*> names;
   std::mutex mutex;
-  std::map<int, std::vector<void*>> compiled;
+  std::map<int, Compiled> compiled;
 };

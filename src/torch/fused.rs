@@ -27,6 +27,12 @@ unsafe extern "C" {
         cos: *const C_tensor,
         sin: *const C_tensor,
     ) -> c_int;
+    fn lx_store(
+        kv: *const *const C_tensor,
+        cache: *const *const C_tensor,
+        at: *const C_tensor,
+        stored: *mut c_int,
+    ) -> c_int;
     fn lx_swiglu(out: *mut *mut C_tensor, gate: *const C_tensor, up: *const C_tensor) -> c_int;
     fn lx_adapted(
         out: *mut *mut C_tensor,
@@ -187,6 +193,20 @@ pub fn rotation(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     // SAFETY: live tensors for the length of the call, whose shapes fit.
     let [y] = made(|out| unsafe { lx_rotation(out, x.as_ptr(), cos.as_ptr(), sin.as_ptr()) });
     y
+}
+
+/// Stores keys and values of tokens in the rows `at` of a cache on a GPU, in one kernel; returns false where that does not serve.
+///
+/// # Shapes
+/// `k` and `v` `[m, kv, d]`; `keys` and `values` `[.., kv, d]`, with more rows than any of `at`, int64 `[m]`.
+pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) -> bool {
+    let [m, kv, d] = dims3(k);
+    let fits = |cache: &Tensor| cache.size().ends_with(&[kv, d]) && cache.device() == k.device();
+    assert!(v.size() == [m, kv, d] && at.size() == [m] && fits(keys) && fits(values), "keys and values");
+    let (kv, cache, mut stored) = ([k, v].map(Tensor::as_ptr), [keys, values].map(Tensor::as_ptr), 0);
+    // SAFETY: live tensors for the length of the call, whose shapes fit.
+    unless_failed(unsafe { lx_store(kv.as_ptr(), cache.as_ptr(), at.as_ptr(), &raw mut stored) });
+    stored != 0
 }
 
 /// Computes `silu(gate) · up`; both have the same shape.

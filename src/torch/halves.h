@@ -126,21 +126,9 @@ inline bool is_fast(int device) {
     const char* told = std::getenv("LORAXS_FP32_HALVES");
     return !told || std::strcmp(told, "0") != 0;
   }();
-  if (!wanted) return false;
-  static std::mutex mutex;
-  static std::map<int, bool> known;
-  const std::lock_guard lock(mutex);
-  auto [at, is_new] = known.try_emplace(device, false);
-  if (!is_new) return at->second;
-  try {
-    const int found = capability(device);
-    at->second = found == 80 || found == 90 || found == 100 || found == 103;
-    if (at->second) kernels().on(device);
-  } catch (const c10::Error& error) {
-    at->second = false;
-    TORCH_WARN("fp32 products take the slow units of the GPU: ", error.what_without_backtrace());
-  }
-  return at->second;
+  if (!wanted || !kernels().serve(device)) return false;
+  const int found = kernels().capability(device);
+  return found == 80 || found == 90 || found == 100 || found == 103;
 }
 
 // Rows below which a product reads its weight rather than computes.

@@ -6,6 +6,7 @@
 
 #include "guarded.h"
 #include "halves.h"
+#include "heads.h"
 #include "jobs.h"
 #include "on_cuda.h"
 #include "wide.h"
@@ -52,6 +53,7 @@ struct RmsNorm : Function<RmsNorm> {
 };
 
 Tensor turned(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
+  if (x.is_cuda() && heads::turns(x)) return heads::turned(x, cos, sin, sign);
   if (x.is_cuda()) {
     const int64_t half = cos.size(-1);
     const Tensor y = 2 * half == x.size(2) ? at::empty(x.sizes(), x.options()) : x.clone(at::MemoryFormat::Contiguous);
@@ -326,6 +328,11 @@ int lx_rms_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double eps
 
 int lx_rotation(Tensor** out, Tensor* x, Tensor* cos, Tensor* sin) {
   return guarded([&] { *out = new Tensor(Rotation::apply(*x, *cos, *sin)); });
+}
+
+// Stores keys and values in a cache on a GPU; `stored` tells whether that could be done.
+int lx_store(Tensor* const* kv, Tensor* const* cache, Tensor* at, int* stored) {
+  return guarded([&] { *stored = heads::store(*kv[0], *kv[1], *cache[0], *cache[1], *at); });
 }
 
 int lx_swiglu(Tensor** out, Tensor* gate, Tensor* up) {

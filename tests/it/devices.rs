@@ -321,3 +321,37 @@ fn layers_that_share_an_input_in_fp32_are_right_with_adapters_and_without() {
         }
     }
 }
+
+#[test]
+fn heads_are_turned_by_their_angles_forward_and_back_wherever_they_lie() {
+    let _alone = alone();
+    tch::manual_seed(9);
+    let [m, h, d] = [37, 3, 20];
+    for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 4e-3), (Kind::Half, 5e-4)] {
+        if kind == Kind::Half && device() == Device::Cpu {
+            continue;
+        }
+        for half in [d / 2, 6] {
+            let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+            // Heads of a wider row, as where queries, keys and values are one product.
+            let (all, angles, dy) = (draw(&[m, 5 * d]), draw(&[m, 1, half]), draw(&[m, h, d]));
+            let (cos, sin) = (angles.cos(), angles.sin());
+            let here = all.to_device(device()).set_requires_grad(true);
+            let heads = |x: &Tensor| x.narrow(1, d, h * d).view([m, h, d]);
+            // On a CPU they must be adjacent.
+            let given = if device() == Device::Cpu { heads(&here).contiguous() } else { heads(&here) };
+            let y = fused::rotation(&given, &cos.to_device(device()), &sin.to_device(device()));
+            (&y * dy.to_device(device())).sum(Kind::Float).backward();
+            let wide = |x: &Tensor| x.to_kind(Kind::Double);
+            let turned = |x: &Tensor, sign: f64| {
+                let (a, b, c, s) =
+                    (x.narrow(2, 0, half), x.narrow(2, half, half), wide(&cos), wide(&sin) * sign);
+                Tensor::cat(&[&a * &c - &b * &s, &b * &c + &a * &s, x.narrow(2, 2 * half, d - 2 * half)], 2)
+            };
+            let forward = distance(&numbers(&y), &numbers(&turned(&heads(&wide(&all)), 1.0)));
+            let back = distance(&numbers(&heads(&here.grad())), &numbers(&turned(&wide(&dy), -1.0)));
+            println!("{kind:?}, half {half}: {forward:.1e}, {back:.1e}");
+            assert!(forward < tolerance && back < tolerance, "{kind:?}, half {half}: {forward:e}, {back:e}");
+        }
+    }
+}

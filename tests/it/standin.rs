@@ -95,8 +95,8 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
     let cases = [
         (&encoder, "fp32", "0", [1, 335]),
         (&encoder, "bf16", "0", [1, 360]),
-        (&decoder, "fp32", "0", [1, 245]),
-        (&decoder, "bf16", "0", [1, 258]),
+        (&decoder, "fp32", "0", [1, 220]),
+        (&decoder, "bf16", "0", [1, 233]),
         (&encoder, "fp32", "1", [1, 10]),
         (&encoder, "bf16", "1", [1, 10]),
         (&decoder, "bf16", "1", [1, 10]),

@@ -736,7 +736,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
 
 }  // namespace
 
-// Our own kernels (src/torch/halves.h), by their meaning.
+// Our own kernels (src/torch/halves.h, src/torch/heads.h), by their meaning.
 
 namespace {
 
@@ -783,6 +783,49 @@ void rescale(const Rescale& job, int64_t rows) {
   }
 }
 
+struct Turn {
+  const void *x, *cos, *sin;
+  void* y;
+  int64_t row, head;
+  int heads, d, half;
+  float sign;
+};
+
+template <typename T>
+void turn(const Turn& job, int64_t tokens) {
+  const auto* x = static_cast<const T*>(job.x);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int head = 0; head < job.heads; ++head) {
+      const T* from = x + t * job.row + head * job.head;
+      T* to = static_cast<T*>(job.y) + (t * job.heads + head) * job.d;
+      std::copy(from, from + job.d, to);
+      for (int i = 0; i < job.half; ++i) {
+        const float a = from[i], b = from[i + job.half], c = static_cast<const T*>(job.cos)[t * job.half + i];
+        const float s = job.sign * static_cast<float>(static_cast<const T*>(job.sin)[t * job.half + i]);
+        to[i] = static_cast<T>(a * c - b * s), to[i + job.half] = static_cast<T>(b * c + a * s);
+      }
+    }
+  }
+}
+
+struct Quad {
+  uint32_t numbers[4];
+};
+struct Store {
+  const Quad *k, *v;
+  Quad *keys, *values;
+  const int64_t* at;
+  int64_t k_row, v_row;
+  int width;
+};
+
+void store(const Store& job, int64_t tokens) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::copy_n(job.k + t * job.k_row, job.width, job.keys + job.at[t] * job.width);
+    std::copy_n(job.v + t * job.v_row, job.width, job.values + job.at[t] * job.width);
+  }
+}
+
 template <typename Job>
 void launch(const char* name, const void* argument, void (*kernel)(const Job&, int64_t), int64_t rows) {
   count_on({CUDA, current_device}, name);
@@ -802,13 +845,25 @@ int nvrtcGetCUBIN(void*, char*) { return 0; }
 int nvrtcDestroyProgram(void**) { return 0; }
 int cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 9 : 0, 0; }
 int cuDevicePrimaryCtxRetain(void**, int) { return 0; }
+int cuCtxGetCurrent(void** context) { return *context = nullptr, 0; }
 int cuCtxSetCurrent(void*) { return 0; }
 int cuModuleLoadData(void**, const void*) { return 0; }
 int cuModuleGetFunction(const void** function, void*, const char* name) { return *function = name, 0; }
 int cuLaunchKernel(const void* function, unsigned blocks, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void** arguments, void**) {
+  using Start = void (*)(const char*, const void*, int64_t);
+  static const std::map<std::string, Start> known = {
+      {"lx_split", [](auto name, auto job, auto rows) { launch(name, job, &split, rows); }},
+      {"lx_rescale", [](auto name, auto job, auto rows) { launch(name, job, &rescale, rows); }},
+      {"lx_turn_f32", [](auto name, auto job, auto rows) { launch(name, job, &turn<float>, rows); }},
+      {"lx_turn_bf16", [](auto name, auto job, auto rows) { launch(name, job, &turn<c10::BFloat16>, rows); }},
+      {"lx_turn_f16", [](auto name, auto job, auto rows) { launch(name, job, &turn<c10::Half>, rows); }},
+      {"lx_store", [](auto name, auto job, auto rows) { launch(name, job, &store, rows); }},
+  };
   const char* const name = static_cast<const char*>(function);
-  if (std::strcmp(name, "lx_split") == 0) return launch(name, arguments[0], &split, blocks), 0;
-  return std::strcmp(name, "lx_rescale") == 0 ? (launch(name, arguments[0], &rescale, blocks), 0) : 500;
+  const auto found = known.find(name);
+  if (found == known.end()) return 500;  // CUDA_ERROR_NOT_FOUND
+  found->second(name, arguments[0], blocks);
+  return 0;
 }
 }
 
