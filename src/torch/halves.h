@@ -3,10 +3,12 @@
 //
 // Rows are scaled by powers of two first, so that the largest number of each lies in [2^14, 2^15): what fp16 cannot hold of a row is below 2^-38 of
 // that. Source of the method: Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
-// theoretical peak performance", IJHPCA 36 (2022), section 3, there with three products as well.
+// theoretical peak performance", IJHPCA 36 (2022), section 3, there with three products as well. As they found, tensor cores cut sums off instead
+// of rounding them, by which long sums shrink, all alike; here they add up no more than BLOCK numbers, and the sums of the blocks are rounded.
 #pragma once
 
 #include <ATen/Context.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -24,14 +26,15 @@ struct Split {
   const float *x, *columns;
   uint16_t* out;
   float* inverse;
-  int64_t stride, row, plane;
-  int k, low;
+  int64_t stride, row;
+  int k, block, blocks, low;
+  bool stacked;
 };
 struct Rescale {
   const float *sums, *rows, *columns, *bias, *add;
   float* out;
-  int64_t stride;
-  int n;
+  int64_t stride, block;
+  int n, blocks;
 };
 
 constexpr const char* SOURCE = R"(
@@ -39,14 +42,15 @@ struct Split {
   const float *x, *columns;
   unsigned short* out;
   float* inverse;
-  long long stride, row, plane;
-  int k, low;
+  long long stride, row;
+  int k, block, blocks, low;
+  bool stacked;
 };
 struct Rescale {
   const float *sums, *rows, *columns, *bias, *add;
   float* out;
-  long long stride;
-  int n;
+  long long stride, block;
+  int n, blocks;
 };
 
 __device__ float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
@@ -64,7 +68,7 @@ __device__ float wide(unsigned x) {
   return y;
 }
 
-// A row a block: its halves, in three planes of which one has the low ones, and the inverse of its scale.
+// A row a block of threads: its halves, three times in each block of columns or of rows, once the low ones, and the inverse of its scale.
 extern "C" __global__ void lx_split(Split job) {
   const float4* x = (const float4*)(job.x + blockIdx.x * job.stride);
   const float4* columns = (const float4*)job.columns;
@@ -84,17 +88,22 @@ extern "C" __global__ void lx_split(Split job) {
   const int scale = min(max(268 - (int)(most >> 23), 14), 253);
   if (threadIdx.x == 0) job.inverse[blockIdx.x] = __uint_as_float((254 - scale) << 23);
   const float4 factor = every(__uint_as_float(scale << 23));
-  unsigned short* out = job.out + blockIdx.x * job.row;
-  for (int i = threadIdx.x; i < quads; i += blockDim.x) {
-    const float4 v = scaled(i) * factor;
+  const long long at = job.stacked ? blockIdx.x / job.block * 3 * job.block + blockIdx.x % job.block : blockIdx.x;
+  unsigned short* out = job.out + at * job.row;
+  const int width = job.stacked ? quads : job.blocks * job.block / 4;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    const float4 v = i < quads ? scaled(i) * factor : every(0.0f);
     const unsigned a = rounded(v.x), b = rounded(v.y), c = rounded(v.z), d = rounded(v.w);
     const uint2 high = make_uint2(a | b << 16, c | d << 16);
     const uint2 low = make_uint2(rounded(v.x - wide(a)) | rounded(v.y - wide(b)) << 16, rounded(v.z - wide(c)) | rounded(v.w - wide(d)) << 16);
-    for (int plane = 0; plane < 3; ++plane) ((uint2*)(out + plane * job.plane))[i] = plane == job.low ? low : high;
+    for (int part = 0; part < 3; ++part) {
+      const long long to = job.stacked ? part * job.block * job.row + 4 * i : 4 * i / job.block * 3 * job.block + part * job.block + 4 * i % job.block;
+      *(uint2*)(out + to) = part == job.low ? low : high;
+    }
   }
 }
 
-// A row a block: sums · rows · columns + bias + add.
+// A row a block of threads: Σ sums · rows · columns + bias + add.
 extern "C" __global__ void lx_rescale(Rescale job) {
   const float4* sums = (const float4*)(job.sums + blockIdx.x * job.stride);
   const float4 *columns = (const float4*)job.columns, *bias = (const float4*)job.bias;
@@ -102,7 +111,9 @@ extern "C" __global__ void lx_rescale(Rescale job) {
   float4* out = (float4*)(job.out + blockIdx.x * (long long)job.n);
   const float4 row = every(job.rows[blockIdx.x]);
   for (int i = threadIdx.x; i < job.n / 4; i += blockDim.x) {
-    float4 v = sums[i] * row;
+    float4 v = sums[i];
+    for (int block = 1; block < job.blocks; ++block) v = v + sums[block * job.block / 4 + i];
+    v = v * row;
     if (columns) v = v * columns[i];
     if (bias) v = v + bias[i];
     if (job.add) v = v + add[i];
@@ -119,18 +130,6 @@ inline CudaKernels& kernels() {
 
 inline const float* numbers(const Tensor& x) { return x.defined() ? static_cast<const float*>(x.data_ptr()) : nullptr; }
 
-// True on a device where three products in fp16 take less time than one in fp32: those for data centres, whose ratio is 14 and more. Others
-// have ratios of two to four.
-inline bool is_fast(int device) {
-  static const bool wanted = [] {
-    const char* told = std::getenv("LORAXS_FP32_HALVES");
-    return !told || std::strcmp(told, "0") != 0;
-  }();
-  if (!wanted || !kernels().serve(device)) return false;
-  const int found = kernels().capability(device);
-  return found == 80 || found == 90 || found == 100 || found == 103;
-}
-
 // Rows below which a product reads its weight rather than computes.
 constexpr int64_t ROWS = 128;
 
@@ -138,67 +137,132 @@ inline bool is_even(const Tensor& x) {
   return x.is_contiguous() && x.size(0) > 0 && x.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0;
 }
 
-// True if x [m, i] and a frozen W [o, i] are multiplied so; `true` fp32 is asked for then.
-inline bool serve(const Tensor& x, const Tensor& weight) {
-  return x.is_cuda() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat && !weight.requires_grad() && x.size(0) >= ROWS &&
-         weight.size(0) >= 64 && weight.size(1) >= 64 && weight.size(0) % 8 == 0 && is_even(weight) && is_even(x) &&
-         at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST && is_fast(x.device().index());
-}
+// Most numbers that a tensor core adds up: with as many, the mean error is that of products in fp32, 2e-8 of Σ |x w|.
+constexpr int64_t BLOCK = 256;
 
-// Writes three planes of the halves of x [m, k], `columns` [k] multiplied with each row first if defined, and the inverse scales [m].
-inline void split(const Tensor& x, const Tensor& columns, const Tensor& out, const Tensor& inverse, int64_t row, int64_t plane, int low) {
+// How `k` numbers are divided for sums.
+struct Blocks {
+  int64_t count, width;
+
+  explicit Blocks(int64_t k) : count((k + BLOCK - 1) / BLOCK), width(((k + count - 1) / count + 7) / 8 * 8) {}
+  int64_t padded() const { return count * width; }
+};
+
+// Writes the halves of x [m, k], `columns` [k] multiplied with each row first if defined, and the inverse scales [m]. They fill [m, 3 padded(k)], in
+// blocks of columns, or, stacked, [3 padded(m), k], in blocks of rows; `low` is the place of the low ones among the three.
+inline void split(const Tensor& x, const Tensor& columns, const Tensor& out, const Tensor& inverse, Blocks blocks, bool stacked, int low) {
   const int64_t m = x.size(0), k = x.size(1);
   const Split job{numbers(x), numbers(columns), static_cast<uint16_t*>(out.data_ptr()), static_cast<float*>(inverse.data_ptr()),
-                  x.stride(0), row, plane, static_cast<int>(k), low};
+                  x.stride(0), out.stride(0), static_cast<int>(k), static_cast<int>(blocks.width), static_cast<int>(blocks.count), low, stacked};
   kernels().launch(SPLIT, job, m, k >= 1024 ? 256 : 64, x.device());
 }
 
-// out [m, n] = sums · rows [m] · columns [n] + bias [n] + add [m, n]; what is undefined is left out. sums may be columns of a wider matrix.
+// out [m, n] = Σ sums · rows [m] · columns [n] + bias [n] + add [m, n]; what is undefined is left out. sums [blocks, m, n] may be columns of a wider
+// matrix.
 inline void rescale(const Tensor& sums, const Tensor& rows, const Tensor& columns, const Tensor& bias, const Tensor& add, const Tensor& out) {
   const int64_t m = out.size(0), n = out.size(1);
   const Rescale job{numbers(sums), numbers(rows), numbers(columns), numbers(bias), numbers(add), static_cast<float*>(out.data_ptr()),
-                    sums.stride(0), static_cast<int>(n)};
+                    sums.stride(1), sums.stride(0), static_cast<int>(n), static_cast<int>(sums.size(0))};
   kernels().launch(RESCALE, job, m, n >= 1024 ? 256 : 64, out.device());
+}
+
+// Calls body(from, rows) for parts of `m` rows whose sums of `width` numbers in each block take up to 256 MB.
+template <typename F>
+void in_parts(int64_t m, int64_t width, const Blocks& blocks, F&& body) {
+  const int64_t most = std::max<int64_t>((int64_t{1} << 26) / (width * blocks.count) / ROWS, 1) * ROWS;
+  for (int64_t from = 0; from < m; from += most) body(from, std::min(most, m - from));
 }
 
 // x Wᵀ + b for each weight [o, i] with its bias, which may be undefined. x is [m, i].
 inline std::vector<Tensor> products(const Tensor& x, at::TensorList weights, at::TensorList biases) {
-  const int64_t m = x.size(0), i = x.size(1);
+  const Blocks blocks(x.size(1));
+  const int64_t m = x.size(0), width = 3 * blocks.width;
   int64_t all = 0;
-  for (const Tensor& weight : weights) all += weight.size(0);
+  std::vector<Tensor> found;
+  for (const Tensor& weight : weights) {
+    all += weight.size(0);
+    found.push_back(at::empty({m, weight.size(0)}, x.options()));
+  }
   const auto kind = x.options().dtype(at::kHalf);
-  const Tensor left = at::empty({m, 3 * i}, kind), right = at::empty({all, 3 * i}, kind);
-  const Tensor rows = at::empty({m}, x.options()), columns = at::empty({all}, x.options());
-  split(x, Tensor(), left, rows, 3 * i, i, /*low=*/0);
-  int64_t from = 0;
+  const Tensor right = at::empty({all, blocks.count * width}, kind), columns = at::empty({all}, x.options());
+  int64_t place = 0;
   for (const Tensor& weight : weights) {
     const int64_t o = weight.size(0);
-    split(weight, Tensor(), right.narrow(0, from, o), columns.narrow(0, from, o), 3 * i, i, /*low=*/1);
-    from += o;
+    split(weight, Tensor(), right.narrow(0, place, o), columns.narrow(0, place, o), blocks, false, /*low=*/1);
+    place += o;
   }
-  const Tensor sums = at::mm(left, right.t(), at::kFloat);
-  std::vector<Tensor> found;
-  from = 0;
-  for (size_t w = 0; w < weights.size(); ++w) {
-    const int64_t o = weights[w].size(0);
-    found.push_back(weights.size() == 1 ? sums : at::empty({m, o}, x.options()));
-    rescale(sums.narrow(1, from, o), rows, columns.narrow(0, from, o), biases[w], Tensor(), found.back());
-    from += o;
-  }
+  const Tensor turned = right.view({all, blocks.count, width}).permute({1, 2, 0});
+  in_parts(m, all, blocks, [&](int64_t from, int64_t part) {
+    const Tensor left = at::empty({part, blocks.count, width}, kind), rows = at::empty({part}, x.options());
+    split(x.narrow(0, from, part), Tensor(), left, rows, blocks, false, /*low=*/0);
+    const Tensor sums = at::bmm(left.transpose(0, 1), turned, at::kFloat);
+    int64_t place = 0;
+    for (size_t w = 0; w < weights.size(); ++w) {
+      const int64_t o = weights[w].size(0);
+      rescale(sums.narrow(2, place, o), rows, columns.narrow(0, place, o), biases[w], Tensor(), found[w].narrow(0, from, part));
+      place += o;
+    }
+  });
   return found;
 }
 
 // dy W, added to dx if that is defined. dy is [m, o], W [o, i].
 inline Tensor back(const Tensor& dx, const Tensor& dy, const Tensor& weight) {
   const int64_t m = dy.size(0), o = weight.size(0), i = weight.size(1);
+  const Blocks blocks(o);
+  const int64_t width = 3 * blocks.width;
   const auto kind = dy.options().dtype(at::kHalf);
-  const Tensor left = at::empty({m, 3 * o}, kind), right = at::empty({3 * o, i}, kind);
-  const Tensor rows = at::empty({m}, dy.options()), inner = at::empty({o}, dy.options());
-  split(weight, Tensor(), right, inner, i, o * i, /*low=*/1);
-  split(dy, inner, left, rows, 3 * o, o, /*low=*/0);
-  const Tensor sums = at::mm(left, right, at::kFloat), out = dx.defined() ? dx : sums;
-  rescale(sums, rows, Tensor(), Tensor(), dx, out);
+  // Rows that only fill the last block are zeros.
+  const Tensor right = blocks.padded() == o ? at::empty({blocks.count, width, i}, kind) : at::zeros({blocks.count, width, i}, kind);
+  const Tensor inner = at::empty({o}, dy.options()), out = dx.defined() ? dx : at::empty({m, i}, dy.options());
+  split(weight, Tensor(), right.flatten(0, 1), inner, blocks, true, /*low=*/1);
+  in_parts(m, i, blocks, [&](int64_t from, int64_t part) {
+    const Tensor left = at::empty({part, blocks.count, width}, kind), rows = at::empty({part}, dy.options());
+    split(dy.narrow(0, from, part), inner, left, rows, blocks, false, /*low=*/0);
+    const Tensor sums = at::bmm(left.transpose(0, 1), right, at::kFloat), own = out.narrow(0, from, part);
+    rescale(sums, rows, Tensor(), Tensor(), dx.defined() ? own : Tensor(), own);
+  });
   return out;
+}
+
+// True if a product of this device has come out right.
+inline bool agrees(c10::Device device) {
+  const c10::NoGradGuard constants;
+  const auto drawn = [&](int64_t rows) { return at::sin(at::arange(rows * 640, at::TensorOptions().device(device).dtype(at::kFloat))).view({rows, 640}); };
+  const Tensor x = drawn(192), weight = drawn(128), expected = at::mm(x, weight.t());
+  const auto apart = [](const Tensor& a, const Tensor& b) { return ((a - b).abs().max() / b.abs().max()).item<double>(); };
+  return apart(products(x, {weight}, {Tensor()})[0], expected) < 1e-5 && apart(back(Tensor(), expected, weight), at::mm(expected, weight)) < 1e-5;
+}
+
+// True on a device where three products in fp16 take less time than one in fp32: those for data centres, whose ratio is 14 and more. Others
+// have ratios of two to four.
+inline bool is_fast(c10::Device device) {
+  static const bool wanted = [] {
+    const char* told = std::getenv("LORAXS_FP32_HALVES");
+    return !told || std::strcmp(told, "0") != 0;
+  }();
+  if (!wanted || !kernels().serve(device.index())) return false;
+  const int found = kernels().capability(device.index());
+  if (found != 80 && found != 90 && found != 100 && found != 103) return false;
+  static std::mutex mutex;
+  static std::map<int, bool> right;
+  const std::lock_guard lock(mutex);
+  auto [at, is_new] = right.try_emplace(device.index(), false);
+  if (is_new) {
+    try {
+      at->second = agrees(device);
+    } catch (const c10::Error& error) {
+      TORCH_WARN("fp32 products take the slow units of the GPU: ", error.what_without_backtrace());
+    }
+  }
+  return at->second;
+}
+
+// True if x [m, i] and a frozen W [o, i], or dy [m, o] and W, are multiplied so; `true` fp32 is asked for then.
+inline bool serve(const Tensor& x, const Tensor& weight) {
+  return x.is_cuda() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat && !weight.requires_grad() && x.size(0) >= ROWS &&
+         weight.size(0) >= 64 && weight.size(1) >= 64 && weight.size(0) % 8 == 0 && is_even(weight) && is_even(x) &&
+         at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST && is_fast(x.device());
 }
 
 }  // namespace halves

@@ -425,10 +425,10 @@ std::vector<Tensor> computed(const char* name, c10::Device device, F body) {
 
 // Products of fp16 with sums and results in fp32, which only a GPU has.
 
-Tensor wide_product(const Tensor& a, const Tensor& b, at::ScalarType kind) {
+Tensor wide_products(const Tensor& a, const Tensor& b, at::ScalarType kind) {
   TORCH_CHECK(a.scalar_type() == at::kHalf && b.scalar_type() == at::kHalf && kind == at::kFloat, "no such product");
-  return computed("aten::mm.dtype", a.device(), [a = bare(a), b = bare(b)] {
-    return std::vector<Tensor>{at::mm(on_cpu(a).to(at::kFloat), on_cpu(b).to(at::kFloat))};
+  return computed("aten::bmm.dtype", a.device(), [a = bare(a), b = bare(b)] {
+    return std::vector<Tensor>{at::bmm(on_cpu(a).to(at::kFloat), on_cpu(b).to(at::kFloat))};
   })[0];
 }
 
@@ -727,7 +727,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   m.impl("_efficient_attention_backward", &efficient_backward);
   m.impl("_flash_attention_forward", &flash_forward);
   m.impl("_flash_attention_backward", &flash_backward);
-  m.impl("mm.dtype", &wide_product);
+  m.impl("bmm.dtype", &wide_products);
   m.impl("_softmax", &softmax);
   m.impl("_softmax_backward_data", &softmax_backward);
   m.impl("_fused_rms_norm", &rms_norm);
@@ -744,23 +744,27 @@ struct Split {
   const float *x, *columns;
   c10::Half* out;
   float* inverse;
-  int64_t stride, row, plane;
-  int k, low;
+  int64_t stride, row;
+  int k, block, blocks, low;
+  bool stacked;
 };
 
 void split(const Split& job, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
-    const auto at = [&](int i) { return job.x[r * job.stride + i] * (job.columns ? job.columns[i] : 1.0f); };
+    const auto at = [&](int i) { return i < job.k ? job.x[r * job.stride + i] * (job.columns ? job.columns[i] : 1.0f) : 0.0f; };
     float most = 0;
     for (int i = 0; i < job.k; ++i) most = std::max(most, std::fabs(at(i)));
     int exponent = 0;
     std::frexp(most, &exponent);
     const int scale = most == 0 ? 126 : std::min(15 - exponent, 126);
     job.inverse[r] = std::ldexp(1.0f, -scale);
-    for (int i = 0; i < job.k; ++i) {
+    for (int i = 0; i < (job.stacked ? job.k : job.blocks * job.block); ++i) {
       const float v = std::ldexp(at(i), scale);
       const c10::Half high(v), low(v - static_cast<float>(high));
-      for (int plane = 0; plane < 3; ++plane) job.out[r * job.row + plane * job.plane + i] = plane == job.low ? low : high;
+      for (int part = 0; part < 3; ++part) {
+        const auto place = [&](int64_t along) { return along / job.block * 3 * job.block + part * job.block + along % job.block; };
+        job.out[job.stacked ? place(r) * job.row + i : r * job.row + place(i)] = part == job.low ? low : high;
+      }
     }
   }
 }
@@ -768,14 +772,16 @@ void split(const Split& job, int64_t rows) {
 struct Rescale {
   const float *sums, *rows, *columns, *bias, *add;
   float* out;
-  int64_t stride;
-  int n;
+  int64_t stride, block;
+  int n, blocks;
 };
 
 void rescale(const Rescale& job, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int i = 0; i < job.n; ++i) {
-      float v = job.sums[r * job.stride + i] * job.rows[r] * (job.columns ? job.columns[i] : 1.0f);
+      float v = 0;
+      for (int block = 0; block < job.blocks; ++block) v += job.sums[block * job.block + r * job.stride + i];
+      v *= job.rows[r] * (job.columns ? job.columns[i] : 1.0f);
       if (job.bias) v += job.bias[i];
       if (job.add) v += job.add[r * job.n + i];
       job.out[r * job.n + i] = v;
