@@ -60,10 +60,10 @@ class Bench:
     def peak(self):
         return torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
 
-    def loraxs(self, *arguments, name, limit=200, graphs=True):
+    def loraxs(self, *arguments, name, limit=200, graphs=True, halves=True):
         """Runs the command; returns its seconds. Its output goes to OUT/<name>.log."""
         log = self.options.out / f"{name}.log"
-        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1", "LORAXS_CUDA_GRAPHS": str(int(graphs))}
+        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1", "LORAXS_CUDA_GRAPHS": str(int(graphs)), "LORAXS_FP32_HALVES": str(int(halves))}
         device = self.options.device
         if self.options.standin:
             device, environment["LD_LIBRARY_PATH"] = "cuda:0", str(self.options.standin)
@@ -205,12 +205,12 @@ class Bench:
         (folder / "recipe.toml").write_text("\n".join(lines))
         return folder / "recipe.toml"
 
-    def train(self, name, *recipe, limit, graphs=True, **train):
+    def train(self, name, *recipe, limit, graphs=True, halves=True, **train):
         """Trains; returns tokens and examples per second after the first steps, and the run's output."""
         folder = self.options.place / "runs" / name
         shutil.rmtree(folder, ignore_errors=True)
         path = self.recipe(folder, *recipe, **train)
-        seconds = self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "run", name=name.replace("/", "-"), limit=limit, graphs=graphs)
+        seconds = self.loraxs("train", "--recipe", path, "--datasets", self.options.place / "datasets.toml", "--out", folder / "run", name=name.replace("/", "-"), limit=limit, graphs=graphs, halves=halves)
         points = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
         points = [point for point in points if point["kind"] == "train"]
         results = json.loads((folder / "run/results.json").read_text())
@@ -218,7 +218,7 @@ class Bench:
         examples = tokens * results["examples_per_second"] / results["tokens_per_second"]
         return tokens, examples, [point["loss"] for point in points], results, seconds
 
-    def data(self):
+    def data(self, new_tokens=None):
         data, place = self.options.data.resolve(), self.options.place
         query = ["query", "response"]
         rows = [json.loads(line) for line in open(data / "metamath/surrogate_gsm8k_math_train.jsonl", encoding="utf-8")]
@@ -229,7 +229,7 @@ class Bench:
                            'label = "label"\nlabels = ["a", "b"]\nmetrics = ["accuracy"]\nfiles = { train = "train.jsonl", validation = "validation.jsonl" }\n')
         entries.append(f'["gpu/metamath"]\ntask = "instruction"\nfiles = {{ train = "metamath.jsonl" }}\nprompt = {json.dumps(PROMPT)}\nresponse = "{{response}}"\n')
         entries.append(f'["gpu/gsm8k"]\ntask = "generation"\ndir = {json.dumps(str(data / "gsm8k"))}\nfiles = {{ test = "test.jsonl" }}\n'
-                       f'prompt = {json.dumps(PROMPT.replace("query", "question"))}\nanswer = "{{answer}}"\nscorers = ["gsm8k/metamath"]\nmax_new_tokens = {self.options.new_tokens}\n')
+                       f'prompt = {json.dumps(PROMPT.replace("query", "question"))}\nanswer = "{{answer}}"\nscorers = ["gsm8k/metamath"]\nmax_new_tokens = {new_tokens or self.options.new_tokens}\n')
         (place / "datasets.toml").write_text("\n".join(entries))
         return rows
 
@@ -265,6 +265,10 @@ class Bench:
             short = settings | dict(max_steps=steps // 8)
             _, plain, others, _, _ = self.train(f"{task}-{precision}-plain", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, graphs=False, **short)
             apart = max(abs(a - b) / b for a, b in zip(losses, others))
+            if precision == "fp32":
+                _, slow, others, results_slow, _ = self.train(f"{task}-fp32-units", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, halves=False, **short)
+                away = [abs(a - b) / b for a, b in zip(losses, others)]
+                self.note(f"glue {task} fp32 units", **{"examples/s": slow, "MiB": results_slow["peak_memory_mib"], "first loss apart": away[0], "losses apart": max(away)})
             parameters = sum(p.numel() for p in self.encoder_trunk(model))
             share = 4 * parameters * tokens / self.warm[precision] if precision in self.warm else float("nan")
             self.note(f"glue {task} {precision} loraxs", **{"examples/s": examples, "tokens/s": tokens, "share of 4N floor": share,
@@ -422,19 +426,28 @@ class Bench:
         self.free()
 
     def generate(self):
-        self.data()
+        from tokenizers import Tokenizer
+
         folder, new = self.decoder(), self.options.new_tokens
+        config = json.loads((folder / "config.json").read_text())
+        of_token = 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["hidden_size"] // config["num_attention_heads"]
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        rows = [json.loads(line)["question"] for line in open(self.options.data / "gsm8k/test.jsonl", encoding="utf-8")]
         for count, slots in [(4, 4)] if self.options.tiny else self.options.slots:
-            name = f"generate {count} in {slots}"
-            out = self.options.place / "runs" / name
-            shutil.rmtree(out, ignore_errors=True)
-            arguments = ["eval", "--model", folder, "--task", "gpu/gsm8k", "--limit", count, "--precision", "bf16", "--out", out, "--datasets", self.options.place / "datasets.toml"]
-            seconds = self.loraxs(*arguments, "--batch-size", slots, name=name.replace(" ", "-"), limit=120)
-            results = json.loads((out / "results.json").read_text())
-            inside = results["gpu/gsm8k"]["seconds"]
-            # Each step reads every weight once; prompts and recordings are in the time, too.
-            read = 2 * (self.decoder_parameters(folder) + self.vocabulary(folder)) * new * count / slots
-            self.note(name, **{"share of bandwidth": read / inside / self.warm.get("bytes", float("nan")), "seconds": inside, "in all": seconds, "new tokens/s": count * new / inside, "new tokens": new})
+            seconds, prompt = [], statistics.mean(len(tokenizer.encode(PROMPT.format(query=row)).ids) for row in rows[:count])
+            for tokens in (new, 3 * new):
+                self.data(tokens)
+                name = f"generate {count} in {slots}, {tokens}"
+                out = self.options.place / "runs" / name
+                shutil.rmtree(out, ignore_errors=True)
+                arguments = ["eval", "--model", folder, "--task", "gpu/gsm8k", "--limit", count, "--precision", "bf16", "--out", out, "--datasets", self.options.place / "datasets.toml"]
+                all_seconds = self.loraxs(*arguments, "--batch-size", slots, name=name.replace(" ", "-").replace(",", ""), limit=120)
+                seconds.append(json.loads((out / "results.json").read_text())["gpu/gsm8k"]["seconds"])
+                self.note(name, **{"seconds": seconds[-1], "in all": all_seconds, "new tokens/s": count * tokens / seconds[-1]})
+            # Further steps, without prompts and recordings: each reads every weight, and the keys and values so far.
+            step = (seconds[1] - seconds[0]) / (2 * new) / (count / slots)
+            read = 2 * (self.decoder_parameters(folder) + self.vocabulary(folder)) + slots * (prompt + 2 * new) * of_token
+            self.note(f"generate {count} in {slots}", **{"ms a further step": 1e3 * step, "share of bandwidth": read / step / self.warm.get("bytes", float("nan"))})
 
     def generate_peer(self):
         from transformers import AutoModelForCausalLM, AutoTokenizer

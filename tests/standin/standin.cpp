@@ -423,12 +423,23 @@ std::vector<Tensor> computed(const char* name, c10::Device device, F body) {
   return results;
 }
 
-// Products of fp16 with sums and results in fp32, which only a GPU has.
+// Products of fp16 with sums and results in fp32, which only a GPU has. Tensor cores add sixteen terms to a sum, then cut it off.
+
+Tensor cut_off(const Tensor& x) {
+  const Tensor nearest = x.to(at::kFloat);
+  return at::where(nearest.abs() > x.abs(), at::nextafter(nearest, at::zeros_like(nearest)), nearest).to(at::kDouble);
+}
 
 Tensor wide_products(const Tensor& a, const Tensor& b, at::ScalarType kind) {
   TORCH_CHECK(a.scalar_type() == at::kHalf && b.scalar_type() == at::kHalf && kind == at::kFloat, "no such product");
   return computed("aten::bmm.dtype", a.device(), [a = bare(a), b = bare(b)] {
-    return std::vector<Tensor>{at::bmm(on_cpu(a).to(at::kFloat), on_cpu(b).to(at::kFloat))};
+    const Tensor left = on_cpu(a).to(at::kDouble), right = on_cpu(b).to(at::kDouble);
+    Tensor sum = at::zeros({a.size(0), a.size(1), b.size(2)}, left.options());
+    for (int64_t k = 0; k < a.size(2); k += 16) {
+      const int64_t terms = std::min<int64_t>(16, a.size(2) - k);
+      sum = cut_off(sum + at::bmm(left.narrow(2, k, terms), right.narrow(1, k, terms)));
+    }
+    return std::vector<Tensor>{sum.to(at::kFloat)};
   })[0];
 }
 
