@@ -134,7 +134,7 @@ fn layer(kind: Kind, device: Device) -> Result<Vec<f64>> {
     let draw = |shape: &[i64], seed| drawn(shape, seed, kind, device) * 0.1;
     let core = drawn(&[1, rank, rank], 4, Kind::Float, device).set_requires_grad(true);
     // Enough rows for the products of halves (`halves.h`).
-    let rows = 160;
+    let rows = 288;
     let x = drawn(&[rows, input], 5, kind, device).set_requires_grad(true);
     let factors = [draw(&[rank, input], 2), core.shallow_clone(), draw(&[out, rank], 3)];
     let [y] = adapted(

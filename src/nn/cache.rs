@@ -6,9 +6,9 @@ use super::attention::Attention;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::coming::sent;
-use crate::torch::fused::store;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
+use crate::torch::own_cuda::store;
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.

@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use super::checked;
-use super::fused::made;
+use super::made;
 use crate::fault::Result;
 
 unsafe extern "C" {

@@ -36,11 +36,11 @@ class InContext {
   explicit InContext(void* context) {
     static const auto current = toolkit_function<int (*)(void**)>("cuCtxGetCurrent");
     TORCH_CHECK(current(&before) == 0, "CUDA error: no context");
-    if (before == context) before = nullptr;
-    else TORCH_CHECK(set(context) == 0, "CUDA error: a context cannot be made current");
+    changed = before != context;
+    if (changed) TORCH_CHECK(set(context) == 0, "CUDA error: a context cannot be made current");
   }
   ~InContext() {
-    if (before) set(before);
+    if (changed) set(before);
   }
   InContext(const InContext&) = delete;
   InContext& operator=(const InContext&) = delete;
@@ -52,6 +52,7 @@ class InContext {
   }
 
   void* before = nullptr;
+  bool changed = false;
 };
 
 // The kernels of one source on each device.
@@ -109,8 +110,14 @@ class CudaKernels {
     const std::array<const char*, 1> options{architecture.c_str()};
     void *program = nullptr, *module = nullptr;
     call_toolkit("nvrtcCreateProgram", &program, source, names[0], 0, nullptr, nullptr);
-    call_toolkit("nvrtcCompileProgram", program, static_cast<int>(options.size()), options.data());
     size_t size = 0;
+    if (toolkit_function<int (*)(void*, int, const char* const*)>("nvrtcCompileProgram")(program, options.size(), options.data()) != 0) {
+      call_toolkit("nvrtcGetProgramLogSize", program, &size);
+      std::string log(size, ' ');
+      call_toolkit("nvrtcGetProgramLog", program, log.data());
+      call_toolkit("nvrtcDestroyProgram", &program);
+      TORCH_CHECK(false, "NVRTC says: ", log);
+    }
     call_toolkit("nvrtcGetCUBINSize", program, &size);
     std::vector<char> binary(size);
     call_toolkit("nvrtcGetCUBIN", program, binary.data());

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::fused::{made, unless_failed};
+use super::{made, unless_failed};
 
 unsafe extern "C" {
     fn lx_generator_state(out: *mut *mut C_tensor, index: c_int) -> c_int;

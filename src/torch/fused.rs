@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{Kernel, cast, checked, dims2, dims3, kernels};
+use super::{Kernel, cast, checked, dims2, dims3, kernels, made, own_cuda, unless_failed};
 use crate::fault::Result;
 
 unsafe extern "C" {
@@ -26,12 +26,6 @@ unsafe extern "C" {
         x: *const C_tensor,
         cos: *const C_tensor,
         sin: *const C_tensor,
-    ) -> c_int;
-    fn lx_store(
-        kv: *const *const C_tensor,
-        cache: *const *const C_tensor,
-        at: *const C_tensor,
-        stored: *mut c_int,
     ) -> c_int;
     fn lx_swiglu(out: *mut *mut C_tensor, gate: *const C_tensor, up: *const C_tensor) -> c_int;
     fn lx_adapted(
@@ -58,12 +52,6 @@ unsafe extern "C" {
         bias: *const C_tensor,
         blocks: *const i64,
         count: i64,
-    ) -> c_int;
-    fn lx_frozen_linear(
-        out: *mut *mut C_tensor,
-        x: *const C_tensor,
-        weight: *const C_tensor,
-        bias: *const C_tensor,
     ) -> c_int;
     fn lx_look_up(
         out: *mut *mut C_tensor,
@@ -145,22 +133,6 @@ pub fn serves_row(x: &Tensor) -> bool {
     serves(x) && x.kind() == Kind::BFloat16
 }
 
-/// Returns the tensors that `call` writes.
-pub(super) fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
-    let mut out = [std::ptr::null_mut(); N];
-    unless_failed(call(out.as_mut_ptr()));
-    // SAFETY: on success each is a new tensor that we own.
-    out.map(|tensor| unsafe { Tensor::from_ptr(tensor) })
-}
-
-/// Panics on failure: only memory can run out, since shapes were checked before.
-#[expect(clippy::panic, reason = "as tch's own operators")]
-pub(super) fn unless_failed(status: c_int) {
-    if let Err(error) = checked(status) {
-        panic!("{error}");
-    }
-}
-
 /// Computes `x / sqrt(mean(x²) + eps) · weight`; `round` rounds the quotient to the kind of `x` first.
 ///
 /// # Shapes
@@ -193,20 +165,6 @@ pub fn rotation(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
     // SAFETY: live tensors for the length of the call, whose shapes fit.
     let [y] = made(|out| unsafe { lx_rotation(out, x.as_ptr(), cos.as_ptr(), sin.as_ptr()) });
     y
-}
-
-/// Stores keys and values of tokens in the rows `at` of a cache on a GPU, in one kernel; returns false where that does not serve.
-///
-/// # Shapes
-/// `k` and `v` `[m, kv, d]`; `keys` and `values` `[.., kv, d]`, with more rows than any of `at`, int64 `[m]`.
-pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) -> bool {
-    let [m, kv, d] = dims3(k);
-    let fits = |cache: &Tensor| cache.size().ends_with(&[kv, d]) && cache.device() == k.device();
-    assert!(v.size() == [m, kv, d] && at.size() == [m] && fits(keys) && fits(values), "keys and values");
-    let (kv, cache, mut stored) = ([k, v].map(Tensor::as_ptr), [keys, values].map(Tensor::as_ptr), 0);
-    // SAFETY: live tensors for the length of the call, whose shapes fit.
-    unless_failed(unsafe { lx_store(kv.as_ptr(), cache.as_ptr(), at.as_ptr(), &raw mut stored) });
-    stored != 0
 }
 
 /// Computes `silu(gate) · up`; both have the same shape.
@@ -313,25 +271,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, blocks: &[i64]
             made(|out| unsafe { lx_linear(out, x.as_ptr(), weight.as_ptr(), bias, blocks.as_ptr(), count) });
         return y;
     }
-    if let Some(y) = by_halves(x, weight, bias) {
+    if let Some(y) = own_cuda::by_halves(x, weight, bias) {
         return y;
     }
     let bias = bias.map(|bias| cast(bias, x.kind()));
     let rows = filled(x);
     let y = rows.linear(&cast(weight, x.kind()), bias.as_ref());
     if rows.size() == x.size() { y } else { y.narrow(0, 0, m).copy() }
-}
-
-/// Computes `x Wᵀ + b` of a frozen layer in fp32 by products of halves, which tensor cores compute (`halves.h`); `None` where they do not serve.
-fn by_halves(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Option<Tensor> {
-    if !x.device().is_cuda() || x.kind() != Kind::Float {
-        return None;
-    }
-    let (mut y, bias) = (std::ptr::null_mut(), bias.map_or(std::ptr::null(), |bias| bias.as_ptr()));
-    // SAFETY: live tensors, or null for none, for the length of the call.
-    unless_failed(unsafe { lx_frozen_linear(&raw mut y, x.as_ptr(), weight.as_ptr(), bias) });
-    // SAFETY: unless it is null, a new tensor that we own.
-    (!y.is_null()).then(|| unsafe { Tensor::from_ptr(y) })
 }
 
 /// Returns the rows of a table, a leaf or frozen, by their ids; that of the id `padding`, unless -1, gets no gradient.

@@ -2,7 +2,7 @@
 // fp16 with 22 bits together, and a product x w is low(x) high(w) + high(x) low(w) + high(x) high(w), summed in fp32.
 //
 // Rows are scaled by powers of two first, so that the largest number of each lies in [2^14, 2^15): what fp16 cannot hold of a row is below 2^-38 of
-// that. Source of the method: Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
+// that, which shows where numbers of a row are 2^20 times as large as others and their weights as much smaller. Source of the method: Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
 // theoretical peak performance", IJHPCA 36 (2022), section 3, there with three products as well. As they found, tensor cores cut sums off instead
 // of rounding them, by which long sums shrink, all alike; here they add up no more than BLOCK numbers, and the sums of the blocks are rounded.
 #pragma once
@@ -113,8 +113,8 @@ extern "C" __global__ void lx_rescale(Rescale job) {
   for (int i = threadIdx.x; i < job.n / 4; i += blockDim.x) {
     float4 v = sums[i];
     for (int block = 1; block < job.blocks; ++block) v = v + sums[block * job.block / 4 + i];
-    v = v * row;
-    if (columns) v = v * columns[i];
+    // Powers of two, whose product is exact where one after the other would overflow.
+    v = v * (columns ? row * columns[i] : row);
     if (bias) v = v + bias[i];
     if (job.add) v = v + add[i];
     out[i] = v;
@@ -131,7 +131,9 @@ inline CudaKernels& kernels() {
 inline const float* numbers(const Tensor& x) { return x.defined() ? static_cast<const float*>(x.data_ptr()) : nullptr; }
 
 // Rows below which a product reads its weight rather than computes.
-constexpr int64_t ROWS = 128;
+constexpr int64_t ROWS = 256;
+// Most numbers of a weight, whose halves take six bytes each.
+constexpr int64_t MOST = int64_t{1} << 26;
 
 inline bool is_even(const Tensor& x) {
   return x.is_contiguous() && x.size(0) > 0 && x.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0;
@@ -166,7 +168,7 @@ inline void rescale(const Tensor& sums, const Tensor& rows, const Tensor& column
   kernels().launch(RESCALE, job, m, n >= 1024 ? 256 : 64, out.device());
 }
 
-// Calls body(from, rows) for parts of `m` rows whose sums of `width` numbers in each block take up to 256 MB.
+// Calls body(from, rows) for parts of `m` rows whose sums of `width` numbers in each block take about 256 MB.
 template <typename F>
 void in_parts(int64_t m, int64_t width, const Blocks& blocks, F&& body) {
   const int64_t most = std::max<int64_t>((int64_t{1} << 26) / (width * blocks.count) / ROWS, 1) * ROWS;
@@ -177,6 +179,7 @@ void in_parts(int64_t m, int64_t width, const Blocks& blocks, F&& body) {
 inline std::vector<Tensor> products(const Tensor& x, at::TensorList weights, at::TensorList biases) {
   const Blocks blocks(x.size(1));
   const int64_t m = x.size(0), width = 3 * blocks.width;
+  TORCH_CHECK(std::all_of(weights.begin(), weights.end(), [&](const Tensor& w) { return w.size(1) == x.size(1); }), "widths of input and weights");
   int64_t all = 0;
   std::vector<Tensor> found;
   for (const Tensor& weight : weights) {
@@ -211,6 +214,7 @@ inline Tensor back(const Tensor& dx, const Tensor& dy, const Tensor& weight) {
   const int64_t m = dy.size(0), o = weight.size(0), i = weight.size(1);
   const Blocks blocks(o);
   const int64_t width = 3 * blocks.width;
+  TORCH_CHECK(dy.size(1) == o, "widths of gradient and weight");
   const auto kind = dy.options().dtype(at::kHalf);
   // Rows that only fill the last block are zeros.
   const Tensor right = blocks.padded() == o ? at::empty({blocks.count, width, i}, kind) : at::zeros({blocks.count, width, i}, kind);
@@ -225,13 +229,18 @@ inline Tensor back(const Tensor& dx, const Tensor& dy, const Tensor& weight) {
   return out;
 }
 
-// True if a product of this device has come out right.
-inline bool agrees(c10::Device device) {
+// True if products of this device come out as exact as those in fp32: sums of 4,096 positive numbers, of which cutting off takes most.
+inline bool is_exact(c10::Device device) {
   const c10::NoGradGuard constants;
-  const auto drawn = [&](int64_t rows) { return at::sin(at::arange(rows * 640, at::TensorOptions().device(device).dtype(at::kFloat))).view({rows, 640}); };
-  const Tensor x = drawn(192), weight = drawn(128), expected = at::mm(x, weight.t());
-  const auto apart = [](const Tensor& a, const Tensor& b) { return ((a - b).abs().max() / b.abs().max()).item<double>(); };
-  return apart(products(x, {weight}, {Tensor()})[0], expected) < 1e-5 && apart(back(Tensor(), expected, weight), at::mm(expected, weight)) < 1e-5;
+  const auto drawn = [&](int64_t rows, int64_t columns) {
+    return at::sin(at::arange(rows * columns, at::TensorOptions().device(device).dtype(at::kFloat))).abs().view({rows, columns});
+  };
+  const auto error = [](const Tensor& found, const Tensor& left, const Tensor& right) {
+    const Tensor expected = at::mm(left.to(at::kDouble), right.to(at::kDouble));
+    return ((found - expected).abs() / expected).max().item<double>();
+  };
+  const Tensor x = drawn(192, 4096), wide = drawn(128, 4096), tall = drawn(4096, 128);
+  return error(products(x, {wide}, {Tensor()})[0], x, wide.t()) < 1e-6 && error(back(Tensor(), x, tall), x, tall) < 1e-6;
 }
 
 // True on a device where three products in fp16 take less time than one in fp32: those for data centres, whose ratio is 14 and more. Others
@@ -250,7 +259,7 @@ inline bool is_fast(c10::Device device) {
   auto [at, is_new] = right.try_emplace(device.index(), false);
   if (is_new) {
     try {
-      at->second = agrees(device);
+      at->second = is_exact(device);
     } catch (const c10::Error& error) {
       TORCH_WARN("fp32 products take the slow units of the GPU: ", error.what_without_backtrace());
     }
@@ -258,11 +267,14 @@ inline bool is_fast(c10::Device device) {
   return at->second;
 }
 
-// True if x [m, i] and a frozen W [o, i], or dy [m, o] and W, are multiplied so; `true` fp32 is asked for then.
-inline bool serve(const Tensor& x, const Tensor& weight) {
-  return x.is_cuda() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat && !weight.requires_grad() && x.size(0) >= ROWS &&
-         weight.size(0) >= 64 && weight.size(1) >= 64 && weight.size(0) % 8 == 0 && is_even(weight) && is_even(x) &&
-         at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST && is_fast(x.device());
+// True if x [m, i] and a frozen W [o, i], or dy [m, o] and W, are multiplied so; `true` fp32 is asked for then. `bias` may be undefined.
+inline bool serve(const Tensor& x, const Tensor& weight, const Tensor& bias = {}) {
+  const bool is_asked = x.is_cuda() && x.scalar_type() == at::kFloat && weight.scalar_type() == at::kFloat && x.device() == weight.device() &&
+                        at::globalContext().float32MatmulPrecision() == at::Float32MatmulPrecision::HIGHEST;
+  const bool fits = is_asked && !weight.requires_grad() && x.size(0) >= ROWS && weight.numel() <= MOST && weight.size(0) >= 64 &&
+                    weight.size(1) >= 64 && weight.size(0) % 8 == 0 && is_even(weight) && is_even(x);
+  if (!fits || !is_fast(x.device())) return false;
+  return !bias.defined() || (!bias.requires_grad() && bias.scalar_type() == at::kFloat && bias.numel() == weight.size(0) && is_even(bias.view({1, -1})));
 }
 
 }  // namespace halves

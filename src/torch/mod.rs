@@ -6,6 +6,7 @@ pub mod draw;
 pub mod fused;
 pub mod graph;
 pub mod kernels;
+pub mod own_cuda;
 pub mod stream;
 pub mod tensor_file;
 pub mod tensors;
@@ -88,6 +89,22 @@ pub fn zeros_on_demand(size: &[i64]) -> Result<Tensor> {
     unsafe {
         checked(lx_zeros_on_demand(&raw mut out, size.as_ptr(), size.len() as i64))?;
         Ok(Tensor::from_ptr(out))
+    }
+}
+
+/// Returns the tensors that `call` writes.
+fn made<const N: usize>(call: impl FnOnce(*mut *mut C_tensor) -> c_int) -> [Tensor; N] {
+    let mut out = [std::ptr::null_mut(); N];
+    unless_failed(call(out.as_mut_ptr()));
+    // SAFETY: on success each is a new tensor that we own.
+    out.map(|tensor| unsafe { Tensor::from_ptr(tensor) })
+}
+
+/// Panics on failure: only memory can run out, since shapes were checked before.
+#[expect(clippy::panic, reason = "as tch's own operators")]
+fn unless_failed(status: c_int) {
+    if let Err(error) = checked(status) {
+        panic!("{error}");
     }
 }
 

@@ -191,7 +191,8 @@ struct Adapted : Function<Adapted> {
       if (a.defined()) thins.push_back(a);
     }
     const Tensor a = thins.size() == 1 ? thins[0] : at::cat(thins, 0);  // [Σ i, in]
-    const bool halved = std::all_of(layers.weights.begin(), layers.weights.end(), [&](const Tensor& w) { return halves::serve(x, w); });
+    bool halved = true;
+    for (size_t i = 0; i < layers.weights.size(); ++i) halved &= halves::serve(x, layers.weights[i], layers.biases[i]);
     const bool joins = halved && a.size(0) % 8 == 0 && halves::is_even(a);
     variable_list whole = layers.weights, shifts = layers.biases, products;
     if (joins) whole.push_back(a), shifts.emplace_back();
@@ -391,7 +392,7 @@ int lx_linear(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias, const int64
 int lx_frozen_linear(Tensor** out, Tensor* x, Tensor* weight, Tensor* bias) {
   return guarded([&] {
     const auto own = bias ? std::optional<Tensor>(*bias) : std::nullopt;
-    const bool serves = halves::serve(*x, *weight) && !(bias && bias->requires_grad());
+    const bool serves = halves::serve(*x, *weight, own.value_or(Tensor()));
     *out = serves ? new Tensor(Frozen::apply(*x, *weight, own)) : nullptr;
   });
 }

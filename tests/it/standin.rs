@@ -149,6 +149,23 @@ fn a_run_that_diverges_between_two_looks_fails_as_on_a_cpu() {
 }
 
 #[test]
+fn fp32_products_take_the_tensor_cores_where_these_are_exact() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let splits = |wanted: &str| {
+        let (mut command, file) = (place.command(&["doctor", "--offline"]), place.path("counts"));
+        let output = forked::output(command.env("LORAXS_FP32_HALVES", wanted).env("STANDIN_COUNTS", &file));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        counts(&file).get("lx_split").copied().unwrap_or(0)
+    };
+    // Four are for the products that are tried first.
+    let [with, without] = ["1", "0"].map(splits);
+    assert!(with > 4 && without == 0, "{with}, {without}");
+}
+
+#[test]
 fn recorded_steps_of_training_are_what_they_are_without_recordings() {
     if !standin() {
         return;

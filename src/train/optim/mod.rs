@@ -18,9 +18,10 @@ pub use ahead::Terms;
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
-/// Most numbers of a run that are updated at once: on a CPU so many that all passes over them find them in its cache.
+/// Most numbers of a run that are updated at once: on a CPU so many for each of its threads that all passes over them find them in its cache,
+/// and not fewer than libtorch gives a thread.
 const PIECE: i64 = 1 << 24;
-const PIECE_ON_CPU: i64 = 1 << 16;
+const PIECE_OF_THREAD: i64 = 1 << 15;
 /// What a checkpoint holds of each group.
 const PARTS: [&str; 3] = ["values", "mean", "square"];
 
@@ -270,7 +271,8 @@ impl Buffer {
     /// Returns values, gradient and moments in pieces `[k, ..]`, so that what an update makes beside them stays small.
     fn pieces(&self) -> Vec<[Tensor; 4]> {
         let all = [&self.values, &self.gradient, &self.mean, &self.square];
-        let most = if self.device() == Device::Cpu { PIECE_ON_CPU } else { PIECE };
+        let on_cpu = || PIECE_OF_THREAD * i64::from(tch::get_num_threads().max(2));
+        let most = if self.device() == Device::Cpu { on_cpu() } else { PIECE };
         let pieces = all.map(|tensor| tensor.split(most, 1));
         let [values, gradients, means, squares] = pieces.map(Vec::into_iter);
         let moments = means.zip(squares);
