@@ -1,10 +1,13 @@
 // Products of fp32 matrices on a GPU whose tensor cores are many times as fast as its fp32 units: each number is the sum of two halves in
 // fp16 with 22 bits together, and a product x w is low(x) high(w) + high(x) low(w) + high(x) high(w), summed in fp32.
 //
-// Rows are scaled by powers of two first, so that the largest number of each lies in [2^14, 2^15): what fp16 cannot hold of a row is below 2^-38 of
-// that, which shows where numbers of a row are 2^20 times as large as others and their weights as much smaller. Source of the method: Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32
-// theoretical peak performance", IJHPCA 36 (2022), section 3, there with three products as well. As they found, tensor cores cut sums off instead
-// of rounding them, by which long sums shrink, all alike; here they add up no more than BLOCK numbers, and the sums of the blocks are rounded.
+// Rows are scaled by powers of two first, so that the largest number of each lies in [2^14, 2^15): what fp16 cannot hold of a row is below
+// 2^-38 of that, which shows where numbers of a row are 2^20 times as large as others and their weights as much smaller. As the source
+// found, tensor cores cut sums off instead of rounding them, by which long sums shrink, all alike; here they add up no more than BLOCK
+// numbers, and the sums of the blocks are rounded.
+//
+// Source of the method: Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while surpassing the FP32 theoretical
+// peak performance", IJHPCA 36 (2022), section 3, there with three products as well.
 #pragma once
 
 #include <ATen/Context.h>
