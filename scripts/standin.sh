@@ -4,7 +4,7 @@
 #   scripts/standin.sh [FILTER]...               [default: all tests that concern devices]
 #   scripts/standin.sh --library                 only builds the library, and prints the folder to put on LD_LIBRARY_PATH
 #
-# The library is cached in ~/.cache/loraxs, by its source and libtorch. Without a C++ compiler the tests are skipped.
+# The library is cached in ~/.cache/loraxs, by its sources and libtorch. Without a C++ compiler the tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -18,11 +18,11 @@ if [ -z "$compiler" ]; then
 fi
 libtorch=$(sed -n 's/^LIBTORCH = { value = "\([^"]*\)".*/\1/p' .cargo/config.toml)
 real=$(cat "$libtorch/origin" 2>/dev/null || echo "$libtorch")
-folder=$cache/standin-$(cat "$source" "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
+folder=$cache/standin-$(cat "$source" src/torch/{cuda_kernels,halves,heads}.h "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
 if [ ! -f "$folder/libtorch_cuda.so" ]; then
     mkdir -p "$folder"
     rm -f "$folder"/partial.*
-    "$compiler" -std=c++17 -O1 -fPIC -shared -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
+    "$compiler" -std=c++17 -O1 -fPIC -shared -Isrc/torch -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
         -o "$folder/partial.$$" -L"$real/lib" -ltorch_cpu -lc10
     ln -sf libtorch_cuda.so "$folder/libcaffe2_nvrtc.so"
     mv "$folder/partial.$$" "$folder/libtorch_cuda.so"

@@ -6,10 +6,18 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <string>
 #include <vector>
+
+// Declares the struct that a kernel takes, here and, as NAME_SOURCE, for the kernel.
+#define LX_JOB(name, ...)   \
+  struct name {             \
+    __VA_ARGS__             \
+  };                        \
+  constexpr const char* name##_SOURCE = "struct " #name " {" #__VA_ARGS__ "};\n";
 
 // Functions of NVRTC and of the driver; their headers, nvrtc.h and cuda.h, are not needed otherwise.
 template <typename F>
@@ -58,7 +66,10 @@ class InContext {
 // The kernels of one source on each device.
 class CudaKernels {
  public:
-  CudaKernels(const char* source, std::vector<const char*> names) : source(source), names(std::move(names)) {}
+  // The source consists of the structs and the kernels.
+  CudaKernels(std::initializer_list<const char*> parts, std::vector<const char*> names) : names(std::move(names)) {
+    for (const char* part : parts) source += part;
+  }
 
   // Launches kernel `which` with one argument, a struct, on the current stream of the device.
   template <typename Job>
@@ -109,7 +120,7 @@ class CudaKernels {
     const std::string architecture = "--gpu-architecture=sm_" + std::to_string(made.capability);
     const std::array<const char*, 1> options{architecture.c_str()};
     void *program = nullptr, *module = nullptr;
-    call_toolkit("nvrtcCreateProgram", &program, source, names[0], 0, nullptr, nullptr);
+    call_toolkit("nvrtcCreateProgram", &program, source.c_str(), names[0], 0, nullptr, nullptr);
     size_t size = 0;
     if (toolkit_function<int (*)(void*, int, const char* const*)>("nvrtcCompileProgram")(program, options.size(), options.data()) != 0) {
       call_toolkit("nvrtcGetProgramLogSize", program, &size);
@@ -132,7 +143,7 @@ class CudaKernels {
     return made;
   }
 
-  const char* source;
+  std::string source = "typedef unsigned short uint16_t;\ntypedef long long int64_t;\n";
   std::vector<const char*> names;
   std::mutex mutex;
   std::map<int, Compiled> compiled;

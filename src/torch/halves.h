@@ -24,38 +24,20 @@ namespace halves {
 
 using at::Tensor;
 
-// As the kernels declare them.
-struct Split {
-  const float *x, *columns;
-  uint16_t* out;
-  float* inverse;
-  int64_t stride, row;
-  int k, block, blocks, low;
-  bool stacked;
-};
-struct Rescale {
-  const float *sums, *rows, *columns, *bias, *add;
-  float* out;
-  int64_t stride, block;
-  int n, blocks;
-};
+LX_JOB(Split,
+       const float *x, *columns;
+       uint16_t* out;
+       float* inverse;
+       int64_t stride, row;
+       int k, block, blocks, low;
+       bool stacked;)
+LX_JOB(Rescale,
+       const float *sums, *rows, *columns, *bias, *add;
+       float* out;
+       int64_t stride, block;
+       int n, blocks;)
 
 constexpr const char* SOURCE = R"(
-struct Split {
-  const float *x, *columns;
-  unsigned short* out;
-  float* inverse;
-  long long stride, row;
-  int k, block, blocks, low;
-  bool stacked;
-};
-struct Rescale {
-  const float *sums, *rows, *columns, *bias, *add;
-  float* out;
-  long long stride, block;
-  int n, blocks;
-};
-
 __device__ float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
 __device__ float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ float4 every(float a) { return make_float4(a, a, a, a); }
@@ -127,7 +109,7 @@ extern "C" __global__ void lx_rescale(Rescale job) {
 
 enum Name { SPLIT, RESCALE };
 inline CudaKernels& kernels() {
-  static CudaKernels all(SOURCE, {"lx_split", "lx_rescale"});
+  static CudaKernels all({Split_SOURCE, Rescale_SOURCE, SOURCE}, {"lx_split", "lx_rescale"});
   return all;
 }
 
@@ -263,6 +245,7 @@ inline bool is_fast(c10::Device device) {
   if (is_new) {
     try {
       at->second = is_exact(device);
+      if (!at->second) TORCH_WARN("fp32 products take the slow units of the GPU: its tensor cores are not exact enough");
     } catch (const c10::Error& error) {
       TORCH_WARN("fp32 products take the slow units of the GPU: ", error.what_without_backtrace());
     }

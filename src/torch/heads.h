@@ -1,7 +1,7 @@
 // Kernels on a GPU over the heads of tokens, which lie side by side or apart: rotation, and storing keys and values in a cache.
 #pragma once
 
-#include <c10/util/BFloat16.h>
+#include <algorithm>
 
 #include "cuda_kernels.h"
 
@@ -9,61 +9,44 @@ namespace heads {
 
 using at::Tensor;
 
-// As the kernels declare them. Strides are in numbers, widths of a cache's rows in 16 bytes.
-struct Turn {
-  const void *x, *cos, *sin;
-  void* y;
-  int64_t row, head;
-  int heads, d, half;
-  float sign;
-};
-struct Store {
-  const void *k, *v;
-  void *keys, *values;
-  const int64_t* at;
-  int64_t k_row, v_row;
-  int width;
-};
+// Strides are in numbers, widths of a cache's rows in 16 bytes.
+LX_JOB(Turn,
+       const void *x, *cos, *sin;
+       void* y;
+       int64_t row, head;
+       int heads, d, half;
+       float sign;)
+LX_JOB(Store,
+       const void *k, *v;
+       void *keys, *values;
+       const int64_t* at;
+       int64_t k_row, v_row;
+       int width;)
 
 constexpr const char* SOURCE = R"(
-typedef unsigned short u16;
-struct Turn {
-  const void *x, *cos, *sin;
-  void* y;
-  long long row, head;
-  int heads, d, half;
-  float sign;
-};
-struct Store {
-  const uint4 *k, *v;
-  uint4 *keys, *values;
-  const long long* at;
-  long long k_row, v_row;
-  int width;
-};
 struct F32 {
   typedef float Number;
   static __device__ float read(float x) { return x; }
   static __device__ float rounded(float x) { return x; }
 };
 struct Bf16 {
-  typedef u16 Number;
-  static __device__ float read(u16 x) { return __uint_as_float((unsigned)x << 16); }
-  static __device__ u16 rounded(float x) {
+  typedef uint16_t Number;
+  static __device__ float read(uint16_t x) { return __uint_as_float((unsigned)x << 16); }
+  static __device__ uint16_t rounded(float x) {
     const unsigned bits = __float_as_uint(x);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
     return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
   }
 };
 struct F16 {
-  typedef u16 Number;
-  static __device__ float read(u16 x) {
+  typedef uint16_t Number;
+  static __device__ float read(uint16_t x) {
     float y;
     asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
     return y;
   }
-  static __device__ u16 rounded(float x) {
-    u16 y;
+  static __device__ uint16_t rounded(float x) {
+    uint16_t y;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
     return y;
   }
@@ -97,15 +80,17 @@ extern "C" __global__ void lx_turn_f16(Turn job) { turn<F16>(job); }
 // A token a block.
 extern "C" __global__ void lx_store(Store job) {
   const long long token = blockIdx.x, to = job.at[token] * job.width;
+  const uint4 *k = (const uint4*)job.k + token * job.k_row, *v = (const uint4*)job.v + token * job.v_row;
+  uint4 *keys = (uint4*)job.keys + to, *values = (uint4*)job.values + to;
   for (int i = threadIdx.x; i < job.width; i += blockDim.x) {
-    job.keys[to + i] = job.k[token * job.k_row + i];
-    job.values[to + i] = job.v[token * job.v_row + i];
+    keys[i] = k[i];
+    values[i] = v[i];
   }
 }
 )";
 
 inline CudaKernels& kernels() {
-  static CudaKernels all(SOURCE, {"lx_turn_f32", "lx_turn_bf16", "lx_turn_f16", "lx_store"});
+  static CudaKernels all({Turn_SOURCE, Store_SOURCE, SOURCE}, {"lx_turn_f32", "lx_turn_bf16", "lx_turn_f16", "lx_store"});
   return all;
 }
 

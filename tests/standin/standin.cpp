@@ -30,6 +30,9 @@
 #include <map>
 #include <mutex>
 
+#include "halves.h"
+#include "heads.h"
+
 namespace {
 
 using at::Tensor;
@@ -751,16 +754,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
 
 namespace {
 
-struct Split {
-  const float *x, *columns;
-  c10::Half* out;
-  float* inverse;
-  int64_t stride, row;
-  int k, block, blocks, low;
-  bool stacked;
-};
-
-void split(const Split& job, int64_t rows) {
+void split(const halves::Split& job, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     const auto at = [&](int i) { return i < job.k ? job.x[r * job.stride + i] * (job.columns ? job.columns[i] : 1.0f) : 0.0f; };
     float most = 0;
@@ -774,20 +768,13 @@ void split(const Split& job, int64_t rows) {
       const c10::Half high(v), low(v - static_cast<float>(high));
       for (int part = 0; part < 3; ++part) {
         const auto place = [&](int64_t along) { return along / job.block * 3 * job.block + part * job.block + along % job.block; };
-        job.out[job.stacked ? place(r) * job.row + i : r * job.row + place(i)] = part == job.low ? low : high;
+        job.out[job.stacked ? place(r) * job.row + i : r * job.row + place(i)] = (part == job.low ? low : high).x;
       }
     }
   }
 }
 
-struct Rescale {
-  const float *sums, *rows, *columns, *bias, *add;
-  float* out;
-  int64_t stride, block;
-  int n, blocks;
-};
-
-void rescale(const Rescale& job, int64_t rows) {
+void rescale(const halves::Rescale& job, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int i = 0; i < job.n; ++i) {
       float v = 0;
@@ -800,16 +787,8 @@ void rescale(const Rescale& job, int64_t rows) {
   }
 }
 
-struct Turn {
-  const void *x, *cos, *sin;
-  void* y;
-  int64_t row, head;
-  int heads, d, half;
-  float sign;
-};
-
 template <typename T>
-void turn(const Turn& job, int64_t tokens) {
+void turn(const heads::Turn& job, int64_t tokens) {
   const auto* x = static_cast<const T*>(job.x);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int head = 0; head < job.heads; ++head) {
@@ -825,22 +804,11 @@ void turn(const Turn& job, int64_t tokens) {
   }
 }
 
-struct Quad {
-  uint32_t numbers[4];
-};
-struct Store {
-  const Quad *k, *v;
-  Quad *keys, *values;
-  const int64_t* at;
-  int64_t k_row, v_row;
-  int width;
-};
-
-void store(const Store& job, int64_t tokens) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    std::copy_n(job.k + t * job.k_row, job.width, job.keys + job.at[t] * job.width);
-    std::copy_n(job.v + t * job.v_row, job.width, job.values + job.at[t] * job.width);
-  }
+void store(const heads::Store& job, int64_t tokens) {
+  const auto copied = [&](const void* from, int64_t stride, void* cache, int64_t t) {
+    std::memcpy(static_cast<char*>(cache) + 16 * job.at[t] * job.width, static_cast<const char*>(from) + 16 * t * stride, 16 * job.width);
+  };
+  for (int64_t t = 0; t < tokens; ++t) copied(job.k, job.k_row, job.keys, t), copied(job.v, job.v_row, job.values, t);
 }
 
 template <typename Job>
