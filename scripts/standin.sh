@@ -18,12 +18,13 @@ if [ -z "$compiler" ]; then
 fi
 libtorch=$(sed -n 's/^LIBTORCH = { value = "\([^"]*\)".*/\1/p' .cargo/config.toml)
 real=$(cat "$libtorch/origin" 2>/dev/null || echo "$libtorch")
-folder=$cache/standin-$(cat "$source" src/torch/{cuda_kernels,halves,heads}.h "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
+folder=$cache/standin-$(cat "$source" tests/standin/cuda_on_cpu.h "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
 if [ ! -f "$folder/libtorch_cuda.so" ]; then
     mkdir -p "$folder"
     rm -f "$folder"/partial.*
-    "$compiler" -std=c++17 -O1 -fPIC -shared -Isrc/torch -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
+    "$compiler" -std=c++17 -O1 -fPIC -shared "-DSTANDIN_COMPILER=\"$compiler\"" -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
         -o "$folder/partial.$$" -L"$real/lib" -ltorch_cpu -lc10
+    cp tests/standin/cuda_on_cpu.h "$folder"
     ln -sf libtorch_cuda.so "$folder/libcaffe2_nvrtc.so"
     mv "$folder/partial.$$" "$folder/libtorch_cuda.so"
 fi

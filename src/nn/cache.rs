@@ -1,14 +1,17 @@
 //! Keys and values of a decoder: a fixed slot for each sequence, filled by prefill, read by decoding.
 
+use std::cell::OnceCell;
+
 use tch::{Device, IndexOp as _, Kind, Tensor};
 
 use super::attention::Attention;
+use super::rope::Angles;
 use super::{Packed, Pass, Sight};
 use crate::fault::Result;
 use crate::torch::coming::sent;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::own_cuda::store;
+use crate::torch::own_cuda::{CachedLayer, Rules, attend_newest, store};
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.
@@ -44,6 +47,8 @@ pub struct Cache {
     keys: Vec<Tensor>,
     /// Values, likewise.
     values: Vec<Tensor>,
+    /// Counts of a kernel on a GPU, zeros between its launches: int32 `[slots, kv]`; none on the CPU.
+    arrived: Vec<Tensor>,
     capacity: i64,
     /// True if our own kernels are used: on the CPU, with keys and values in fp32.
     own: bool,
@@ -67,7 +72,9 @@ impl Cache {
             };
             (0..shape.layers).map(part).collect()
         };
-        Ok(Self { keys: part()?, values: part()?, capacity, own })
+        let counts = |index| Ok(Tensor::f_zeros([slots, kv], (Kind::Int, layer(index)))?);
+        let arrived = if own { Vec::new() } else { (0..shape.layers).map(counts).collect::<Result<_>>()? };
+        Ok(Self { keys: part()?, values: part()?, arrived, capacity, own })
     }
 
     /// Returns the token axis of keys and values, and the number of steps along it for `length` tokens.
@@ -182,8 +189,10 @@ pub struct Decode<'a> {
     spans: Vec<Span>,
     /// Position of each row's new token, int64 `[s]`.
     positions: Tensor,
-    /// Index of the cache's rows, for a GPU.
-    layout: Option<Layout>,
+    /// Positions of the cache that any row sees, rounded up.
+    longest: i64,
+    /// Index of the cache's rows, for kernels of libtorch's on a GPU.
+    layout: OnceCell<Layout>,
     copies: Copies<Self>,
 }
 
@@ -198,8 +207,6 @@ struct Layout {
     slots: Tensor,
     /// Tokens that each row sees, its own included: int32 `[s]`.
     used: Tensor,
-    /// Positions of the cache that any row sees, rounded up.
-    longest: i64,
 }
 
 /// The used part of the cache is a multiple of this, so that masks and products seldom change their shape.
@@ -216,34 +223,57 @@ impl<'a> Decode<'a> {
 
     /// As [`Decode::new`], on a GPU: `positions` int64 `[s]` counts the tokens that each slot holds, fewer than `longest`.
     pub fn at(cache: &'a Cache, positions: Tensor, longest: i64) -> Self {
-        let layout = (!cache.own).then(|| {
-            let rows = positions.numel() as i64;
-            let queries = Tensor::arange(rows + 1, (Kind::Int64, positions.device()));
-            let slots = &queries * cache.capacity;
+        let longest = ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity);
+        let (layout, copies) = (OnceCell::new(), Copies::default());
+        Self { cache, spans: Vec::new(), positions, longest, layout, copies }
+    }
+
+    fn layout(&self) -> &Layout {
+        self.layout.get_or_init(|| {
+            let rows = self.positions.numel() as i64;
+            let queries = Tensor::arange(rows + 1, (Kind::Int64, self.positions.device()));
+            let slots = &queries * self.cache.capacity;
             Layout {
-                at: slots.narrow(0, 0, rows) + &positions,
+                at: slots.narrow(0, 0, rows) + &self.positions,
                 queries: queries.to_kind(Kind::Int),
                 slots: slots.to_kind(Kind::Int),
-                used: (&positions + 1).to_kind(Kind::Int),
-                longest: ((longest + STRIDE - 1) / STRIDE * STRIDE).min(cache.capacity),
+                used: (&self.positions + 1).to_kind(Kind::Int),
             }
-        });
-        Self { cache, spans: Vec::new(), positions, layout, copies: Copies::default() }
+        })
     }
 
     /// Returns the same tokens for a layer on another GPU.
     fn on(&self, device: Device) -> &Self {
-        match &self.layout {
-            Some(layout) if device != self.positions.device() => self
+        match !self.cache.own && device != self.positions.device() {
+            true => self
                 .copies
-                .on(device, &|| Self::at(self.cache, self.positions.to_device(device), layout.longest)),
-            _ => self,
+                .on(device, &|| Self::at(self.cache, self.positions.to_device(device), self.longest)),
+            false => self,
         }
     }
 
     /// Returns the positions of the new tokens, int64 `[s]`.
     pub fn positions(&self) -> &Tensor {
         &self.positions
+    }
+
+    /// Attends by a kernel of our own on a GPU, which rotates by cosines and sines, if any, and stores keys and values, too.
+    fn in_one_kernel(
+        &self,
+        layer: usize,
+        attention: &Attention,
+        qkv: [&Tensor; 3],
+        angles: Option<[&Tensor; 2]>,
+    ) -> Option<Tensor> {
+        let device = qkv[0].device();
+        if !device.is_cuda() {
+            return None;
+        }
+        let cache = self.cache;
+        let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
+        let rules = Rules { window: attention.window, scale: attention.scale, cap: attention.cap };
+        let cached = CachedLayer { keys, values, arrived: &cache.arrived[layer] };
+        attend_newest(qkv, cached, angles, &self.on(device).positions, rules)
     }
 
     /// Returns a mask `[s, 1, 1, used]` that is true where a position is not after the row's own, and not before its window.
@@ -260,6 +290,16 @@ impl<'a> Decode<'a> {
 }
 
 impl Sight for Decode<'_> {
+    fn attend_rotating(
+        &self,
+        layer: usize,
+        attention: &Attention,
+        qkv: [&Tensor; 3],
+        angles: &Angles,
+    ) -> Option<Tensor> {
+        self.in_one_kernel(layer, attention, qkv, Some(angles.parts()))
+    }
+
     fn attend(
         &self,
         layer: usize,
@@ -267,29 +307,27 @@ impl Sight for Decode<'_> {
         [q, k, v]: [&Tensor; 3],
         _pass: &Pass,
     ) -> Result<Tensor> {
+        if let Some(attended) = self.in_one_kernel(layer, attention, [q, k, v], None) {
+            return Ok(attended);
+        }
         let [s, h, d] = dims3(q);
         let [_s, kv, _d] = dims3(k);
-        let own = self.on(q.device());
-        let Some(layout) = &own.layout else {
+        if self.cache.own {
             return Ok(self.cache.attend(layer, attention, [q, k, v], &self.spans));
-        };
+        }
+        let own = self.on(q.device());
+        let (layout, longest) = (own.layout(), own.longest);
         self.cache.store(layer, &layout.at, [k, v]);
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
-        let window = attention.window.filter(|&window| window < layout.longest);
+        let window = attention.window.filter(|&window| window < longest);
         if attention.in_one_kernel(q.kind(), d) && has_flash(q.kind(), q.device()) {
-            let (longest, used) = ([1, layout.longest], Some(&layout.used));
-            let bounds = Bounds { queries: &layout.queries, keys: &layout.slots, used, longest, flash: true };
-            let kernel = Kernel {
-                longest: layout.longest,
-                dropout: 0.0,
-                causal: true,
-                window,
-                scale: attention.scale,
-            };
+            let (queries, keys_of, used) = (&layout.queries, &layout.slots, Some(&layout.used));
+            let bounds = Bounds { queries, keys: keys_of, used, longest: [1, longest], flash: true };
+            let kernel = Kernel { longest, dropout: 0.0, causal: true, window, scale: attention.scale };
             return packed_attention([q, &keys.flatten(0, 1), &values.flatten(0, 1)], bounds, kernel);
         }
-        let seen = |x: &Tensor| x.narrow(0, 0, s).narrow(1, 0, layout.longest).transpose(1, 2); // [s, kv, used, d]
-        let mask = own.mask(layout.longest, window);
+        let seen = |x: &Tensor| x.narrow(0, 0, s).narrow(1, 0, longest).transpose(1, 2); // [s, kv, used, d]
+        let mask = own.mask(longest, window);
         // The queries that share a head of keys are rows of one product: nothing is repeated.
         let grouped = q.view([s, kv, h / kv, d]);
         let attended = attention.explicit([&grouped, &seen(keys), &seen(values)], Some(&mask), None)?;

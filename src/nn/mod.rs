@@ -24,6 +24,7 @@ use tch::Tensor;
 
 use crate::fault::Result;
 use attention::Attention;
+use rope::Angles;
 
 /// Source of the tokens that a pass attends to: the packed batch itself, or a cache of earlier tokens.
 pub trait Sight {
@@ -32,6 +33,17 @@ pub trait Sight {
     /// # Errors
     /// When the device's kernel refuses the shape.
     fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], pass: &Pass) -> Result<Tensor>;
+
+    /// As [`Sight::attend`] with queries and keys that are yet to be rotated; `None` where that is not one kernel.
+    fn attend_rotating(
+        &self,
+        _layer: usize,
+        _attention: &Attention,
+        _qkv: [&Tensor; 3],
+        _angles: &Angles,
+    ) -> Option<Tensor> {
+        None
+    }
 }
 
 impl Sight for Packed {

@@ -91,6 +91,11 @@ impl Angles {
         Self { cos: self.cos.to_device(device), sin: self.sin.to_device(device) }
     }
 
+    /// Returns cosines and sines, each `[m, 1, width / 2]`.
+    pub fn parts(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Like [`Angles::rotate`], but in place: `x` is fp32 on the CPU, contiguous, and needs no gradient.
     pub fn rotate_in_place(&self, x: Tensor) -> Tensor {
         kernels::rotate(&x, &self.cos, &self.sin);

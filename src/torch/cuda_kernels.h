@@ -6,6 +6,8 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <map>
 #include <mutex>
@@ -18,6 +20,56 @@
     __VA_ARGS__             \
   };                        \
   constexpr const char* name##_SOURCE = "struct " #name " {" #__VA_ARGS__ "};\n";
+
+// What all sources begin with: names that CUDA's headers would bring, and instructions that have no name in C++. Where a compiler for CPUs
+// defines LX_ON_CPU, it has them already.
+constexpr const char* BASIS = R"(
+#ifndef LX_ON_CPU
+typedef unsigned short uint16_t;
+typedef long long int64_t;
+#define INFINITY __uint_as_float(0x7f800000u)
+__device__ float from_f16(uint16_t x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+  return y;
+}
+__device__ uint16_t to_f16(float x) {
+  uint16_t y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+  return y;
+}
+__device__ float from_bf16(uint16_t x) { return __uint_as_float((unsigned)x << 16); }
+#define LX_MULTIPLY(kind)                                                                                                                 \
+  __device__ void multiply_##kind(float (&sum)[4], const unsigned (&a)[4], unsigned b_low, unsigned b_high) {                             \
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." #kind "." #kind ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                                                                          \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));                                                           \
+  }
+LX_MULTIPLY(bf16)
+LX_MULTIPLY(f16)
+#endif
+
+// Kinds of numbers: how one is read, and what another is rounded to.
+struct F32 {
+  typedef float Number;
+  static __device__ float read(float x) { return x; }
+  static __device__ float rounded(float x) { return x; }
+};
+struct Bf16 {
+  typedef uint16_t Number;
+  static __device__ float read(uint16_t x) { return from_bf16(x); }
+  static __device__ uint16_t rounded(float x) {
+    const unsigned bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
+    return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  }
+};
+struct F16 {
+  typedef uint16_t Number;
+  static __device__ float read(uint16_t x) { return from_f16(x); }
+  static __device__ uint16_t rounded(float x) { return to_f16(x); }
+};
+)";
 
 // Functions of NVRTC and of the driver; their headers, nvrtc.h and cuda.h, are not needed otherwise.
 template <typename F>
@@ -66,8 +118,8 @@ class InContext {
 // The kernels of one source on each device.
 class CudaKernels {
  public:
-  // The source consists of the structs and the kernels.
-  CudaKernels(std::initializer_list<const char*> parts, std::vector<const char*> names) : names(std::move(names)) {
+  // The source consists of settings, the structs and the kernels, which serve devices from a compute capability on, as 80 for 8.0.
+  CudaKernels(std::initializer_list<const char*> parts, std::vector<const char*> names, int least = 0) : names(std::move(names)), least(least) {
     for (const char* part : parts) source += part;
   }
 
@@ -92,12 +144,20 @@ class CudaKernels {
   // The compute capability of a device that they serve, as 90 for 9.0.
   int capability(int device) { return on(device).capability; }
 
+  // How many blocks a device computes side by side, at least.
+  int multiprocessors(int device) { return on(device).multiprocessors; }
+
  private:
   struct Compiled {
     std::vector<void*> functions;  // none where CUDA's libraries do not compile
     void* context = nullptr;
-    int capability = 0;
+    int capability = 0, multiprocessors = 0;
   };
+
+  static bool are_wanted() {
+    const char* told = std::getenv("LORAXS_CUDA_KERNELS");
+    return !told || std::strcmp(told, "0") != 0;
+  }
 
   const Compiled& on(int device) {
     const std::lock_guard lock(mutex);
@@ -112,11 +172,13 @@ class CudaKernels {
   }
 
   Compiled compile(int device) const {
-    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    int major = 0, minor = 0;
+    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, and _MULTIPROCESSOR_COUNT.
+    int major = 0, minor = 0, multiprocessors = 0;
     call_toolkit("cuDeviceGetAttribute", &major, 75, device);
     call_toolkit("cuDeviceGetAttribute", &minor, 76, device);
-    Compiled made{{}, nullptr, 10 * major + minor};
+    call_toolkit("cuDeviceGetAttribute", &multiprocessors, 16, device);
+    Compiled made{{}, nullptr, 10 * major + minor, multiprocessors};
+    if (made.capability < least || !are_wanted()) return made;
     const std::string architecture = "--gpu-architecture=sm_" + std::to_string(made.capability);
     const std::array<const char*, 1> options{architecture.c_str()};
     void *program = nullptr, *module = nullptr;
@@ -143,8 +205,9 @@ class CudaKernels {
     return made;
   }
 
-  std::string source = "typedef unsigned short uint16_t;\ntypedef long long int64_t;\n";
+  std::string source = BASIS;
   std::vector<const char*> names;
+  int least;
   std::mutex mutex;
   std::map<int, Compiled> compiled;
 };

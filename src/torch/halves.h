@@ -42,16 +42,6 @@ __device__ float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, 
 __device__ float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
 __device__ float4 every(float a) { return make_float4(a, a, a, a); }
 __device__ unsigned size(float x) { return __float_as_uint(x) & 0x7fffffffu; }
-__device__ unsigned rounded(float x) {
-  unsigned short half;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(x));
-  return half;
-}
-__device__ float wide(unsigned x) {
-  float y;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"((unsigned short)x));
-  return y;
-}
 
 // A row a block of threads: its halves, three times in each block of columns or of rows, once the low ones, and the inverse of its scale.
 extern "C" __global__ void lx_split(Split job) {
@@ -78,9 +68,9 @@ extern "C" __global__ void lx_split(Split job) {
   const int width = job.stacked ? quads : job.blocks * job.block / 4;
   for (int i = threadIdx.x; i < width; i += blockDim.x) {
     const float4 v = i < quads ? scaled(i) * factor : every(0.0f);
-    const unsigned a = rounded(v.x), b = rounded(v.y), c = rounded(v.z), d = rounded(v.w);
+    const unsigned a = to_f16(v.x), b = to_f16(v.y), c = to_f16(v.z), d = to_f16(v.w);
     const uint2 high = make_uint2(a | b << 16, c | d << 16);
-    const uint2 low = make_uint2(rounded(v.x - wide(a)) | rounded(v.y - wide(b)) << 16, rounded(v.z - wide(c)) | rounded(v.w - wide(d)) << 16);
+    const uint2 low = make_uint2(to_f16(v.x - from_f16(a)) | to_f16(v.y - from_f16(b)) << 16, to_f16(v.z - from_f16(c)) | to_f16(v.w - from_f16(d)) << 16);
     for (int part = 0; part < 3; ++part) {
       const long long to = job.stacked ? part * job.block * job.row + 4 * i : 4 * i / job.block * 3 * job.block + part * job.block + 4 * i % job.block;
       *(uint2*)(out + to) = part == job.low ? low : high;

@@ -24,34 +24,6 @@ LX_JOB(Store,
        int width;)
 
 constexpr const char* SOURCE = R"(
-struct F32 {
-  typedef float Number;
-  static __device__ float read(float x) { return x; }
-  static __device__ float rounded(float x) { return x; }
-};
-struct Bf16 {
-  typedef uint16_t Number;
-  static __device__ float read(uint16_t x) { return __uint_as_float((unsigned)x << 16); }
-  static __device__ uint16_t rounded(float x) {
-    const unsigned bits = __float_as_uint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
-    return (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
-  }
-};
-struct F16 {
-  typedef uint16_t Number;
-  static __device__ float read(uint16_t x) {
-    float y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
-    return y;
-  }
-  static __device__ uint16_t rounded(float x) {
-    uint16_t y;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
-    return y;
-  }
-};
-
 // A token a block.
 template <typename T>
 __device__ void turn(const Turn& job) {

@@ -1,8 +1,8 @@
-//! Kernels of our own on a GPU: the functions of `training.cpp` over `halves.h` and `heads.h`.
+//! Kernels of our own on a GPU: the functions of `own_cuda.cpp` over `heads.h` and `newest.h`, and that of `training.cpp` over `halves.h`.
 
 use std::ffi::c_int;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::{dims3, unless_failed};
@@ -19,6 +19,25 @@ unsafe extern "C" {
         cache: *const *const C_tensor,
         at: *const C_tensor,
         stored: *mut c_int,
+    ) -> c_int;
+    fn lx_attend_newest(
+        out: *mut *mut C_tensor,
+        qkv: *const *const C_tensor,
+        cache: *const *const C_tensor,
+        angles: *const *const C_tensor,
+        positions: *const C_tensor,
+        arrived: *const C_tensor,
+        window: i64,
+        scale: f64,
+        cap: f64,
+    ) -> c_int;
+    fn lx_attends_newest(
+        index: c_int,
+        is_bf16: c_int,
+        heads: i64,
+        kv: i64,
+        d: i64,
+        serves: *mut c_int,
     ) -> c_int;
 }
 
@@ -46,4 +65,90 @@ pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) ->
     // SAFETY: live tensors for the length of the call, whose shapes fit.
     unless_failed(unsafe { lx_store(kv.as_ptr(), cache.as_ptr(), at.as_ptr(), &raw mut stored) });
     stored != 0
+}
+
+/// Rules of attention to a cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Number of positions back that a token sees, itself included.
+    pub window: Option<i64>,
+    /// Factor applied to the scores.
+    pub scale: f64,
+    /// Bound of the scores, by a hyperbolic tangent.
+    pub cap: Option<f64>,
+}
+
+/// Layer of a cache on a GPU.
+#[derive(Debug, Clone, Copy)]
+pub struct CachedLayer<'a> {
+    /// `[slots, capacity, kv, d]`.
+    pub keys: &'a Tensor,
+    /// Likewise.
+    pub values: &'a Tensor,
+    /// Zeros, int32 `[slots, kv]`, which the kernel counts in and leaves as they were.
+    pub arrived: &'a Tensor,
+}
+
+/// Returns true if [`attend_newest`] serves for queries of `heads` and keys of `kv` heads of width `d` on a GPU.
+pub fn attends_newest(kind: Kind, device: Device, [heads, kv, d]: [i64; 3]) -> bool {
+    let Device::Cuda(index) = device else { return false };
+    if !matches!(kind, Kind::BFloat16 | Kind::Half) {
+        return false;
+    }
+    let (index, mut serves) = (c_int::try_from(index).unwrap_or(0), 0);
+    // SAFETY: `serves` is a live local.
+    unless_failed(unsafe {
+        lx_attends_newest(index, c_int::from(kind == Kind::BFloat16), heads, kv, d, &raw mut serves)
+    });
+    serves != 0
+}
+
+/// Turns the queries and keys of new tokens by their angles, cosines and sines, if there are any, stores keys and values, and attends to what the slots
+/// hold, in one kernel (`newest.h`); `None` where it does not serve. Row i's token is that of slot i, after those that `positions` counts.
+///
+/// # Shapes
+/// `q` and the result `[s, h, d]`, `k` and `v` `[s, kv, d]`, angles `[s, 1, half]` of their kind, `positions` int64 `[s]`, each less than the capacity.
+pub fn attend_newest(
+    [q, k, v]: [&Tensor; 3],
+    layer: CachedLayer<'_>,
+    angles: Option<[&Tensor; 2]>,
+    positions: &Tensor,
+    rules: Rules,
+) -> Option<Tensor> {
+    let ([s, _h, d], [_s, kv, _d]) = (dims3(q), dims3(k));
+    let cache = [layer.keys, layer.values];
+    let fits = |x: &Tensor| {
+        x.is_contiguous() && x.device() == q.device() && x.size()[2..] == [kv, d] && x.size()[0] >= s
+    };
+    assert!(cache.iter().all(|x| fits(x)) && layer.values.size() == layer.keys.size(), "a layer of a cache");
+    assert!(layer.arrived.numel() as i64 >= s * kv && layer.arrived.kind() == Kind::Int, "counts");
+    assert!(k.size() == [s, kv, d] && v.size() == k.size() && positions.size() == [s], "new tokens");
+    let is_angle = |x: &Tensor| {
+        let [rows, one, half] = dims3(x);
+        rows == s && one == 1 && 2 * half <= d && x.kind() == q.kind() && x.device() == q.device()
+    };
+    assert!(
+        angles.is_none_or(|both| both.into_iter().all(is_angle) && both[0].size() == both[1].size()),
+        "angles"
+    );
+    let [qkv, cache] = [[q, k, v].map(Tensor::as_ptr).to_vec(), cache.map(Tensor::as_ptr).to_vec()];
+    let angles = angles.map(|both| both.map(Tensor::as_ptr));
+    let angles = angles.as_ref().map_or(std::ptr::null(), |both| both.as_ptr());
+    let mut out = std::ptr::null_mut();
+    // SAFETY: live tensors, or null for none, for the length of the call, whose shapes fit.
+    unless_failed(unsafe {
+        lx_attend_newest(
+            &raw mut out,
+            qkv.as_ptr(),
+            cache.as_ptr(),
+            angles,
+            positions.as_ptr(),
+            layer.arrived.as_ptr(),
+            rules.window.unwrap_or(0),
+            rules.scale,
+            rules.cap.unwrap_or(0.0),
+        )
+    });
+    // SAFETY: unless it is null, a new tensor that we own.
+    (!out.is_null()).then(|| unsafe { Tensor::from_ptr(out) })
 }

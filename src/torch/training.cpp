@@ -331,11 +331,6 @@ int lx_rotation(Tensor** out, Tensor* x, Tensor* cos, Tensor* sin) {
   return guarded([&] { *out = new Tensor(Rotation::apply(*x, *cos, *sin)); });
 }
 
-// Stores keys and values in a cache on a GPU; `stored` tells whether that could be done.
-int lx_store(Tensor* const* kv, Tensor* const* cache, Tensor* at, int* stored) {
-  return guarded([&] { *stored = heads::store(*kv[0], *kv[1], *cache[0], *cache[1], *at); });
-}
-
 int lx_swiglu(Tensor** out, Tensor* gate, Tensor* up) {
   return guarded([&] { *out = new Tensor(Swiglu::apply(*gate, *up)); });
 }

@@ -3,6 +3,7 @@
 use loraxs::nn::attention::Attention;
 use loraxs::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use loraxs::nn::layout::{Positions, Sequence};
+use loraxs::nn::rope::{Rope, Scaling};
 use loraxs::nn::{Noise, Packed, Pass, Sight as _};
 use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::stream::Stream;
@@ -19,7 +20,7 @@ fn attention(causal: bool, window: Option<i64>, cap: Option<f64>, dropout: f64) 
 
 /// Runs of sequences of these lengths.
 fn batch(runs: &[&[usize]]) -> Packed {
-    let ids = [1; 200];
+    let ids = [1; 400];
     let sequence = |&length: &usize| Sequence { ids: &ids[..length], types: &[] };
     let runs: Vec<Vec<Sequence>> = runs.iter().map(|run| run.iter().map(sequence).collect()).collect();
     Packed::new(&runs, Positions::FromZero, device())
@@ -171,55 +172,78 @@ fn attention_drops_the_same_probabilities_forward_and_backward_and_each_run_its_
     }
 }
 
+/// Tokens of each sequence, before a step of decoding and with it.
+type Tokens = [Vec<Tensor>; 3];
+
+/// Attends from the newest token of each sequence, step by step in fp64.
+fn plain_newest(attention: &Attention, tokens: &Tokens) -> Tensor {
+    let lengths: Vec<i64> = tokens[0].iter().map(|x| x.size()[0]).collect();
+    let [q, k, v] = tokens.each_ref().map(|all| Tensor::cat(all, 0));
+    let ends = lengths.iter().scan(0, |end, n| {
+        *end += n;
+        Some(*end - 1)
+    });
+    let last = Tensor::from_slice(&ends.collect::<Vec<_>>());
+    plain(attention, [&q, &k, &v], &lengths).index_select(0, &last)
+}
+
+/// Reads sequences into a cache, then decodes two more tokens of each, once with angles that the layers turn them by themselves; returns the largest
+/// distance from plain products.
+fn decoded(attention: &Attention, [h, kv, d]: [i64; 3], kind: Kind, rotates: bool) -> f64 {
+    let before: &[usize] = &[3, 17, 64, 8, 330];
+    let packed = batch(&[before]);
+    let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
+    let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 352, |_| device()).unwrap();
+    let spans: Vec<Span> = (0..)
+        .zip(before)
+        .zip(&starts)
+        .map(|((slot, &length), &start)| Span { start, len: length as i64, slot, held: 0 })
+        .collect();
+    let pass = Pass::evaluation();
+    let (all, _) = drawn(packed.ids.numel() as i64, [h, kv, d], kind);
+    let all = all.map(|x| x.detach());
+    let _read = Prefill::new(&cache, &packed, &spans).attend(0, attention, all.each_ref(), &pass).unwrap();
+    let part = |x: &Tensor| (0..5).map(|i| x.narrow(0, starts[i], before[i] as i64)).collect();
+    let mut tokens: Tokens = all.each_ref().map(part);
+    let rope = Rope { theta: 100.0, width: d / 2, scaling: Scaling::None };
+    let frequencies = rope.frequencies(device());
+    let mut off: f64 = 0.0;
+    for step in 0..2 {
+        let lengths: Vec<i64> = before.iter().map(|&length| length as i64 + step).collect();
+        let ([q, k, v], _) = drawn(5, [h, kv, d], kind);
+        let [q, k, v] = [q, k, v].map(|x| x.detach());
+        let sight = Decode::new(&cache, &lengths, device());
+        let angles = Rope::angles(sight.positions(), &frequencies, kind);
+        let turned = [&q, &k].map(|x| if rotates { angles.rotate(x) } else { x.shallow_clone() });
+        let found = rotates.then(|| sight.attend_rotating(0, attention, [&q, &k, &v], &angles)).flatten();
+        let newest = [&turned[0], &turned[1], &v];
+        let found = found.unwrap_or_else(|| sight.attend(0, attention, newest, &pass).unwrap());
+        for (all, newest) in tokens.iter_mut().zip(newest) {
+            for (i, sequence) in all.iter_mut().enumerate() {
+                *sequence = Tensor::cat(&[&*sequence, &newest.narrow(0, i as i64, 1)], 0);
+            }
+        }
+        assert_eq!(found.kind(), kind);
+        off = off.max(distance(&numbers(&found), &numbers(&plain_newest(attention, &tokens))));
+    }
+    off
+}
+
 #[test]
 fn a_token_decoded_from_the_cache_sees_what_it_would_in_a_whole_sequence() {
     let _alone = alone();
     tch::manual_seed(5);
-    let before: &[usize] = &[3, 17, 64, 8, 30];
+    let shapes =
+        [[4, 2, 64], [4, 4, 32], [3, 3, 12], [8, 1, 128], [20, 2, 128], [16, 1, 64], [6, 2, 96], [2, 1, 256]];
+    let forms = [(None, None), (Some(9), None), (Some(70), None), (None, Some(2.0))];
     for (kind, tolerance) in KINDS {
-        for (shape, (window, cap)) in [[4, 2, 64], [4, 4, 32], [3, 3, 12], [8, 1, 128]]
-            .into_iter()
-            .flat_map(|shape| [(None, None), (Some(9), None), (None, Some(2.0))].map(|form| (shape, form)))
-        {
-            let attention = attention(true, window, cap, 0.0);
-            let [h, kv, d] = shape;
-            let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 96, |_| device()).unwrap();
-            let packed = batch(&[before]);
-            let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
-            let span = |((slot, &length), &start): ((i64, &usize), &i64)| Span {
-                start,
-                len: length as i64,
-                slot,
-                held: 0,
-            };
-            let spans: Vec<Span> = (0..).zip(before).zip(&starts).map(span).collect();
-            let pass = Pass::evaluation();
-            let ([q, k, v], _) = no_grad(|| drawn(122, shape, kind));
-            let sight = Prefill::new(&cache, &packed, &spans);
-            let _ = no_grad(|| sight.attend(0, &attention, [&q, &k, &v], &pass).unwrap());
-            let ([new_q, new_k, new_v], _) = no_grad(|| drawn(5, shape, kind));
-            let sight = Decode::new(&cache, &before.iter().map(|&n| n as i64).collect::<Vec<_>>(), device());
-            let found = no_grad(|| sight.attend(0, &attention, [&new_q, &new_k, &new_v], &pass).unwrap());
-            let whole = |old: &Tensor, new: &Tensor| {
-                let part = |i: usize| {
-                    Tensor::cat(&[old.narrow(0, starts[i], before[i] as i64), new.narrow(0, i as i64, 1)], 0)
-                };
-                no_grad(|| Tensor::cat(&(0..5).map(part).collect::<Vec<_>>(), 0))
-            };
-            let lengths: Vec<i64> = before.iter().map(|&n| n as i64 + 1).collect();
-            let expected =
-                plain(&attention, [&whole(&q, &new_q), &whole(&k, &new_k), &whole(&v, &new_v)], &lengths);
-            let last: Vec<i64> = lengths
-                .iter()
-                .scan(0, |end, n| {
-                    *end += n;
-                    Some(*end - 1)
-                })
-                .collect();
-            let expected = expected.index_select(0, &Tensor::from_slice(&last));
-            let off = distance(&numbers(&found), &numbers(&expected));
-            println!("{kind:?}, {h} heads, {shape:?}, window {window:?}, cap {cap:?}: {off:.1e}");
-            assert!(off < tolerance, "{kind:?}, {shape:?}, window {window:?}, cap {cap:?}: {off:e}");
+        for (shape, (window, cap)) in shapes.into_iter().flat_map(|shape| forms.map(|form| (shape, form))) {
+            for rotates in [false, true] {
+                let off = no_grad(|| decoded(&attention(true, window, cap, 0.0), shape, kind, rotates));
+                let name = format!("{kind:?}, {shape:?}, window {window:?}, cap {cap:?}, rotates {rotates}");
+                println!("{name}: {off:.1e}");
+                assert!(off < tolerance, "{name}: {off:e}");
+            }
         }
     }
 }

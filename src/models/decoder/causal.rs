@@ -12,6 +12,7 @@ use crate::models::placement::Placement;
 use crate::models::trunk::Tape;
 use crate::nn::{Packed, Pass, Weight};
 use crate::torch::kernels::packs;
+use crate::torch::own_cuda::attends_newest;
 use crate::torch::{cast, fused, has_flash};
 
 /// Largest weights that stay in a CPU's caches: for these, threads work best on separate prompts.
@@ -84,10 +85,16 @@ impl CausalLm {
         }
     }
 
-    /// Returns true if a GPU attends to a cache in one kernel.
-    pub fn decodes_in_one_kernel(&self) -> bool {
+    /// Returns true if a GPU attends inside sequences in one kernel.
+    pub fn attends_in_one_kernel(&self) -> bool {
         has_flash(self.decoder.kind(), self.device())
             && self.decoder.attends_in_one_kernel(self.config.head_width)
+    }
+
+    /// Returns true if a GPU attends to a cache in one kernel.
+    pub fn decodes_in_one_kernel(&self) -> bool {
+        let heads = [self.config.heads, self.config.kv_heads, self.config.head_width];
+        attends_newest(self.decoder.kind(), self.device(), heads) || self.attends_in_one_kernel()
     }
 
     /// Returns the bytes of its weights.

@@ -277,11 +277,16 @@ impl Block {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
             None => [q, key],
         };
-        let [q, key] =
-            [q, key].map(|x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) });
         let (layer, sight) = sight;
-        let attended = sight.attend(layer, &self.attention, [&q, &key, &v], pass)?.view([m, -1]);
-        let attended = self.after(0, self.output.forward(&attended, pass), pass);
+        let attended = match sight.attend_rotating(layer, &self.attention, [&q, &key, &v], angles) {
+            Some(attended) => attended,
+            None => {
+                let rotated = |x| if self.packed { angles.rotate_in_place(x) } else { angles.rotate(&x) };
+                let [q, key] = [q, key].map(rotated);
+                sight.attend(layer, &self.attention, [&q, &key, &v], pass)?
+            }
+        };
+        let attended = self.after(0, self.output.forward(&attended.view([m, -1]), pass), pass);
         let (x, normed) = self.feed_forward_norm.add_forward(x, &attended);
         let wide = self.gate.forward(&normed, self.activation, (pass, self.packed));
         let narrow = self.after(1, self.down.forward(&wide, pass), pass);
