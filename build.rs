@@ -6,9 +6,9 @@ use std::{env, fs};
 /// Files of `src/torch` to compile, and the headers that they include.
 const SOURCES: [&str; 6] =
     ["early.cpp", "glue.cpp", "kernels.cpp", "own_cuda.cpp", "training.cpp", "world.cpp"];
-const HEADERS: [&str; 13] = [
+const HEADERS: [&str; 14] = [
     "attention.h", "cuda_kernels.h", "guarded.h", "halves.h", "heads.h", "jobs.h", "kernels.h", "lanes.h",
-    "narrow.h", "newest.h", "on_cuda.h", "rows.h", "wide.h",
+    "narrow.h", "newest.h", "norms.h", "on_cuda.h", "rows.h", "wide.h",
 ];
 
 fn main() {

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{cast, fused, kernels};
+use crate::torch::{cast, fused, kernels, own_cuda};
 
 /// `y = (x − mean) / sqrt(var + eps) · weight + bias`; statistics in fp32 whatever the kind of `x`.
 #[derive(Debug)]
@@ -69,6 +69,11 @@ impl RmsNorm {
         if let Some(weight) = self.fused(x).filter(|_| fused::serves_row(add)) {
             return fused::add_rms_norm([x, add], &weight, self.eps, self.offset == 0.0);
         }
+        if let Some((normed, Some(sum))) =
+            own_cuda::rms_norm(x, Some(add), &self.weight, [self.eps, self.offset])
+        {
+            return (sum, normed);
+        }
         let sum = x + add;
         let normed = self.forward(&sum);
         (sum, normed)
@@ -82,6 +87,9 @@ impl RmsNorm {
         }
         if let Some(weight) = self.fused(x) {
             return fused::rms_norm(x, &weight, self.eps, self.offset == 0.0);
+        }
+        if let Some((normed, _)) = own_cuda::rms_norm(x, None, &self.weight, [self.eps, self.offset]) {
+            return normed;
         }
         let width = self.weight.size();
         // On a GPU one kernel computes in fp32 and rounds once, also in low precision; else the rounding is Transformers'.

@@ -71,6 +71,16 @@ struct F16 {
 };
 )";
 
+// The place of a tensor's kind among those above; -1 for none.
+inline int kind_of(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return 0;
+    case at::kBFloat16: return 1;
+    case at::kHalf: return 2;
+    default: return -1;
+  }
+}
+
 // Functions of NVRTC and of the driver; their headers, nvrtc.h and cuda.h, are not needed otherwise.
 template <typename F>
 F toolkit_function(const char* name) {

@@ -1,8 +1,6 @@
 // Kernels on a GPU over the heads of tokens, which lie side by side or apart: rotation, and storing keys and values in a cache.
 #pragma once
 
-#include <algorithm>
-
 #include "cuda_kernels.h"
 
 namespace heads {
@@ -66,21 +64,14 @@ inline CudaKernels& kernels() {
   return all;
 }
 
-// Which kernel turns numbers of this kind; -1 = none.
-inline int of_kind(const Tensor& x) {
-  const at::ScalarType kinds[] = {at::kFloat, at::kBFloat16, at::kHalf};
-  const auto found = std::find(std::begin(kinds), std::end(kinds), x.scalar_type());
-  return found == std::end(kinds) ? -1 : static_cast<int>(found - kinds);
-}
-
-inline bool turns(const Tensor& x) { return x.numel() > 0 && x.stride(2) == 1 && of_kind(x) >= 0 && kernels().serve(x.device().index()); }
+inline bool turns(const Tensor& x) { return x.numel() > 0 && x.stride(2) == 1 && kind_of(x) >= 0 && kernels().serve(x.device().index()); }
 
 // x [m, h, d] with the pairs (i, i + half) of each head turned by their angles, whose cosines and sines are [m, 1, half].
 inline Tensor turned(const Tensor& x, const Tensor& cos, const Tensor& sin, float sign) {
   const Tensor y = at::empty(x.sizes(), x.options()), c = cos.contiguous(), s = sin.contiguous();
   const int h = static_cast<int>(x.size(1)), d = static_cast<int>(x.size(2)), half = static_cast<int>(cos.size(-1));
   const Turn job{x.data_ptr(), c.data_ptr(), s.data_ptr(), y.data_ptr(), x.stride(0), x.stride(1), h, d, half, sign};
-  kernels().launch(of_kind(x), job, x.size(0), 256, x.device());
+  kernels().launch(kind_of(x), job, x.size(0), 256, x.device());
   return y;
 }
 

@@ -1,12 +1,55 @@
 // Decoding by kernels of our own on a GPU (src/torch/own_cuda.rs says what each function takes).
 
+#include <torch/csrc/autograd/custom_function.h>
+
 #include "guarded.h"
 #include "heads.h"
 #include "newest.h"
+#include "norms.h"
 
 using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+namespace {
+
+// (x + add, norm of that); without an `add`, (norm of x).
+struct CudaNorm : Function<CudaNorm> {
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& other, const Tensor& weight, double eps,
+                               double offset) {
+    const Tensor add = other.value_or(Tensor()), sum = add.defined() ? at::empty_like(x) : Tensor();
+    const auto [y, scales] = norms::forward(x, add, weight, sum, eps, offset);
+    ctx->save_for_backward({add.defined() ? sum : x, weight, scales});
+    ctx->saved_data["offset"] = offset;
+    ctx->set_materialize_grads(false);
+    return add.defined() ? variable_list{sum, y} : variable_list{y};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const bool added = grads.size() == 2;
+    const Tensor &dy = grads.back(), of_sum = added && grads[0].defined() ? grads[0].contiguous() : Tensor();
+    const Tensor dx = dy.defined() ? norms::backward(dy.contiguous(), of_sum, saved[0], saved[1], saved[2], ctx->saved_data["offset"].toDouble()) : of_sum;
+    return {dx, added ? dx : Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
 
 extern "C" {
+
+// out[0] ← y; where there is an `add`, out[1] ← x + add. Both ← null where no kernel serves.
+int lx_cuda_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double eps, double offset) {
+  return guarded([&] {
+    out[0] = out[1] = nullptr;
+    const auto other = add ? std::optional<Tensor>(*add) : std::nullopt;
+    if (!norms::serve(*x, other.value_or(Tensor()), *weight)) return;
+    const auto found = CudaNorm::apply(*x, other, *weight, eps, offset);
+    out[0] = new Tensor(found.back());
+    if (add) out[1] = new Tensor(found.front());
+  });
+}
 
 // Stores keys and values in a cache on a GPU; `stored` tells whether that could be done.
 int lx_store(Tensor* const* kv, Tensor* const* cache, Tensor* at, int* stored) {

@@ -1,4 +1,4 @@
-//! Kernels of our own on a GPU: the functions of `own_cuda.cpp` over `heads.h` and `newest.h`, and that of `training.cpp` over `halves.h`.
+//! Kernels of our own on a GPU: the functions of `own_cuda.cpp` over `heads.h`, `newest.h` and `norms.h`, and that of `training.cpp` over `halves.h`.
 
 use std::ffi::c_int;
 
@@ -13,6 +13,14 @@ unsafe extern "C" {
         x: *const C_tensor,
         weight: *const C_tensor,
         bias: *const C_tensor,
+    ) -> c_int;
+    fn lx_cuda_norm(
+        out: *mut *mut C_tensor,
+        x: *const C_tensor,
+        add: *const C_tensor,
+        weight: *const C_tensor,
+        eps: f64,
+        offset: f64,
     ) -> c_int;
     fn lx_store(
         kv: *const *const C_tensor,
@@ -51,6 +59,30 @@ pub(super) fn by_halves(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> O
     unless_failed(unsafe { lx_frozen_linear(&raw mut y, x.as_ptr(), weight.as_ptr(), bias) });
     // SAFETY: unless it is null, a new tensor that we own.
     (!y.is_null()).then(|| unsafe { Tensor::from_ptr(y) })
+}
+
+/// Returns the root-mean-square norm of `x + add` on a GPU in one kernel (`norms.h`), and that sum; without an `add`, the norm of `x` and none. `None` where
+/// no kernel serves, as where the weight takes a gradient.
+///
+/// # Shapes
+/// `x`, `add` and both results `[.., d]`; `weight` `[d]`, of fp32 or the kind of `x`, to which `offset` is added.
+pub fn rms_norm(
+    x: &Tensor,
+    add: Option<&Tensor>,
+    weight: &Tensor,
+    [eps, offset]: [f64; 2],
+) -> Option<(Tensor, Option<Tensor>)> {
+    if !x.device().is_cuda() {
+        return None;
+    }
+    assert!(x.size().ends_with(&weight.size()), "the norm's width");
+    let mut out = [std::ptr::null_mut(); 2];
+    let add = add.map_or(std::ptr::null(), |add| add.as_ptr());
+    // SAFETY: live tensors, or null for none, for the length of the call.
+    unless_failed(unsafe { lx_cuda_norm(out.as_mut_ptr(), x.as_ptr(), add, weight.as_ptr(), eps, offset) });
+    // SAFETY: unless it is null, each is a new tensor that we own.
+    let [y, sum] = out.map(|out| (!out.is_null()).then(|| unsafe { Tensor::from_ptr(out) }));
+    Some((y?, sum))
 }
 
 /// Stores keys and values of tokens in the rows `at` of a cache on a GPU, in one kernel; returns false where that does not serve.

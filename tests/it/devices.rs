@@ -4,7 +4,7 @@ use loraxs::nn::attention::Attention;
 use loraxs::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::rope::{Rope, Scaling};
-use loraxs::nn::{Noise, Packed, Pass, Sight as _};
+use loraxs::nn::{Noise, Packed, Pass, RmsNorm, Sight as _};
 use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::stream::Stream;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -20,7 +20,7 @@ fn attention(causal: bool, window: Option<i64>, cap: Option<f64>, dropout: f64) 
 
 /// Runs of sequences of these lengths.
 fn batch(runs: &[&[usize]]) -> Packed {
-    let ids = [1; 400];
+    let ids = [1; 200];
     let sequence = |&length: &usize| Sequence { ids: &ids[..length], types: &[] };
     let runs: Vec<Vec<Sequence>> = runs.iter().map(|run| run.iter().map(sequence).collect()).collect();
     Packed::new(&runs, Positions::FromZero, device())
@@ -176,24 +176,30 @@ fn attention_drops_the_same_probabilities_forward_and_backward_and_each_run_its_
 type Tokens = [Vec<Tensor>; 3];
 
 /// Attends from the newest token of each sequence, step by step in fp64.
-fn plain_newest(attention: &Attention, tokens: &Tokens) -> Tensor {
-    let lengths: Vec<i64> = tokens[0].iter().map(|x| x.size()[0]).collect();
-    let [q, k, v] = tokens.each_ref().map(|all| Tensor::cat(all, 0));
-    let ends = lengths.iter().scan(0, |end, n| {
-        *end += n;
-        Some(*end - 1)
-    });
-    let last = Tensor::from_slice(&ends.collect::<Vec<_>>());
-    plain(attention, [&q, &k, &v], &lengths).index_select(0, &last)
+fn plain_newest(attention: &Attention, [queries, keys, values]: &Tokens) -> Tensor {
+    let one = |((q, k), v): ((&Tensor, &Tensor), &Tensor)| {
+        let (t, heads) = (k.size()[0], q.size()[1]);
+        let from = (t - attention.window.unwrap_or(t)).max(0);
+        let seen = |x: &Tensor, from| {
+            let wide = x.narrow(0, from, t - from).to_device(Device::Cpu).to_kind(Kind::Double);
+            wide.repeat_interleave_self_int(heads / x.size()[1], 1, None).transpose(0, 1)
+        };
+        let mut scores = seen(q, t - 1).matmul(&seen(k, from).transpose(1, 2)) * attention.scale;
+        if let Some(cap) = attention.cap {
+            scores = (scores / cap).tanh() * cap;
+        }
+        scores.softmax(-1, Kind::Double).matmul(&seen(v, from)).transpose(0, 1)
+    };
+    Tensor::cat(&queries.iter().zip(keys).zip(values).map(one).collect::<Vec<_>>(), 0)
 }
 
 /// Reads sequences into a cache, then decodes two more tokens of each, once with angles that the layers turn them by themselves; returns the largest
 /// distance from plain products.
 fn decoded(attention: &Attention, [h, kv, d]: [i64; 3], kind: Kind, rotates: bool) -> f64 {
-    let before: &[usize] = &[3, 17, 64, 8, 330];
+    let before: &[usize] = &[3, 17, 64, 8, 150];
     let packed = batch(&[before]);
     let starts: Vec<i64> = packed.places[0].iter().map(|place| place.start as i64).collect();
-    let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 352, |_| device()).unwrap();
+    let cache = Cache::new(Shape::new(1, [kv, d], kind, device()), 7, 160, |_| device()).unwrap();
     let spans: Vec<Span> = (0..)
         .zip(before)
         .zip(&starts)
@@ -380,6 +386,57 @@ fn heads_are_turned_by_their_angles_forward_and_back_wherever_they_lie() {
             let back = distance(&numbers(&heads(&here.grad())), &numbers(&turned(&wide(&dy), -1.0)));
             println!("{kind:?}, half {half}: {forward:.1e}, {back:.1e}");
             assert!(forward < tolerance && back < tolerance, "{kind:?}, half {half}: {forward:e}, {back:e}");
+        }
+    }
+}
+
+#[test]
+fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
+    let _alone = alone();
+    tch::manual_seed(10);
+    let draw = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    for (kind, tolerance) in [(Kind::Float, 2e-6), (Kind::BFloat16, 8e-3), (Kind::Half, 1e-3)] {
+        if kind == Kind::Half && device() == Device::Cpu {
+            continue;
+        }
+        // One of them is no whole number of vectors; the last are heads of a wider row.
+        for (rows, d, offset, heads) in
+            [(5, 64, 0.0, 1), (3, 4096, 1.0, 1), (4, 2304, 0.0, 1), (4, 13, 0.0, 1), (6, 64, 0.0, 3)]
+        {
+            let name = format!("{kind:?}, {rows} rows of {heads} × {d}, offset {offset}");
+            let drawn = |shape: &[i64]| draw(shape).to_kind(kind);
+            let (row, add, weight) = (drawn(&[rows, (heads + 2) * d]), drawn(&[rows, d]), draw(&[d]));
+            let weights = [weight.shallow_clone(), weight.to_kind(kind)];
+            for weight in weights {
+                let (dy, dsum) = (drawn(&[rows, heads, d]), drawn(&[rows, d]));
+                let run = |kind: Kind, device: Device| {
+                    let to = |x: &Tensor| x.to_kind(kind).to_device(device);
+                    let leaves = [&row, &add].map(|x| to(x).set_requires_grad(true));
+                    let x = leaves[0].narrow(1, d, heads * d).view([rows, heads, d]);
+                    let x = if device == Device::Cpu { x.contiguous() } else { x };
+                    let weight = match kind {
+                        Kind::Double => to(&weight),
+                        _ => weight.to_device(device),
+                    };
+                    let norm = RmsNorm::new(weight, offset, 1e-5);
+                    let y = norm.forward(&x);
+                    (&y * to(&dy)).sum(Kind::Double).backward();
+                    let mut all = vec![numbers(&y), numbers(&leaves[0].grad())];
+                    if heads == 1 {
+                        let leaves = [&row, &add].map(|x| to(x).set_requires_grad(true));
+                        let x = leaves[0].narrow(1, 0, d).contiguous();
+                        let (sum, y) = norm.add_forward(&x, &leaves[1]);
+                        (&y * to(&dy).squeeze_dim(1) + &sum * to(&dsum)).sum(Kind::Double).backward();
+                        all.extend([&sum, &y, &leaves[0].grad(), &leaves[1].grad()].map(numbers));
+                    }
+                    all
+                };
+                let (found, expected) = (run(kind, device()), run(Kind::Double, Device::Cpu));
+                let worst = found.iter().zip(&expected).map(|(found, expected)| distance(found, expected));
+                let worst = worst.fold(0.0, f64::max);
+                println!("{name}, weight {:?}: {worst:.1e}", weight.kind());
+                assert!(worst < tolerance, "{name}, weight {:?}: {worst:e}", weight.kind());
+            }
         }
     }
 }

@@ -216,27 +216,21 @@ static inline float from_bf16(uint16_t x) { return __uint_as_float((unsigned)x <
 // Fragments for mma.m16n8k16 with floating point type". Exact to fp64, where a GPU cuts sums off.
 template <typename Read>
 static inline void multiply_tiles(float (&sum)[4], const unsigned (&a)[4], unsigned b_low, unsigned b_high, Read read) {
-  double left[16][16], right[16][8];
-  const auto unpack = [&](unsigned both, double* first, double* second) { *first = read(both & 0xffff), *second = read(both >> 16); };
+  // The rows and the columns of this thread's results, two each.
+  double left[2][16], right[2][16];
+  const auto unpack = [&](unsigned both, double* to) { to[0] = read(both & 0xffff), to[1] = read(both >> 16); };
+  const unsigned lane = threadIdx.x % 32, b[2] = {b_low, b_high};
   const auto* as = cuda_on_cpu::exchanged(a, 4);
-  for (unsigned lane = 0; lane < 32; ++lane) {
-    const unsigned row = lane / 4, k = lane % 4 * 2;
-    for (unsigned i = 0; i < 4; ++i) {
-      double* const at = &left[row + i % 2 * 8][k + i / 2 * 8];
-      unpack(as[lane][i], at, at + 1);
-    }
+  for (unsigned quad = 0; quad < 4; ++quad) {
+    for (unsigned i = 0; i < 4; ++i) unpack(as[lane / 4 * 4 + quad][i], &left[i % 2][quad * 2 + i / 2 * 8]);
   }
-  const unsigned b[2] = {b_low, b_high};
   const auto* bs = cuda_on_cpu::exchanged(b, 2);
-  for (unsigned lane = 0; lane < 32; ++lane) {
-    const unsigned column = lane / 4, k = lane % 4 * 2;
-    for (unsigned i = 0; i < 2; ++i) unpack(bs[lane][i], &right[k + i * 8][column], &right[k + i * 8 + 1][column]);
+  for (unsigned quad = 0; quad < 4; ++quad) {
+    for (unsigned i = 0; i < 4; ++i) unpack(bs[(lane % 4 * 2 + i % 2) * 4 + quad][i / 2], &right[i % 2][quad * 2 + i / 2 * 8]);
   }
-  const unsigned lane = threadIdx.x % 32;
   for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     double all = sum[i];
-    for (unsigned k = 0; k < 16; ++k) all += left[row][k] * right[k][column];
+    for (unsigned k = 0; k < 16; ++k) all += left[i / 2][k] * right[i % 2][k];
     sum[i] = (float)all;
   }
 }

@@ -6,6 +6,7 @@
 pub mod causal;
 pub mod config;
 pub(super) mod fields;
+mod projections;
 mod rope_fields;
 
 use tch::{Device, Kind, Tensor};
@@ -17,8 +18,9 @@ use crate::fault::Result;
 use crate::nn::attention::Attention;
 use crate::nn::rope::{Angles, Rope};
 use crate::nn::{Linear, Packed, Pass, RmsNorm, Sight};
-use crate::torch::{cast, dims2, fused, kernels};
+use crate::torch::{cast, dims2, fused};
 use config::DecoderConfig;
+use projections::{Gate, Inputs};
 
 /// The trunk of a decoder.
 #[derive(Debug)]
@@ -54,21 +56,6 @@ struct Block {
     dropout: f64,
     /// True if our own kernels are used, which have no gradients.
     packed: bool,
-}
-
-/// Queries, keys and values.
-#[derive(Debug)]
-enum Inputs {
-    Apart([Linear; 3]),
-    /// A single layer, and the widths of its three parts.
-    Fused(Linear, [i64; 3]),
-}
-
-/// Gate and value of the feed-forward layer.
-#[derive(Debug)]
-enum Gate {
-    Apart([Linear; 2]),
-    Fused(Linear),
 }
 
 impl Decoder {
@@ -118,15 +105,15 @@ impl Decoder {
         pass: &Pass,
     ) -> Result<Tensor> {
         let mut angles = Rope::angles(positions, &self.frequencies, self.kind);
-        let mut x = self.look_up(ids);
+        let mut x = Hidden { x: self.look_up(ids), add: None };
         for (i, block) in self.blocks.iter().enumerate() {
             let device = block.device();
-            if x.device() != device {
+            if x.x.device() != device {
                 (x, angles) = (x.to_device(device), angles.to_device(device));
             }
-            x = block.forward(&x, &angles, (i, sight), pass)?;
+            x = block.forward(x, &angles, (i, sight), pass)?;
         }
-        Ok(self.norm.forward(&x))
+        Ok(x.normed(&self.norm).1)
     }
 
     /// Applies the last norm.
@@ -173,6 +160,42 @@ impl Decoder {
     }
 }
 
+/// Hidden states `[m, d]`: a sum that is yet to be computed, if there is something to add.
+#[derive(Debug)]
+struct Hidden {
+    x: Tensor,
+    add: Option<Tensor>,
+}
+
+impl Hidden {
+    /// Returns `x + add`; on a GPU the next norm computes it.
+    fn added(x: Tensor, add: Tensor) -> Self {
+        if x.device().is_cuda() { Self { x, add: Some(add) } } else { Self { x: x + add, add: None } }
+    }
+
+    fn sum(self) -> Tensor {
+        match self.add {
+            Some(add) => self.x + add,
+            None => self.x,
+        }
+    }
+
+    /// Returns the sum, and its norm.
+    fn normed(self, norm: &RmsNorm) -> (Tensor, Tensor) {
+        match self.add {
+            Some(add) => norm.add_forward(&self.x, &add),
+            None => {
+                let normed = norm.forward(&self.x);
+                (self.x, normed)
+            }
+        }
+    }
+
+    fn to_device(self, device: Device) -> Self {
+        Self { x: self.sum().to_device(device), add: None }
+    }
+}
+
 impl Trunk for Decoder {
     fn depth(&self) -> usize {
         self.blocks.len()
@@ -187,7 +210,8 @@ impl Trunk for Decoder {
         match self.blocks.get(index) {
             Some(block) => {
                 let device = block.device();
-                block.forward(&x.to_device(device), &angles.to_device(device), (index, batch), pass)
+                let x = Hidden { x: x.to_device(device), add: None };
+                Ok(block.forward(x, &angles.to_device(device), (index, batch), pass)?.sum())
             }
             None => Ok(x.shallow_clone()),
         }
@@ -263,15 +287,9 @@ impl Block {
 
     /// # Shapes
     /// `x` `[m, d]` to the same.
-    fn forward(
-        &self,
-        x: &Tensor,
-        angles: &Angles,
-        sight: (usize, &dyn Sight),
-        pass: &Pass,
-    ) -> Result<Tensor> {
-        let [m, _d] = dims2(x);
-        let normed = self.attention_norm.forward(x);
+    fn forward(&self, x: Hidden, angles: &Angles, sight: (usize, &dyn Sight), pass: &Pass) -> Result<Hidden> {
+        let [m, _d] = dims2(&x.x);
+        let (x, normed) = x.normed(&self.attention_norm);
         let [q, key, v] = self.inputs.forward(&normed, pass).map(|y| y.view([m, -1, self.head_width]));
         let [q, key] = match &self.head_norms {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
@@ -287,10 +305,10 @@ impl Block {
             }
         };
         let attended = self.after(0, self.output.forward(&attended.view([m, -1]), pass), pass);
-        let (x, normed) = self.feed_forward_norm.add_forward(x, &attended);
+        let (x, normed) = self.feed_forward_norm.add_forward(&x, &attended);
         let wide = self.gate.forward(&normed, self.activation, (pass, self.packed));
         let narrow = self.after(1, self.down.forward(&wide, pass), pass);
-        Ok(x + narrow)
+        Ok(Hidden::added(x, narrow))
     }
 
     fn pack(&mut self) {
@@ -349,50 +367,5 @@ impl Block {
         }
         linears.push(&mut self.down);
         linears
-    }
-}
-
-impl Inputs {
-    /// Maps `[m, d]` to queries, keys and values `[m, ..]`.
-    fn forward(&self, x: &Tensor, pass: &Pass) -> [Tensor; 3] {
-        match self {
-            Self::Apart(apart) => Linear::forward_all(apart.each_ref(), x, pass),
-            Self::Fused(fused, widths) => {
-                let all = fused.forward(x, pass);
-                let [q, k, v] = *widths;
-                [(0, q), (q, k), (q + k, v)].map(|(start, width)| {
-                    let part = all.narrow(1, start, width);
-                    // A GPU's kernels take heads that are not adjacent.
-                    if part.device().is_cuda() { part } else { part.contiguous() }
-                })
-            }
-        }
-    }
-}
-
-impl Gate {
-    /// Maps `[m, d]` to the gated `[m, intermediate]`.
-    fn forward(&self, x: &Tensor, activation: Activation, (pass, packed): (&Pass, bool)) -> Tensor {
-        match self {
-            Self::Apart([gate, up]) => {
-                let [gate, up] = Linear::forward_all([gate, up], x, pass);
-                match activation {
-                    Activation::Silu if packed => kernels::gate(gate, &up),
-                    Activation::Silu if gate.device().is_cuda() || fused::serves(&gate) => {
-                        fused::swiglu(&gate, &up)
-                    }
-                    _ => activation.apply(&gate) * up,
-                }
-            }
-            Self::Fused(fused) => {
-                let both = fused.forward(x, pass);
-                let [_m, width] = dims2(&both);
-                let [gate, up] = [0, width / 2].map(|start| both.narrow(1, start, width / 2));
-                match activation {
-                    Activation::Silu if both.device().is_cuda() => fused::swiglu(&gate, &up),
-                    _ => activation.apply(&gate) * up,
-                }
-            }
-        }
     }
 }
