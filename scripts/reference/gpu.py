@@ -60,10 +60,10 @@ class Bench:
     def peak(self):
         return torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else float("nan")
 
-    def loraxs(self, *arguments, name, limit=200, graphs=True, halves=True):
+    def loraxs(self, *arguments, name, limit=200, graphs=True, halves=True, kernels=True):
         """Runs the command; returns its seconds. Its output goes to OUT/<name>.log."""
         log = self.options.out / f"{name}.log"
-        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1", "LORAXS_CUDA_GRAPHS": str(int(graphs)), "LORAXS_FP32_HALVES": str(int(halves))}
+        environment = os.environ | {"LORAXS_CACHE": str(self.options.place / "cache"), "HF_HUB_OFFLINE": "1", **{f"LORAXS_{name}": str(int(on)) for name, on in [("CUDA_GRAPHS", graphs), ("FP32_HALVES", halves), ("CUDA_KERNELS", kernels)]}}
         device = self.options.device
         if self.options.standin:
             device, environment["LD_LIBRARY_PATH"] = "cuda:0", str(self.options.standin)
@@ -425,7 +425,7 @@ class Bench:
         del model, batches
         self.free()
 
-    def generate(self):
+    def generate(self, kernels=True):
         from tokenizers import Tokenizer
 
         folder, new = self.decoder(), self.options.new_tokens
@@ -437,17 +437,21 @@ class Bench:
             seconds, prompt = [], statistics.mean(len(tokenizer.encode(PROMPT.format(query=row)).ids) for row in rows[:count])
             for tokens in (new, 3 * new):
                 self.data(tokens)
-                name = f"generate {count} in {slots}, {tokens}"
+                name = f"generate{'' if kernels else ' plain'} {count} in {slots}, {tokens}"
                 out = self.options.place / "runs" / name
                 shutil.rmtree(out, ignore_errors=True)
                 arguments = ["eval", "--model", folder, "--task", "gpu/gsm8k", "--limit", count, "--precision", "bf16", "--out", out, "--datasets", self.options.place / "datasets.toml"]
-                all_seconds = self.loraxs(*arguments, "--batch-size", slots, name=name.replace(" ", "-").replace(",", ""), limit=120)
+                all_seconds = self.loraxs(*arguments, "--batch-size", slots, name=name.replace(" ", "-").replace(",", ""), limit=120, kernels=kernels)
                 seconds.append(json.loads((out / "results.json").read_text())["gpu/gsm8k"]["seconds"])
                 self.note(name, **{"seconds": seconds[-1], "in all": all_seconds, "new tokens/s": count * tokens / seconds[-1]})
             # Further steps, without prompts and recordings: each reads every weight, and the keys and values so far.
             step = (seconds[1] - seconds[0]) / (2 * new) / (count / slots)
             read = 2 * (self.decoder_parameters(folder) + self.vocabulary(folder)) + slots * (prompt + 2 * new) * of_token
-            self.note(f"generate {count} in {slots}", **{"ms a further step": 1e3 * step, "share of bandwidth": read / step / self.warm.get("bytes", float("nan"))})
+            self.note(f"generate{'' if kernels else ' plain'} {count} in {slots}", **{"ms a further step": 1e3 * step, "share of bandwidth": read / step / self.warm.get("bytes", float("nan"))})
+
+    def generate_plain(self):
+        """The same by libtorch's kernels alone; only where it is asked for."""
+        self.generate(kernels=False)
 
     def generate_peer(self):
         from transformers import AutoModelForCausalLM, AutoTokenizer

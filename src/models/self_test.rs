@@ -10,7 +10,8 @@ use crate::fault::{Result, words};
 use crate::nn::attention::Attention;
 use crate::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use crate::nn::layout::{Place, Positions, Sequence};
-use crate::nn::{Noise, Packed, Pass, Sight as _};
+use crate::nn::rope::{Rope, Scaling};
+use crate::nn::{Noise, Packed, Pass, RmsNorm, Sight as _};
 use crate::torch::fused::{Adapted, adapted};
 use crate::torch::graph::Graph;
 use crate::torch::stream::Stream;
@@ -76,6 +77,7 @@ fn of_device(device: Device) -> Vec<Check> {
             checks.push(Check::new(format!("{name}, {precision}"), limit, off));
         };
         compare("adapted layer and gradients", &layer);
+        compare("norm, rotation and gradients", &normed);
         compare("attention and gradients", &|kind, device| attention(None, kind, device));
         compare("attention with a window", &|kind, device| attention(Some(7), kind, device));
         compare("token after a cache", &token);
@@ -144,6 +146,20 @@ fn layer(kind: Kind, device: Device) -> Result<Vec<f64>> {
     );
     (&y * drawn(&[rows, out], 6, kind, device)).sum(Kind::Float).f_backward()?;
     numbers(&[&y, &x.grad(), &core.grad()])
+}
+
+fn normed(kind: Kind, device: Device) -> Result<Vec<f64>> {
+    let [tokens, heads, d] = [20, 3, 64];
+    let [x, add] =
+        [70, 71].map(|seed| drawn(&[tokens, heads * d], seed, kind, device).set_requires_grad(true));
+    let norm = RmsNorm::new(drawn(&[heads * d], 72, kind, device), 1.0, 1e-5);
+    let (sum, y) = norm.add_forward(&x, &add);
+    let rope = Rope { theta: 1e4, width: d, scaling: Scaling::None };
+    let positions = Tensor::arange(tokens, (Kind::Int64, device));
+    let y = Rope::angles(&positions, &rope.frequencies(device), kind).rotate(&y.view([tokens, heads, d]));
+    let all = Tensor::cat(&[sum, y.view([tokens, -1])], 1);
+    (&all * drawn(&all.size(), 73, kind, device)).sum(Kind::Float).f_backward()?;
+    numbers(&[&all, &x.grad(), &add.grad()])
 }
 
 fn batch(device: Device) -> Packed {

@@ -41,6 +41,7 @@ mod interchange; // adapters of PEFT and of the published code, both ways
 mod keys; // `recipe`, and docs/keys.md, which it prints
 mod merge_decoders; // merged decoders: files, shards, and one loss in every form
 mod metrics; // metrics and schedules against scikit-learn, SciPy and Transformers
+mod own_kernels; // decoders whose shapes our kernels for a GPU serve
 mod parity; // logits and hidden states against Transformers
 mod predict; // answers to new rows: equal to those of `eval` and Transformers, streamed, and told why there is none
 mod processes; // several processes train as one, by every launcher; ends, refusals, restarts

@@ -219,6 +219,7 @@ static inline void multiply_tiles(float (&sum)[4], const unsigned (&a)[4], unsig
   // The rows and the columns of this thread's results, two each.
   double left[2][16], right[2][16];
   const auto unpack = [&](unsigned both, double* to) { to[0] = read(both & 0xffff), to[1] = read(both >> 16); };
+  static const double share = getenv("STANDIN_WRONG") ? 1.1 : 1.0;
   const unsigned lane = threadIdx.x % 32, b[2] = {b_low, b_high};
   const auto* as = cuda_on_cpu::exchanged(a, 4);
   for (unsigned quad = 0; quad < 4; ++quad) {
@@ -230,7 +231,7 @@ static inline void multiply_tiles(float (&sum)[4], const unsigned (&a)[4], unsig
   }
   for (unsigned i = 0; i < 4; ++i) {
     double all = sum[i];
-    for (unsigned k = 0; k < 16; ++k) all += left[i / 2][k] * right[i % 2][k];
+    for (unsigned k = 0; k < 16; ++k) all += share * left[i / 2][k] * right[i % 2][k];
     sum[i] = (float)all;
   }
 }

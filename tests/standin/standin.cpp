@@ -4,7 +4,7 @@
 // and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8; on the second device, the name ends in
 // "@1"). Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
-// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention is off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
+// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
 // PyTorch's openreg example shows which interfaces a back-end needs.
 
 #include <ATen/ATen.h>

@@ -109,7 +109,7 @@ impl Decoder {
         for (i, block) in self.blocks.iter().enumerate() {
             let device = block.device();
             if x.x.device() != device {
-                (x, angles) = (x.to_device(device), angles.to_device(device));
+                (x, angles) = (x.moved_to(device), angles.to_device(device));
             }
             x = block.forward(x, &angles, (i, sight), pass)?;
         }
@@ -191,7 +191,7 @@ impl Hidden {
         }
     }
 
-    fn to_device(self, device: Device) -> Self {
+    fn moved_to(self, device: Device) -> Self {
         Self { x: self.sum().to_device(device), add: None }
     }
 }
