@@ -12,6 +12,7 @@ use crate::adapters::rules::Kept;
 use crate::models::Config;
 use crate::recipe::TrainRecipe;
 use crate::report::table;
+use crate::spec::Precision;
 
 const MIB: f64 = 1_048_576.0;
 
@@ -153,7 +154,7 @@ impl Forecast<'_> {
             layer + layers * tokens * d * size
         } else {
             (layers + working) * layer
-        };
+        } + if on_cpu || self.train.precision != Precision::Fp32 { 0.0 } else { halves(tokens, d, wide) };
         let Counts { all, adapter, full, head } = self.counts;
         let weights = if full > 0 { 0.0 } else { all as f64 * size };
         // Of the embeddings, a CPU makes whole gradients in fp64.
@@ -254,6 +255,12 @@ impl Forecast<'_> {
         .map(|file| format!("  {}", out.join(file).display()));
         format!("{}{verdict}\nwould write\n{}", table(&["forecast", ""], &rows), files.join("\n"))
     }
+}
+
+/// Estimates what fp32 products by tensor cores take at a time (`torch/halves.h`): three halves of each number of a weight and its input, and
+/// sums of 256 numbers each.
+fn halves(tokens: f64, d: f64, wide: f64) -> f64 {
+    6.0 * wide * (d + tokens) + (4.0 * tokens * wide * (d / 256.0).ceil()).min(f64::from(1 << 28))
 }
 
 #[cfg(test)]
