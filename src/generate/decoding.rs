@@ -11,8 +11,9 @@ use crate::nn::cache::{Cache, Decode};
 use crate::torch::coming::sent;
 use crate::torch::graph::{self, Graph};
 
-/// Passes of a size after which it is recorded: recording takes as long as some of them.
-const RECORDED_AFTER: usize = 6;
+/// Passes of a size after which it is recorded. Recording takes about as long as two of them, which on a GPU take the CPU several times
+/// as long as a replay.
+const RECORDED_AFTER: usize = 2;
 /// Recorded passes have a multiple of this many rows, or few.
 const ROWS: usize = 32;
 

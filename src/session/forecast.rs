@@ -148,13 +148,14 @@ impl Forecast<'_> {
         let on_cpu = self.parts.iter().all(|part| part.device == "cpu");
         let working = if self.config.is_decoder() { 3.0 } else { 0.0 };
         let layer = if on_cpu && self.config.is_decoder() { 1.6 * layer } else { layer };
-        let activations = if self.kept == Kept::Nothing {
-            layer
-        } else if self.train.gradient_checkpointing {
-            layer + layers * tokens * d * size
-        } else {
-            (layers + working) * layer
-        } + if on_cpu || self.train.precision != Precision::Fp32 { 0.0 } else { halves(tokens, d, wide) };
+        let activations =
+            if self.kept == Kept::Nothing {
+                layer
+            } else if self.train.gradient_checkpointing {
+                layer + layers * tokens * d * size
+            } else {
+                (layers + working) * layer
+            } + if on_cpu || self.train.precision != Precision::Fp32 { 0.0 } else { halves(tokens, d, wide) };
         let Counts { all, adapter, full, head } = self.counts;
         let weights = if full > 0 { 0.0 } else { all as f64 * size };
         // Of the embeddings, a CPU makes whole gradients in fp64.

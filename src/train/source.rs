@@ -54,21 +54,37 @@ impl BatchSource {
         examples.iter().map(|example| self.lengths[*example]).sum()
     }
 
-    /// Splits a step's examples into micro batches.
+    /// Splits a step's examples into micro batches: by tokens into as few as the budget allows, the largest of which is as small as it can
+    /// be, since a GPU takes nearly as long for a few tokens as for some hundreds.
     fn split(&self, batch: &[usize]) -> Vec<Vec<usize>> {
+        let most = self.micro_batch_tokens;
+        if most == 0 {
+            return batch.chunks(self.micro_batch_size).map(<[usize]>::to_vec).collect();
+        }
+        let fewest = self.filled(batch, most).len();
+        // A larger budget never needs more.
+        let (mut least, mut enough) = (0, most);
+        while least + 1 < enough {
+            let middle = usize::midpoint(least, enough);
+            if self.filled(batch, middle).len() > fewest { least = middle } else { enough = middle }
+        }
+        self.filled(batch, enough)
+    }
+
+    /// Fills micro batches with examples in turn, each up to so many tokens or with one example.
+    fn filled(&self, batch: &[usize], budget: usize) -> Vec<Vec<usize>> {
         let mut found: Vec<Vec<usize>> = Vec::new();
-        let mut filled = 0;
+        let mut tokens = 0;
         for &example in batch {
-            let full = found.last().is_none_or(|micro| match self.micro_batch_tokens {
-                0 => micro.len() == self.micro_batch_size,
-                budget => filled + self.lengths[example] > budget,
-            });
-            if full {
-                found.push(Vec::new());
-                filled = 0;
+            let length = self.lengths[example];
+            match found.last_mut() {
+                Some(micro) if tokens + length <= budget => micro.push(example),
+                _ => {
+                    found.push(vec![example]);
+                    tokens = 0;
+                }
             }
-            found.last_mut().into_iter().for_each(|micro| micro.push(example));
-            filled += self.lengths[example];
+            tokens += length;
         }
         found
     }
@@ -113,5 +129,19 @@ mod tests {
             let alone: Vec<MicroBatch> = by_tokens.next(&[Some(step), None]);
             assert!(alone.iter().zip(&parts).all(|(alone, part)| alone[0] == part[0]));
         }
+    }
+
+    #[test]
+    fn micro_batches_by_tokens_are_few_and_alike() {
+        let lengths = vec![5, 1, 2, 4, 3, 3, 1, 20, 2];
+        let mut source = source(1, 17);
+        (source.lengths, source.batch_size) = (lengths, 7);
+        // 19 tokens: not 15 and 4.
+        assert_eq!(source.split(&[0, 1, 2, 3, 4, 5, 6]), [vec![0, 1, 2], vec![3, 4, 5, 6]]);
+        assert_eq!(source.split(&[0, 7, 8]), [[0], [7], [8]]);
+        assert_eq!(source.split(&[4, 5, 6]), [vec![4, 5, 6]]);
+        assert!(source.split(&[]).is_empty());
+        source.micro_batch_tokens = 1;
+        assert_eq!(source.split(&[1, 0, 6]), [[1], [0], [6]]);
     }
 }

@@ -15,29 +15,9 @@ use crate::support::{Place, errors, fixture, json, json_lines};
 /// Layers, width, width of the feed-forward layers, heads of queries and of keys, width of a head.
 const SHAPE: [i64; 6] = [2, 128, 96, 4, 2, 32];
 
-/// A decoder of a fixture's family with random weights, which fp16 holds exactly, and heads of 32 numbers.
-fn decoder(place: &Place, of: &str) -> PathBuf {
-    let (from, to) = (fixture(&format!("decoders/{of}")), place.path(of));
-    fs::create_dir_all(&to).unwrap();
-    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
-        fs::copy(from.join(name), to.join(name)).unwrap();
-    }
+/// Names and shapes of a decoder's tensors, of a fixture's family and [`SHAPE`].
+fn shapes(of: &str, config: &Value) -> Vec<(String, Vec<i64>)> {
     let [layers, width, wide, heads, kv, head] = SHAPE;
-    let mut config: Value = json(&from.join("config.json"));
-    for (key, value) in [
-        ("hidden_size", width),
-        ("intermediate_size", wide),
-        ("num_attention_heads", heads),
-        ("num_key_value_heads", kv),
-        ("head_dim", head),
-        ("num_hidden_layers", layers),
-    ] {
-        config[key] = json!(value);
-    }
-    if let Some(types) = config.get_mut("layer_types").and_then(Value::as_array_mut) {
-        types.truncate(layers as usize);
-    }
-    let is_gemma = of.starts_with("gemma");
     let (vocabulary, tied) = (config["vocab_size"].as_i64().unwrap(), config["tie_word_embeddings"] == true);
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![vocabulary, width])];
     let mut add = |name: String, shape: &[i64]| all.push((name, shape.to_vec()));
@@ -64,7 +44,7 @@ fn decoder(place: &Place, of: &str) -> PathBuf {
             linear(&format!("mlp.{name}"), shape, wide_ones);
         }
         let mut norms = vec![("input_layernorm", width), ("post_attention_layernorm", width)];
-        if is_gemma {
+        if of.starts_with("gemma") {
             norms.extend([("pre_feedforward_layernorm", width), ("post_feedforward_layernorm", width)]);
         }
         if of.starts_with("qwen3") {
@@ -74,6 +54,32 @@ fn decoder(place: &Place, of: &str) -> PathBuf {
             add(format!("model.layers.{layer}.{name}.weight"), &[width]);
         }
     }
+    all
+}
+
+/// A decoder of a fixture's family with random weights, which fp16 holds exactly, and heads of 32 numbers.
+fn decoder(place: &Place, of: &str) -> PathBuf {
+    let (from, to) = (fixture(&format!("decoders/{of}")), place.path(of));
+    fs::create_dir_all(&to).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    let [layers, width, wide, heads, kv, head] = SHAPE;
+    let mut config: Value = json(&from.join("config.json"));
+    for (key, value) in [
+        ("hidden_size", width),
+        ("intermediate_size", wide),
+        ("num_attention_heads", heads),
+        ("num_key_value_heads", kv),
+        ("head_dim", head),
+        ("num_hidden_layers", layers),
+    ] {
+        config[key] = json!(value);
+    }
+    if let Some(types) = config.get_mut("layer_types").and_then(Value::as_array_mut) {
+        types.truncate(layers as usize);
+    }
+    let is_gemma = of.starts_with("gemma");
     let mut stream = Stream::seeded(3);
     let drawn = |(name, shape): (String, Vec<i64>)| {
         let count = usize::try_from(shape.iter().product::<i64>()).unwrap();
@@ -85,7 +91,7 @@ fn decoder(place: &Place, of: &str) -> PathBuf {
         };
         (name, x.to_kind(Kind::Half))
     };
-    let tensors: Vec<(String, Tensor)> = all.into_iter().map(drawn).collect();
+    let tensors: Vec<(String, Tensor)> = shapes(of, &config).into_iter().map(drawn).collect();
     Tensor::write_safetensors(&tensors, to.join("model.safetensors")).unwrap();
     fs::write(to.join("config.json"), config.to_string()).unwrap();
     to
