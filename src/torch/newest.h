@@ -25,7 +25,8 @@ LX_JOB(Attend,
        int heads, kv, half, parts;
        float scale, cap;)
 
-// LX_WIDTH is the width of a head, LX_KIND the kind of all numbers, LX_HALVES the eights of queries that share a head of keys: 1 or 2.
+// LX_WIDTH is the width of a head, LX_KIND the kind of all numbers, LX_HALVES the eights of queries that share a head of keys: 1 or 2,
+// LX_BLOCKS the least of blocks that a multiprocessor computes side by side.
 constexpr const char* SOURCE = R"(
 typedef LX_KIND::Number Number;
 const int WIDTH = LX_WIDTH, WARPS = 4, TILE = 16, BATCH = WARPS * TILE, ROWS = 8 * LX_HALVES;
@@ -121,9 +122,11 @@ __device__ void take(Sums& sums, const Attend& job, const uint4 (&queries)[LX_HA
   }
 }
 
-extern "C" __global__ void __launch_bounds__(128) lx_attend(Attend job) {
+// Blocks side by side hide what one waits for.
+extern "C" __global__ void __launch_bounds__(128, LX_BLOCKS) lx_attend(Attend job) {
   const int part = blockIdx.x % job.parts, head = blockIdx.x / job.parts % job.kv, group = job.heads / job.kv;
   const int64_t row = blockIdx.x / job.parts / job.kv, own = job.positions[row];
+  if (own < 0 || own >= job.capacity) return;
   const int64_t first = job.window > 0 && own >= job.window ? own + 1 - job.window : 0;
   // Parts are of whole batches of tokens; where there are fewer batches than parts, the last parts have none.
   const int batches = own / BATCH + 1 - first / BATCH, each = (batches + job.parts - 1) / job.parts, used = (batches + each - 1) / each;
@@ -202,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(128) lx_attend(Attend job) {
   }
   const int size = group * (WIDTH + 2);
   const int64_t pair = row * job.kv + head;
-  volatile float* partial = job.partial + pair * job.parts * size;
+  float* partial = job.partial + pair * job.parts * size;
   for (int i = threadIdx.x; i < size; i += blockDim.x) partial[part * size + i] = whole[i / (WIDTH + 2)][i % (WIDTH + 2)];
   __threadfence();
   __syncthreads();
@@ -212,16 +215,26 @@ extern "C" __global__ void __launch_bounds__(128) lx_attend(Attend job) {
   if (before != used - 1) return;
   __threadfence();
   if (threadIdx.x == 0) job.arrived[pair] = 0;
+  // A query a warp, a part a lane: what each part's sum is multiplied by.
+  __shared__ float factors[32][ROWS];
+  const int lane = threadIdx.x % 32;
+  for (int q = warp; q < group; q += WARPS) {
+    const float* from = partial + lane * size + q * (WIDTH + 2);
+    const float own = lane < used ? from[WIDTH + 1] : -INFINITY, sum = lane < used ? from[WIDTH] : 0;
+    float most = own;
+    for (int apart = 16; apart > 0; apart /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, apart));
+    const float factor = exp2f(own - most);
+    float weight = sum * factor;
+    for (int apart = 16; apart > 0; apart /= 2) weight += __shfl_xor_sync(0xffffffffu, weight, apart);
+    factors[lane][q] = factor / weight;
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < group * WIDTH; i += blockDim.x) {
-    volatile float* from = partial + i / WIDTH * (WIDTH + 2);
-    float most = -INFINITY, sum = 0, weight = 0;
-    for (int p = 0; p < used; ++p) most = fmaxf(most, from[p * size + WIDTH + 1]);
-    for (int p = 0; p < used; ++p) {
-      const float factor = exp2f(from[p * size + WIDTH + 1] - most);
-      sum += from[p * size + i % WIDTH] * factor;
-      weight += from[p * size + WIDTH] * factor;
-    }
-    out[i] = LX_KIND::rounded(sum / weight);
+    const float* from = partial + i / WIDTH * (WIDTH + 2) + i % WIDTH;
+    float sum = 0;
+#pragma unroll 8
+    for (int p = 0; p < used; ++p) sum += from[p * size] * factors[p][i / WIDTH];
+    out[i] = LX_KIND::rounded(sum);
   }
 }
 )";
@@ -240,7 +253,8 @@ inline CudaKernels* kernel(int64_t d, bool is_bf16, bool is_short) {
   const auto found = all.find(key);
   if (found != all.end()) return &found->second;
   const std::string settings = "#define LX_WIDTH " + std::to_string(d) + "\n#define LX_HALVES " + (is_short ? "1" : "2") + "\n#define LX_KIND " +
-                               (is_bf16 ? "Bf16" : "F16") + "\n#define LX_MULTIPLY_KIND " + (is_bf16 ? "multiply_bf16" : "multiply_f16") + "\n";
+                               (is_bf16 ? "Bf16" : "F16") + "\n#define LX_MULTIPLY_KIND " + (is_bf16 ? "multiply_bf16" : "multiply_f16") + "\n#define LX_BLOCKS " +
+                               (d >= 256 ? "2" : d >= 96 ? "3" : "4") + "\n";
   return &all.try_emplace(key, std::initializer_list<const char*>{settings.c_str(), Attend_SOURCE, SOURCE}, std::vector<const char*>{"lx_attend"},
                           /*least=*/80)
               .first->second;
@@ -267,11 +281,11 @@ inline Tensor attend(const std::array<Tensor, 3>& qkv, const std::array<Tensor, 
   const auto& [q, k, v] = qkv;
   const int64_t s = q.size(0), h = q.size(1), kv = k.size(1), d = q.size(2);
   const auto is_one = [&](const Tensor& x) { return x.scalar_type() == q.scalar_type() && x.stride(-1) == 1; };
-  const bool fits = s > 0 && is_one(q) && is_one(k) && is_one(v) && is_one(cache[0]) && (!angles[0].defined() || is_one(angles[0]));
+  const bool fits = s > 0 && is_one(q) && is_one(k) && is_one(v) && is_one(cache[0]) && is_one(cache[1]) && (!angles[0].defined() || is_one(angles[0]));
   CudaKernels* const kernel = fits ? serving(q.device(), q.scalar_type(), h, kv, d) : nullptr;
   if (!kernel) return {};
-  // About eight blocks for each multiprocessor, so that all have tokens where few sequences are left.
-  const int64_t parts = std::clamp<int64_t>(8 * kernel->multiprocessors(q.device().index()) / (s * kv), 1, 32);
+  // As many blocks as are computed side by side, about, so that no multiprocessor is idle where few sequences are left.
+  const int64_t parts = std::clamp<int64_t>(4 * kernel->multiprocessors(q.device().index()) / (s * kv), 1, 32);
   const auto adjacent = [](const Tensor& x) { return x.defined() ? x.contiguous() : x; };
   const Tensor out = at::empty({s, h, d}, q.options()), cos = adjacent(angles[0]), sin = adjacent(angles[1]);
   const auto begin = [](const Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; };

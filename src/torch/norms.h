@@ -158,6 +158,12 @@ inline CudaKernels& kernels() {
 
 inline bool is_even(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
 
+// The same numbers, adjacent and where vectors may begin: a gradient may be a part of another tensor.
+inline Tensor even(const Tensor& x) {
+  const Tensor y = x.contiguous();
+  return is_even(y.data_ptr()) ? y : y.clone();
+}
+
 // True if the kernels take x [.., d] or [m, h, d], and with it `add` of the same shape, if that is defined.
 inline bool serve(const Tensor& x, const Tensor& add, const Tensor& weight) {
   const int64_t count = 16 / static_cast<int64_t>(x.element_size());

@@ -29,8 +29,8 @@ struct CudaNorm : Function<CudaNorm> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const bool added = grads.size() == 2;
-    const Tensor &dy = grads.back(), of_sum = added && grads[0].defined() ? grads[0].contiguous() : Tensor();
-    const Tensor dx = dy.defined() ? norms::backward(dy.contiguous(), of_sum, saved[0], saved[1], saved[2], ctx->saved_data["offset"].toDouble()) : of_sum;
+    const Tensor &dy = grads.back(), of_sum = added && grads[0].defined() ? norms::even(grads[0]) : Tensor();
+    const Tensor dx = dy.defined() ? norms::backward(norms::even(dy), of_sum, saved[0], saved[1], saved[2], ctx->saved_data["offset"].toDouble()) : of_sum;
     return {dx, added ? dx : Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };

@@ -149,12 +149,14 @@ pub fn attend_newest(
 ) -> Option<Tensor> {
     let ([s, _h, d], [_s, kv, _d]) = (dims3(q), dims3(k));
     let cache = [layer.keys, layer.values];
-    let fits = |x: &Tensor| {
-        x.is_contiguous() && x.device() == q.device() && x.size()[2..] == [kv, d] && x.size()[0] >= s
-    };
+    let here = |x: &Tensor| x.is_contiguous() && x.device() == q.device();
+    let fits = |x: &Tensor| here(x) && x.size()[2..] == [kv, d] && x.size()[0] >= s;
     assert!(cache.iter().all(|x| fits(x)) && layer.values.size() == layer.keys.size(), "a layer of a cache");
-    assert!(layer.arrived.numel() as i64 >= s * kv && layer.arrived.kind() == Kind::Int, "counts");
-    assert!(k.size() == [s, kv, d] && v.size() == k.size() && positions.size() == [s], "new tokens");
+    let arrived = layer.arrived;
+    assert!(here(arrived) && arrived.numel() as i64 >= s * kv && arrived.kind() == Kind::Int, "counts");
+    let are_here = [k, v].iter().all(|x| x.device() == q.device() && x.size() == [s, kv, d]);
+    assert!(are_here && here(positions) && positions.size() == [s], "new tokens");
+    assert!(positions.kind() == Kind::Int64, "positions");
     let is_angle = |x: &Tensor| {
         let [rows, one, half] = dims3(x);
         rows == s && one == 1 && 2 * half <= d && x.kind() == q.kind() && x.device() == q.device()
@@ -175,7 +177,7 @@ pub fn attend_newest(
             cache.as_ptr(),
             angles,
             positions.as_ptr(),
-            layer.arrived.as_ptr(),
+            arrived.as_ptr(),
             rules.window.unwrap_or(0),
             rules.scale,
             rules.cap.unwrap_or(0.0),

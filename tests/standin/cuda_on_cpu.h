@@ -1,16 +1,18 @@
 // What CUDA C++ gives a kernel, on a CPU: the stand-in's compiler puts this before the source of our kernels (src/torch/cuda_kernels.h).
 //
 // The threads of a block are fibers, which take turns where they meet: at a barrier of the block, or where a warp exchanges numbers. Blocks run
-// one after another, every second one with its threads in the opposite order, so that results which depend on an order show.
+// one after another, every second one with its threads in the opposite order, and in every second launch the last one first, so that results
+// which depend on an order show. One kernel of a source runs at a time.
 #pragma once
 
 #define LX_ON_CPU
 #define __global__
 #define __device__ inline
-#define __shared__ static thread_local
-#define __launch_bounds__(threads)
+#define __shared__ static
+#define __launch_bounds__(...)
 
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -42,7 +44,7 @@ static inline T min(T a, T b) {
   return a < b ? a : b;
 }
 
-static thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+static Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace cuda_on_cpu {
 
@@ -52,6 +54,7 @@ constexpr size_t STACK = 128 << 10;
 // Threads that wait for each other, and what they exchange: twice, since the fast ones may write the next numbers before the slow have read.
 struct Meeting {
   unsigned live, arrived, turn;
+  const char* why;
   uint64_t numbers[2][WARP][4];
 };
 
@@ -69,19 +72,25 @@ struct Block {
   void (*body)(const void*);
   const void* job;
 };
-static thread_local Block* block;
+static Block* block;
+static pthread_mutex_t alone = PTHREAD_MUTEX_INITIALIZER;
 
 [[noreturn]] static void fail(const char* what) {
   fprintf(stderr, "a kernel on the stand-in: %s\n", what);
   abort();
 }
 
-static void yield() {
+// What happens meanwhile is nothing that a compiler could know.
+#define OPAQUE [[gnu::noipa, gnu::noinline]]
+
+OPAQUE static void yield() {
   Fiber& own = block->fibers[block->current];
   if (_setjmp(own.at) == 0) _longjmp(block->scheduler, 1);
 }
 
-static void meet(Meeting& meeting) {
+static void meet(Meeting& meeting, const char* why) {
+  if (meeting.arrived > 0 && meeting.why != why) fail("threads of a warp are at different places");
+  meeting.why = why;
   const unsigned turn = meeting.turn;
   ++meeting.arrived;
   while (meeting.turn == turn) {
@@ -108,7 +117,7 @@ static void fiber() {
 
 static void start(Fiber& own) {
   // The first time on a stack of its own; it never ends, but begins the next block's thread.
-  static thread_local ucontext_t first;
+  static ucontext_t first;
   getcontext(&first);
   first.uc_stack.ss_sp = malloc(STACK);
   first.uc_stack.ss_size = STACK;
@@ -117,63 +126,76 @@ static void start(Fiber& own) {
   setcontext(&first);
 }
 
+// Lets a fiber run until it waits or ends.
+OPAQUE static void take_turn(Fiber& own) {
+  if (_setjmp(block->scheduler) != 0) return;
+  if (own.is_started) _longjmp(own.at, 1);
+  start(own);
+}
+
 static void run_block(unsigned threads, bool is_reversed) {
-  block->whole = {threads, 0, 0, {}};
-  for (unsigned warp = 0; warp * WARP < threads; ++warp) block->warps[warp] = {min(threads - warp * WARP, WARP), 0, 0, {}};
+  block->whole.live = threads;
+  for (unsigned warp = 0; warp * WARP < threads; ++warp) block->warps[warp].live = min(threads - warp * WARP, WARP);
   for (unsigned i = 0; i < threads; ++i) block->fibers[i].is_done = false;
   while (block->whole.live > 0) {
     block->has_moved = false;
-    for (volatile unsigned i = 0; i < threads; ++i) {
+    for (unsigned i = 0; i < threads; ++i) {
       block->current = is_reversed ? threads - 1 - i : i;
       Fiber& own = block->fibers[block->current];
       if (own.is_done) continue;
       threadIdx.x = block->current;
-      if (_setjmp(block->scheduler) == 0) {
-        if (own.is_started) _longjmp(own.at, 1);
-        start(own);
-      }
+      take_turn(own);
     }
     if (!block->has_moved) fail("its threads wait for each other");
   }
 }
 
+// `meets`: false if no thread waits for others, so that fibers are not needed.
 template <typename Job>
-void run(void (*kernel)(Job), const void* job, unsigned blocks, unsigned threads) {
-  static thread_local void (*called)(Job);
+void run(void (*kernel)(Job), const void* job, unsigned blocks, unsigned threads, bool meets) {
+  static void (*called)(Job);
   if (threads == 0 || threads > MOST || blocks == 0) fail("no such number of threads");
-  if (!block) block = new Block;
+  pthread_mutex_lock(&alone);
+  if (!block) block = new Block();
   called = kernel;
+  static bool is_backward;
+  is_backward = !is_backward;
   block->body = [](const void* given) { called(*static_cast<const Job*>(given)); };
   block->job = job;
   blockDim.x = threads, gridDim.x = blocks;
   for (unsigned i = 0; i < blocks; ++i) {
-    blockIdx.x = i;
-    run_block(threads, i % 2 == 1);
+    blockIdx.x = is_backward ? blocks - 1 - i : i;
+    if (meets) {
+      run_block(threads, i % 2 == 1);
+    } else {
+      for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(*static_cast<const Job*>(job));
+    }
   }
+  pthread_mutex_unlock(&alone);
 }
 
 // The numbers of all threads of the warp, which must all be there.
 template <typename T>
-const uint64_t (*exchanged(const T* mine, unsigned count))[4] {
+const uint64_t (*exchanged(const T* mine, unsigned count, const char* why))[4] {
   static_assert(sizeof(T) <= 8, "numbers");
   Meeting& warp = block->warps[block->current / WARP];
   if (warp.live != WARP) fail("a warp that is not whole exchanges numbers");
   const unsigned turn = warp.turn % 2;
   for (unsigned i = 0; i < count; ++i) memcpy(&warp.numbers[turn][block->current % WARP][i], mine + i, sizeof(T));
-  meet(warp);
+  meet(warp, why);
   return warp.numbers[turn];
 }
 
 }  // namespace cuda_on_cpu
 
-static inline void __syncthreads() { cuda_on_cpu::meet(cuda_on_cpu::block->whole); }
+static inline void __syncthreads() { cuda_on_cpu::meet(cuda_on_cpu::block->whole, "a barrier"); }
 static inline void __threadfence() {}
 
 template <typename T>
 static inline T __shfl_xor_sync(unsigned mask, T mine, int apart) {
   if (mask != 0xffffffffu) cuda_on_cpu::fail("a part of a warp exchanges numbers");
   T found;
-  memcpy(&found, &cuda_on_cpu::exchanged(&mine, 1)[(threadIdx.x % cuda_on_cpu::WARP) ^ apart][0], sizeof found);
+  memcpy(&found, &cuda_on_cpu::exchanged(&mine, 1, "a shuffle")[(threadIdx.x % cuda_on_cpu::WARP) ^ apart][0], sizeof found);
   return found;
 }
 
@@ -221,11 +243,11 @@ static inline void multiply_tiles(float (&sum)[4], const unsigned (&a)[4], unsig
   const auto unpack = [&](unsigned both, double* to) { to[0] = read(both & 0xffff), to[1] = read(both >> 16); };
   static const double share = getenv("STANDIN_WRONG") ? 1.1 : 1.0;
   const unsigned lane = threadIdx.x % 32, b[2] = {b_low, b_high};
-  const auto* as = cuda_on_cpu::exchanged(a, 4);
+  const auto* as = cuda_on_cpu::exchanged(a, 4, "a left side");
   for (unsigned quad = 0; quad < 4; ++quad) {
     for (unsigned i = 0; i < 4; ++i) unpack(as[lane / 4 * 4 + quad][i], &left[i % 2][quad * 2 + i / 2 * 8]);
   }
-  const auto* bs = cuda_on_cpu::exchanged(b, 2);
+  const auto* bs = cuda_on_cpu::exchanged(b, 2, "a right side");
   for (unsigned quad = 0; quad < 4; ++quad) {
     for (unsigned i = 0; i < 4; ++i) unpack(bs[(lane % 4 * 2 + i % 2) * 4 + quad][i / 2], &right[i % 2][quad * 2 + i / 2 * 8]);
   }

@@ -776,11 +776,12 @@ std::string folder() {
 // The source with a function for each kernel that takes its argument by address.
 std::string with_starts(const std::string& source) {
   std::string all = "#include \"cuda_on_cpu.h\"\n" + source;
-  const std::regex kernel("__global__ void (?:__launch_bounds__\\(\\w+\\) )?(\\w+)\\((\\w+) job\\)");
+  const char* const meets = source.find("_sync") == std::string::npos ? "false" : "true";
+  const std::regex kernel("__global__ void (?:__launch_bounds__\\([^)]*\\) )?(\\w+)\\((\\w+) job\\)");
   for (auto at = std::sregex_iterator(source.begin(), source.end(), kernel); at != std::sregex_iterator(); ++at) {
     const std::string name = (*at)[1], job = (*at)[2];
     all += "#pragma GCC visibility push(default)\nextern \"C\" void " + name + "_start(const void* job, unsigned blocks, unsigned threads) { cuda_on_cpu::run<" + job + ">(&" + name +
-           ", job, blocks, threads); }\nextern \"C\" const unsigned long " + name + "_size = sizeof(" + job + ");\n#pragma GCC visibility pop\n";
+           ", job, blocks, threads, " + meets + "); }\nextern \"C\" const unsigned long " + name + "_size = sizeof(" + job + ");\n#pragma GCC visibility pop\n";
   }
   return all;
 }
@@ -791,7 +792,7 @@ bool build(Program& program) {
   if (access(program.library.c_str(), R_OK) == 0) return true;
   const std::string own = base + "." + std::to_string(getpid());
   std::ofstream(own + ".cpp") << source;
-  const std::string command = STANDIN_COMPILER " -std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-gnu-unique -U_FORTIFY_SOURCE -I" + folder() + " " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
+  const std::string command = STANDIN_COMPILER " -std=c++17 -O2 -fPIC -shared -fvisibility=hidden -fno-gnu-unique -fno-strict-aliasing -U_FORTIFY_SOURCE -I" + folder() + " " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
   const bool made = std::system(command.c_str()) == 0;
   std::ostringstream log;
   log << std::ifstream(own + ".log").rdbuf();
