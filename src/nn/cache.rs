@@ -11,7 +11,7 @@ use crate::fault::Result;
 use crate::torch::coming::sent;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
-use crate::torch::own_cuda::{CachedLayer, Rules, attend_newest, store};
+use crate::torch::own_cuda::{CachedLayer, NewestRules, attend_newest, store};
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
 
 /// Size of a token's entry in a cache.
@@ -271,7 +271,7 @@ impl<'a> Decode<'a> {
         }
         let cache = self.cache;
         let (keys, values) = (&cache.keys[layer], &cache.values[layer]);
-        let rules = Rules { window: attention.window, scale: attention.scale, cap: attention.cap };
+        let rules = NewestRules { window: attention.window, scale: attention.scale, cap: attention.cap };
         let cached = CachedLayer { keys, values, arrived: &cache.arrived[layer] };
         attend_newest(qkv, cached, angles, &self.on(device).positions, rules)
     }

@@ -99,9 +99,9 @@ pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) ->
     stored != 0
 }
 
-/// Rules of attention to a cache.
+/// NewestRules of attention to a cache.
 #[derive(Debug, Clone, Copy)]
-pub struct Rules {
+pub struct NewestRules {
     /// Number of positions back that a token sees, itself included.
     pub window: Option<i64>,
     /// Factor applied to the scores.
@@ -145,7 +145,7 @@ pub fn attend_newest(
     layer: CachedLayer<'_>,
     angles: Option<[&Tensor; 2]>,
     positions: &Tensor,
-    rules: Rules,
+    rules: NewestRules,
 ) -> Option<Tensor> {
     let ([s, _h, d], [_s, kv, _d]) = (dims3(q), dims3(k));
     let cache = [layer.keys, layer.values];

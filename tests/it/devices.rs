@@ -9,7 +9,7 @@ use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::stream::Stream;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::support::{alone, device, distance, numbers};
+use crate::support::{alone, device, distance, numbers, worse};
 
 /// Largest error relative to the largest number: bf16 rounds at 2⁻⁹ and fp16 at 2⁻¹², scores and results several times.
 const KINDS: [(Kind, f64); 3] = [(Kind::Float, 4e-6), (Kind::BFloat16, 2e-2), (Kind::Half, 3e-3)];
@@ -230,7 +230,7 @@ fn decoded(attention: &Attention, [h, kv, d]: [i64; 3], kind: Kind, rotates: boo
             }
         }
         assert_eq!(found.kind(), kind);
-        off = off.max(distance(&numbers(&found), &numbers(&plain_newest(attention, &tokens))));
+        off = worse(off, distance(&numbers(&found), &numbers(&plain_newest(attention, &tokens))));
     }
     off
 }
@@ -411,7 +411,7 @@ fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
                 let (dy, dsum) = (drawn(&[rows, heads, d]), drawn(&[rows, d]));
                 let run = |kind: Kind, device: Device| {
                     let to = |x: &Tensor| x.to_kind(kind).to_device(device);
-                    let leaves = [&row, &add].map(|x| to(x).set_requires_grad(true));
+                    let leaves = [&row, &add].map(|x| to(x).detach().copy().set_requires_grad(true));
                     let x = leaves[0].narrow(1, d, heads * d).view([rows, heads, d]);
                     let x = if device == Device::Cpu { x.contiguous() } else { x };
                     let weight = match kind {
@@ -426,7 +426,7 @@ fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
                     (behind(&y) * behind(&to(&dy))).sum(Kind::Double).backward();
                     let mut all = vec![numbers(&y), numbers(&leaves[0].grad())];
                     if heads == 1 {
-                        let leaves = [&row, &add].map(|x| to(x).set_requires_grad(true));
+                        let leaves = [&row, &add].map(|x| to(x).detach().copy().set_requires_grad(true));
                         let x = leaves[0].narrow(1, 0, d).contiguous();
                         let (sum, y) = norm.add_forward(&x, &leaves[1]);
                         (&y * to(&dy).squeeze_dim(1) + &sum * to(&dsum)).sum(Kind::Double).backward();
@@ -436,7 +436,7 @@ fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
                 };
                 let (found, expected) = (run(kind, device()), run(Kind::Double, Device::Cpu));
                 let worst = found.iter().zip(&expected).map(|(found, expected)| distance(found, expected));
-                let worst = worst.fold(0.0, f64::max);
+                let worst = worst.fold(0.0, worse);
                 println!("{name}, weight {:?}: {worst:.1e}", weight.kind());
                 assert!(worst < tolerance, "{name}, weight {:?}: {worst:e}", weight.kind());
             }

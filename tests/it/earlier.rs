@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 
 use crate::bench::copied;
 use crate::forked;
-use crate::support::{Place, encoders, errors, fixture, json, json_lines};
+use crate::support::{Place, encoders, errors, fixture, json, json_lines, worse};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -79,8 +79,8 @@ fn a_run_that_an_earlier_release_began_ends_as_it_would_have_there() {
         assert_eq!(found.len(), expected.len(), "{method}");
         for ((name, shape, found), (wanted, sides, expected)) in found.iter().zip(&expected) {
             assert_eq!((name, shape), (wanted, sides), "{method}");
-            let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let largest = expected.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+            let apart = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, worse);
+            let largest = f64::from(expected.iter().fold(0.0, |largest: f32, x| largest.max(x.abs())));
             assert!(apart <= 1e-4 * largest, "{method}: `{name}` is {apart} apart of {largest}");
         }
     }

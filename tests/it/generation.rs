@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tch::Kind;
 
 use crate::decoders::{checkpoints, logits, model_of};
-use crate::support::{alone, fixture, json, numbers, real};
+use crate::support::{alone, fixture, json, numbers, real, worse};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -174,7 +174,7 @@ fn every_token_in_bf16_is_among_the_best_of_a_pass_over_the_whole_text() {
                     let row = numbers(&logits.get((prompt.len() + at) as i64 - 1));
                     let (most, least) =
                         row.iter().fold((f64::MIN, f64::MAX), |(a, b), &x| (a.max(x), b.min(x)));
-                    off = off.max((most - row[id as usize]) / (most - least));
+                    off = worse(off, (most - row[id as usize]) / (most - least));
                 }
             }
             println!("{name}, {slots} slots: {off:.1e}");

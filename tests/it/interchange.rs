@@ -20,7 +20,7 @@ use tch::{Kind, no_grad};
 use crate::bench::{Bench, copied, edit, rewrite};
 use crate::support::{
     Place, alone, device, distance, encoders, errors, fixture, json, json_lines, losses, numbers, room,
-    strays,
+    strays, worse,
 };
 
 const ENCODERS: [&str; 2] = ["bert-gelu", "roberta-gelu"];
@@ -311,7 +311,7 @@ fn last_logits(model: &CausalLm, rows: &[Row], expected: &[Vec<f64>]) -> f64 {
         let logits = no_grad(|| model.logits(&model.hidden(&batch, &Pass::evaluation()).unwrap()));
         numbers(&logits.get(row.input_ids.len() as i64 - 1))
     };
-    rows.iter().zip(expected).map(|(row, expected)| distance(&of_row(row), expected)).fold(0.0, f64::max)
+    rows.iter().zip(expected).map(|(row, expected)| distance(&of_row(row), expected)).fold(0.0, worse)
 }
 
 /// Makes a basis of a fixture's checkpoint.

@@ -12,7 +12,9 @@ use loraxs::nn::{Packed, Pass};
 use serde::Deserialize;
 use tch::{Kind, no_grad};
 
-use crate::support::{Place, alone, classes, device, distance, encoders, fixture, json, json_lines, numbers};
+use crate::support::{
+    Place, alone, classes, device, distance, encoders, fixture, json, json_lines, numbers, worse,
+};
 
 /// Relative to the largest expected value.
 const TOLERANCE: f64 = 1e-5;
@@ -225,7 +227,7 @@ fn a_drawn_head_is_the_one_that_transformers_draws_after_the_same_seed() {
             let shown =
                 [&found[..expected.first.len()], &found[found.len() - expected.last.len()..]].concat();
             let off = shown.iter().zip(expected.first.iter().chain(&expected.last));
-            let off = off.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let off = off.map(|(a, b)| (a - b).abs()).fold(0.0, worse);
             let sum = (found.iter().sum::<f64>() - expected.sum).abs();
             println!("{} {}: {off:.1e}, sum {sum:.1e}", case.checkpoint, entry.name);
             // Rounding of another processor's logarithm; the numbers are of the size of 0.02.

@@ -14,7 +14,9 @@ use safetensors::SafeTensors;
 
 use crate::forked::{self, Run};
 use crate::resume::{Outcome, logged_step, outcome};
-use crate::support::{Place, device_name, encoders, errors, fixture, json, log, losses, quickstart, strays};
+use crate::support::{
+    Place, device_name, encoders, errors, fixture, json, log, losses, quickstart, strays, worse,
+};
 
 /// The longest that any run may take, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -127,9 +129,9 @@ fn assert_alike(found: &Path, one: &Path, steps: usize, bounds: [f64; 2]) {
     assert!(own.keys().eq(expected.keys()) && !own.is_empty());
     assert!(own.values().flatten().any(|value| value.abs() > 1e-3), "nothing was trained");
     let of = |(name, own): (&String, &Vec<f32>)| {
-        own.iter().zip(&expected[name]).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+        own.iter().zip(&expected[name]).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, worse)
     };
-    let moved = own.iter().map(of).fold(0.0, f64::max);
+    let moved = own.iter().map(of).fold(0.0, worse);
     println!("{}: losses differ by {differs:.1e}, adapters by {moved:.1e}", found.display());
     assert!(differs <= of_losses && moved <= of_adapter, "{differs:e}, {moved:e}");
     let evaluated = |run: &Path| -> Vec<Option<f64>> {

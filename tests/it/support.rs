@@ -209,16 +209,22 @@ pub fn losses(run: &Path) -> Vec<f64> {
     log(run).iter().filter_map(|point| point.loss).collect()
 }
 
+/// The larger of both; what is no number is infinitely large, so that no bound holds for it.
+pub fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::INFINITY } else { a.max(b) }
+}
+
 /// The largest of |found − expected| / |expected|.
 pub fn strays(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    found.iter().zip(expected).map(|(a, b)| ((a - b) / b).abs()).fold(0.0, f64::max)
+    let apart = |(a, b): (&f64, &f64)| if a == b { 0.0 } else { ((a - b) / b).abs() };
+    found.iter().zip(expected).map(apart).fold(0.0, worse)
 }
 
 /// The largest difference relative to the largest expected value.
 pub fn distance(found: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
-    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, worse);
     difference / expected.iter().fold(0.0, |largest: f64, x| largest.max(x.abs()))
 }
 

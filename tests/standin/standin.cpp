@@ -819,10 +819,10 @@ int nvrtcGetProgramLog(Program* program, char* log) { return std::strcpy(log, pr
 int nvrtcGetCUBINSize(Program* program, size_t* size) { return *size = program->library.size() + 1, 0; }
 int nvrtcGetCUBIN(Program* program, char* binary) { return std::strcpy(binary, program->library.c_str()), 0; }
 int nvrtcDestroyProgram(Program** program) { return delete *program, 0; }
-// Compute capability 9.0, or what STANDIN_TURING stands for; 16 multiprocessors.
+// Compute capability 9.0, or what STANDIN_TURING stands for; four multiprocessors, so that sequences are divided into few parts or none.
 int cuDeviceGetAttribute(int* value, int which, int) {
   const bool is_old = std::getenv("STANDIN_TURING");
-  return *value = which == 75 ? (is_old ? 7 : 9) : which == 76 ? (is_old ? 5 : 0) : 16, 0;
+  return *value = which == 75 ? (is_old ? 7 : 9) : which == 76 ? (is_old ? 5 : 0) : 4, 0;
 }
 int cuDevicePrimaryCtxRetain(void**, int) { return 0; }
 int cuCtxGetCurrent(void** context) { return *context = nullptr, 0; }
