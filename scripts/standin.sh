@@ -37,9 +37,18 @@ all=(standin:: own_kernels:: divided:: doctor:: devices:: contract:: parity:: de
     resume:: interchange:: heads:: svd:: sweeps::a_run_of_a_group sweeps::on_a_gpu)
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} LORAXS_TEST_DEVICE=cuda:0 LORAXS_STANDIN=1
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
-cargo test --release --locked --test it -- "${@:-${all[@]}}"
+# Shows what tests print of counts, and everything if one fails.
+run() {
+    local log status=0
+    log=$(mktemp)
+    cargo test --release --locked --test it -- "$@" --show-output >"$log" 2>&1 || status=$?
+    if [ "$status" = 0 ]; then grep -E '^test | launches|replays' "$log"; else cat "$log"; fi
+    rm -f "$log"
+    return "$status"
+}
+run "${@:-${all[@]}}"
 if [ $# = 0 ]; then
     # The same over both devices of the stand-in.
     export LORAXS_TEST_DEVICE=cuda:0,cuda:1
-    cargo test --release --locked --test it -- doctor::a_sound contract:: training::twenty decoder_training:: merge_decoders:: resume::a_run_killed_again
+    run doctor::a_sound contract:: training::twenty decoder_training:: merge_decoders:: resume::a_run_killed_again
 fi

@@ -49,6 +49,9 @@ fn show(findings: &Findings) {
         .map(|_| format!(", {} free", wide(findings.gpu.free_bytes)))
         .unwrap_or_default();
     say(&format!("gpu        {driver}{models}{free}"));
+    if let Some(kernels) = &findings.gpu.kernels {
+        say(&format!("kernels    {kernels}"));
+    }
     if let Some(problem) = &findings.gpu.problem {
         say(&format!("problem    {problem}"));
     }

@@ -14,6 +14,7 @@ use crate::models::self_test::{self, Check};
 use crate::report::redacted;
 use crate::spec::DeviceChoice;
 use crate::torch::kernels::packs;
+use crate::torch::own_cuda;
 use crate::torch::{self, Devices};
 
 /// Time limit for an answer from the hub.
@@ -60,6 +61,8 @@ pub struct Gpu {
     pub models: Vec<String>,
     /// Free memory of those that are used.
     pub free_bytes: Option<usize>,
+    /// Whether our own kernels serve there, or why libtorch's do.
+    pub kernels: Option<String>,
     /// The reason why none is used.
     pub problem: Option<String>,
     /// A hint on how to fix it.
@@ -105,6 +108,7 @@ impl Findings {
                 driver: driver.map(|(version, _)| version),
                 models: gpu_models(),
                 free_bytes: devices.is_cuda().then(free),
+                kernels: own_cuda::state(devices.first()),
                 problem: problem.as_ref().map(|error| format!("{error:#}")),
                 hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
             },

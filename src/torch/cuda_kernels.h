@@ -151,6 +151,12 @@ class CudaKernels {
   // True if the kernels can be launched on a device; compiles them the first time.
   bool serve(int device) { return !on(device).functions.empty(); }
 
+  // What serves a device, for a report.
+  std::string state(int device) {
+    if (!are_wanted()) return "libtorch's, by LORAXS_CUDA_KERNELS";
+    return serve(device) ? "own, compiled" : "libtorch's: own ones cannot be compiled";
+  }
+
   // The compute capability of a device that they serve, as 90 for 9.0.
   int capability(int device) { return on(device).capability; }
 

@@ -34,7 +34,8 @@ impl Devices {
             Err("no GPU found".into())
         };
         let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
-        let old = driver().filter(|(_, major)| count == 0 && *major < OLDEST_DRIVER);
+        let (driver, has_library) = (driver(), loaded.is_ok());
+        let old = driver.as_ref().filter(|(_, major)| count == 0 && has_library && *major < OLDEST_DRIVER);
         let missing = match (&old, loaded) {
             (Some((version, _)), Ok(())) => format!("the driver {version} is too old for CUDA 13.0"),
             (_, Ok(())) => format!("libtorch sees {count} CUDA devices"),
@@ -43,6 +44,10 @@ impl Devices {
         let hint = match old {
             Some(_) => format!("install driver {OLDEST_DRIVER} or later"),
             None if count > 0 => format!("the last one is `cuda:{}`", count - 1),
+            None if has_library && driver.is_none() => {
+                format!("install NVIDIA's driver {OLDEST_DRIVER} or later: there is none")
+            }
+            None if has_library => "see whether `nvidia-smi` lists a GPU, and CUDA_VISIBLE_DEVICES".to_owned(),
             None => {
                 "install libtorch with `scripts/setup.sh --cuda`, or put the folders of libtorch_cuda.so and of \
                  NVIDIA's libraries on LD_LIBRARY_PATH"

@@ -1,4 +1,4 @@
-// Decoding by kernels of our own on a GPU (src/torch/own_cuda.rs says what each function takes).
+// Kernels of our own for decoding and norms on a GPU (src/torch/own_cuda.rs says what each function takes).
 
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -48,6 +48,15 @@ int lx_cuda_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double ep
     const auto found = CudaNorm::apply(*x, other, *weight, eps, offset);
     out[0] = new Tensor(found.back());
     if (add) out[1] = new Tensor(found.front());
+  });
+}
+
+// text ← which kernels serve a device, until the next call on this thread.
+int lx_kernels_state(int index, const char** text) {
+  return guarded([&] {
+    thread_local std::string state;
+    state = norms::kernels().state(index);
+    *text = state.c_str();
   });
 }
 

@@ -1,6 +1,6 @@
 //! Kernels of our own on a GPU: the functions of `own_cuda.cpp` over `heads.h`, `newest.h` and `norms.h`, and that of `training.cpp` over `halves.h`.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
@@ -22,6 +22,7 @@ unsafe extern "C" {
         eps: f64,
         offset: f64,
     ) -> c_int;
+    fn lx_kernels_state(index: c_int, text: *mut *const c_char) -> c_int;
     fn lx_store(
         kv: *const *const C_tensor,
         cache: *const *const C_tensor,
@@ -99,7 +100,17 @@ pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) ->
     stored != 0
 }
 
-/// NewestRules of attention to a cache.
+/// Tells whether kernels of our own serve on a GPU, or why not.
+pub fn state(device: Device) -> Option<String> {
+    let Device::Cuda(index) = device else { return None };
+    let mut text = std::ptr::null();
+    // SAFETY: `text` is a live local.
+    unless_failed(unsafe { lx_kernels_state(c_int::try_from(index).unwrap_or(0), &raw mut text) });
+    // SAFETY: a C string that lives until the next call on this thread.
+    Some(unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
+}
+
+/// Rules of attention to a cache.
 #[derive(Debug, Clone, Copy)]
 pub struct NewestRules {
     /// Number of positions back that a token sees, itself included.

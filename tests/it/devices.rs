@@ -6,6 +6,7 @@ use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::rope::{Rope, Scaling};
 use loraxs::nn::{Noise, Packed, Pass, RmsNorm, Sight as _};
 use loraxs::torch::fused::{self, Adapted};
+use loraxs::torch::own_cuda::{self, attends_newest};
 use loraxs::torch::stream::Stream;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -221,6 +222,8 @@ fn decoded(attention: &Attention, [h, kv, d]: [i64; 3], kind: Kind, rotates: boo
         let sight = Decode::new(&cache, &lengths, device());
         let angles = Rope::angles(sight.positions(), &frequencies, kind);
         let turned = [&q, &k].map(|x| if rotates { angles.rotate(x) } else { x.shallow_clone() });
+        let serves = attends_newest(kind, device(), [h, kv, d]);
+        assert_eq!(serves, device().is_cuda() && kind != Kind::Float && d % 32 == 0, "{kind:?}, {d}");
         let found = rotates.then(|| sight.attend_rotating(0, attention, [&q, &k, &v], &angles)).flatten();
         let newest = [&turned[0], &turned[1], &v];
         let found = found.unwrap_or_else(|| sight.attend(0, attention, newest, &pass).unwrap());
@@ -437,6 +440,10 @@ fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
                 let (found, expected) = (run(kind, device()), run(Kind::Double, Device::Cpu));
                 let worst = found.iter().zip(&expected).map(|(found, expected)| distance(found, expected));
                 let worst = worst.fold(0.0, worse);
+                let even = draw(&[rows, d]).to_kind(kind).to_device(device());
+                let serves =
+                    own_cuda::rms_norm(&even, None, &weight.to_device(device()), [1e-5, offset]).is_some();
+                assert_eq!(serves, device().is_cuda() && d % 8 == 0, "{name}");
                 println!("{name}, weight {:?}: {worst:.1e}", weight.kind());
                 assert!(worst < tolerance, "{name}, weight {:?}: {worst:e}", weight.kind());
             }

@@ -20,6 +20,8 @@ fn a_sound_device_passes_every_check() {
     let (output, found) = doctor(&device_name(), &[]);
     assert_eq!(output.status.code(), Some(0), "{found}");
     let checks = found["self_test"].as_array().unwrap();
+    let kernels = found["gpu"]["kernels"].as_str();
+    assert_eq!(kernels.is_some_and(|state| state.starts_with("own")), device_name() != "cpu", "{kernels:?}");
     assert!(checks.len() >= 11 && checks.iter().all(|check| check["ok"] == true), "{found}");
     assert!(checks.iter().all(|check| check["error"].as_f64().unwrap() < check["limit"].as_f64().unwrap()));
     assert_eq!((&found["device"], &found["ok"]), (&Value::from(device_name()), &Value::Bool(true)));

@@ -161,6 +161,8 @@ fn decoders_whose_heads_our_kernels_serve_tell_what_they_tell_on_a_cpu() {
             assert!(found.len() == expected.len() && apart <= 1, "{out}: {found:?}, {expected:?}");
             let launched = counts.get("lx_attend").copied().unwrap_or(0);
             assert_eq!(launched > 0, kernels == "1", "{out}: {launched} launches");
+            // Frequencies of rotations are computed on the CPU, as in Transformers: a GPU's last bits are others.
+            assert!(counts.keys().all(|name| !name.starts_with("aten::pow")), "{out}: {counts:?}");
             assert_eq!(counts.get("replay").is_some_and(|replays| *replays > 5), graphs == "1", "{out}");
         }
     }
@@ -189,5 +191,5 @@ fn a_further_token_launches_few_kernels_a_layer() {
     // In each layer, four products, their biases and what is counted above; then what is around the layers.
     let launches: i64 = after.values().sum();
     println!("{launches} launches");
-    assert!(launches <= 40, "{after:?}");
+    assert!(launches <= 34 && of("aten::addmm.out") == 8, "{after:?}");
 }

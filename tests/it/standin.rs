@@ -91,12 +91,19 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
         r#"["q_proj", "v_proj", "o_proj", "down_proj"]"#,
         "tiny/instructions",
     );
-    // Copies up, and launches, of two layers with what stands before and after them; then of a step that the device repeats.
+    let capped = (
+        Place::of_decoders(),
+        fixture("decoders/gemma2-capped"),
+        r#"["q_proj", "v_proj", "o_proj", "down_proj"]"#,
+        "tiny/instructions",
+    );
+    // Copies up, and launches, of two layers (three where scores are capped) with what stands before and after them; then of a step that the device repeats.
     let cases = [
         (&encoder, "fp32", "0", [1, 335]),
         (&encoder, "bf16", "0", [1, 360]),
         (&decoder, "fp32", "0", [1, 220]),
         (&decoder, "bf16", "0", [1, 233]),
+        (&capped, "bf16", "0", [1, 581]),
         (&encoder, "fp32", "1", [1, 10]),
         (&encoder, "bf16", "1", [1, 10]),
         (&decoder, "bf16", "1", [1, 10]),
@@ -208,6 +215,29 @@ fn recorded_steps_of_training_are_what_they_are_without_recordings() {
         println!("{dataset} {precision}: {replays} replays");
         // The optimiser's updates, and the passes of shapes that return.
         assert!(none == 0 && replays > 26, "{dataset} {precision}: {replays} and {none} replays");
+    }
+}
+
+#[test]
+fn the_precision_of_a_gpu_is_chosen_by_the_kind_of_model() {
+    if !standin() {
+        return;
+    }
+    for (place, model, targets, dataset, precision) in [
+        (Place::new(), encoders().join("bert-gelu"), r#"["query"]"#, "tiny/pairs", "tf32"),
+        (
+            Place::of_decoders(),
+            fixture("decoders/llama-biased"),
+            r#"["q_proj"]"#,
+            "tiny/instructions",
+            "bf16",
+        ),
+    ] {
+        fs::write(place.path("recipe.toml"), recipe(&model, targets, dataset)).unwrap();
+        let sets = ["--set", "train.max_steps=1", "--set", "train.precision=auto"];
+        place.run(&[&["train", "--recipe", "recipe.toml", "--out", "run"][..], &sets].concat(), 0);
+        let written = fs::read_to_string(place.path("run/recipe.toml")).unwrap();
+        assert!(written.contains(&format!("precision = \"{precision}\"")), "{written}");
     }
 }
 
