@@ -168,7 +168,7 @@ keys! {
         batch_size: usize = whole(32, 1, BATCH_SIZE);
         /// Examples in one forward pass, at most `batch_size` and that many by default; the rest is accumulated.
         micro_batch_size: usize = whole(batch_size, 1, BATCH_SIZE);
-        /// Tokens in one forward pass, in place of `micro_batch_size` where it is not 0. A longer example is computed alone; the passes of a step are about as long.
+        /// Tokens in one forward pass, in place of `micro_batch_size` where it is not 0. A longer example is computed alone; a step is split into as few passes as fit, of about equal length.
         micro_batch_tokens: usize = whole(0, 0, TOKENS);
         /// Peak learning rate of the adapter, or of the base with `full`.
         learning_rate: f64 = number(1e-3, NOT_NEGATIVE);
