@@ -258,7 +258,7 @@ impl<'a> Decode<'a> {
     }
 
     /// Attends by a kernel of our own on a GPU, which rotates by cosines and sines, if any, and stores keys and values, too.
-    fn in_one_kernel(
+    fn by_own_kernel(
         &self,
         layer: usize,
         attention: &Attention,
@@ -297,7 +297,7 @@ impl Sight for Decode<'_> {
         qkv: [&Tensor; 3],
         angles: &Angles,
     ) -> Option<Tensor> {
-        self.in_one_kernel(layer, attention, qkv, Some(angles.parts()))
+        self.by_own_kernel(layer, attention, qkv, Some(angles.parts()))
     }
 
     fn attend(
@@ -307,7 +307,7 @@ impl Sight for Decode<'_> {
         [q, k, v]: [&Tensor; 3],
         _pass: &Pass,
     ) -> Result<Tensor> {
-        if let Some(attended) = self.in_one_kernel(layer, attention, [q, k, v], None) {
+        if let Some(attended) = self.by_own_kernel(layer, attention, [q, k, v], None) {
             return Ok(attended);
         }
         let [s, h, d] = dims3(q);

@@ -81,6 +81,9 @@ inline int kind_of(const at::Tensor& x) {
   }
 }
 
+// Where a tensor's numbers begin; null if it is undefined.
+inline void* begin(const at::Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; }
+
 // Functions of NVRTC and of the driver; their headers, nvrtc.h and cuda.h, are not needed otherwise.
 template <typename F>
 F toolkit_function(const char* name) {

@@ -288,7 +288,6 @@ inline Tensor attend(const std::array<Tensor, 3>& qkv, const std::array<Tensor, 
   const int64_t parts = std::clamp<int64_t>(4 * kernel->multiprocessors(q.device().index()) / (s * kv), 1, 32);
   const auto adjacent = [](const Tensor& x) { return x.defined() ? x.contiguous() : x; };
   const Tensor out = at::empty({s, h, d}, q.options()), cos = adjacent(angles[0]), sin = adjacent(angles[1]);
-  const auto begin = [](const Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; };
   const Tensor partial = at::empty({parts > 1 ? s * h * parts * (d + 2) : 0}, q.options().dtype(at::kFloat));
   const Attend job{q.data_ptr(), k.data_ptr(), v.data_ptr(), begin(cos), begin(sin), cache[0].data_ptr(), cache[1].data_ptr(), out.data_ptr(),
                    static_cast<const int64_t*>(positions.data_ptr()), static_cast<float*>(partial.data_ptr()), static_cast<unsigned*>(arrived.data_ptr()),

@@ -187,8 +187,6 @@ struct Rows {
 
 inline int threads(int64_t d, int64_t element) { return static_cast<int>(std::clamp<int64_t>((d * element / 16 + 31) / 32 * 32, 32, 256)); }
 
-inline void* begin(const Tensor& x) { return x.defined() ? x.data_ptr() : nullptr; }
-
 // Returns y and the scales [rows], and writes x + add to `sum` where both are defined.
 inline std::array<Tensor, 2> forward(const Tensor& x, const Tensor& add, const Tensor& weight, const Tensor& sum, double eps, double offset) {
   const Rows rows(x);

@@ -21,7 +21,7 @@
 #include <ucontext.h>
 
 struct Index {
-  unsigned x = 0, y = 0, z = 0;
+  unsigned x = 0;
 };
 struct uint2 {
   unsigned x, y;

@@ -105,15 +105,15 @@ impl Decoder {
         pass: &Pass,
     ) -> Result<Tensor> {
         let mut angles = Rope::angles(positions, &self.frequencies, self.kind);
-        let mut x = Hidden { x: self.look_up(ids), add: None };
+        let mut hidden = Hidden { x: self.look_up(ids), add: None };
         for (i, block) in self.blocks.iter().enumerate() {
             let device = block.device();
-            if x.x.device() != device {
-                (x, angles) = (x.moved_to(device), angles.to_device(device));
+            if hidden.x.device() != device {
+                (hidden, angles) = (hidden.moved_to(device), angles.to_device(device));
             }
-            x = block.forward(x, &angles, (i, sight), pass)?;
+            hidden = block.forward(hidden, &angles, (i, sight), pass)?;
         }
-        Ok(x.normed(&self.norm).1)
+        Ok(hidden.normed(&self.norm).1)
     }
 
     /// Applies the last norm.
@@ -210,8 +210,8 @@ impl Trunk for Decoder {
         match self.blocks.get(index) {
             Some(block) => {
                 let device = block.device();
-                let x = Hidden { x: x.to_device(device), add: None };
-                Ok(block.forward(x, &angles.to_device(device), (index, batch), pass)?.sum())
+                let hidden = Hidden { x: x.to_device(device), add: None };
+                Ok(block.forward(hidden, &angles.to_device(device), (index, batch), pass)?.sum())
             }
             None => Ok(x.shallow_clone()),
         }
@@ -286,10 +286,16 @@ impl Block {
     }
 
     /// # Shapes
-    /// `x` `[m, d]` to the same.
-    fn forward(&self, x: Hidden, angles: &Angles, sight: (usize, &dyn Sight), pass: &Pass) -> Result<Hidden> {
-        let [m, _d] = dims2(&x.x);
-        let (x, normed) = x.normed(&self.attention_norm);
+    /// `hidden` `[m, d]` to the same.
+    fn forward(
+        &self,
+        hidden: Hidden,
+        angles: &Angles,
+        sight: (usize, &dyn Sight),
+        pass: &Pass,
+    ) -> Result<Hidden> {
+        let [m, _d] = dims2(&hidden.x);
+        let (x, normed) = hidden.normed(&self.attention_norm);
         let [q, key, v] = self.inputs.forward(&normed, pass).map(|y| y.view([m, -1, self.head_width]));
         let [q, key] = match &self.head_norms {
             Some([q_norm, k_norm]) => [q_norm.forward(&q), k_norm.forward(&key)],
