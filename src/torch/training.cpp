@@ -296,19 +296,23 @@ struct PaddedAttention : Function<PaddedAttention> {
     const auto [out, softmax, seed, offset, longest_q, longest_k] = at::_efficient_attention_forward(
         qkv[0], qkv[1], qkv[2], bias, std::nullopt, std::nullopt, std::nullopt, std::nullopt, dropout, /*custom_mask_type=*/0,
         /*compute_log_sumexp=*/true, scale);
-    ctx->save_for_backward({qkv[0], qkv[1], qkv[2], bias, out, softmax, seed, offset, to});
+    const Tensor attended = out.flatten(0, 1).index_select(0, to);
+    // Without the padding, which half of a batch may be.
+    ctx->save_for_backward({q, k, v, attended, bias, softmax, seed, offset, to});
     ctx->saved_data["dropout"] = dropout, ctx->saved_data["scale"] = scale;
-    return out.flatten(0, 1).index_select(0, to);
+    return attended;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &bias = saved[3], &to = saved[8];
+    const Tensor &bias = saved[4], &to = saved[8];
     const int64_t t = bias.size(3);
+    variable_list all = padded({saved[0], saved[1], saved[2], saved[3], grads[0]}, to, bias);
     const auto of_qkv = at::_efficient_attention_backward(
-        padded({grads[0]}, to, bias)[0], saved[0], saved[1], saved[2], bias, saved[4], std::nullopt, std::nullopt, t, t, saved[5],
+        all[4], all[0], all[1], all[2], bias, all[3], std::nullopt, std::nullopt, t, t, saved[5],
         ctx->saved_data["dropout"].toDouble(), saved[6], saved[7], /*custom_mask_type=*/0, /*bias_requires_grad=*/false,
         ctx->saved_data["scale"].toDouble());
+    all.clear();
     const auto taken = [&](const Tensor& x) { return x.flatten(0, 1).index_select(0, to); };
     return {taken(std::get<0>(of_qkv)), taken(std::get<1>(of_qkv)), taken(std::get<2>(of_qkv)), Tensor(), Tensor(), Tensor(), Tensor()};
   }

@@ -106,14 +106,17 @@ pub fn hellos(store: &Store, own: &Rendezvous, hello: &Hello, timeout: Duration)
 
 /// Returns the error of a store that cannot be opened.
 pub fn no_store(error: &anyhow::Error, (host, port): (&str, u16), serves: bool) -> anyhow::Error {
-    tracing::debug!("{error:#}");
+    let reason = format!("{error:#}");
+    tracing::debug!("{reason}");
+    // How long one of several attempts took says nothing.
+    let reason = if reason.contains("timed out") { String::new() } else { format!(": {reason}") };
     let (message, hint) = match serves {
         true => (
             format!("cannot listen at port {port} for the other processes"),
             "another job may use it: choose one with `MASTER_PORT`",
         ),
         false => (
-            format!("rank 0 cannot be reached at {host}:{port}"),
+            format!("rank 0 cannot be reached at {host}:{port}{reason}"),
             "`MASTER_ADDR` and `MASTER_PORT` say where: the host of the first process, and a free port on it",
         ),
     };

@@ -289,11 +289,21 @@ impl Members {
         let Rendezvous { rank, size, host, port, is_served, attempt, listener, .. } = &rendezvous;
         let (rank, size, address) = (*rank, *size, (host.as_str(), *port));
         let serves = rank == 0 && !is_served;
-        let end = Instant::now() + timeout;
         let open = |role: Role, prefix: &str| {
-            let left = end.saturating_duration_since(Instant::now()).max(10 * LOOK);
-            Store::open(address, role, prefix, left)
-                .map_err(|error| no_store(&error, address, role != Role::Client))
+            let end = Instant::now() + timeout;
+            loop {
+                let left = end.saturating_duration_since(Instant::now()).max(10 * LOOK);
+                match Store::open(address, role, prefix, left) {
+                    // A connection may break while it is made.
+                    Err(error) if role == Role::Client && left > 10 * LOOK => {
+                        tracing::debug!("{error:#}");
+                        std::thread::sleep(LOOK);
+                    }
+                    opened => {
+                        return opened.map_err(|error| no_store(&error, address, role != Role::Client));
+                    }
+                }
+            }
         };
         if size > 1 && rank == 0 {
             tracing::info!("waiting for {size} processes at {host}:{port}");
