@@ -14,6 +14,8 @@ use crate::torch::graph::{self, Graph};
 /// Passes of a size after which it is recorded. Recording takes about as long as two of them, which on a GPU take the CPU several times
 /// as long as a replay.
 const RECORDED_AFTER: usize = 2;
+/// Tokens that slots on a GPU can hold more than they need when they grow, so that they seldom do: passes are recorded anew then.
+pub const ROOM: usize = 256;
 /// Recorded passes have a multiple of this many rows, or few.
 const ROWS: usize = 32;
 
@@ -57,6 +59,17 @@ impl<'a> Decoding<'a> {
         &self.cache
     }
 
+    /// Lets the slots of a cache on a GPU hold at least `needed` tokens, and at most `most`. Recorded passes go, and what they wrote with them.
+    ///
+    /// # Errors
+    /// As [`Cache::grow`].
+    pub fn make_room(&mut self, needed: usize, most: usize) -> Result<()> {
+        self.recorded.clear();
+        let half_more = usize::try_from(self.cache.capacity())? * 3 / 2;
+        let tokens = (needed + ROOM).max(half_more).next_multiple_of(ROWS).min(most);
+        self.cache.grow(i64::try_from(tokens)?)
+    }
+
     /// Appends a token to each of the first rows, which hold `lengths` tokens; returns their logits, `[s, v]`, which the
     /// next pass may overwrite.
     ///
@@ -71,11 +84,15 @@ impl<'a> Decoding<'a> {
         pass(self.model, &ids, &Decode::new(&self.cache, lengths, device))
     }
 
-    /// As [`Decoding::next`] for tokens that are on the device, int64 `[s]`, without waiting for it; `None` if no such pass is recorded.
+    /// As [`Decoding::next`] for tokens that are on the device, int64 `[s]`, without waiting for it; `None` if no such pass is recorded, or the
+    /// slots must grow first.
     ///
     /// # Errors
     /// When the GPU fails.
     pub fn next_on_device(&mut self, ids: &Tensor, lengths: Vec<i64>) -> Result<Option<Tensor>> {
+        if lengths.iter().any(|length| *length >= self.cache.capacity()) {
+            return Ok(None);
+        }
         let rows = self.rows(lengths.len());
         let Some(recorded) = self.recorded.get_mut(&rows) else { return Ok(None) };
         let count = lengths.len() as i64;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::decoding::ROOM;
 use super::entry::{Event, Id};
 use super::feed::{Feed, NextPrompt, PromptShare, PromptSource};
 use super::memory::rooms;
@@ -183,6 +184,8 @@ impl How<'_> {
     /// When memory does not suffice for even one.
     fn slots(&self, model: &CausalLm, tokens: usize) -> Result<usize> {
         let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
+        // On a GPU, slots grow, and there are fewer if that fails.
+        let rarely = if model.device().is_cuda() { new.saturating_sub(ROOM.max(new / 4)) } else { 0 };
         let mut affordable = usize::MAX;
         for (each, free) in rooms(model) {
             let row = each.saturating_mul(tokens);
@@ -198,7 +201,8 @@ impl How<'_> {
                 .hint("lower `--max-new-tokens` or `--beams`")
                 .into());
             }
-            let slots = (free as f64 * SHARE / row.saturating_mul(beams).max(1) as f64) as usize;
+            let usual = each.saturating_mul(tokens - rarely.min(tokens)).saturating_mul(beams);
+            let slots = (free as f64 * SHARE / usual.max(1) as f64) as usize;
             affordable = affordable.min(slots);
         }
         Ok((affordable.min(self.most()) / self.threads).max(1))

@@ -6,7 +6,7 @@ use std::ops::Range;
 use tch::Tensor;
 
 use super::choice::{alike, choose, search};
-use super::decoding::Decoding;
+use super::decoding::{Decoding, ROOM};
 use super::entry::{Event, Submitted};
 use super::memory::shape;
 use crate::fault::Result;
@@ -40,6 +40,8 @@ pub struct Slots<'a> {
     decoding: Decoding<'a>,
     /// Number of slots, without the one for `shared`.
     count: usize,
+    /// Most tokens of each.
+    tokens: usize,
     running: Vec<Submitted<'a>>,
     /// A pass that was begun when the tokens of the last one were on the device alone.
     ahead: Option<Ahead>,
@@ -68,9 +70,23 @@ impl<'a> Slots<'a> {
     /// When the device has no memory for it.
     pub fn new(model: &'a CausalLm, Limits { slots, tokens }: Limits) -> Result<Self> {
         let layer = |layer| model.placement.layer(layer);
-        let cache = Cache::new(shape(model), i64::try_from(slots + 1)?, i64::try_from(tokens)?, layer)?;
+        // A GPU takes memory at once, and few answers reach their maximum length.
+        let first = if model.device().is_cuda() { tokens.min(ROOM) } else { tokens };
+        let cache = Cache::new(shape(model), i64::try_from(slots + 1)?, i64::try_from(first)?, layer)?;
         let decoding = Decoding::new(model, cache, slots);
-        Ok(Self { model, decoding, count: slots, running: Vec::new(), ahead: None, shared: Vec::new() })
+        let (running, shared) = (Vec::new(), Vec::new());
+        Ok(Self { model, decoding, count: slots, tokens, running, ahead: None, shared })
+    }
+
+    /// Lets each slot hold so many tokens.
+    fn make_room(&mut self, needed: usize) -> Result<()> {
+        if i64::try_from(needed)? <= self.decoding.cache().capacity() {
+            return Ok(());
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.logits = ahead.logits.copy();
+        }
+        self.decoding.make_room(needed, self.tokens)
     }
 
     /// Returns the running requests.
@@ -115,7 +131,9 @@ impl<'a> Slots<'a> {
         let first = prompts.next().unwrap_or_default();
         let length = prompts.fold(first.len(), |length, ids| common(&first[..length], ids));
         let held = common(&self.shared, &first[..length]);
-        if self.decoding.cache().continues() && queue.len() > 1 && length >= held + LEAST_SHARED {
+        if self.model.reads_in_parts() && queue.len() > 1 && length >= held + LEAST_SHARED {
+            self.make_room(length)?;
+            tracing::debug!("{length} tokens that all prompts begin with are read once");
             let _logits = self.read(&[Reading { ids: &first[..length], held, slot: self.count }])?;
             self.shared = first[..length].to_vec();
         }
@@ -143,8 +161,9 @@ impl<'a> Slots<'a> {
     }
 
     fn prefill(&mut self, places: Range<usize>, events: &mut Vec<Event>) -> Result<()> {
+        let texts: Vec<Vec<u32>> = self.running[places.clone()].iter().map(Submitted::text).collect();
+        self.make_room(texts.iter().map(Vec::len).max().unwrap_or(0))?;
         let entries = &self.running[places.clone()];
-        let texts: Vec<Vec<u32>> = entries.iter().map(Submitted::text).collect();
         let readings: Vec<Reading<'_>> = (entries.iter().zip(&texts))
             .map(|(entry, ids)| Reading { ids, held: self.held(&entry.request.ids), slot: entry.slot })
             .collect();
@@ -200,9 +219,8 @@ impl<'a> Slots<'a> {
             let logits = if in_order { logits.narrow(0, 0, count as i64) } else { selected(&logits, &rows) };
             return self.advance(0..count, &logits, events);
         }
-        if self.is_empty() {
-            return Ok(());
-        }
+        let Some(longest) = self.running.iter().map(|entry| entry.length).max() else { return Ok(()) };
+        self.make_room(longest + 1)?;
         let ids: Vec<i64> = self.running.iter().flat_map(Submitted::last).map(i64::from).collect();
         let lengths =
             self.running.iter().flat_map(|entry| std::iter::repeat_n(entry.length as i64, entry.width()));
@@ -258,9 +276,18 @@ impl<'a> Slots<'a> {
             rest = others;
         }
         if (0..).zip(&sources).any(|(slot, source)| slot != *source) {
-            let longest = self.running.iter().map(|entry| entry.length).max().unwrap_or(0);
+            // Beams share their prompt; when it has just been read, the first one alone has it.
+            let own = |entry: &Submitted<'_>| match entry.request.ids.len() {
+                prompt if entry.length > prompt => prompt,
+                _ => 0,
+            };
+            let moved = self.running.iter().filter(|entry| {
+                entry.slots().any(|slot| sources.get(slot).is_some_and(|source| *source != slot as i64))
+            });
+            let (start, end) = moved
+                .fold((usize::MAX, 0), |(start, end), entry| (start.min(own(entry)), end.max(entry.length)));
             let sources = sent(&Tensor::from_slice(&sources), logits.device());
-            self.decoding.cache().reorder(&sources, longest as i64);
+            self.decoding.cache().reorder(&sources, [start as i64, end as i64]);
         }
         self.retire(|entry| entry.done);
         Ok(())

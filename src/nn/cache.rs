@@ -1,18 +1,21 @@
 //! Keys and values of a decoder: a fixed slot for each sequence, filled by prefill, read by decoding.
 
+mod prefill;
+
 use std::cell::OnceCell;
 
 use tch::{Device, IndexOp as _, Kind, Tensor};
 
 use super::attention::Attention;
 use super::rope::Angles;
-use super::{Packed, Pass, Sight};
+use super::{Pass, Sight};
 use crate::fault::Result;
 use crate::torch::coming::sent;
 pub use crate::torch::kernels::Span;
 use crate::torch::kernels::{LANES, Look, attend};
 use crate::torch::own_cuda::{CachedLayer, NewestRules, attend_newest, store};
 use crate::torch::{Bounds, Copies, Kernel, cast, dims3, has_flash, packed_attention, zeros_on_demand};
+pub use prefill::Prefill;
 
 /// Size of a token's entry in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,19 +96,49 @@ impl Cache {
         }
     }
 
+    /// Attends on a GPU by FlashAttention, where sequences end with their queries; `bounds`: where the queries of each begin, int32 `[s + 1]`,
+    /// where its slot does, likewise, and how many tokens that holds, int32 `[s]`; `longest`: most queries, and most tokens.
+    fn attend_by_flash(
+        &self,
+        layer: usize,
+        attention: &Attention,
+        q: &Tensor,
+        [queries, keys, used]: [&Tensor; 3],
+        longest: [i64; 2],
+    ) -> Result<Tensor> {
+        let bounds = Bounds { queries, keys, used: Some(used), longest, flash: true };
+        let window = attention.window.filter(|&window| window < longest[1]);
+        let kernel =
+            Kernel { longest: longest[1], dropout: 0.0, causal: true, window, scale: attention.scale };
+        let [keys, values] = [&self.keys, &self.values].map(|all| all[layer].flatten(0, 1));
+        packed_attention([q, &keys, &values], bounds, kernel)
+    }
+
     fn attend(&self, layer: usize, attention: &Attention, qkv: [&Tensor; 3], spans: &[Span]) -> Tensor {
         let look = Look { window: attention.window, scale: attention.scale, cap: attention.cap };
         cast(&attend(qkv, [&self.keys[layer], &self.values[layer]], spans, look), qkv[0].kind())
     }
 
-    /// Returns true if a prompt can be continued from the end of its slot.
-    pub fn continues(&self) -> bool {
-        self.own
-    }
-
     /// Returns the number of tokens that a slot can hold.
     pub fn capacity(&self) -> i64 {
         self.capacity
+    }
+
+    /// Lets each slot hold `capacity` tokens, more than before; what it holds stays. For a cache on a GPU, whose old memory is freed layer by
+    /// layer.
+    ///
+    /// # Errors
+    /// When the device has no memory for it; the cache is of no use then.
+    pub fn grow(&mut self, capacity: i64) -> Result<()> {
+        for tensor in self.keys.iter_mut().chain(&mut self.values) {
+            let mut size = tensor.size();
+            size[1] = capacity;
+            let grown = Tensor::f_zeros(&size, (tensor.kind(), tensor.device()))?;
+            grown.narrow(1, 0, self.capacity).f_copy_(tensor)?;
+            *tensor = grown;
+        }
+        self.capacity = capacity;
+        Ok(())
     }
 
     /// Copies the first `length` tokens of one slot into another.
@@ -117,66 +150,17 @@ impl Cache {
         }
     }
 
-    /// Copies the first `length` tokens of slot `rows[i]` into slot i; `rows` is int64.
-    pub fn reorder(&self, rows: &Tensor, length: i64) {
+    /// Copies the tokens from `start` to `end` of slot `rows[i]` into slot i, and maybe some beside them; `rows` is int64.
+    pub fn reorder(&self, rows: &Tensor, [start, end]: [i64; 2]) {
         let slots = rows.size().iter().product();
-        let (axis, length) = self.axis(length);
+        let (axis, end) = self.axis(end);
+        let start = if self.own { start / LANES } else { start };
         let mut rows = rows.shallow_clone();
         for tensor in self.keys.iter().chain(&self.values) {
-            let mut part = tensor.narrow(0, 0, slots).narrow(axis, 0, length);
+            let mut part = tensor.narrow(0, 0, slots).narrow(axis, start, end - start);
             rows = rows.to_device(part.device());
             let moved = part.index_select(0, &rows);
             part.copy_(&moved);
-        }
-    }
-}
-
-/// Prompts being read into a cache: each attends to itself and stores its keys and values in its slot.
-#[derive(Debug)]
-pub struct Prefill<'a> {
-    cache: &'a Cache,
-    batch: &'a Packed,
-    /// The tokens of each prompt.
-    spans: &'a [Span],
-    /// Flat places of the batch's tokens in a cache on a GPU, int64 `[m]`.
-    at: Option<Tensor>,
-    copies: Copies<Tensor>,
-}
-
-impl<'a> Prefill<'a> {
-    /// `batch` has one run, `spans` its prompts; their slots are empty, unless [`Cache::continues`].
-    pub fn new(cache: &'a Cache, batch: &'a Packed, spans: &'a [Span]) -> Self {
-        let at = (!cache.own).then(|| {
-            let mut at = vec![0; batch.ids.numel()];
-            for span in spans {
-                for i in 0..span.len {
-                    at[(span.start + i) as usize] = span.slot * cache.capacity + span.held + i;
-                }
-            }
-            sent(&Tensor::from_slice(&at), batch.ids.device())
-        });
-        Self { cache, batch, spans, at, copies: Copies::default() }
-    }
-}
-
-impl Sight for Prefill<'_> {
-    fn attend(
-        &self,
-        layer: usize,
-        attention: &Attention,
-        [q, k, v]: [&Tensor; 3],
-        pass: &Pass,
-    ) -> Result<Tensor> {
-        match &self.at {
-            None => Ok(self.cache.attend(layer, attention, [q, k, v], self.spans)),
-            Some(at) => {
-                let at = match k.device() {
-                    device if device == at.device() => at,
-                    device => self.copies.on(device, &|| at.to_device(device)),
-                };
-                self.cache.store(layer, at, [k, v]);
-                attention.forward([q, k, v], self.batch, pass)
-            }
         }
     }
 }
@@ -318,14 +302,12 @@ impl Sight for Decode<'_> {
         let own = self.on(q.device());
         let (layout, longest) = (own.layout(), own.longest);
         self.cache.store(layer, &layout.at, [k, v]);
-        let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
-        let window = attention.window.filter(|&window| window < longest);
         if attention.in_one_kernel(q.kind(), d) && has_flash(q.kind(), q.device()) {
-            let (queries, keys_of, used) = (&layout.queries, &layout.slots, Some(&layout.used));
-            let bounds = Bounds { queries, keys: keys_of, used, longest: [1, longest], flash: true };
-            let kernel = Kernel { longest, dropout: 0.0, causal: true, window, scale: attention.scale };
-            return packed_attention([q, &keys.flatten(0, 1), &values.flatten(0, 1)], bounds, kernel);
+            let bounds = [&layout.queries, &layout.slots, &layout.used];
+            return self.cache.attend_by_flash(layer, attention, q, bounds, [1, longest]);
         }
+        let window = attention.window.filter(|&window| window < longest);
+        let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
         let seen = |x: &Tensor| x.narrow(0, 0, s).narrow(1, 0, longest).transpose(1, 2); // [s, kv, used, d]
         let mask = own.mask(longest, window);
         // The queries that share a head of keys are rows of one product: nothing is repeated.

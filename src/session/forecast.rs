@@ -119,8 +119,9 @@ impl Forecast<'_> {
     /// Estimates weights and trained tensors (value, gradient, two moments in fp32; on a CPU the gradient in fp64), the memory that autograd
     /// keeps of the longest micro batch, and the largest chunk of logits with its gradient.
     ///
-    /// Of an encoder's layer autograd keeps about 16 values of the model's width and 3 of the feed-forward width a token,
-    /// and the attention probabilities twice; of a decoder's layer as measured on the stand-in for a GPU and on an H100: 3 values of the
+    /// Of an encoder's layer autograd keeps on a CPU about 16 values of the model's width and 3 of the feed-forward width a token, and the
+    /// attention probabilities twice; on a GPU, as measured on the stand-in for one, 6 values of the model's width, 1 of the feed-forward width
+    /// and the masks of dropout, and works with about 1.5 layers more. Of a decoder's layer as measured there and on an H100: 3 values of the
     /// model's width (4 in fp32), queries, keys, values and attention's output, and 2 values of the feed-forward width; where layers keep
     /// their inputs, 2 and 1 more; a byte for each number with dropout; capped scores. The backward pass works with about 3 layers more. A CPU
     /// without kernels of one pass keeps 1.6 times as much.
@@ -129,7 +130,14 @@ impl Forecast<'_> {
         let config = self.config;
         let (d, wide, layers) = (config.width as f64, config.intermediate as f64, config.layers as f64);
         let (tokens, squares) = self.longest_micro_batch();
+        let on_cpu = self.parts.iter().all(|part| part.device == "cpu");
+        let inputs = if self.kept == Kept::Inputs { 2.0 * d + wide } else { 0.0 };
+        let masks = if self.drops { 6.0 * d + wide } else { 0.0 };
         let (layer, logits) = match self.config {
+            // Heads of other widths have no kernel there.
+            Config::Encoder(c) if !on_cpu && c.width / c.heads % 8 == 0 => {
+                (tokens * ((6.0 * d + wide + inputs) * size + 2.0 * d + masks), 0.0)
+            }
             Config::Encoder(c) => {
                 (tokens * (16.0 * d + 3.0 * wide) * size + 2.0 * squares * c.heads as f64 * size, 0.0)
             }
@@ -137,16 +145,17 @@ impl Forecast<'_> {
                 let heads = ((2 * c.heads + 2 * c.kv_heads) * c.head_width) as f64;
                 // Capped scores have no kernel that computes them anew: their tanh, softmax, and that rounded.
                 let scores = if c.score_cap.is_some() { 8.0 * squares * c.heads as f64 } else { 0.0 };
-                let inputs = if self.kept == Kept::Inputs { 2.0 * d + wide } else { 0.0 };
                 let rows = if size > 2.0 { 4.0 } else { 3.0 };
-                let masks = if self.drops { 6.0 * d + wide } else { 0.0 };
                 let layer = tokens * ((rows * d + heads + 2.0 * wide + inputs) * size + masks) + scores;
                 let chunk = (tokens * c.vocabulary as f64).min(f64::from(1 << 24));
                 (layer, chunk * (2.0 * 4.0 + size))
             }
         };
-        let on_cpu = self.parts.iter().all(|part| part.device == "cpu");
-        let working = if self.config.is_decoder() { 3.0 } else { 0.0 };
+        let working = match self.config {
+            Config::Decoder(_) => 3.0,
+            Config::Encoder(_) if on_cpu => 0.0,
+            Config::Encoder(_) => 1.5,
+        };
         let layer = if on_cpu && self.config.is_decoder() { 1.6 * layer } else { layer };
         let activations =
             if self.kept == Kept::Nothing {

@@ -5,6 +5,7 @@ use loraxs::nn::cache::{Cache, Decode, Prefill, Shape, Span};
 use loraxs::nn::layout::{Positions, Sequence};
 use loraxs::nn::rope::{Rope, Scaling};
 use loraxs::nn::{Noise, Packed, Pass, RmsNorm, Sight as _};
+use loraxs::torch::free_bytes;
 use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::own_cuda::{self, attends_newest};
 use loraxs::torch::stream::Stream;
@@ -122,6 +123,28 @@ fn attention_and_its_gradients_are_those_of_plain_products() {
             }
         }
     }
+}
+
+#[test]
+fn attention_over_padding_keeps_nothing_of_the_padding() {
+    if !device().is_cuda() {
+        return;
+    }
+    let _alone = alone();
+    // Padded, 32 sequences of 96 tokens.
+    let batch = batch(&[&[&[96][..], &[3; 31]].concat()]);
+    let ([q, k, v], _) = drawn(189, [2, 2, 64], Kind::Float);
+    let pass = Pass::training(&Noise::new(vec![Stream::seeded(3)]), &batch);
+    let attention = attention(false, None, None, 0.1);
+    let attended = || attention.forward([&q, &k, &v], &batch, &pass).unwrap();
+    // The mask is made once for all layers.
+    drop(attended());
+    let before = free_bytes(device()).unwrap();
+    let found = attended();
+    let kept = before.saturating_sub(free_bytes(device()).unwrap());
+    let own = found.numel() * 4;
+    println!("{kept} bytes, {own} of them the result");
+    assert!(kept < own + (60 << 10), "{kept} bytes, {own} of them the result");
 }
 
 /// out = M V is linear in V, so that ⟨dO, M V⟩ = ⟨Mᵀ dO, V⟩ if the backward pass has the masks of the forward pass.

@@ -57,6 +57,7 @@ mod rows; // files of every form: which rows they hold, what of them is text, ho
 mod scheduler; // requests that come, differ and leave while others run
 mod scoring; // verdicts against the published scripts
 mod shapes; // rows of every shape against TRL
+mod slots; // memory and copies of a cache on a GPU, on a stand-in for one
 mod sources; // data as people hold them: a run's own entry, files and folders without one, shares, mixtures
 mod standin; // copies, launches and memory of a GPU, on a stand-in for one
 mod support; // shared by the tests

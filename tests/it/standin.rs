@@ -63,7 +63,8 @@ fn of_a_step(
 fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
     let of = |name: &str| counts.get(name).copied().unwrap_or(0);
     let copies = [of("host to device"), of("device to host")];
-    [copies[0], copies[1], counts.values().sum::<i64>() - copies[0] - copies[1]]
+    let launches = counts.iter().filter(|(name, _)| !name.ends_with(" bytes")).map(|(_, count)| count);
+    [copies[0], copies[1], launches.sum::<i64>() - copies[0] - copies[1]]
 }
 
 fn recipe(model: &Path, targets: &str, dataset: &str) -> String {

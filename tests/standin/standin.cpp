@@ -2,7 +2,7 @@
 //
 // Device memory is host memory under another name. Every operator runs on the CPU, but refuses tensors of mixed devices as CUDA does,
 // and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8; on the second device, the name ends in
-// "@1"). Attention kernels are references that
+// "@1"), beside the most bytes in use and those that index_select returned. Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
 // whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
 // PyTorch's openreg example shows which interfaces a back-end needs.
@@ -49,7 +49,7 @@ struct Count {
 };
 constexpr size_t MOST_COUNTS = 1024;
 
-void count(const std::string& name) {
+Count* counter(const std::string& name) {
   static std::mutex mutex;
   static std::map<std::string, Count*> known;
   static Count* table = [] {
@@ -61,14 +61,18 @@ void count(const std::string& name) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     return memory == MAP_FAILED ? nullptr : static_cast<Count*>(memory);
   }();
-  if (!table) return;
+  if (!table) return nullptr;
   const std::lock_guard lock(mutex);
   auto [at, is_new] = known.try_emplace(name, nullptr);
   if (is_new && known.size() <= MOST_COUNTS) {
     at->second = table + known.size() - 1;
     std::strncpy(at->second->name, name.c_str(), sizeof(Count::name) - 1);
   }
-  if (at->second) ++at->second->value;
+  return at->second;
+}
+
+void count(const std::string& name, uint64_t number = 1) {
+  if (Count* found = counter(name)) __atomic_fetch_add(&found->value, number, __ATOMIC_RELAXED);
 }
 
 void count_on(c10::Device device, const std::string& name) { count(device.index() == 1 ? name + "@1" : name); }
@@ -135,6 +139,7 @@ struct Memory final : c10::DeviceAllocator {
       blocks[block] = {bytes, device};
       used[device] += bytes;
       peak[device] = std::max(peak[device], used[device]);
+      if (Count* most = counter("most bytes")) most->value = std::max<uint64_t>(most->value, used[device]);
     }
     return {block, block, &Memory::release, {CUDA, device}};
   }
@@ -387,6 +392,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   for (c10::IValue& value : inner) {
     if (value.isTensor()) {
       const Tensor result = call.give(value.toTensor());
+      if (schema.name() == "aten::index_select") count("selected bytes", result.nbytes());
       stack->push_back(result);
       results.push_back(bare(result));
     } else if (value.isTensorList()) {

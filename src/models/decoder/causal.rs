@@ -91,6 +91,11 @@ impl CausalLm {
             && self.decoder.attends_in_one_kernel(self.config.head_width)
     }
 
+    /// Returns true if a text can be read into a cache in parts, of which later ones attend to those before.
+    pub fn reads_in_parts(&self) -> bool {
+        !self.device().is_cuda() || self.attends_in_one_kernel()
+    }
+
     /// Returns true if a GPU attends to a cache in one kernel.
     pub fn decodes_in_one_kernel(&self) -> bool {
         let heads = [self.config.heads, self.config.kv_heads, self.config.head_width];
