@@ -67,6 +67,28 @@ fn slots_that_grow_keep_what_they_hold() {
 }
 
 #[test]
+fn slots_for_which_there_is_no_more_memory_become_fewer() {
+    if !standin() {
+        return;
+    }
+    let place = place(9, 10);
+    let model = fixture("decoders/llama-biased");
+    let run = |out: &str, environment: &[(&str, &str)]| {
+        let how = ["--precision", "fp32", "--batch-size", "4"];
+        answers(&place, &model, (out, "420"), &how, environment)
+    };
+    let (expected, counts) = run("enough", &[]);
+    // Of five slots, one for a shared beginning, each takes 256 bytes a token.
+    let bytes = (counts["most bytes"] - 200_000).to_string();
+    let (found, fewer) = run("too-little", &[("STANDIN_BYTES", &bytes)]);
+    assert_eq!(found, expected);
+    // One copy a pass.
+    let passes = [counts, fewer].map(|counts| counts["device to host"]);
+    println!("{passes:?} passes");
+    assert!(passes[1] > passes[0] + 100, "{passes:?} passes");
+}
+
+#[test]
 fn beams_move_their_own_tokens_alone() {
     if !standin() {
         return;
