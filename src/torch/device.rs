@@ -180,6 +180,10 @@ fn load_cuda() -> std::result::Result<(), String> {
     library
         .map(std::mem::forget)
         .map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))?;
+    // SAFETY: sets flags of libtorch's allocator.
+    if let Err(error) = checked(unsafe { super::lx_grow_segments() }) {
+        tracing::debug!("segments of fixed sizes: {error:#}");
+    }
     // SAFETY: sets a flag of libtorch's global context.
     checked(unsafe { super::lx_prefer_cusolver() }).map_err(|e| e.to_string())
 }

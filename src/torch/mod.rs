@@ -31,6 +31,7 @@ unsafe extern "C" {
     fn lx_zeros_on_demand(out: *mut *mut C_tensor, size: *const i64, dims: i64) -> c_int;
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_prefer_cusolver() -> c_int;
+    fn lx_grow_segments() -> c_int;
     fn lx_use_device(index: c_int) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;

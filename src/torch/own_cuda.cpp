@@ -1,6 +1,9 @@
 // Kernels of our own for decoding and norms on a GPU (src/torch/own_cuda.rs says what each function takes).
 
+#include <c10/core/AllocatorConfig.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include <cstdlib>
 
 #include "guarded.h"
 #include "heads.h"
@@ -48,6 +51,20 @@ int lx_cuda_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double ep
     const auto found = CudaNorm::apply(*x, other, *weight, eps, offset);
     out[0] = new Tensor(found.back());
     if (add) out[1] = new Tensor(found.front());
+  });
+}
+
+// Lets the allocator's segments grow, since batches differ in size and leave gaps in segments of fixed sizes: on GPUs that can map memory piece by
+// piece, which virtual ones may not, and unless the user has settings. Precedes the first tensor there.
+int lx_grow_segments() {
+  return guarded([] {
+    if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF")) return;
+    int count = 0, maps = 1;
+    call_toolkit("cuInit", 0u);
+    call_toolkit("cuDeviceGetCount", &count);
+    // CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+    for (int device = 0; device < count && maps; ++device) call_toolkit("cuDeviceGetAttribute", &maps, 102, device);
+    if (maps) c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
   });
 }
 

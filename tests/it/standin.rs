@@ -174,6 +174,27 @@ fn fp32_products_take_the_tensor_cores_where_these_are_exact() {
 }
 
 #[test]
+fn segments_of_memory_grow_where_they_can_and_nobody_says_otherwise() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let grow = |name: &str, value: &str| {
+        let (mut command, file) = (place.command(&["doctor", "--offline"]), place.path("counts"));
+        let output = forked::output(command.env(name, value).env("STANDIN_COUNTS", &file));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        counts(&file)["growing segments"] == 1
+    };
+    let fixed = "expandable_segments:False";
+    let others =
+        [("PYTORCH_CUDA_ALLOC_CONF", fixed), ("PYTORCH_ALLOC_CONF", fixed), ("STANDIN_VIRTUAL", "1")];
+    assert!(grow("STANDIN_VIRTUAL_", "1"));
+    for (name, value) in others {
+        assert!(!grow(name, value), "{name}");
+    }
+}
+
+#[test]
 fn recorded_steps_of_training_are_what_they_are_without_recordings() {
     if !standin() {
         return;

@@ -16,6 +16,7 @@
 #include <ATen/ops/as_strided_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_native.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
@@ -139,6 +140,8 @@ struct Memory final : c10::DeviceAllocator {
       blocks[block] = {bytes, device};
       used[device] += bytes;
       peak[device] = std::max(peak[device], used[device]);
+      static const bool grows = c10::CachingAllocator::AcceleratorAllocatorConfig::use_expandable_segments();
+      if (Count* growing = counter("growing segments")) growing->value = grows;
       if (Count* most = counter("most bytes")) most->value = std::max<uint64_t>(most->value, used[device]);
     }
     return {block, block, &Memory::release, {CUDA, device}};
@@ -825,10 +828,18 @@ int nvrtcGetProgramLog(Program* program, char* log) { return std::strcpy(log, pr
 int nvrtcGetCUBINSize(Program* program, size_t* size) { return *size = program->library.size() + 1, 0; }
 int nvrtcGetCUBIN(Program* program, char* binary) { return std::strcpy(binary, program->library.c_str()), 0; }
 int nvrtcDestroyProgram(Program** program) { return delete *program, 0; }
-// Compute capability 9.0, or what STANDIN_TURING stands for; four multiprocessors, so that sequences are divided into few parts or none.
+int cuInit(unsigned) { return 0; }
+int cuDeviceGetCount(int* count) { return *count = DEVICES, 0; }
+// Compute capability 9.0, or what STANDIN_TURING stands for; memory that can be mapped, but for STANDIN_VIRTUAL; four multiprocessors, so that sequences are
+// divided into few parts or none.
 int cuDeviceGetAttribute(int* value, int which, int) {
   const bool is_old = std::getenv("STANDIN_TURING");
-  return *value = which == 75 ? (is_old ? 7 : 9) : which == 76 ? (is_old ? 5 : 0) : 4, 0;
+  switch (which) {
+    case 75: return *value = is_old ? 7 : 9, 0;
+    case 76: return *value = is_old ? 5 : 0, 0;
+    case 102: return *value = !std::getenv("STANDIN_VIRTUAL"), 0;
+    default: return *value = 4, 0;
+  }
 }
 int cuDevicePrimaryCtxRetain(void**, int) { return 0; }
 int cuCtxGetCurrent(void** context) { return *context = nullptr, 0; }
