@@ -22,6 +22,8 @@ const PREFILL_TOKENS: usize = 4096;
 const PREFILL_TOKENS_CPU: usize = 512;
 /// Minimum tokens of a shared beginning that is read only once.
 const LEAST_SHARED: usize = 16;
+/// Minimum tokens that a GPU is spared by that: a pass takes it about as long for so many as for one.
+const LEAST_SPARED: usize = 256;
 /// New prompts are read once one slot in this many is free: reading one costs about as much as reading a few.
 const FREE_SHARE: usize = 16;
 
@@ -131,7 +133,12 @@ impl<'a> Slots<'a> {
         let first = prompts.next().unwrap_or_default();
         let length = prompts.fold(first.len(), |length, ids| common(&first[..length], ids));
         let held = common(&self.shared, &first[..length]);
-        if self.model.reads_in_parts() && queue.len() > 1 && length >= held + LEAST_SHARED {
+        let spared = queue.len().saturating_sub(1) * (length - held);
+        let serves = match self.model.device().is_cuda() {
+            true => spared >= LEAST_SPARED,
+            false => spared > 0 && length >= held + LEAST_SHARED,
+        };
+        if serves && self.model.reads_in_parts() {
             self.make_room(length)?;
             tracing::debug!("{length} tokens that all prompts begin with are read once");
             let _logits = self.read(&[Reading { ids: &first[..length], held, slot: self.count }])?;
@@ -167,8 +174,10 @@ impl<'a> Slots<'a> {
         let readings: Vec<Reading<'_>> = (entries.iter().zip(&texts))
             .map(|(entry, ids)| Reading { ids, held: self.held(&entry.request.ids), slot: entry.slot })
             .collect();
-        for &Reading { held, slot, .. } in readings.iter().filter(|reading| reading.held > 0) {
-            self.decoding.cache().copy_slot(self.count as i64, slot as i64, held as i64);
+        // Most hold the whole of it: one copy serves them, and the slots between them, which are those of further beams.
+        for same in readings.chunk_by(|a, b| a.held == b.held).filter(|same| same[0].held > 0) {
+            let slots = same[0].slot as i64..same[same.len() - 1].slot as i64 + 1;
+            self.decoding.cache().copy_slot(self.count as i64, slots, same[0].held as i64);
         }
         let logits = self.read(&readings)?; // [s, v]
         let rows = (0..).zip(entries).flat_map(|(row, entry)| std::iter::repeat_n(row, entry.width()));
@@ -310,11 +319,8 @@ impl<'a> Slots<'a> {
             for entry in &mut self.running[place..] {
                 let from = std::mem::replace(&mut entry.slot, slot);
                 for i in (0..entry.width()).filter(|_| from != slot) {
-                    self.decoding.cache().copy_slot(
-                        (from + i) as i64,
-                        (slot + i) as i64,
-                        (entry.length + more) as i64,
-                    );
+                    let (from, to) = ((from + i) as i64, (slot + i) as i64);
+                    self.decoding.cache().copy_slot(from, to..to + 1, (entry.length + more) as i64);
                 }
                 slot += entry.width();
             }

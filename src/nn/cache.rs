@@ -3,8 +3,9 @@
 mod prefill;
 
 use std::cell::OnceCell;
+use std::ops::Range;
 
-use tch::{Device, IndexOp as _, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::attention::Attention;
 use super::rope::Angles;
@@ -141,12 +142,12 @@ impl Cache {
         Ok(())
     }
 
-    /// Copies the first `length` tokens of one slot into another.
-    pub fn copy_slot(&self, from: i64, to: i64, length: i64) {
+    /// Copies the first `length` tokens of one slot into others.
+    pub fn copy_slot(&self, from: i64, to: Range<i64>, length: i64) {
         let (axis, length) = self.axis(length);
         for tensor in self.keys.iter().chain(&self.values) {
-            let part = |slot| tensor.i(slot).narrow(axis - 1, 0, length);
-            part(to).copy_(&part(from));
+            let part = |first, count| tensor.narrow(0, first, count).narrow(axis, 0, length);
+            part(to.start, to.end - to.start).copy_(&part(from, 1));
         }
     }
 

@@ -281,9 +281,10 @@ fn a_decoder_over_two_devices_continues_prompts_as_on_one() {
     let place = Place::with_own(crate::standin::PROMPTS);
     let rows = ["one five", "one six", "two two", "three", "four nine one two", "seven"];
     // They begin alike.
+    let same = "one two three four five ".repeat(4);
     fs::write(
         place.path("rows.jsonl"),
-        rows.map(|text| format!("{{\"text\": \"one two three four five: {text}\"}}\n")).concat(),
+        rows.map(|text| format!("{{\"text\": \"{same}{text}\"}}\n")).concat(),
     )
     .unwrap();
     let ways: [&[&str]; 3] = [&[], &["--beams", "3"], &["--temperature", "0.8", "--batch-size", "2"]];
