@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::path::Path;
 
-use tch::{Cuda, Device};
+use tch::Device;
 
 use super::checked;
 use crate::fault::{Result, fault, usage};
@@ -33,12 +33,13 @@ impl Devices {
         } else {
             Err("no GPU found".into())
         };
-        let count = loaded.as_ref().map_or(0, |()| usize::try_from(Cuda::device_count()).unwrap_or(0));
+        let count = loaded.as_ref().map_or(0, |(count, _)| *count);
         let (driver, has_library) = (driver(), loaded.is_ok());
         let old = driver.as_ref().filter(|(_, major)| count == 0 && has_library && *major < OLDEST_DRIVER);
         let missing = match (&old, loaded) {
-            (Some((version, _)), Ok(())) => format!("the driver {version} is too old for CUDA 13.0"),
-            (_, Ok(())) => format!("libtorch sees {count} CUDA devices"),
+            (Some((version, _)), Ok(_)) => format!("the driver {version} is too old for CUDA 13.0"),
+            (_, Ok((_, warning))) if warning.is_empty() => format!("libtorch sees {count} CUDA devices"),
+            (_, Ok((_, warning))) => format!("libtorch sees {count} CUDA devices: {warning}"),
             (_, Err(reason)) => reason,
         };
         let hint = match old {
@@ -172,8 +173,9 @@ impl<T> Copies<T> {
     }
 }
 
-/// Loads `libtorch_cuda.so` for the life of the process; its static initialisers register the CUDA back-end.
-fn load_cuda() -> std::result::Result<(), String> {
+/// Loads `libtorch_cuda.so` for the life of the process; its static initialisers register the CUDA back-end. Returns the number of GPUs
+/// that it sees, and what it says of that.
+fn load_cuda() -> std::result::Result<(usize, String), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: the library is libtorch's own and its initialisers only register kernels.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
@@ -185,7 +187,8 @@ fn load_cuda() -> std::result::Result<(), String> {
         tracing::debug!("segments of fixed sizes: {error:#}");
     }
     // SAFETY: sets a flag of libtorch's global context.
-    checked(unsafe { super::lx_prefer_cusolver() }).map_err(|e| e.to_string())
+    let chosen = checked(unsafe { super::lx_prefer_cusolver() });
+    chosen.and_then(|()| super::cuda_devices()).map_err(|e| e.to_string())
 }
 
 /// Oldest major version of NVIDIA's driver that runs CUDA 13.0 (CUDA's release notes, "CUDA Driver").

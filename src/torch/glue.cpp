@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "guarded.h"
@@ -38,6 +39,20 @@ at::Generator cuda_generator(int index) {
 }  // namespace
 
 extern "C" {
+
+// The number of CUDA devices, and what libtorch warns of when it is first asked, until the next call on this thread.
+int lx_cuda_devices(int* count, const char** warning) {
+  thread_local std::string text;
+  struct : c10::WarningHandler {
+    void process(const c10::Warning& warning) override { text += warning.msg(); }
+  } kept;
+  text.clear();
+  const c10::WarningUtils::WarningHandlerGuard guard(&kept);
+  return guarded([&] {
+    *count = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).deviceCount();
+    *warning = text.c_str();
+  });
+}
 
 // Makes `index` the CUDA device of this thread.
 int lx_use_device(int index) {

@@ -32,6 +32,7 @@ unsafe extern "C" {
     fn lx_set_grad(tensor: *const C_tensor, grad: *const C_tensor) -> c_int;
     fn lx_prefer_cusolver() -> c_int;
     fn lx_grow_segments() -> c_int;
+    fn lx_cuda_devices(count: *mut c_int, warning: *mut *const c_char) -> c_int;
     fn lx_use_device(index: c_int) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
@@ -64,6 +65,17 @@ pub fn leave_signals() {
 
 /// The version of libtorch that this binary was built for, and the CUDA version it is paired with.
 pub const LIBTORCH_VERSION: &str = "2.11.0 (CUDA 13.0 where a GPU is present)";
+
+/// Returns the number of GPUs that libtorch's CUDA library sees, and what it says of that.
+fn cuda_devices() -> Result<(usize, String)> {
+    let (mut count, mut warning) = (0, std::ptr::null());
+    // SAFETY: both are live locals; on success `warning` is a C string that lives until the next call on this thread.
+    let warning = unsafe {
+        checked(lx_cuda_devices(&raw mut count, &raw mut warning))?;
+        CStr::from_ptr(warning).to_string_lossy()
+    };
+    Ok((usize::try_from(count).unwrap_or(0), warning.trim_start_matches("CUDA initialization: ").to_owned()))
+}
 
 fn checked(status: c_int) -> Result<()> {
     if status == 0 {

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::{device_name, errors};
+use crate::standin::standin;
+use crate::support::{Place, device_name, encoders, errors};
 
 fn doctor(device: &str, variables: &[(&str, &str)]) -> (Output, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
@@ -62,8 +63,7 @@ fn settings_of_the_hub_that_cannot_be_used_are_reported() {
 
 #[test]
 fn a_device_that_computes_wrongly_is_found_out() {
-    if std::env::var_os("LORAXS_STANDIN").is_none() {
-        println!("skipped: scripts/standin.sh runs this");
+    if !standin() {
         return;
     }
     let (output, found) = doctor("cuda:0", &[("STANDIN_WRONG", "1")]);
@@ -77,4 +77,89 @@ fn a_device_that_computes_wrongly_is_found_out() {
         .collect();
     assert!(wrong.len() >= 6, "{wrong:?}");
     assert!(wrong.iter().all(|name| name.ends_with("bf16") || name.ends_with("fp16")), "{wrong:?}");
+}
+
+/// The command where NVIDIA's driver is an old one, under which libtorch sees no GPU: in a mount namespace of its own, or `None` where that is
+/// not permitted.
+fn under_an_old_driver(command: &Command) -> Option<Command> {
+    const SCRIPT: &str = "set -e; mount -t tmpfs none /proc/driver; mkdir /proc/driver/nvidia; \
+        echo 'NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023' > /proc/driver/nvidia/version; \
+        if [ -e /sys/module/nvidia ]; then mount -t tmpfs none /sys/module; fi; exec \"$@\"";
+    let unshared = |how: &[&str]| {
+        let mut unshared = Command::new("unshare");
+        unshared.args(how).args(["--mount", "sh", "-c", SCRIPT, "sh"]);
+        unshared
+    };
+    let works =
+        |how: &&[&str]| unshared(how).arg("true").output().is_ok_and(|output| output.status.success());
+    let Some(how) = [&[][..], &["--map-root-user"]].into_iter().find(works) else {
+        println!("skipped: `unshare` makes no mount namespace here");
+        return None;
+    };
+    let mut own = unshared(how);
+    own.arg(command.get_program()).args(command.get_args()).env("STANDIN_DEVICES", "0");
+    own.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.get_current_dir().map(|folder| own.current_dir(folder));
+    Some(own)
+}
+
+#[test]
+fn an_old_driver_is_named_and_the_cpu_serves() {
+    if !standin() {
+        return;
+    }
+    let problem = "the driver 535.104.05 is too old for CUDA 13.0";
+    for device in ["cuda:0", "auto"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+        command.args(["doctor", "--json", "--offline", "--device", device]);
+        let Some(mut command) = under_an_old_driver(&command) else { return };
+        let output = command.output().unwrap();
+        let found: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", errors(&output)));
+        assert_eq!(output.status.code(), Some(1), "{found}");
+        let gpu = &found["gpu"];
+        assert_eq!((&gpu["driver"], &found["device"]), (&"535.104.05".into(), &"cpu".into()));
+        assert_eq!(gpu["problem"], format!("cannot use `cuda:0`: {problem}"));
+        assert_eq!(gpu["hint"], "install driver 580 or later");
+        assert!(found["self_test"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{found}");
+        assert_eq!(errors(&output), "");
+    }
+    let place = Place::new();
+    fs::write(
+        place.path("recipe.toml"),
+        format!(
+            "[model]\nname = {:?}\n[adapter]\nrank = 4\ntargets = [\"query\"]\n[data]\ndataset = \"tiny/pairs\"\nmax_length = 24\n\
+             [train]\nmax_steps = 1\n",
+            encoders().join("bert-gelu")
+        ),
+    )
+    .unwrap();
+    let row = "{\"sentence1\": \"rain\", \"sentence2\": \"snow\"}\n";
+    fs::write(place.path("rows.jsonl"), row).unwrap();
+    let train = ["train", "--recipe", "recipe.toml", "--out", "run"];
+    let predict = ["predict", "--run", "run", "--input", "rows.jsonl"];
+    for args in [&[&train[..], &["--dry-run"]].concat()[..], &train, &predict] {
+        let Some(mut command) = under_an_old_driver(&place.command_on("auto", args)) else { return };
+        let output = command.output().unwrap();
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {said}");
+        let expected = format!("the GPU cannot be used ({problem}); running on the CPU");
+        assert!(said.contains(&expected) && said.contains("hint: install driver 580 or later"), "{said}");
+        assert!(!said.contains("CUDA initialization"), "libtorch says it too: {said}");
+    }
+}
+
+#[test]
+fn what_libtorch_says_where_it_sees_no_gpu_is_passed_on() {
+    if !standin() {
+        return;
+    }
+    let (output, found) = doctor("cuda:0", &[("STANDIN_DEVICES", "0")]);
+    assert_eq!(output.status.code(), Some(1), "{found}");
+    let problem = found["gpu"]["problem"].as_str().unwrap();
+    let expected =
+        "cannot use `cuda:0`: libtorch sees 0 CUDA devices: The NVIDIA driver on your system is too old";
+    assert!(problem.starts_with(expected), "{problem}");
+    let (_, found) = doctor("cuda:1", &[("STANDIN_DEVICES", "1")]);
+    assert_eq!(found["gpu"]["problem"], "cannot use `cuda:1`: libtorch sees 1 CUDA devices");
 }

@@ -4,7 +4,8 @@
 // and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8; on the second device, the name ends in
 // "@1"), beside the most bytes in use and those that index_select returned. Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
-// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. Two devices of STANDIN_BYTES bytes each (default: 16 GiB).
+// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. STANDIN_DEVICES devices (default: 2, the most) of
+// STANDIN_BYTES bytes each (default: 16 GiB); with none, libtorch warns as it does of a driver that is too old.
 // PyTorch's openreg example shows which interfaces a back-end needs.
 
 #include <ATen/ATen.h>
@@ -25,6 +26,7 @@
 #include <torch/library.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -39,7 +41,7 @@ namespace {
 
 using at::Tensor;
 using OptTensor = std::optional<Tensor>;
-constexpr c10::DeviceIndex DEVICES = 2;
+constexpr c10::DeviceIndex DEVICES = 2;  // at most
 constexpr auto CUDA = c10::DeviceType::CUDA;
 
 // Counts
@@ -80,6 +82,17 @@ void count_on(c10::Device device, const std::string& name) { count(device.index(
 
 // Devices, streams, memory
 
+c10::DeviceIndex devices() {
+  static const c10::DeviceIndex found = [] {
+    const char* number = std::getenv("STANDIN_DEVICES");
+    if (number && std::atoi(number) == 0) {
+      TORCH_WARN("CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver.");
+    }
+    return static_cast<c10::DeviceIndex>(number ? std::clamp(std::atoi(number), 0, int{DEVICES}) : DEVICES);
+  }();
+  return found;
+}
+
 thread_local c10::DeviceIndex current_device = 0;
 thread_local c10::StreamId current_stream[DEVICES] = {};
 
@@ -92,7 +105,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   c10::Device getDevice() const override { return {CUDA, current_device}; }
   void setDevice(c10::Device device) const override {
-    TORCH_CHECK(device.index() < DEVICES, "CUDA error: invalid device ordinal");
+    TORCH_CHECK(device.index() < devices(), "CUDA error: invalid device ordinal");
     if (device.has_index()) current_device = device.index();
   }
   void uncheckedSetDevice(c10::Device device) const noexcept override { current_device = device.index(); }
@@ -104,7 +117,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     current_stream[stream.device_index()] = stream.id();
     return before;
   }
-  c10::DeviceIndex deviceCount() const noexcept override { return DEVICES; }
+  c10::DeviceIndex deviceCount() const noexcept override { return devices(); }
   bool queryStream(const c10::Stream&) const override { return true; }
   void synchronizeStream(const c10::Stream&) const override {}
   void synchronizeDevice(c10::DeviceIndex) const override {}
@@ -204,15 +217,15 @@ struct CUDAHooks : at::CUDAHooksInterface {
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::make_generator<at::CPUGeneratorImpl>(); }
   c10::Device getDeviceFromPtr(void*) const override { return c10::Device(c10::DeviceType::CUDA, ::current_device); }
   bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
-  bool hasCUDA() const override { return true; }
+  bool isAvailable() const override { return devices() > 0; }
+  bool hasCUDA() const override { return devices() > 0; }
   c10::DeviceIndex getCurrentDevice() const override { return ::current_device; }
   bool hasCuSOLVER() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   c10::DeviceIndex current_device() const override { return ::current_device; }
   at::Allocator* getCUDADeviceAllocator() const override { return &memory; }
-  c10::DeviceIndex deviceCount() const override { return DEVICES; }
-  int getNumGPUs() const override { return DEVICES; }
+  c10::DeviceIndex deviceCount() const override { return devices(); }
+  int getNumGPUs() const override { return devices(); }
   at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
