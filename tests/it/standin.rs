@@ -396,3 +396,26 @@ fn the_second_gpu_computes_as_the_first() {
     };
     assert_eq!(run("cuda:0"), run("cuda:1"));
 }
+
+#[test]
+fn free_memory_is_known_before_there_is_a_tensor() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("recipe.toml"), recipe(&encoders().join("bert-gelu"), r#"["query"]"#, "tiny/pairs"))
+        .unwrap();
+    let output = place.run(&["train", "--recipe", "recipe.toml", "--out", "run", "--dry-run"], 0);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    // 16 GiB, less the byte that asking takes.
+    let line = said.lines().find(|line| line.contains("free on the device (MiB)"));
+    assert!(line.is_some_and(|line| line.contains("16384.0")), "{said}");
+    // Here nothing precedes the question: a base that is divided needs the answer before it is loaded.
+    let model = fixture("decoders/gemma2-capped");
+    let args = ["predict", "--model", model.to_str().unwrap(), "--text", "hello", "--precision", "fp32"];
+    let mut command = place.command_on("cuda:0,cuda:1", &args);
+    let output = forked::output(command.env("STANDIN_BYTES", "1000"));
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("the base takes") && said.contains("have 0.0 GiB and 0.0 GiB free"), "{said}");
+}

@@ -143,6 +143,7 @@ struct Memory final : c10::DeviceAllocator {
   }
   c10::DataPtr allocate(size_t bytes) override {
     const c10::DeviceIndex device = current_device;
+    check_ready(device);
     void* block = nullptr;
     if (bytes > 0) {
       const std::lock_guard lock(mutex);
@@ -162,17 +163,26 @@ struct Memory final : c10::DeviceAllocator {
   static void release(void* block);
   c10::DeleterFnPtr raw_deleter() const override { return &Memory::release; }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
-  bool initialized() override { return true; }
+  bool ready = false;
+  bool initialized() override { return ready; }
+  // As the real one until libtorch has initialised its devices, which the first tensor on one makes it do.
+  void check_ready(c10::DeviceIndex device) const {
+    TORCH_CHECK(ready && device < devices(), "Allocator not initialized for device ", int{device}, ": did you call init?");
+  }
   void emptyCache(c10::MempoolId_t) override {}
   void recordStream(const c10::DataPtr&, c10::Stream) override {}
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
+    check_ready(device);
     c10::CachingDeviceAllocator::DeviceStats stats;
     stats.allocated_bytes[0].current = stats.reserved_bytes[0].current = used[device];
     stats.allocated_bytes[0].peak = peak[device];
     return stats;
   }
   void resetAccumulatedStats(c10::DeviceIndex) override {}
-  void resetPeakStats(c10::DeviceIndex device) override { peak[device] = used[device]; }
+  void resetPeakStats(c10::DeviceIndex device) override {
+    check_ready(device);
+    peak[device] = used[device];
+  }
   std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override { return {size() - used[device], size()}; }
 };
 Memory memory;
@@ -212,7 +222,10 @@ const at::Generator& generator(c10::DeviceIndex device) {
 namespace at::cuda::detail {
 struct CUDAHooks : at::CUDAHooksInterface {
   explicit CUDAHooks(at::CUDAHooksArgs) {}
-  void init() const override {}
+  void init() const override {
+    TORCH_CHECK(devices() > 0, "No CUDA GPUs are available");
+    memory.ready = true;
+  }
   const at::Generator& getDefaultGenerator(c10::DeviceIndex device) const override { return generator(device); }
   at::Generator getNewGenerator(c10::DeviceIndex) const override { return at::make_generator<at::CPUGeneratorImpl>(); }
   c10::Device getDeviceFromPtr(void*) const override { return c10::Device(c10::DeviceType::CUDA, ::current_device); }
@@ -270,6 +283,7 @@ c10::SmallVector<Tensor> bare(const c10::SmallVector<Tensor>& all) {
 OptTensor bare(const OptTensor& x) { return x ? OptTensor(bare(*x)) : x; }
 
 Tensor empty(at::IntArrayRef size, std::optional<at::ScalarType> kind, std::optional<c10::Device> device) {
+  at::globalContext().lazyInitDevice(CUDA);
   const c10::DeviceGuard guard(device.value_or(c10::Device(CUDA, current_device)));
   return at::detail::empty_generic(size, &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA), kind.value_or(at::kFloat), std::nullopt);
 }
@@ -281,6 +295,7 @@ Tensor empty_memory_format(at::IntArrayRef size, std::optional<at::ScalarType> k
 
 Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, std::optional<at::ScalarType> kind, std::optional<at::Layout>,
                      std::optional<c10::Device> device, std::optional<bool>) {
+  at::globalContext().lazyInitDevice(CUDA);
   const c10::DeviceGuard guard(device.value_or(c10::Device(CUDA, current_device)));
   return at::detail::empty_strided_generic(size, stride, &memory, c10::DispatchKeySet(c10::DispatchKey::CUDA), kind.value_or(at::kFloat));
 }
