@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::checked;
@@ -11,6 +11,7 @@ use crate::fault::Result;
 
 unsafe extern "C" {
     fn lx_sent(out: *mut *mut C_tensor, tensor: *const C_tensor, index: c_int) -> c_int;
+    fn lx_send(to: *const C_tensor, from: *const C_tensor) -> c_int;
     fn lx_mark(out: *mut *mut c_void, index: c_int) -> c_int;
     fn lx_mark_reached(mark: *mut c_void) -> c_int;
     fn lx_mark_free(mark: *mut c_void);
@@ -22,6 +23,33 @@ pub fn sent(tensor: &Tensor, device: Device) -> Tensor {
     // SAFETY: a live tensor for the length of the call.
     let [sent] = made(|out| unsafe { lx_sent(out, tensor.as_ptr(), c_int::try_from(index).unwrap_or(0)) });
     sent
+}
+
+/// Bytes that are copied to a GPU at a time: each piece lies in pinned memory until the GPU has it, which libtorch then takes for another.
+const PIECE: usize = 32 << 20;
+
+/// Returns a tensor on `device` with these bytes, row by row; they were read when this returns.
+///
+/// # Errors
+/// When there are not as many bytes as the shape says, or the device cannot hold them.
+pub fn sent_bytes(bytes: &[u8], shape: &[i64], kind: Kind, device: Device) -> Result<Tensor> {
+    if device == Device::Cpu {
+        return Ok(Tensor::f_from_data_size(bytes, shape, kind)?);
+    }
+    let (to, size) = (Tensor::f_empty(shape, (kind, device))?, kind.elt_size_in_bytes());
+    if to.numel() * size != bytes.len() {
+        return Err(super::unforeseen("a tensor of another size than its shape says").into());
+    }
+    let (flat, mut start) = (to.f_view([to.numel() as i64])?, 0);
+    for piece in bytes.chunks(PIECE) {
+        let count = (piece.len() / size) as i64;
+        // SAFETY: as many bytes as numbers take, which live until the call below has copied them into pinned memory.
+        let from = unsafe { Tensor::f_from_blob(piece.as_ptr(), &[count], &[1], kind, Device::Cpu)? };
+        // SAFETY: live tensors for the length of the call.
+        checked(unsafe { lx_send(flat.f_narrow(0, start, count)?.as_ptr(), from.as_ptr()) })?;
+        start += count;
+    }
+    Ok(to)
 }
 
 /// A tensor on its way to the CPU.

@@ -120,6 +120,11 @@ int lx_sent(at::Tensor** out, at::Tensor* tensor, int index) {
   });
 }
 
+// Copies a tensor of the CPU into one of a CUDA device when the device comes to that; the tensor is not read any more after the call.
+int lx_send(at::Tensor* to, at::Tensor* from) {
+  return guarded([&] { to->copy_(from->pin_memory(), /*non_blocking=*/true); });
+}
+
 // Makes a mark after all that was launched on the current stream of CUDA device `index`.
 int lx_mark(c10::Event** out, int index) {
   return guarded([&] {

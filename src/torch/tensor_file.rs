@@ -15,6 +15,7 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor};
 
+use super::coming::sent_bytes;
 use crate::fault::{Result, fault, reading};
 use crate::files;
 
@@ -203,16 +204,7 @@ impl TensorFile {
     pub fn tensor_on(&self, name: &str, device: Device) -> Result<Tensor> {
         let _reading = reading(&self.path);
         let View { kind, shape, bytes } = self.view(name)?;
-        if device == Device::Cpu {
-            return Ok(Tensor::f_from_data_size(bytes, &shape, kind)?);
-        }
-        let mut strides = vec![1; shape.len()];
-        for axis in (1..shape.len()).rev() {
-            strides[axis - 1] = strides[axis] * shape[axis];
-        }
-        // SAFETY: as many bytes as the shape says (the header was checked), which outlive the copy to the device.
-        let mapped = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &shape, &strides, kind, Device::Cpu)? };
-        Ok(mapped.f_to_device(device)?)
+        sent_bytes(bytes, &shape, kind, device)
     }
 }
 

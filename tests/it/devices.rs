@@ -9,6 +9,7 @@ use loraxs::torch::free_bytes;
 use loraxs::torch::fused::{self, Adapted};
 use loraxs::torch::own_cuda::{self, attends_newest};
 use loraxs::torch::stream::Stream;
+use loraxs::torch::tensor_file::{self, TensorFile};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::support::{alone, device, distance, numbers, worse};
@@ -471,5 +472,28 @@ fn norms_on_a_gpu_are_those_of_their_formula_forward_and_back() {
                 assert!(worst < tolerance, "{name}, weight {:?}: {worst:e}", weight.kind());
             }
         }
+    }
+}
+
+#[test]
+fn tensors_of_a_file_reach_the_device_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.safetensors");
+    let cpu = |kind| (kind, Device::Cpu);
+    // The first goes to a GPU in three pieces.
+    let tensors = [
+        ("large", Tensor::arange(2 * 9_000_001, cpu(Kind::Float)).view([2, 9_000_001])),
+        ("odd", Tensor::arange(7, cpu(Kind::Half))),
+        ("one", Tensor::from(3.5).to_kind(Kind::BFloat16)),
+        ("none", Tensor::zeros([0, 3], cpu(Kind::Int64))),
+    ];
+    let named: Vec<(String, Tensor)> = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+    tensor_file::write(&path, &[], &named).unwrap();
+    let file = TensorFile::open(&path).unwrap();
+    for (name, tensor) in named {
+        let found = file.tensor_on(&name, device()).unwrap();
+        file.release(&name);
+        assert_eq!((found.device(), found.size(), found.kind()), (device(), tensor.size(), tensor.kind()));
+        assert!(found.to_device(Device::Cpu).equal(&tensor), "{name}");
     }
 }

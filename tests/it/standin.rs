@@ -59,12 +59,15 @@ fn of_a_step(
     after
 }
 
+/// Copies to the device from memory that is not pinned, which are counted as copies to the device too.
+const PAGEABLE: &str = "host to device, pageable";
+
 /// Copies to the device and from it, and launches.
 fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
     let of = |name: &str| counts.get(name).copied().unwrap_or(0);
     let copies = [of("host to device"), of("device to host")];
     let launches = counts.iter().filter(|(name, _)| !name.ends_with(" bytes")).map(|(_, count)| count);
-    [copies[0], copies[1], launches.sum::<i64>() - copies[0] - copies[1]]
+    [copies[0], copies[1], launches.sum::<i64>() - copies[0] - copies[1] - of(PAGEABLE)]
 }
 
 fn recipe(model: &Path, targets: &str, dataset: &str) -> String {
@@ -122,6 +125,7 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
         let [up, down, launches] = summed(&found);
         println!("{dataset} {precision}, recordings {graphs}: {up} up, {down} down, {launches} launches");
         assert!(up <= most_up && down == 0 && launches <= most_launches, "{found:?}");
+        assert_eq!(found.get(PAGEABLE).copied().unwrap_or(0), 0, "an upload waits");
     }
 }
 
@@ -289,6 +293,7 @@ fn a_token_more_is_one_copy_to_the_host_and_one_replay() {
         let [up, down, launches] = summed(&found);
         println!("{how:?}: {up} up, {down} down, {launches} launches");
         assert!(up <= most_up && down == 1 && launches <= most_launches, "{found:?}");
+        assert_eq!(found.get(PAGEABLE).copied().unwrap_or(0), 0, "an upload waits");
     }
     let second = args("20", "second", &[]);
     let second = place.command_on("cuda:1", &second.iter().map(String::as_str).collect::<Vec<_>>());
@@ -445,4 +450,24 @@ fn a_basis_that_is_not_cached_needs_no_room_beside_the_model() {
     let peak = run("cached", enough);
     fs::remove_dir_all(place.path("cache")).unwrap();
     assert!(run("again", &format!("{peak:.0}")) <= peak);
+}
+
+#[test]
+fn a_model_is_loaded_through_pinned_memory() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let recipe = recipe(&encoders().join("roberta-gelu"), r#"["query"]"#, "tiny/pairs");
+    let recipe = recipe.replace("\"lora-xs\"\nrank = 4\nalpha = 4.0\ntargets = [\"query\"]", "\"head\"");
+    fs::write(place.path("recipe.toml"), recipe).unwrap();
+    let args = ["train", "--recipe", "recipe.toml", "--out", "run", "--set", "train.max_steps=1"];
+    let (mut command, file) = (place.command(&args), place.path("counts"));
+    let output = forked::output(command.env("STANDIN_COUNTS", &file));
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let counts = counts(&file);
+    let pageable = counts.get(PAGEABLE).copied().unwrap_or(0);
+    println!("{} copies to the device, {pageable} of them from pageable memory", counts["host to device"]);
+    // The trunk has 36 tensors; a head may be drawn on the CPU.
+    assert!(counts["host to device"] > 36 && pageable <= 2, "{counts:?}");
 }

@@ -2,7 +2,8 @@
 //
 // Device memory is host memory under another name. Every operator runs on the CPU, but refuses tensors of mixed devices as CUDA does,
 // and is counted in the file that STANDIN_COUNTS names (records of a name of 120 bytes and a count of 8; on the second device, the name ends in
-// "@1"), beside the most bytes in use and those that index_select returned. Attention kernels are references that
+// "@1"), beside the most bytes in use and those that index_select returned. Copies to the device from memory that is not pinned are counted twice, also as
+// "host to device, pageable". Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
 // whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. STANDIN_DEVICES devices (default: 2, the most) of
 // STANDIN_BYTES bytes each (default: 16 GiB); with none, libtorch warns as it does of a driver that is too old.
@@ -32,6 +33,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <regex>
@@ -218,6 +220,43 @@ const at::Generator& generator(c10::DeviceIndex device) {
 
 }  // namespace
 
+namespace {
+
+// Pinned memory of the host: what is copied from elsewhere, a GPU would wait for.
+struct Pinned final : at::Allocator {
+  std::mutex mutex;
+  std::map<const char*, size_t> blocks;
+
+  c10::DataPtr allocate(size_t bytes) override {
+    void* block = nullptr;
+    if (bytes > 0) {
+      TORCH_CHECK(posix_memalign(&block, 512, bytes) == 0, "can't allocate memory");
+      const std::lock_guard lock(mutex);
+      blocks[static_cast<char*>(block)] = bytes;
+    }
+    return {block, block, &Pinned::release, c10::DeviceType::CPU};
+  }
+  static void release(void* block);
+  c10::DeleterFnPtr raw_deleter() const override { return &Pinned::release; }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+  bool holds(const void* data) {
+    const std::lock_guard lock(mutex);
+    const auto* at = static_cast<const char*>(data);
+    const auto after = blocks.upper_bound(at);
+    return after != blocks.begin() && at < std::prev(after)->first + std::prev(after)->second;
+  }
+};
+Pinned pinned;
+
+void Pinned::release(void* block) {
+  if (!block) return;
+  const std::lock_guard lock(pinned.mutex);
+  pinned.blocks.erase(static_cast<char*>(block));
+  std::free(block);
+}
+
+}  // namespace
+
 // In the namespace and under the name that libtorch looks for.
 namespace at::cuda::detail {
 struct CUDAHooks : at::CUDAHooksInterface {
@@ -239,7 +278,8 @@ struct CUDAHooks : at::CUDAHooksInterface {
   at::Allocator* getCUDADeviceAllocator() const override { return &memory; }
   c10::DeviceIndex deviceCount() const override { return devices(); }
   int getNumGPUs() const override { return devices(); }
-  at::Allocator* getPinnedMemoryAllocator() const override { return c10::GetCPUAllocator(); }
+  at::Allocator* getPinnedMemoryAllocator() const override { return &pinned; }
+  bool isPinnedPtr(const void* data) const override { return pinned.holds(data); }
   void deviceSynchronize(c10::DeviceIndex) const override {}
 };
 using at::CUDAHooksRegistry;
@@ -314,6 +354,7 @@ Tensor& copy(Tensor& self, const Tensor& from, bool) {
                      : self.device() != from.device() ? "device to device"
                                                         : "aten::copy_";
   count_on(self.is_cuda() ? self.device() : from.device(), kind);
+  if (!from.is_cuda() && from.numel() > 0 && !pinned.holds(from.data_ptr())) count_on(self.device(), "host to device, pageable");
   if (!from.is_cuda() || !self.is_cuda()) refuse_recording(kind);
   on_cpu(self).copy_(on_cpu(from));
   note([self = bare(self), from = bare(from)] { on_cpu(self).copy_(on_cpu(from)); });
