@@ -5,7 +5,7 @@ use crate::cli::{DoctorArgs, Global};
 use crate::fault::Result;
 use crate::models::self_test::Check;
 use crate::report::{say, table};
-use crate::session::machine::{CacheFolder, Findings};
+use crate::session::machine::{CacheFolder, Findings, UsedGpu};
 
 /// Looks at the machine and tests the device.
 /// Fails when settings cannot be used; what is wrong with the machine is reported, with exit code 1.
@@ -43,12 +43,17 @@ fn show(findings: &Findings) {
     } else {
         format!(", {}", findings.gpu.models.join(", "))
     };
-    let free = findings
-        .gpu
-        .free_bytes
-        .map(|_| format!(", {} free", wide(findings.gpu.free_bytes)))
-        .unwrap_or_default();
-    say(&format!("gpu        {driver}{models}{free}"));
+    say(&format!("gpu        {driver}{models}"));
+    for UsedGpu { device, total_bytes, free_bytes, capability, fast } in &findings.gpu.used {
+        let fast = if fast.is_empty() {
+            "no precision but fp32".into()
+        } else {
+            format!("fast in {}", fast.join(", "))
+        };
+        let [total, free] = [total_bytes, free_bytes].map(|bytes| wide(*bytes));
+        let capability = capability.as_deref().unwrap_or("?");
+        say(&format!("{device:<10} {total}, {free} free, compute capability {capability}, {fast}"));
+    }
     if let Some(kernels) = &findings.gpu.kernels {
         say(&format!("kernels    {kernels}"));
     }

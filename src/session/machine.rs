@@ -20,6 +20,9 @@ use crate::torch::{self, Devices};
 /// Time limit for an answer from the hub.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Compute capability of the first GPUs with tensor cores, Volta's, as 70 for 7.0: these take fp16.
+const FIRST_TENSOR_CORES: i32 = 70;
+
 /// All that is found.
 #[derive(Debug, Serialize)]
 pub struct Findings {
@@ -59,14 +62,29 @@ pub struct Gpu {
     pub driver: Option<String>,
     /// Names of the GPUs that the driver knows.
     pub models: Vec<String>,
-    /// Free memory of those that are used.
-    pub free_bytes: Option<usize>,
+    /// Those that are used.
+    pub used: Vec<UsedGpu>,
     /// Whether our own kernels serve there, or why libtorch's do.
     pub kernels: Option<String>,
     /// The reason why none is used.
     pub problem: Option<String>,
     /// A hint on how to fix it.
     pub hint: Option<String>,
+}
+
+/// A GPU that is used.
+#[derive(Debug, Serialize)]
+pub struct UsedGpu {
+    /// Its name for `--device`.
+    pub device: String,
+    /// All memory.
+    pub total_bytes: Option<usize>,
+    /// Free memory.
+    pub free_bytes: Option<usize>,
+    /// Its compute capability, such as `9.0`.
+    pub capability: Option<String>,
+    /// Precisions that are faster there than fp32.
+    pub fast: Vec<&'static str>,
 }
 
 /// A cache.
@@ -96,7 +114,6 @@ impl Findings {
         let of_hub = settings.as_ref().ok().map(|settings| settings.cache.clone());
         let caches = [files::cache_folder()].into_iter().chain(of_hub);
         let self_test = self_test::run(&devices)?;
-        let free = || devices.all().iter().filter_map(|device| torch::free_bytes(*device)).sum();
         Ok(Self {
             libraries: libraries(),
             cpu: Cpu {
@@ -107,7 +124,7 @@ impl Findings {
             gpu: Gpu {
                 driver: driver.map(|(version, _)| version),
                 models: gpu_models(),
-                free_bytes: devices.is_cuda().then(free),
+                used: devices.all().iter().filter_map(|device| used_gpu(*device)).collect(),
                 kernels: own_cuda::state(devices.first()),
                 problem: problem.as_ref().map(|error| format!("{error:#}")),
                 hint: problem.as_ref().and_then(|error| hint_of(error)).map(str::to_owned),
@@ -132,6 +149,23 @@ fn libraries() -> Vec<String> {
     paths.sort();
     paths.dedup();
     paths
+}
+
+/// Returns what a GPU is to loraxs; `None` for a CPU.
+fn used_gpu(device: Device) -> Option<UsedGpu> {
+    let Device::Cuda(index) = device else { return None };
+    let (memory, capability) = (torch::gpu_memory(index), own_cuda::capability(index));
+    // As `train.precision = "auto"` tells it: tensor cores from Ampere on take tf32 and bf16 too.
+    let has_bf16 = torch::has_flash(Kind::BFloat16, device);
+    let has_fp16 = has_bf16 || capability.is_some_and(|found| found >= FIRST_TENSOR_CORES);
+    let all = [("tf32", has_bf16), ("bf16", has_bf16), ("fp16", has_fp16)];
+    Some(UsedGpu {
+        device: Devices::from(device).to_string(),
+        total_bytes: memory.map(|[_, all]| all),
+        free_bytes: memory.map(|[free, _]| free),
+        capability: capability.map(|found| format!("{}.{}", found / 10, found % 10)),
+        fast: all.into_iter().filter_map(|(name, is_fast)| is_fast.then_some(name)).collect(),
+    })
 }
 
 /// Returns the names of the GPUs that NVIDIA's driver knows.

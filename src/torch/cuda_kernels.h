@@ -103,6 +103,15 @@ void call_toolkit(const char* name, A... arguments) {
   TORCH_CHECK(failed == 0, name, " failed with ", failed);
 }
 
+// The compute capability of a device, as 90 for 9.0.
+inline int capability_of(int device) {
+  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+  int major = 0, minor = 0;
+  call_toolkit("cuDeviceGetAttribute", &major, 75, device);
+  call_toolkit("cuDeviceGetAttribute", &minor, 76, device);
+  return 10 * major + minor;
+}
+
 // Makes a device's context, which libtorch shares, the current one of this thread, which may have that of another device or none yet.
 class InContext {
  public:
@@ -191,12 +200,10 @@ class CudaKernels {
   }
 
   Compiled compile(int device) const {
-    // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, and _MULTIPROCESSOR_COUNT.
-    int major = 0, minor = 0, multiprocessors = 0;
-    call_toolkit("cuDeviceGetAttribute", &major, 75, device);
-    call_toolkit("cuDeviceGetAttribute", &minor, 76, device);
+    // CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT.
+    int multiprocessors = 0;
     call_toolkit("cuDeviceGetAttribute", &multiprocessors, 16, device);
-    Compiled made{{}, nullptr, 10 * major + minor, multiprocessors};
+    Compiled made{{}, nullptr, capability_of(device), multiprocessors};
     if (made.capability < least || !are_wanted()) return made;
     const std::string architecture = "--gpu-architecture=sm_" + std::to_string(made.capability);
     const std::array<const char*, 1> options{architecture.c_str()};

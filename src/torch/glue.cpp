@@ -220,14 +220,15 @@ int lx_cuda_peak_bytes(int index, int reset, int64_t* bytes) {
   });
 }
 
-// Bytes of CUDA device `index` that nobody uses, those that the allocator keeps for reuse included.
-int lx_cuda_free_bytes(int index, int64_t* bytes) {
+// bytes ← those of CUDA device `index` that nobody uses, those that the allocator keeps for reuse included, and all.
+int lx_cuda_memory(int index, int64_t* bytes) {
   return guarded([&] {
     auto* allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
     const auto device = static_cast<c10::DeviceIndex>(index);
     const auto stats = allocator->getDeviceStats(device);
-    *bytes = static_cast<int64_t>(allocator->getMemoryInfo(device).first) + stats.reserved_bytes[0].current -
-             stats.allocated_bytes[0].current;
+    const auto [free, all] = allocator->getMemoryInfo(device);
+    bytes[0] = static_cast<int64_t>(free) + stats.reserved_bytes[0].current - stats.allocated_bytes[0].current;
+    bytes[1] = static_cast<int64_t>(all);
   });
 }
 

@@ -36,7 +36,7 @@ unsafe extern "C" {
     fn lx_use_device(index: c_int) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
     fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
-    fn lx_cuda_free_bytes(index: c_int, bytes: *mut i64) -> c_int;
+    fn lx_cuda_memory(index: c_int, bytes: *mut i64) -> c_int;
     #[rustfmt::skip]
     fn lx_packed_attention(
         out: *mut *mut C_tensor,
@@ -149,12 +149,18 @@ pub fn free_bytes(device: Device) -> Option<usize> {
         let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
         return line.trim().trim_end_matches(" kB").parse::<usize>().ok().map(|kib| kib * 1024);
     };
+    gpu_memory(index).map(|[free, _]| free)
+}
+
+/// Returns the free memory and all memory of a GPU in bytes; `None` if unknown.
+pub fn gpu_memory(index: usize) -> Option<[usize; 2]> {
     // The allocator of a device begins with its first tensor.
-    let _first = Tensor::f_zeros([1], (Kind::Uint8, device)).ok()?;
-    let mut bytes = 0;
-    // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
-    checked(unsafe { lx_cuda_free_bytes(c_int::try_from(index).ok()?, &raw mut bytes) }).ok()?;
-    usize::try_from(bytes).ok()
+    let _first = Tensor::f_zeros([1], (Kind::Uint8, Device::Cuda(index))).ok()?;
+    let mut bytes = [0; 2];
+    // SAFETY: room for two numbers; the allocator exists because a tensor was placed on the device.
+    checked(unsafe { lx_cuda_memory(c_int::try_from(index).ok()?, bytes.as_mut_ptr()) }).ok()?;
+    let [free, all] = bytes.map(|bytes| usize::try_from(bytes).ok());
+    Some([free?, all?])
 }
 
 /// Settings of the packed attention kernel.

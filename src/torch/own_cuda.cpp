@@ -68,6 +68,11 @@ int lx_grow_segments() {
   });
 }
 
+// capability ← that of a device, as 90 for 9.0.
+int lx_capability(int index, int* capability) {
+  return guarded([&] { *capability = capability_of(index); });
+}
+
 // text ← which kernels serve a device, until the next call on this thread.
 int lx_kernels_state(int index, const char** text) {
   return guarded([&] {

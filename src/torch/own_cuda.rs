@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int};
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{dims3, unless_failed};
+use super::{checked, dims3, unless_failed};
 
 unsafe extern "C" {
     fn lx_frozen_linear(
@@ -22,6 +22,7 @@ unsafe extern "C" {
         eps: f64,
         offset: f64,
     ) -> c_int;
+    fn lx_capability(index: c_int, capability: *mut c_int) -> c_int;
     fn lx_kernels_state(index: c_int, text: *mut *const c_char) -> c_int;
     fn lx_store(
         kv: *const *const C_tensor,
@@ -98,6 +99,14 @@ pub fn store([k, v]: [&Tensor; 2], [keys, values]: [&Tensor; 2], at: &Tensor) ->
     // SAFETY: live tensors for the length of the call, whose shapes fit.
     unless_failed(unsafe { lx_store(kv.as_ptr(), cache.as_ptr(), at.as_ptr(), &raw mut stored) });
     stored != 0
+}
+
+/// Returns the compute capability of a GPU, as 90 for 9.0; `None` if unknown.
+pub fn capability(index: usize) -> Option<i32> {
+    let mut capability = 0;
+    // SAFETY: `capability` is a live local.
+    checked(unsafe { lx_capability(c_int::try_from(index).ok()?, &raw mut capability) }).ok()?;
+    Some(capability)
 }
 
 /// Tells whether kernels of our own serve on a GPU, or why not.

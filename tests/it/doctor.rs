@@ -163,3 +163,30 @@ fn what_libtorch_says_where_it_sees_no_gpu_is_passed_on() {
     let (_, found) = doctor("cuda:1", &[("STANDIN_DEVICES", "1")]);
     assert_eq!(found["gpu"]["problem"], "cannot use `cuda:1`: libtorch sees 1 CUDA devices");
 }
+
+#[test]
+fn a_gpu_has_its_memory_and_its_fast_precisions_told() {
+    if !standin() {
+        return;
+    }
+    let gpus = |device: &str, variables: &[(&str, &str)]| {
+        let (_, found) = doctor(device, &[&[("STANDIN_BYTES", "2147483648")], variables].concat());
+        found["gpu"]["used"].as_array().unwrap().clone()
+    };
+    let new = gpus("cuda:1", &[]);
+    assert_eq!((new.len(), &new[0]["device"]), (1, &"cuda:1".into()));
+    assert_eq!((&new[0]["total_bytes"], &new[0]["capability"]), (&2_147_483_648_u64.into(), &"9.0".into()));
+    assert!((1_u64 << 30..1 << 31).contains(&new[0]["free_bytes"].as_u64().unwrap()), "{new:?}");
+    assert_eq!(new[0]["fast"], serde_json::json!(["tf32", "bf16", "fp16"]));
+    let old = gpus("cuda:0", &[("STANDIN_TURING", "1")]);
+    assert_eq!((&old[0]["capability"], &old[0]["fast"]), (&"7.5".into(), &serde_json::json!(["fp16"])));
+    assert!(gpus("cpu", &[]).is_empty());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loraxs"));
+    command.args(["doctor", "--offline", "--device", "cuda:0,cuda:1"]).env("STANDIN_BYTES", "2147483648");
+    let told = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    for device in ["cuda:0", "cuda:1"] {
+        let line = told.lines().find(|line| line.starts_with(device)).unwrap_or_else(|| panic!("{told}"));
+        assert!(line.contains(" 2.0 GiB, "), "{line}");
+        assert!(line.ends_with(" free, compute capability 9.0, fast in tf32, bf16, fp16"), "{line}");
+    }
+}
