@@ -1,20 +1,50 @@
 #!/usr/bin/env bash
 # Tests and measures loraxs on a GPU.
 #
-#   LORAXS=target/release/loraxs scripts/gpu.sh --data DIR --encoder-tokenizer DIR --decoder-tokenizer DIR [--peer peer.py]
+#   scripts/gpu.sh --data DIR --encoder-tokenizer DIR --decoder-tokenizer DIR [OPTION]...
 #
-# Arguments go to scripts/reference/gpu.py, which measures. The CUDA libraries come from the PyTorch 2.11 of `python3`
-# (or of PYTHON). If LORAXS_TESTS names the built integration tests, those that compute run on the GPU first;
-# LORAXS_TEST_FILTERS selects among them. To try it without a GPU, add
-# `--tiny --device cpu --standin "$(scripts/standin.sh --library)"`.
+# Options go to scripts/reference/gpu.py, which measures:
+#   --data DIR                folder with glue, gsm8k and metamath
+#   --encoder-tokenizer DIR   folder of a BERT tokenizer with 30,522 words
+#   --decoder-tokenizer DIR   folder of a decoder's tokenizer
+#   --peer FILE               the peer's script; without one, the parts that end in _peer are left out
+#   --parts A,B               of the parts below                          [default: all]
+#   --tasks A,B               of glue: sst2, mrpc                         [default: both]
+#   --precisions A,B          of glue: fp32, tf32, bf16                   [default: all]
+#   --budgets N,N             of lm: tokens of a micro-batch              [default: 8192]
+#   --lm-steps N              of lm                                       [default: 12]
+#   --slots N:N,N:N           of generate: prompts and slots of each run  [default: 256:256,64:64]
+#   --new-tokens N            of generate                                 [default: 128]
+#   --place DIR               for checkpoints and runs, 20 GB             [default: /tmp/loraxs-gpu]
+#   --device DEVICE           [default: cuda:0]
+#   --tiny --device cpu --standin "$(scripts/standin.sh --library)"       rehearses without a GPU
+#
+# Variables:
+#   OUT                   folder for results and logs                                   [default: gpu-out]
+#   PYTHON                a Python with PyTorch 2.11, which brings the CUDA libraries   [default: python3]
+#   LORAXS                the built command                                             [default: target/release/loraxs]
+#   LORAXS_TESTS          the built integration tests (target/release/deps/it-…); those that compute run on the GPU first
+#   LORAXS_TEST_FILTERS   selects among them
+#   LORAXS_TEST_LIMIT     seconds that they may take                                    [default: 150]
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+for argument in "$@"; do
+    case $argument in -h | --help)
+        sed -n '2,/^set /s/^# \{0,1\}//p' scripts/gpu.sh
+        sed -n 's/^PARTS = \[\(.*\)\]$/\nParts: \1; only where it is named: generate_plain/p' scripts/reference/gpu.py | tr -d '"'
+        exit 0
+        ;;
+    esac
+done
 python=${PYTHON:-python3}
 loraxs=${LORAXS:-target/release/loraxs}
 out=${OUT:-gpu-out}
-mkdir -p "$out"
 
-torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])') || exit 1
+if ! torch=$("$python" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])' 2>/dev/null); then
+    printf 'gpu: error: `%s` has no PyTorch\nhint: name one that has by PYTHON\n' "$python" >&2
+    exit 1
+fi
+mkdir -p "$out"
 libraries=$torch/lib
 for folder in "$torch"/../nvidia/*/lib; do libraries+=:$folder; done
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

@@ -256,14 +256,19 @@ class Bench:
             seconds.append(time.perf_counter() - start)
         return seconds, losses
 
+    def glue_steps(self):
+        """Steps of `glue`; the peer and the runs beside it take an eighth of them."""
+        return 24 if self.options.tiny else 320
+
     def glue(self):
         self.data()
-        model, steps = self.encoder(), 24 if self.options.tiny else 320
+        model, steps = self.encoder(), self.glue_steps()
         for task, precision in itertools.product(self.options.tasks, self.options.precisions):
             settings = dict(batch_size=32, micro_batch_size=32, max_steps=steps, precision=precision, schedule="constant", warmup_ratio=0.0)
             tokens, examples, losses, results, _ = self.train(f"{task}-{precision}", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, **settings)
             short = settings | dict(max_steps=steps // 8)
-            _, plain, others, _, _ = self.train(f"{task}-{precision}-plain", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, graphs=False, **short)
+            # On the batches of the peer, so that its peak can be compared.
+            _, plain, others, results_plain, _ = self.train(f"{task}-{precision}-plain", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, graphs=False, **short)
             apart = max(abs(a - b) / b for a, b in zip(losses, others))
             if precision == "fp32":
                 _, slow, others, results_slow, _ = self.train(f"{task}-fp32-units", model, ENCODER_TARGETS, f"gpu/{task}", limit=60, halves=False, **short)
@@ -272,8 +277,8 @@ class Bench:
             parameters = sum(p.numel() for p in self.encoder_trunk(model))
             share = 4 * parameters * tokens / self.warm[precision] if precision in self.warm else float("nan")
             self.note(f"glue {task} {precision} loraxs", **{"examples/s": examples, "tokens/s": tokens, "share of 4N floor": share,
-                      "MiB": results["peak_memory_mib"], "first loss": losses[0], "last loss": losses[-1],
-                      "examples/s without recordings": plain, "losses apart": apart})
+                      "MiB": results["peak_memory_mib"], "MiB of the peer's batches": results_plain["peak_memory_mib"],
+                      "first loss": losses[0], "last loss": losses[-1], "examples/s without recordings": plain, "losses apart": apart})
 
     def sweep(self):
         """Sixteen runs of the encoder together, and one after another: runs an hour, and how far their losses are apart."""
@@ -331,7 +336,7 @@ class Bench:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         self.data()
-        folder, steps = self.encoder(), 12 if self.options.tiny else 40
+        folder, steps = self.encoder(), self.glue_steps() // 8
         tokenizer = AutoTokenizer.from_pretrained(folder)
         for task, precision, padding in itertools.product(self.options.tasks, self.options.precisions, ["max_length", "longest"]):
             torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -349,8 +354,9 @@ class Bench:
             loss_of = lambda model, batch: torch.nn.functional.cross_entropy(model(**batch[0]).logits.float(), batch[1])
             self.free()
             seconds, _ = self.steps_of_peer(model, batches, loss_of)
+            seconds = seconds[min(SKIPPED, steps // 2) :]
             torch.backends.cuda.matmul.allow_tf32 = False
-            self.note(f"glue {task} {precision} peer, {padding}", **{"examples/s": 32 / statistics.median(seconds[SKIPPED:]), "MiB": self.peak()})
+            self.note(f"glue {task} {precision} peer, {padding}", **{"examples/s": 32 / statistics.median(seconds), "MiB": self.peak()})
             del model, batches
             self.free()
 
