@@ -4,7 +4,8 @@
 #   scripts/standin.sh [FILTER]...               [default: all tests that concern devices]
 #   scripts/standin.sh --library                 only builds the library, and prints the folder to put on LD_LIBRARY_PATH
 #
-# The library is cached in ~/.cache/loraxs, by its sources and libtorch. Without a C++ compiler the tests are skipped.
+# The library is cached in ~/.cache/loraxs (or LORAXS_CACHE), by its sources and libtorch; versions that nothing has called for in a day go
+# when a new one is built. Without a C++ compiler the tests are skipped.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/setup.sh
@@ -20,6 +21,8 @@ libtorch=$(sed -n 's/^LIBTORCH = { value = "\([^"]*\)".*/\1/p' .cargo/config.tom
 real=$(cat "$libtorch/origin" 2>/dev/null || echo "$libtorch")
 folder=$cache/standin-$(cat "$source" tests/standin/cuda_on_cpu.h "$libtorch/origin" 2>/dev/null | sha256sum | cut -c1-12)
 if [ ! -f "$folder/libtorch_cuda.so" ]; then
+    # Earlier versions; one that was called for within a day may still be in use.
+    find "$cache" -maxdepth 1 -type d -name 'standin-*' -mmin +1440 -exec rm -rf {} + 2>/dev/null || true
     mkdir -p "$folder"
     rm -f "$folder"/partial.*
     "$compiler" -std=c++17 -O1 -fPIC -shared "-DSTANDIN_COMPILER=\"$compiler\"" -isystem "$libtorch/include" -isystem "$libtorch/include/torch/csrc/api/include" "$source" \
@@ -28,6 +31,7 @@ if [ ! -f "$folder/libtorch_cuda.so" ]; then
     ln -sf libtorch_cuda.so "$folder/libcaffe2_nvrtc.so"
     mv "$folder/partial.$$" "$folder/libtorch_cuda.so"
 fi
+touch "$folder"
 if [ "${1:-}" = --library ]; then
     echo "$folder"
     exit 0
