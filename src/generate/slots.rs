@@ -185,6 +185,10 @@ impl<'a> Slots<'a> {
         let logits = if rows.len() == texts.len() { logits } else { selected(&logits, &rows) };
         for (entry, text) in self.running[places.clone()].iter_mut().zip(&texts) {
             entry.length = text.len();
+            if entry.width() > 1 {
+                let (first, others) = (entry.slot as i64, entry.slot as i64 + 1..entry.slots().end as i64);
+                self.decoding.cache().copy_slot(first, others, entry.length as i64);
+            }
         }
         self.decide(places, &logits, false, events)
     }
@@ -285,16 +289,13 @@ impl<'a> Slots<'a> {
             rest = others;
         }
         if (0..).zip(&sources).any(|(slot, source)| slot != *source) {
-            // Beams share their prompt; when it has just been read, the first one alone has it.
-            let own = |entry: &Submitted<'_>| match entry.request.ids.len() {
-                prompt if entry.length > prompt => prompt,
-                _ => 0,
-            };
             let moved = self.running.iter().filter(|entry| {
                 entry.slots().any(|slot| sources.get(slot).is_some_and(|source| *source != slot as i64))
             });
-            let (start, end) = moved
-                .fold((usize::MAX, 0), |(start, end), entry| (start.min(own(entry)), end.max(entry.length)));
+            // All beams of a search have its prompt.
+            let (start, end) = moved.fold((usize::MAX, 0), |(start, end), entry| {
+                (start.min(entry.request.ids.len()), end.max(entry.length))
+            });
             let sources = sent(&Tensor::from_slice(&sources), logits.device());
             self.decoding.cache().reorder(&sources, [start as i64, end as i64]);
         }
@@ -305,8 +306,9 @@ impl<'a> Slots<'a> {
     /// Takes requests away; others move into their slots. Returns true if there were any.
     pub fn retire(&mut self, is_gone: impl Fn(&Submitted<'_>) -> bool) -> bool {
         let before = self.running.len();
-        // A pass ahead has stored one more token of each.
+        // A pass ahead has stored one more token, but not of those that came since, whose slots may be full.
         let more = usize::from(self.ahead.is_some());
+        let most = usize::try_from(self.decoding.cache().capacity()).unwrap_or(usize::MAX);
         // From the last, so that requests only move into gaps before them.
         for place in (0..before).rev().filter(|&place| is_gone(&self.running[place])).collect::<Vec<_>>() {
             let fits = self.running.last().is_some_and(|last| last.width() == self.running[place].width());
@@ -320,7 +322,8 @@ impl<'a> Slots<'a> {
                 let from = std::mem::replace(&mut entry.slot, slot);
                 for i in (0..entry.width()).filter(|_| from != slot) {
                     let (from, to) = ((from + i) as i64, (slot + i) as i64);
-                    self.decoding.cache().copy_slot(from, to..to + 1, (entry.length + more) as i64);
+                    let length = (entry.length + more).min(most) as i64;
+                    self.decoding.cache().copy_slot(from, to..to + 1, length);
                 }
                 slot += entry.width();
             }

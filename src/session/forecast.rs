@@ -136,7 +136,13 @@ impl Forecast<'_> {
         let (layer, logits) = match self.config {
             // Heads of other widths have no kernel there.
             Config::Encoder(c) if !on_cpu && c.width / c.heads % 8 == 0 => {
-                (tokens * ((6.0 * d + wide + inputs) * size + 2.0 * d + masks), 0.0)
+                // GPUs without FlashAttention, for which fp16 is, keep scores, masks and probabilities.
+                let scores = if self.train.precision == Precision::Fp16 {
+                    16.0 * squares * c.heads as f64
+                } else {
+                    0.0
+                };
+                (tokens * ((6.0 * d + wide + inputs) * size + 2.0 * d + masks) + scores, 0.0)
             }
             Config::Encoder(c) => {
                 (tokens * (16.0 * d + 3.0 * wide) * size + 2.0 * squares * c.heads as f64 * size, 0.0)
@@ -161,7 +167,8 @@ impl Forecast<'_> {
             if self.kept == Kept::Nothing {
                 layer
             } else if self.train.gradient_checkpointing {
-                layer + layers * tokens * d * size
+                let working = if self.config.is_decoder() { 0.0 } else { working };
+                (1.0 + working) * layer + layers * tokens * d * size
             } else {
                 (layers + working) * layer
             } + if on_cpu || self.train.precision != Precision::Fp32 { 0.0 } else { halves(tokens, d, wide) };

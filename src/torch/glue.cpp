@@ -107,7 +107,11 @@ int lx_graph_replay(Graph* graph) {
 }
 
 void lx_graph_free(Graph* graph) {
-  guarded([&] { graph->call("_ZN2at4cuda9CUDAGraphD1Ev"); });
+  guarded([&] {
+    // The allocator waits for the stream of the recording alone before it takes back the memory of a replay that still runs.
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(graph->before->device_index());
+    graph->call("_ZN2at4cuda9CUDAGraphD1Ev");
+  });
   delete graph;
 }
 

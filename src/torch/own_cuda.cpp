@@ -3,6 +3,8 @@
 #include <c10/core/AllocatorConfig.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <unistd.h>
+
 #include <cstdlib>
 
 #include "guarded.h"
@@ -55,10 +57,11 @@ int lx_cuda_norm(Tensor** out, Tensor* x, Tensor* add, Tensor* weight, double ep
 }
 
 // Lets the allocator's segments grow, since batches differ in size and leave gaps in segments of fixed sizes: on GPUs that can map memory piece by
-// piece, which virtual ones may not, and unless the user has settings. Precedes the first tensor there.
+// piece, which virtual ones may not and those of WSL 2 cannot until driver 616 (pytorch/pytorch#192330), and unless the user has settings. Precedes the
+// first tensor there.
 int lx_grow_segments() {
   return guarded([] {
-    if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF")) return;
+    if (std::getenv("PYTORCH_ALLOC_CONF") || std::getenv("PYTORCH_CUDA_ALLOC_CONF") || access("/dev/dxg", F_OK) == 0) return;
     int count = 0, maps = 1;
     call_toolkit("cuInit", 0u);
     call_toolkit("cuDeviceGetCount", &count);

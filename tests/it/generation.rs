@@ -230,6 +230,34 @@ fn beam_search_finds_what_transformers_finds() {
 }
 
 #[test]
+fn beams_of_few_candidates_are_what_they_are_alone() {
+    let _alone = alone();
+    for name in ["llama-biased", "qwen3-window"] {
+        let folder = fixture("decoders").join(name);
+        let (model, rows) = (model(&folder), rows(&folder));
+        let prompts = prompts(rows.iter().chain(rows.iter().rev()).map(|row| &row.ids[..]));
+        for (beams, top_k, top_p) in [(4, 1, 1.0), (4, 2, 1.0), (3, 0, 0.2)] {
+            let search = BeamSearch::plain(beams);
+            let sampling = Sampling::Random { temperature: 1.0, top_k, top_p };
+            // A first token has fewer candidates than there are beams, so that others begin with beams of no weight.
+            let draw = |slots, prompts: &[(usize, &[u32])]| {
+                let params = SamplingParams { sampling, seed: 1, search, ..SamplingParams::greedy(16, &[]) };
+                let settings = GenerationSettings { max_slots: slots, ..GenerationSettings::new(params) };
+                complete(&folder, &model, &settings, prompts)
+            };
+            let together = draw(2, &prompts);
+            for (prompt, found) in prompts.iter().zip(&together) {
+                assert_eq!(
+                    draw(1, std::slice::from_ref(prompt))[0],
+                    *found,
+                    "{name}, {beams} beams, top {top_k}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_drawn_depends_on_seed_and_index_alone() {
     let _alone = alone();
     let folder = fixture("decoders/gemma2-capped");

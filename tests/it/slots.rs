@@ -3,14 +3,18 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use loraxs::generate::{Event, Limits, Request, SamplingParams, Scheduler};
 use serde_json::json;
+use tch::Kind;
 
-use crate::bench::copied;
+use crate::bench::{copied, edit};
+use crate::decoders::model_of;
 use crate::forked;
 use crate::own_kernels::{answers, decoder};
 use crate::standin::{PROMPTS, standin};
-use crate::support::{Place, errors, fixture};
+use crate::support::{Place, alone, errors, fixture};
 
 /// A place with so many prompts, each of `shared` words and one of its own.
 fn place(count: usize, shared: usize) -> Place {
@@ -86,6 +90,35 @@ fn slots_for_which_there_is_no_more_memory_become_fewer() {
     let passes = [counts, fewer].map(|counts| counts["device to host"]);
     println!("{passes:?} passes");
     assert!(passes[1] > passes[0] + 100, "{passes:?} passes");
+}
+
+#[test]
+fn a_prompt_that_fills_its_slot_moves_beside_a_pass_that_is_ahead() {
+    if !standin() {
+        return;
+    }
+    let _alone = alone();
+    let place = place(1, 2);
+    let model = copied(&fixture("decoders/llama-biased"), &place.path("model"));
+    edit(&model.join("config.json"), |config| config["max_position_embeddings"] = json!(2048));
+    let model = model_of(&model, Kind::BFloat16);
+    let request = |index: usize, length: usize, new: usize| {
+        let ids = (0..length).map(|at| ((index * 31 + at * 7) % 90 + 5) as u32).collect();
+        Request { index, ids, params: Arc::new(SamplingParams::greedy(new, &[])), stop: None }
+    };
+    // The first goes on; three end together; of two whose prompts fill the slots as they are, the first ends at once, and the other takes its place.
+    let all = [(8, 120), (8, 20), (8, 20), (8, 20), (256, 1), (256, 6)];
+    let all = all.into_iter().enumerate().map(|(index, (length, new))| request(index, length, new));
+    let mut scheduler = Scheduler::new(&model, Limits { slots: 4, tokens: 400 });
+    for request in all {
+        scheduler.submit(request).unwrap();
+    }
+    let mut ended = 0;
+    while !scheduler.is_idle() {
+        let events = scheduler.step().unwrap();
+        ended += events.iter().filter(|event| matches!(event, Event::Finished(..))).count();
+    }
+    assert_eq!(ended, 6);
 }
 
 #[test]

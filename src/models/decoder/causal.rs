@@ -93,7 +93,9 @@ impl CausalLm {
 
     /// Returns true if a text can be read into a cache in parts, of which later ones attend to those before.
     pub fn reads_in_parts(&self) -> bool {
-        !self.device().is_cuda() || self.attends_in_one_kernel()
+        let flash = |device: &Device| has_flash(self.decoder.kind(), *device);
+        let devices = self.placement.devices().all();
+        !self.device().is_cuda() || self.attends_in_one_kernel() && devices.iter().all(flash)
     }
 
     /// Returns true if a GPU attends to a cache in one kernel.
