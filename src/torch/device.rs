@@ -179,9 +179,13 @@ fn load_cuda() -> std::result::Result<(usize, String), String> {
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
     // SAFETY: the library is libtorch's own and its initialisers only register kernels.
     let library = unsafe { Library::open(Some("libtorch_cuda.so"), RTLD_NOW | RTLD_GLOBAL) };
-    library
-        .map(std::mem::forget)
-        .map_err(|e| e.source().map_or_else(|| e.to_string(), ToString::to_string))?;
+    library.map(std::mem::forget).map_err(|e| {
+        let told = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+        match told.contains("undefined symbol") {
+            true => format!("{told}: it is of another version than libtorch 2.11.0"),
+            false => told,
+        }
+    })?;
     // SAFETY: sets flags of libtorch's allocator.
     if let Err(error) = checked(unsafe { super::lx_grow_segments() }) {
         tracing::debug!("segments of fixed sizes: {error:#}");

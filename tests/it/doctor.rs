@@ -39,8 +39,19 @@ fn a_library_that_cannot_be_loaded_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let absent = doctor("cuda:0", &[]);
     fs::write(folder.path().join("libtorch_cuda.so"), "no library").unwrap();
-    let broken = doctor("cuda:0", &[("LD_LIBRARY_PATH", folder.path().to_str().unwrap())]);
-    for ((output, found), words) in [(absent, "cannot open"), (broken, "file too short")] {
+    let there = || doctor("cuda:0", &[("LD_LIBRARY_PATH", folder.path().to_str().unwrap())]);
+    let broken = there();
+    let mut cases = vec![(absent, "cannot open"), (broken, "file too short")];
+    // One that asks libtorch_cpu for what it does not have.
+    let source = "extern \"C\" int of_an_older_libtorch(); int asked = of_an_older_libtorch();";
+    fs::write(folder.path().join("older.cpp"), source).unwrap();
+    let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+    compiler.args(["-shared", "-fPIC", "older.cpp", "-o", "libtorch_cuda.so"]).current_dir(folder.path());
+    match compiler.status().is_ok_and(|status| status.success()) {
+        true => cases.push((there(), "it is of another version than libtorch 2.11.0")),
+        false => println!("skipped: an older library, without a C++ compiler"),
+    }
+    for ((output, found), words) in cases {
         assert_eq!(output.status.code(), Some(1), "{found}");
         let problem = found["gpu"]["problem"].as_str().unwrap();
         assert!(problem.starts_with("cannot use `cuda:0`") && problem.contains(words), "{problem}");
