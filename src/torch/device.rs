@@ -7,7 +7,7 @@ use std::path::Path;
 
 use tch::Device;
 
-use super::checked;
+use super::{LIBTORCH_VERSION, checked};
 use crate::fault::{Result, fault, usage};
 use crate::spec::DeviceChoice;
 
@@ -182,7 +182,7 @@ fn load_cuda() -> std::result::Result<(usize, String), String> {
     library.map(std::mem::forget).map_err(|e| {
         let told = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         match told.contains("undefined symbol") {
-            true => format!("{told}: it is of another version than libtorch 2.11.0"),
+            true => format!("{told}: it is of another version than libtorch {LIBTORCH_VERSION}"),
             false => told,
         }
     })?;
