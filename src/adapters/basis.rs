@@ -16,6 +16,7 @@ use crate::adapters::svd::{self, Factors};
 use crate::fault::{Result, fault, locked, usage};
 use crate::spec::{Init, Sigma, Spectrum, SvdMethod};
 use crate::torch::tensors::zeros;
+use crate::torch::unless_exhausted;
 
 /// Everything besides the weights that a basis depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,9 @@ pub struct Basis {
 
 /// Upper limit of power iterations, more than any spectrum needs.
 const MOST_ITERATIONS: u32 = 10_000;
+
+/// What to do when a GPU has no memory for a decomposition.
+const CPU_HINT: &str = "run `loraxs init-svd --device cpu` with the same base, rank and targets first: the basis is found in the cache then";
 
 /// One line of the report of `init-svd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -317,11 +321,21 @@ fn work<'a>(
 
 /// Reads and decomposes one module; returns the seconds that the decomposition took.
 fn factors(spec: &BasisSpec, weights: Weights, name: &str) -> Result<(Factors, f64)> {
-    let weight = (weights.read)(name)?;
-    check_weight(spec, name, &weight)?;
-    let start = Instant::now();
-    let factors = spec.factors(name, &weight).with_context(|| format!("cannot decompose module `{name}`"))?;
-    Ok((factors, start.elapsed().as_secs_f64()))
+    let decomposed = || {
+        let weight = (weights.read)(name)?;
+        check_weight(spec, name, &weight)?;
+        let start = Instant::now();
+        let factors =
+            spec.factors(name, &weight).with_context(|| format!("cannot decompose module `{name}`"))?;
+        Ok((factors, start.elapsed().as_secs_f64()))
+    };
+    unless_exhausted(decomposed)?.ok_or_else(|| {
+        let fault = fault(format!("out of memory while decomposing module `{name}`"));
+        match weights.device {
+            Device::Cpu => fault.into(),
+            _ => fault.hint(CPU_HINT).into(),
+        }
+    })
 }
 
 #[cfg(test)]

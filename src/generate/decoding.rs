@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
+use super::memory::rooms;
 use crate::fault::Result;
 use crate::models::CausalLm;
 use crate::nn::Pass;
@@ -65,8 +66,11 @@ impl<'a> Decoding<'a> {
     /// As [`Cache::grow`].
     pub fn make_room(&mut self, needed: usize, most: usize) -> Result<()> {
         self.recorded.clear();
-        let half_more = usize::try_from(self.cache.capacity())? * 3 / 2;
-        let tokens = (needed + ROOM).max(half_more).next_multiple_of(ROWS).min(most);
+        let held = usize::try_from(self.cache.capacity())?;
+        // Passes, and the copy of a layer, take the other half of what is free.
+        let spare = |(token, free): (usize, usize)| free / 2 / (token * (self.slots + 1)).max(1);
+        let affordable = held + rooms(self.model).into_iter().map(spare).min().unwrap_or(0);
+        let tokens = grown([held, needed, most], affordable);
         self.cache.grow(i64::try_from(tokens)?)
     }
 
@@ -160,7 +164,28 @@ impl<'a> Decoding<'a> {
     }
 }
 
+/// Returns the tokens that slots are to hold, at least `needed` and at most `most`, where they hold `held`: so many that they seldom grow, but
+/// no more than is `affordable`.
+fn grown([held, needed, most]: [usize; 3], affordable: usize) -> usize {
+    (needed + ROOM).max(held * 3 / 2).min(affordable.max(needed)).next_multiple_of(ROWS).min(most)
+}
+
 /// Returns the logits `[s, v]` after one more token of each row.
 fn pass(model: &CausalLm, ids: &Tensor, sight: &Decode<'_>) -> Result<Tensor> {
     Ok(model.logits(&model.decoder.forward(ids, sight.positions(), sight, &Pass::evaluation())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_grow_by_much_or_by_what_memory_allows() {
+        let plenty = usize::MAX;
+        assert_eq!(grown([256, 257, 4_096], plenty), 544);
+        assert_eq!(grown([1_024, 1_025, 4_096], plenty), 1_536);
+        assert_eq!(grown([256, 257, 300], plenty), 300);
+        assert_eq!(grown([256, 257, 4_096], 400), 416);
+        assert_eq!(grown([256, 257, 4_096], 256), 288);
+    }
 }

@@ -1,12 +1,10 @@
-//! Size of a token in the cache, and detection of running out of memory.
+//! Size of a token in the cache.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use crate::fault::{Result, words};
 use crate::models::CausalLm;
 use crate::nn::cache::Shape;
-use crate::torch::{free_bytes, ran_out};
+use crate::torch::free_bytes;
 
 /// Returns the shape of a token's entry in a model's cache.
 pub fn shape(model: &CausalLm) -> Shape {
@@ -21,16 +19,4 @@ pub fn rooms(model: &CausalLm) -> Vec<(usize, usize)> {
     let of =
         |(device, layers): (_, Range<usize>)| (each * layers.len(), free_bytes(device).unwrap_or(usize::MAX));
     model.placement.ranges(shape.layers).into_iter().map(of).collect()
-}
-
-/// Returns what `body` returns, or `None` if the device ran out of memory.
-pub fn unless_exhausted<T>(body: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-    // libtorch's plain operators panic: the whole pass is then discarded, so nothing half-done is seen again.
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(value)) => Ok(Some(value)),
-        Ok(Err(error)) if ran_out(&format!("{error:#}")) => Ok(None),
-        Ok(Err(error)) => Err(error),
-        Err(payload) if ran_out(words(payload.as_ref())) => Ok(None),
-        Err(payload) => resume_unwind(payload),
-    }
 }

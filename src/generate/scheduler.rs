@@ -23,11 +23,11 @@ use std::collections::VecDeque;
 use tch::no_grad;
 
 use super::entry::{Event, Id, Submitted};
-use super::memory::unless_exhausted;
 use super::request::Request;
 use super::slots::{Limits, Slots};
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
+use crate::torch::unless_exhausted;
 
 /// Continues requests, each with its own settings. What is made of one does not depend on the others.
 pub struct Scheduler<'a> {

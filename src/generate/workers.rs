@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-use super::memory::unless_exhausted;
 use super::{Completion, OnNews};
 use crate::fault::{Result, fault};
 use crate::models::CausalLm;
+use crate::torch::unless_exhausted;
 
 /// The model, shared between threads.
 struct Shared<'a>(&'a CausalLm);

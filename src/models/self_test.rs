@@ -189,11 +189,14 @@ fn attention(window: Option<i64>, kind: Kind, device: Device) -> Result<Vec<f64>
 fn token(kind: Kind, device: Device) -> Result<Vec<f64>> {
     let _guard = tch::no_grad_guard();
     let (batch, attention, [q, k, v]) = (batch(device), settings(None, 0.0), heads(20, kind, device));
+    let rope = Rope { theta: 1e4, width: SHAPE[2], scaling: Scaling::None };
+    let angles = |positions: &Tensor| Rope::angles(positions, &rope.frequencies(device), kind);
+    let [turned_q, turned_k] = [&q, &k].map(|x| angles(&batch.positions).rotate(x));
     let ends: Vec<i64> =
         batch.places[0].iter().map(|place| (place.start + place.length) as i64 - 1).collect();
     let last = Tensor::from_slice(&ends).to_device(device);
     if kind == Kind::Double {
-        let y = attention.forward([&q, &k, &v], &batch, &Pass::evaluation())?;
+        let y = attention.forward([&turned_q, &turned_k, &v], &batch, &Pass::evaluation())?;
         return numbers(&[&y.index_select(0, &last)]);
     }
     let [_, kv, d] = SHAPE;
@@ -205,12 +208,19 @@ fn token(kind: Kind, device: Device) -> Result<Vec<f64>> {
         held: 0,
     };
     let spans: Vec<Span> = (0..).zip(&batch.places[0]).map(span).collect();
+    let pass = Pass::evaluation();
     let _read =
-        Prefill::new(&cache, &batch, &spans).attend(0, &attention, [&q, &k, &v], &Pass::evaluation())?;
+        Prefill::new(&cache, &batch, &spans).attend(0, &attention, [&turned_q, &turned_k, &v], &pass)?;
     let before = LENGTHS.map(|length| length as i64 - 1);
-    let newest = [&q, &k, &v].map(|x| x.index_select(0, &last));
-    let y =
-        Decode::new(&cache, &before, device).attend(0, &attention, newest.each_ref(), &Pass::evaluation())?;
+    let [newest_q, newest_k, newest_v] = [&q, &k, &v].map(|x| x.index_select(0, &last));
+    let sight = Decode::new(&cache, &before, device);
+    let own = angles(sight.positions());
+    let y = match sight.attend_rotating(0, &attention, [&newest_q, &newest_k, &newest_v], &own) {
+        Some(attended) => attended,
+        None => {
+            sight.attend(0, &attention, [&own.rotate(&newest_q), &own.rotate(&newest_k), &newest_v], &pass)?
+        }
+    };
     numbers(&[&y])
 }
 

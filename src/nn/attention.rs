@@ -1,11 +1,11 @@
 //! Multi-head attention within each sequence of a packed batch; takes boundaries, never padding masks.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::packed::Padded;
 use super::{Packed, Pass};
 use crate::fault::Result;
-use crate::torch::{Bounds, Kernel, dims3, dims4, fused, has_flash, joined, packed_attention};
+use crate::torch::{Bounds, Kernel, dims3, dims4, fused, has_flash, joined, own_cuda, packed_attention};
 
 /// Settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
@@ -96,14 +96,28 @@ impl Attention {
         self.cap.is_none() && known && d % 8 == 0 && d <= 256
     }
 
+    /// Returns true if FlashAttention computes attention over boundaries for heads of width `d`, forward and backward, if it drops also with
+    /// this dropout.
+    pub fn by_flash(&self, kind: Kind, device: Device, (d, drops): (i64, bool)) -> bool {
+        let Device::Cuda(index) = device else { return false };
+        // The backward pass with dropout takes 144 KiB of shared memory for wide heads. Where a block has less, nothing is launched and nothing
+        // said (`run_mha_bwd_hdim256` in PyTorch's `flash_bwd_launch_template.h`).
+        let drops_well = || d <= 192 || matches!(own_cuda::capability(index), Some(80 | 90..=119));
+        self.in_one_kernel(kind, d)
+            && has_flash(kind, device)
+            && (!drops || self.dropout == 0.0 || drops_well())
+    }
+
     /// Attends on a GPU: in one kernel over the boundaries, or else over the batch padded to its longest sequence.
     fn on_cuda(&self, qkv: [&Tensor; 3], batch: &Packed, pass: &Pass, kernel: Kernel) -> Result<Tensor> {
         let [_m, _h, d] = dims3(qkv[0]);
         let drops = kernel.dropout > 0.0;
         // Without FlashAttention, the kernel's backward pass knows no window and, over boundaries, draws other masks than the
         // forward pass.
-        let bounded = self.in_one_kernel(qkv[0].kind(), d)
-            && (has_flash(qkv[0].kind(), qkv[0].device()) || !drops && kernel.window.is_none());
+        let bounded = match has_flash(qkv[0].kind(), qkv[0].device()) {
+            true => self.by_flash(qkv[0].kind(), qkv[0].device(), (d, drops)),
+            false => self.in_one_kernel(qkv[0].kind(), d) && !drops && kernel.window.is_none(),
+        };
         let runs = batch.places.len();
         if bounded && (runs == 1 || !drops) {
             pass.enter(0, qkv[0].device());

@@ -64,6 +64,11 @@ impl Noise {
         self.0.borrow().streams.clone()
     }
 
+    /// Continues these streams from now on.
+    pub fn restore(&self, streams: Vec<Stream>) {
+        self.0.borrow_mut().streams = streams;
+    }
+
     /// Returns what all passes so far drew for, on a CPU.
     pub fn sites(&self) -> Sites {
         self.0.borrow().sites

@@ -96,11 +96,14 @@ F toolkit_function(const char* name) {
   return reinterpret_cast<F>(found);
 }
 
+// A result of the driver's in words by which a lack of memory is known (CUDA_ERROR_OUT_OF_MEMORY).
+inline std::string told(int result) { return std::to_string(result) + (result == 2 ? ", out of memory" : ""); }
+
 // Calls a function of the driver or of NVRTC, whose results are 0 on success.
 template <typename... A>
 void call_toolkit(const char* name, A... arguments) {
   const int failed = toolkit_function<int (*)(A...)>(name)(arguments...);
-  TORCH_CHECK(failed == 0, name, " failed with ", failed);
+  TORCH_CHECK(failed == 0, name, " failed with ", name[0] == 'c' ? told(failed) : std::to_string(failed));
 }
 
 // The compute capability of a device, as 90 for 9.0.
@@ -157,7 +160,7 @@ class CudaKernels {
             "cuLaunchKernel");
     const InContext here(all.context);
     const int failed = start(all.functions[which], static_cast<unsigned>(blocks), 1, 1, threads, 1, 1, 0, stream, arguments, nullptr);
-    TORCH_CHECK(failed == 0, "CUDA error: the kernel ", names[which], " cannot be launched: ", failed);
+    TORCH_CHECK(failed == 0, "CUDA error: the kernel ", names[which], " cannot be launched: ", told(failed));
   }
 
   // True if the kernels can be launched on a device; compiles them the first time.

@@ -236,6 +236,14 @@ int lx_cuda_memory(int index, int64_t* bytes) {
   });
 }
 
+// Gives back what the allocator keeps for reuse, when CUDA device `index`, the only one in use, has done its work.
+int lx_empty_cache(int index) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(static_cast<c10::DeviceIndex>(index));
+    c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache();
+  });
+}
+
 // Attention on CUDA within sequences, differentiable, in one kernel: FlashAttention-2 with `flash`, in bf16 and fp16, else CUTLASS's
 // memory-efficient kernel, which wants as many heads of keys as of queries. q is [m, h, d], k and v are [n, kv, d]. `bounds` holds three
 // int32 tensors: the start of each sequence of queries and the end of the last [s + 1], the same of keys, and, or null, how many

@@ -4,12 +4,13 @@
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
-use super::{checked, unforeseen};
-use crate::fault::Result;
+use super::{checked, empty_cache, failure, ran_out, unforeseen};
+use crate::fault::{Result, words};
 
 unsafe extern "C" {
     fn lx_graph_new(out: *mut *mut c_void, index: c_int) -> c_int;
@@ -27,6 +28,18 @@ pub fn records(device: Device) -> bool {
 
 /// True once a recording could not be ended, after which libtorch must not begin another.
 static BROKEN: AtomicBool = AtomicBool::new(false);
+
+/// Says why a pass is not recorded; the first time for all, if it costs speed.
+fn say_unrecorded(error: &anyhow::Error) {
+    static SAID: Once = Once::new();
+    let text = format!("{error:#}");
+    match BROKEN.load(Ordering::Relaxed) || ran_out(&text) {
+        true => SAID.call_once(|| {
+            tracing::warn!("short passes will be slower, since one could not be recorded: {text}")
+        }),
+        false => tracing::debug!("a pass is not recorded: {text}"),
+    }
+}
 
 /// A recorded pass.
 #[derive(Debug)]
@@ -48,32 +61,51 @@ impl Graph {
         if BROKEN.load(Ordering::Relaxed) {
             return Ok((body()?, None));
         }
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: on success `graph` is a new one that we own.
-        checked(unsafe { lx_graph_new(&raw mut graph, c_int::try_from(index).unwrap_or(0)) })?;
-        let graph = Self(graph);
         // What fails panics in tch; the stream must be left nevertheless, or nothing can run any more.
         let guarded = || catch_unwind(AssertUnwindSafe(&body));
-        // Libraries set themselves up for the stream, which a recording must not hold.
-        let first = guarded();
-        let recorded = matches!(first, Ok(Ok(_))).then(|| {
+        let captured = |graph: &Self| {
             graph.capture(sharing, || {
-                guarded().unwrap_or_else(|_| Err(unforeseen("it cannot be recorded").into()))
+                guarded().unwrap_or_else(|panic| Err(failure(words(panic.as_ref())).into()))
             })
-        });
-        // SAFETY: a live graph, made on this thread.
-        unsafe { lx_graph_leave(graph.0) };
+        };
+        // Libraries set themselves up for the stream, which a recording must not hold.
+        let (graph, (first, made)) = Self::beside(index, |graph| {
+            let first = guarded();
+            let made = matches!(first, Ok(Ok(_))).then(|| captured(graph));
+            (first, made)
+        })?;
         let first = first.unwrap_or_else(|panic| resume_unwind(panic))?;
-        match recorded {
-            Some(Ok(made)) => return Ok((first, Some((graph, made)))),
-            Some(Err(error)) => tracing::debug!("a pass is not recorded: {error:#}"),
-            None => {}
+        let (graph, made) = match made {
+            // libtorch gives nothing back while it records.
+            Some(Err(error)) if ran_out(&format!("{error:#}")) => {
+                drop(graph);
+                empty_cache(device)?;
+                Self::beside(index, captured)?
+            }
+            Some(made) => (graph, made),
+            None => return Ok((first, None)),
+        };
+        match made {
+            Ok(made) => return Ok((first, Some((graph, made)))),
+            Err(error) => say_unrecorded(&error),
         }
         if BROKEN.load(Ordering::Relaxed) {
             // libtorch still refers to it.
             std::mem::forget(graph);
         }
         Ok((first, None))
+    }
+
+    /// Creates a graph, and runs `body` with it on the stream of recordings.
+    fn beside<T>(index: usize, body: impl FnOnce(&Self) -> T) -> Result<(Self, T)> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: on success `graph` is a new one that we own.
+        checked(unsafe { lx_graph_new(&raw mut graph, c_int::try_from(index).unwrap_or(0)) })?;
+        let graph = Self(graph);
+        let made = body(&graph);
+        // SAFETY: a live graph, made on this thread.
+        unsafe { lx_graph_leave(graph.0) };
+        Ok((graph, made))
     }
 
     /// Records what `body` launches on the current stream.
@@ -83,7 +115,8 @@ impl Graph {
         let made = body();
         // SAFETY: it was begun just now.
         let ended = checked(unsafe { lx_graph_end(self.0) });
-        if ended.is_err() {
+        // Without memory it is the last part that fails, after which libtorch is as before.
+        if ended.as_ref().is_err_and(|error| !ran_out(&format!("{error:#}"))) {
             BROKEN.store(true, Ordering::Relaxed);
         }
         ended.and(made)

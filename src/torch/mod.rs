@@ -6,6 +6,7 @@ pub mod draw;
 pub mod fused;
 pub mod graph;
 pub mod kernels;
+mod memory;
 pub mod own_cuda;
 pub mod stream;
 pub mod tensor_file;
@@ -20,6 +21,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 pub use device::{Copies, Devices, driver};
+pub use memory::{empty_cache, free_bytes, gpu_memory, peak_memory_mib, ran_out, unless_exhausted};
 
 use crate::fault::{Fault, Result, fault};
 
@@ -35,8 +37,6 @@ unsafe extern "C" {
     fn lx_cuda_devices(count: *mut c_int, warning: *mut *const c_char) -> c_int;
     fn lx_use_device(index: c_int) -> c_int;
     fn lx_allow_tf32(allow: c_int) -> c_int;
-    fn lx_cuda_peak_bytes(index: c_int, reset: c_int, bytes: *mut i64) -> c_int;
-    fn lx_cuda_memory(index: c_int, bytes: *mut i64) -> c_int;
     #[rustfmt::skip]
     fn lx_packed_attention(
         out: *mut *mut C_tensor,
@@ -133,36 +133,6 @@ pub fn allow_tf32(allow: bool) -> Result<()> {
     checked(unsafe { lx_allow_tf32(c_int::from(allow)) })
 }
 
-/// Returns the peak memory in MiB: device memory on CUDA, resident memory on a CPU.
-pub fn peak_memory_mib(device: Device) -> f64 {
-    let Device::Cuda(index) = device else { return crate::report::peak_rss_mib().unwrap_or(f64::NAN) };
-    let mut bytes = 0;
-    // SAFETY: `bytes` is a live local; the allocator exists because a tensor was placed on the device.
-    let status = unsafe { lx_cuda_peak_bytes(c_int::try_from(index).unwrap_or(0), 0, &raw mut bytes) };
-    if checked(status).is_err() { f64::NAN } else { bytes as f64 / f64::from(1 << 20) }
-}
-
-/// Returns the free memory in bytes: of the device on CUDA, of the machine on a CPU; `None` if unknown.
-pub fn free_bytes(device: Device) -> Option<usize> {
-    let Device::Cuda(index) = device else {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-        return line.trim().trim_end_matches(" kB").parse::<usize>().ok().map(|kib| kib * 1024);
-    };
-    gpu_memory(index).map(|[free, _]| free)
-}
-
-/// Returns the free memory and all memory of a GPU in bytes; `None` if unknown.
-pub fn gpu_memory(index: usize) -> Option<[usize; 2]> {
-    // The allocator of a device begins with its first tensor.
-    let _first = Tensor::f_zeros([1], (Kind::Uint8, Device::Cuda(index))).ok()?;
-    let mut bytes = [0; 2];
-    // SAFETY: room for two numbers; the allocator exists because a tensor was placed on the device.
-    checked(unsafe { lx_cuda_memory(c_int::try_from(index).ok()?, bytes.as_mut_ptr()) }).ok()?;
-    let [free, all] = bytes.map(|bytes| usize::try_from(bytes).ok());
-    Some([free?, all?])
-}
-
 /// Settings of the packed attention kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
@@ -246,11 +216,6 @@ pub fn leave(code: u8) -> ! {
     // If standard output is closed, nobody is left to read it.
     let _ = std::io::stdout().flush();
     signal_hook::low_level::exit(code.into())
-}
-
-/// Returns true if a libtorch message reports that memory ran out.
-pub fn ran_out(message: &str) -> bool {
-    message.contains("out of memory") || message.contains("can't allocate memory")
 }
 
 /// Makes a libtorch failure readable: drops its trace, and names the memory that could not be allocated.

@@ -10,14 +10,17 @@ use super::source::MicroBatch;
 use super::{Running, Trainer, interrupt};
 use crate::fault::{Result, fault};
 use crate::nn::Around;
-use crate::torch::unforeseen;
 use crate::torch::world::World;
+use crate::torch::{empty_cache, unforeseen, unless_exhausted};
 
 impl Trainer<'_> {
-    /// Computes the gradient of a step; returns each run's loss `[k]` on the device, and true if a signal came to one of several
-    /// processes.
-    pub(super) fn gradient(&self, batches: &[MicroBatch]) -> Result<(Tensor, bool)> {
-        let losses = self.accumulate(batches)?;
+    /// Computes the gradient of a step, with the first pass of which `beside` goes to a GPU; returns each run's loss `[k]` on the device,
+    /// and true if a signal came to one of several processes.
+    pub(super) fn gradient(&self, batches: &[MicroBatch], beside: Option<&[f32]>) -> Result<(Tensor, bool)> {
+        let losses = self.with_room(|| {
+            beside.into_iter().for_each(|numbers| self.objective.passes().send_along(numbers.to_vec()));
+            self.accumulate(batches)
+        })?;
         if self.plan.world.is_alone() {
             return Ok((losses, false));
         }
@@ -27,6 +30,27 @@ impl Trainer<'_> {
         let runs = self.runs.len() as i64;
         let losses = sums.narrow(0, 0, runs).to_device(self.optimizer.device());
         Ok((losses, sums.double_value(&[runs]) > 0.0))
+    }
+
+    /// Runs `work`; if recordings of passes have left it too little memory, again without them: with the same noise, and with gradients
+    /// of zero.
+    pub(super) fn with_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        let passes = self.objective.passes();
+        if !passes.has_recordings() {
+            return work();
+        }
+        let streams = self.noise.streams();
+        if let Some(found) = unless_exhausted(&work)? {
+            return Ok(found);
+        }
+        tracing::warn!(
+            "memory ran out beside recorded passes: going on without recording any, which makes short ones slower"
+        );
+        passes.cease();
+        empty_cache(self.optimizer.device())?;
+        self.noise.restore(streams);
+        self.optimizer.clear_gradients();
+        work()
     }
 
     /// Runs forward and backward over this process's part of the micro batches; returns its part of each run's loss `[k]`.

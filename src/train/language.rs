@@ -73,7 +73,7 @@ impl LanguageModelling<'_> {
         let pays = self.model.device().is_cuda()
             && !self.recompute
             && runs.len() == 1
-            && self.model.attends_in_one_kernel()
+            && self.model.attends_in_one_kernel(true)
             && tokens as f64 * self.model.bytes() as f64 <= MOST_RECORDED;
         if pays { Fill::Sequences(self.longest) } else { Fill::None }
     }

@@ -308,7 +308,10 @@ impl<'a> Trainer<'a> {
         let step = self.runs[run].state.step;
         // `_BaseDataLoaderIter.__init__` draws a 64-bit seed for workers that do not exist.
         self.noise.pass_over(run, 2);
-        let evaluation = match self.objective.evaluate(run) {
+        let alone = self.plan.world.is_alone();
+        let scored = || self.objective.evaluate(run);
+        // Others would wait for what is scored again.
+        let evaluation = match if alone { self.with_room(scored) } else { scored() } {
             Ok(evaluation) => evaluation,
             // Anything else than a judgement of the model, such as a lack of memory, is no failure of the run.
             Err(error) if error.is::<Fault>() => return self.end(run, RunEnd::Failed(error)),

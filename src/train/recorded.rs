@@ -1,6 +1,6 @@
 //! Passes of a training that a GPU repeats from recordings: a short one takes it less time than a CPU needs to launch its kernels.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor};
@@ -19,6 +19,8 @@ const MOST: usize = 64;
 #[derive(Debug, Default)]
 pub struct Passes {
     shapes: RefCell<BTreeMap<PassShape, Seen>>,
+    /// True once recordings left too little memory for other passes.
+    ceased: Cell<bool>,
     /// Numbers that wait for the next batch to go to the device, and those that have come there.
     beside: RefCell<(Vec<f32>, Option<Tensor>)>,
 }
@@ -26,6 +28,8 @@ pub struct Passes {
 #[derive(Debug, Default)]
 struct Seen {
     taken: usize,
+    /// True if it could not be recorded: trying costs a pass.
+    fails: bool,
     recorded: Option<Recorded>,
 }
 
@@ -63,6 +67,17 @@ impl Passes {
         words.narrow(0, 0, count)
     }
 
+    /// Returns true if recordings occupy memory.
+    pub fn has_recordings(&self) -> bool {
+        self.shapes.borrow().values().any(|seen| seen.recorded.is_some())
+    }
+
+    /// Drops all recordings, and makes no more.
+    pub fn cease(&self) {
+        self.shapes.borrow_mut().clear();
+        self.ceased.set(true);
+    }
+
     /// Runs `body` over a batch's table and the `numbers` that go with it, or repeats its recording; returns its losses.
     ///
     /// What `body` launches must depend on `shape` alone, without which nothing is recorded, and its results on the two tensors and on
@@ -87,7 +102,7 @@ impl Passes {
         let mut shapes = self.shapes.borrow_mut();
         let full = shapes.values().filter(|seen| seen.recorded.is_some()).count() >= MOST;
         let mut records = None;
-        if let Some(shape) = shape.filter(|_| graph::records(device)) {
+        if let Some(shape) = shape.filter(|_| graph::records(device) && !self.ceased.get()) {
             let seen = shapes.entry(shape).or_default();
             seen.taken += 1;
             if let Some(recorded) = &seen.recorded {
@@ -95,14 +110,14 @@ impl Passes {
                 recorded.graph.replay()?;
                 return Ok(recorded.losses.copy());
             }
-            records = Some(shape).filter(|_| seen.taken > RECORDED_AFTER && !full);
+            records = Some(shape).filter(|_| seen.taken > RECORDED_AFTER && !seen.fails && !full);
         }
         let Some(shape) = records else { return body(&batch) };
         // One is replayed at a time, and its losses are copied before the next.
         let sharing = shapes.values().find_map(|seen| Some(&seen.recorded.as_ref()?.graph));
         let (losses, made) = Graph::record(device, sharing, || body(&batch))?;
         let recorded = made.map(|(graph, losses)| Recorded { graph, batch, losses });
-        shapes.entry(shape).and_modify(|seen| seen.recorded = recorded);
+        shapes.entry(shape).and_modify(|seen| (seen.fails, seen.recorded) = (recorded.is_none(), recorded));
         Ok(losses)
     }
 }

@@ -28,12 +28,9 @@ impl Trainer<'_> {
         let mut steps = vec![None; self.runs.len()];
         active.iter().for_each(|&run| steps[run] = Some(self.runs[run].state.step));
         let batches = self.source.next(&steps);
-        let ahead = self.optimizer.device().is_cuda();
-        if ahead {
-            self.objective.passes().send_along(self.terms(&steps));
-        }
-        let (losses, interrupted) = self.gradient(&batches)?;
-        if ahead {
+        let terms = self.optimizer.device().is_cuda().then(|| self.terms(&steps));
+        let (losses, interrupted) = self.gradient(&batches, terms.as_deref())?;
+        if terms.is_some() {
             let terms = self.objective.passes().arrived(self.optimizer.device());
             let outcome = self.optimizer.step_ahead(&terms, &losses)?;
             self.unseen.push(Unseen { steps, outcome });

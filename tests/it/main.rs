@@ -33,6 +33,7 @@ mod forked; // runs of the command in forked processes, without its start-up
 mod fuzz; // inputs changed at random: an answer or one clear message, in bounded time and memory
 mod generation; // completions against Transformers, whatever the slots
 mod generation_settings; // `generation_config.json` against Transformers, and its warnings
+mod gpu_memory; // recordings and memory of a GPU, on a stand-in for one
 mod head_training; // heads for classes, sets, numbers and words against Transformers, scikit-learn and seqeval
 mod heads; // classification heads that are there in part, or not at all
 mod hostile_templates; // chat templates that never end, fill the memory or overflow the stack

@@ -15,9 +15,9 @@ use crate::support::{Place, errors, fixture, json, json_lines};
 /// Layers, width, width of the feed-forward layers, heads of queries and of keys, width of a head.
 const SHAPE: [i64; 6] = [2, 128, 96, 4, 2, 32];
 
-/// Names and shapes of a decoder's tensors, of a fixture's family and [`SHAPE`].
-fn shapes(of: &str, config: &Value) -> Vec<(String, Vec<i64>)> {
-    let [layers, width, wide, heads, kv, head] = SHAPE;
+/// Names and shapes of a decoder's tensors, of a fixture's family and a shape as [`SHAPE`].
+fn shapes(of: &str, config: &Value, shape: [i64; 6]) -> Vec<(String, Vec<i64>)> {
+    let [layers, width, wide, heads, kv, head] = shape;
     let (vocabulary, tied) = (config["vocab_size"].as_i64().unwrap(), config["tie_word_embeddings"] == true);
     let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![vocabulary, width])];
     let mut add = |name: String, shape: &[i64]| all.push((name, shape.to_vec()));
@@ -59,12 +59,17 @@ fn shapes(of: &str, config: &Value) -> Vec<(String, Vec<i64>)> {
 
 /// A decoder of a fixture's family with random weights, which fp16 holds exactly, and heads of 32 numbers.
 pub fn decoder(place: &Place, of: &str) -> PathBuf {
+    decoder_of(place, of, SHAPE)
+}
+
+/// As [`decoder`], of another shape.
+pub fn decoder_of(place: &Place, of: &str, shape: [i64; 6]) -> PathBuf {
     let (from, to) = (fixture(&format!("decoders/{of}")), place.path(of));
     fs::create_dir_all(&to).unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
         fs::copy(from.join(name), to.join(name)).unwrap();
     }
-    let [layers, width, wide, heads, kv, head] = SHAPE;
+    let [layers, width, wide, heads, kv, head] = shape;
     let mut config: Value = json(&from.join("config.json"));
     for (key, value) in [
         ("hidden_size", width),
@@ -91,7 +96,7 @@ pub fn decoder(place: &Place, of: &str) -> PathBuf {
         };
         (name, x.to_kind(Kind::Half))
     };
-    let tensors: Vec<(String, Tensor)> = shapes(of, &config).into_iter().map(drawn).collect();
+    let tensors: Vec<(String, Tensor)> = shapes(of, &config, shape).into_iter().map(drawn).collect();
     Tensor::write_safetensors(&tensors, to.join("model.safetensors")).unwrap();
     fs::write(to.join("config.json"), config.to_string()).unwrap();
     to

@@ -63,14 +63,15 @@ fn of_a_step(
 const PAGEABLE: &str = "host to device, pageable";
 
 /// Copies to the device and from it, and launches.
-fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
+pub fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
     let of = |name: &str| counts.get(name).copied().unwrap_or(0);
     let copies = [of("host to device"), of("device to host")];
     let launches = counts.iter().filter(|(name, _)| !name.ends_with(" bytes")).map(|(_, count)| count);
     [copies[0], copies[1], launches.sum::<i64>() - copies[0] - copies[1] - of(PAGEABLE)]
 }
 
-fn recipe(model: &Path, targets: &str, dataset: &str) -> String {
+/// A recipe that trains LoRA-XS on some layers of a model.
+pub fn recipe(model: &Path, targets: &str, dataset: &str) -> String {
     format!(
         "[model]\nname = {model:?}\n[adapter]\nmethod = \"lora-xs\"\nrank = 4\nalpha = 4.0\ntargets = {targets}\n\
          [data]\ndataset = \"{dataset}\"\nmax_length = 24\n[train]\nbatch_size = 4\nlog_every = 100\nshuffle = false\n\

@@ -5,7 +5,8 @@
 // "@1"), beside the most bytes in use and those that index_select returned. Copies to the device from memory that is not pinned are counted twice, also as
 // "host to device, pageable". Attention kernels are references that
 // keep the rules of the real ones: which kinds, widths and alignments they take, and two defects of the memory-efficient kernel over boundaries,
-// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none. STANDIN_DEVICES devices (default: 2, the most) of
+// whose backward pass knows no window and draws other dropout masks. With STANDIN_WRONG, FlashAttention and tiles of products are off by a tenth; with STANDIN_TURING, there is none; with
+// STANDIN_UNRECORDED, no recording succeeds. The compute capability is 9.0 or, as 86 for 8.6, STANDIN_CAPABILITY. STANDIN_DEVICES devices (default: 2, the most) of
 // STANDIN_BYTES bytes each (default: 16 GiB); with none, libtorch warns as it does of a driver that is too old.
 // PyTorch's openreg example shows which interfaces a back-end needs.
 
@@ -134,14 +135,44 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
+// What ran while a graph was recorded, to run again: each step recomputes its results into the memory of the first ones.
+std::atomic<std::vector<std::function<void()>>*> recorded{nullptr};
+
+// Backward passes run on threads of their own, on the stream of the forward pass.
+std::vector<std::function<void()>>* recording() { return current_stream[current_device] ? recorded.load() : nullptr; }
+
+// As the real allocator: what a stream has used stays its own until memory runs out or is emptied, outside of recordings; what recordings of one pool
+// have used, until the last of them goes.
 struct Memory final : c10::DeviceAllocator {
+  struct Space {
+    size_t used = 0, held = 0;
+  };
+  // A device, and a stream or, as a negative number, a pool of recordings.
+  using Place = std::pair<c10::DeviceIndex, int64_t>;
+  struct Block {
+    size_t bytes;
+    Place place;
+  };
   std::mutex mutex;
-  std::map<void*, std::pair<size_t, c10::DeviceIndex>> blocks;
-  size_t used[DEVICES] = {}, peak[DEVICES] = {};
+  std::map<void*, Block> blocks;
+  std::map<Place, Space> spaces;
+  std::map<int64_t, int> recordings;
+  int64_t pool = 0;
+  size_t peak[DEVICES] = {};
 
   static size_t size() {
     static const char* bytes = std::getenv("STANDIN_BYTES");
     return bytes ? std::strtoull(bytes, nullptr, 10) : size_t{16} << 30;
+  }
+  size_t sum(c10::DeviceIndex device, size_t Space::* what) const {
+    size_t all = 0;
+    for (const auto& [place, space] : spaces) all += place.first == device ? space.*what : 0;
+    return all;
+  }
+  void give_back(c10::DeviceIndex device) {
+    for (auto& [place, space] : spaces) {
+      if (place.first == device && (place.second >= 0 || recordings[-place.second] == 0)) space.held = space.used;
+    }
   }
   c10::DataPtr allocate(size_t bytes) override {
     const c10::DeviceIndex device = current_device;
@@ -149,16 +180,22 @@ struct Memory final : c10::DeviceAllocator {
     void* block = nullptr;
     if (bytes > 0) {
       const std::lock_guard lock(mutex);
+      const Place place{device, recording() ? -pool : static_cast<int64_t>(current_stream[device])};
+      Space& own = spaces[place];
+      const auto fits = [&] { return sum(device, &Space::held) + std::max(own.used + bytes, own.held) - own.held <= size(); };
+      if (!fits() && !recorded) give_back(device);
       // The words of the real allocator, by which running out is told from other failures.
-      TORCH_CHECK_WITH(OutOfMemoryError, used[device] + bytes <= size(), "CUDA out of memory. Tried to allocate ", bytes >> 20, ".00 MiB.");
+      TORCH_CHECK_WITH(OutOfMemoryError, fits(), "CUDA out of memory. Tried to allocate ", bytes >> 20, ".00 MiB.");
       TORCH_CHECK(posix_memalign(&block, 512, bytes) == 0, "can't allocate memory");
       std::memset(block, 0xff, bytes);  // Not a number, whatever the kind: what nobody wrote shows.
-      blocks[block] = {bytes, device};
-      used[device] += bytes;
-      peak[device] = std::max(peak[device], used[device]);
+      blocks[block] = {bytes, place};
+      own.used += bytes;
+      own.held = std::max(own.held, own.used);
+      const size_t used = sum(device, &Space::used);
+      peak[device] = std::max(peak[device], used);
       static const bool grows = c10::CachingAllocator::AcceleratorAllocatorConfig::use_expandable_segments();
       if (Count* growing = counter("growing segments")) growing->value = grows;
-      if (Count* most = counter("most bytes")) most->value = std::max<uint64_t>(most->value, used[device]);
+      if (Count* most = counter("most bytes")) most->value = std::max<uint64_t>(most->value, used);
     }
     return {block, block, &Memory::release, {CUDA, device}};
   }
@@ -171,32 +208,38 @@ struct Memory final : c10::DeviceAllocator {
   void check_ready(c10::DeviceIndex device) const {
     TORCH_CHECK(ready && device < devices(), "Allocator not initialized for device ", int{device}, ": did you call init?");
   }
-  void emptyCache(c10::MempoolId_t) override {}
+  void emptyCache(c10::MempoolId_t) override {
+    const std::lock_guard lock(mutex);
+    for (c10::DeviceIndex device = 0; device < devices(); ++device) give_back(device);
+  }
   void recordStream(const c10::DataPtr&, c10::Stream) override {}
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex device) override {
     check_ready(device);
+    const std::lock_guard lock(mutex);
     c10::CachingDeviceAllocator::DeviceStats stats;
-    stats.allocated_bytes[0].current = stats.reserved_bytes[0].current = used[device];
+    stats.allocated_bytes[0].current = sum(device, &Space::used);
+    stats.reserved_bytes[0].current = sum(device, &Space::held);
     stats.allocated_bytes[0].peak = peak[device];
     return stats;
   }
   void resetAccumulatedStats(c10::DeviceIndex) override {}
   void resetPeakStats(c10::DeviceIndex device) override {
     check_ready(device);
-    peak[device] = used[device];
+    const std::lock_guard lock(mutex);
+    peak[device] = sum(device, &Space::used);
   }
-  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override { return {size() - used[device], size()}; }
+  std::pair<size_t, size_t> getMemoryInfo(c10::DeviceIndex device) override {
+    const std::lock_guard lock(mutex);
+    return {size() - sum(device, &Space::held), size()};
+  }
 };
 Memory memory;
-
-// What ran while a graph was recorded, to run again: each step recomputes its results into the memory of the first ones.
-std::atomic<std::vector<std::function<void()>>*> recorded{nullptr};
 
 void Memory::release(void* block) {
   const std::lock_guard lock(memory.mutex);
   const auto found = memory.blocks.find(block);
   if (found == memory.blocks.end()) return;
-  memory.used[found->second.second] -= found->second.first;
+  memory.spaces[found->second.place].used -= found->second.bytes;
   memory.blocks.erase(found);
   // Recorded kernels write there again.
   if (!recorded) std::free(block);
@@ -296,14 +339,16 @@ const bool allocates = [] {
 
 // Recording
 
-// Backward passes run on threads of their own, on the stream of the forward pass.
-std::vector<std::function<void()>>* recording() { return current_stream[current_device] ? recorded.load() : nullptr; }
-
 void note(std::function<void()> step) {
   if (auto* steps = recording()) steps->push_back(std::move(step));
 }
 
-void refuse_recording(const char* what) { TORCH_CHECK(!recording(), "CUDA error: operation not permitted when stream is capturing: ", what); }
+// A recording does not survive what it cannot hold.
+bool is_spoilt = false;
+void refuse_recording(const char* what) {
+  if (recording()) is_spoilt = true;
+  TORCH_CHECK(!recording(), "CUDA error: operation not permitted when stream is capturing: ", what);
+}
 
 // Operators
 
@@ -696,9 +741,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(const Tensor& dy, 
   return {results[0], results[1], results[2], Tensor()};
 }
 
+// Compute capability, as 90 for 9.0, or what STANDIN_TURING stands for.
+int capability() {
+  if (std::getenv("STANDIN_TURING")) return 75;
+  const char* number = std::getenv("STANDIN_CAPABILITY");
+  return number ? std::atoi(number) : 90;
+}
+
 void check_flash(const Tensor& q, const Tensor& k) {
   TORCH_CHECK(q.scalar_type() == at::kHalf || q.scalar_type() == at::kBFloat16, "FlashAttention only support fp16 and bf16 data type");
-  TORCH_CHECK(!std::getenv("STANDIN_TURING"), "FlashAttention only supports Ampere GPUs or newer.");
+  TORCH_CHECK(capability() >= 80, "FlashAttention only supports Ampere GPUs or newer.");
   TORCH_CHECK(q.size(-1) % 8 == 0 && q.size(-1) <= 256, "FlashAttention takes head widths of multiples of 8 up to 256");
   TORCH_CHECK(q.size(1) % k.size(1) == 0, "Number of heads in key/value must divide number of heads in query");
 }
@@ -746,6 +798,11 @@ std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor& dy, const Tensor
     const uint64_t seed = numbers(state)[0];
     const Tensor a = on_cpu(q), b = on_cpu(k), c = on_cpu(v), d = on_cpu(dy);
     std::vector<Tensor> made{at::zeros(q.sizes(), a.options()), at::zeros(k.sizes(), a.options()), at::zeros(v.sizes(), a.options())};
+    // Where a block has less than 144 KiB of shared memory, no kernel is launched for wide heads with dropout, and nothing says so.
+    if (p > 0 && q.size(2) > 192 && (capability() == 86 || capability() == 89 || capability() >= 120)) {
+      for (Tensor& gradient : made) gradient.fill_(NAN);
+      return made;
+    }
     int64_t number = 0;
     for (const Bounded& s : bounded(starts, key_starts, std::nullopt)) {
       const uint64_t own = number++ << 40;
@@ -899,13 +956,11 @@ int nvrtcGetCUBIN(Program* program, char* binary) { return std::strcpy(binary, p
 int nvrtcDestroyProgram(Program** program) { return delete *program, 0; }
 int cuInit(unsigned) { return 0; }
 int cuDeviceGetCount(int* count) { return *count = DEVICES, 0; }
-// Compute capability 9.0, or what STANDIN_TURING stands for; memory that can be mapped, but for STANDIN_VIRTUAL; four multiprocessors, so that sequences are
-// divided into few parts or none.
+// Memory that can be mapped, but for STANDIN_VIRTUAL; four multiprocessors, so that sequences are divided into few parts or none.
 int cuDeviceGetAttribute(int* value, int which, int) {
-  const bool is_old = std::getenv("STANDIN_TURING");
   switch (which) {
-    case 75: return *value = is_old ? 7 : 9, 0;
-    case 76: return *value = is_old ? 5 : 0, 0;
+    case 75: return *value = capability() / 10, 0;
+    case 76: return *value = capability() % 10, 0;
     case 102: return *value = !std::getenv("STANDIN_VIRTUAL"), 0;
     default: return *value = 4, 0;
   }
@@ -949,6 +1004,7 @@ __attribute__((visibility("default"))) c10::SmallVector<Tensor> CompileAndLaunch
 
 struct __attribute__((visibility("default"))) CUDAGraph {
   std::vector<std::function<void()>>* steps;
+  int64_t own;
 
   explicit CUDAGraph(bool);
   ~CUDAGraph();
@@ -962,31 +1018,41 @@ struct __attribute__((visibility("default"))) CUDAGraph {
 std::map<void*, std::vector<char>> before;
 Tensor drawn;
 
-CUDAGraph::CUDAGraph(bool) : steps(new std::vector<std::function<void()>>) {}
-CUDAGraph::~CUDAGraph() { delete steps; }
-void CUDAGraph::capture_begin(c10::MempoolId_t, int) {
+CUDAGraph::CUDAGraph(bool) : steps(new std::vector<std::function<void()>>), own(0) {}
+CUDAGraph::~CUDAGraph() {
+  delete steps;
+  const std::lock_guard lock(memory.mutex);
+  if (own) --memory.recordings[own];
+}
+void CUDAGraph::capture_begin(c10::MempoolId_t pool, int) {
   TORCH_CHECK(current_stream[::current_device] != 0, "CUDA graphs must be captured on a non-default stream.");
   // What is recorded does not run.
   const std::lock_guard lock(memory.mutex);
-  for (const auto& [block, size] : memory.blocks) before[block].assign(static_cast<char*>(block), static_cast<char*>(block) + size.first);
+  for (const auto& [at, block] : memory.blocks) before[at].assign(static_cast<char*>(at), static_cast<char*>(at) + block.bytes);
   drawn = generator(::current_device).get_state();
+  static int64_t last = 0;
+  own = pool.first ? static_cast<int64_t>(pool.first) : ++last;
+  ++memory.recordings[own];
+  memory.pool = own;
   recorded = steps;
+  is_spoilt = std::getenv("STANDIN_UNRECORDED");
 }
 void CUDAGraph::capture_end() {
   recorded = nullptr;
   const std::lock_guard lock(memory.mutex);
-  for (const auto& [block, size] : memory.blocks) {
-    const auto found = before.find(block);
-    if (found == before.end() || found->second.size() != size.first) {
-      std::memset(block, 0xff, size.first);
+  for (const auto& [at, block] : memory.blocks) {
+    const auto found = before.find(at);
+    if (found == before.end() || found->second.size() != block.bytes) {
+      std::memset(at, 0xff, block.bytes);
     } else {
-      std::memcpy(block, found->second.data(), size.first);
+      std::memcpy(at, found->second.data(), block.bytes);
     }
   }
   before.clear();
   at::Generator(generator(::current_device)).set_state(drawn);
+  TORCH_CHECK(!is_spoilt, "CUDA error: operation failed due to a previous error during capture");
 }
-c10::MempoolId_t CUDAGraph::pool() { return {1, 0}; }
+c10::MempoolId_t CUDAGraph::pool() { return {static_cast<c10::CaptureId_t>(own), 0}; }
 void CUDAGraph::replay() {
   count("replay");
   for (const auto& step : *steps) step();

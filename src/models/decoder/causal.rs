@@ -85,23 +85,22 @@ impl CausalLm {
         }
     }
 
-    /// Returns true if a GPU attends inside sequences in one kernel.
-    pub fn attends_in_one_kernel(&self) -> bool {
-        has_flash(self.decoder.kind(), self.device())
-            && self.decoder.attends_in_one_kernel(self.config.head_width)
+    /// Returns true if a GPU attends inside sequences in one kernel, if it `drops` also with dropout.
+    pub fn attends_in_one_kernel(&self, drops: bool) -> bool {
+        self.decoder.attends_in_one_kernel(self.device(), (self.config.head_width, drops))
     }
 
     /// Returns true if a text can be read into a cache in parts, of which later ones attend to those before.
     pub fn reads_in_parts(&self) -> bool {
         let flash = |device: &Device| has_flash(self.decoder.kind(), *device);
         let devices = self.placement.devices().all();
-        !self.device().is_cuda() || self.attends_in_one_kernel() && devices.iter().all(flash)
+        !self.device().is_cuda() || self.attends_in_one_kernel(false) && devices.iter().all(flash)
     }
 
     /// Returns true if a GPU attends to a cache in one kernel.
     pub fn decodes_in_one_kernel(&self) -> bool {
         let heads = [self.config.heads, self.config.kv_heads, self.config.head_width];
-        attends_newest(self.decoder.kind(), self.device(), heads) || self.attends_in_one_kernel()
+        attends_newest(self.decoder.kind(), self.device(), heads) || self.attends_in_one_kernel(false)
     }
 
     /// Returns the bytes of its weights.

@@ -139,9 +139,9 @@ impl Decoder {
         }
     }
 
-    /// Returns true if every layer's attention is one kernel on a GPU, for heads of width `d`.
-    pub fn attends_in_one_kernel(&self, d: i64) -> bool {
-        self.blocks.iter().all(|block| block.attention.in_one_kernel(self.kind, d))
+    /// Returns true if FlashAttention serves every layer on this GPU, for heads of width `d`, if it `drops` also with dropout.
+    pub fn attends_in_one_kernel(&self, device: Device, of: (i64, bool)) -> bool {
+        self.blocks.iter().all(|block| block.attention.by_flash(self.kind, device, of))
     }
 
     /// Joins layers that share an input into one product, if no adapter is attached.

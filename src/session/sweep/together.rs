@@ -8,6 +8,7 @@ use crate::fault::Result;
 use crate::recipe::Recipe;
 use crate::recipe::Together;
 use crate::session::training::Training;
+use crate::torch::unless_exhausted;
 use crate::torch::world::World;
 use crate::train::trial;
 
@@ -72,9 +73,9 @@ fn fastest(training: &mut SweepTraining, recipes: &[&Recipe]) -> Result<usize> {
         // Too many for the memory: fewer were not.
         let train = &all.inputs.recipe.train;
         let passes = [train.micro_batch_size, train.micro_batch_tokens];
-        let Ok(seconds) = trial::seconds(all.objective(&World::alone()).as_ref(), most, runs, passes) else {
-            break;
-        };
+        let objective = all.objective(&World::alone());
+        let tried = unless_exhausted(|| trial::seconds(objective.as_ref(), most, runs, passes))?;
+        let Some(seconds) = tried else { break };
         let of_one = seconds / runs as f64;
         if of_one > least * (1.0 - WORTHWHILE) {
             break;
