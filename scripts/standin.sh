@@ -52,6 +52,8 @@ run() {
 }
 run "${@:-${all[@]}}"
 if [ $# = 0 ]; then
+    # Attention where there is no FlashAttention.
+    STANDIN_TURING=1 run devices::attention
     # The same over both devices of the stand-in.
     export LORAXS_TEST_DEVICE=cuda:0,cuda:1
     run doctor::a_sound contract:: training::twenty decoder_training:: merge_decoders:: resume::a_run_killed_again

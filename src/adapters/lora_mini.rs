@@ -148,8 +148,9 @@ impl Adapter for LoraMini {
         add_through_core(y, x, &self.factors(), route)
     }
 
-    fn through_core(&self) -> Option<[Tensor; 3]> {
-        Some(self.factors())
+    fn through_core(&self) -> Option<([Tensor; 3], f64)> {
+        let (core, scale) = self.scale.shared(&wide(&self.a).matmul(&wide(&self.b)));
+        Some(([self.right.shallow_clone(), core, self.left.shallow_clone()], scale))
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

@@ -190,8 +190,9 @@ impl Adapter for LoraXs {
         add_through_core(y, x, &self.factors(), route)
     }
 
-    fn through_core(&self) -> Option<[Tensor; 3]> {
-        Some(self.factors())
+    fn through_core(&self) -> Option<([Tensor; 3], f64)> {
+        let (core, scale) = self.scale.shared(&wide(&self.core));
+        Some(([self.a.shallow_clone(), core, self.b.shallow_clone()], scale))
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

@@ -47,8 +47,8 @@ pub trait Adapter: std::fmt::Debug {
     /// `y` and the result `[m, out]`; `x` `[m, in]`.
     fn add_to(&self, y: Tensor, x: &Tensor, route: &Route) -> Tensor;
 
-    /// Returns frozen A `[i, in]`, fp32 M `[k, o, i]` with the scale, and frozen B `[out, o]` of ΔW = B M A.
-    fn through_core(&self) -> Option<[Tensor; 3]> {
+    /// Returns frozen A `[i, in]`, fp32 M `[k, o, i]`, and frozen B `[out, o]` of ΔW = s B M A, and s.
+    fn through_core(&self) -> Option<([Tensor; 3], f64)> {
         None
     }
 
@@ -69,6 +69,15 @@ impl Scale {
     fn of(&self, run: i64) -> f64 {
         let run = usize::try_from(run).unwrap_or(0);
         self.0.get(run).or(self.0.first()).copied().unwrap_or(1.0)
+    }
+
+    /// Returns the cores `[k, _, _]` of a layer, with the factors of their runs, and what is left to the product by them: on a GPU a
+    /// factor that all share, since each operation there takes a launch.
+    fn shared(&self, cores: &Tensor) -> (Tensor, f64) {
+        match self.0.as_slice() {
+            [one] if cores.device().is_cuda() => (cores.shallow_clone(), *one),
+            _ => (self.times(cores), 1.0),
+        }
     }
 
     /// Multiplies each run's part of `x` `[k, _, _]` by its factor.

@@ -296,8 +296,8 @@ impl Adapter for TinyLora {
         add_through_core(y, x, &self.factors(), route)
     }
 
-    fn through_core(&self) -> Option<[Tensor; 3]> {
-        Some(self.factors())
+    fn through_core(&self) -> Option<([Tensor; 3], f64)> {
+        Some((self.factors(), 1.0))
     }
 
     fn lora_factors(&self, run: i64) -> Option<(Tensor, Tensor)> {

@@ -184,8 +184,7 @@ impl How<'_> {
     /// When memory does not suffice for even one.
     fn slots(&self, model: &CausalLm, tokens: usize) -> Result<usize> {
         let (new, beams) = (self.params().max_new_tokens, self.params().search.beams);
-        // On a GPU, slots grow, and there are fewer if that fails.
-        let rarely = if model.device().is_cuda() { new.saturating_sub(ROOM.max(new / 4)) } else { 0 };
+        let usually = if model.device().is_cuda() { usual_tokens(tokens, new) } else { tokens };
         let mut affordable = usize::MAX;
         for (each, free) in rooms(model) {
             let row = each.saturating_mul(tokens);
@@ -201,9 +200,8 @@ impl How<'_> {
                 .hint("lower `--max-new-tokens` or `--beams`")
                 .into());
             }
-            let usual = each.saturating_mul(tokens - rarely.min(tokens)).saturating_mul(beams);
-            let slots = (free as f64 * SHARE / usual.max(1) as f64) as usize;
-            affordable = affordable.min(slots);
+            affordable =
+                affordable.min(affordable_slots(free, each.saturating_mul(usually).saturating_mul(beams)));
         }
         Ok((affordable.min(self.most()) / self.threads).max(1))
     }
@@ -216,6 +214,17 @@ impl How<'_> {
         };
         most.min(self.count).max(1)
     }
+}
+
+/// Returns how many of so many `tokens` of a slot on a GPU its sequence usually takes, `new` of them new: slots grow, and there are fewer if
+/// that fails.
+fn usual_tokens(tokens: usize, new: usize) -> usize {
+    tokens - new.saturating_sub(ROOM.max(new / 4)).min(tokens)
+}
+
+/// Returns how many slots of so many bytes fit into the memory that the cache may take.
+fn affordable_slots(free: usize, bytes: usize) -> usize {
+    (free as f64 * SHARE / bytes.max(1) as f64) as usize
 }
 
 /// A scheduler with the prompts that a thread continues.
@@ -326,5 +335,19 @@ impl<'a, 'f, 'p> Server<'a, 'f, 'p> {
             self.running.insert(self.scheduler.submit(request)?, index);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_as_many_as_usually_fit_into_three_fifths_of_the_memory() {
+        let usual = [(300, 100), (1_124, 1_024), (4_596, 4_096), (100, 4_096)]
+            .map(|(all, new)| usual_tokens(all, new));
+        assert_eq!(usual, [300, 356, 1_524, 0]);
+        assert_eq!(affordable_slots(8_000_000_000, 356 * 131_072), 102);
+        assert_eq!(affordable_slots(1_000, 1_000), 0);
     }
 }

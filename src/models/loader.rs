@@ -9,7 +9,7 @@ use super::placement::Placement;
 use crate::adapters::{Group, Trained};
 use crate::fault::{Result, fault};
 use crate::nn::{LayerNorm, Linear, RmsNorm};
-use crate::torch::tensors::{Tensors, zeros};
+use crate::torch::tensors::{Doubt, Tensors, zeros};
 
 /// Reads tensors for a trunk; canonical names carry the family's prefix (`bert.encoder.layer.0…`).
 #[derive(Debug)]
@@ -26,7 +26,12 @@ pub struct Loader<'a> {
     aliases: BTreeMap<&'static str, &'static str>,
     used: BTreeSet<String>,
     faults: Vec<String>,
+    /// Tensors of which a GPU has yet to tell whether they are finite, and their bytes.
+    doubts: (Vec<Doubt>, usize),
 }
+
+/// Bytes of tensors after which a GPU is waited for: until it has them, they lie in pinned memory as well.
+const MOST_UNSETTLED: usize = 1 << 30;
 
 impl<'a> Loader<'a> {
     /// Reads from `tensors` into `kind`, each to its device. With `trained`, every tensor is trained, in fp32.
@@ -39,7 +44,7 @@ impl<'a> Loader<'a> {
     ) -> Self {
         let prefixed =
             tensors.names().any(|name| name.starts_with(&format!("{prefix}."))) || tensors.contains(prefix);
-        let (aliases, used, faults) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        let (aliases, used) = (BTreeMap::new(), BTreeSet::new());
         Self {
             tensors,
             prefix: format!("{prefix}."),
@@ -49,7 +54,8 @@ impl<'a> Loader<'a> {
             trained,
             aliases,
             used,
-            faults,
+            faults: Vec::new(),
+            doubts: (Vec::new(), 0),
         }
     }
 
@@ -92,7 +98,7 @@ impl<'a> Loader<'a> {
     /// Loads one tensor of the given shape; faults are collected and reported by [`Loader::finish`].
     ///
     /// # Errors
-    /// When the tensor holds numbers that are not finite.
+    /// When the tensor holds numbers that are not finite, or one before it on a GPU does.
     pub fn tensor(&mut self, canonical: &str, shape: &[i64]) -> Result<Tensor> {
         let name = self.stored_name(canonical);
         self.used.insert(name.clone());
@@ -111,13 +117,18 @@ impl<'a> Loader<'a> {
             }
             Some(_) => {}
         }
-        match &mut self.trained {
-            None => self.tensors.tensor(&name, Some(self.kind), device),
-            Some(trained) => {
-                let initial = self.tensors.tensor(&name, Some(Kind::Float), device)?;
-                Ok(trained.add(canonical, Group::Base, &initial))
-            }
+        let kind = if self.trained.is_some() { Kind::Float } else { self.kind };
+        let (doubts, bytes) = &mut self.doubts;
+        let tensor = self.tensors.tensor_ahead(&name, Some(kind), device, doubts)?;
+        *bytes += tensor.numel() * kind.elt_size_in_bytes();
+        if !device.is_cuda() || *bytes > MOST_UNSETTLED {
+            *bytes = 0;
+            self.tensors.settle(doubts)?;
         }
+        Ok(match &mut self.trained {
+            None => tensor,
+            Some(trained) => trained.add(canonical, Group::Base, &tensor),
+        })
     }
 
     /// Loads a linear layer with a bias.
@@ -156,8 +167,9 @@ impl<'a> Loader<'a> {
     /// Reports all faults at once, and unexpected tensors (except those that `known` accepts).
     ///
     /// # Errors
-    /// When a tensor was missing or mis-shaped.
-    pub fn finish(self, known: impl Fn(&str) -> bool) -> Result<()> {
+    /// When a tensor was missing, mis-shaped or not finite.
+    pub fn finish(mut self, known: impl Fn(&str) -> bool) -> Result<()> {
+        self.tensors.settle(&mut self.doubts.0)?;
         let unexpected: Vec<&str> =
             self.tensors.names().filter(|name| !self.used.contains(*name) && !known(name)).collect();
         if !self.faults.is_empty() {

@@ -141,7 +141,7 @@ fn layer(kind: Kind, device: Device) -> Result<Vec<f64>> {
     let factors = [draw(&[rank, input], 2), core.shallow_clone(), draw(&[out, rank], 3)];
     let [y] = adapted(
         &x,
-        &[Adapted { weight: &draw(&[out, input], 1), bias: None, factors: Some(factors) }],
+        &[Adapted { weight: &draw(&[out, input], 1), bias: None, factors: Some(factors), scale: 0.5 }],
         &[rows],
     );
     (&y * drawn(&[rows, out], 6, kind, device)).sum(Kind::Float).f_backward()?;

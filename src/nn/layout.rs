@@ -377,6 +377,12 @@ mod tests {
     }
 
     #[test]
+    fn lengths_are_eighths_of_a_power_of_two() {
+        let rounded = [1, 17, 129, 300, 520, 1100].map(rounded_length);
+        assert_eq!(rounded, [8, 24, 144, 320, 576, 1152]);
+    }
+
+    #[test]
     fn steps_are_filled_up_to_few_shapes() {
         let mut shapes = std::collections::BTreeMap::new();
         for (tokens, longest) in (300..3000).flat_map(|tokens| [(tokens, 2 + tokens % 130), (tokens, 40)]) {

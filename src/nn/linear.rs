@@ -136,10 +136,11 @@ impl Linear {
             None => None,
             Some(attached) if pass.drops(attached.dropout) => return None,
             Some(attached) => {
-                let [a, core, b] = attached.adapter.through_core()?;
-                Some([a, pass.route().own(&core), b])
+                let ([a, core, b], scale) = attached.adapter.through_core()?;
+                Some(([a, pass.route().own(&core), b], scale))
             }
         };
-        Some(Adapted { weight, bias: self.bias.as_ref(), factors })
+        let (factors, scale) = factors.unzip();
+        Some(Adapted { weight, bias: self.bias.as_ref(), factors, scale: scale.unwrap_or(1.0) })
     }
 }

@@ -64,7 +64,7 @@ pub fn chat(place: &Environment, request: &ChatRequest) -> Result<Ending> {
     };
     let recipe = subject.run.as_ref().map(|(_, recipe)| recipe.train.precision);
     let precision = request.precision.or(recipe).unwrap_or(Precision::Auto);
-    let kind = use_precision(settled(precision, &place.devices, &base.config))?;
+    let kind = use_precision(settled(precision, &place.devices, &base.config)?)?;
     let mut model = build(place, &subject, kind)?;
     let is_terminal = chat.input.is_terminal();
     if is_terminal {

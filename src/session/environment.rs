@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::launch;
 use crate::adapters::basis::{Basis, BasisSpec, ModuleReport, Weights, check_layer};
@@ -13,7 +13,7 @@ use crate::data::catalog::Catalog;
 use crate::data::dataset::{Dataset, DatasetSource};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{Examples, examples};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, usage};
 use crate::files;
 use crate::hub::{self, Hub, Snapshot};
 use crate::models::adapt::Layer;
@@ -21,7 +21,7 @@ use crate::models::{Base, Config};
 use crate::report::progress::Progress;
 use crate::spec::{DeviceChoice, Init, Precision, Spectrum, SvdMethod};
 use crate::torch::world::World;
-use crate::torch::{self, Devices};
+use crate::torch::{self, Devices, own_cuda};
 
 /// What every command works with.
 pub struct Environment {
@@ -186,20 +186,36 @@ impl Environment {
     }
 }
 
-/// Returns the arithmetic that `auto` stands for on these devices, and says so.
-pub fn settled(precision: Precision, devices: &Devices, config: &Config) -> Precision {
-    if precision != Precision::Auto {
-        return precision;
+/// Returns the arithmetic, or what `auto` stands for on these devices, which it says.
+///
+/// # Errors
+/// When a GPU does not have it.
+pub fn settled(precision: Precision, devices: &Devices, config: &Config) -> Result<Precision> {
+    if !devices.is_cuda() {
+        return Ok(if precision == Precision::Auto { Precision::Fp32 } else { precision });
     }
-    let (chosen, name) = match config {
-        _ if !devices.all().iter().all(|device| torch::has_flash(Kind::BFloat16, *device)) => {
-            return Precision::Fp32;
+    let is_old = devices.all().iter().any(|device| {
+        let Device::Cuda(index) = device else { return false };
+        own_cuda::capability(*index).is_some_and(|found| found < 80)
+    });
+    match (precision, config) {
+        (Precision::Bf16, _) if is_old => Err(usage(format!("`{devices}` cannot compute in bf16"))
+            .hint("take `fp16`, or `fp32`: bf16 is for GPUs of compute capability 8.0 and more")
+            .into()),
+        (Precision::Auto, _) if is_old => {
+            tracing::info!("precision on this GPU: fp32; it has no bf16 and no tf32, and `fp16` is faster");
+            Ok(Precision::Fp32)
         }
-        Config::Encoder(_) => (Precision::Tf32, "tf32"),
-        Config::Decoder(_) => (Precision::Bf16, "bf16"),
-    };
-    tracing::info!("precision on this GPU: {name}; `fp32` is slower and exact");
-    chosen
+        (Precision::Auto, Config::Encoder(_)) => {
+            tracing::info!("precision on this GPU: tf32; `fp32` is slower and exact");
+            Ok(Precision::Tf32)
+        }
+        (Precision::Auto, Config::Decoder(_)) => {
+            tracing::info!("precision on this GPU: bf16; `fp32` is slower and exact");
+            Ok(Precision::Bf16)
+        }
+        _ => Ok(precision),
+    }
 }
 
 /// Switches libtorch to this arithmetic, and returns the kind in which the base computes.

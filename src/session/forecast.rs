@@ -338,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_and_values_count_once_for_all_queries_that_share_them_and_logits_with_their_gradient() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/decoders/llama-biased");
+        let Config::Decoder(mut config) = Config::load(&folder).unwrap() else { panic!("a decoder") };
+        let mut memory = |[heads, kv_heads]: [i64; 2]| {
+            (config.trunk.heads, config.kv_heads) = (heads, kv_heads);
+            forecast(&Config::Decoder(config.clone()), 0, 1e12).memory()
+        };
+        let (many, few) = (memory([8, 8]), memory([8, 1]));
+        let (tokens, layers) = (40.0 * 64.0, config.layers as f64);
+        let saved = (layers + 3.0) * tokens * (2 * 7 * config.head_width) as f64 * 4.0;
+        assert!(((many.activations - few.activations) / saved - 1.0).abs() < 1e-9);
+        assert!((few.logits / (tokens * config.vocabulary as f64 * 12.0) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn each_device_is_told_what_lies_on_it() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/decoders/llama-biased");
         let config = Config::load(&folder).unwrap();

@@ -70,7 +70,7 @@ impl TrainInputs {
         if let Some(commit) = &base.commit {
             recipe.model.revision.clone_from(commit);
         }
-        recipe.train.precision = settled(recipe.train.precision, &place.devices, &base.base.config);
+        recipe.train.precision = settled(recipe.train.precision, &place.devices, &base.base.config)?;
         if recipe.adapter.targets.is_empty() {
             recipe.adapter.targets = base.base.config.default_targets();
         }

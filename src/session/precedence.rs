@@ -13,6 +13,7 @@ use super::run_folder::EVAL;
 use super::subject::Subject;
 use crate::data::Task;
 use crate::data::dataset::Dataset;
+use crate::fault::Result;
 use crate::spec::Precision;
 use crate::spec::request::ScoreRequest;
 use crate::torch::Devices;
@@ -45,7 +46,10 @@ pub struct ScoreSettings {
 
 impl ScoreSettings {
     /// Decides the settings of a request for a subject, computed on `devices`.
-    pub fn new(request: &ScoreRequest, subject: &Subject, devices: &Devices) -> Self {
+    ///
+    /// # Errors
+    /// As [`settled`].
+    pub fn new(request: &ScoreRequest, subject: &Subject, devices: &Devices) -> Result<Self> {
         let recipe = subject.run.as_ref().map(|(_, recipe)| recipe);
         let trained_length =
             subject.adapter.as_ref().map(|a| a.config.max_length).filter(|&length| length > 0);
@@ -57,7 +61,7 @@ impl ScoreSettings {
             let parts = checkpoint.into_iter().chain(request.split.as_ref().filter(other));
             parts.fold(run.join(EVAL), |folder, part| folder.join(part))
         });
-        Self {
+        Ok(Self {
             of_run: request.out.is_none() && own_out.is_some(),
             tasks: match (&recipe, request.task.as_slice()) {
                 (Some(recipe), []) => recipe.data.names().into_iter().map(str::to_owned).collect(),
@@ -69,7 +73,7 @@ impl ScoreSettings {
                 request.precision.or(recipe.map(|recipe| recipe.train.precision)).unwrap_or(Precision::Fp32),
                 devices,
                 &subject.base.base.config,
-            ),
+            )?,
             batch_size: request.batch_size.unwrap_or(BATCH_SIZE),
             max_length: request
                 .max_length
@@ -77,7 +81,7 @@ impl ScoreSettings {
                 .or(trained_length)
                 .unwrap_or(MAX_LENGTH.min(longest)),
             out: request.out.clone().or(own_out).unwrap_or_else(|| PathBuf::from(EVAL)),
-        }
+        })
     }
 
     /// Returns the split of a data set.

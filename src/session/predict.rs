@@ -44,7 +44,7 @@ pub fn predict(place: &Environment, request: &PredictRequest) -> Result<Ending> 
         max_length: request.max_length,
         ..ScoreRequest::default()
     };
-    let settings = ScoreSettings::new(&scored, &subject, &place.devices);
+    let settings = ScoreSettings::new(&scored, &subject, &place.devices)?;
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;
     check_fit(base, &tokenizer, settings.max_length)?;

@@ -39,7 +39,7 @@ type Results = Option<BTreeMap<String, TaskResult>>;
 /// Fails when a data set or the folder for the results cannot be used, or a data set does not fit the
 /// subject.
 pub fn score(place: &Environment, subject: &Subject, request: &ScoreRequest) -> Result<Ending> {
-    let settings = ScoreSettings::new(request, subject, &place.devices);
+    let settings = ScoreSettings::new(request, subject, &place.devices)?;
     files::refuse_file(&settings.out)?;
     let base = &subject.base.base;
     let tokenizer = Tokenizer::load(&base.folder)?;

@@ -32,6 +32,7 @@ unsafe extern "C" {
         out: *mut *mut C_tensor,
         x: *const C_tensor,
         layers: *const *const C_tensor,
+        scales: *const f64,
         count: i64,
         blocks: *const i64,
         runs: i64,
@@ -214,9 +215,11 @@ pub struct Adapted<'a> {
     pub bias: Option<&'a Tensor>,
     /// A `[i, in]`, M `[k, o, i]` in fp32 or [`wide`], B `[out, o]`, if the layer has an adapter.
     pub factors: Option<[Tensor; 3]>,
+    /// Factor of the adapter.
+    pub scale: f64,
 }
 
-/// Computes `W x + b + B M A x` for layers that share one input, at least one of them with an adapter; on any device.
+/// Computes `W x + b + s B M A x` for layers that share one input, at least one of them with an adapter; on any device.
 /// `blocks` counts the rows of each run, which lie one run after another.
 ///
 /// # Shapes
@@ -232,8 +235,11 @@ pub fn adapted<const N: usize>(x: &Tensor, layers: &[Adapted<'_>; N], blocks: &[
         [layer.weight.as_ptr(), bias, a, core, b]
     };
     let all: Vec<*const C_tensor> = layers.iter().flat_map(pointers).collect();
-    // SAFETY: five pointers a layer, to live tensors or null where the layer has none; as many blocks as told.
-    made(|out| unsafe { lx_adapted(out, x.as_ptr(), all.as_ptr(), N as i64, blocks.as_ptr(), runs) })
+    let scales = layers.each_ref().map(|layer| layer.scale);
+    // SAFETY: a scale and five pointers a layer, to live tensors or null where the layer has none; as many blocks as told.
+    made(|out| unsafe {
+        lx_adapted(out, x.as_ptr(), all.as_ptr(), scales.as_ptr(), N as i64, blocks.as_ptr(), runs)
+    })
 }
 
 /// oneMKL rounds each row of a product as in any other, if there are as many.
@@ -508,23 +514,24 @@ mod tests {
                 (weight.shallow_clone(), bias, [a.shallow_clone(), core.shallow_clone(), b.shallow_clone()])
             };
             let [first, second] = [0, 1].map(layer);
-            let biased =
-                |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]), biased: bool| -> [Tensor; 1] {
-                    let factors = factors.each_ref().map(Tensor::shallow_clone);
-                    adapted(
-                        &x[0],
-                        &[Adapted { weight, bias: biased.then_some(bias), factors: Some(factors) }],
-                        &[13],
-                    )
-                };
+            let biased = |(weight, bias, factors): &(Tensor, Tensor, [Tensor; 3]),
+                          biased: bool|
+             -> [Tensor; 1] {
+                let factors = factors.each_ref().map(Tensor::shallow_clone);
+                adapted(
+                    &x[0],
+                    &[Adapted { weight, bias: biased.then_some(bias), factors: Some(factors), scale: 1.0 }],
+                    &[13],
+                )
+            };
             let alone = [biased(&first, true), biased(&second, false)];
             let (a, b) = (&first, &second);
             let copies = |factors: &[Tensor; 3]| factors.each_ref().map(Tensor::shallow_clone);
             let both = adapted(
                 &x[0],
                 &[
-                    Adapted { weight: &a.0, bias: Some(&a.1), factors: Some(copies(&a.2)) },
-                    Adapted { weight: &b.0, bias: None, factors: Some(copies(&b.2)) },
+                    Adapted { weight: &a.0, bias: Some(&a.1), factors: Some(copies(&a.2)), scale: 1.0 },
+                    Adapted { weight: &b.0, bias: None, factors: Some(copies(&b.2)), scale: 1.0 },
                 ],
                 &[13],
             );

@@ -36,6 +36,14 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+/// A tensor that may hold numbers that are not finite.
+#[derive(Debug)]
+pub struct Doubt {
+    name: String,
+    /// True if they all are, on the tensor's device.
+    finite: Tensor,
+}
+
 impl Tensors {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -179,6 +187,24 @@ impl Tensors {
     /// # Errors
     /// When there is none, or it holds integers or a number that is not finite.
     pub fn tensor(&self, name: &str, kind: Option<Kind>, device: Device) -> Result<Tensor> {
+        let mut doubts = Vec::new();
+        let tensor = self.tensor_ahead(name, kind, device, &mut doubts)?;
+        self.settle(&mut doubts)?;
+        Ok(tensor)
+    }
+
+    /// As [`Self::tensor`], but a GPU is not waited for: what it finds of the numbers is one of the `doubts`, for [`Self::settle`].
+    ///
+    /// # Errors
+    /// When there is none, or it holds integers.
+    pub fn tensor_ahead(
+        &self,
+        name: &str,
+        kind: Option<Kind>,
+        device: Device,
+        doubts: &mut Vec<Doubt>,
+    ) -> Result<Tensor> {
+        let asked = name;
         let slot = self.index.get(name).filter(|_| self.unread && self.is_float(name));
         if let Some(StoredTensor { kind: Some(stored), shape, .. }) = slot.map(|slot| &slot.about) {
             return Ok(zeros(shape, kind.unwrap_or(*stored), device));
@@ -195,15 +221,32 @@ impl Tensors {
         let kind = kind.unwrap_or(stored.kind());
         file.release(name);
         let tensor = stored.to_kind(kind);
-        if i64::try_from(tensor.isfinite().all())? == 0 {
-            let path = file.path().display();
-            return Err(fault(format!("tensor `{name}` of `{path}` has NaN or infinite values"))
-                .hint(
-                    "the checkpoint is damaged, or its values exceed the range of the precision it is loaded in",
-                )
-                .into());
-        }
+        doubts.push(Doubt { name: asked.to_owned(), finite: tensor.isfinite().all() });
         Ok(tensor)
+    }
+
+    /// Takes the doubts away, with one copy from their device.
+    ///
+    /// # Errors
+    /// Names the first tensor with a number that is not finite.
+    pub fn settle(&self, doubts: &mut Vec<Doubt>) -> Result<()> {
+        let doubts = std::mem::take(doubts);
+        if doubts.is_empty() {
+            return Ok(());
+        }
+        let found: Vec<Tensor> =
+            doubts.iter().map(|doubt| doubt.finite.to_device(doubts[0].finite.device())).collect();
+        let found: Vec<bool> = Vec::try_from(Tensor::stack(&found, 0))?;
+        let Some((Doubt { name, .. }, _)) = doubts.iter().zip(found).find(|(_, is_finite)| !is_finite) else {
+            return Ok(());
+        };
+        let (file, name) = self.place(name)?;
+        let path = file.path().display();
+        Err(fault(format!("tensor `{name}` of `{path}` has NaN or infinite values"))
+            .hint(
+                "the checkpoint is damaged, or its values exceed the range of the precision it is loaded in",
+            )
+            .into())
     }
 
     /// Returns a hint if the names of the tensors are those of a quantised checkpoint.

@@ -178,10 +178,16 @@ struct Attention : Function<Attention> {
 // What is frozen of layers that read one input; without an adapter, A and B are undefined.
 struct Layers {
   variable_list weights, biases, a, b;
+  std::vector<double> scales;
   std::vector<int64_t> blocks;  // rows of each of the k runs, one after another
 };
 
-// Of each layer i: y_i = x W_iᵀ + b_i + ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [m, in]; the cores M [k, o, i] are those of the adapters alone.
+// s x y, where s costs nothing.
+Tensor scaled_product(const Tensor& x, const Tensor& y, double s) {
+  return s == 1 ? at::mm(x, y) : at::empty({x.size(0), y.size(1)}, x.options()).addmm_(x, y, /*beta=*/0, s);
+}
+
+// Of each layer i: y_i = x W_iᵀ + b_i + s_i ((x A_iᵀ) M_iᵀ) B_iᵀ. x is [m, in]; the cores M [k, o, i] are those of the adapters alone.
 //
 // The layers' thin products with x are one, and so are the sums of their gradients of x: each is added to where it is computed.
 struct Adapted : Function<Adapted> {
@@ -208,14 +214,14 @@ struct Adapted : Function<Adapted> {
       if (layers.a[i].defined()) {
         core = cores[adapter++].to(x.scalar_type());
         const Tensor own = thin.narrow(1, from, core.size(2));
-        y.addmm_(through_each(own, core, layers.blocks), layers.b[i].t());
+        y.addmm_(through_each(own, core, layers.blocks), layers.b[i].t(), /*beta=*/1, layers.scales[i]);
         from += own.size(1);
       }
       outputs.push_back(y);
       saved.insert(saved.end(), {core, layers.weights[i], layers.b[i]});
     }
     ctx->save_for_backward(saved);
-    ctx->saved_data["blocks"] = layers.blocks, ctx->saved_data["wide"] = wide;
+    ctx->saved_data["blocks"] = layers.blocks, ctx->saved_data["scales"] = layers.scales, ctx->saved_data["wide"] = wide;
     ctx->set_materialize_grads(false);
     return outputs;
   }
@@ -224,6 +230,7 @@ struct Adapted : Function<Adapted> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &thin = saved[0], &a = saved[1];
     const Blocks blocks = ctx->saved_data["blocks"].toIntVector();
+    const std::vector<double> scales = ctx->saved_data["scales"].toDoubleVector();
     const bool wants_x = ctx->needs_input_grad(0), wide = ctx->saved_data["wide"].toBool();
     variable_list of_cores, of_thin;
     Tensor dx;
@@ -241,7 +248,7 @@ struct Adapted : Function<Adapted> {
       }
       const Tensor dy = grads[i].contiguous();
       if (core.defined()) {
-        const Tensor through = at::mm(dy, b);  // [m, o]
+        const Tensor through = scaled_product(dy, b, scales[i]);  // [m, o]
         of_cores.back() =
             wide ? wide_products_of_each(through, own, blocks) : products_of_each(through, own, blocks).to(at::kFloat);
         if (wants_x) of_thin.push_back(through_each(through, core.transpose(1, 2), blocks));
@@ -348,12 +355,13 @@ int lx_attention(Tensor** out, Tensor* const* qkv, Tensor* bounds, int64_t longe
   });
 }
 
-// layers: weight, bias, a, core, b of each; without a bias or an adapter, null. blocks: rows of each run.
-int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, int64_t count, const int64_t* blocks, int64_t runs) {
+// layers: weight, bias, a, core, b of each, and their scales; without a bias or an adapter, null. blocks: rows of each run.
+int lx_adapted(Tensor** out, Tensor* x, Tensor* const* layers, const double* scales, int64_t count, const int64_t* blocks, int64_t runs) {
   return guarded([&] {
     const auto given = [](const Tensor* tensor) { return tensor ? *tensor : Tensor(); };
     Layers frozen;
     frozen.blocks.assign(blocks, blocks + runs);
+    frozen.scales.assign(scales, scales + count);
     variable_list cores;
     for (int64_t i = 0; i < count; ++i, layers += 5) {
       frozen.weights.push_back(*layers[0]);

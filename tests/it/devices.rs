@@ -365,8 +365,8 @@ fn layers_that_share_an_input_in_fp32_are_right_with_adapters_and_without() {
                 core.to_kind(if kind == Kind::Double { kind } else { Kind::Float }).set_requires_grad(true);
             let factors = Some([a, core.shallow_clone(), b]);
             let layers = [
-                Adapted { weight: &w, bias: Some(&bias), factors },
-                Adapted { weight: &plain, bias: None, factors: None },
+                Adapted { weight: &w, bias: Some(&bias), factors, scale: 1.5 },
+                Adapted { weight: &plain, bias: None, factors: None, scale: 1.0 },
             ];
             let [y, z] = fused::adapted(&x, &layers, &[m]);
             (&y * &dy + &z * &dy * 0.5).sum(Kind::Double).backward();

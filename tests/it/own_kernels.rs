@@ -141,6 +141,35 @@ fn place() -> Place {
 }
 
 #[test]
+fn without_our_kernels_a_further_token_repeats_no_heads_and_reads_the_cache_where_it_lies() {
+    if !standin() {
+        return;
+    }
+    let place = place();
+    for (of, layers, most) in [("llama-biased", 2, [65, 82]), ("qwen3-window", 3, [91, 118])] {
+        for (precision, most) in ["bf16", "fp32"].into_iter().zip(most) {
+            let run = |tokens: &str| {
+                let how = ["--precision", precision, "--limit", "3"];
+                let environment = [("LORAXS_CUDA_GRAPHS", "0"), ("LORAXS_CUDA_KERNELS", "0")];
+                let out = format!("{of}-{precision}-{tokens}");
+                answers(&place, &fixture(&format!("decoders/{of}")), (&out, tokens), &how, &environment).1
+            };
+            let (before, mut found) = (run("6"), run("7"));
+            for (name, count) in before {
+                *found.entry(name).or_default() -= count;
+            }
+            let of_name = |name: &str| found.get(name).copied().unwrap_or(0);
+            let launches =
+                found.iter().filter(|(name, _)| !name.contains(' ')).map(|(_, count)| count).sum::<i64>();
+            let attended = [of_name("aten::_flash_attention_forward"), of_name("aten::_softmax")];
+            println!("{of} {precision}: {launches} launches");
+            assert_eq!(attended, if precision == "bf16" { [layers, 0] } else { [0, layers] }, "{found:?}");
+            assert!(launches <= most, "{of} {precision}: {launches} launches: {found:?}");
+        }
+    }
+}
+
+#[test]
 fn decoders_whose_heads_our_kernels_serve_tell_what_they_tell_on_a_cpu() {
     if !standin() {
         return;

@@ -45,6 +45,13 @@ fn memory_of_a_gpu_is_taken_for_what_is_written() {
         // A token takes 128 or 256 bytes, and 41 slots of 4,096 would take 21 or 43 MB.
         assert!(many < few + (4 << 20), "{precision}: {few} and {many} bytes");
     }
+    // Prompts that do not fit into slots as they are at first.
+    edit(&model.join("config.json"), |config| config["max_position_embeddings"] = json!(8192));
+    let row = |i: usize| format!("{{\"text\": \"{}{i}\"}}\n", "two plus ".repeat(150));
+    fs::write(place.path("rows.jsonl"), (0..40).map(row).collect::<String>()).unwrap();
+    let (few, many) = (most("9", "fp32"), most("3000", "fp32"));
+    println!("long prompts: {few} and {many} bytes");
+    assert!(many < few + (8 << 20), "{few} and {many} bytes");
 }
 
 #[test]
@@ -162,5 +169,16 @@ fn what_all_prompts_begin_with_is_read_once() {
         ]);
         let said = errors(&forked::output(&output));
         assert!(said.contains("tokens that all prompts begin with are read once"), "{of}: {said}");
+        // What is looked up is what is read: 12 prompts, of which all but the last word is the same.
+        let how = ["--precision", "fp16", "--batch-size", "12"];
+        let (_, counts) = answers(
+            &place,
+            Path::new(model),
+            (&format!("{of}-one"), "1"),
+            &how,
+            &[("LORAXS_CUDA_GRAPHS", "0")],
+        );
+        println!("{of}: {} bytes are looked up", counts["selected bytes"]);
+        assert!(counts["selected bytes"] < 100_000, "{of}: {} bytes", counts["selected bytes"]);
     }
 }

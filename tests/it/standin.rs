@@ -62,11 +62,20 @@ fn of_a_step(
 /// Copies to the device from memory that is not pinned, which are counted as copies to the device too.
 const PAGEABLE: &str = "host to device, pageable";
 
+/// How often the host waits for the device: in a copy, and before it has given the device more to do.
+const WAITS: [&str; 2] = ["blocking copies", "idle waits"];
+
+/// How often the host waits for the device.
+fn waits(counts: &BTreeMap<String, i64>) -> i64 {
+    WAITS.iter().filter_map(|name| counts.get(*name)).sum()
+}
+
 /// Copies to the device and from it, and launches.
 pub fn summed(counts: &BTreeMap<String, i64>) -> [i64; 3] {
     let of = |name: &str| counts.get(name).copied().unwrap_or(0);
     let copies = [of("host to device"), of("device to host")];
-    let launches = counts.iter().filter(|(name, _)| !name.ends_with(" bytes")).map(|(_, count)| count);
+    let is_launch = |name: &str| !name.ends_with(" bytes") && !WAITS.contains(&name);
+    let launches = counts.iter().filter(|(name, _)| is_launch(name)).map(|(_, count)| count);
     [copies[0], copies[1], launches.sum::<i64>() - copies[0] - copies[1] - of(PAGEABLE)]
 }
 
@@ -104,17 +113,25 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
     );
     // Copies up, and launches, of two layers (three where scores are capped) with what stands before and after them; then of a step that the device repeats.
     let cases = [
-        (&encoder, "fp32", "0", [1, 335]),
-        (&encoder, "bf16", "0", [1, 360]),
-        (&decoder, "fp32", "0", [1, 220]),
-        (&decoder, "bf16", "0", [1, 233]),
-        (&capped, "bf16", "0", [1, 581]),
+        (&encoder, "fp32", "0", [1, 333]),
+        (&encoder, "bf16", "0", [1, 359]),
+        (&decoder, "fp32", "0", [1, 219]),
+        (&decoder, "bf16", "0", [1, 232]),
+        (&capped, "bf16", "0", [1, 580]),
         (&encoder, "fp32", "1", [1, 10]),
         (&encoder, "bf16", "1", [1, 10]),
         (&decoder, "bf16", "1", [1, 10]),
     ];
     for ((place, model, targets, dataset), precision, graphs, [most_up, most_launches]) in cases {
-        fs::write(place.path("recipe.toml"), recipe(model, targets, dataset)).unwrap();
+        // Rows of several lengths, and a scale α/r that is not 1.
+        let text = recipe(model, targets, dataset).replace("alpha = 4.0", "alpha = 6.0");
+        // A step that is to be repeated has the shape of those before it.
+        let longest = match (graphs, *dataset) {
+            ("1", _) => "max_length = 24",
+            (_, "tiny/pairs") => "max_length = 40",
+            _ => "max_length = 84",
+        };
+        fs::write(place.path("recipe.toml"), text.replace("max_length = 24", longest)).unwrap();
         let args = |steps: &str, out: &str| -> Vec<String> {
             let sets = [format!("train.max_steps={steps}"), format!("train.precision={precision}")];
             let mut args: Vec<String> =
@@ -125,6 +142,7 @@ fn a_step_of_training_uploads_once_and_downloads_nothing() {
         let found = of_a_step(place, 3, graphs, args);
         let [up, down, launches] = summed(&found);
         println!("{dataset} {precision}, recordings {graphs}: {up} up, {down} down, {launches} launches");
+        assert_eq!(waits(&found), 0, "{found:?}");
         assert!(up <= most_up && down == 0 && launches <= most_launches, "{found:?}");
         assert_eq!(found.get(PAGEABLE).copied().unwrap_or(0), 0, "an upload waits");
     }
@@ -261,10 +279,88 @@ fn the_precision_of_a_gpu_is_chosen_by_the_kind_of_model() {
         ),
     ] {
         fs::write(place.path("recipe.toml"), recipe(&model, targets, dataset)).unwrap();
-        let sets = ["--set", "train.max_steps=1", "--set", "train.precision=auto"];
-        place.run(&[&["train", "--recipe", "recipe.toml", "--out", "run"][..], &sets].concat(), 0);
-        let written = fs::read_to_string(place.path("run/recipe.toml")).unwrap();
-        assert!(written.contains(&format!("precision = \"{precision}\"")), "{written}");
+        for (out, precision, variable) in
+            [("run", precision, "STANDIN_AMPERE"), ("old", "fp32", "STANDIN_TURING")]
+        {
+            let sets = ["--set", "train.max_steps=1", "--set", "train.precision=auto"];
+            let mut command =
+                place.command(&[&["train", "--recipe", "recipe.toml", "--out", out][..], &sets].concat());
+            let output = forked::output(command.env(variable, "1"));
+            assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+            let said = errors(&output);
+            assert!(said.contains(&format!("precision on this GPU: {precision}")), "{said}");
+            let written = fs::read_to_string(place.path(out).join("recipe.toml")).unwrap();
+            assert!(written.contains(&format!("precision = \"{precision}\"")), "{written}");
+        }
+    }
+}
+
+#[test]
+fn bf16_is_refused_where_a_gpu_has_none() {
+    if !standin() {
+        return;
+    }
+    let place = Place::new();
+    let model = encoders().join("bert-gelu");
+    fs::write(place.path("recipe.toml"), recipe(&model, r#"["query"]"#, "tiny/pairs")).unwrap();
+    let mut command =
+        place.command(&["train", "--recipe", "recipe.toml", "--out", "run", "--set", "train.precision=bf16"]);
+    let output = forked::output(command.env("STANDIN_TURING", "1"));
+    let text = errors(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("cannot compute in bf16") && text.contains("hint: take `fp16`"), "{text}");
+}
+
+#[test]
+fn tf32_is_turned_on_where_it_is_asked_for() {
+    if !standin() {
+        return;
+    }
+    let place = Place::of_quickstart();
+    fs::write(
+        place.path("recipe.toml"),
+        recipe(&quickstart().join("base"), r#"["query"]"#, "quickstart/city"),
+    )
+    .unwrap();
+    for (precision, halves) in [("tf32", false), ("fp32", true)] {
+        let sets = ["--set", "train.max_steps=2", "--set", "train.batch_size=32", "--set"];
+        let set = format!("train.precision={precision}");
+        let args = [&["train", "--recipe", "recipe.toml", "--out", precision][..], &sets, &[&set]].concat();
+        let (mut command, file) = (place.command(&args), place.path(&format!("{precision}.counts")));
+        let output = forked::output(command.env("STANDIN_COUNTS", &file));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        // Tensor cores take fp32 as sums of halves, and TF32 as it is.
+        assert_eq!(counts(&file).contains_key("lx_split"), halves, "{precision}");
+    }
+}
+
+#[test]
+fn the_memory_that_is_forecast_is_the_memory_that_is_taken() {
+    if !standin() {
+        return;
+    }
+    let place = Place::of_decoders();
+    for precision in ["bf16", "fp32"] {
+        let text = recipe(&fixture("decoders/gemma2-capped"), r#"["q_proj", "v_proj"]"#, "tiny/instructions");
+        let text =
+            text.replace("batch_size = 4", "batch_size = 32").replace("max_length = 24", "max_length = 84");
+        fs::write(place.path("recipe.toml"), text).unwrap();
+        let set = format!("train.precision={precision}");
+        let args = [
+            "train", "--recipe", "recipe.toml", "--out", precision, "--set", "train.max_steps=8", "--set",
+            &set,
+        ];
+        let output = place.run(&[&args[..], &["--dry-run"]].concat(), 0);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = said.lines().find(|line| line.contains("total memory")).unwrap();
+        let expected: f64 = line.split_whitespace().last().unwrap().parse().unwrap();
+        // On the stand-in, a recording keeps all that it has ever written.
+        let output = forked::output(place.command(&args).env("LORAXS_CUDA_GRAPHS", "0"));
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        let results: serde_json::Value = json(&place.path(precision).join("results.json"));
+        let found = results["peak_memory_mib"].as_f64().unwrap();
+        println!("{precision}: {expected} MiB forecast, {found:.1} taken");
+        assert!((0.9..1.4).contains(&(expected / found)), "{expected} and {found} MiB");
     }
 }
 
@@ -294,6 +390,7 @@ fn a_token_more_is_one_copy_to_the_host_and_one_replay() {
         let [up, down, launches] = summed(&found);
         println!("{how:?}: {up} up, {down} down, {launches} launches");
         assert!(up <= most_up && down == 1 && launches <= most_launches, "{found:?}");
+        assert_eq!(waits(&found), 0, "{found:?}");
         assert_eq!(found.get(PAGEABLE).copied().unwrap_or(0), 0, "an upload waits");
     }
     let second = args("20", "second", &[]);
@@ -469,6 +566,8 @@ fn a_model_is_loaded_through_pinned_memory() {
     let counts = counts(&file);
     let pageable = counts.get(PAGEABLE).copied().unwrap_or(0);
     println!("{} copies to the device, {pageable} of them from pageable memory", counts["host to device"]);
-    // The trunk has 36 tensors; a head may be drawn on the CPU.
+    // The trunk has 36 tensors; a head may be drawn on the CPU. Whether their numbers are finite is asked once.
     assert!(counts["host to device"] > 36 && pageable <= 2, "{counts:?}");
+    println!("{} waits", waits(&counts));
+    assert!(waits(&counts) <= 12, "{counts:?}");
 }

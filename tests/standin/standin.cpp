@@ -81,7 +81,13 @@ void count(const std::string& name, uint64_t number = 1) {
   if (Count* found = counter(name)) __atomic_fetch_add(&found->value, number, __ATOMIC_RELAXED);
 }
 
-void count_on(c10::Device device, const std::string& name) { count(device.index() == 1 ? name + "@1" : name); }
+// Work that the device was given.
+std::atomic<uint64_t> given{0};
+
+void count_on(c10::Device device, const std::string& name) {
+  ++given;
+  count(device.index() == 1 ? name + "@1" : name);
+}
 
 // Devices, streams, memory
 
@@ -126,12 +132,14 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void synchronizeDevice(c10::DeviceIndex) const override {}
   void* getStreamNativeHandle(const c10::Stream) const override { return nullptr; }
   void recordDataPtrOnStream(const c10::DataPtr&, const c10::Stream&) const override {}
-  // Nothing is ever left to do.
-  void record(void**, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override {}
+  // Nothing is ever left to do. An event tells how much work was given before it, so that it shows who waits for the device without having given it more.
+  void record(void** event, const c10::Stream&, c10::DeviceIndex, c10::EventFlag) const override { *event = reinterpret_cast<void*>(given.load() + 1); }
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
   void destroyEvent(void*, c10::DeviceIndex) const noexcept override {}
-  void synchronizeEvent(void*) const override {}
+  void synchronizeEvent(void* event) const override {
+    if (reinterpret_cast<uint64_t>(event) == given.load() + 1) count("idle waits");
+  }
 };
 C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
@@ -393,13 +401,14 @@ Tensor to_cuda(const Tensor& x, c10::Device device) {
   return y;
 }
 
-Tensor& copy(Tensor& self, const Tensor& from, bool) {
+Tensor& copy(Tensor& self, const Tensor& from, bool does_not_wait) {
   const char* kind = !from.is_cuda()                    ? "host to device"
                      : !self.is_cuda()                  ? "device to host"
                      : self.device() != from.device() ? "device to device"
                                                         : "aten::copy_";
   count_on(self.is_cuda() ? self.device() : from.device(), kind);
   if (!from.is_cuda() && from.numel() > 0 && !pinned.holds(from.data_ptr())) count_on(self.device(), "host to device, pageable");
+  if (!does_not_wait && from.is_cuda() != self.is_cuda()) count("blocking copies");
   if (!from.is_cuda() || !self.is_cuda()) refuse_recording(kind);
   on_cpu(self).copy_(on_cpu(from));
   note([self = bare(self), from = bare(from)] { on_cpu(self).copy_(on_cpu(from)); });
@@ -1054,6 +1063,7 @@ void CUDAGraph::capture_end() {
 }
 c10::MempoolId_t CUDAGraph::pool() { return {static_cast<c10::CaptureId_t>(own), 0}; }
 void CUDAGraph::replay() {
+  ++given;
   count("replay");
   for (const auto& step : *steps) step();
 }
