@@ -15,7 +15,7 @@ mod sweep;
 mod train;
 
 use std::any::Any;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::{Cli, Command, Global, LogFormat};
 use crate::fault::{Result, exit_code, fault, in_hand, reading, words};
@@ -138,7 +138,9 @@ fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
     let text = words(payload);
     // libtorch's plain operators panic with the error that they return.
     let fault = if text.contains("Torch(\"") { torch::failure(text) } else { torch::unforeseen(text) };
-    match in_hand() {
+    // What a whole command works on, a recipe or a folder, is not what fills the memory.
+    let fills = |path: &PathBuf| path.extension().is_some_and(|extension| extension != "toml");
+    match in_hand().filter(|path| !torch::ran_out(text) || fills(path)) {
         Some(path) => anyhow::Error::new(fault).context(format!("while reading `{}`", path.display())),
         None => fault.into(),
     }
@@ -171,6 +173,8 @@ mod tests {
         assert!(hint.starts_with("lower `train.micro_batch_size`"), "{hint}");
         drop(reading);
         assert_eq!(told("index out of bounds").0, "index out of bounds");
+        let _of_command = super::reading(Path::new("recipe.toml"));
+        assert!(told(&wrapped).0.starts_with("out of memory"), "{}", told(&wrapped).0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::forked;
 use crate::resume::{Outcome, outcome, wait_until};
+use crate::standin::counts;
 use crate::support::{Place, device_name, encoders, errors, json};
 
 /// A place with a recipe: dropout, shuffling, accumulation and evaluations all on.
@@ -117,6 +118,32 @@ fn agree(found: &Path, expected: &Path) {
     {
         assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found} and {expected}");
     }
+}
+
+#[test]
+fn on_a_gpu_runs_train_together_as_far_as_memory_goes() {
+    if device_name() == "cpu" {
+        println!("skipped: scripts/standin.sh runs this");
+        return;
+    }
+    let place = place();
+    let keys = ["train.seed=0,1,2,3,4,5", "train.max_steps=6", "train.batch_size=32", "eval.every=never"];
+    let run = |out: &str, together: &str, bytes: &str| {
+        let keys = [&keys[..], &["train.micro_batch_size=32", together]].concat();
+        let mut command = place.command(&sweep(out, &keys));
+        let file = place.path(&format!("{out}.counts"));
+        command.env("LORAXS_CUDA_GRAPHS", "0").env("STANDIN_BYTES", bytes).env("STANDIN_COUNTS", &file);
+        let output = forked::output(&command);
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        (errors(&output), counts(&file)["most bytes"])
+    };
+    let enough = "1000000000";
+    // The first run also decomposes the weights.
+    let _first = run("first", "together=1", enough);
+    let [alone, two] = ["together=1", "together=2"].map(|together| run(together, together, enough).1);
+    let (said, taken) = run("auto", "together=auto", &(alone + (two - alone) / 2).to_string());
+    assert!(said.contains("one run alone is fastest"), "{said}");
+    assert!(alone < taken && taken < two, "{alone}, {taken} and {two} bytes");
 }
 
 #[test]

@@ -82,7 +82,8 @@ fn fastest(training: &mut SweepTraining, recipes: &[&Recipe]) -> Result<usize> {
         }
         (best, least) = (runs, of_one);
     }
-    tracing::info!("{best} runs together are fastest: {:.1} ms a step for each", 1000.0 * least);
+    let fastest = if best == 1 { "one run alone is".into() } else { format!("{best} runs together are") };
+    tracing::info!("{fastest} fastest: {:.1} ms a step for each", 1000.0 * least);
     training.keep(recipes[0].clone(), all.into_inputs());
     Ok(best)
 }
