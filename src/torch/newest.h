@@ -32,13 +32,25 @@ typedef LX_KIND::Number Number;
 const int WIDTH = LX_WIDTH, WARPS = 4, TILE = 16, BATCH = WARPS * TILE, ROWS = 8 * LX_HALVES;
 const int CHUNKS = WIDTH / 32, SPANS = (WIDTH + 63) / 64;
 
-// Number `i` of a head turned by its angles, of which there are `half`.
-__device__ Number turned(const Number* x, const Number* cos, const Number* sin, int half, int i) {
-  if (i >= 2 * half) return x[i];
-  const int pair = i < half ? i : i - half;
-  const float a = LX_KIND::read(x[pair]), b = LX_KIND::read(x[pair + half]), c = LX_KIND::read(cos[pair]), s = LX_KIND::read(sin[pair]);
-  return LX_KIND::rounded(i < half ? a * c - b * s : b * c + a * s);
-}
+// Number `i` of a head, its partner and their angle: of `half` pairs, those after them as they are; zeros if `is_none`. All is read before any is
+// computed.
+struct Pair {
+  Number own, other, cos, sin;
+  bool turns, is_first;
+
+  __device__ void read(const Number* x, const Number* cosines, const Number* sines, int half, int i, bool is_none) {
+    turns = i < 2 * half && !is_none, is_first = i < half;
+    const int pair = is_first ? i : i - half;
+    own = other = cos = sin = 0;
+    if (!is_none) own = x[i];
+    if (turns) other = x[is_first ? i + half : pair], cos = cosines[pair], sin = sines[pair];
+  }
+  __device__ Number turned() const {
+    const float by_sine = LX_KIND::read(other) * LX_KIND::read(sin);
+    const Number rounded = LX_KIND::rounded(LX_KIND::read(own) * LX_KIND::read(cos) + (is_first ? -by_sine : by_sine));
+    return turns ? rounded : own;
+  }
+};
 
 __device__ unsigned packed(float low, float high) { return LX_KIND::rounded(low) | (unsigned)LX_KIND::rounded(high) << 16; }
 
@@ -135,17 +147,26 @@ extern "C" __global__ void __launch_bounds__(128, LX_BLOCKS) lx_attend(Attend jo
 
   __shared__ uint4 queries[ROWS][WIDTH / 8 + 1];
   const Number *cos = (const Number*)job.cos + row * job.half, *sin = (const Number*)job.sin + row * job.half;
-  for (int i = threadIdx.x; i < ROWS * WIDTH; i += blockDim.x) {
-    const int query = i / WIDTH, at = i % WIDTH;
+  Pair pairs[ROWS * WIDTH / (32 * WARPS)];
+#pragma unroll
+  for (int each = 0; each < ROWS * WIDTH / (32 * WARPS); ++each) {
+    const int i = 32 * WARPS * each + threadIdx.x, query = i / WIDTH;
     const Number* q = (const Number*)job.q + row * job.q_row + (head * group + query) * job.q_head;
-    ((Number*)queries[query])[at] = query < group ? turned(q, cos, sin, job.half, at) : (Number)0;
+    pairs[each].read(q, cos, sin, job.half, i % WIDTH, query >= group);
+  }
+#pragma unroll
+  for (int each = 0; each < ROWS * WIDTH / (32 * WARPS); ++each) {
+    const int i = 32 * WARPS * each + threadIdx.x;
+    ((Number*)queries[i / WIDTH])[i % WIDTH] = pairs[each].turned();
   }
   const int64_t place = (row * job.capacity * job.kv + head) * WIDTH;
   Number *keys = (Number*)job.keys + place, *values = (Number*)job.values + place;
   if (part == used - 1) {
     const Number *k = (const Number*)job.k + row * job.k_row + head * job.k_head, *v = (const Number*)job.v + row * job.v_row + head * job.v_head;
     for (int i = threadIdx.x; i < WIDTH; i += blockDim.x) {
-      keys[own * job.kv * WIDTH + i] = turned(k, cos, sin, job.half, i);
+      Pair pair;
+      pair.read(k, cos, sin, job.half, i, false);
+      keys[own * job.kv * WIDTH + i] = pair.turned();
       values[own * job.kv * WIDTH + i] = v[i];
     }
   }
