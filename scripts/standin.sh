@@ -38,7 +38,7 @@ if [ "${1:-}" = --library ]; then
 fi
 
 all=(standin:: own_kernels:: slots:: gpu_memory:: divided:: doctor:: devices:: contract:: parity:: decoders:: decoder_training:: training:: generation:: eval_generation:: merge_decoders::
-    resume:: interchange:: heads:: svd:: sweeps::a_run_of_a_group sweeps::on_a_gpu)
+    resume:: interchange:: heads:: svd:: cli_inputs::broken sweeps::a_run_of_a_group sweeps::on_a_gpu)
 export LD_LIBRARY_PATH=$folder${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} LORAXS_TEST_DEVICE=cuda:0 LORAXS_STANDIN=1
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 # Shows what tests print of counts, and everything if one fails.

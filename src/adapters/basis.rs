@@ -4,7 +4,7 @@
 //! [`BasisSpec`] alone: neither the number of threads nor the order of the work changes a bit of it.
 //! `basis_file` keeps it on disk, `witness` recognises it.
 
-use std::sync::{Mutex, mpsc};
+use std::sync::{Mutex, Once, mpsc};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -82,9 +82,6 @@ pub struct Basis {
 
 /// Upper limit of power iterations, more than any spectrum needs.
 const MOST_ITERATIONS: u32 = 10_000;
-
-/// What to do when a GPU has no memory for a decomposition.
-const CPU_HINT: &str = "run `loraxs init-svd --device cpu` with the same base, rank and targets first: the basis is found in the cache then";
 
 /// One line of the report of `init-svd`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -319,23 +316,35 @@ fn work<'a>(
     }
 }
 
-/// Reads and decomposes one module; returns the seconds that the decomposition took.
+/// Reads and decomposes one module, on the CPU where a GPU has no memory for that; returns the seconds that the decomposition took.
 fn factors(spec: &BasisSpec, weights: Weights, name: &str) -> Result<(Factors, f64)> {
-    let decomposed = || {
-        let weight = (weights.read)(name)?;
-        check_weight(spec, name, &weight)?;
-        let start = Instant::now();
-        let factors =
-            spec.factors(name, &weight).with_context(|| format!("cannot decompose module `{name}`"))?;
-        Ok((factors, start.elapsed().as_secs_f64()))
+    let lacks = || fault(format!("out of memory while decomposing module `{name}`"));
+    let weight = unless_exhausted(|| (weights.read)(name))?.ok_or_else(lacks)?;
+    let start = Instant::now();
+    let decomposed = |weight: &Tensor| {
+        check_weight(spec, name, weight)?;
+        spec.factors(name, weight).with_context(|| format!("cannot decompose module `{name}`"))
     };
-    unless_exhausted(decomposed)?.ok_or_else(|| {
-        let fault = fault(format!("out of memory while decomposing module `{name}`"));
-        match weights.device {
-            Device::Cpu => fault.into(),
-            _ => fault.hint(CPU_HINT).into(),
+    let found = match unless_exhausted(|| decomposed(&weight))? {
+        Some(found) => found,
+        None if weight.device() == Device::Cpu => return Err(lacks().into()),
+        None => {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(
+                    "the GPU has too little memory to decompose `{name}`: the CPU does so, more slowly"
+                )
+            });
+            let Factors { a, b, s, captured_energy } = decomposed(&weight.f_to_device(Device::Cpu)?)?;
+            let [a, b, s] = [
+                a.f_to_device(weights.device)?,
+                b.f_to_device(weights.device)?,
+                s.f_to_device(weights.device)?,
+            ];
+            Factors { a, b, s, captured_energy }
         }
-    })
+    };
+    Ok((found, start.elapsed().as_secs_f64()))
 }
 
 #[cfg(test)]

@@ -137,7 +137,8 @@ fn of_subject(subject: &SubjectSource) -> Option<&Path> {
 fn from_panic(payload: &(dyn Any + Send)) -> anyhow::Error {
     let text = words(payload);
     // libtorch's plain operators panic with the error that they return.
-    let fault = if text.contains("Torch(\"") { torch::failure(text) } else { torch::unforeseen(text) };
+    let is_libtorch = text.contains("Torch(\"") || torch::ran_out(text);
+    let fault = if is_libtorch { torch::failure(text) } else { torch::unforeseen(text) };
     // What a whole command works on, a recipe or a folder, is not what fills the memory.
     let fills = |path: &PathBuf| path.extension().is_some_and(|extension| extension != "toml");
     match in_hand().filter(|path| !torch::ran_out(text) || fills(path)) {
@@ -174,7 +175,9 @@ mod tests {
         drop(reading);
         assert_eq!(told("index out of bounds").0, "index out of bounds");
         let _of_command = super::reading(Path::new("recipe.toml"));
+        let (message, hint) = told("out of memory: an allocation of 3 MiB failed");
         assert!(told(&wrapped).0.starts_with("out of memory"), "{}", told(&wrapped).0);
+        assert!(message.starts_with("out of memory") && hint.starts_with("lower"), "{message}, {hint}");
     }
 
     #[test]

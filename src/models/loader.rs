@@ -120,7 +120,8 @@ impl<'a> Loader<'a> {
         let kind = if self.trained.is_some() { Kind::Float } else { self.kind };
         let (doubts, bytes) = &mut self.doubts;
         let tensor = self.tensors.tensor_ahead(&name, Some(kind), device, doubts)?;
-        *bytes += tensor.numel() * kind.elt_size_in_bytes();
+        let size = |kind: Kind| kind.elt_size_in_bytes();
+        *bytes += tensor.numel() * self.tensors.kind(&name).map_or(0, size).max(size(kind));
         if !device.is_cuda() || *bytes > MOST_UNSETTLED {
             *bytes = 0;
             self.tensors.settle(doubts)?;

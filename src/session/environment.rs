@@ -200,7 +200,7 @@ pub fn settled(precision: Precision, devices: &Devices, config: &Config) -> Resu
     });
     match (precision, config) {
         (Precision::Bf16, _) if is_old => Err(usage(format!("`{devices}` cannot compute in bf16"))
-            .hint("take `fp16`, or `fp32`: bf16 is for GPUs of compute capability 8.0 and more")
+            .hint("set `train.precision` or `--precision` to `fp16` or `fp32`: bf16 is for GPUs of compute capability 8.0 and more")
             .into()),
         (Precision::Auto, _) if is_old => {
             tracing::info!("precision on this GPU: fp32; it has no bf16 and no tf32, and `fp16` is faster");

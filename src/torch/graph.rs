@@ -3,13 +3,13 @@
 //! A pass of a large decoder launches a thousand kernels, which takes a CPU longer than a GPU needs to run them.
 
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Device;
 
-use super::{checked, empty_cache, failure, ran_out, unforeseen};
+use super::{caught, checked, empty_cache, failure, plain, ran_out, unforeseen};
 use crate::fault::{Result, words};
 
 unsafe extern "C" {
@@ -30,9 +30,9 @@ pub fn records(device: Device) -> bool {
 static BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Says why a pass is not recorded; the first time for all, if it costs speed.
-fn say_unrecorded(error: &anyhow::Error) {
+fn say_unrecorded(error: anyhow::Error) {
     static SAID: Once = Once::new();
-    let text = format!("{error:#}");
+    let text = format!("{:#}", plain(error));
     match BROKEN.load(Ordering::Relaxed) || ran_out(&text) {
         true => SAID.call_once(|| {
             tracing::warn!("short passes will be slower, since one could not be recorded: {text}")
@@ -62,7 +62,7 @@ impl Graph {
             return Ok((body()?, None));
         }
         // What fails panics in tch; the stream must be left nevertheless, or nothing can run any more.
-        let guarded = || catch_unwind(AssertUnwindSafe(&body));
+        let guarded = || caught(&body);
         let captured = |graph: &Self| {
             graph.capture(sharing, || {
                 guarded().unwrap_or_else(|panic| Err(failure(words(panic.as_ref())).into()))
@@ -87,7 +87,7 @@ impl Graph {
         };
         match made {
             Ok(made) => return Ok((first, Some((graph, made)))),
-            Err(error) => say_unrecorded(&error),
+            Err(error) => say_unrecorded(error),
         }
         if BROKEN.load(Ordering::Relaxed) {
             // libtorch still refers to it.

@@ -59,10 +59,21 @@ pub fn ran_out(message: &str) -> bool {
     message.contains("out of memory") || message.contains("can't allocate memory")
 }
 
+/// Returns what `body` returns, or the panic that ended it; gradients are then as wanted or not as before, which [`tch::no_grad`] does not see to.
+pub fn caught<T>(body: impl FnOnce() -> T) -> std::thread::Result<T> {
+    // SAFETY: sets a flag of this thread, and returns what it was.
+    let set = |wanted| unsafe { torch_sys::at_grad_set_enabled(wanted) };
+    let before = set(0);
+    set(before);
+    catch_unwind(AssertUnwindSafe(body)).inspect_err(|_| {
+        set(before);
+    })
+}
+
 /// Returns what `body` returns, or `None` if the device ran out of memory.
 pub fn unless_exhausted<T>(body: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     // libtorch's plain operators panic: the whole pass is then discarded, so nothing half-done is seen again.
-    match catch_unwind(AssertUnwindSafe(body)) {
+    match caught(body) {
         Ok(Ok(value)) => Ok(Some(value)),
         Ok(Err(error)) if ran_out(&format!("{error:#}")) => Ok(None),
         Ok(Err(error)) => Err(error),

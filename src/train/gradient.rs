@@ -1,6 +1,7 @@
 //! The gradient of a step: the passes of this process over its part, and the sum over all processes.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,10 +9,10 @@ use super::optim::AdamW;
 use super::share::Portion;
 use super::source::MicroBatch;
 use super::{Running, Trainer, interrupt};
-use crate::fault::{Result, fault};
+use crate::fault::{Result, fault, words};
 use crate::nn::Around;
 use crate::torch::world::World;
-use crate::torch::{empty_cache, unforeseen, unless_exhausted};
+use crate::torch::{caught, empty_cache, ran_out, unforeseen};
 
 impl Trainer<'_> {
     /// Computes the gradient of a step, with the first pass of which `beside` goes to a GPU; returns each run's loss `[k]` on the device,
@@ -19,7 +20,9 @@ impl Trainer<'_> {
     pub(super) fn gradient(&self, batches: &[MicroBatch], beside: Option<&[f32]>) -> Result<(Tensor, bool)> {
         let losses = self.with_room(|| {
             beside.into_iter().for_each(|numbers| self.objective.passes().send_along(numbers.to_vec()));
-            self.accumulate(batches)
+            let losses = self.accumulate(batches)?;
+            self.optimizer.require_room()?;
+            Ok(losses)
         })?;
         if self.plan.world.is_alone() {
             return Ok((losses, false));
@@ -35,13 +38,16 @@ impl Trainer<'_> {
     /// Runs `work`; if recordings of passes have left it too little memory, again without them: with the same noise, and with gradients
     /// of zero.
     pub(super) fn with_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        let passes = self.objective.passes();
-        if !passes.has_recordings() {
-            return work();
-        }
-        let streams = self.noise.streams();
-        if let Some(found) = unless_exhausted(&work)? {
-            return Ok(found);
+        let (passes, streams) = (self.objective.passes(), self.noise.streams());
+        let ended = caught(&work);
+        let lacks = match &ended {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => ran_out(&format!("{error:#}")),
+            Err(panic) => ran_out(words(panic.as_ref())),
+        };
+        // Also those that were made just now.
+        if !lacks || !passes.has_recordings() {
+            return ended.unwrap_or_else(|panic| resume_unwind(panic));
         }
         tracing::warn!(
             "memory ran out beside recorded passes: going on without recording any, which makes short ones slower"

@@ -77,7 +77,42 @@ fn passes_for_which_recordings_leave_no_memory_go_on_without_them() {
 }
 
 #[test]
-fn a_decomposition_for_which_there_is_no_room_can_be_made_on_the_cpu() {
+fn a_step_that_ran_out_of_memory_in_its_second_pass_begins_anew() {
+    if !standin() {
+        return;
+    }
+    // Steps of two passes, the sixth of one with short rows and one with long ones.
+    let place = place(&[&[12; 352][..], &[36; 32]].concat());
+    let recipe = fs::read_to_string(place.path("recipe.toml")).unwrap();
+    fs::write(place.path("recipe.toml"), recipe.replace("[train]", "[train]\nmicro_batch_size = 32"))
+        .unwrap();
+    let (expected, _, enough) = trained(&place, ("enough", 12), &[]);
+    let bytes = (enough["most bytes"] * 39 / 40).to_string();
+    let (found, said, _) = trained(&place, ("little", 12), &[("STANDIN_BYTES", &bytes)]);
+    assert_eq!((found, said.matches("memory ran out beside recorded").count()), (expected, 1), "{said}");
+}
+
+#[test]
+fn whatever_memory_there_is_beside_what_a_training_takes_its_losses_are_the_same() {
+    if !standin() {
+        return;
+    }
+    let place = place(&[28; 64]);
+    let (expected, _, plain) = trained(&place, ("plain", 12), &[("LORAXS_CUDA_GRAPHS", "0")]);
+    let launches = |counts: &BTreeMap<String, i64>| summed(counts)[2];
+    // With the least, it runs out in the first attempt to record the update, with gradients off.
+    for parts in [10_097, 10_500, 12_000, 14_000] {
+        let bytes = (plain["most bytes"] * parts / 10_000).to_string();
+        let (found, said, counts) = trained(&place, (&bytes, 12), &[("STANDIN_BYTES", &bytes)]);
+        println!("{bytes} bytes: {} launches, {} without recordings", launches(&counts), launches(&plain));
+        assert_eq!(found, expected, "{parts}: {said}");
+        // A pass that could not be recorded is not tried again and again.
+        assert!(parts < 14_000 || launches(&counts) < launches(&plain), "{parts}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_decomposition_for_which_a_gpu_has_no_room_is_made_on_the_cpu() {
     if !standin() {
         return;
     }
@@ -85,13 +120,10 @@ fn a_decomposition_for_which_there_is_no_room_can_be_made_on_the_cpu() {
     let model = encoders().join("bert-gelu");
     let args = ["init-svd", "--model", model.to_str().unwrap(), "--rank", "4"];
     let mut command = place.command(&args);
-    let output = forked::output(command.env("STANDIN_BYTES", "10000"));
+    let output = forked::output(command.env("STANDIN_BYTES", "28000"));
     let text = errors(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(
-        text.contains("out of memory while decomposing module `") && text.contains("init-svd --device cpu"),
-        "{text}"
-    );
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("too little memory to decompose `"), "{text}");
 }
 
 #[test]

@@ -308,7 +308,7 @@ fn bf16_is_refused_where_a_gpu_has_none() {
     let output = forked::output(command.env("STANDIN_TURING", "1"));
     let text = errors(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("cannot compute in bf16") && text.contains("hint: take `fp16`"), "{text}");
+    assert!(text.contains("cannot compute in bf16") && text.contains("to `fp16` or `fp32`"), "{text}");
 }
 
 #[test]

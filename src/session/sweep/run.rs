@@ -22,6 +22,7 @@ use crate::session::score::{has_scores, score};
 use crate::session::subject::Subject;
 use crate::session::training::Training;
 use crate::spec::request::{ScoreRequest, SubjectSource};
+use crate::torch::plain;
 use crate::train::{Ending, RunEnd, interrupt};
 
 /// Interval at which runs that other processes train are looked at.
@@ -192,7 +193,7 @@ impl SweepTraining<'_> {
                     // Another process may have ended it in between.
                     Ok(Some((claim, lock))) if !self.is_done(run, rung) => claimed.push((run, claim, lock)),
                     Ok(_) => {}
-                    Err(error) => self.give_up(&[run], &error),
+                    Err(error) => self.give_up(&[run], error),
                 }
             }
             if claimed.is_empty() {
@@ -209,7 +210,7 @@ impl SweepTraining<'_> {
                         claimed.iter().partition(|(_, claim, _)| claim.check().is_ok());
                     let held: Vec<usize> = held.into_iter().map(|(run, ..)| *run).collect();
                     match lost.is_empty() {
-                        true => self.give_up(&held, &error),
+                        true => self.give_up(&held, error),
                         false => tracing::warn!("{error:#}"),
                     }
                     Round::Yielded
@@ -236,9 +237,10 @@ impl SweepTraining<'_> {
     }
 
     /// Notes runs that could not be trained: several are tried one by one, and one alone is left out.
-    fn give_up(&mut self, runs: &[usize], error: &anyhow::Error) {
+    fn give_up(&mut self, runs: &[usize], error: anyhow::Error) {
+        let error = plain(error);
         if let [run] = runs {
-            let hint = hint_of(error).map(|hint| format!(" ({hint})")).unwrap_or_default();
+            let hint = hint_of(&error).map(|hint| format!(" ({hint})")).unwrap_or_default();
             tracing::error!("run `{}`: {error:#}{hint}", self.sweep.runs[*run].name);
             self.broken.insert(*run);
         } else {

@@ -83,7 +83,10 @@ fn fastest(training: &mut SweepTraining, recipes: &[&Recipe]) -> Result<usize> {
         (best, least) = (runs, of_one);
     }
     let fastest = if best == 1 { "one run alone is".into() } else { format!("{best} runs together are") };
-    tracing::info!("{fastest} fastest: {:.1} ms a step for each", 1000.0 * least);
+    match least.is_finite() {
+        true => tracing::info!("{fastest} fastest: {:.1} ms a step for each", 1000.0 * least),
+        false => tracing::warn!("a step of one run ran out of memory when it was tried"),
+    }
     training.keep(recipes[0].clone(), all.into_inputs());
     Ok(best)
 }

@@ -96,6 +96,19 @@ impl AdamW {
         Ok(outcome)
     }
 
+    /// Fails where a GPU has no room for an update, which cannot be taken back half done.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn require_room(&self) -> Result<()> {
+        for buffer in self.buffers.iter().filter(|buffer| buffer.device().is_cuda()) {
+            let numbers = buffer.pieces().into_iter().map(|[values, ..]| values.numel()).max().unwrap_or(0);
+            // Those of the gradient, of its square, of the denominator and of the step, and the results of the operations between.
+            let _room = Tensor::f_empty([6 * numbers as i64], (Kind::Float, buffer.device()))?;
+        }
+        Ok(())
+    }
+
     /// Counts an update that a GPU has decided on.
     pub fn count(&mut self, run: usize) {
         self.updates[run] += 1;
