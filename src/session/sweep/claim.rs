@@ -347,7 +347,7 @@ mod tests {
             loop {
                 line.clear();
                 assert!(self.answers.read_line(&mut line).unwrap() > 0, "the other process has ended");
-                if let Some((_, answer)) = line.trim_end().split_once("claims: ") {
+                if let Some((_, answer)) = line.trim_end_matches('\n').split_once("claims: ") {
                     return answer.to_owned();
                 }
             }

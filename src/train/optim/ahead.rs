@@ -3,10 +3,10 @@
 
 use tch::{Kind, Tensor, no_grad};
 
-use super::{AdamW, BETA1, BETA2, EPSILON, Rates};
+use super::{AdamW, BETA1, BETA2, EPSILON, PIECE, Rates};
 use crate::fault::Result;
-use crate::torch::cast;
 use crate::torch::graph::{self, Graph};
+use crate::torch::{cast, dims2};
 
 /// Updates after which they are recorded.
 const RECORDED_AFTER: usize = 3;
@@ -102,9 +102,9 @@ impl AdamW {
     /// When memory runs out.
     pub fn require_room(&self) -> Result<()> {
         for buffer in self.buffers.iter().filter(|buffer| buffer.device().is_cuda()) {
-            let numbers = buffer.pieces().into_iter().map(|[values, ..]| values.numel()).max().unwrap_or(0);
+            let [runs, numbers] = dims2(&buffer.values);
             // Those of the gradient, of its square, of the denominator and of the step, and the results of the operations between.
-            let _room = Tensor::f_empty([6 * numbers as i64], (Kind::Float, buffer.device()))?;
+            let _room = Tensor::f_empty([6, runs, numbers.min(PIECE)], (Kind::Float, buffer.device()))?;
         }
         Ok(())
     }
