@@ -70,14 +70,21 @@ pub fn caught<T>(body: impl FnOnce() -> T) -> std::thread::Result<T> {
     })
 }
 
+/// Returns true if what [`caught`] returned is a lack of memory.
+pub fn lacks_memory<T>(ended: &std::thread::Result<Result<T>>) -> bool {
+    match ended {
+        Ok(Ok(_)) => false,
+        Ok(Err(error)) => ran_out(&format!("{error:#}")),
+        Err(panic) => ran_out(words(panic.as_ref())),
+    }
+}
+
 /// Returns what `body` returns, or `None` if the device ran out of memory.
 pub fn unless_exhausted<T>(body: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
     // libtorch's plain operators panic: the whole pass is then discarded, so nothing half-done is seen again.
-    match caught(body) {
-        Ok(Ok(value)) => Ok(Some(value)),
-        Ok(Err(error)) if ran_out(&format!("{error:#}")) => Ok(None),
-        Ok(Err(error)) => Err(error),
-        Err(payload) if ran_out(words(payload.as_ref())) => Ok(None),
-        Err(payload) => resume_unwind(payload),
+    let ended = caught(body);
+    if lacks_memory(&ended) {
+        return Ok(None);
     }
+    ended.unwrap_or_else(|panic| resume_unwind(panic)).map(Some)
 }

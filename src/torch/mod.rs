@@ -21,7 +21,9 @@ use tch::{Device, Kind, TchError, Tensor};
 use torch_sys::C_tensor;
 
 pub use device::{Copies, Devices, driver};
-pub use memory::{caught, empty_cache, free_bytes, gpu_memory, peak_memory_mib, ran_out, unless_exhausted};
+pub use memory::{
+    caught, empty_cache, free_bytes, gpu_memory, lacks_memory, peak_memory_mib, ran_out, unless_exhausted,
+};
 
 use crate::fault::{Fault, Result, fault};
 

@@ -9,10 +9,10 @@ use super::optim::AdamW;
 use super::share::Portion;
 use super::source::MicroBatch;
 use super::{Running, Trainer, interrupt};
-use crate::fault::{Result, fault, words};
+use crate::fault::{Result, fault};
 use crate::nn::Around;
 use crate::torch::world::World;
-use crate::torch::{caught, empty_cache, ran_out, unforeseen};
+use crate::torch::{caught, empty_cache, lacks_memory, unforeseen};
 
 impl Trainer<'_> {
     /// Computes the gradient of a step, with the first pass of which `beside` goes to a GPU; returns each run's loss `[k]` on the device,
@@ -40,13 +40,8 @@ impl Trainer<'_> {
     pub(super) fn with_room<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
         let (passes, streams) = (self.objective.passes(), self.noise.streams());
         let ended = caught(&work);
-        let lacks = match &ended {
-            Ok(Ok(_)) => false,
-            Ok(Err(error)) => ran_out(&format!("{error:#}")),
-            Err(panic) => ran_out(words(panic.as_ref())),
-        };
         // Also those that were made just now.
-        if !lacks || !passes.has_recordings() {
+        if !lacks_memory(&ended) || !passes.has_recordings() {
             return ended.unwrap_or_else(|panic| resume_unwind(panic));
         }
         tracing::warn!(
